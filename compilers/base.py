@@ -1,0 +1,90 @@
+"""What a compiler is: a document in, one artifact out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+
+from memkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from memkit.document import Document
+    from memkit.models.loading import LoadedModel
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class Step:
+    """Progress of a compilation: ``step`` of ``steps`` in a ``phase``, with the current loss (nats)."""
+
+    phase: str
+    step: int
+    steps: int
+    loss: float
+    seconds: float
+
+
+Progress = Callable[[Step], None]
+
+
+def silent(step: Step) -> None:
+    """Progress that nobody looks at."""
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """An encoded artifact and what its compilation cost.
+
+    ``curve`` holds (phase, step, loss in nats); ``flops`` counts the training arithmetic.
+    """
+
+    data: bytes
+    tokens: int
+    seconds: float
+    flops: float
+    steps: int
+    curve: tuple[tuple[str, int, float], ...]
+
+
+@runtime_checkable
+class Compiler(Protocol):
+    """Compiles documents for one frozen base model.
+
+    An implementation is stateless apart from its configuration and never changes ``base``.
+    """
+
+    name: str
+    version: str
+
+    def compile(
+        self, document: Document, base: LoadedModel, *, tenant: str, progress: Progress = silent
+    ) -> Compiled:
+        """Compile a document.
+
+        Raises `CompileError` when it does not fit or does not converge. An interruption leaves
+        nothing behind: the artifact exists only as the returned bytes.
+        """
+
+
+def configure(
+    kind: type[C], presets: Mapping[str, Mapping[str, Any]], options: Mapping[str, Any] | None
+) -> C:
+    """A frozen config from a preset (``options["preset"]``) and overrides.
+
+    Raises `ConfigError` for unknown keys or presets, and when the config refuses a value.
+    """
+    options = dict(options or {})
+    preset = options.pop("preset", None)
+    if preset is not None and preset not in presets:
+        raise ConfigError(f"unknown preset {preset!r}; there are: {', '.join(sorted(presets))}")
+    values = {**(presets[preset] if preset else {}), **options}
+    known = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    if unknown := sorted(set(values) - known):
+        raise ConfigError(f"unknown option {', '.join(unknown)}; there are: {', '.join(sorted(known))}")
+    try:
+        return kind(**values)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(str(error)) from error

@@ -1,0 +1,145 @@
+"""The frozen model with the whole context in view: where every training target comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from memkit.engine import kv
+from memkit.models.loading import LoadedModel
+
+REPEAT = "Please repeat the context."
+WRITE_QUESTION = "Write a question about the text."
+
+Kind = Literal["reconstruction", "agnostic", "self_study"]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A query and the teacher's answer to it, as token ids; the answer ends with the end token."""
+
+    kind: Kind
+    query: tuple[int, ...]
+    answer: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Target:
+    """The teacher's distribution at every answer token, cut to its ``k`` likeliest tokens.
+
+    ``ids`` and ``logprobs`` are ``[answer tokens, k]``; ``rest`` is the log of the mass left out,
+    ``[answer tokens]``. With ``k`` = vocabulary nothing is left out.
+    """
+
+    ids: Tensor
+    logprobs: Tensor
+    rest: Tensor
+
+
+def kl(target: Target, logits: Tensor) -> Tensor:
+    """KL(teacher ‖ student) in nats for each answer token, ``[answer tokens]``.
+
+    The tokens outside the teacher's top k count as one event, which bounds the KL from below.
+    ``logits`` is ``[answer tokens, vocabulary]``.
+    """
+    student = logits.log_softmax(-1)
+    kept = student.gather(1, target.ids)
+    divergence = (target.logprobs.exp() * (target.logprobs - kept)).sum(-1)
+    if target.ids.shape[1] == logits.shape[1]:
+        return divergence
+    left = torch.log1p(-kept.exp().sum(-1).clamp(max=1 - 1e-6))
+    return divergence + target.rest.exp() * (target.rest - left)
+
+
+class Teacher:
+    """Answers with the full context, and remembers nothing between calls but the context's KV."""
+
+    def __init__(self, base: LoadedModel, context: Sequence[int]) -> None:
+        self.base, self.context = base, tuple(context)
+        header = list(base.chat.header)
+        self.header = kv.prefill(base.model, header) if header else None
+        self.prefix = kv.prefill(base.model, context, self.header)
+
+    def _query(self, text: str) -> tuple[int, ...]:
+        return tuple(self.base.chat.query(self.base.tokenizer, text, True))
+
+    def reconstruction(self, start: int, size: int) -> Example:
+        """ "Please repeat the context" for the window ``[start, start + size)`` of its tokens.
+
+        A window that does not begin the context follows what comes before it, as if the answer
+        were half written: the query carries up to ``size`` preceding tokens.
+        """
+        before = self.context[max(0, start - size) : start]
+        window = self.context[start : start + size]
+        last = start + size >= len(self.context)
+        answer = (*window, self.base.chat.end) if last else window
+        return Example("reconstruction", (*self._query(REPEAT), *before), answer)
+
+    @torch.no_grad()
+    def _answer(
+        self, kind: Kind, queries: Sequence[str], max_tokens: int, batch: int = 16
+    ) -> list[Example]:
+        examples = list[Example]()
+        for group in kv.chunked(queries, batch):
+            ids = [self._query(text) for text in group]
+            for query, decoded in zip(ids, self._decode(ids, max_tokens), strict=True):
+                ended = len(decoded.ids) < max_tokens
+                answer = (*decoded.ids, self.base.chat.end) if ended else tuple(decoded.ids)
+                examples.append(Example(kind, query, answer))
+        return examples
+
+    def _decode(self, ids: Sequence[Sequence[int]], max_tokens: int, **sampling: object) -> list[kv.Decoded]:
+        return kv.decode(
+            self.base.model,
+            self.prefix,
+            ids,
+            max_tokens=max_tokens,
+            end=self.base.chat.end,
+            **sampling,  # type: ignore[arg-type]
+        )
+
+    def agnostic(self, queries: Sequence[str], max_tokens: int) -> list[Example]:
+        """Context-agnostic queries, answered with the context in view (LCC §3.4, eq. 3)."""
+        return self._answer("agnostic", queries, max_tokens)
+
+    def questions(self, count: int, seed: int, max_tokens: int = 48) -> list[str]:
+        """Distinct questions that the model writes about the context, sampled at temperature 1."""
+        generator = torch.Generator(self.base.model.device).manual_seed(seed)
+        asked = dict[str, None]()
+        for _ in range(0, count, 16):
+            rows = self._decode(
+                [self._query(WRITE_QUESTION)] * min(16, count), max_tokens, temperature=1.0, generator=generator
+            )
+            for row in rows:
+                text = str(self.base.tokenizer.decode(row.ids, skip_special_tokens=True)).strip()
+                if text.split("\n")[0].strip():
+                    asked[text.split("\n")[0].strip()] = None
+        return list(asked)[:count]
+
+    def self_study(self, count: int, seed: int, max_tokens: int) -> list[Example]:
+        """Questions written and answered by the frozen model with the context in view."""
+        return self._answer("self_study", self.questions(count, seed), max_tokens)
+
+    @torch.no_grad()
+    def targets(self, examples: Sequence[Example], top_k: int, batch: int = 8) -> list[Target]:
+        """The teacher's distributions, computed once for the whole compilation."""
+        targets = list[Target]()
+        for group in kv.chunked(examples, batch):
+            pairs = [(e.query, e.answer) for e in group]
+            answers = kv.AnswerBatch.of(pairs, self.prefix.tokens, self.base.model.device)
+            logprobs = kv.answer_logits(self.base.model, self.prefix, answers).log_softmax(-1)
+            for part in logprobs.split([len(e.answer) for e in group]):
+                targets.append(_cut(part, top_k))
+        return targets
+
+
+def _cut(logprobs: Tensor, top_k: int) -> Target:
+    k = min(top_k or logprobs.shape[1], logprobs.shape[1])
+    best = logprobs.topk(k)
+    left = torch.log1p(-best.values.exp().sum(-1).clamp(max=1 - 1e-6))
+    return Target(best.indices, best.values, left)
+

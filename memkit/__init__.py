@@ -1,0 +1,74 @@
+"""memkit: memory middleware for LLM agents.
+
+    >>> import memkit
+    >>> memkit.remember("Mira lives in Keldor.", wait=True)
+    >>> memkit.ask("Where does Mira live?").text
+    'Keldor'
+
+`Memory` is the same with a path, a model and a user of your choice.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from memkit._version import __version__
+from memkit.errors import MemkitError
+
+if TYPE_CHECKING:
+    from memkit.bank import MemoryInfo, Receipt
+    from memkit.document import Document
+    from memkit.memory import Answer, Memory, Trace
+
+_LAZY = {
+    "Answer": "memkit.memory",
+    "Document": "memkit.document",
+    "Memory": "memkit.memory",
+    "MemoryInfo": "memkit.bank",
+    "Trace": "memkit.memory",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'memkit' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_LAZY[name]), name)
+
+
+def _memory(user: str) -> Memory:
+    from memkit import _default
+
+    return _default.memory(user)
+
+
+def remember(
+    document: str | Document, *, user: str = "default", title: str = "", wait: bool = False
+) -> MemoryInfo:
+    """Remember a document for a user in the default bank; see `Memory.remember`."""
+    return _memory(user).remember(document, title=title, wait=wait)
+
+
+def ask(question: str, *, user: str = "default") -> Answer:
+    """Answer a question from a user's memories in the default bank; see `Memory.ask`."""
+    return _memory(user).ask(question)
+
+
+def forget(memory_id: str | None = None, *, user: str = "default") -> list[Receipt]:
+    """Forget one memory, or all of a user's, in the default bank; see `Memory.forget`."""
+    return _memory(user).forget(memory_id)
+
+
+__all__ = [
+    "Answer",
+    "Document",
+    "MemkitError",
+    "Memory",
+    "MemoryInfo",
+    "Trace",
+    "__version__",
+    "ask",
+    "forget",
+    "remember",
+]

@@ -1,0 +1,249 @@
+"""The memory bank: one folder with a catalog and artifact files.
+
+A write goes artifact file, then catalog, then index: a process killed at any point leaves the old
+state or the new one, and at worst a file that no row names, which `Bank.repair` removes.
+"""
+
+from __future__ import annotations
+
+import builtins
+import re
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from numpy.typing import NDArray
+from sqlalchemy import select, update
+
+from memkit.artifact import Artifact
+from memkit.bank import queries
+from memkit.bank.blobs import Blobs
+from memkit.bank.catalog import Catalog, artifacts, tenants
+from memkit.bank.failures import translated
+from memkit.bank.index import Indexes
+from memkit.bank.records import (
+    Hit,
+    MemoryInfo,
+    Receipt,
+    check_chunks,
+    check_query,
+    check_tenant,
+    check_title,
+    memory_id_of,
+)
+from memkit.document import Document, Span
+from memkit.errors import ArtifactError, BankError, NotFoundError
+
+_PREFIX = re.compile(r"[0-9a-f]{1,16}")
+
+
+class Bank:
+    """Memories of many tenants, each seen only by calls that name its tenant.
+
+    The folder and its database are made, or opened, at the first call. A bank may be used by
+    several threads and processes at once: writers wait for each other up to ``timeout`` seconds.
+    Where the folder is read-only, reading works and writing raises `BankReadOnlyError`.
+    """
+
+    def __init__(self, path: str | Path, *, timeout: float = 10.0) -> None:
+        self.path = Path(path)
+        self._catalog = Catalog(self.path / "catalog.sqlite3", timeout)
+        self._blobs = Blobs(self.path / "artifacts")
+        self._indexes = Indexes()
+
+    def remember(
+        self, tenant: str, document: Document, chunks: Sequence[Span], embeddings: NDArray[Any]
+    ) -> MemoryInfo:
+        """Keep a document and its chunks, with L2-normalised embeddings float32 [chunks, dim].
+
+        A document that this tenant has already is left as it is.
+        """
+        check_tenant(tenant)
+        check_title(document)
+        vectors = check_chunks(document, chunks, embeddings)
+        memory_id = memory_id_of(tenant, document.digest)
+        with self._catalog.write() as connection:
+            if queries.find(connection, tenant, memory_id) is None:
+                queries.insert_memory(connection, tenant, memory_id, document)
+                queries.insert_chunks(connection, tenant, memory_id, chunks, vectors)
+            info = queries.info(connection, tenant, memory_id)
+        if info.digest != document.digest:  # ids are shortened hashes
+            raise BankError(f"another document of this tenant has the id {memory_id}: change the text")
+        return info
+
+    def publish(self, tenant: str, memory_id: str, data: bytes) -> MemoryInfo:
+        """Make these artifact bytes the memory's current version, if they are sound and the tenant's.
+
+        Earlier versions are kept. Publishing the current version again changes nothing.
+        """
+        check_tenant(tenant)
+        artifact = Artifact.decode(data)
+        if artifact.manifest.tenant != tenant:
+            raise ArtifactError("the artifact was compiled for another tenant; compile it for this one")
+        self._info(tenant, memory_id)
+        with translated(self._catalog.path):
+            self._blobs.write(tenant, artifact.id, data)
+        try:
+            return self._publish(tenant, memory_id, artifact, data)
+        except NotFoundError:  # forgotten in the meantime
+            self._discard(tenant, [artifact.id])
+            raise
+
+    def fail(self, tenant: str, memory_id: str, reason: str) -> MemoryInfo:
+        """Note why a compilation failed; what the memory had before, it keeps."""
+        check_tenant(tenant)
+        reason = reason.encode(errors="replace").decode()
+        with self._catalog.write() as connection:
+            status = "compiled" if queries.info(connection, tenant, memory_id).version else "failed"
+            queries.set_status(connection, tenant, memory_id, status, reason)
+            return queries.info(connection, tenant, memory_id)
+
+    def get(self, tenant: str, memory_id: str) -> MemoryInfo:
+        """One memory, by its id or the start of it; `NotFoundError` when none or several match."""
+        check_tenant(tenant)
+        if not _PREFIX.fullmatch(memory_id):
+            raise queries.not_found(memory_id)
+        with self._catalog.read() as connection:
+            found = queries.infos(connection, tenant, memory_id)
+        if len(found) > 1:
+            raise NotFoundError(f"{memory_id!r} is the start of {len(found)} ids: give more of it")
+        if not found:
+            raise queries.not_found(memory_id)
+        return found[0]
+
+    def list(self, tenant: str) -> builtins.list[MemoryInfo]:
+        """All memories of the tenant, oldest first; none for a tenant that is not known."""
+        check_tenant(tenant)
+        with self._catalog.read() as connection:
+            return queries.infos(connection, tenant)
+
+    def exists(self, tenant: str) -> bool:
+        """Whether the tenant has memories."""
+        check_tenant(tenant)
+        with self._catalog.read() as connection:
+            return queries.exists(connection, tenant)
+
+    def source(self, tenant: str, memory_id: str) -> Document:
+        """The memory's source text."""
+        check_tenant(tenant)
+        with self._catalog.read() as connection:
+            return queries.source(connection, tenant, memory_id)
+
+    def artifact(self, tenant: str, memory_id: str) -> Artifact:
+        """The memory's current artifact, memory-mapped; `close` it after use.
+
+        Raises `NotFoundError` when none was published, `ArtifactError` when its file went bad.
+        """
+        check_tenant(tenant)
+        info = self._info(tenant, memory_id)
+        if info.artifact_id is None:
+            raise NotFoundError(f"memory {memory_id} has no artifact yet: compile it first")
+        try:
+            return self._load(tenant, info.artifact_id)
+        except ArtifactError as error:
+            self._info(tenant, memory_id)  # it may have been forgotten in the meantime
+            raise ArtifactError(
+                f"the artifact of memory {memory_id} is damaged ({error}); compile and publish it again, "
+                "its source text is unharmed"
+            ) from error
+
+    def search(self, tenant: str, vector: NDArray[Any], k: int) -> builtins.list[Hit]:
+        """The ``k`` chunks most similar to a query embedding float32 [dim], best first."""
+        check_tenant(tenant)
+        query = check_query(vector, k)
+        with self._catalog.read() as connection:
+            if not queries.exists(connection, tenant):
+                return []
+            generation = queries.generation(connection, tenant)
+            index = self._indexes.get(tenant, generation, lambda: queries.load_chunks(connection, tenant))
+        return index.search(query, k)
+
+    def forget(self, tenant: str, memory_id: str | None = None) -> builtins.list[Receipt]:
+        """Remove one memory of the tenant, or all: text, chunks, vectors, artifacts of all versions.
+
+        The bytes are overwritten in the database and gone from its log when this returns.
+        """
+        check_tenant(tenant)
+        with self._catalog.write() as connection:
+            if memory_id is None:
+                ids = [info.id for info in queries.infos(connection, tenant)]
+            else:
+                ids = [queries.info(connection, tenant, memory_id).id]
+            files = {artifact for _, _, artifact in queries.versions(connection, tenant, memory_id)}
+            receipts = [queries.delete_memory(connection, tenant, each) for each in ids]
+        self._indexes.drop(tenant)
+        self._discard(tenant, files)
+        self._catalog.checkpoint()
+        return receipts
+
+    def check(self, tenant: str) -> builtins.list[str]:
+        """What is wrong with the tenant's artifact files, in words; nothing when all is well."""
+        check_tenant(tenant)
+        with self._catalog.read() as connection:
+            versions = queries.versions(connection, tenant)
+        problems = []
+        for memory_id, version, artifact_id in versions:
+            try:
+                self._load(tenant, artifact_id).close()
+            except ArtifactError as error:
+                problems.append(f"memory {memory_id}, version {version}: {error}")
+        return problems
+
+    def repair(self, *, grace: float = 3600.0) -> builtins.list[str]:
+        """Remove files that no memory needs, written over ``grace`` seconds ago, and have all indexes
+        rebuilt; returns what was done, without content."""
+        with self._catalog.write() as connection:
+            rows = connection.execute(select(artifacts.c.tenant, artifacts.c.id).distinct())
+            known = {self._blobs.path(tenant, artifact_id) for tenant, artifact_id in rows}
+            strays = self._blobs.strays(known, time.time() - grace)
+            for path in strays:
+                path.unlink(missing_ok=True)
+            renewed = connection.execute(update(tenants).values(generation=tenants.c.generation + 1))
+        self._catalog.checkpoint()
+        self._indexes.clear()
+        removed = [f"removed {path.relative_to(self.path)}, which no memory needs" for path in strays]
+        return [*removed, f"had the search indexes of {renewed.rowcount} tenants rebuilt"]
+
+    def close(self) -> None:
+        """Close the database; the next call would open it again."""
+        self._indexes.clear()
+        self._catalog.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _publish(self, tenant: str, memory_id: str, artifact: Artifact, data: bytes) -> MemoryInfo:
+        with self._catalog.write() as connection:
+            current = queries.info(connection, tenant, memory_id).artifact_id
+            # A forget may have removed the same file again; while the write lock is held none can.
+            if not self._blobs.path(tenant, artifact.id).exists():
+                self._blobs.write(tenant, artifact.id, data)
+            if current != artifact.id:
+                queries.insert_version(connection, tenant, memory_id, artifact)
+            queries.set_status(connection, tenant, memory_id, "compiled", None)
+            return queries.info(connection, tenant, memory_id)
+
+    def _info(self, tenant: str, memory_id: str) -> MemoryInfo:
+        with self._catalog.read() as connection:
+            return queries.info(connection, tenant, memory_id)
+
+    def _load(self, tenant: str, artifact_id: str) -> Artifact:
+        artifact = Artifact.open(self._blobs.path(tenant, artifact_id))
+        if artifact.id != artifact_id:
+            artifact.close()
+            raise ArtifactError(f"the file of artifact {artifact_id} holds another one")
+        return artifact
+
+    def _discard(self, tenant: str, artifact_ids: Iterable[str]) -> None:
+        """Remove files that no row of the tenant names (any more)."""
+        with self._catalog.write() as connection:
+            for artifact_id in artifact_ids:
+                if not queries.names(connection, tenant, artifact_id):
+                    self._blobs.remove(tenant, artifact_id)

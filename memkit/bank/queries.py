@@ -1,0 +1,210 @@
+"""The catalog's statements. Each takes a connection in a transaction, then the tenant."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, func, insert, select, update
+
+from memkit.artifact import Artifact
+from memkit.bank.catalog import artifacts, chunks, memories, tenants, tombstones
+from memkit.bank.index import Chunk
+from memkit.bank.records import MemoryInfo, Receipt, Vectors, memory_hash, tenant_key
+from memkit.document import Document, Span
+from memkit.errors import ConfigError, NotFoundError
+
+_ID = re.compile(r"[0-9a-f]{16}")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_INFO = select(
+    *(column for column in memories.c if column is not memories.c.text),
+    artifacts.c.id.label("artifact_id"),
+    artifacts.c.nbytes,
+    artifacts.c.compiler,
+).join_from(
+    memories,
+    artifacts,
+    and_(
+        artifacts.c.tenant == memories.c.tenant,
+        artifacts.c.memory_id == memories.c.id,
+        artifacts.c.version == memories.c.version,
+    ),
+    isouter=True,
+)
+
+
+def not_found(memory_id: str) -> NotFoundError:
+    """The error for an id that names no memory of the tenant."""
+    return NotFoundError(f"this tenant has no memory {memory_id!r:.80}; list its memories to see the ids")
+
+
+def infos(connection: Connection, tenant: str, prefix: str = "") -> list[MemoryInfo]:
+    """The tenant's memories whose id starts with a prefix, oldest first."""
+    query = _INFO.where(memories.c.tenant == tenant, memories.c.id.startswith(prefix, autoescape=True))
+    query = query.order_by(memories.c.created, memories.c.id)
+    return [_to_info(row) for row in connection.execute(query).mappings()]
+
+
+def find(connection: Connection, tenant: str, memory_id: str) -> MemoryInfo | None:
+    """The memory with exactly that id."""
+    if not _ID.fullmatch(memory_id):  # it may be text that cannot even be encoded
+        return None
+    row = connection.execute(_INFO.where(_is(tenant, memory_id))).mappings().first()
+    return None if row is None else _to_info(row)
+
+
+def info(connection: Connection, tenant: str, memory_id: str) -> MemoryInfo:
+    """The memory with exactly that id, or `NotFoundError`."""
+    found = find(connection, tenant, memory_id)
+    if found is None:
+        raise not_found(memory_id)
+    return found
+
+
+def exists(connection: Connection, tenant: str) -> bool:
+    """Whether the tenant has memories."""
+    query = select(memories.c.id).where(memories.c.tenant == tenant)
+    return connection.execute(query.limit(1)).first() is not None
+
+
+def source(connection: Connection, tenant: str, memory_id: str) -> Document:
+    """A memory's document."""
+    title = info(connection, tenant, memory_id).title
+    text = connection.execute(select(memories.c.text).where(_is(tenant, memory_id))).scalar_one()
+    return Document(text, title)
+
+
+def insert_memory(connection: Connection, tenant: str, memory_id: str, document: Document) -> None:
+    """Add a memory that has no chunks yet."""
+    connection.execute(
+        insert(memories).values(
+            tenant=tenant,
+            id=memory_id,
+            digest=document.digest,
+            title=document.title,
+            text=document.text,
+            characters=len(document.text),
+            status="text",
+            version=0,
+            created=_now(),
+        )
+    )
+
+
+def insert_chunks(
+    connection: Connection, tenant: str, memory_id: str, spans: Sequence[Span], vectors: Vectors
+) -> None:
+    """Add a memory's chunks with their vectors float32 [chunks, dim], as long as all the tenant's."""
+    size = connection.execute(
+        select(func.length(chunks.c.embedding)).where(chunks.c.tenant == tenant).limit(1)
+    )
+    dim = (size.scalar() or vectors.shape[1] * 4) // 4
+    if dim != vectors.shape[1]:
+        raise ConfigError(
+            f"the embeddings have {vectors.shape[1]} dimensions, this tenant's others have {dim}: use "
+            "one embedding model for all memories of a tenant"
+        )
+    key = {"tenant": tenant, "memory_id": memory_id}
+    rows = [
+        {**key, "number": number, "start": span.start, "end": span.end, "embedding": vector.tobytes()}
+        for number, (span, vector) in enumerate(zip(spans, vectors, strict=True))
+    ]
+    connection.execute(insert(chunks), rows)
+    _next_generation(connection, tenant)
+
+
+def generation(connection: Connection, tenant: str) -> int:
+    """A number that changes whenever the tenant's chunks do."""
+    query = select(tenants.c.generation).where(tenants.c.key == tenant_key(tenant))
+    return connection.execute(query).scalar() or 0
+
+
+def load_chunks(connection: Connection, tenant: str) -> tuple[list[Chunk], Vectors]:
+    """All the tenant's chunks, and their vectors float32 [chunks, dim]."""
+    query = select(chunks).where(chunks.c.tenant == tenant).order_by(chunks.c.memory_id, chunks.c.number)
+    rows = connection.execute(query).all()
+    joined = np.frombuffer(b"".join(row.embedding for row in rows), dtype="<f4")
+    vectors = joined.reshape(len(rows), -1).astype(np.float32)
+    return [Chunk(row.memory_id, row.number, row.start, row.end) for row in rows], vectors
+
+
+def insert_version(connection: Connection, tenant: str, memory_id: str, artifact: Artifact) -> None:
+    """Make an artifact the memory's current version, under the next number."""
+    version = info(connection, tenant, memory_id).version + 1
+    row = {"id": artifact.id, "nbytes": artifact.nbytes, "compiler": artifact.manifest.compiler}
+    key = {"tenant": tenant, "memory_id": memory_id, "version": version}
+    connection.execute(insert(artifacts).values(**key, **row, created=_now()))
+    connection.execute(update(memories).where(_is(tenant, memory_id)).values(version=version))
+
+
+def set_status(connection: Connection, tenant: str, memory_id: str, status: str, error: str | None) -> None:
+    """Set what became of the latest compilation."""
+    connection.execute(update(memories).where(_is(tenant, memory_id)).values(status=status, error=error))
+
+
+def versions(connection: Connection, tenant: str, memory_id: str | None = None) -> list[tuple[str, int, str]]:
+    """Memory id, version and artifact id of all the tenant's artifacts, or one memory's."""
+    query = select(artifacts.c.memory_id, artifacts.c.version, artifacts.c.id)
+    query = query.where(artifacts.c.tenant == tenant).order_by(*query.selected_columns)
+    if memory_id is not None:
+        query = query.where(artifacts.c.memory_id == memory_id)
+    return [(row[0], row[1], row[2]) for row in connection.execute(query)]
+
+
+def names(connection: Connection, tenant: str, artifact_id: str) -> bool:
+    """Whether a memory of the tenant has an artifact of that id."""
+    query = select(artifacts.c.id).where(artifacts.c.tenant == tenant, artifacts.c.id == artifact_id)
+    return connection.execute(query.limit(1)).first() is not None
+
+
+def delete_memory(connection: Connection, tenant: str, memory_id: str) -> Receipt:
+    """Delete a memory with its chunks and versions, leaving a tombstone without content."""
+    removed = connection.execute(
+        delete(chunks).where(chunks.c.tenant == tenant, chunks.c.memory_id == memory_id)
+    )
+    versions = connection.execute(
+        delete(artifacts).where(artifacts.c.tenant == tenant, artifacts.c.memory_id == memory_id)
+    )
+    connection.execute(delete(memories).where(_is(tenant, memory_id)))
+    connection.execute(
+        insert(tombstones).values(
+            tenant_key=tenant_key(tenant), memory_hash=memory_hash(tenant, memory_id), forgotten=_now()
+        )
+    )
+    _next_generation(connection, tenant)
+    return Receipt(memory_id, versions.rowcount, removed.rowcount)
+
+
+def _next_generation(connection: Connection, tenant: str) -> None:
+    key = tenant_key(tenant)
+    following = update(tenants).where(tenants.c.key == key).values(generation=tenants.c.generation + 1)
+    if not connection.execute(following).rowcount:
+        connection.execute(insert(tenants).values(key=key, generation=1))
+
+
+def _is(tenant: str, memory_id: str) -> ColumnElement[bool]:
+    return and_(memories.c.tenant == tenant, memories.c.id == memory_id)
+
+
+def _now() -> int:
+    return time.time_ns() // 1000
+
+
+def _to_info(row: RowMapping) -> MemoryInfo:
+    return MemoryInfo(
+        id=row["id"],
+        tenant=row["tenant"],
+        title=row["title"],
+        digest=row["digest"],
+        characters=row["characters"],
+        status=row["status"],
+        artifact_id=row["artifact_id"],
+        artifact_bytes=row["nbytes"],
+        compiler=row["compiler"],
+        version=row["version"],
+        error=row["error"],
+        created=_EPOCH + timedelta(microseconds=row["created"]),
+    )

@@ -1,0 +1,120 @@
+"""What the bank takes and gives, and the checks at its door."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memkit.document import Document, Span
+from memkit.errors import ConfigError, DocumentError
+
+Vectors: TypeAlias = NDArray[np.float32]
+MAX_TENANT = 256  # characters
+
+
+@dataclass(frozen=True)
+class MemoryInfo:
+    """One memory as the catalog knows it; ``version`` 0 means that no artifact was published yet.
+
+    ``error`` says why the latest compilation failed. A memory that has an artifact keeps it, and
+    the status "compiled", when a later compilation fails.
+    """
+
+    id: str
+    tenant: str
+    title: str
+    digest: str
+    characters: int
+    status: Literal["text", "compiled", "failed"]
+    artifact_id: str | None
+    artifact_bytes: int | None
+    compiler: str | None
+    version: int
+    error: str | None
+    created: datetime
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A chunk found by search: characters ``[start, end)`` of the memory's document."""
+
+    memory_id: str
+    chunk: int
+    start: int
+    end: int
+    score: float
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a forget removed, without its content."""
+
+    memory_id: str
+    artifacts_removed: int
+    chunks_removed: int
+
+
+def check_tenant(tenant: str) -> str:
+    """The tenant, or `ConfigError` when it cannot name one."""
+    if not isinstance(tenant, str) or not 1 <= len(tenant) <= MAX_TENANT:
+        raise ConfigError(f"a tenant is a text of 1 to {MAX_TENANT} characters, got {tenant!r:.80}")
+    try:
+        tenant.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"the tenant holds a lone surrogate at character {error.start}") from error
+    return tenant
+
+
+def tenant_key(tenant: str) -> str:
+    """A name for the tenant that tells nothing and is safe in paths: 64 hex digits."""
+    return hashlib.sha256(tenant.encode()).hexdigest()
+
+
+def memory_id_of(tenant: str, digest: str) -> str:
+    """The id of that document for that tenant: 16 hex digits."""
+    return hashlib.sha256(f"{tenant}\0{digest}".encode()).hexdigest()[:16]
+
+
+def memory_hash(tenant: str, memory_id: str) -> str:
+    """What a tombstone keeps of a memory."""
+    return hashlib.sha256(f"{tenant}\0{memory_id}".encode()).hexdigest()
+
+
+def check_title(document: Document) -> None:
+    """Raise `DocumentError` when the title cannot be stored."""
+    try:
+        document.title.encode()
+    except UnicodeEncodeError as error:
+        raise DocumentError(f"the title holds a lone surrogate at character {error.start}") from error
+
+
+def check_chunks(document: Document, chunks: Sequence[Span], embeddings: NDArray[Any]) -> Vectors:
+    """The embeddings as float32 [chunks, dim], or `ConfigError` when they do not fit the chunks."""
+    if not chunks:
+        raise ConfigError("a memory needs at least one chunk, or no search can find it")
+    for span in chunks:
+        if not 0 <= span.start < span.end <= len(document.text):
+            raise ConfigError(f"{span} lies outside the document's {len(document.text)} characters")
+    if embeddings.ndim != 2 or len(embeddings) != len(chunks) or not embeddings.shape[1]:
+        raise ConfigError(f"embeddings must be [{len(chunks)}, dim], got {list(embeddings.shape)}")
+    if not np.all(np.isfinite(embeddings)):
+        raise ConfigError("embeddings must be finite numbers")
+    norms = np.linalg.norm(embeddings.astype(np.float64), axis=1)
+    if not np.all((np.abs(norms - 1) < 1e-2) | (norms == 0)):
+        raise ConfigError("embeddings must be L2-normalised, row by row")
+    return np.ascontiguousarray(embeddings, dtype="<f4")
+
+
+def check_query(vector: NDArray[Any], k: int) -> Vectors:
+    """The query as float32 [1, dim], or `ConfigError`."""
+    if k < 1:
+        raise ConfigError(f"k must be at least 1, got {k}")
+    if vector.ndim != 1 or not vector.size or not np.all(np.isfinite(vector)):
+        raise ConfigError(f"a query is a finite vector [dim], got {list(vector.shape)}")
+    return np.ascontiguousarray(vector[None, :], dtype=np.float32)

@@ -1,0 +1,80 @@
+"""The ``memkit`` command: its sub-commands, and what becomes of their errors."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import takewhile
+from typing import Annotated
+
+import typer
+
+from memkit._version import __version__
+from memkit.cli import demo, doctor, evaluate, manage, use
+from memkit.cli.output import EXIT_CODES, Interrupted, Output
+from memkit.errors import MemkitError
+
+_EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line (default: this process's) and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError):  # not a text stream of this interpreter
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    output = Output(json=wants_json(arguments))
+    command = typer.main.get_command(build())
+    try:
+        code = command.main(args=arguments, prog_name="memkit", standalone_mode=False)
+        if code == 130:  # typer turns Ctrl-C into an exit code
+            raise KeyboardInterrupt
+    except (MemkitError, typer.TyperException) as error:
+        return output.fail(error)
+    except (KeyboardInterrupt, Interrupted) as error:
+        return output.fail(error if isinstance(error, Interrupted) else Interrupted("interrupted"))
+    return code if isinstance(code, int) else 0
+
+
+def build() -> typer.Typer:
+    """The application with all its commands."""
+    app = typer.Typer(
+        name="memkit",
+        help="Memory for LLM agents: documents compiled once into small artifacts for a frozen model.",
+        epilog=_EPILOG,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback(invoke_without_command=True)(_root)
+    app.command("demo")(demo.demo)
+    app.command("remember")(use.remember)
+    app.command("ask")(use.ask)
+    app.command("list")(manage.list_memories)
+    app.command("show")(manage.show)
+    app.command("forget")(manage.forget)
+    app.command("verify")(manage.verify)
+    app.command("eval")(evaluate.evaluate)
+    app.command("doctor")(doctor.doctor)
+    return app
+
+
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        print(f"memkit {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(2)
+
+
+def wants_json(arguments: Sequence[str]) -> bool:
+    """Whether a command line, perhaps a wrong one, asks for JSON on standard output."""
+    words = list(takewhile(lambda word: word != "--", arguments))
+    if words[:1] == ["eval"]:  # there, --json takes a path
+        return "--json=-" in words or any(pair == ("--json", "-") for pair in zip(words, words[1:], strict=False))
+    return "--json" in words

@@ -1,0 +1,171 @@
+"""``memkit list``, ``show``, ``forget`` and ``verify``."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from memkit.cli.options import Home, Json, Model, User, open_bank, open_memory
+from memkit.cli.output import Output, exit_code
+from memkit.errors import ArtifactError, ConfigError, MemkitError, NotFoundError, VerificationError
+
+if TYPE_CHECKING:
+    from memkit.bank import Bank, MemoryInfo
+    from memkit.memory import Memory
+
+Id = Annotated[str, typer.Argument(metavar="ID", help="A memory's id, or the start of it.")]
+OptionalId = Annotated[
+    str | None, typer.Argument(metavar="[ID]", help="A memory's id, or the start of it.", show_default=False)
+]
+
+
+def list_memories(user: User = "default", home: Home = None, model: Model = "nano", json: Json = False) -> None:
+    """List a user's memories, oldest first."""
+    output = Output(json)
+    with open_bank(home) as bank:
+        memories = bank.list(user)
+
+    def show() -> None:
+        if not memories:
+            output.note(f"the user {user!r} has no memories")
+            return
+        output.table(
+            ("id", "status", "version", "compiler", "characters", "artifact bytes", "created (UTC)", "title"),
+            [
+                (m.id, m.status, m.version, m.compiler, m.characters, m.artifact_bytes, m.created, m.title)
+                for m in memories
+            ],
+        )
+
+    output.result({"user": user, "memories": memories}, show)
+
+
+def show(
+    memory_id: Id, user: User = "default", home: Home = None, model: Model = "nano", json: Json = False
+) -> None:
+    """Show one memory and what its artifact says about itself."""
+    output = Output(json)
+    with open_bank(home) as bank:
+        info = bank.get(user, memory_id)
+        about = _artifact(bank, user, info)
+
+    def rows() -> None:
+        output.table(("memory", ""), vars(info).items())
+        if about is not None:
+            output.say("")
+            flat = [(key, _flat(value)) for key, value in about.items()]
+            output.table(("artifact", ""), flat)
+
+    output.result({"memory": info, "artifact": about}, rows)
+
+
+def _artifact(bank: Bank, user: str, info: MemoryInfo) -> dict[str, Any] | None:
+    """The manifest, without its tensors' digests; or what is wrong with the file."""
+    if info.artifact_id is None:
+        return None
+    try:
+        artifact = bank.artifact(user, info.id)
+    except ArtifactError as error:
+        return {"error": str(error)}
+    manifest = {**vars(artifact.manifest)}
+    manifest["tensors"] = [
+        {"name": t.name, "dtype": t.dtype, "axes": dict(zip(t.axes, t.shape, strict=True))}
+        for t in artifact.manifest.tensors
+    ]
+    artifact.close()
+    return manifest
+
+
+def _flat(value: Any) -> Any:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_flat(item)}" for key, item in value.items()) or None
+    if isinstance(value, list | tuple):
+        return "; ".join(str(_flat(vars(v) if hasattr(v, "__dict__") else v)) for v in value) or None
+    return value
+
+
+def forget(
+    memory_id: OptionalId = None,
+    user: Annotated[
+        str | None,
+        typer.Option("--user", "-u", metavar="U", help="Whose; without an ID, all of theirs.", show_default=False),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+    home: Home = None,
+    model: Model = "nano",
+    json: Json = False,
+) -> None:
+    """Forget one memory, or all of a user: text, chunks, vectors and artifacts of all versions."""
+    output = Output(json)
+    if memory_id is None and user is None:
+        raise ConfigError("give the ID of a memory, or --user U to forget all that U has")
+    tenant = "default" if user is None else user
+    with open_bank(home) as bank:
+        chosen = [bank.get(tenant, memory_id)] if memory_id is not None else bank.list(tenant)
+        if not chosen:
+            raise NotFoundError(f"the user {tenant!r} has no memories")
+        if not yes:
+            _confirm(output, chosen, tenant, everything=memory_id is None)
+        receipts = bank.forget(tenant, chosen[0].id if memory_id is not None else None)
+    files = sum(receipt.artifacts_removed for receipt in receipts)
+    output.result(
+        {"user": tenant, "forgotten": receipts},
+        lambda: output.say(f"forgot {_count(len(receipts))} of {tenant!r}, artifacts: {files}"),
+    )
+
+
+def _count(memories: int) -> str:
+    return "1 memory" if memories == 1 else f"{memories} memories"
+
+
+def _confirm(output: Output, chosen: list[MemoryInfo], tenant: str, *, everything: bool) -> None:
+    """Ask on standard error; raises unless the answer is yes."""
+    what = f"all {_count(len(chosen))}" if everything else f"{chosen[0].id} {chosen[0].title!r}"
+    output.note(f"Forget {what} of {tenant!r}? This cannot be undone. [y/N]")
+    answer = sys.stdin.readline()
+    if not answer:
+        raise ConfigError("nobody is there to confirm; add --yes. Nothing was forgotten")
+    if answer.strip().lower() not in ("y", "yes"):
+        raise MemkitError("not confirmed; nothing was forgotten")
+
+
+def verify(
+    memory_id: OptionalId = None,
+    every: Annotated[bool, typer.Option("--all", help="All of the user's memories.")] = False,
+    user: User = "default",
+    home: Home = None,
+    model: Model = "nano",
+    json: Json = False,
+) -> None:
+    """Re-read artifacts, check every byte, and that they were made for this model."""
+    output = Output(json)
+    if (memory_id is None) != every:
+        raise ConfigError("give the ID of a memory, or --all")
+    with open_memory(home, model, user) as memory:
+        chosen = memory.list() if memory_id is None else [memory.show(memory_id)]
+        if not chosen:
+            raise NotFoundError(f"the user {user!r} has no memories")
+        if not every and chosen[0].artifact_id is None:
+            raise NotFoundError(f"memory {chosen[0].id} has no artifact yet: compile it first")
+        results = [_verified(memory, info) for info in chosen]
+    failed = [row for row in results if row["result"] == "fail"]
+    output.result(
+        {"user": user, "ok": not failed, "results": results},
+        lambda: output.table(("id", "result", "detail"), [tuple(row.values()) for row in results]),
+    )
+    if failed:
+        output.note(f"error: {len(failed)} of {len(results)} failed")
+        raise typer.Exit(exit_code(VerificationError()))
+
+
+def _verified(memory: Memory, info: MemoryInfo) -> dict[str, str]:
+    if info.artifact_id is None:
+        return {"id": info.id, "result": "none", "detail": "has no artifact: answered from its text"}
+    try:
+        artifact = memory.verify(info.id)
+    except (ArtifactError, NotFoundError) as error:
+        return {"id": info.id, "result": "fail", "detail": str(error)}
+    artifact.close()
+    return {"id": info.id, "result": "ok", "detail": f"artifact {info.artifact_id}, version {info.version}"}

@@ -1,0 +1,97 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from memkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from memkit.bank import Bank
+    from memkit.memory import Memory
+
+User = Annotated[str, typer.Option("--user", "-u", metavar="U", help="Whose memories.")]
+Home = Annotated[
+    Path | None,
+    typer.Option("--home", metavar="PATH", envvar="MEMKIT_HOME", help="The bank's folder.", show_default=False),
+]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        metavar="M",
+        envvar="MEMKIT_MODEL",
+        help="nano, smollm2, a hub id, a folder or a .gguf file.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on standard output.")]
+Compiler = Annotated[str, typer.Option("--compiler", metavar="C", help="How to compile.")]
+Ratio = Annotated[
+    float | None, typer.Option("--ratio", metavar="R", help="Context tokens per artifact token.", show_default=False)
+]
+Options = Annotated[
+    list[str] | None,
+    typer.Option("--option", "-o", metavar="KEY=VALUE", help="An option of the compiler; repeatable."),
+]
+
+
+def home_of(home: Path | None) -> Path:
+    """The bank's folder: what was given, else the platform's folder for user data."""
+    if home is not None:
+        return home
+    from platformdirs import user_data_path
+
+    return user_data_path("memkit", appauthor=False)
+
+
+def open_bank(home: Path | None) -> Bank:
+    """The bank without a model: enough for what only reads or forgets."""
+    from memkit.bank import Bank
+
+    return Bank(home_of(home))
+
+
+def open_memory(home: Path | None, model: str, user: str, **settings: Any) -> Memory:
+    """A user's memory; its model is loaded when first needed."""
+    quiet_libraries()
+    from memkit.memory import Memory
+
+    return Memory(home_of(home), model, user, **settings)
+
+
+def quiet_libraries() -> None:
+    """Keep the libraries' progress bars and advice out of a command's output."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def compiler_options(pairs: Sequence[str] | None, ratio: float | None = None) -> dict[str, Any]:
+    """``key=value`` pairs as options; a value is JSON where it can be, else text."""
+    options: dict[str, Any] = {}
+    for pair in pairs or ():
+        key, separator, text = pair.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"an option is key=value, got {pair!r}")
+        try:
+            options[key] = json.loads(text)
+        except ValueError:
+            options[key] = text
+    if ratio is not None:
+        options["ratio"] = ratio
+    return options
+
+
+def check_text(name: str, text: str) -> str:
+    """The text of an argument, or `ConfigError` when its bytes were not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"the {name} is not UTF-8") from error
+    return text

@@ -1,0 +1,145 @@
+"""What commands print: tables for people, one JSON document for programs, one line for errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from memkit.errors import (
+    ArtifactError,
+    BankError,
+    ConfigError,
+    MemkitError,
+    NotFoundError,
+    VerificationError,
+)
+
+EXIT_CODES: Mapping[int, str] = {
+    0: "all went well",
+    1: "an error not listed here",
+    2: "wrong usage or configuration",
+    3: "no such user or memory",
+    4: "an artifact is damaged, made for another model, or failed verification",
+    5: "the bank is unavailable (read-only, full, busy or damaged)",
+    130: "interrupted",
+}
+
+
+class Interrupted(Exception):
+    """Ctrl-C; the message says what state it left."""
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code that an error gives the process."""
+    if isinstance(error, Interrupted):
+        return 130
+    if isinstance(error, ConfigError):
+        return 2
+    if isinstance(error, NotFoundError):
+        return 3
+    if isinstance(error, ArtifactError | VerificationError):
+        return 4
+    if isinstance(error, BankError):
+        return 5
+    if isinstance(error, MemkitError):
+        return 1
+    return error.exit_code if isinstance(error, typer.TyperException) else 1
+
+
+class Output:
+    """Standard output and error of one command; with ``json`` the former holds one document."""
+
+    def __init__(self, json: bool = False) -> None:
+        self.json = json
+        self.out, self.err = _console(sys.stdout), _console(sys.stderr)
+
+    def note(self, text: str) -> None:
+        """A line for people, on standard error."""
+        self.err.print(Text(clean(text)), soft_wrap=True)
+
+    def result(self, document: Any, show: Callable[[], None]) -> None:
+        """The command's result: ``document`` as JSON, or whatever ``show`` prints."""
+        if self.json:
+            print(json.dumps(plain(document), allow_nan=False, indent=2))
+        else:
+            show()
+
+    def say(self, text: str) -> None:
+        """A line of the result, on standard output."""
+        self.out.print(Text(clean(text)), soft_wrap=True)
+
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, err: bool = False) -> None:
+        """A table whose cells are never cut off and never read as markup."""
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in columns:
+            table.add_column(Text(column), overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(clean(cell(value)), style=_STYLES.get(str(value), "")) for value in row))
+        (self.err if err else self.out).print(table)
+
+    def fail(self, error: BaseException) -> int:
+        """Print an error as one line, and as JSON where that was asked for; returns the exit code."""
+        usage = isinstance(error, typer.TyperException)
+        message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+        message = " ".join(message.split())
+        self.note(message if isinstance(error, Interrupted) else f"error: {message}")
+        if self.json:
+            name = "UsageError" if usage else type(error).__name__
+            print(json.dumps({"error": {"type": name, "message": message}}))
+        return exit_code(error)
+
+
+_STYLES = {"ok": "green", "✓": "green", "warn": "yellow", "fail": "bold red", "✗": "bold red"}
+
+
+def _console(stream: Any) -> Console:
+    console = Console(file=stream, highlight=False)
+    if not console.is_terminal:
+        console.width = 160  # nobody's window; long enough to keep rows on a line
+    return console
+
+
+def clean(text: str) -> str:
+    """Text without control characters, which could drive a terminal."""
+    return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def cell(value: Any) -> str:
+    """A value as a table shows it."""
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1e5 else f"{value:.2e}"
+    if isinstance(value, datetime):
+        return value.strftime("%Y-%m-%d %H:%M")
+    if isinstance(value, list | tuple):
+        return "–".join(cell(item) for item in value)
+    return str(value)
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, dates and paths as JSON values; a float that JSON cannot hold is null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not float("-inf") < value < float("inf"):
+        return None
+    return value

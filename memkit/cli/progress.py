@@ -1,0 +1,76 @@
+"""Progress on standard error: a bar on a terminal, now and then a line elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from memkit.cli.output import Output, clean
+
+if TYPE_CHECKING:
+    from memkit.compilers.base import Step
+
+Report = Callable[[str, str, int, int], None]  # what runs, how it stands, done, total
+EVERY = 10.0  # seconds between lines where there is no terminal
+
+
+@contextmanager
+def progress(output: Output) -> Iterator[Report]:
+    """A function that shows how far each named piece of work is."""
+    if output.err.is_terminal:
+        with _bars(output.err) as bars:
+            yield _Bars(bars).report
+    else:
+        yield _Lines(output).report
+
+
+@contextmanager
+def compilation(output: Output) -> Iterator[Callable[[Step], None]]:
+    """A `memkit.compilers.base.Progress` that shows phase, loss and the time left."""
+    with progress(output) as report:
+        report("compile", "preparing", 0, 0)
+        yield lambda step: report(step.phase, f"loss {step.loss:.3f}", step.step, step.steps)
+
+
+def _bars(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[state]}", markup=False),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+
+
+class _Bars:
+    """One bar, for the piece of work that runs."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._name: str | None = None
+        self._task: TaskID | None = None
+
+    def report(self, name: str, state: str, done: int, total: int) -> None:
+        if name != self._name or self._task is None:
+            if self._task is not None:
+                self._bars.remove_task(self._task)
+            self._name, self._task = name, self._bars.add_task(clean(name), total=total or None, state="")
+        self._bars.update(self._task, completed=done, state=clean(state))
+
+
+class _Lines:
+    def __init__(self, output: Output) -> None:
+        self._output, self._name, self._last = output, "", 0.0
+
+    def report(self, name: str, state: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if name != self._name or now - self._last >= EVERY:
+            self._name, self._last = name, now
+            self._output.note(f"{name}: {f'{done}/{total}, ' if total else ''}{state}".rstrip(": "))

@@ -1,0 +1,139 @@
+"""``memkit remember`` and ``memkit ask``."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from memkit.cli.options import (
+    Compiler,
+    Home,
+    Json,
+    Model,
+    Options,
+    Ratio,
+    User,
+    check_text,
+    compiler_options,
+    open_memory,
+)
+from memkit.cli.output import Interrupted, Output
+from memkit.cli.progress import compilation
+from memkit.document import Document
+
+if TYPE_CHECKING:
+    from memkit.bank import MemoryInfo
+    from memkit.memory import Answer, Memory
+
+
+def remember(
+    file: Annotated[str, typer.Argument(metavar="FILE|-", help="A UTF-8 text file, or - for standard input.")],
+    user: User = "default",
+    title: Annotated[str | None, typer.Option(help="Default: the file's name.", show_default=False)] = None,
+    compiler: Compiler = "lcc",
+    ratio: Ratio = None,
+    option: Options = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Compile now, and return when that is done.")] = False,
+    home: Home = None,
+    model: Model = "nano",
+    json: Json = False,
+) -> None:
+    """Remember a document.
+
+    It can be asked about at once, from its text; --wait compiles it, too. Remembering the same
+    text again changes nothing, so that the same command with --wait compiles it later.
+    """
+    output, document = Output(json), _read(file, title)
+    options = compiler_options(option, ratio)
+    with open_memory(home, model, user, compiler=compiler, options=options) as memory:
+        info = memory.remember(document, compile=False)
+        before = info.version
+        if wait:
+            info = _compile(output, memory, document, info)
+        result = {"memory": info, "artifact": _artifact(memory, info)}
+        output.result(result, lambda: _remembered(output, info, info.version == before, wait))
+
+
+def _read(file: str, title: str | None) -> Document:
+    if file == "-":
+        return Document.from_bytes(sys.stdin.buffer.read(), title or "")
+    document = Document.from_file(Path(file))
+    return document if title is None else dataclasses.replace(document, title=title)
+
+
+def _compile(output: Output, memory: Memory, document: Document, info: MemoryInfo) -> MemoryInfo:
+    try:
+        with compilation(output) as progress:
+            return memory.remember(document, wait=True, progress=progress)
+    except KeyboardInterrupt:
+        left = f"keeps its version {info.version}" if info.version else "stays answerable from its text"
+        raise Interrupted(f"interrupted: the memory {left}") from None
+
+
+def _artifact(memory: Memory, info: MemoryInfo) -> dict[str, Any] | None:
+    """What a published artifact says about its size and its making."""
+    if info.artifact_id is None:
+        return None
+    artifact = memory.bank.artifact(memory.user, info.id)
+    manifest = artifact.manifest
+    artifact.close()
+    return {"id": info.artifact_id, "tokens": manifest.tokens, **manifest.metrics}
+
+
+def _remembered(output: Output, info: MemoryInfo, unchanged: bool, wait: bool) -> None:
+    name = f"{info.id} {info.title!r}" if info.title else info.id
+    if info.status == "compiled" and unchanged:
+        output.say(f"{name}: already compiled, version {info.version}; to compile it anew, forget it first")
+    elif info.status == "compiled":
+        output.say(f"{name}: compiled, version {info.version}, {info.artifact_bytes:,} bytes")
+    else:
+        output.say(f"{name}: {info.characters:,} characters, answerable from its text now")
+        if not wait:
+            output.note("to compile it, run the same command with --wait")
+
+
+def ask(
+    question: Annotated[str, typer.Argument(metavar="QUESTION")],
+    user: User = "default",
+    trace: Annotated[bool, typer.Option("--trace", help="Show why, on standard error.")] = False,
+    max_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Longest answer, in tokens.")] = 64,
+    home: Home = None,
+    model: Model = "nano",
+    json: Json = False,
+) -> None:
+    """Ask a question.
+
+    The answer comes from the user's best memory, compiled or as text, or without one where none
+    is about the question.
+    """
+    output = Output(json)
+    check_text("question", question)
+    with open_memory(home, model, user) as memory:
+        answer = memory.ask(question, max_tokens=max_tokens)
+    output.result(answer, lambda: output.say(answer.text))
+    if trace and not json:
+        _trace(output, answer)
+
+
+def _trace(output: Output, answer: Answer) -> None:
+    trace = answer.trace
+    rows = [
+        ("route", trace.route),
+        ("because", trace.reason + ("" if trace.calibrated else " (uncalibrated rule)")),
+        ("memory", trace.memory_id),
+        ("artifact", f"{trace.artifact_id}, version {trace.version}" if trace.artifact_id else None),
+        ("characters", ", ".join(f"{s.start} to {s.end}" for s in trace.spans) or None),
+        ("prompt tokens", trace.prompt_tokens),
+        ("first token", f"{trace.ttft_ms:.0f} ms"),
+        ("whole answer", f"{trace.total_ms:.0f} ms"),
+        *(("note", note) for note in trace.notes),
+    ]
+    output.table(("trace", ""), rows, err=True)
+    if trace.candidates:
+        output.note("")
+        ranked = [(key, f"{similarity:.3f}", title) for key, title, similarity in trace.candidates]
+        output.table(("candidate", "similarity", "title"), ranked, err=True)

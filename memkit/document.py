@@ -1,0 +1,92 @@
+"""Documents: what is remembered, checked once at the door."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+
+from memkit.errors import DocumentError
+
+_SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s+|\n{2,}")
+
+
+@dataclass(frozen=True)
+class Span:
+    """Characters ``[start, end)`` of a document."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Document:
+    """A non-empty Unicode text with a title.
+
+    Raises `DocumentError` when the text is empty, or is bytes in disguise (NUL characters, or
+    control characters in more than one of twenty places).
+    """
+
+    text: str
+    title: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.text.strip():
+            raise DocumentError("the document is empty: there is nothing to remember")
+        control = sum(unicodedata.category(c) == "Cc" and c not in "\n\r\t\f\v" for c in self.text)
+        if "\x00" in self.text or control * 20 > len(self.text):
+            raise DocumentError("the document looks binary: give plain text (extract it first)")
+        try:
+            self.text.encode()
+        except UnicodeEncodeError as error:
+            raise DocumentError(
+                f"the document holds a lone surrogate at character {error.start}"
+            ) from error
+
+    @classmethod
+    def from_bytes(cls, data: bytes, title: str = "") -> Document:
+        """Decode UTF-8 (with or without a byte-order mark)."""
+        if b"\x00" in data:
+            raise DocumentError("the document looks binary: give plain text (extract it first)")
+        try:
+            return cls(data.decode("utf-8-sig"), title)
+        except UnicodeDecodeError as error:
+            raise DocumentError(
+                f"the document is not UTF-8 (byte {error.start}); convert it, for example: "
+                "iconv -f LATIN1 -t UTF-8 FILE"
+            ) from error
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Document:
+        """Read a UTF-8 file; its name becomes the title."""
+        path = Path(path)
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise DocumentError(f"cannot read {path}: {error.strerror}") from error
+        return cls.from_bytes(data, title=path.name)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the UTF-8 text, in hex."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    def chunks(self, size: int = 480) -> list[Span]:
+        """Consecutive spans of at most ``size`` characters, cut at sentence ends where possible."""
+        if size < 1:
+            raise ValueError(f"size must be at least 1, got {size}")
+        ends = [m.end() for m in _SENTENCE_END.finditer(self.text)] + [len(self.text)]
+        spans, start, last = list[Span](), 0, 0
+        for end in ends:
+            if end - start > size and last > start:
+                spans.append(Span(start, last))
+                start = last
+            while end - start > size:  # one sentence longer than a chunk
+                spans.append(Span(start, start + size))
+                start += size
+            last = end
+        if start < len(self.text):
+            spans.append(Span(start, len(self.text)))
+        return [s for s in spans if self.text[s.start : s.end].strip()]

@@ -1,0 +1,86 @@
+"""The seam between memkit and whatever runs the frozen model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from memkit.artifact import Artifact
+
+
+@dataclass(frozen=True)
+class Handle:
+    """An artifact that an engine holds ready: ``tokens`` positions in front of the question."""
+
+    artifact_id: str
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question. In front of it stands an artifact (``handle``), a ``context`` text or nothing."""
+
+    question: str
+    handle: Handle | None = None
+    context: str | None = None
+    max_tokens: int = 64
+    temperature: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.handle is not None and self.context is not None:
+            raise ValueError("a request takes a handle or a context, not both")
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
+
+
+@dataclass(frozen=True)
+class Completion:
+    """An answer. ``prompt_tokens`` counts the positions in front of it, artifact included."""
+
+    text: str
+    tokens: int
+    prompt_tokens: int
+    ttft_ms: float
+    total_ms: float
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one forward pass says about a question before it is answered.
+
+    ``entropy`` (nats) and ``top_logprob`` are those of the first answer token; ``likely`` is its text.
+    """
+
+    entropy: float
+    top_logprob: float
+    likely: str
+
+
+class Engine(Protocol):
+    """Runs requests on one frozen base model."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the base model; an artifact with another one is refused."""
+
+    @property
+    def window(self) -> int:
+        """Longest prompt plus answer, in tokens."""
+
+    def attach(self, artifact: Artifact) -> Handle:
+        """Make an artifact ready. Raises `FingerprintError` for another model's."""
+
+    def detach(self, handle: Handle) -> None:
+        """Release an artifact; a request that names it afterwards raises `EngineError`."""
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of ``text``, special tokens left out."""
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
+        """Answer the requests, in order. Raises `ContextTooLongError` before any work is done."""
+
+    def score(self, requests: Sequence[Request]) -> list[Score]:
+        """Read the requests without answering them."""

@@ -1,0 +1,244 @@
+"""Key-value caches as plain tensors, and batched decoding over a shared prefix."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+
+@dataclass(frozen=True)
+class KV:
+    """Keys and values of consecutive tokens that start a sequence.
+
+    ``keys[layer]`` and ``values[layer]`` are ``[batch, kv_heads, tokens, head_dim]``; the keys are
+    rotated (RoPE) to their positions.
+    """
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+
+    @property
+    def tokens(self) -> int:
+        return int(self.keys[0].shape[2])
+
+    @classmethod
+    def of(cls, cache: DynamicCache) -> KV:
+        return cls(
+            tuple(layer.keys for layer in cache.layers), tuple(layer.values for layer in cache.layers)
+        )
+
+    def cache(self, batch: int = 1) -> DynamicCache:
+        """A cache to continue from, every row of ``batch`` sharing these tokens."""
+        cache = DynamicCache()
+        for layer, (k, v) in enumerate(zip(self.keys, self.values, strict=True)):
+            shape = (batch, *k.shape[1:])
+            cache.update(k.expand(shape), v.expand(shape), layer)
+        return cache
+
+    def slice(self, start: int, stop: int | None = None) -> KV:
+        """Tokens ``[start, stop)``."""
+        return KV(
+            tuple(k[:, :, start:stop] for k in self.keys), tuple(v[:, :, start:stop] for v in self.values)
+        )
+
+    def join(self, other: KV) -> KV:
+        """These tokens, then the ``other`` ones (whose keys already have their positions)."""
+        pairs = zip(self.keys, other.keys, self.values, other.values, strict=True)
+        joined = [(torch.cat((a, b), 2), torch.cat((c, d), 2)) for a, b, c, d in pairs]
+        return KV(tuple(k for k, _ in joined), tuple(v for _, v in joined))
+
+    def shifted(self, offset: int, inv_freq: Tensor) -> KV:
+        """The same tokens ``offset`` positions later (earlier, if negative).
+
+        RoPE is a rotation, so a key moves by rotating it further by ``offset · inv_freq``.
+        ``inv_freq`` is ``[head_dim / 2]``.
+        """
+        angles = torch.cat((inv_freq, inv_freq)).float() * offset
+        cos, sin = angles.cos(), angles.sin()
+
+        def turn(k: Tensor) -> Tensor:
+            half = k.shape[-1] // 2
+            turned = torch.cat((-k[..., half:], k[..., :half]), -1)
+            return (k * cos + turned * sin).to(k.dtype)
+
+        return KV(tuple(turn(k) for k in self.keys), self.values)
+
+
+def inv_freq_of(model: PreTrainedModel) -> Tensor:
+    """RoPE inverse frequencies ``[head_dim / 2]`` of a Llama-like model."""
+    rotary = getattr(model.base_model, "rotary_emb", None)
+    if rotary is None or not hasattr(rotary, "inv_freq"):
+        raise ValueError(f"{type(model).__name__} has no rotary position embeddings to re-rotate")
+    if float(getattr(rotary, "attention_scaling", 1.0)) != 1.0:
+        raise ValueError("rotary embeddings with attention scaling are not supported")
+    return torch.as_tensor(rotary.inv_freq)
+
+
+@torch.no_grad()
+def prefill(model: PreTrainedModel, ids: Sequence[int], past: KV | None = None) -> KV:
+    """Read ``ids`` after ``past``; returns the keys and values of all tokens."""
+    if not ids:
+        if past is None:
+            raise ValueError("nothing to read: give ids or a past")
+        return past
+    start = past.tokens if past else 0
+    cache = past.cache() if past else DynamicCache()
+    tokens = torch.tensor([list(ids)], device=model.device)
+    positions = torch.arange(start, start + len(ids), device=model.device)[None]
+    model.base_model(input_ids=tokens, position_ids=positions, past_key_values=cache, use_cache=True)
+    return KV.of(cache)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Rows of token ids, padded on one side, that continue a shared prefix.
+
+    ``ids`` and ``positions`` are ``[batch, tokens]``; ``mask`` is ``[batch, prefix + tokens]``.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    mask: Tensor
+
+    @classmethod
+    def rows(cls, rows: Sequence[Sequence[int]], prefix: int, device: Any, left: bool) -> Packed:
+        width = max(len(row) for row in rows)
+        ids = torch.zeros(len(rows), width, dtype=torch.long)
+        mask = torch.zeros(len(rows), prefix + width, dtype=torch.long)
+        mask[:, :prefix] = 1
+        positions = torch.zeros(len(rows), width, dtype=torch.long)
+        for i, row in enumerate(rows):
+            where = slice(width - len(row), width) if left else slice(0, len(row))
+            ids[i, where] = torch.tensor(list(row))
+            mask[i, prefix + where.start : prefix + where.stop] = 1
+            positions[i, where] = torch.arange(prefix, prefix + len(row))
+        return cls(ids.to(device), positions.to(device), mask.to(device))
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One row's answer: its ids, the first step's log-probabilities ``[vocabulary]`` and times."""
+
+    ids: list[int]
+    first_logprobs: Tensor
+    ttft_ms: float
+
+
+@torch.no_grad()
+def decode(
+    model: PreTrainedModel,
+    prefix: KV | None,
+    queries: Sequence[Sequence[int]],
+    *,
+    max_tokens: int,
+    end: int,
+    temperature: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> list[Decoded]:
+    """Continue each query after the shared ``prefix``: greedy, or sampled at ``temperature``.
+
+    All rows run as one batch. Rows stop at the token ``end``, which is not part of the answer.
+    """
+    started = time.perf_counter()
+    length = prefix.tokens if prefix else 0
+    packed = Packed.rows(queries, length, model.device, left=True)
+    cache = prefix.cache(len(queries)) if prefix else DynamicCache()
+    ids, positions, mask = packed.ids, packed.positions, packed.mask
+    answers: list[list[int]] = [[] for _ in queries]
+    open_rows = set(range(len(queries)))
+    first: Tensor | None = None
+    ttft = 0.0
+    for _ in range(max_tokens):
+        out = model.base_model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+        )
+        logprobs = _output_layer(model)(out.last_hidden_state[:, -1]).float().log_softmax(-1)
+        if first is None:
+            first = logprobs
+        chosen = _choose(logprobs, temperature, generator)
+        ttft = ttft or (time.perf_counter() - started) * 1000
+        for row in list(open_rows):
+            token = int(chosen[row])
+            if token == end:
+                open_rows.discard(row)
+            else:
+                answers[row].append(token)
+        if not open_rows:
+            break
+        ids, positions = chosen[:, None], positions[:, -1:] + 1
+        mask = torch.cat((mask, mask.new_ones(len(queries), 1)), 1)
+    if first is None:
+        raise ValueError(f"max_tokens must be at least 1, got {max_tokens}")
+    return [Decoded(answers[i], first[i], ttft) for i in range(len(queries))]
+
+
+def _choose(logprobs: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
+    if temperature <= 0:
+        return logprobs.argmax(-1)
+    return torch.multinomial((logprobs / temperature).softmax(-1), 1, generator=generator).squeeze(1)
+
+
+def _output_layer(model: PreTrainedModel) -> Any:
+    head = model.get_output_embeddings()
+    if head is None:
+        raise ValueError(f"{type(model).__name__} has no output layer")
+    return head
+
+
+@dataclass(frozen=True)
+class AnswerBatch:
+    """Queries with their answers, right-padded behind a shared prefix.
+
+    ``row`` and ``column`` (each ``[answer tokens]``) say where, in ``packed.ids``, the token
+    *before* each answer token stands; ``target`` is the answer token itself.
+    """
+
+    packed: Packed
+    row: Tensor
+    column: Tensor
+    target: Tensor
+
+    @classmethod
+    def of(cls, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], prefix: int, device: Any) -> AnswerBatch:
+        """``pairs`` are (query ids, answer ids); every answer needs at least one token."""
+        packed = Packed.rows([[*q, *a] for q, a in pairs], prefix, device, left=False)
+        row, column, target = list[int](), list[int](), list[int]()
+        for i, (query, answer) in enumerate(pairs):
+            row += [i] * len(answer)
+            column += range(len(query) - 1, len(query) + len(answer) - 1)
+            target += answer
+        tensors = (torch.tensor(x, device=device) for x in (row, column, target))
+        return cls(packed, *tensors)
+
+
+def answer_logits(model: PreTrainedModel, prefix: KV, batch: AnswerBatch) -> Tensor:
+    """Logits ``[answer tokens, vocabulary]`` of every answer token; differentiable in ``prefix``."""
+    rows = len(batch.packed.ids)
+    out = model.base_model(
+        input_ids=batch.packed.ids,
+        attention_mask=batch.packed.mask,
+        position_ids=batch.packed.positions,
+        past_key_values=prefix.cache(rows),
+        use_cache=True,
+    )
+    hidden: Tensor = out.last_hidden_state
+    return _output_layer(model)(hidden[batch.row, batch.column]).float()
+
+
+def entropy(logprobs: Tensor) -> float:
+    """Shannon entropy in nats of one distribution ``[vocabulary]`` of log-probabilities."""
+    value = float(-(logprobs.exp() * logprobs).nan_to_num().sum())
+    return max(value, 0.0) if math.isfinite(value) else math.inf
+
+
+def chunked(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    """Consecutive runs of at most ``size`` items."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

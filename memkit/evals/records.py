@@ -1,0 +1,93 @@
+"""Evaluation records: documents with questions, from a JSONL file or generated."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from memkit.errors import ConfigError, DocumentError
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question with its accepted answers."""
+
+    text: str
+    answers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Record:
+    """A context and what is asked about it."""
+
+    id: str
+    context: str
+    questions: tuple[Asked, ...]
+
+
+def load(source: str, limit: int | None, seed: int, questions: int | None = None) -> list[Record]:
+    """Records of a file, or of ``generated[:N]``; at most ``limit`` with ``questions`` questions each.
+
+    Raises `ConfigError` for a source that is absent and `DocumentError` for a malformed line.
+    """
+    if source.split(":")[0] == "generated":
+        count = source.partition(":")[2] or "20"
+        if not count.isdigit() or not int(count):
+            raise ConfigError(f"give generated:N with a number of documents, not {source!r}")
+        records: Iterator[Record] | Sequence[Record] = generated(int(count), seed)
+    else:
+        path = Path(source)
+        if not path.is_file():
+            raise ConfigError(f"there is no file {source}")
+        records = list(_parse(path))
+    chosen = list(records)[:limit]
+    if not chosen:
+        raise ConfigError(f"{source} holds no records")
+    return [Record(r.id, r.context, r.questions[:questions]) for r in chosen]
+
+
+def _parse(path: Path) -> Iterator[Record]:
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                yield _record(json.loads(line), str(number))
+            except (ValueError, KeyError, TypeError) as error:
+                raise DocumentError(f"{path}, line {number}: not a record ({error!r})") from error
+
+
+def _record(row: dict[str, Any], fallback: str) -> Record:
+    asked = [Asked(str(q["q"]), tuple(str(a) for a in q["answers"])) for q in row["questions"]]
+    # Unanswerable questions have no gold answer to retain.
+    return Record(str(row.get("id", fallback)), str(row["context"]), tuple(a for a in asked if a.answers))
+
+
+def generated(count: int, seed: int, facts: int = 8) -> Iterator[Record]:
+    """Documents of nano's world with ``facts`` facts and 150 to 256 tokens, in held-out words."""
+    from memkit.models.loading import NANO_FOLDER
+    from memkit.models.nano.documents import Generator
+
+    tokens = _counter(NANO_FOLDER)
+    generator = Generator(seed + 7_000_000, "eval")
+    made = 0
+    while made < count:
+        document = generator.document(facts, generator.rng.randint(2, 4), generator.rng.randint(5, 14))
+        if not 150 <= tokens(document.text) <= 256:
+            continue
+        made += 1
+        asked = tuple(Asked(q.text, (q.answer,)) for q in generator.questions(document))
+        yield Record(f"generated-{seed}-{made}", document.text, asked)
+
+
+def _counter(folder: Path) -> Any:
+    from tokenizers import Tokenizer
+
+    file = folder / "tokenizer.json"
+    if not file.exists():  # without nano's tokenizer, about four characters a token
+        return lambda text: len(text) // 4
+    tokenizer = Tokenizer.from_file(str(file))
+    return lambda text: len(tokenizer.encode(text).ids)

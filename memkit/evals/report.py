@@ -1,0 +1,135 @@
+"""RESULTS.md from the JSON files of the evaluations: ``python -m memkit.evals.report results``.
+
+The folder holds what ``memkit eval --json``, the nano evaluation and the TTFT measurement wrote.
+Nothing is typed by hand: the same files give the same report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+HEAD = """# Results
+
+Printed by `make results` from the JSON files in `results/`; `make results-run` measures them again.
+Retention is (contains - none) / (full - none). KL is in nats per answer token against the full context;
+drift is measured on general questions that the compiler never saw.
+"""
+COLUMNS = (
+    ("method", "method", "{}"),
+    ("ratio", "ratio", "{:g}×"),
+    ("n", "n", "{}"),
+    ("em", "EM", "{:.3f}"),
+    ("f1", "F1", "{:.3f}"),
+    ("contains", "contains", "{:.3f}"),
+    ("contains_ci95", "95 % CI", "{0[0]:.2f}-{0[1]:.2f}"),
+    ("retention", "retention", "{:.3f}"),
+    ("kl", "KL", "{:.3f}"),
+    ("drift_kl", "drift KL", "{:.4f}"),
+    ("drift_points", "drift points", "{:.2f}"),
+    ("compile_s", "compile s", "{:.1f}"),
+    ("compile_flops", "compile FLOPs", "{:.1e}"),
+    ("artifact_bytes", "bytes", "{:,.0f}"),
+    ("prompt_tokens", "prompt tokens", "{:.0f}"),
+    ("ttft_ms", "TTFT ms", "{:.1f}"),
+)
+
+
+def _cell(value: Any, form: str) -> str:
+    return "–" if value is None else form.format(value)
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def answers(name: str, report: dict[str, Any], folder: Path) -> str:
+    """The table of one ``memkit eval`` run, with its loss curves."""
+    rows = [[_cell(row.get(key), form) for key, _, form in COLUMNS] for row in report["rows"]]
+    about = (
+        f"Model {report['model']}, source {report['source']}, {report['records']} records, seed {report['seed']}; "
+        f"general questions without memory: {report['general_without_memory']:.3f}."
+    )
+    if report.get("machine"):
+        about += f" Measured on {report['machine']}, {report['date']}."
+    text = f"## {name}\n\n{about}\n\n{_table([title for _, title, _ in COLUMNS], rows)}\n"
+    failed = [f"{r['method']} at {r['ratio']:g}×: {r['failed']}" for r in report["rows"] if r["failed"]]
+    if failed:
+        text += f"\nRecords that could not be compiled: {'; '.join(failed)}.\n"
+    plot = plot_curves(name, report, folder)
+    return text + (f"\n![Loss curves of {name}]({plot})\n" if plot else "")
+
+
+def plot_curves(name: str, report: dict[str, Any], folder: Path) -> str | None:
+    """Mean training loss by step of every compiled row, as an SVG beside the JSON; its path."""
+    rows = [row for row in report["rows"] if row.get("curves")]
+    if not rows:
+        return None
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.5), layout="constrained")
+    axes = figure.subplots()
+    for row in rows:
+        points = dict[int, list[float]]()
+        for curve in row["curves"]:
+            lora = max((s for p, s, _ in curve if p == "lora"), default=0)
+            for phase, step, loss in curve:
+                points.setdefault(step + (lora + 5 if phase == "kv" else 0), []).append(loss)
+        steps = sorted(points)
+        label = f"{row['method']} {row['ratio']:g}×"
+        axes.plot(steps, [sum(points[s]) / len(points[s]) for s in steps], label=label)
+    axes.set(xlabel="optimizer step", ylabel="loss (nats per answer token)", yscale="log", title=name)
+    axes.legend(fontsize="small")
+    file = folder / f"{name}.svg"
+    figure.savefig(file, metadata={"Date": None})
+    return f"{folder.name}/{file.name}"
+
+
+def skills(name: str, report: dict[str, Any]) -> str:
+    """What the nano model can do."""
+    rows = [
+        [r["skill"], f"{100 * r['rate']:.1f} %", f"{100 * r['ci95'][0]:.1f}-{100 * r['ci95'][1]:.1f} %", str(r["n"])]
+        for r in report["rows"]
+    ]
+    head = f"## {name}\n\nModel {report['model']}, {report['documents']} documents a skill, seed {report['seed']}.\n"
+    return f"{head}\n{_table(['skill', 'right', '95 % CI', 'n'], rows)}\n"
+
+
+def first_token(name: str, report: dict[str, Any]) -> str:
+    """Artifact from disk against the whole text."""
+    return (
+        f"## {name}\n\n{report['model']}, {report['context_tokens']} context tokens as {report['buffer_tokens']} "
+        f"buffer tokens ({report['artifact_bytes']:,} bytes), {report['repeats']} interleaved repeats: opening the "
+        f"artifact and answering the first token {report['artifact_ms']:.1f} ms, reading the text again "
+        f"{report['full_ms']:.1f} ms: **{report['ratio']:.1f}× faster** (range {report['ratio_range'][0]:.1f}-"
+        f"{report['ratio_range'][1]:.1f}).\n"
+    )
+
+
+def render(folder: Path) -> str:
+    """The whole report, in the order of the file names."""
+    parts = [HEAD]
+    for file in sorted(folder.glob("*.json")):
+        report = json.loads(file.read_text())
+        if "ratio_range" in report:
+            parts.append(first_token(file.stem, report))
+        elif "documents" in report:
+            parts.append(skills(file.stem, report))
+        else:
+            parts.append(answers(file.stem, report, folder))
+    return "\n".join(parts)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("RESULTS.md"))
+    options = parser.parse_args(argv)
+    options.out.write_text(render(options.folder))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""Generated documents with questions that only reading can answer."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from memkit.models.nano import words, world
+from memkit.models.nano.world import Attribute
+
+
+@dataclass(frozen=True)
+class Person:
+    name: str
+    pronouns: tuple[str, str]  # subject, possessive
+
+
+@dataclass(frozen=True)
+class Fact:
+    person: Person
+    attribute: Attribute
+    value: str
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about a document; ``kind`` says which skill it tests."""
+
+    text: str
+    answer: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Document:
+    text: str
+    people: tuple[Person, ...]
+    facts: tuple[Fact, ...]  # in order of appearance, superseded ones removed
+    superseded: tuple[Fact, ...] = field(default=())
+
+
+def _fill(template: str, subject: str, possessive: str, value: str = "") -> str:
+    def upper(word: str) -> str:
+        return word[:1].upper() + word[1:]
+
+    return template.format(S=upper(subject), s=subject, P=upper(possessive), p=possessive, v=value)
+
+
+def possessive(name: str) -> str:
+    return f"{name}'s"
+
+
+class Generator:
+    """Draws documents and questions; the same ``seed`` gives the same sequence.
+
+    ``split`` chooses which half of the open vocabulary names and values come from.
+    """
+
+    def __init__(self, seed: int, split: words.Split = "train") -> None:
+        self.rng = random.Random(seed)
+        self.split: words.Split = split
+
+    # -- documents ---------------------------------------------------------------------------
+    def _people(self, count: int) -> list[Person]:
+        names = dict[str, None]()  # not a set: its order would differ from process to process
+        while len(names) < count:
+            names[words.value(self.rng, "name", self.split)] = None
+        return [
+            Person(name, ("she", "her") if self.rng.random() < 0.5 else ("he", "his")) for name in names
+        ]
+
+    def _facts(self, people: list[Person], count: int) -> list[Fact]:
+        rng, facts, used = self.rng, list[Fact](), set[tuple[str, str]]()
+        taken = {person.name for person in people}
+        while len(facts) < count:
+            person, attribute = rng.choice(people), rng.choice(world.ATTRIBUTES)
+            if (person.name, attribute.key) in used:
+                continue
+            others = [p.name for p in people if p is not person]
+            if attribute.relation and others and rng.random() < 0.6:
+                value = rng.choice(others)  # makes two-hop questions possible
+            else:
+                value = words.value(rng, attribute.kind, self.split)
+                if value in taken:
+                    continue
+                taken.add(value)
+            used.add((person.name, attribute.key))
+            facts.append(Fact(person, attribute, value))
+        if rng.random() < 0.6:  # the rest of the documents jump between people
+            order = {person.name: i for i, person in enumerate(people)}
+            facts.sort(key=lambda f: order[f.person.name])
+        return facts
+
+    def filler(self) -> str:
+        """One sentence that states no fact."""
+        rng, text = self.rng, self.rng.choice(world.FILLERS)
+        for slot, pool in (("{n}", world.NOUNS), ("{a}", world.ADJECTIVES), ("{t}", world.TIMES)):
+            while slot in text:
+                text = text.replace(slot, rng.choice(pool), 1)
+        return text
+
+    def _say(self, fact: Fact, previous: Person | None) -> str:
+        template = self.rng.choice(fact.attribute.says)
+        if previous is fact.person and self.rng.random() < 0.5:
+            return _fill(template, *fact.person.pronouns, fact.value)
+        return _fill(template, fact.person.name, possessive(fact.person.name), fact.value)
+
+    def document(self, facts: int, people: int, fillers: int = 0, updates: int = 0) -> Document:
+        """A document of ``facts`` facts about ``people`` people, then ``updates`` corrections."""
+        rng = self.rng
+        persons = self._people(people)
+        stated = self._facts(persons, facts)
+        sentences, previous = list[str](), None
+        for fact in stated:
+            sentences.append(self._say(fact, previous))
+            previous = fact.person
+        old, current = list[Fact](), list(stated)
+        for fact in rng.sample(stated, min(updates, len(stated))):
+            new = Fact(fact.person, fact.attribute, words.value(rng, fact.attribute.kind, self.split))
+            sentences.append(rng.choice(world.UPDATES) + self._say(new, None))
+            current[current.index(fact)] = new
+            old.append(fact)
+        slots = sorted(rng.randint(0, len(sentences)) for _ in range(fillers))
+        for offset, slot in enumerate(slots):
+            # A filler between a sentence and its pronoun is part of what must be understood.
+            sentences.insert(slot + offset, self.filler())
+        text = " ".join(sentences)
+        return Document(text, tuple(persons), tuple(current), tuple(old))
+
+    # -- questions ---------------------------------------------------------------------------
+    def about(self, fact: Fact, pronoun: bool = False) -> Question:
+        """A direct question; with ``pronoun`` the person is only "she" or "he"."""
+        name = fact.person.name
+        forms = fact.person.pronouns if pronoun else (name, possessive(name))
+        return Question(_fill(self.rng.choice(fact.attribute.asks), *forms), fact.value, "fact")
+
+    def two_hop(self, document: Document) -> Question | None:
+        """ "Where does Mira's best friend live?", where the document tells both halves."""
+        by_name: dict[str, list[Fact]] = {}
+        for fact in document.facts:
+            by_name.setdefault(fact.person.name, []).append(fact)
+        hops = [
+            (first, second)
+            for first in document.facts
+            if first.attribute.relation
+            for second in by_name.get(first.value, ())
+        ]
+        if not hops:
+            return None
+        first, second = self.rng.choice(hops)
+        subject = f"{possessive(first.person.name)} {first.attribute.relation}"
+        return Question(
+            _fill(self.rng.choice(second.attribute.asks), subject, possessive(subject)), second.value, "two_hop"
+        )
+
+    def reverse(self, document: Document) -> Question | None:
+        """ "Who lives in Keldor?"; only for values that occur once."""
+        values = [f.value for f in (*document.facts, *document.superseded)]
+        known = {p.name for p in document.people}
+        facts = [
+            f
+            for f in document.facts
+            if f.attribute.reverse and values.count(f.value) == 1 and f.value not in known
+        ]
+        if not facts:
+            return None
+        fact = self.rng.choice(facts)
+        return Question(fact.attribute.reverse[0].format(v=fact.value), fact.person.name, "reverse")
+
+    def missing(self, document: Document) -> Question:
+        """A question that the document does not answer: another attribute, or a stranger."""
+        rng = self.rng
+        stated = {(f.person.name, f.attribute.key) for f in document.facts}
+        while True:
+            attribute = rng.choice(world.ATTRIBUTES)
+            if document.people and rng.random() < 0.6:
+                name = rng.choice(document.people).name
+            else:
+                name = words.value(rng, "name", self.split)
+            if (name, attribute.key) not in stated and name not in {f.value for f in document.facts}:
+                asked = _fill(rng.choice(attribute.asks), name, possessive(name))
+                return Question(asked, world.IDK, "missing")
+
+    def questions(self, document: Document) -> Iterator[Question]:
+        """One direct question per fact, in random order."""
+        for fact in self.rng.sample(document.facts, len(document.facts)):
+            yield self.about(fact)

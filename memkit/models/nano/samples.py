@@ -1,0 +1,207 @@
+"""Training samples: one document and many questions that cannot see each other.
+
+A sample is a tree: the root is the header and the document; each branch is a question with its
+answer (or a few turns). Every branch follows the root directly in position and attends to the
+root and to itself alone, so one pass trains dozens of single-question prompts.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from memkit.models.chat import SEPARATOR, ChatFormat
+from memkit.models.nano import general, world
+from memkit.models.nano.documents import Document, Generator, Question
+from memkit.models.nano.words import Split
+
+ANSWER_WEIGHT, REPEAT_WEIGHT, TEXT_WEIGHT = 1.0, 0.3, 0.05
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How hard the documents are, from ``start`` (share of all training tokens) on."""
+
+    start: float
+    facts: tuple[int, int]
+    people: tuple[int, int]
+    fillers: tuple[int, int]
+    long_share: float  # of documents that are padded with many fillers
+
+
+CURRICULUM = (
+    Stage(0.00, (1, 3), (1, 2), (0, 1), 0.0),
+    Stage(0.08, (1, 5), (1, 3), (0, 2), 0.0),
+    Stage(0.20, (2, 8), (1, 4), (0, 6), 0.0),
+    Stage(0.40, (2, 12), (1, 5), (0, 12), 0.01),
+    Stage(0.70, (2, 16), (1, 6), (0, 16), 0.02),
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """``ids``, loss ``weights`` of predicting each id, branch number (0: root) and position."""
+
+    ids: list[int]
+    weights: list[float]
+    branch: list[int]
+    position: list[int]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """All tensors are ``[batch, tokens]`` but ``mask``: additive, ``[batch, 1, tokens, tokens]``."""
+
+    ids: torch.Tensor
+    weights: torch.Tensor
+    position: torch.Tensor
+    mask: torch.Tensor
+    tokens: int  # without padding
+
+
+class Sampler:
+    """Turns generated documents into samples and samples into length-sorted batches."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int, split: Split = "train") -> None:
+        self.tokenizer = tokenizer
+        self.chat = ChatFormat.of(tokenizer)
+        self.generator = Generator(seed, split)
+        self.rng = random.Random(seed + 1)
+
+    def encode(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    # -- documents and their branches -----------------------------------------------------------
+    def _document(self, stage: Stage) -> Document:
+        rng = self.rng
+        people = rng.randint(*stage.people)
+        facts = max(rng.randint(*stage.facts), people)
+        fillers = rng.randint(*stage.fillers)
+        if rng.random() < stage.long_share:
+            fillers = rng.randint(40, 170)
+        updates = rng.choice((1, 1, 2)) if rng.random() < 0.12 else 0
+        return self.generator.document(facts, people, fillers, updates)
+
+    def _question_text(self, question: Question) -> str:
+        prefix = self.rng.choice(world.POLITE) if self.rng.random() < 0.08 else ""
+        return prefix + question.text
+
+    def _branches(self, document: Document, long: bool) -> Iterator[tuple[list[tuple[str, str]], float]]:
+        """(turns, weight) of each branch of a document."""
+        rng, generator = self.rng, self.generator
+        asked = list(generator.questions(document))[:8]
+        asked += [generator.missing(document) for _ in range(rng.randint(1, 2))]
+        asked += [q for q in (generator.two_hop(document), generator.two_hop(document)) if q]
+        if rng.random() < 0.4 and (question := generator.reverse(document)):
+            asked.append(question)
+        if rng.random() < 0.6:
+            asked.append(Question(*rng.choice(general.GENERAL), "general"))
+        for question in asked:
+            yield [(self._question_text(question), question.answer)], ANSWER_WEIGHT
+        if rng.random() < 0.35:
+            yield self._conversation(document), ANSWER_WEIGHT
+        if rng.random() < 0.6:
+            fact = rng.choice(document.facts)
+            request = rng.choice(
+                (world.WRITE_QUESTION, world.WRITE_QUESTION_ABOUT.format(name=fact.person.name))
+            )
+            yield [(request, generator.about(fact).text)], REPEAT_WEIGHT
+        if rng.random() < 0.15:
+            names = ", ".join(dict.fromkeys(f.person.name for f in document.facts))
+            yield [(rng.choice(world.LIST_PEOPLE), names)], REPEAT_WEIGHT
+        if not long and rng.random() < 0.3:
+            yield [(world.REPEAT, document.text)], REPEAT_WEIGHT
+
+    def _conversation(self, document: Document) -> list[tuple[str, str]]:
+        """Two or three turns; a later turn about the same person may say "she" or "his"."""
+        rng, turns, previous = self.rng, list[tuple[str, str]](), None
+        for fact in rng.sample(document.facts, min(rng.randint(2, 3), len(document.facts))):
+            pronoun = previous is fact.person and rng.random() < 0.6
+            question = self.generator.about(fact, pronoun)
+            turns.append((question.text, question.answer))
+            previous = fact.person
+        return turns
+
+    def _without_context(self) -> list[list[tuple[str, str]]]:
+        stranger = Document("", (), ())
+        branches = [[general.GENERAL[i]] for i in self.rng.sample(range(len(general.GENERAL)), 10)]
+        for _ in range(3):
+            branches.append([(self.generator.missing(stranger).text, world.IDK)])
+        return branches
+
+    # -- samples --------------------------------------------------------------------------------
+    def sample(self, stage: Stage) -> Sample:
+        """One document (or none, one time in twenty) with its branches."""
+        if self.rng.random() < 0.05:
+            return self._tree([], [(turns, ANSWER_WEIGHT) for turns in self._without_context()])
+        document = self._document(stage)
+        context = self.encode(document.text)
+        return self._tree(context, list(self._branches(document, long=len(context) > 400)))
+
+    def _tree(self, context: list[int], branches: list[tuple[list[tuple[str, str]], float]]) -> Sample:
+        ids = [*self.chat.header, *context]
+        weights = [0.0] * len(self.chat.header) + [TEXT_WEIGHT] * len(context)
+        branch, position = [0] * len(ids), list(range(len(ids)))
+        root = len(ids)
+        for number, (turns, weight) in enumerate(branches, start=1):
+            tokens, marks = self._turns(turns, weight, bool(context))
+            ids += tokens
+            weights += marks
+            branch += [number] * len(tokens)
+            position += range(root, root + len(tokens))
+        return Sample(ids, weights, branch, position)
+
+    def _turns(
+        self, turns: list[tuple[str, str]], weight: float, with_context: bool
+    ) -> tuple[list[int], list[float]]:
+        ids, weights = list[int](), list[float]()
+        for number, (question, answer) in enumerate(turns):
+            lead = [*self.chat.turn] if number else []
+            text = SEPARATOR + question if with_context and not number else question
+            asked = [*lead, *self.encode(text), *self.chat.tail]
+            answered = [*self.encode(answer), self.chat.end]
+            ids += asked + answered
+            weights += [0.0] * len(asked) + [weight] * len(answered)
+        return ids, weights
+
+    # -- batches --------------------------------------------------------------------------------
+    def batches(self, stage: Stage, tokens: int, pool: int = 8) -> list[Batch]:
+        """About ``pool`` batches of at most ``tokens`` padded tokens, sorted by length inside."""
+        samples, total = list[Sample](), 0
+        while total < pool * tokens:
+            samples.append(self.sample(stage))
+            total += len(samples[-1].ids)
+        samples.sort(key=lambda s: len(s.ids))
+        groups, group = list[list[Sample]](), list[Sample]()
+        for sample in samples:
+            if group and (len(group) + 1) * len(sample.ids) > tokens:
+                groups.append(group)
+                group = []
+            group.append(sample)
+        groups.append(group)
+        self.rng.shuffle(groups)
+        return [collate(group) for group in groups]
+
+
+def collate(samples: list[Sample]) -> Batch:
+    """Pad to the longest sample and build the tree mask."""
+    width = max(len(s.ids) for s in samples)
+    shape = (len(samples), width)
+    ids = torch.zeros(shape, dtype=torch.long)
+    weights, position = torch.zeros(shape), torch.zeros(shape, dtype=torch.long)
+    branch = torch.full(shape, -1)
+    for row, sample in enumerate(samples):
+        n = len(sample.ids)
+        ids[row, :n] = torch.tensor(sample.ids)
+        weights[row, :n] = torch.tensor(sample.weights)
+        branch[row, :n] = torch.tensor(sample.branch)
+        position[row, :n] = torch.tensor(sample.position)
+    causal = torch.ones(width, width, dtype=torch.bool).tril()
+    same = (branch[:, :, None] == branch[:, None, :]) | (branch[:, None, :] == 0)
+    mask = torch.zeros(len(samples), 1, width, width)
+    mask.masked_fill_(~(same & causal)[:, None], torch.finfo(torch.bfloat16).min)
+    return Batch(ids, weights, position, mask, sum(len(s.ids) for s in samples))

@@ -1,0 +1,33 @@
+"""Compilers by name. Built-in ones come through the same entry points as everybody else's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any
+
+from memkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from memkit.compilers.base import Compiler
+
+GROUP = "memkit.compilers"
+
+
+def _installed() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def compilers() -> list[str]:
+    """Names of the installed compilers."""
+    return sorted(_installed())
+
+
+def compiler(name: str, options: Mapping[str, Any] | None = None) -> Compiler:
+    """A configured compiler. Raises `ConfigError` for an unknown name or option."""
+    try:
+        point = _installed()[name]
+    except KeyError:
+        raise ConfigError(f"unknown compiler {name!r}; there are: {', '.join(compilers())}") from None
+    made: Compiler = point.load()(options)
+    return made

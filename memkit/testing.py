@@ -1,0 +1,50 @@
+"""For tests of memkit and of third-party compilers and engines: a tiny model and small inputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from memkit.engine import kv
+from memkit.models.loading import LoadedModel
+from memkit.models.nano.tokenizer import train_tokenizer
+
+TEXT = "Mira lives in Keldor. Her dog is called Tovin. Jalo works at Brimtek. The lamp was old and quiet."
+# LCC options under which a tiny model compiles in a second; what comes out knows nothing.
+TINY_OPTIONS = {"steps": 2, "kv_steps": 2, "self_study": 4, "agnostic": 2, "answer_tokens": 4, "warmup": 0}
+
+
+def build_tiny_model(folder: Path, seed: int = 0, kv_heads: int = 1) -> Path:
+    """A two-layer Llama with grouped queries and random weights, saved to ``folder``."""
+    tokenizer = train_tokenizer(documents=50)
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=kv_heads,
+            intermediate_size=64,
+            max_position_embeddings=512,
+            tie_word_embeddings=True,
+            initializer_range=0.3,  # so that attention matters
+            eos_token_id=2,
+            pad_token_id=0,
+            bos_token_id=None,
+        )
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def query_logits(base: LoadedModel, prefix: kv.KV, question: str = "Where does Mira live?") -> Tensor:
+    """Logits ``[1, vocabulary]`` of the first answer token after ``prefix`` and a question."""
+    query = base.chat.query(base.tokenizer, question, True)
+    batch = kv.AnswerBatch.of([(query, [base.chat.end])], prefix.tokens, base.model.device)
+    with torch.no_grad():
+        return kv.answer_logits(base.model, prefix, batch)

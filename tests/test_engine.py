@@ -1,0 +1,113 @@
+"""The transformers engine against plain transformers, and its refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from memkit.artifact import Artifact
+from memkit.compilers.lcc import LCC
+from memkit.document import Document
+from memkit.engine import kv
+from memkit.engine.base import Handle, Request
+from memkit.engine.transformers import TransformersEngine
+from memkit.errors import ContextTooLongError, EngineError, FingerprintError
+from memkit.models.loading import LoadedModel
+from memkit.testing import TEXT, TINY_OPTIONS
+
+QUESTIONS = ["Where does Mira live?", "What is the name of Mira's dog?", "Who works at Brimtek?"]
+
+
+@pytest.fixture(scope="module")
+def artifact(tiny: LoadedModel) -> Artifact:
+    return Artifact.decode(LCC(TINY_OPTIONS).compile(Document(TEXT), tiny, tenant="mira").data)
+
+
+def plain_answer(base: LoadedModel, context: str | None, question: str, tokens: int) -> str:
+    """transformers' own greedy generation over the whole prompt."""
+    ids = [*base.chat.header]
+    if context is not None:
+        ids += base.tokenizer.encode(context, add_special_tokens=False)
+    ids += base.chat.query(base.tokenizer, question, context is not None)
+    out = base.model.generate(
+        torch.tensor([ids]),
+        max_new_tokens=tokens,
+        do_sample=False,
+        eos_token_id=base.chat.end,
+        pad_token_id=0,
+    )
+    return str(base.tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True)).strip()
+
+
+@pytest.mark.parametrize("context", [None, TEXT])
+def test_answers_equal_plain_transformers(engine: TransformersEngine, context: str | None) -> None:
+    requests = [Request(q, context=context, max_tokens=12) for q in QUESTIONS]
+    answers = [c.text for c in engine.generate(requests)]
+    assert answers == [plain_answer(engine.base, context, q, 12) for q in QUESTIONS]
+
+
+def test_batched_answers_equal_single_ones(engine: TransformersEngine, artifact: Artifact) -> None:
+    handle = engine.attach(artifact)
+    requests = [Request(q, handle=handle, max_tokens=12) for q in QUESTIONS]
+    batched = [c.text for c in engine.generate(requests)]
+    single = [next(iter(engine.generate([r]))).text for r in requests]
+    assert batched == single
+
+
+def test_mixed_requests_keep_their_order(engine: TransformersEngine, artifact: Artifact) -> None:
+    handle = engine.attach(artifact)
+    mixed = [Request(QUESTIONS[0]), Request(QUESTIONS[0], handle=handle), Request(QUESTIONS[0], context=TEXT)]
+    texts = [c.text for c in engine.generate(mixed)]
+    assert texts == [next(iter(engine.generate([r]))).text for r in mixed]
+
+
+def test_prompt_tokens_count_everything_in_front(engine: TransformersEngine, artifact: Artifact) -> None:
+    base, question = engine.base, QUESTIONS[0]
+    query = len(base.chat.query(base.tokenizer, question, True))
+    (completion,) = engine.generate([Request(question, handle=engine.attach(artifact))])
+    assert completion.prompt_tokens == len(base.chat.header) + artifact.manifest.tokens + query
+
+
+def test_detached_artifact_is_refused(engine: TransformersEngine, artifact: Artifact) -> None:
+    handle = engine.attach(artifact)
+    engine.detach(handle)
+    with pytest.raises(EngineError, match="not attached"):
+        list(engine.generate([Request("?", handle=handle)]))
+
+
+def test_artifact_of_another_model_is_refused(other_model_folder: Path, artifact: Artifact) -> None:
+    with pytest.raises(FingerprintError):
+        TransformersEngine(str(other_model_folder)).attach(artifact)
+
+
+def test_prompt_longer_than_the_window(engine: TransformersEngine) -> None:
+    with pytest.raises(ContextTooLongError, match="512"):
+        engine.generate([Request("?", context=TEXT * 40)])
+
+
+def test_score_is_the_first_tokens_distribution(engine: TransformersEngine) -> None:
+    (score,) = engine.score([Request(QUESTIONS[0], context=TEXT)])
+    assert score.entropy > 0
+    assert score.top_logprob < 0
+
+
+def test_request_takes_one_memory_at_most() -> None:
+    with pytest.raises(ValueError, match="not both"):
+        Request("?", handle=Handle("a", 1), context="b")
+
+
+def test_sampling_is_seeded(engine: TransformersEngine) -> None:
+    def sample(seed: int) -> str:
+        return next(iter(engine.generate([Request("?", temperature=2.0, seed=seed, max_tokens=20)]))).text
+
+    assert sample(1) == sample(1)
+    assert len({sample(s) for s in range(5)}) > 1
+
+
+def test_slices_and_joins_are_inverse(tiny: LoadedModel) -> None:
+    ids = tiny.tokenizer.encode(TEXT, add_special_tokens=False)
+    whole = kv.prefill(tiny.model, ids)
+    again = whole.slice(0, 5).join(whole.slice(5))
+    assert all(torch.equal(a, b) for a, b in zip(whole.keys, again.keys, strict=True))

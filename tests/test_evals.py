@@ -1,0 +1,100 @@
+"""Metrics against hand-computed values; the table on a tiny model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from memkit.engine.transformers import TransformersEngine
+from memkit.errors import ConfigError, DocumentError
+from memkit.evals import metrics, records
+from memkit.evals.run import EvalConfig, evaluate
+from memkit.testing import TEXT, TINY_OPTIONS
+
+COLUMNS = (
+    "method ratio n em f1 contains retention kl drift_kl drift_points compile_s compile_flops artifact_bytes "
+    "prompt_tokens ttft_ms"
+).split()
+
+
+def test_metrics() -> None:
+    assert metrics.exact_match("The Keldor.", ["keldor"]) == 1
+    assert metrics.exact_match("in Keldor", ["Keldor"]) == 0
+    assert metrics.contains("She lives in Keldor now", ["Keldor"]) == 1
+    assert metrics.contains("Keldorian", ["Keldor"]) == 0
+    assert metrics.contains("anything", [""]) == 0
+    assert metrics.f1("red big house", ["the big house"]) == pytest.approx(0.8)
+    assert metrics.f1("no", ["yes"]) == 0
+    assert metrics.retention(0.75, 0.25, 1.0) == pytest.approx(2 / 3)
+    assert metrics.retention(0.5, 0.5, 0.5) is None
+    low, high = metrics.wilson(8, 10)
+    assert (round(low, 3), round(high, 3)) == (0.490, 0.943)
+
+
+def test_records_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "r.jsonl"
+    good = {
+        "id": "a",
+        "context": TEXT,
+        "questions": [{"q": "?", "answers": ["x"]}, {"q": "??", "answers": []}],
+    }
+    file.write_text(json.dumps(good) + "\n\n" + json.dumps(good))
+    loaded = records.load(str(file), None, 0)
+    assert len(loaded) == 2
+    assert [q.text for q in loaded[0].questions] == ["?"]
+    file.write_text(json.dumps(good) + "\n{bad")
+    with pytest.raises(DocumentError, match="line 2"):
+        records.load(str(file), None, 0)
+    with pytest.raises(ConfigError, match="no file"):
+        records.load(str(tmp_path / "absent.jsonl"), None, 0)
+
+
+def test_generated_records_are_seeded_and_sized() -> None:
+    a, b = records.load("generated:3", None, 5), records.load("generated:3", None, 5)
+    assert a == b
+    assert all(len(r.questions) == 8 for r in a)
+    assert a != records.load("generated:3", None, 6)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"baselines": ("best",)},
+        {"limit": 0},
+        {"ratios": (0.5,)},
+        {"compilers": ("x",)},
+        {"compilers": ("lcc:x",)},
+    ],
+)
+def test_bad_settings(bad: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        EvalConfig("generated", **bad)  # type: ignore[arg-type]
+
+
+def test_table(engine: TransformersEngine, tmp_path: Path) -> None:
+    file = tmp_path / "r.jsonl"
+    row = {"id": "a", "context": TEXT, "questions": [{"q": "Where does Mira live?", "answers": ["Keldor"]}]}
+    file.write_text(json.dumps(row))
+    config = EvalConfig(
+        str(file), compilers=("lcc", "lcc:pure"), ratios=(4, 8), options={**TINY_OPTIONS, "self_study": 0}
+    )
+    report = evaluate(config, engine=engine)
+    json.dumps(report)
+    assert [(r["method"], r["ratio"]) for r in report["rows"]] == [
+        ("full", None),
+        ("none", None),
+        ("lcc", 4),
+        ("lcc", 8),
+        ("lcc:pure", 4),
+        ("lcc:pure", 8),
+    ]
+    for line in report["rows"]:
+        assert set(COLUMNS) <= set(line)
+        assert line["n"] == 1
+    full, none, four, eight = report["rows"][:4]
+    assert full["kl"] == pytest.approx(0, abs=1e-5)
+    assert none["drift_points"] == pytest.approx(0)
+    assert four["artifact_bytes"] > eight["artifact_bytes"]
+    assert full["prompt_tokens"] > four["prompt_tokens"] > eight["prompt_tokens"]

@@ -1,0 +1,216 @@
+"""LCC's structure: the bottleneck, gradient isolation, positions and portability."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from memkit.artifact import Artifact
+from memkit.compilers.lcc import LCC, PRESETS, LCCConfig, _Task, buffer_tokens, lora_copy
+from memkit.compilers.teacher import Target, Teacher, kl
+from memkit.compilers.training import History
+from memkit.document import Document
+from memkit.engine import kv
+from memkit.engine.base import Request
+from memkit.engine.transformers import TransformersEngine
+from memkit.errors import CompileError, ConfigError
+from memkit.models.loading import LoadedModel
+from memkit.testing import TEXT, TINY_OPTIONS, query_logits
+
+
+def options(**changes: object) -> dict[str, object]:
+    return {**TINY_OPTIONS, "ratio": 4, **changes}
+
+
+@pytest.fixture(scope="module")
+def compiled(tiny: LoadedModel) -> Artifact:
+    return Artifact.decode(LCC(options()).compile(Document(TEXT), tiny, tenant="mira").data)
+
+
+def task_of(tiny: LoadedModel, text: str = TEXT, **changes: object) -> _Task:
+    ids = tiny.tokenizer.encode(text, add_special_tokens=False)
+    config = LCCConfig(**options(**changes))  # type: ignore[arg-type]
+    return _Task(config, Teacher(tiny, ids), buffer_tokens(len(ids), config.ratio))
+
+
+def test_buffer_has_one_token_per_ratio(tiny: LoadedModel, compiled: Artifact) -> None:
+    n = len(tiny.tokenizer.encode(TEXT, add_special_tokens=False))
+    assert compiled.manifest.tokens == -(-n // 4)
+    assert compiled.tensor("keys").shape == (2, 1, compiled.manifest.tokens, 16)
+
+
+def test_bottleneck_changing_the_context_under_a_fixed_buffer_changes_no_logit(tiny: LoadedModel) -> None:
+    task = task_of(tiny)
+    with torch.no_grad():
+        memory = task.read()
+        before = query_logits(tiny, task.header.join(memory))
+        task.embedded = torch.randn_like(task.embedded)  # another context altogether
+        other = task.read()
+        after = query_logits(tiny, task.header.join(memory))
+        moved = query_logits(tiny, task.header.join(other))
+    assert torch.equal(before, after)
+    assert not torch.allclose(before, moved)  # the context does reach the logits, by the buffer alone
+
+
+def test_frozen_model_is_untouched_and_gets_no_gradient(tiny: LoadedModel) -> None:
+    before = {k: v.clone() for k, v in tiny.model.state_dict().items()}
+    LCC(options()).compile(Document(TEXT), tiny, tenant="mira")
+    after = tiny.model.state_dict()
+    assert all(torch.equal(before[k], after[k]) for k in before)
+    assert set(before) == set(after)  # no LoRA left behind
+    assert all(p.grad is None for p in tiny.model.parameters())
+
+
+def test_lora_changes_reading_but_never_queries(tiny: LoadedModel) -> None:
+    task = task_of(tiny)
+    with torch.no_grad():
+        prefix = task.header.join(task.read())
+        queried = query_logits(tiny, prefix)
+        plain = task.read()
+        for name, parameter in task.student.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+        written = task.read()
+        again = query_logits(tiny, prefix)
+    assert torch.equal(queried, again)  # queries run without the LoRA
+    assert not torch.allclose(plain.values[1], written.values[1])  # the buffer is written with it
+
+
+def test_gradient_reaches_lora_and_buffer_only(tiny: LoadedModel) -> None:
+    task = task_of(tiny)
+    task.divergence(task.read(), task.study or task.agnostic).backward()
+    assert task.buffer.grad is not None
+    assert task.buffer.grad.abs().sum() > 0
+    trained = {n for n, p in task.student.named_parameters() if p.requires_grad}
+    assert trained
+    assert all("lora_" in n for n in trained)
+
+
+def test_lora_copy_shares_every_weight(tiny: LoadedModel) -> None:
+    copied = lora_copy(tiny.model, 4, 8.0, ["q_proj"])
+    mine = {p.data_ptr() for p in tiny.model.parameters()}
+    theirs = {p.data_ptr() for n, p in copied.named_parameters() if "lora_" not in n}
+    assert theirs == mine
+
+
+def test_shifted_keys_are_the_keys_of_the_shifted_positions(tiny: LoadedModel) -> None:
+    ids = tiny.tokenizer.encode("Jalo works at Brimtek.", add_special_tokens=False)
+    tokens = torch.tensor([ids])
+    caches = []
+    for start in (0, 37):
+        cache = kv.KV((), ()).cache()
+        positions = torch.arange(start, start + len(ids))[None]
+        with torch.no_grad():
+            tiny.model.base_model(
+                input_ids=tokens, position_ids=positions, past_key_values=cache, use_cache=True
+            )
+        caches.append(kv.KV.of(cache))
+    moved = caches[1].shifted(-37, kv.inv_freq_of(tiny.model))
+    for a, b in zip(caches[0].keys, moved.keys, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_query_positions_follow_header_and_buffer_whatever_the_context_length(tiny: LoadedModel) -> None:
+    task = task_of(tiny)
+    with torch.no_grad():
+        memory = task.read()
+    prefix = task.header.join(memory)
+    assert prefix.tokens == len(tiny.chat.header) + task.count
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_presets_are_valid(preset: str) -> None:
+    assert LCC({"preset": preset}).config.ratio == 16.0
+
+
+def test_paper_preset_has_the_papers_values() -> None:
+    config = LCC({"preset": "paper"}).config
+    assert (config.rank, config.alpha, config.lr, config.steps) == (8, 16.0, 2e-5, 22_500)
+    assert (config.init, config.self_study, config.kv_steps) == ("vocabulary_mean", 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"ratio": 0.5}, "ratio"),
+        ({"ratio": float("nan")}, "ratio"),
+        ({"rank": 0}, "rank"),
+        ({"speed": 1}, "unknown option speed"),
+        ({"preset": "magic"}, "unknown preset"),
+        ({"init": "zero"}, "init"),
+    ],
+)
+def test_bad_options_are_config_errors(bad: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        LCC(bad)
+
+
+def test_context_longer_than_the_window_is_a_compile_error(tiny: LoadedModel) -> None:
+    with pytest.raises(CompileError, match="too many to compile at once"):
+        LCC(options()).compile(Document(TEXT * 40), tiny, tenant="mira")
+
+
+def test_same_seed_gives_the_same_artifact(tiny: LoadedModel, compiled: Artifact) -> None:
+    again = Artifact.decode(LCC(options()).compile(Document(TEXT), tiny, tenant="mira").data)
+    assert again.id == compiled.id
+
+
+def test_pure_objective_asks_no_questions(tiny: LoadedModel) -> None:
+    task = task_of(tiny, self_study=0)
+    assert not task.study
+    assert task.agnostic
+    assert task.windows
+
+
+def test_training_lowers_the_loss(tiny: LoadedModel) -> None:
+    history = History()
+    task = task_of(tiny, steps=40, lr=2e-2, kv_steps=0, self_study=8, agnostic=0, reconstruction_window=0)
+    task.train(lambda step: None, history)
+    losses = [value for _, _, value in history.curve]
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+def test_nan_loss_is_a_compile_error(tiny: LoadedModel) -> None:
+    with pytest.raises(CompileError, match="lower lr"):
+        LCC(options(lr=1e30, steps=5)).compile(Document(TEXT), tiny, tenant="mira")
+
+
+def test_topk_kl_bounds_the_full_kl_from_below() -> None:
+    torch.manual_seed(0)
+    teacher, logits = torch.randn(6, 50).log_softmax(-1), torch.randn(6, 50)
+    full = (teacher.exp() * (teacher - logits.log_softmax(-1))).sum(-1)
+    for k in (1, 5, 49, 50):
+        best = teacher.topk(k)
+        rest = torch.log1p(-best.values.exp().sum(-1).clamp(max=1 - 1e-6))
+        part = kl(Target(best.indices, best.values, rest), logits)
+        assert (part <= full + 1e-4).all()
+        assert (part >= -1e-5).all()
+    torch.testing.assert_close(part, full)
+
+
+def test_artifact_alone_gives_the_same_logits_in_a_new_process(
+    tiny_model_folder: Path, engine: TransformersEngine, compiled: Artifact, tmp_path: Path
+) -> None:
+    made = LCC(options()).compile(Document(TEXT), engine.base, tenant="mira")
+    file = tmp_path / "memory.mka"
+    file.write_bytes(made.data)
+    handle = engine.attach(compiled)
+    here = query_logits(engine.base, engine.prefix(Request("?", handle=handle)))  # type: ignore[arg-type]
+    script = (
+        "import torch\n"
+        "from memkit.testing import query_logits\n"
+        "from memkit.artifact import Artifact\n"
+        "from memkit.engine.base import Request\n"
+        "from memkit.engine.transformers import TransformersEngine\n"
+        f"engine = TransformersEngine({str(tiny_model_folder)!r})\n"
+        f"handle = engine.attach(Artifact.open({str(file)!r}))\n"
+        "logits = query_logits(engine.base, engine.prefix(Request('?', handle=handle)))\n"
+        f"torch.save(logits, {str(tmp_path / 'logits.pt')!r})\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+    there = torch.load(tmp_path / "logits.pt", weights_only=True)
+    assert torch.equal(here, there)
