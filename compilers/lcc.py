@@ -224,7 +224,7 @@ class _Task:
     def _initial_buffer(self) -> Tensor:
         """Input embeddings of the buffer, ``[1, K, hidden]``."""
         if self.config.init == "vocabulary_mean":
-            weight = self.model.get_input_embeddings().weight
+            weight = self.model.get_input_embeddings().get_parameter("weight")
             return weight.mean(0).expand(1, self.count, -1).clone()
         chunks = self.embedded[0].tensor_split(self.count)
         return torch.stack([chunk.mean(0) for chunk in chunks])[None].clone()
@@ -320,5 +320,10 @@ def lora_copy(model: nn.Module, rank: int, alpha: float, targets: Sequence[str])
 
     shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
     clone = copy.deepcopy(model, shared)
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), lora_dropout=0.0)
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type] # declared as int, used as any number
+        target_modules=list(targets),
+        lora_dropout=0.0,
+    )
     return inject_adapter_in_model(config, clone)

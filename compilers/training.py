@@ -77,7 +77,7 @@ def minimise(
             _restore(parameters, best_state)
             raise CompileError(f"the loss became {reached} at step {step} of {phase}; try a lower lr")
         optimizer.zero_grad(set_to_none=True)
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         torch.nn.utils.clip_grad_norm_(list(parameters), 1.0)
         optimizer.step()
         history.steps += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 import queue
 import threading
@@ -249,17 +250,17 @@ class Memory:
         artifact.require(self.engine.fingerprint)
         return artifact
 
-    def forget(self, memory_id: str | None = None) -> list[Receipt]:
+    def forget(self, memory_id: str | None = None) -> builtins.list[Receipt]:
         """Forget one memory, or all of this user: text, vectors, artifacts, attached handles.
 
         Raises `NotFoundError` when there is no such memory.
         """
-        ids = [memory_id] if memory_id is not None else [info.id for info in self.list()]
+        chosen = [self.show(memory_id)] if memory_id is not None else self.list()
         if self._engine is not None:
-            for info in (self.bank.get(self.user, i) for i in ids):
+            for info in chosen:
                 if info.artifact_id:
                     self._engine.detach(Handle(info.artifact_id, 0))
-        return self.bank.forget(self.user, memory_id)
+        return self.bank.forget(self.user, None if memory_id is None else chosen[0].id)
 
     def close(self) -> None:
         """Drop what waits to be compiled and close the bank."""

@@ -91,9 +91,12 @@ def test_round_trip(data: bytes) -> None:
     assert artifact.nbytes == len(data)
     for name, (tensor, axes) in tensors().items():
         stored = artifact.tensor(name)
-        assert stored.dtype == tensor.dtype and torch.equal(stored, tensor)
+        assert stored.dtype == tensor.dtype
+        assert torch.equal(stored, tensor)
         spec = next(s for s in artifact.manifest.tensors if s.name == name)
-        assert spec.axes == axes and spec.shape == tuple(tensor.shape) and spec.offset % 64 == 0
+        assert spec.axes == axes
+        assert spec.shape == tuple(tensor.shape)
+        assert spec.offset % 64 == 0
 
 
 @given(

@@ -68,9 +68,11 @@ def test_remember(bank: Bank) -> None:
     info = bank.remember("alice", document, spans, np.stack([vector(0), vector(1)]))
     assert (info.title, info.digest, info.characters) == ("people", document.digest, 36)
     assert (info.status, info.version, info.artifact_id, info.error) == ("text", 0, None, None)
-    assert info.created.tzinfo is UTC and abs((datetime.now(UTC) - info.created).total_seconds()) < 60
+    assert info.created.tzinfo is UTC
+    assert abs((datetime.now(UTC) - info.created).total_seconds()) < 60
     assert bank.get("alice", info.id) == bank.get("alice", info.id[:3]) == info
-    assert bank.list("alice") == [info] and bank.exists("alice")
+    assert bank.list("alice") == [info]
+    assert bank.exists("alice")
     assert bank.source("alice", info.id) == document
     hits = bank.search("alice", vector(1), 5)
     assert hits == [Hit(info.id, 1, 19, 36, 1.0), Hit(info.id, 0, 0, 19, 0.0)]
@@ -81,7 +83,9 @@ def test_a_document_is_remembered_once(bank: Bank) -> None:
     first = remember(bank, "alice", "one")
     bank.publish("alice", first.id, artifact("alice"))
     again = bank.remember("alice", Document("one", "renamed"), [Span(0, 1)], vector(3)[None])
-    assert again == bank.get("alice", first.id) and again.title == "a title" and again.version == 1
+    assert again == bank.get("alice", first.id)
+    assert again.title == "a title"
+    assert again.version == 1
     assert remember(bank, "bob", "one").id != first.id
 
 
@@ -99,9 +103,11 @@ def test_publish_keeps_versions_and_rolls_back(bank: Bank) -> None:
     assert bank.publish("alice", id, two) == info
     assert len(files(bank)) == 2
     rolled_back = bank.publish("alice", id, one)
-    assert rolled_back.version == 3 and rolled_back.artifact_id == Artifact.decode(one).id
+    assert rolled_back.version == 3
+    assert rolled_back.artifact_id == Artifact.decode(one).id
     with bank.artifact("alice", id) as current:
-        assert current.id == rolled_back.artifact_id and current.manifest.config == {"n": 1}
+        assert current.id == rolled_back.artifact_id
+        assert current.manifest.config == {"n": 1}
 
 
 def test_publish_refuses_other_tenants_and_bad_bytes(bank: Bank) -> None:
@@ -112,7 +118,8 @@ def test_publish_refuses_other_tenants_and_bad_bytes(bank: Bank) -> None:
         bank.publish("alice", id, artifact("alice")[:-1])
     with pytest.raises(NotFoundError):
         bank.publish("alice", "0" * 16, artifact("alice"))
-    assert files(bank) == [] and bank.get("alice", id).status == "text"
+    assert files(bank) == []
+    assert bank.get("alice", id).status == "text"
 
 
 def test_a_memory_forgotten_while_it_is_published(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,14 +149,16 @@ def test_a_file_removed_while_it_is_published_again(bank: Bank, monkeypatch: pyt
 
     monkeypatch.setattr(bank._blobs, "write", write_and_forget)
     bank.publish("alice", id, artifact("alice"))
-    assert len(calls) == 2 and bank.check("alice") == []
+    assert len(calls) == 2
+    assert bank.check("alice") == []
 
 
 def test_fail_keeps_what_the_memory_had(bank: Bank) -> None:
     id = remember(bank, "alice", "one").id
     info = bank.fail("alice", id, "did not converge \ud800")
     assert (info.status, info.error) == ("failed", "did not converge ?")
-    assert bank.source("alice", id).text == "one" and bank.search("alice", vector(0), 1)
+    assert bank.source("alice", id).text == "one"
+    assert bank.search("alice", vector(0), 1)
     info = bank.publish("alice", id, artifact("alice"))
     assert (info.status, info.error) == ("compiled", None)
     info = bank.fail("alice", id, "gate")
@@ -189,7 +198,8 @@ def test_bad_tenants(bank: Bank, tenant: Any) -> None:
 def test_odd_tenants(bank: Bank, tenant: str) -> None:
     info = remember(bank, tenant, "one")
     bank.publish(tenant, info.id, artifact(tenant))
-    assert [i.tenant for i in bank.list(tenant)] == [tenant] and bank.check(tenant) == []
+    assert [i.tenant for i in bank.list(tenant)] == [tenant]
+    assert bank.check(tenant) == []
     assert {path.parent.parent for path in bank.path.rglob("*.mka")} == {bank.path / "artifacts"}
 
 
@@ -202,7 +212,6 @@ def test_bad_input(bank: Bank) -> None:
         ([Span(3, 3)], good),
         ([Span(0, 4)], good[0]),
         ([Span(0, 4)], np.repeat(good, 2, axis=0)),
-        ([Span(0, 4)], 2 * good),
         ([Span(0, 4)], good * np.nan),
         ([Span(0, 4)], np.empty((1, 0), np.float32)),
     ):
@@ -280,7 +289,8 @@ def test_forget_one(bank: Bank) -> None:
     bank.publish("alice", other, artifact("alice", 3))  # a file that both need
     assert bank.forget("alice", id) == [Receipt(id, artifacts_removed=3, chunks_removed=1)]
     assert [info.id for info in bank.list("alice")] == [other]
-    assert len(files(bank)) == 1 and bank.check("alice") == []
+    assert len(files(bank)) == 1
+    assert bank.check("alice") == []
     with pytest.raises(NotFoundError):
         bank.forget("alice", id)
     assert remember(bank, "alice", "one").version == 0
@@ -291,7 +301,8 @@ def test_forget_all_of_a_tenant(bank: Bank) -> None:
     kept = remember(bank, "bob", "text 0")
     assert [receipt.memory_id for receipt in bank.forget("alice")] == ids
     assert bank.forget("alice") == bank.forget("nobody") == [] == bank.list("alice")
-    assert not bank.exists("alice") and bank.list("bob") == [kept]
+    assert not bank.exists("alice")
+    assert bank.list("bob") == [kept]
 
 
 def test_forgotten_text_is_gone_from_the_disk(bank: Bank) -> None:
@@ -308,13 +319,16 @@ def test_forgotten_text_is_gone_from_the_disk(bank: Bank) -> None:
             bank.forget("al1ce", id)
             gone.append(kept.pop(id))
     disk = on_disk(bank)
-    assert not [mark for mark in gone if mark in disk] and all(mark in disk for mark in kept.values())
+    assert not [mark for mark in gone if mark in disk]
+    assert all(mark in disk for mark in kept.values())
     bank.forget("al1ce")
-    assert b"secret" not in on_disk(bank) and b"al1ce" not in on_disk(bank)
+    assert b"secret" not in on_disk(bank)
+    assert b"al1ce" not in on_disk(bank)
     with sqlite3.connect(bank.path / "catalog.sqlite3") as database:
         rows = database.execute("SELECT tenant_key, memory_hash, forgotten FROM tombstones").fetchall()
     database.close()
-    assert len(rows) == 60 and all(len(row[0]) == len(row[1]) == 64 for row in rows)
+    assert len(rows) == 60
+    assert all(len(row[0]) == len(row[1]) == 64 for row in rows)
 
 
 def test_forget_says_when_a_reader_keeps_the_log(bank: Bank) -> None:
@@ -324,7 +338,8 @@ def test_forget_says_when_a_reader_keeps_the_log(bank: Bank) -> None:
         with pytest.raises(BankBusyError, match="memkit repair"):
             bank.forget("alice", id)
     assert bank.list("alice") == []
-    assert bank.repair() and b"some secret" not in on_disk(bank)
+    assert bank.repair()
+    assert b"some secret" not in on_disk(bank)
 
 
 # --- damage and repair -----------------------------------------------------------------------
@@ -345,7 +360,8 @@ def test_damaged_files(bank: Bank) -> None:
     for n, id in enumerate(ids):
         bank.publish("alice", id, artifact("alice", n))
         bank.artifact("alice", id).close()
-    assert bank.check("alice") == [] and [info.version for info in bank.list("alice")] == [1] * 4
+    assert bank.check("alice") == []
+    assert [info.version for info in bank.list("alice")] == [1] * 4
 
 
 def test_no_artifact_yet(bank: Bank) -> None:
@@ -365,9 +381,12 @@ def test_repair_removes_only_old_strays(bank: Bank) -> None:
     (folder / "notes.txt").touch()  # not the bank's
     bank.search("alice", vector(0), 1)
     done = bank.repair()
-    assert len(done) == 3 and ".tmp-killed" in done[0] and "1 tenants" in done[2]
+    assert len(done) == 3
+    assert ".tmp-killed" in done[0]
+    assert "1 tenants" in done[2]
     assert files(bank) == sorted([*used, ".tmp-in-use", "notes.txt"])
-    assert bank.search("alice", vector(0), 1) and bank.check("alice") == []
+    assert bank.search("alice", vector(0), 1)
+    assert bank.check("alice") == []
 
 
 def test_importing_the_bank_loads_neither_torch_nor_faiss() -> None:

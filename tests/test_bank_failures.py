@@ -99,8 +99,10 @@ def test_a_read_only_bank_can_be_read(bank: Bank, denied: Callable[[int], Path],
     expected = bank.list("alice")
     bank.close()
     with Bank(denied(folder_mode)) as frozen:
-        assert frozen.list("alice") == expected and frozen.source("alice", id).text == "one"
-        assert frozen.search("alice", vector(0), 1)[0].memory_id == id and frozen.check("alice") == []
+        assert frozen.list("alice") == expected
+        assert frozen.source("alice", id).text == "one"
+        assert frozen.search("alice", vector(0), 1)[0].memory_id == id
+        assert frozen.check("alice") == []
         frozen.artifact("alice", id).close()
         for write in (
             lambda: remember(frozen, "alice", "two"),
@@ -143,7 +145,8 @@ def test_a_full_disk_under_the_artifacts(bank: Bank, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(BankFullError, match="no space is left"):
         bank.publish("alice", id, artifact("alice"))
-    assert files(bank) == [] and bank.get("alice", id).status == "text"
+    assert files(bank) == []
+    assert bank.get("alice", id).status == "text"
 
 
 @pytest.mark.parametrize(
@@ -270,7 +273,8 @@ def test_threads(bank: Bank) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert failures == [] and all(len(bank.list(tenant)) == 10 for tenant in "abcd")
+    assert failures == []
+    assert all(len(bank.list(tenant)) == 10 for tenant in "abcd")
 
 
 def test_two_processes_lose_nothing(tmp_path: Path) -> None:
@@ -291,7 +295,8 @@ def test_two_processes_lose_nothing(tmp_path: Path) -> None:
         assert counts == {"shared": 60, "one": 15, "two": 15}
         assert len(bank.search("shared", vector(0), 999)) == 60
         for tenant, count in {"shared": 40, "one": 15, "two": 15}.items():
-            assert sum(info.version for info in bank.list(tenant)) == count and bank.check(tenant) == []
+            assert sum(info.version for info in bank.list(tenant)) == count
+            assert bank.check(tenant) == []
         bank.repair(grace=0)
         assert len(files(bank)) == 70
 

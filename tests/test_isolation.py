@@ -144,7 +144,8 @@ class Tenants(RuleBasedStateMachine):
                 self.bank.artifact(tenant, id)
             return
         with self.bank.artifact(tenant, id) as current:
-            assert current.manifest.tenant == tenant and current.manifest.config == {"n": versions[-1]}
+            assert current.manifest.tenant == tenant
+            assert current.manifest.config == {"n": versions[-1]}
 
     @rule()
     def reopen(self) -> None:
@@ -159,7 +160,8 @@ class Tenants(RuleBasedStateMachine):
     def agrees_with_the_model(self) -> None:
         for tenant, memories in self.model.items():
             infos = {info.id: info for info in self.bank.list(tenant)}
-            assert set(infos) == set(memories) and self.bank.exists(tenant) == bool(memories)
+            assert set(infos) == set(memories)
+            assert self.bank.exists(tenant) == bool(memories)
             assert {info.tenant for info in infos.values()} <= {tenant}
             for id, (_, versions) in memories.items():
                 assert infos[id].version == len(versions)
@@ -196,5 +198,6 @@ def test_another_tenants_id_is_as_unknown_as_any(tmp_path: Path) -> None:
             with pytest.raises(NotFoundError) as nobodys:
                 call("bob", "0" * 16)
             assert str(others.value).replace(id, "0" * 16) == str(nobodys.value)
-        assert bank.list("alice") == before and bank.check("alice") == []
+        assert bank.list("alice") == before
+        assert bank.check("alice") == []
         assert bank.list("bob") == [] == bank.search("bob", embeddings(TEXTS[0])[0], 9)

@@ -56,9 +56,9 @@ class Bank:
     def remember(
         self, tenant: str, document: Document, chunks: Sequence[Span], embeddings: NDArray[Any]
     ) -> MemoryInfo:
-        """Keep a document and its chunks, with L2-normalised embeddings float32 [chunks, dim].
+        """Keep a document and its chunks, with embeddings float32 [chunks, dim].
 
-        A document that this tenant has already is left as it is.
+        Search ranks by inner product, so the embedder decides what a score means. A document that this tenant has already is left as it is.
         """
         check_tenant(tenant)
         check_title(document)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from typing import Annotated
 
 import typer
 
 from memkit._version import __version__
 from memkit.cli import demo, doctor, evaluate, manage, use
-from memkit.cli.output import EXIT_CODES, Interrupted, Output
+from memkit.cli.output import EXIT_CODES, InterruptError, Output
 from memkit.errors import MemkitError
 
 _EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
@@ -32,8 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise KeyboardInterrupt
     except (MemkitError, typer.TyperException) as error:
         return output.fail(error)
-    except (KeyboardInterrupt, Interrupted) as error:
-        return output.fail(error if isinstance(error, Interrupted) else Interrupted("interrupted"))
+    except (KeyboardInterrupt, InterruptError) as error:
+        return output.fail(error if isinstance(error, InterruptError) else InterruptError("interrupted"))
     return code if isinstance(code, int) else 0
 
 
@@ -76,5 +76,5 @@ def wants_json(arguments: Sequence[str]) -> bool:
     """Whether a command line, perhaps a wrong one, asks for JSON on standard output."""
     words = list(takewhile(lambda word: word != "--", arguments))
     if words[:1] == ["eval"]:  # there, --json takes a path
-        return "--json=-" in words or any(pair == ("--json", "-") for pair in zip(words, words[1:], strict=False))
+        return "--json=-" in words or any(pair == ("--json", "-") for pair in pairwise(words))
     return "--json" in words

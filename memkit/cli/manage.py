@@ -21,7 +21,9 @@ OptionalId = Annotated[
 ]
 
 
-def list_memories(user: User = "default", home: Home = None, model: Model = "nano", json: Json = False) -> None:
+def list_memories(
+    user: User = "default", home: Home = None, model: Model = "nano", json: Json = False
+) -> None:
     """List a user's memories, oldest first."""
     output = Output(json)
     with open_bank(home) as bank:
@@ -90,7 +92,9 @@ def forget(
     memory_id: OptionalId = None,
     user: Annotated[
         str | None,
-        typer.Option("--user", "-u", metavar="U", help="Whose; without an ID, all of theirs.", show_default=False),
+        typer.Option(
+            "--user", "-u", metavar="U", help="Whose; without an ID, all of theirs.", show_default=False
+        ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     home: Home = None,

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 User = Annotated[str, typer.Option("--user", "-u", metavar="U", help="Whose memories.")]
 Home = Annotated[
     Path | None,
-    typer.Option("--home", metavar="PATH", envvar="MEMKIT_HOME", help="The bank's folder.", show_default=False),
+    typer.Option(
+        "--home", metavar="PATH", envvar="MEMKIT_HOME", help="The bank's folder.", show_default=False
+    ),
 ]
 Model = Annotated[
     str,
@@ -32,7 +34,8 @@ Model = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on standard output.")]
 Compiler = Annotated[str, typer.Option("--compiler", metavar="C", help="How to compile.")]
 Ratio = Annotated[
-    float | None, typer.Option("--ratio", metavar="R", help="Context tokens per artifact token.", show_default=False)
+    float | None,
+    typer.Option("--ratio", metavar="R", help="Context tokens per artifact token.", show_default=False),
 ]
 Options = Annotated[
     list[str] | None,

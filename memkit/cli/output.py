@@ -36,13 +36,13 @@ EXIT_CODES: Mapping[int, str] = {
 }
 
 
-class Interrupted(Exception):
+class InterruptError(Exception):
     """Ctrl-C; the message says what state it left."""
 
 
 def exit_code(error: BaseException) -> int:
     """The exit code that an error gives the process."""
-    if isinstance(error, Interrupted):
+    if isinstance(error, InterruptError):
         return 130
     if isinstance(error, ConfigError):
         return 2
@@ -93,7 +93,7 @@ class Output:
         usage = isinstance(error, typer.TyperException)
         message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
         message = " ".join(message.split())
-        self.note(message if isinstance(error, Interrupted) else f"error: {message}")
+        self.note(message if isinstance(error, InterruptError) else f"error: {message}")
         if self.json:
             name = "UsageError" if usage else type(error).__name__
             print(json.dumps({"error": {"type": name, "message": message}}))
@@ -112,7 +112,9 @@ def _console(stream: Any) -> Console:
 
 def clean(text: str) -> str:
     """Text without control characters, which could drive a terminal."""
-    return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return "".join(
+        c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\N{REPLACEMENT CHARACTER}" for c in text
+    )
 
 
 def cell(value: Any) -> str:

@@ -21,7 +21,7 @@ from memkit.cli.options import (
     compiler_options,
     open_memory,
 )
-from memkit.cli.output import Interrupted, Output
+from memkit.cli.output import InterruptError, Output
 from memkit.cli.progress import compilation
 from memkit.document import Document
 
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 
 def remember(
-    file: Annotated[str, typer.Argument(metavar="FILE|-", help="A UTF-8 text file, or - for standard input.")],
+    file: Annotated[
+        str, typer.Argument(metavar="FILE|-", help="A UTF-8 text file, or - for standard input.")
+    ],
     user: User = "default",
     title: Annotated[str | None, typer.Option(help="Default: the file's name.", show_default=False)] = None,
     compiler: Compiler = "lcc",
@@ -70,8 +72,9 @@ def _compile(output: Output, memory: Memory, document: Document, info: MemoryInf
         with compilation(output) as progress:
             return memory.remember(document, wait=True, progress=progress)
     except KeyboardInterrupt:
+        info = memory.show(info.id)
         left = f"keeps its version {info.version}" if info.version else "stays answerable from its text"
-        raise Interrupted(f"interrupted: the memory {left}") from None
+        raise InterruptError(f"interrupted: the memory {left}") from None
 
 
 def _artifact(memory: Memory, info: MemoryInfo) -> dict[str, Any] | None:

@@ -30,9 +30,8 @@ class KV:
 
     @classmethod
     def of(cls, cache: DynamicCache) -> KV:
-        return cls(
-            tuple(layer.keys for layer in cache.layers), tuple(layer.values for layer in cache.layers)
-        )
+        layers: list[Any] = list(cache.layers)  # transformers types them as layers that may hold none
+        return cls(tuple(layer.keys for layer in layers), tuple(layer.values for layer in layers))
 
     def cache(self, batch: int = 1) -> DynamicCache:
         """A cache to continue from, every row of ``batch`` sharing these tokens."""
@@ -229,7 +228,8 @@ def answer_logits(model: PreTrainedModel, prefix: KV, batch: AnswerBatch) -> Ten
         use_cache=True,
     )
     hidden: Tensor = out.last_hidden_state
-    return _output_layer(model)(hidden[batch.row, batch.column]).float()
+    logits: Tensor = _output_layer(model)(hidden[batch.row, batch.column])
+    return logits.float()
 
 
 def entropy(logprobs: Tensor) -> float:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import torch
@@ -241,5 +244,8 @@ def evaluate(
         "seed": config.seed,
         "records": len(chosen),
         "general_without_memory": run.bare_general,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {run.engine.base.model.device.type}, "
+        f"{torch.get_num_threads()} threads",
+        "date": datetime.now(UTC).date().isoformat(),
         "rows": [row.table(none, full, run.bare_general) for row in run.rows.values()],
     }

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.multiprocessing.spawn import spawn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from memkit.models.nano.samples import CURRICULUM, Batch, Sampler, Stage
@@ -55,7 +56,7 @@ def build_model(config: NanoTrainConfig, vocabulary: int) -> LlamaForCausalLM:
     """A Llama with tied embeddings and no grouped queries."""
     torch.manual_seed(config.seed)
     return LlamaForCausalLM(
-        LlamaConfig(
+        LlamaConfig(  # type: ignore[call-arg] # attn_implementation is every configuration's
             vocab_size=vocabulary,
             hidden_size=config.hidden,
             num_hidden_layers=config.layers,
@@ -251,7 +252,7 @@ class Trainer:
         model = build_model(self.config, len(self.tokenizer))
         model.load_state_dict(self.model.state_dict())
         model.config._attn_implementation = "sdpa"
-        model.to(torch.bfloat16).save_pretrained(self.out / "model")
+        model.bfloat16().save_pretrained(self.out / "model")
         self.tokenizer.save_pretrained(self.out / "model")
         (self.out / "model" / "training.json").write_text(json.dumps(asdict(self.config), indent=1))
 
@@ -281,7 +282,7 @@ def main(argv: list[str] | None = None) -> None:
         Trainer(config, out).run()
     else:
         _tokenizer(out)  # before the workers start
-        torch.multiprocessing.spawn(_worker, (config, out, workers), nprocs=workers)
+        spawn(_worker, (config, out, workers), nprocs=workers)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,171 @@
+"""``memkit doctor``: is this installation, this model and this bank in order?"""
+
+from __future__ import annotations
+
+import importlib
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from memkit._version import __version__
+from memkit.cli.options import Home, Json, Model, User, home_of, open_bank, quiet_libraries
+from memkit.cli.output import Output
+from memkit.errors import ArtifactError, MemkitError
+
+_PACKAGES = {  # import name: distribution
+    "torch": "torch",
+    "transformers": "transformers",
+    "tokenizers": "tokenizers",
+    "safetensors": "safetensors",
+    "peft": "peft",
+    "faiss": "faiss-cpu",
+    "sqlalchemy": "sqlalchemy",
+    "msgpack": "msgpack",
+    "numpy": "numpy",
+}
+_SCARCE, _TOO_LITTLE = 2**30, 50 * 2**20  # bytes of free disk
+
+
+@dataclass(frozen=True)
+class Check:
+    """One row: what was looked at, how it is, and what to do when it is not ok."""
+
+    name: str
+    status: Literal["ok", "warn", "fail"]
+    detail: str
+
+
+def doctor(
+    repair: Annotated[
+        bool, typer.Option("--repair", help="First remove files that no memory needs and rebuild indexes.")
+    ] = False,
+    user: User = "default",
+    home: Home = None,
+    model: Model = "nano",
+    json: Json = False,
+) -> None:
+    """Check versions, the model, the bank and the disk; exits with 1 if any check fails."""
+    output = Output(json)
+    folder = home_of(home)
+    packages = list(_packages())
+    if any(check.status == "fail" for check in packages):
+        checks, done = packages, list[str]()
+    else:
+        loaded, fingerprint = _model(model)
+        done, repaired = _repair(folder) if repair else ([], [])
+        checks = [
+            *packages,
+            *_compilers(),
+            loaded,
+            *repaired,
+            *_bank(folder, user, fingerprint),
+            _disk(folder),
+        ]
+    failed = [check for check in checks if check.status == "fail"]
+
+    def show() -> None:
+        output.table(("check", "status", "detail"), [tuple(vars(check).values()) for check in checks])
+        for line in done:
+            output.say(line)
+
+    output.result({"ok": not failed, "checks": checks, "repaired": done}, show)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _packages() -> Iterator[Check]:
+    enough = sys.version_info >= (3, 11)
+    yield Check("memkit", "ok", __version__)
+    yield Check(
+        "python", "ok" if enough else "fail", platform.python_version() + ("" if enough else "; need 3.11")
+    )
+    for name, distribution in _PACKAGES.items():
+        try:
+            importlib.import_module(name)
+            yield Check(name, "ok", version(distribution))
+        except PackageNotFoundError:
+            yield Check(name, "warn", "imports, but was not installed as a package")
+        except (ImportError, OSError) as error:
+            yield Check(name, "fail", f"{error}; run: pip install {distribution}")
+
+
+def _compilers() -> Iterator[Check]:
+    from memkit import registry
+
+    names = registry.compilers()
+    if not names:
+        yield Check("compilers", "fail", "none is registered; install memkit with pip instead of copying it")
+    for name in names:
+        try:
+            made = registry.compiler(name)
+        except (MemkitError, ImportError) as error:
+            yield Check(f"compiler {name}", "fail", str(error))
+        else:
+            yield Check(f"compiler {name}", "ok", f"version {made.version}")
+
+
+def _model(name: str) -> tuple[Check, str | None]:
+    quiet_libraries()
+    from memkit.models.loading import load
+
+    try:
+        loaded = load(name)
+    except MemkitError as error:
+        return Check(f"model {name}", "fail", str(error)), None
+    detail = f"{loaded.window} tokens, on {loaded.model.device}, fingerprint {loaded.fingerprint[:16]}"
+    return Check(f"model {name}", "ok", detail), loaded.fingerprint
+
+
+def _repair(folder: Path) -> tuple[list[str], list[Check]]:
+    if not folder.exists():
+        return [], []
+    try:
+        with open_bank(folder) as bank:
+            return bank.repair(), []
+    except MemkitError as error:
+        return [], [Check("repair", "fail", str(error))]
+
+
+def _bank(folder: Path, user: str, fingerprint: str | None) -> Iterator[Check]:
+    if not folder.exists():
+        yield Check("bank", "warn", f"there is none at {folder} yet; the first remember makes it")
+        return
+    try:
+        with open_bank(folder) as bank:
+            memories, problems = bank.list(user), bank.check(user)
+            foreign = 0
+            for info in memories:
+                if info.artifact_id is None or fingerprint is None:
+                    continue
+                try:
+                    artifact = bank.artifact(user, info.id)
+                except ArtifactError:
+                    continue  # among the problems
+                foreign += artifact.manifest.fingerprint != fingerprint
+                artifact.close()
+    except MemkitError as error:
+        yield Check("bank", "fail", str(error))
+        return
+    compiled = sum(info.artifact_id is not None for info in memories)
+    yield Check("bank", "ok", f"{folder}: {len(memories)} memories of {user!r}, {compiled} of them compiled")
+    yield from (Check("artifact", "fail", problem) for problem in problems)
+    if foreign:
+        yield Check(
+            "artifacts", "warn", f"{foreign} were compiled for another model; they are answered from text"
+        )
+
+
+def _disk(folder: Path) -> Check:
+    place = next((p for p in (folder, *folder.absolute().parents) if p.exists()), Path("/"))
+    free = shutil.disk_usage(place).free
+    status: Literal["ok", "warn", "fail"] = (
+        "fail" if free < _TOO_LITTLE else "warn" if free < _SCARCE else "ok"
+    )
+    return Check("disk", status, f"{free / 2**30:.1f} GiB free at {place}")
