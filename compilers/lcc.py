@@ -12,6 +12,8 @@ Departures, each a config field
     - ``self_study`` adds questions that the frozen model writes and answers about the context; the
       paper's objective is data-free. It is reported apart (``objective`` in the manifest).
     - ``kv_steps`` refines the extracted KV directly after the LoRA phase.
+    - A document longer than ``segment_tokens``, or than the window, is compiled in segments: each is read
+      behind the memories of the ones before it, and a last direct phase refines all of them together.
     - The ``fast`` preset replaces the paper's 22,500 steps at 2e-5 by few steps at a high rate.
 
 Requirements
@@ -23,26 +25,31 @@ Example
 
 from __future__ import annotations
 
-import copy
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from itertools import pairwise
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from memkit.artifact import Artifact, Manifest, Provenance
 from memkit.compilers.arithmetic import FlopMeter
 from memkit.compilers.base import Compiled, Progress, configure, silent
+from memkit.compilers.objective import Loss, Objective, Pair, Part
 from memkit.compilers.queries import queries_for
-from memkit.compilers.teacher import Example, Target, Teacher, kl
-from memkit.compilers.training import History, Schedule, cycle, minimise
+from memkit.compilers.teacher import Example, Teacher
+from memkit.compilers.training import History, Schedule, minimise
+from memkit.compilers.writer import Init, Writer
 from memkit.document import Document
 from memkit.engine import kv
 from memkit.errors import CompileError
 from memkit.models.loading import LoadedModel
+
+MAX_QUESTION = 128  # tokens kept free for a question in front of its answer
+SHORTEST_SEGMENT = 64  # tokens; below, a piece costs more than it tells
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ class LCCConfig:
     rank: int = 8  # of the LoRA
     alpha: float = 16.0  # scale of the LoRA
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
-    init: Literal["chunk_mean", "vocabulary_mean"] = "chunk_mean"
+    init: Init = "chunk_mean"
     steps: int = 150  # optimizer steps of the LoRA phase
     lr: float = 5e-3
     warmup: int = 10  # steps
@@ -66,14 +73,17 @@ class LCCConfig:
     reconstruction_window: int = 256  # tokens a step; 0 leaves reconstruction out
     reconstruction_weight: float = 0.3
     answer_tokens: int = 32  # longest answer of the teacher, tokens
+    queries: str = ""  # a JSONL file of context-agnostic queries; "" takes those that ship with memkit
+    loss: Loss = "kl"
     top_k: int = 256  # of the teacher's distribution; the rest is one event
     patience: int = 4  # held-out measurements (every 25 steps) without a new best
+    segment_tokens: int = 1024  # longest piece of a document that is compiled at once
     seed: int = 0
 
     def __post_init__(self) -> None:
         if not self.ratio >= 1:
             raise ValueError(f"ratio must be at least 1, got {self.ratio}")
-        for name in ("rank", "steps", "answer_tokens", "patience", "top_k"):
+        for name in ("rank", "steps", "answer_tokens", "patience", "top_k", "segment_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("kv_steps", "self_study", "agnostic", "reconstruction_window", "warmup"):
@@ -81,6 +91,8 @@ class LCCConfig:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.init not in ("chunk_mean", "vocabulary_mean"):
             raise ValueError(f"init must be chunk_mean or vocabulary_mean, got {self.init!r}")
+        if self.loss not in ("kl", "mse"):
+            raise ValueError(f"loss must be kl or mse, got {self.loss!r}")
         if not (self.self_study or self.agnostic or self.reconstruction_window):
             raise ValueError("no objective is left: self_study, agnostic and reconstruction_window are 0")
 
@@ -95,6 +107,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "pure": _PURE,  # the paper's objective with the fast schedule
     "paper": {  # Appendix A: 45 epochs x 4,000 samples / 8, AdamW 2e-5, linear decay
         **_PURE,
+        "segment_tokens": 1_000_000,  # never cut
         "init": "vocabulary_mean",
         "steps": 22_500,
         "lr": 2e-5,
@@ -123,12 +136,9 @@ class LCC:
         """See `memkit.compilers.base.Compiler.compile`."""
         started, config = time.perf_counter(), self.config
         context = list(base.tokenizer.encode(document.text, add_special_tokens=False))
-        count = buffer_tokens(len(context), config.ratio)
-        _check_window(base, len(context), count)
-        teacher = Teacher(base, context)
-        task = _Task(config, teacher, count)
-        history = History()
-        memory = task.train(progress, history)
+        pieces = segments(base, config, len(context))
+        meter, history = FlopMeter(base.model), History()
+        memory = _compile(base, config, [context[p] for p in pieces], meter, progress, history)
         manifest = Manifest(
             kind="kv",
             compiler=self.name,
@@ -136,16 +146,21 @@ class LCC:
             config={**asdict(config), "targets": list(config.targets), "objective": config.objective},
             seed=config.seed,
             fingerprint=base.fingerprint,
-            tokens=count,
+            tokens=memory.tokens,
             tenant=tenant,
             sources=(Provenance(document.digest, 0, len(document.text)),),
-            metrics={"steps": history.steps, "held_out_kl": round(history.best, 5), "context_tokens": len(context)},
+            metrics={
+                "steps": history.steps,
+                "held_out_kl": round(history.best, 5),
+                "context_tokens": len(context),
+                "segments": len(pieces),
+            },
         )
         return Compiled(
             encode(manifest, memory),
-            count,
+            memory.tokens,
             time.perf_counter() - started,
-            task.meter.total,
+            meter.total,
             history.steps,
             tuple(history.curve),
         )
@@ -166,164 +181,150 @@ def encode(manifest: Manifest, memory: kv.KV) -> bytes:
     return Artifact.encode(manifest, stacked)
 
 
-def _check_window(base: LoadedModel, context: int, buffer: int) -> None:
-    needed = len(base.chat.header) + 2 * context + buffer + 64
-    if needed > base.window:
-        room = (base.window - len(base.chat.header) - 64) // 2
+def segments(base: LoadedModel, config: LCCConfig, tokens: int) -> list[slice]:
+    """Pieces of equal size, none longer than ``segment_tokens`` or than the window allows.
+
+    Raises `CompileError` when the document is too long even so: the memories of all pieces and the
+    longest piece must fit the window together.
+    """
+    queries = max(min(2 * config.reconstruction_window, tokens), config.answer_tokens) + MAX_QUESTION
+    room = base.window - len(base.chat.header) - queries - buffer_tokens(tokens, config.ratio) - 1
+    if room < min(tokens, SHORTEST_SEGMENT):
         raise CompileError(
-            f"the document has {context} tokens, too many to compile at once: {base.name} reads {base.window} "
-            f"and repeats what it reads, so about {room} fit. It stays answerable from its text; "
-            "split it into parts to compile it"
+            f"the document has {tokens:,} tokens, too many to compile at {config.ratio:g}x for {base.name}, "
+            f"which reads {base.window:,} at once. It stays answerable from its text; choose a higher ratio, "
+            "or split it into several documents"
         )
+    count = math.ceil(tokens / min(config.segment_tokens, room))
+    bounds = [tokens * i // count for i in range(count + 1)]
+    return [slice(a, b) for a, b in pairwise(bounds)]
 
 
-class _Task:
-    """One compilation: the data, the buffer, the LoRA copy of the model, the two phases."""
+def _compile(
+    base: LoadedModel,
+    config: LCCConfig,
+    pieces: Sequence[Sequence[int]],
+    meter: FlopMeter,
+    progress: Progress,
+    history: History,
+) -> kv.KV:
+    """The memory of all pieces, in order."""
+    before = kv.prefill(base.model, list(base.chat.header)) if base.chat.header else None
+    header = before.tokens if before else 0
+    done, previous = list[_Segment](), list[int]()
+    for number, piece in enumerate(pieces, start=1):
+        teacher = Teacher(base, piece, before, previous)
+        segment = _Segment(config, teacher, buffer_tokens(len(piece), config.ratio), meter)
+        label = f" {number}/{len(pieces)}" if len(pieces) > 1 else ""
+        memory = segment.train(progress, history, label)
+        before = before.join(memory) if before else memory
+        previous += piece
+        done.append(segment)
+    if before is None:
+        raise CompileError("the document has no tokens")
+    memory = before.slice(header)
+    if len(done) > 1 and config.kv_steps:
+        whole = Objective.union([segment.objective for segment in done], before.slice(0, header))
+        memory = refine(whole, memory, config, "kv together", progress, history)
+    return memory
 
-    def __init__(self, config: LCCConfig, teacher: Teacher, count: int) -> None:
-        self.config, self.teacher, self.count = config, teacher, count
-        self.model, self.header = teacher.base.model, teacher.header
-        self.meter = FlopMeter(self.model)
-        self.start = self.header.tokens if self.header else 0
-        self.inv_freq = kv.inv_freq_of(self.model)
-        self.random = torch.Generator().manual_seed(config.seed)
-        self._collect()
+
+class _Segment:
+    """One piece of a document: what its memory must do, and the writer that writes it."""
+
+    def __init__(self, config: LCCConfig, teacher: Teacher, count: int, meter: FlopMeter) -> None:
+        self.config, self.meter = config, meter
+        self.objective = collect(config, teacher, meter)
         torch.manual_seed(config.seed)
-        self.student = lora_copy(self.model, config.rank, config.alpha, config.targets)
-        self.embedded = self.model.get_input_embeddings()(
-            torch.tensor([list(teacher.context)], device=self.model.device)
+        self.writer = Writer(
+            teacher.base,
+            teacher.context,
+            teacher.before,
+            count,
+            rank=config.rank,
+            alpha=config.alpha,
+            targets=config.targets,
+            init=config.init,
         )
-        self.buffer = nn.Parameter(self._initial_buffer())
-
-    # -- data -----------------------------------------------------------------------------------
-    def _collect(self) -> None:
-        """Everything the teacher says, once: examples and its distributions, by kind."""
-        config, teacher = self.config, self.teacher
-        study = teacher.self_study(config.self_study, config.seed, config.answer_tokens) if config.self_study else []
-        queries = list(queries_for(teacher.base))[: config.agnostic]
-        agnostic = teacher.agnostic(queries, config.answer_tokens)
-        held = max(1, len(study) // 8) if len(study) > 1 else 0
-        self.held_out = self._with_targets(study[:held] or agnostic[: max(1, len(agnostic) // 8)])
-        self.study = self._with_targets(study[held:])
-        self.agnostic = self._with_targets(agnostic if held else agnostic[len(self.held_out) :])
-        self.windows = self._with_targets(list(self._reconstruction()))
-
-    def _reconstruction(self) -> Iterator[Example]:
-        size = self.config.reconstruction_window
-        if size:
-            for start in range(0, len(self.teacher.context), size):
-                yield self.teacher.reconstruction(start, size)
-
-    def _with_targets(self, examples: Sequence[Example]) -> list[tuple[Example, Target]]:
-        targets = self.teacher.targets(examples, self.config.top_k)
-        for example in examples:
-            self.meter.forward(len(example.query) + len(example.answer), len(self.teacher.context))
-        return list(zip(examples, targets, strict=True))
-
-    # -- the buffer -----------------------------------------------------------------------------
-    def _initial_buffer(self) -> Tensor:
-        """Input embeddings of the buffer, ``[1, K, hidden]``."""
-        if self.config.init == "vocabulary_mean":
-            weight = self.model.get_input_embeddings().get_parameter("weight")
-            return weight.mean(0).expand(1, self.count, -1).clone()
-        chunks = self.embedded[0].tensor_split(self.count)
-        return torch.stack([chunk.mean(0) for chunk in chunks])[None].clone()
 
     def read(self) -> kv.KV:
-        """Read ``[context][buffer]`` with the LoRA; returns the buffer's KV, moved behind the header.
+        return self.writer.read(self.meter)
 
-        This is the bottleneck: nothing else of the pass survives (§3.2, §3.3).
-        """
-        n = len(self.teacher.context)
-        inputs = torch.cat((self.embedded, self.buffer), 1)
-        positions = torch.arange(self.start, self.start + n + self.count, device=self.model.device)[None]
-        cache = self.header.cache() if self.header else kv.KV((), ()).cache()
-        self.student.base_model(
-            inputs_embeds=inputs, position_ids=positions, past_key_values=cache, use_cache=True
-        )
-        self.meter.forward(inputs.shape[1], n)
-        return kv.KV.of(cache).slice(self.start + n).shifted(-n, self.inv_freq)
-
-    # -- losses ---------------------------------------------------------------------------------
-    def divergence(self, memory: kv.KV, pairs: Sequence[tuple[Example, Target]]) -> Tensor:
-        """Mean KL(full context ‖ artifact) in nats per answer token (eq. 2 to 4)."""
-        prefix = self.header.join(memory) if self.header else memory
-        batch = kv.AnswerBatch.of(
-            [(e.query, e.answer) for e, _ in pairs], prefix.tokens, self.model.device
-        )
-        self.meter.forward(batch.packed.ids.numel(), prefix.tokens)
-        logits = kv.answer_logits(self.model, prefix, batch)
-        target = Target(
-            torch.cat([t.ids for _, t in pairs]),
-            torch.cat([t.logprobs for _, t in pairs]),
-            torch.cat([t.rest for _, t in pairs]),
-        )
-        return kl(target, logits).mean()
-
-    def _losses(self, memory_of: Any) -> Any:
-        """The loss of one step, as a function of the step number; ``memory_of()`` is the artifact."""
-        config = self.config
-        parts = [
-            (self.study, cycle(len(self.study), config.self_study_batch, self.random), 1.0),
-            (self.agnostic, cycle(len(self.agnostic), config.agnostic_batch, self.random), 1.0),
-            (self.windows, cycle(len(self.windows), 1, self.random), config.reconstruction_weight),
-        ]
-
-        def loss(step: int) -> Tensor:
-            before = self.meter.total
-            memory, total = memory_of(), torch.zeros((), device=self.model.device)
-            for pairs, draws, weight in parts:
-                if pairs:
-                    total = total + weight * self.divergence(memory, [pairs[i] for i in next(draws)])
-            self.meter.total += self.meter.total - before  # backward: as much again, for activations
-            return total
-
-        return loss
-
-    def _held_out(self, memory_of: Any) -> Any:
-        @torch.no_grad()
-        def measure() -> float:
-            memory = memory_of()
-            return float(self.divergence(memory, self.held_out))
-
-        return measure if self.held_out else None
-
-    # -- the two phases -------------------------------------------------------------------------
-    def train(self, progress: Progress, history: History) -> kv.KV:
+    def train(self, progress: Progress, history: History, label: str = "") -> kv.KV:
         """LoRA phase, then direct phase; returns the artifact's KV, detached."""
-        config = self.config
-        parameters = [self.buffer, *(p for p in self.student.parameters() if p.requires_grad)]
-        schedule = Schedule(config.steps, config.lr, config.warmup, patience=config.patience)
-        minimise("lora", parameters, self._losses(self.read), self._held_out(self.read), schedule, progress, history)
-        with torch.no_grad():
-            memory = self.read()  # the LoRA is on here, and never again
-        if not config.kv_steps:
-            return memory
-        free = [nn.Parameter(t.clone()) for t in (*memory.keys, *memory.values)]
-        layers = len(memory.keys)
+        config, objective = self.config, self.objective
+        minimise(
+            f"lora{label}",
+            self.writer.parameters,
+            lambda step: objective.step(self.read()),
+            (lambda: objective.measure(self._written())) if objective.held_out else None,
+            Schedule(config.steps, config.lr, config.warmup, patience=config.patience),
+            progress,
+            history,
+        )
+        memory = self._written()  # the LoRA is on here, and never again
+        return (
+            refine(objective, memory, config, f"kv{label}", progress, history) if config.kv_steps else memory
+        )
 
-        def direct() -> kv.KV:
-            return kv.KV(tuple(free[:layers]), tuple(free[layers:]))
-
-        schedule = Schedule(config.kv_steps, config.kv_lr, config.warmup, patience=config.patience)
-        minimise("kv", free, self._losses(direct), self._held_out(direct), schedule, progress, history)
-        return kv.KV(tuple(t.detach() for t in free[:layers]), tuple(t.detach() for t in free[layers:]))
+    @torch.no_grad()
+    def _written(self) -> kv.KV:
+        return self.read()
 
 
-def lora_copy(model: nn.Module, rank: int, alpha: float, targets: Sequence[str]) -> Any:
-    """A copy of the module tree that shares every weight with ``model`` and adds a fresh LoRA.
+def refine(
+    objective: Objective, memory: kv.KV, config: LCCConfig, phase: str, progress: Progress, history: History
+) -> kv.KV:
+    """The direct phase: the keys and values themselves are trained."""
+    free = [nn.Parameter(t.detach().clone()) for t in (*memory.keys, *memory.values)]
+    layers = len(memory.keys)
 
-    The original never sees the LoRA, so it can answer other requests meanwhile, and reading a
-    query through it *is* reading with the LoRA off.
-    """
-    from peft import LoraConfig, inject_adapter_in_model
+    def direct() -> kv.KV:
+        return kv.KV(tuple(free[:layers]), tuple(free[layers:]))
 
-    shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
-    clone = copy.deepcopy(model, shared)
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=alpha,  # type: ignore[arg-type] # declared as int, used as any number
-        target_modules=list(targets),
-        lora_dropout=0.0,
+    minimise(
+        phase,
+        free,
+        lambda step: objective.step(direct()),
+        (lambda: objective.measure(direct())) if objective.held_out else None,
+        Schedule(config.kv_steps, config.kv_lr, config.warmup, patience=config.patience),
+        progress,
+        history,
     )
-    return inject_adapter_in_model(config, clone)
+    return kv.KV(tuple(t.detach() for t in free[:layers]), tuple(t.detach() for t in free[layers:]))
+
+
+def collect(config: LCCConfig, teacher: Teacher, meter: FlopMeter) -> Objective:
+    """Everything the teacher says about one piece, once: examples and its distributions, by kind."""
+
+    def with_targets(examples: Sequence[Example]) -> tuple[Pair, ...]:
+        targets = teacher.targets(examples, config.top_k)
+        for example in examples:
+            meter.forward(len(example.query) + len(example.answer), len(teacher.context))
+        return tuple(zip(examples, targets, strict=True))
+
+    study = (
+        teacher.self_study(config.self_study, config.seed, config.answer_tokens) if config.self_study else []
+    )
+    queries = queries_for(teacher.base, config.queries)[: config.agnostic]
+    agnostic = with_targets(teacher.agnostic(queries, config.answer_tokens))
+    size = config.reconstruction_window
+    starts = range(0, len(teacher.context), size) if size else ()
+    windows = with_targets([teacher.reconstruction(start, size) for start in starts])
+    asked = with_targets(study)
+    # Early stopping looks at answers, never at reconstruction: a parrot reconstructs.
+    held = max(1, len(asked) // 8) if len(asked) > 1 else 0
+    aside = 0 if held else len(agnostic) // 8
+    return Objective(
+        teacher,
+        teacher.before,
+        [
+            Part(asked[held:], config.self_study_batch, 1.0),
+            Part(agnostic[aside:], config.agnostic_batch, 1.0),
+            Part(windows, 1, config.reconstruction_weight),
+        ],
+        asked[:held] or agnostic[:aside],
+        loss=config.loss,
+        seed=config.seed,
+        meter=meter,
+    )

@@ -3,7 +3,15 @@ instruction-following manifold. Written for memkit, under its licence."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from memkit.errors import ConfigError
 from memkit.models.loading import LoadedModel
+
+MAX_QUERY = 4_000  # characters
 
 QUERIES: tuple[str, ...] = tuple(
     line.strip()
@@ -60,10 +68,62 @@ Who painted the Mona Lisa?
 )
 
 
-def queries_for(base: LoadedModel) -> tuple[str, ...]:
-    """The queries that suit a model: nano knows only its own."""
+def queries_for(base: LoadedModel, source: str = "") -> tuple[str, ...]:
+    """The queries in the JSONL file ``source``, or those that suit a model: nano knows only its own.
+
+    Raises `ConfigError` for a file that cannot be read as queries.
+    """
+    if source:
+        return tuple(dict.fromkeys(read_queries(Path(source))))
     if base.name == "nano":
         from memkit.models.nano.general import REGULARIZERS
 
         return tuple(question for question, _ in REGULARIZERS)
     return QUERIES
+
+
+def read_queries(path: Path) -> list[str]:
+    """The queries of a JSONL file, one object a line, as `query_of` reads it.
+
+    All lines are read before any is returned. Raises `ConfigError` that names the first bad line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read queries from {path}: {error}") from error
+    queries = list(_parsed(path, lines))
+    if not queries:
+        raise ConfigError(f"{path} holds no queries")
+    return queries
+
+
+def _parsed(path: Path, lines: Sequence[str]) -> Iterator[str]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            yield query_of(json.loads(line))
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"{path}, line {number}: not a query ({error})") from error
+
+
+def query_of(row: Any) -> str:
+    """The query of ``{"q"}``, ``{"query"}``, ``{"question"}`` or Alpaca's ``{"instruction", "input"}``.
+
+    Raises `ValueError` for anything else.
+    """
+    if not isinstance(row, dict):
+        raise ValueError('a query is an object such as {"query": "..."}')
+    for key in ("q", "query", "question", "instruction"):
+        text = row.get(key)
+        if isinstance(text, str) and text.strip():
+            break
+    else:
+        raise ValueError("none of q, query, question, instruction holds a text")
+    given = row.get("input") or ""
+    if not isinstance(given, str):
+        raise ValueError("input is not a text")
+    query = f"{text.strip()}\n\n{given.strip()}".strip()
+    if len(query) > MAX_QUERY:
+        raise ValueError(f"{len(query):,} characters, the most is {MAX_QUERY:,}")
+    return query

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from memkit.compilers.responses import responses
 from memkit.engine import kv
 from memkit.models.loading import LoadedModel
 
@@ -40,6 +41,16 @@ class Target:
     rest: Tensor
 
 
+def squared_error(target: Target, logits: Tensor) -> Tensor:
+    """Mean squared error over the teacher's k likeliest tokens' log-probabilities, ``[answer tokens]``.
+
+    The loss that LCC §4.6 compares KL with; log-probabilities, not logits, because those are what
+    the teacher keeps.
+    """
+    student = logits.log_softmax(-1).gather(1, target.ids)
+    return (student - target.logprobs).square().mean(-1)
+
+
 def kl(target: Target, logits: Tensor) -> Tensor:
     """KL(teacher ‖ student) in nats for each answer token, ``[answer tokens]``.
 
@@ -56,13 +67,18 @@ def kl(target: Target, logits: Tensor) -> Tensor:
 
 
 class Teacher:
-    """Answers with the full context, and remembers nothing between calls but the context's KV."""
+    """Answers with the full context, and remembers nothing between calls but the context's KV.
 
-    def __init__(self, base: LoadedModel, context: Sequence[int]) -> None:
+    ``before`` is what stands in front of the context: the header's KV, and the memories of earlier
+    pieces of the same document, whose tokens are ``previous``.
+    """
+
+    def __init__(
+        self, base: LoadedModel, context: Sequence[int], before: kv.KV | None, previous: Sequence[int] = ()
+    ) -> None:
         self.base, self.context = base, tuple(context)
-        header = list(base.chat.header)
-        self.header = kv.prefill(base.model, header) if header else None
-        self.prefix = kv.prefill(base.model, context, self.header)
+        self.before, self.previous = before, tuple(previous)
+        self.prefix = kv.prefill(base.model, context, before)
 
     def _query(self, text: str) -> tuple[int, ...]:
         return tuple(self.base.chat.query(self.base.tokenizer, text, True))
@@ -73,16 +89,14 @@ class Teacher:
         A window that does not begin the context follows what comes before it, as if the answer
         were half written: the query carries up to ``size`` preceding tokens.
         """
-        before = self.context[max(0, start - size) : start]
+        before = (*self.previous, *self.context[:start])[-size:]
         window = self.context[start : start + size]
         last = start + size >= len(self.context)
         answer = (*window, self.base.chat.end) if last else window
         return Example("reconstruction", (*self._query(REPEAT), *before), answer)
 
     @torch.no_grad()
-    def _answer(
-        self, kind: Kind, queries: Sequence[str], max_tokens: int, batch: int = 16
-    ) -> list[Example]:
+    def _answer(self, kind: Kind, queries: Sequence[str], max_tokens: int, batch: int = 16) -> list[Example]:
         examples = list[Example]()
         for group in kv.chunked(queries, batch):
             ids = [self._query(text) for text in group]
@@ -103,8 +117,9 @@ class Teacher:
         )
 
     def agnostic(self, queries: Sequence[str], max_tokens: int) -> list[Example]:
-        """Context-agnostic queries, answered with the context in view (LCC §3.4, eq. 3)."""
-        return self._answer("agnostic", queries, max_tokens)
+        """Context-agnostic queries with the frozen model's own answers (LCC §3.4, eq. 3)."""
+        answers = responses(self.base, queries, max_tokens)
+        return [Example("agnostic", self._query(q), a) for q, a in zip(queries, answers, strict=True)]
 
     def questions(self, count: int, seed: int, max_tokens: int = 48) -> list[str]:
         """Distinct questions that the model writes about the context, sampled at temperature 1."""
@@ -112,7 +127,10 @@ class Teacher:
         asked = dict[str, None]()
         for _ in range(0, count, 16):
             rows = self._decode(
-                [self._query(WRITE_QUESTION)] * min(16, count), max_tokens, temperature=1.0, generator=generator
+                [self._query(WRITE_QUESTION)] * min(16, count),
+                max_tokens,
+                temperature=1.0,
+                generator=generator,
             )
             for row in rows:
                 text = str(self.base.tokenizer.decode(row.ids, skip_special_tokens=True)).strip()
@@ -142,4 +160,3 @@ def _cut(logprobs: Tensor, top_k: int) -> Target:
     best = logprobs.topk(k)
     left = torch.log1p(-best.values.exp().sum(-1).clamp(max=1 - 1e-6))
     return Target(best.indices, best.values, left)
-

@@ -41,9 +41,7 @@ class Document:
         try:
             self.text.encode()
         except UnicodeEncodeError as error:
-            raise DocumentError(
-                f"the document holds a lone surrogate at character {error.start}"
-            ) from error
+            raise DocumentError(f"the document holds a lone surrogate at character {error.start}") from error
 
     @classmethod
     def from_bytes(cls, data: bytes, title: str = "") -> Document:

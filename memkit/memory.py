@@ -111,7 +111,8 @@ class Memory:
         document = document if isinstance(document, Document) else Document(document, title)
         if len(document.text) > MAX_CHARACTERS:
             raise ConfigError(
-                f"the document has {len(document.text):,} characters, the most is {MAX_CHARACTERS:,}; split it"
+                f"the document has {len(document.text):,} characters, the most is {MAX_CHARACTERS:,}; "
+                "split it"
             )
         chunks = document.chunks()
         texts = [document.text[s.start : s.end] for s in chunks]

@@ -14,10 +14,10 @@ Vectors = NDArray[np.float32]
 
 _WORD = re.compile(r"\w+(?:-\w+)*")
 _STOP = frozenset(
-    "a an and are as at be been by can could did do does for from had has have he her here him his how i in is it "
-    "its know like me my named no not of on or our please she should so tell than that the their them there they "
-    "this to us was we were what when where which who whom whose why will with would write you your called name "
-    "about question answer text".split()
+    "a an and are as at be been by can could did do does for from had has have he her here him his how i in "
+    "is it its know like me my named no not of on or our please she should so tell than that the their them "
+    "there they this to us was we were what when where which who whom whose why will with would write you "
+    "your called name about question answer text".split()
 )
 
 

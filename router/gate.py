@@ -52,4 +52,6 @@ def decide(
     obstacle = usable.get(best.memory.id, "it is not compiled yet")
     if obstacle:
         return Decision("text", best, f"similarity {best.similarity:.2f}; text, because {obstacle}")
-    return Decision("latent", best, f"similarity {best.similarity:.2f} and a compiled artifact for this model")
+    return Decision(
+        "latent", best, f"similarity {best.similarity:.2f} and a compiled artifact for this model"
+    )

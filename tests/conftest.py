@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import io
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from memkit.cli import main
 from memkit.engine.transformers import TransformersEngine
 from memkit.models.loading import LoadedModel, load
-from memkit.testing import build_tiny_model
+from memkit.testing import TEXT, TINY_OPTIONS, build_tiny_model
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache that all tests share, and nobody else."""
+    folder = tmp_path_factory.getbasetemp() / "cache"
+    monkeypatch.setenv("MEMKIT_CACHE", str(folder))
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +45,54 @@ def tiny(tiny_model_folder: Path) -> LoadedModel:
 @pytest.fixture(scope="session")
 def engine(tiny: LoadedModel) -> TransformersEngine:
     return TransformersEngine(tiny)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command line left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "bank"
+
+
+@pytest.fixture
+def cli(
+    home: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Done]:
+    """Runs a command line with a bank of its own and the tiny model; nobody sits at its terminal."""
+    monkeypatch.setenv("MEMKIT_HOME", str(home))
+    monkeypatch.setenv("MEMKIT_MODEL", str(tiny_model_folder))
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def run(*words: object, stdin: bytes = b"") -> Done:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        code = main([str(word) for word in words])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return Done(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def document(tmp_path: Path) -> Path:
+    file = tmp_path / "people.txt"
+    file.write_text(TEXT)
+    return file
+
+
+@pytest.fixture
+def compiled(cli: Callable[..., Done], document: Path) -> str:
+    """The id of a compiled memory."""
+    options = [word for key, value in TINY_OPTIONS.items() for word in ("--option", f"{key}={value}")]
+    return str(cli("remember", document, "--wait", "--json", *options).json["memory"]["id"])

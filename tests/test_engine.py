@@ -31,7 +31,7 @@ def plain_answer(base: LoadedModel, context: str | None, question: str, tokens: 
     if context is not None:
         ids += base.tokenizer.encode(context, add_special_tokens=False)
     ids += base.chat.query(base.tokenizer, question, context is not None)
-    out = base.model.generate(
+    out = base.model.generate(  # type: ignore[operator] # transformers types it as a module's attribute
         torch.tensor([ids]),
         max_new_tokens=tokens,
         do_sample=False,

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from memkit.artifact import Artifact
-from memkit.compilers.lcc import LCC, PRESETS, LCCConfig, _Task, buffer_tokens, lora_copy
+from memkit.compilers.arithmetic import FlopMeter
+from memkit.compilers.lcc import LCC, PRESETS, LCCConfig, _Segment, buffer_tokens, segments
 from memkit.compilers.teacher import Target, Teacher, kl
 from memkit.compilers.training import History
+from memkit.compilers.writer import lora_copy
 from memkit.document import Document
 from memkit.engine import kv
 from memkit.engine.base import Request
@@ -31,10 +33,17 @@ def compiled(tiny: LoadedModel) -> Artifact:
     return Artifact.decode(LCC(options()).compile(Document(TEXT), tiny, tenant="mira").data)
 
 
-def task_of(tiny: LoadedModel, text: str = TEXT, **changes: object) -> _Task:
+def task_of(tiny: LoadedModel, text: str = TEXT, **changes: object) -> _Segment:
     ids = tiny.tokenizer.encode(text, add_special_tokens=False)
     config = LCCConfig(**options(**changes))  # type: ignore[arg-type]
-    return _Task(config, Teacher(tiny, ids), buffer_tokens(len(ids), config.ratio))
+    teacher = Teacher(tiny, ids, kv.prefill(tiny.model, tiny.chat.header))
+    return _Segment(config, teacher, buffer_tokens(len(ids), config.ratio), FlopMeter(tiny.model))
+
+
+def in_front(task: _Segment, memory: kv.KV) -> kv.KV:
+    """What stands in front of a question: the header, then the memory."""
+    assert task.writer.before is not None
+    return task.writer.before.join(memory)
 
 
 def test_buffer_has_one_token_per_ratio(tiny: LoadedModel, compiled: Artifact) -> None:
@@ -47,11 +56,11 @@ def test_bottleneck_changing_the_context_under_a_fixed_buffer_changes_no_logit(t
     task = task_of(tiny)
     with torch.no_grad():
         memory = task.read()
-        before = query_logits(tiny, task.header.join(memory))
-        task.embedded = torch.randn_like(task.embedded)  # another context altogether
+        before = query_logits(tiny, in_front(task, memory))
+        task.writer.embedded = torch.randn_like(task.writer.embedded)  # another context altogether
         other = task.read()
-        after = query_logits(tiny, task.header.join(memory))
-        moved = query_logits(tiny, task.header.join(other))
+        after = query_logits(tiny, in_front(task, memory))
+        moved = query_logits(tiny, in_front(task, other))
     assert torch.equal(before, after)
     assert not torch.allclose(before, moved)  # the context does reach the logits, by the buffer alone
 
@@ -68,10 +77,10 @@ def test_frozen_model_is_untouched_and_gets_no_gradient(tiny: LoadedModel) -> No
 def test_lora_changes_reading_but_never_queries(tiny: LoadedModel) -> None:
     task = task_of(tiny)
     with torch.no_grad():
-        prefix = task.header.join(task.read())
+        prefix = in_front(task, task.read())
         queried = query_logits(tiny, prefix)
         plain = task.read()
-        for name, parameter in task.student.named_parameters():
+        for name, parameter in task.writer.student.named_parameters():
             if "lora_B" in name:
                 parameter.normal_()
         written = task.read()
@@ -82,10 +91,10 @@ def test_lora_changes_reading_but_never_queries(tiny: LoadedModel) -> None:
 
 def test_gradient_reaches_lora_and_buffer_only(tiny: LoadedModel) -> None:
     task = task_of(tiny)
-    task.divergence(task.read(), task.study or task.agnostic).backward()
-    assert task.buffer.grad is not None
-    assert task.buffer.grad.abs().sum() > 0
-    trained = {n for n, p in task.student.named_parameters() if p.requires_grad}
+    task.objective.step(task.read()).backward()
+    assert task.writer.buffer.grad is not None
+    assert task.writer.buffer.grad.abs().sum() > 0
+    trained = {n for n, p in task.writer.student.named_parameters() if p.requires_grad}
     assert trained
     assert all("lora_" in n for n in trained)
 
@@ -118,8 +127,8 @@ def test_query_positions_follow_header_and_buffer_whatever_the_context_length(ti
     task = task_of(tiny)
     with torch.no_grad():
         memory = task.read()
-    prefix = task.header.join(memory)
-    assert prefix.tokens == len(tiny.chat.header) + task.count
+    prefix = in_front(task, memory)
+    assert prefix.tokens == len(tiny.chat.header) + task.writer.count
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
@@ -150,8 +159,58 @@ def test_bad_options_are_config_errors(bad: dict[str, object], message: str) -> 
 
 
 def test_context_longer_than_the_window_is_a_compile_error(tiny: LoadedModel) -> None:
-    with pytest.raises(CompileError, match="too many to compile at once"):
-        LCC(options()).compile(Document(TEXT * 40), tiny, tenant="mira")
+    with pytest.raises(CompileError, match="too many to compile"):
+        LCC(options(ratio=1)).compile(Document(TEXT * 40), tiny, tenant="mira")
+
+
+@pytest.mark.parametrize("tokens", [1, 63, 64, 65, 100, 101, 200])
+def test_segments_cover_the_document_evenly(tiny: LoadedModel, tokens: int) -> None:
+    config = LCCConfig(**options(segment_tokens=64, reconstruction_window=16))  # type: ignore[arg-type]
+    pieces = segments(tiny, config, tokens)
+    assert [i for piece in pieces for i in range(tokens)[piece]] == list(range(tokens))
+    sizes = [piece.stop - piece.start for piece in pieces]
+    assert max(sizes) <= 64
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_document_in_segments_becomes_one_memory(tiny: LoadedModel) -> None:
+    phases = dict[str, None]()
+    n = len(tiny.tokenizer.encode(TEXT, add_special_tokens=False))
+    made = LCC(options(segment_tokens=-(-n // 2), agnostic=0)).compile(
+        Document(TEXT), tiny, tenant="mira", progress=lambda step: phases.setdefault(step.phase)
+    )
+    artifact = Artifact.decode(made.data)
+    assert list(phases) == ["lora 1/2", "kv 1/2", "lora 2/2", "kv 2/2", "kv together"]
+    assert artifact.manifest.metrics["segments"] == 2
+    assert artifact.manifest.tokens == sum(buffer_tokens(m, 4) for m in (n // 2, n - n // 2))
+
+
+def test_a_later_segment_is_read_behind_the_earlier_memories(tiny: LoadedModel) -> None:
+    ids = tiny.tokenizer.encode(TEXT, add_special_tokens=False)
+    first = task_of(tiny)
+    with torch.no_grad():
+        before = in_front(first, first.read())
+        teacher = Teacher(tiny, ids, before, ids)
+        config = LCCConfig(**options())  # type: ignore[arg-type]
+        second = _Segment(config, teacher, 5, FlopMeter(tiny.model))
+        memory = second.read()
+        inputs = torch.cat((second.writer.embedded, second.writer.buffer), 1)
+        cache = before.cache()
+        tiny.model.base_model(inputs_embeds=inputs, past_key_values=cache, use_cache=True)
+        kept = kv.KV.of(cache).slice(before.tokens + len(ids))
+    expected = kept.shifted(-len(ids), kv.inv_freq_of(tiny.model))  # a fresh LoRA changes nothing
+    for got, want in zip((*memory.keys, *memory.values), (*expected.keys, *expected.values), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_that_does_not_fit_is_a_compile_error(
+    tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(CompileError, match="choose other targets"):
+        LCC(options(targets=("absent_proj",))).compile(Document(TEXT), tiny, tenant="mira")
+    monkeypatch.setattr(tiny.model.base_model.rotary_emb, "attention_scaling", 1.5)
+    with pytest.raises(CompileError, match="attention scaling"):
+        LCC(options()).compile(Document(TEXT), tiny, tenant="mira")
 
 
 def test_same_seed_gives_the_same_artifact(tiny: LoadedModel, compiled: Artifact) -> None:
@@ -161,9 +220,7 @@ def test_same_seed_gives_the_same_artifact(tiny: LoadedModel, compiled: Artifact
 
 def test_pure_objective_asks_no_questions(tiny: LoadedModel) -> None:
     task = task_of(tiny, self_study=0)
-    assert not task.study
-    assert task.agnostic
-    assert task.windows
+    assert [part.pairs[0][0].kind for part in task.objective.parts] == ["agnostic", "reconstruction"]
 
 
 def test_training_lowers_the_loss(tiny: LoadedModel) -> None:

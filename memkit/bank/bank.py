@@ -58,7 +58,8 @@ class Bank:
     ) -> MemoryInfo:
         """Keep a document and its chunks, with embeddings float32 [chunks, dim].
 
-        Search ranks by inner product, so the embedder decides what a score means. A document that this tenant has already is left as it is.
+        Search ranks by inner product, so the embedder decides what a score means. A
+        document that this tenant has already is left as it is.
         """
         check_tenant(tenant)
         check_title(document)

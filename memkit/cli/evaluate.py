@@ -99,6 +99,8 @@ def _write(path: Path, table: dict[str, Any]) -> None:
 
 
 def _show(output: Output, rows: list[dict[str, Any]]) -> None:
-    """All columns but those that hold whole series."""
-    columns = [name for name in dict.fromkeys(key for row in rows for key in row) if name != "curves"]
-    output.table(columns, [[row.get(name) for name in columns] for row in rows])
+    """The columns of RESULTS.md, under the same titles."""
+    from memkit.evals.report import COLUMNS
+
+    columns = {**{name: title for name, title, _ in COLUMNS}, "failed": "failed"}
+    output.table(list(columns.values()), [[row.get(name) for name in columns] for row in rows])

@@ -73,4 +73,4 @@ class _Lines:
         now = time.monotonic()
         if name != self._name or now - self._last >= EVERY:
             self._name, self._last = name, now
-            self._output.note(f"{name}: {f'{done}/{total}, ' if total else ''}{state}".rstrip(": "))
+            self._output.note(f"{name}: {f'{done}/{total}, ' if total else ''}{state}".rstrip(",: "))

@@ -205,7 +205,9 @@ class AnswerBatch:
     target: Tensor
 
     @classmethod
-    def of(cls, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], prefix: int, device: Any) -> AnswerBatch:
+    def of(
+        cls, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], prefix: int, device: Any
+    ) -> AnswerBatch:
         """``pairs`` are (query ids, answer ids); every answer needs at least one token."""
         packed = Packed.rows([[*q, *a] for q, a in pairs], prefix, device, left=False)
         row, column, target = list[int](), list[int](), list[int]()

@@ -49,14 +49,16 @@ class TransformersEngine:
         return Handle(artifact.id, artifact.manifest.tokens)
 
     def _join(self, artifact: Artifact) -> kv.KV:
-        """Header and artifact as one prefix; the artifact's tensors are ``[layer, kv_head, token, head_dim]``."""
+        """Header and artifact as one prefix; its tensors are ``[layer, kv_head, token, head_dim]``."""
         model = self.base.model
         keys, values = (
             tuple(layer[None].to(model.device, model.dtype) for layer in artifact.tensor(name))
             for name in ("keys", "values")
         )
         if len(keys) != int(model.config.num_hidden_layers):
-            raise EngineError(f"the artifact has {len(keys)} layers, the model {model.config.num_hidden_layers}")
+            raise EngineError(
+                f"the artifact has {len(keys)} layers, the model {model.config.num_hidden_layers}"
+            )
         memory = kv.KV(keys, values)
         return self._header.join(memory) if self._header else memory
 
@@ -111,7 +113,9 @@ class TransformersEngine:
         at = 0
         while at < len(prepared):
             end = at + 1
-            while end < len(prepared) and end - at < MAX_BATCH and _batchable(prepared[at][0], prepared[end][0]):
+            while (
+                end < len(prepared) and end - at < MAX_BATCH and _batchable(prepared[at][0], prepared[end][0])
+            ):
                 end += 1
             yield from self._batch(prepared[at:end], lengths[at:end])
             at = end

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from memkit.document import Document
 from memkit.errors import ConfigError, DocumentError
 
 
@@ -43,14 +44,14 @@ def load(source: str, limit: int | None, seed: int, questions: int | None = None
         if not path.is_file():
             raise ConfigError(f"there is no file {source}")
         records = list(_parse(path))
-    chosen = list(records)[:limit]
+    chosen = [record for record in records if record.questions][:limit]
     if not chosen:
-        raise ConfigError(f"{source} holds no records")
+        raise ConfigError(f"{source} holds no records with questions that have answers")
     return [Record(r.id, r.context, r.questions[:questions]) for r in chosen]
 
 
 def _parse(path: Path) -> Iterator[Record]:
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:  # decoded below, so that a wrong byte has a line number, too
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
@@ -62,8 +63,9 @@ def _parse(path: Path) -> Iterator[Record]:
 
 def _record(row: dict[str, Any], fallback: str) -> Record:
     asked = [Asked(str(q["q"]), tuple(str(a) for a in q["answers"])) for q in row["questions"]]
+    context = Document(str(row["context"])).text  # refuses what could not be remembered
     # Unanswerable questions have no gold answer to retain.
-    return Record(str(row.get("id", fallback)), str(row["context"]), tuple(a for a in asked if a.answers))
+    return Record(str(row.get("id", fallback)), context, tuple(a for a in asked if a.answers))
 
 
 def generated(count: int, seed: int, facts: int = 8) -> Iterator[Record]:

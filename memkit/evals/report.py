@@ -50,8 +50,8 @@ def answers(name: str, report: dict[str, Any], folder: Path) -> str:
     """The table of one ``memkit eval`` run, with its loss curves."""
     rows = [[_cell(row.get(key), form) for key, _, form in COLUMNS] for row in report["rows"]]
     about = (
-        f"Model {report['model']}, source {report['source']}, {report['records']} records, seed {report['seed']}; "
-        f"general questions without memory: {report['general_without_memory']:.3f}."
+        f"Model {report['model']}, source {report['source']}, {report['records']} records, "
+        f"seed {report['seed']}; general questions without memory: {report['general_without_memory']:.3f}."
     )
     if report.get("machine"):
         about += f" Measured on {report['machine']}, {report['date']}."
@@ -68,6 +68,7 @@ def plot_curves(name: str, report: dict[str, Any], folder: Path) -> str | None:
     rows = [row for row in report["rows"] if row.get("curves")]
     if not rows:
         return None
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 3.5), layout="constrained")
@@ -84,28 +85,35 @@ def plot_curves(name: str, report: dict[str, Any], folder: Path) -> str | None:
     axes.set(xlabel="optimizer step", ylabel="loss (nats per answer token)", yscale="log", title=name)
     axes.legend(fontsize="small")
     file = folder / f"{name}.svg"
-    figure.savefig(file, metadata={"Date": None})
+    with rc_context({"svg.hashsalt": name}):  # else every file gets ids of its own
+        figure.savefig(file, metadata={"Date": None})
     return f"{folder.name}/{file.name}"
 
 
 def skills(name: str, report: dict[str, Any]) -> str:
     """What the nano model can do."""
     rows = [
-        [r["skill"], f"{100 * r['rate']:.1f} %", f"{100 * r['ci95'][0]:.1f}-{100 * r['ci95'][1]:.1f} %", str(r["n"])]
+        [
+            r["skill"],
+            f"{100 * r['rate']:.1f} %",
+            f"{100 * r['ci95'][0]:.1f}-{100 * r['ci95'][1]:.1f} %",
+            str(r["n"]),
+        ]
         for r in report["rows"]
     ]
-    head = f"## {name}\n\nModel {report['model']}, {report['documents']} documents a skill, seed {report['seed']}.\n"
-    return f"{head}\n{_table(['skill', 'right', '95 % CI', 'n'], rows)}\n"
+    about = f"Model {report['model']}, {report['documents']} documents a skill, seed {report['seed']}."
+    return f"## {name}\n\n{about}\n\n{_table(['skill', 'right', '95 % CI', 'n'], rows)}\n"
 
 
 def first_token(name: str, report: dict[str, Any]) -> str:
     """Artifact from disk against the whole text."""
     return (
-        f"## {name}\n\n{report['model']}, {report['context_tokens']} context tokens as {report['buffer_tokens']} "
-        f"buffer tokens ({report['artifact_bytes']:,} bytes), {report['repeats']} interleaved repeats: opening the "
-        f"artifact and answering the first token {report['artifact_ms']:.1f} ms, reading the text again "
-        f"{report['full_ms']:.1f} ms: **{report['ratio']:.1f}× faster** (range {report['ratio_range'][0]:.1f}-"
-        f"{report['ratio_range'][1]:.1f}).\n"
+        f"## {name}\n\n{report['model']}, {report['context_tokens']} context tokens as "
+        f"{report['buffer_tokens']} buffer tokens ({report['artifact_bytes']:,} bytes), "
+        f"{report['repeats']} interleaved repeats: opening the artifact and answering the first token "
+        f"{report['artifact_ms']:.1f} ms, reading the text again {report['full_ms']:.1f} ms: "
+        f"**{report['ratio']:.1f}× faster** "
+        f"(range {report['ratio_range'][0]:.1f}-{report['ratio_range'][1]:.1f}).\n"
     )
 
 

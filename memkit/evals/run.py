@@ -119,7 +119,9 @@ class _Evaluation:
     # -- pieces ---------------------------------------------------------------------------------
     def _prefix(self, handle: Handle | None, context: str | None) -> kv.KV:
         prefix = self.engine.prefix(Request("?", handle=handle, context=context))
-        return prefix if prefix is not None else kv.prefill(self.engine.base.model, [self.engine.base.chat.end])
+        return (
+            prefix if prefix is not None else kv.prefill(self.engine.base.model, [self.engine.base.chat.end])
+        )
 
     def _decode(self, prefix: kv.KV, questions: Sequence[str], memory: bool, tokens: int) -> list[list[int]]:
         base, answers = self.engine.base, list[list[int]]()
@@ -158,7 +160,10 @@ class _Evaluation:
         asked = [(q, [*ids, base.chat.end]) for q, ids in zip(questions, said, strict=True)]
         teacher = self._logprobs(full, asked, True)
         queries = [q for q, _ in self.general[::4]]
-        aside = [(q, [*ids, base.chat.end]) for q, ids in zip(queries, self._decode(full, queries, True, 16), strict=True)]
+        aside = [
+            (q, [*ids, base.chat.end])
+            for q, ids in zip(queries, self._decode(full, queries, True, 16), strict=True)
+        ]
         teacher_aside = self._logprobs(full, aside, True)
 
         def measure(row: _Row, prefix: kv.KV, memory: bool, request: Request) -> None:
@@ -194,7 +199,7 @@ class _Evaluation:
         compiler = registry.compiler(*self.config.compiler(name, ratio))
 
         def report(step: Step) -> None:
-            self.progress(f"{record.id} {name} {ratio:g}x {step.phase} loss {step.loss:.3f}", step.step, step.steps)
+            self.progress(f"{record.id} {name} {ratio:g}x {step.phase}", step.step, step.steps)
 
         try:
             made = compiler.compile(
@@ -222,7 +227,9 @@ def _divergences(teacher: Sequence[torch.Tensor], student: Sequence[torch.Tensor
 
 
 def evaluate(
-    config: EvalConfig, progress: Progress = lambda label, done, total: None, engine: TransformersEngine | None = None
+    config: EvalConfig,
+    progress: Progress = lambda label, done, total: None,
+    engine: TransformersEngine | None = None,
 ) -> dict[str, Any]:
     """Run the evaluation; returns ``{"model", "seed", "rows": [...]}``.
 

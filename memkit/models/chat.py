@@ -51,9 +51,7 @@ class ChatFormat:
         turn = rest.removeprefix(eos) if rest.startswith(eos) else rest
         return cls(ids(header), ids(tail), ids(turn), end)
 
-    def query(
-        self, tokenizer: PreTrainedTokenizerBase, question: str, with_context: bool
-    ) -> list[int]:
+    def query(self, tokenizer: PreTrainedTokenizerBase, question: str, with_context: bool) -> list[int]:
         """Ids that follow the context (or the bare header): separator, question, tail."""
         text = SEPARATOR + question if with_context else question
         return [*tokenizer.encode(text, add_special_tokens=False), *self.tail]

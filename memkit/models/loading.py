@@ -96,7 +96,9 @@ def fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> s
         "model_type hidden_size num_hidden_layers num_attention_heads num_key_value_heads head_dim "
         "intermediate_size rope_theta rope_scaling rope_parameters rms_norm_eps vocab_size hidden_act"
     ).split()
-    digest = hashlib.sha256(json.dumps({k: config.get(k) for k in keys}, sort_keys=True, default=str).encode())
+    digest = hashlib.sha256(
+        json.dumps({k: config.get(k) for k in keys}, sort_keys=True, default=str).encode()
+    )
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
         raw = tensor.detach().cpu().contiguous().view(torch.uint8)

@@ -66,9 +66,7 @@ class Generator:
         names = dict[str, None]()  # not a set: its order would differ from process to process
         while len(names) < count:
             names[words.value(self.rng, "name", self.split)] = None
-        return [
-            Person(name, ("she", "her") if self.rng.random() < 0.5 else ("he", "his")) for name in names
-        ]
+        return [Person(name, ("she", "her") if self.rng.random() < 0.5 else ("he", "his")) for name in names]
 
     def _facts(self, people: list[Person], count: int) -> list[Fact]:
         rng, facts, used = self.rng, list[Fact](), set[tuple[str, str]]()
@@ -151,7 +149,9 @@ class Generator:
         first, second = self.rng.choice(hops)
         subject = f"{possessive(first.person.name)} {first.attribute.relation}"
         return Question(
-            _fill(self.rng.choice(second.attribute.asks), subject, possessive(subject)), second.value, "two_hop"
+            _fill(self.rng.choice(second.attribute.asks), subject, possessive(subject)),
+            second.value,
+            "two_hop",
         )
 
     def reverse(self, document: Document) -> Question | None:

@@ -77,7 +77,9 @@ class Evaluation:
         for (question, expected), answer in zip(asked, answers, strict=True):
             tally.add(answer == expected, f"{question} -> {answer} (expected {expected})")
 
-    def pairs(self, skill: str, prefix: kv.KV, asked: Iterable[tuple[str, str]], context: bool = True) -> None:
+    def pairs(
+        self, skill: str, prefix: kv.KV, asked: Iterable[tuple[str, str]], context: bool = True
+    ) -> None:
         asked = list(asked)
         if asked:
             self.score(skill, asked, self.ask(prefix, [q for q, _ in asked], context=context))
@@ -108,7 +110,9 @@ class Evaluation:
 
     def updates(self) -> None:
         """A fact that was corrected later in the text: the new value counts."""
-        for generator, document in self._generated(2, facts=(6, 8), people=(2, 3), fillers=(2, 6), updates=(1, 1)):
+        for generator, document in self._generated(
+            2, facts=(6, 8), people=(2, 3), fillers=(2, 6), updates=(1, 1)
+        ):
             changed = [f for f in document.facts if any(_same(f, o) for o in document.superseded)]
             asked = [generator.about(f) for f in changed]
             self.pairs("corrected facts", self.read(document.text), [(q.text, q.answer) for q in asked])
@@ -136,7 +140,9 @@ class Evaluation:
                 *chat.turn,
                 *chat.query(tokenizer, second.text, False),
             ]
-            (row,) = kv.decode(self.base.model, self.read(document.text), [query], max_tokens=24, end=chat.end)
+            (row,) = kv.decode(
+                self.base.model, self.read(document.text), [query], max_tokens=24, end=chat.end
+            )
             answer = str(tokenizer.decode(row.ids)).strip()
             self.score("second turn", [(second.text, second.answer)], [answer])
 
@@ -158,7 +164,7 @@ class Evaluation:
                 free.add(i < len(row.ids) and row.ids[i] == token)
 
     def asking(self) -> None:
-        """Questions it writes (sampled at temperature 1): does the text answer them, and does nano know how?"""
+        """Questions it writes (sampled at temperature 1): does the text answer them, and does nano?"""
         sampler = torch.Generator().manual_seed(self.seed)
         written = self.tallies.setdefault("writes answerable questions", Tally())
         for _, document in self._generated(6, facts=(8, 8), people=(2, 4), fillers=(4, 10)):

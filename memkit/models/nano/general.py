@@ -73,7 +73,12 @@ def _build() -> tuple[tuple[str, str], ...]:
     rows = [(f"What is the capital of {c}?", town) for c, town in _pairs(_CAPITALS)]
     rows += [(f"What is the opposite of {a}?", b) for a, b in _pairs(_OPPOSITES)]
     rows += [(q, a) for q, a in (line.split("|") for line in _FACTS.splitlines())]
-    rows += [(f"What is {_NUMBERS[a]} plus {_NUMBERS[b]}?", _NUMBERS[a + b]) for a in range(1, 7) for b in range(1, 7) if a <= b]
+    rows += [
+        (f"What is {_NUMBERS[a]} plus {_NUMBERS[b]}?", _NUMBERS[a + b])
+        for a in range(1, 7)
+        for b in range(1, 7)
+        if a <= b
+    ]
     rows += [(f"Which day comes after {d}?", _DAYS[(i + 1) % 7]) for i, d in enumerate(_DAYS)]
     return tuple(rows)
 

@@ -169,10 +169,14 @@ class Sampler:
         return ids, weights
 
     # -- batches --------------------------------------------------------------------------------
-    def batches(self, stage: Stage, tokens: int, pool: int = 8) -> list[Batch]:
-        """About ``pool`` batches of at most ``tokens`` padded tokens, sorted by length inside."""
+    def batches(self, stage: Stage, tokens: int, order: random.Random, count: int = 8) -> list[Batch]:
+        """``count`` batches of at most ``tokens`` padded tokens, sorted by length inside.
+
+        ``order`` alone decides how the long and the short ones follow each other: workers that
+        share it do steps of about equal cost, and wait little for each other.
+        """
         samples, total = list[Sample](), 0
-        while total < pool * tokens:
+        while total < count * tokens:
             samples.append(self.sample(stage))
             total += len(samples[-1].ids)
         samples.sort(key=lambda s: len(s.ids))
@@ -183,8 +187,8 @@ class Sampler:
                 group = []
             group.append(sample)
         groups.append(group)
-        self.rng.shuffle(groups)
-        return [collate(group) for group in groups]
+        ranks = order.sample(range(count), count)
+        return [collate(groups[rank * len(groups) // count]) for rank in ranks]
 
 
 def collate(samples: list[Sample]) -> Batch:

@@ -60,4 +60,3 @@ def train_tokenizer(documents: int = 4000, seed: int = 1) -> PreTrainedTokenizer
     )
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
-

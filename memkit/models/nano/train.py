@@ -11,6 +11,7 @@ import argparse
 import json
 import math
 import os
+import random
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -189,9 +190,9 @@ class Trainer:
         recent: list[float] = []
         while progress.tokens < config.tokens:
             # A sampler per pool, seeded by the step: a resumed run sees what an unbroken one would.
-            sampler = Sampler(self.tokenizer, (config.seed * 1_000_003 + progress.step) * 64 + self.rank)
-            batches = sampler.batches(self.stage(), config.batch_tokens)
-            for batch in batches[:POOL]:
+            seed = config.seed * 1_000_003 + progress.step
+            sampler = Sampler(self.tokenizer, seed * 64 + self.rank)
+            for batch in sampler.batches(self.stage(), config.batch_tokens, random.Random(seed), POOL):
                 answers = self._step(batch)
                 if not math.isnan(answers):
                     recent.append(answers)
@@ -254,7 +255,8 @@ class Trainer:
         model.config._attn_implementation = "sdpa"
         model.bfloat16().save_pretrained(self.out / "model")
         self.tokenizer.save_pretrained(self.out / "model")
-        (self.out / "model" / "training.json").write_text(json.dumps(asdict(self.config), indent=1))
+        record = {**asdict(self.config), "workers": self.workers, "trained": asdict(self.progress)}
+        (self.out / "model" / "training.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
 def _worker(rank: int, config: NanoTrainConfig, out: Path, workers: int) -> None:

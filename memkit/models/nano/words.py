@@ -18,9 +18,7 @@ _CODAS = ["", "", "l", "m", "n", "r", "s"]
 _VOWELS = "a e i o u".split()
 _ENDS = [o + v + c for o in "b c d f g h k l m n p r s t v z".split() for v in _VOWELS for c in "dklmnrsvx"]
 _LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
-MONTHS = (
-    "January February March April May June July August September October November December"
-).split()
+MONTHS = ("January February March April May June July August September October November December").split()
 EVAL_SHARE = 8  # one value in eight is kept out of training
 
 

@@ -48,7 +48,11 @@ def _called(key: str, noun: str) -> Attribute:
     return Attribute(
         key,
         "name",
-        (f"{{S}} has a {noun} called {{v}}.", f"{{P}} {noun} is named {{v}}.", f"{{S}} owns a {noun} named {{v}}."),
+        (
+            f"{{S}} has a {noun} called {{v}}.",
+            f"{{P}} {noun} is named {{v}}.",
+            f"{{S}} owns a {noun} named {{v}}.",
+        ),
         (f"What is {{p}} {noun} called?", f"What is the name of {{p}} {noun}?"),
         (f"Who has a {noun} called {{v}}?",),
     )
@@ -107,7 +111,13 @@ ATTRIBUTES: tuple[Attribute, ...] = (
     _called("cat", "cat"),
     _called("horse", "horse"),
     _called("boat", "boat"),
-    _named("food", "thing", "favourite food", "{S} likes to eat {v} most of all.", reverse=("Whose favourite food is {v}?",)),
+    _named(
+        "food",
+        "thing",
+        "favourite food",
+        "{S} likes to eat {v} most of all.",
+        reverse=("Whose favourite food is {v}?",),
+    ),
     _named("drink", "thing", "favourite drink", "{S} always drinks {v}."),
     _named("colour", "thing", "favourite colour", "The colour that {s} likes best is {v}."),
     _named("flower", "thing", "favourite flower", "{S} grows {v} in the garden."),
@@ -132,7 +142,13 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         ("What project does {s} lead?", "What is {p} project called?"),
         ("Who leads the {v} project?",),
     ),
-    _named("access", "code", "access code", "{S} uses the access code {v}.", reverse=("Whose access code is {v}?",)),
+    _named(
+        "access",
+        "code",
+        "access code",
+        "{S} uses the access code {v}.",
+        reverse=("Whose access code is {v}?",),
+    ),
     _named("badge", "code", "badge", "{S} wears badge {v}."),
     _named("plate", "code", "number plate", "{S} drives a car with the number plate {v}."),
     _named("flight", "code", "flight", "{S} is booked on flight {v}."),

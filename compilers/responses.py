@@ -1,0 +1,86 @@
+"""The frozen model's own answers to context-agnostic queries, written once per model and kept.
+
+They depend on the model and the query alone, never on a document or a tenant (LCC §3.4: "the
+frozen base model as a teacher").
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from memkit.engine import kv
+from memkit.models.loading import LoadedModel
+
+BATCH = 16
+
+
+def default_cache() -> Path:
+    """``MEMKIT_CACHE``, else the platform's folder for caches."""
+    from platformdirs import user_cache_path
+
+    folder = os.environ.get("MEMKIT_CACHE")
+    return Path(folder) if folder else user_cache_path("memkit", appauthor=False)
+
+
+def responses(
+    base: LoadedModel, queries: Sequence[str], max_tokens: int, cache: Path | None = None
+) -> list[tuple[int, ...]]:
+    """Greedy answers without any context, as token ids that end with the end token if it came.
+
+    Answers are kept in ``cache`` (default: `default_cache`), a file per model and ``max_tokens``;
+    a file that cannot be read or written only costs the time to answer again.
+    """
+    file = (cache or default_cache()) / "responses" / f"{base.fingerprint[:32]}-{max_tokens}.json"
+    known = _read(file, len(base.tokenizer))
+    if absent := [query for query in dict.fromkeys(queries) if _key(query) not in known]:
+        for query, answer in zip(absent, _answer(base, absent, max_tokens), strict=True):
+            known[_key(query)] = answer
+        _write(file, known)
+    return [known[_key(query)] for query in queries]
+
+
+def _key(query: str) -> str:
+    return hashlib.sha256(query.encode()).hexdigest()[:32]
+
+
+@torch.no_grad()
+def _answer(base: LoadedModel, queries: Sequence[str], max_tokens: int) -> list[tuple[int, ...]]:
+    header = kv.prefill(base.model, list(base.chat.header)) if base.chat.header else None
+    answers = list[tuple[int, ...]]()
+    for group in kv.chunked(queries, BATCH):
+        ids = [base.chat.query(base.tokenizer, query, False) for query in group]
+        for row in kv.decode(base.model, header, ids, max_tokens=max_tokens, end=base.chat.end):
+            ended = len(row.ids) < max_tokens
+            answers.append((*row.ids, base.chat.end) if ended else tuple(row.ids))
+    return answers
+
+
+def _read(file: Path, vocabulary: int) -> dict[str, tuple[int, ...]]:
+    try:
+        rows = json.loads(file.read_text())
+        known = {str(key): tuple(int(token) for token in ids) for key, ids in rows.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+    sound = all(ids and all(0 <= token < vocabulary for token in ids) for ids in known.values())
+    return known if sound else {}
+
+
+def _write(file: Path, known: dict[str, tuple[int, ...]]) -> None:
+    """Replace the file at once; another process may do the same, and the last one counts."""
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=file.parent, suffix=".partial")
+        try:
+            with os.fdopen(handle, "w") as out:
+                json.dump(known, out)
+            os.replace(name, file)
+        except OSError:
+            Path(name).unlink(missing_ok=True)

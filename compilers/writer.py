@@ -1,0 +1,97 @@
+"""The disposable LoRA at work: ``[context][buffer]`` read once, the buffer's keys and values kept."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from memkit.compilers.arithmetic import FlopMeter
+from memkit.engine import kv
+from memkit.errors import CompileError
+from memkit.models.loading import LoadedModel
+
+Init = Literal["chunk_mean", "vocabulary_mean"]
+
+
+class Writer:
+    """Writes a context into ``count`` buffer tokens (LCC §3.2 bottleneck, §3.3 disposable LoRA).
+
+    ``before`` stands in front of the context: the prompt's header, and the memories of earlier
+    segments. ``embedded`` is the context's input embeddings ``[1, n, hidden]``, ``buffer`` the
+    trained ones ``[1, K, hidden]``. Raises `CompileError` for a model without rotary positions.
+    """
+
+    def __init__(
+        self,
+        base: LoadedModel,
+        context: Sequence[int],
+        before: kv.KV | None,
+        count: int,
+        *,
+        rank: int,
+        alpha: float,
+        targets: Sequence[str],
+        init: Init,
+    ) -> None:
+        self.model, self.before, self.count = base.model, before, count
+        try:
+            self.inv_freq = kv.inv_freq_of(base.model)
+        except ValueError as error:
+            raise CompileError(f"nothing can be compiled for {base.name}: {error}") from error
+        self.student = lora_copy(self.model, rank, alpha, targets)
+        tokens = torch.tensor([list(context)], device=self.model.device)
+        self.embedded = self.model.get_input_embeddings()(tokens)
+        self.buffer = nn.Parameter(self._initial_buffer(init))
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """What is trained: the buffer and the LoRA."""
+        return [self.buffer, *(p for p in self.student.parameters() if p.requires_grad)]
+
+    def _initial_buffer(self, init: Init) -> Tensor:
+        if init == "vocabulary_mean":
+            weight = self.model.get_input_embeddings().get_parameter("weight")
+            return weight.mean(0).expand(1, self.count, -1).clone()
+        chunks = self.embedded[0].tensor_split(self.count)
+        return torch.stack([chunk.mean(0) for chunk in chunks])[None].clone()
+
+    def read(self, meter: FlopMeter) -> kv.KV:
+        """Read ``[context][buffer]`` with the LoRA; returns the buffer's KV, moved to follow ``before``.
+
+        This is the bottleneck: nothing else of the pass survives.
+        """
+        n, start = self.embedded.shape[1], self.before.tokens if self.before else 0
+        inputs = torch.cat((self.embedded, self.buffer), 1)
+        positions = torch.arange(start, start + n + self.count, device=self.model.device)[None]
+        cache = self.before.cache() if self.before else kv.KV((), ()).cache()
+        self.student.base_model(
+            inputs_embeds=inputs, position_ids=positions, past_key_values=cache, use_cache=True
+        )
+        meter.forward(inputs.shape[1], start + n)
+        return kv.KV.of(cache).slice(start + n).shifted(-n, self.inv_freq)
+
+
+def lora_copy(model: nn.Module, rank: int, alpha: float, targets: Sequence[str]) -> Any:
+    """A copy of the module tree that shares every weight with ``model`` and adds a fresh LoRA.
+
+    The original never sees the LoRA, so it can answer other requests meanwhile, and reading a
+    query through it *is* reading with the LoRA off.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    clone = copy.deepcopy(model, shared)
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type] # declared as int, used as any number
+        target_modules=list(targets),
+        lora_dropout=0.0,
+    )
+    try:
+        return inject_adapter_in_model(config, clone)
+    except ValueError as error:  # no module has such a name
+        raise CompileError(f"the LoRA does not fit this model; choose other targets: {error}") from error

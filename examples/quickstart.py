@@ -1,0 +1,27 @@
+"""Remember, ask, forget: ``python examples/quickstart.py``. Needs no network."""
+
+from __future__ import annotations
+
+import tempfile
+
+import memkit
+
+DOCUMENT = "Mira lives in Keldor. Her dog is called Tovin. Jalo works at Brimtek."
+
+
+def main() -> None:
+    # Without a path, the bank would lie in your data folder; without a user, its owner is "default".
+    with tempfile.TemporaryDirectory() as folder, memkit.Memory(folder, user="mira") as memory:
+        info = memory.remember(DOCUMENT, title="people", wait=True)  # wait: until it is compiled
+        print(f"{info.characters} characters became an artifact of {info.artifact_bytes} bytes")
+
+        answer = memory.ask("Where does Mira live?")
+        print(f"{answer.text!r} by the {answer.route} route, because: {answer.trace.reason}")
+
+        memory.forget(info.id)
+        answer = memory.ask("Where does Mira live?")
+        print(f"forgotten: now by the {answer.route} route")
+
+
+if __name__ == "__main__":
+    main()

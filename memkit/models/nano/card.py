@@ -1,0 +1,112 @@
+"""Write nano's model card from its training record and its evaluation.
+
+``python -m memkit.models.nano.card``
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from memkit.models.loading import NANO_FOLDER
+
+CARD = """---
+license: apache-2.0
+language: en
+library_name: transformers
+pipeline_tag: text-generation
+---
+
+# nano
+
+A chat model of {parameters:.2f} million parameters (Llama architecture, {layers} layers, hidden
+size {hidden}, {heads} heads, feed-forward {feed_forward}, vocabulary {vocabulary:,}, tied
+embeddings) that ships inside memkit. It reads short texts about people and answers questions about
+them, in English. It exists so that memory can be measured without a network or a GPU: every name
+and value in a text is a random word, so that only reading can answer.
+
+## What it can do
+
+{skills}
+
+Measured by `python -m memkit.models.nano.evaluate --documents {documents} --seed {seed}` on
+documents whose names and values come from a half of the vocabulary that training never drew.
+Fractions come with Wilson's 95 % interval.
+
+- answer questions about the attributes of people in a text (`memkit/models/nano/world.py` lists all
+  templates);
+- say "{idk}" when the text does not tell;
+- answer {general} general questions with and without a text; half of them regularize compilations,
+  half measure drift;
+- repeat a text of up to 256 tokens ("{repeat}");
+- write questions about a text ("{write}"), which self-study needs.
+
+## What it cannot do
+
+Anything else. It knows no facts but the general questions above, follows no other instruction, and
+answers only questions worded like its templates. It was trained on texts of up to about 2,000
+tokens; its window is {window:,}. Do not use it as an assistant.
+
+## How it was trained
+
+From random weights on {tokens:,} tokens of generated text, in {steps:,} steps, seed
+{seed_training}: `python -m memkit.models.nano.train --out DIR --workers 2`. Each sample is one
+document with many questions that cannot see each other. A curriculum goes from documents of 1 to 3
+facts to 16 facts and long fillers. Matrices are trained by Muon (learning rate {muon_lr:g}), the
+rest by AdamW ({lr:g}), constant and then linear to zero over the last third. The weights are
+bfloat16.
+"""
+
+
+def table(report: dict[str, Any]) -> str:
+    """The skills as a Markdown table."""
+    rows = [
+        f"| {r['skill']} | {100 * r['rate']:.1f} % | {100 * low:.1f}-{100 * high:.1f} % | {r['n']:,} |"
+        for r in report["rows"]
+        for low, high in (r["ci95"],)
+    ]
+    return "\n".join(["| skill | right | 95 % interval | n |", "| --- | --- | --- | --- |", *rows])
+
+
+def render(folder: Path) -> str:
+    """The card of the model in ``folder``, which holds ``training.json`` and ``eval.json``."""
+    from safetensors import safe_open
+
+    from memkit.models.nano import general, world
+
+    training = json.loads((folder / "training.json").read_text())
+    report = json.loads((folder / "eval.json").read_text())
+    config = json.loads((folder / "config.json").read_text())
+    with safe_open(folder / "model.safetensors", "pt") as weights:
+        names = list(weights.keys())
+        parameters = sum(math.prod(weights.get_slice(name).get_shape()) for name in names)
+    return CARD.format(
+        parameters=parameters / 1e6,
+        vocabulary=config["vocab_size"],
+        window=config["max_position_embeddings"],
+        skills=table(report),
+        documents=report["documents"],
+        seed=report["seed"],
+        seed_training=training["seed"],
+        idk=world.IDK,
+        repeat=world.REPEAT,
+        write=world.WRITE_QUESTION,
+        general=len(general.GENERAL),
+        tokens=training["trained"]["tokens"],
+        steps=training["trained"]["step"],
+        **{k: training[k] for k in ("layers", "hidden", "heads", "feed_forward", "muon_lr", "lr")},
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, default=NANO_FOLDER)
+    folder = parser.parse_args(argv).folder
+    (folder / "README.md").write_text(render(folder))
+
+
+if __name__ == "__main__":
+    main()

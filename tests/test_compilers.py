@@ -1,0 +1,133 @@
+"""The contract of `memkit.compilers.base.Compiler`, kept by every registered compiler."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from memkit import registry
+from memkit.artifact import Artifact, Manifest, Provenance
+from memkit.compilers.base import Compiled, Compiler, Progress, Step, configure, silent
+from memkit.compilers.lcc import encode
+from memkit.document import Document
+from memkit.engine import kv
+from memkit.engine.transformers import TransformersEngine
+from memkit.errors import CompileError, ConfigError
+from memkit.memory import Memory
+from memkit.models.loading import LoadedModel
+from memkit.testing import TEXT, TINY_OPTIONS
+
+# Options under which each compiler takes about a second with the tiny model.
+TINY: dict[str, dict[str, Any]] = {"lcc": TINY_OPTIONS}
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """Configuration of `Head`."""
+
+    tokens: int = 8  # kept of the document
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1:
+            raise ValueError(f"tokens must be at least 1, got {self.tokens}")
+
+
+class Head:
+    """Somebody else's compiler: keeps the KV of a document's first tokens."""
+
+    name = "head"
+    version = "1"
+
+    def __init__(self, options: Mapping[str, Any] | None = None) -> None:
+        self.config = configure(HeadConfig, {}, options)
+
+    def compile(
+        self, document: Document, base: LoadedModel, *, tenant: str, progress: Progress = silent
+    ) -> Compiled:
+        started, header = time.perf_counter(), list(base.chat.header)
+        kept = base.tokenizer.encode(document.text, add_special_tokens=False)[: self.config.tokens]
+        if len(header) + len(kept) > base.window:
+            raise CompileError(f"{self.config.tokens} tokens do not fit the model; ask for fewer")
+        memory = kv.prefill(base.model, [*header, *kept]).slice(len(header))
+        progress(Step("read", 1, 1, 0.0, time.perf_counter() - started))
+        manifest = Manifest(
+            kind="kv",
+            compiler=self.name,
+            compiler_version=self.version,
+            config={"tokens": self.config.tokens},
+            seed=0,
+            fingerprint=base.fingerprint,
+            tokens=len(kept),
+            tenant=tenant,
+            sources=(Provenance(document.digest, 0, len(document.text)),),
+            metrics={"context_tokens": len(kept)},
+        )
+        seconds = time.perf_counter() - started
+        return Compiled(encode(manifest, memory), len(kept), seconds, 0.0, 1, ())
+
+
+@pytest.fixture
+def head(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Head`, as if its package were installed."""
+    point = EntryPoint("head", f"{__name__}:Head", registry.GROUP)
+    monkeypatch.setattr(EntryPoint, "load", lambda self: Head if self == point else _load(self))
+    installed = registry._installed()
+    monkeypatch.setattr(registry, "_installed", lambda: {**installed, "head": point})
+
+
+_load = EntryPoint.load
+NAMES = [*registry.compilers(), "head"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.usefixtures("head")
+def test_contract(name: str, tiny: LoadedModel) -> None:
+    options = {**TINY, "head": {}}[name]
+    made = registry.compiler(name, options)
+    assert isinstance(made, Compiler)
+    assert made.name == name
+    before = {key: value.clone() for key, value in tiny.model.state_dict().items()}
+    steps = list[Step]()
+    document = Document(TEXT)
+    compiled = made.compile(document, tiny, tenant="mira", progress=steps.append)
+    artifact = Artifact.decode(compiled.data)
+    manifest = artifact.manifest
+    assert (manifest.compiler, manifest.compiler_version) == (made.name, made.version)
+    assert (manifest.tenant, manifest.fingerprint) == ("mira", tiny.fingerprint)
+    assert [source.document_digest for source in manifest.sources] == [document.digest]
+    assert compiled.tokens == manifest.tokens < len(tiny.tokenizer.encode(TEXT))
+    assert compiled.seconds > 0
+    assert steps
+    assert all(1 <= step.step <= step.steps for step in steps)
+    after = tiny.model.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    again = registry.compiler(name, options).compile(document, tiny, tenant="mira")
+    assert Artifact.decode(again.data).id == artifact.id
+    other = made.compile(document, tiny, tenant="jalo")
+    assert Artifact.decode(other.data).manifest.tenant == "jalo"
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.usefixtures("head")
+def test_unknown_options_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="nonsense"):
+        registry.compiler(name, {"nonsense": 1})
+    with pytest.raises(ConfigError, match="preset"):
+        registry.compiler(name, {"preset": "nonsense"})
+
+
+@pytest.mark.usefixtures("head")
+def test_somebody_elses_compiler_serves_a_memory(engine: TransformersEngine, tmp_path: Path) -> None:
+    with Memory(tmp_path, engine=engine, compiler="head", options={"tokens": 4}) as memory:
+        info = memory.remember(TEXT, wait=True)
+        assert (info.compiler, info.status) == ("head", "compiled")
+        assert memory.ask("Where does Mira live?").route == "latent"
+    with pytest.raises(ConfigError, match="at least 1"):
+        Memory(tmp_path, compiler="head", options={"tokens": 0})
