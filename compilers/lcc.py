@@ -151,7 +151,7 @@ class LCC:
             sources=(Provenance(document.digest, 0, len(document.text)),),
             metrics={
                 "steps": history.steps,
-                "held_out_kl": round(history.best, 5),
+                "held_out_kl": round(history.best, 5) if math.isfinite(history.best) else None,
                 "context_tokens": len(context),
                 "segments": len(pieces),
             },

@@ -247,6 +247,12 @@ def test_eval_names_the_malformed_line(cli: Cli, records: Path, line: bytes) -> 
     assert "line 3" in done.json["error"]["message"]
 
 
+def test_eval_needs_questions_with_answers(cli: Cli, records: Path) -> None:
+    records.write_text(json.dumps({"context": TEXT, "questions": [{"q": "Who?", "answers": []}]}))
+    done = cli("eval", records)
+    assert (done.code, "questions that have answers" in done.err) == (2, True)
+
+
 def test_demo(cli: Cli) -> None:
     done = cli("demo", "--json", *OPTIONS)
     assert done.code == 0

@@ -24,6 +24,8 @@ from memkit.memory import Memory
 from memkit.models.loading import LoadedModel
 from memkit.testing import TEXT, TINY_OPTIONS
 
+pytestmark = pytest.mark.wheel
+
 # Options under which each compiler takes about a second with the tiny model.
 TINY: dict[str, dict[str, Any]] = {"lcc": TINY_OPTIONS}
 
