@@ -30,6 +30,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -143,7 +144,12 @@ class LCC:
             kind="kv",
             compiler=self.name,
             compiler_version=self.version,
-            config={**asdict(config), "targets": list(config.targets), "objective": config.objective},
+            config={
+                **asdict(config),
+                "targets": list(config.targets),
+                "queries": Path(config.queries).name,  # an artifact travels; a path would tell of its maker
+                "objective": config.objective,
+            },
             seed=config.seed,
             fingerprint=base.fingerprint,
             tokens=memory.tokens,

@@ -190,12 +190,12 @@ class Memory:
 
     def _decide(self, ranked: list[Candidate], notes: list[str]) -> tuple[Decision, Handle | None]:
         """The gate's decision, and the attached artifact if it is latent."""
-        obstacles = {c.memory.id: self._obstacle(c.memory) for c in ranked}
-        decision = decide(ranked, obstacles, self._gate)
+        decision = decide(ranked, lambda candidate: self._obstacle(candidate.memory), self._gate)
         if decision.route != "latent" or decision.candidate is None:
             return decision, None
         try:
-            return decision, self.engine.attach(self.bank.artifact(self.user, decision.candidate.memory.id))
+            with self.bank.artifact(self.user, decision.candidate.memory.id) as artifact:
+                return decision, self.engine.attach(artifact)
         except (ArtifactError, NotFoundError) as error:
             notes.append(f"the artifact of {decision.candidate.memory.id} cannot be used: {error}")
             fallen = Decision("text", decision.candidate, "its artifact cannot be used (see notes)")
@@ -206,7 +206,8 @@ class Memory:
         if info.artifact_id is None:
             return f"it could not be compiled: {info.error}" if info.error else "it is not compiled yet"
         try:
-            self.bank.artifact(self.user, info.id).require(self.engine.fingerprint)
+            with self.bank.artifact(self.user, info.id) as artifact:
+                artifact.require(self.engine.fingerprint)
         except (ArtifactError, NotFoundError) as error:
             return str(error)
         return ""

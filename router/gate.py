@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,9 +38,9 @@ class Decision:
 
 
 def decide(
-    ranked: Sequence[Candidate], usable: Mapping[str, str], config: GateConfig | None = None
+    ranked: Sequence[Candidate], obstacle_of: Callable[[Candidate], str], config: GateConfig | None = None
 ) -> Decision:
-    """Apply the rule. ``usable`` maps the ids of memories to why their artifact cannot be used, or ""."""
+    """Apply the rule. ``obstacle_of`` says why a candidate's artifact cannot be used, or ""."""
     config = config or GateConfig()
     if not ranked:
         return Decision("none", None, "the bank holds no memory that shares a word with the question")
@@ -49,8 +49,7 @@ def decide(
         return Decision(
             "none", None, f"best similarity {best.similarity:.2f} is below {config.min_similarity:.2f}"
         )
-    obstacle = usable.get(best.memory.id, "it is not compiled yet")
-    if obstacle:
+    if obstacle := obstacle_of(best):
         return Decision("text", best, f"similarity {best.similarity:.2f}; text, because {obstacle}")
     return Decision(
         "latent", best, f"similarity {best.similarity:.2f} and a compiled artifact for this model"

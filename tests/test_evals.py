@@ -98,3 +98,18 @@ def test_table(engine: TransformersEngine, tmp_path: Path) -> None:
     assert none["drift_points"] == pytest.approx(0)
     assert four["artifact_bytes"] > eight["artifact_bytes"]
     assert full["prompt_tokens"] > four["prompt_tokens"] > eight["prompt_tokens"]
+
+
+def test_a_record_longer_than_the_window_is_left_out_and_named(
+    tmp_path: Path, engine: TransformersEngine
+) -> None:
+    questions = [{"q": "Where does Mira live?", "answers": ["Keldor"]}]
+    rows = [{"id": f"r{n}", "context": TEXT * n, "questions": questions} for n in (1, 60)]
+    file = tmp_path / "r.jsonl"
+    file.write_text("\n".join(json.dumps(row) for row in rows))
+    table = evaluate(EvalConfig(str(file), compilers=()), engine=engine)
+    assert (table["records"], table["skipped"]) == (1, ["r60"])
+    assert {row["n"] for row in table["rows"]} == {1}
+    file.write_text(json.dumps(rows[1]))
+    with pytest.raises(ConfigError, match="fits"):
+        evaluate(EvalConfig(str(file), compilers=()), engine=engine)

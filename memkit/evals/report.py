@@ -56,6 +56,8 @@ def answers(name: str, report: dict[str, Any], folder: Path) -> str:
     if report.get("machine"):
         about += f" Measured on {report['machine']}, {report['date']}."
     text = f"## {name}\n\n{about}\n\n{_table([title for _, title, _ in COLUMNS], rows)}\n"
+    if report.get("skipped"):
+        text += f"\nLonger than the model's window, left out: {', '.join(report['skipped'])}.\n"
     failed = [f"{r['method']} at {r['ratio']:g}×: {r['failed']}" for r in report["rows"] if r["failed"]]
     if failed:
         text += f"\nRecords that could not be compiled: {'; '.join(failed)}.\n"

@@ -25,6 +25,7 @@ from memkit.models.nano.general import HELD_OUT
 
 BASELINES = ("full", "none")
 TTFT_REPEATS = 5
+ANSWER_TOKENS = 48
 
 
 @dataclass(frozen=True)
@@ -152,11 +153,18 @@ class _Evaluation:
         return out
 
     # -- one record -----------------------------------------------------------------------------
+    def fits(self, record: records.Record) -> bool:
+        """Whether the model can read the whole context and answer: without that there is no reference."""
+        longest = max(self.engine.count_tokens(q.text) for q in record.questions)
+        chat = self.engine.base.chat
+        around = len(chat.header) + len(chat.tail) + longest + ANSWER_TOKENS + 8  # 8: separator, end
+        return self.engine.count_tokens(record.context) + around <= self.engine.window
+
     def record(self, record: records.Record) -> None:
         base = self.engine.base
         full = self._prefix(None, record.context)
         questions = [q.text for q in record.questions]
-        said = self._decode(full, questions, True, 48)
+        said = self._decode(full, questions, True, ANSWER_TOKENS)
         asked = [(q, [*ids, base.chat.end]) for q, ids in zip(questions, said, strict=True)]
         teacher = self._logprobs(full, asked, True)
         queries = [q for q, _ in self.general[::4]]
@@ -167,7 +175,7 @@ class _Evaluation:
         teacher_aside = self._logprobs(full, aside, True)
 
         def measure(row: _Row, prefix: kv.KV, memory: bool, request: Request) -> None:
-            answers = self._decode(prefix, questions, memory, 48)
+            answers = self._decode(prefix, questions, memory, ANSWER_TOKENS)
             for ids, question in zip(answers, record.questions, strict=True):
                 text = self.engine.decode(ids)
                 row.em.append(metrics.exact_match(text, question.answers))
@@ -237,9 +245,17 @@ def evaluate(
     """
     chosen = records.load(config.source, config.limit, config.seed, config.questions)
     run = _Evaluation(config, engine or TransformersEngine(config.model), progress)
+    skipped = list[str]()
     for done, record in enumerate(chosen):
         progress(f"record {record.id}", done, len(chosen))
-        run.record(record)
+        if run.fits(record):
+            run.record(record)
+        else:
+            skipped.append(record.id)
+    if not run.rows:
+        raise ConfigError(
+            f"no record of {config.source} fits the {run.engine.window:,} tokens that {config.model} reads"
+        )
     progress("done", len(chosen), len(chosen))
     none, full = (
         metrics.mean(run.rows[key].contains) if key in run.rows else None
@@ -249,7 +265,8 @@ def evaluate(
         "model": config.model,
         "source": config.source.rpartition("/")[2],
         "seed": config.seed,
-        "records": len(chosen),
+        "records": len(chosen) - len(skipped),
+        "skipped": skipped,  # longer than the model's window
         "general_without_memory": run.bare_general,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {run.engine.base.model.device.type}, "
         f"{torch.get_num_threads()} threads",
