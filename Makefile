@@ -1,6 +1,7 @@
 # make demo      set up and show the whole path on one document, offline
 # make test      set up and check everything: lint, types, tests
 # make results   print RESULTS.md again from the measurements in results/
+# make results-run   measure again (an hour or two); SQUAD=FILE.jsonl adds SmolLM2 on its first 3 records
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # On few cores, several threads of small matrix products wait for each other more than they work.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test lint types pytest results clean
+.PHONY: help demo test lint types pytest results results-run clean
 
 help:
 	@sed -n '1,/^PYTHON/s/^# //p' Makefile
@@ -31,6 +32,22 @@ pytest: $(VENV)/.memkit-dev
 
 results: $(VENV)/.memkit-dev
 	$(BIN)/python -m memkit.evals.report results
+
+NANO := memkit/models/nano/weights
+
+results-run: $(VENV)/.memkit-dev
+	mkdir -p results
+	$(BIN)/python -m memkit.models.nano.evaluate --documents 100 --json $(NANO)/eval.json
+	$(BIN)/python -m memkit.models.nano.card
+	cp $(NANO)/eval.json results/1-nano-skills.json
+	$(BIN)/memkit eval generated:20 --compilers lcc --ratio 4,8,16 --json results/2-nano-lcc.json
+	$(BIN)/memkit eval generated:20 --compilers lcc:pure --ratio 4,8,16 --json results/3-nano-lcc-pure.json
+	$(BIN)/python -m memkit.evals.ttft --json results/4-nano-first-token.json
+ifdef SQUAD
+	$(BIN)/memkit eval $(SQUAD) --limit 3 --model smollm2 --compilers lcc,lcc:pure --ratio 4,8,16 \
+		$(SMOLLM2) --json results/5-smollm2-squad.json
+endif
+	$(MAKE) results
 
 $(VENV)/.memkit: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -69,6 +69,7 @@ class LCCConfig:
     kv_lr: float = 1e-2
     self_study: int = 64  # questions written by the model; 0 is the paper's data-free objective
     self_study_batch: int = 16  # questions a step
+    self_study_temperature: float = 1.0  # at which the model writes them
     agnostic: int = 48  # context-agnostic queries
     agnostic_batch: int = 4  # queries a step
     reconstruction_window: int = 256  # tokens a step; 0 leaves reconstruction out
@@ -92,6 +93,10 @@ class LCCConfig:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.init not in ("chunk_mean", "vocabulary_mean"):
             raise ValueError(f"init must be chunk_mean or vocabulary_mean, got {self.init!r}")
+        if not self.self_study_temperature >= 0:
+            raise ValueError(
+                f"self_study_temperature must not be negative, got {self.self_study_temperature}"
+            )
         if self.loss not in ("kl", "mse"):
             raise ValueError(f"loss must be kl or mse, got {self.loss!r}")
         if not (self.self_study or self.agnostic or self.reconstruction_window):
@@ -310,7 +315,11 @@ def collect(config: LCCConfig, teacher: Teacher, meter: FlopMeter) -> Objective:
         return tuple(zip(examples, targets, strict=True))
 
     study = (
-        teacher.self_study(config.self_study, config.seed, config.answer_tokens) if config.self_study else []
+        teacher.self_study(
+            config.self_study, config.seed, config.self_study_temperature, config.answer_tokens
+        )
+        if config.self_study
+        else []
     )
     queries = queries_for(teacher.base, config.queries)[: config.agnostic]
     agnostic = with_targets(teacher.agnostic(queries, config.answer_tokens))

@@ -9,12 +9,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from memkit.compilers.queries import study_prompts
 from memkit.compilers.responses import responses
 from memkit.engine import kv
 from memkit.models.loading import LoadedModel
 
 REPEAT = "Please repeat the context."
-WRITE_QUESTION = "Write a question about the text."
+BATCH = 16  # rows that the teacher decodes together
 
 Kind = Literal["reconstruction", "agnostic", "self_study"]
 
@@ -96,9 +97,9 @@ class Teacher:
         return Example("reconstruction", (*self._query(REPEAT), *before), answer)
 
     @torch.no_grad()
-    def _answer(self, kind: Kind, queries: Sequence[str], max_tokens: int, batch: int = 16) -> list[Example]:
+    def _answer(self, kind: Kind, queries: Sequence[str], max_tokens: int) -> list[Example]:
         examples = list[Example]()
-        for group in kv.chunked(queries, batch):
+        for group in kv.chunked(queries, BATCH):
             ids = [self._query(text) for text in group]
             for query, decoded in zip(ids, self._decode(ids, max_tokens), strict=True):
                 ended = len(decoded.ids) < max_tokens
@@ -121,26 +122,30 @@ class Teacher:
         answers = responses(self.base, queries, max_tokens)
         return [Example("agnostic", self._query(q), a) for q, a in zip(queries, answers, strict=True)]
 
-    def questions(self, count: int, seed: int, max_tokens: int = 48) -> list[str]:
-        """Distinct questions that the model writes about the context, sampled at temperature 1."""
+    def questions(self, count: int, seed: int, temperature: float = 1.0, max_tokens: int = 48) -> list[str]:
+        """At most ``count`` distinct questions that the model writes about the context, sampled.
+
+        What ends with a question mark comes first: small models also write statements.
+        """
         generator = torch.Generator(self.base.model.device).manual_seed(seed)
+        prompts = [self._query(prompt) for prompt in study_prompts(self.base)]
         asked = dict[str, None]()
-        for _ in range(0, count, 16):
+        for _ in range(0, count, BATCH):
             rows = self._decode(
-                [self._query(WRITE_QUESTION)] * min(16, count),
+                [prompts[i % len(prompts)] for i in range(min(BATCH, count))],
                 max_tokens,
-                temperature=1.0,
+                temperature=temperature,
                 generator=generator,
             )
             for row in rows:
                 text = str(self.base.tokenizer.decode(row.ids, skip_special_tokens=True)).strip()
-                if text.split("\n")[0].strip():
-                    asked[text.split("\n")[0].strip()] = None
-        return list(asked)[:count]
+                if line := text.split("\n")[0].strip():
+                    asked[line] = None
+        return sorted(asked, key=lambda text: not text.endswith("?"))[:count]
 
-    def self_study(self, count: int, seed: int, max_tokens: int) -> list[Example]:
+    def self_study(self, count: int, seed: int, temperature: float, max_tokens: int) -> list[Example]:
         """Questions written and answered by the frozen model with the context in view."""
-        return self._answer("self_study", self.questions(count, seed), max_tokens)
+        return self._answer("self_study", self.questions(count, seed, temperature), max_tokens)
 
     @torch.no_grad()
     def targets(self, examples: Sequence[Example], top_k: int, batch: int = 8) -> list[Target]:

@@ -111,3 +111,20 @@ def test_slices_and_joins_are_inverse(tiny: LoadedModel) -> None:
     whole = kv.prefill(tiny.model, ids)
     again = whole.slice(0, 5).join(whole.slice(5))
     assert all(torch.equal(a, b) for a, b in zip(whole.keys, again.keys, strict=True))
+
+
+def test_likelihood_is_that_of_the_plain_prompt(engine: TransformersEngine, tiny: LoadedModel) -> None:
+    answer = "Keldor"
+    requests = [Request(QUESTIONS[0], context=TEXT), Request(QUESTIONS[0])]
+    got = engine.likelihood(requests, [answer, answer])
+    said = [*tiny.tokenizer.encode(answer, add_special_tokens=False), tiny.chat.end]
+    for mean, request in zip(got, requests, strict=True):
+        context = tiny.tokenizer.encode(request.context or "", add_special_tokens=False)
+        query = tiny.chat.query(tiny.tokenizer, request.question, request.context is not None)
+        prompt = [*tiny.chat.header, *context, *query]
+        with torch.no_grad():
+            logprobs = tiny.model(torch.tensor([prompt + said])).logits[0].log_softmax(-1)
+        expected = [float(logprobs[len(prompt) - 1 + i, token]) for i, token in enumerate(said)]
+        assert mean == pytest.approx(sum(expected) / len(expected), abs=1e-3)
+    with pytest.raises(ValueError, match="answers"):
+        engine.likelihood(requests, [answer])

@@ -84,3 +84,6 @@ class Engine(Protocol):
 
     def score(self, requests: Sequence[Request]) -> list[Score]:
         """Read the requests without answering them."""
+
+    def likelihood(self, requests: Sequence[Request], answers: Sequence[str]) -> list[float]:
+        """Mean log-probability (nats per token, its end included) of each given answer."""

@@ -164,6 +164,25 @@ class TransformersEngine:
             )
         return scores
 
+    def likelihood(self, requests: Sequence[Request], answers: Sequence[str]) -> list[float]:
+        if len(requests) != len(answers):
+            raise ValueError(f"{len(requests)} requests but {len(answers)} answers")
+        means = list[float]()
+        for request, answer in zip(requests, answers, strict=True):
+            query, said = self._query(request), [*self.encode(answer), self.base.chat.end]
+            self._check(request, [*query, *said])
+            with self._lock, torch.no_grad():
+                prefix = self.prefix(request)
+                # Without any prefix there is still a first token to read: the query's own.
+                front, rest = (prefix, query) if prefix else (self._read(query[:1]), query[1:])
+                batch = kv.AnswerBatch.of([(rest, said)], front.tokens, self.base.model.device)
+                logprobs = kv.answer_logits(self.base.model, front, batch).log_softmax(-1)
+            means.append(float(logprobs.gather(1, batch.target[:, None]).mean()))
+        return means
+
+    def _read(self, ids: Sequence[int]) -> kv.KV:
+        return kv.prefill(self.base.model, ids)
+
 
 def _batchable(a: Request, b: Request) -> bool:
     same = ("handle", "context", "max_tokens", "temperature", "seed")

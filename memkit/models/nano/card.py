@@ -54,10 +54,16 @@ tokens; its window is {window:,}. Do not use it as an assistant.
 
 From random weights on {tokens:,} tokens of generated text, in {steps:,} steps, seed
 {seed_training}: `python -m memkit.models.nano.train --out DIR --workers 2`. Each sample is one
-document with many questions that cannot see each other. A curriculum goes from documents of 1 to 3
-facts to 16 facts and long fillers. Matrices are trained by Muon (learning rate {muon_lr:g}), the
-rest by AdamW ({lr:g}), constant and then linear to zero over the last third. The weights are
-bfloat16.
+document with many questions that cannot see each other, or a list of random words to be copied. A
+curriculum goes from documents of 1 to 3 facts to 16 facts and long fillers. Matrices are trained by
+Muon (learning rate {muon_lr:g}) with QK-clip (limit {logit_limit:g}), the rest by AdamW ({lr:g}),
+constant and then linear to zero over the last third. The weights are bfloat16.
+
+The recipe was changed while these weights were trained: the word lists and the smaller batches were
+added after 11.7 million tokens, QK-clip after 14.1 million (limits 30, then 16, then 12), and the
+stage that consists mostly of lists was inserted at 15.5 million. Before those changes the model
+chose the right fact but garbled the second syllable of its value. A run with the present recipe
+from the first step on has not been measured.
 """
 
 
@@ -97,7 +103,10 @@ def render(folder: Path) -> str:
         general=len(general.GENERAL),
         tokens=training["trained"]["tokens"],
         steps=training["trained"]["step"],
-        **{k: training[k] for k in ("layers", "hidden", "heads", "feed_forward", "muon_lr", "lr")},
+        **{
+            k: training[k]
+            for k in ("layers", "hidden", "heads", "feed_forward", "muon_lr", "lr", "logit_limit")
+        },
     )
 
 

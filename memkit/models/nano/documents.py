@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import get_args
 
 from memkit.models.nano import words, world
 from memkit.models.nano.world import Attribute
@@ -97,6 +98,11 @@ class Generator:
             while slot in text:
                 text = text.replace(slot, rng.choice(pool), 1)
         return text
+
+    def words(self, count: int) -> str:
+        """``count`` values in a row, mostly words: nothing but copying can predict them."""
+        kinds = ("name", "place", "thing") * 4 + get_args(words.Kind)
+        return " ".join(words.value(self.rng, self.rng.choice(kinds), self.split) for _ in range(count))
 
     def _say(self, fact: Fact, previous: Person | None) -> str:
         template = self.rng.choice(fact.attribute.says)

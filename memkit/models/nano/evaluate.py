@@ -11,6 +11,7 @@ import random
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
@@ -206,11 +207,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--model", default="nano")
     parser.add_argument("--documents", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="also write the report to this file")
     parser.add_argument("--wrong", action="store_true", help="print some wrong answers")
     options = parser.parse_args(argv)
     evaluation = Evaluation(load(options.model), options.documents, options.seed)
     report = evaluation.run(lambda part: print(f"  {part} ...", file=sys.stderr, flush=True))
-    print(json.dumps(report, indent=1))
+    text = json.dumps(report, indent=1)
+    print(text)
+    if options.json:
+        options.json.write_text(text + "\n")
     if options.wrong:
         for skill, tally in evaluation.tallies.items():
             for line in tally.wrong:

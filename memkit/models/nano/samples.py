@@ -19,7 +19,7 @@ from memkit.models.nano import general, world
 from memkit.models.nano.documents import Document, Generator, Question
 from memkit.models.nano.words import Split
 
-ANSWER_WEIGHT, REPEAT_WEIGHT, TEXT_WEIGHT = 1.0, 0.3, 0.05
+ANSWER_WEIGHT, COPY_WEIGHT, REPEAT_WEIGHT, TEXT_WEIGHT = 1.0, 0.5, 0.3, 0.05
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,23 @@ class Stage:
     people: tuple[int, int]
     fillers: tuple[int, int]
     long_share: float  # of documents that are padded with many fillers
+    words: tuple[int, int]  # of a list to be copied
+    copy_share: float  # of documents that are such lists
+    batch: float = 1.0  # share of the configured batch: many small steps form circuits sooner
 
 
+# Grammar predicts most of a sentence, so the model learns which word starts an answer long before
+# it learns to copy the rest. Lists of random words, which only copying can predict, teach that.
 CURRICULUM = (
-    Stage(0.00, (1, 3), (1, 2), (0, 1), 0.0),
-    Stage(0.08, (1, 5), (1, 3), (0, 2), 0.0),
-    Stage(0.20, (2, 8), (1, 4), (0, 6), 0.0),
-    Stage(0.40, (2, 12), (1, 5), (0, 12), 0.01),
-    Stage(0.70, (2, 16), (1, 6), (0, 16), 0.02),
+    Stage(0.00, (1, 3), (1, 2), (0, 1), 0.00, (3, 10), 0.0),
+    Stage(0.08, (1, 5), (1, 3), (0, 2), 0.00, (4, 20), 0.0),
+    Stage(0.20, (2, 8), (1, 4), (0, 6), 0.00, (5, 30), 0.0),
+    Stage(0.40, (2, 12), (1, 5), (0, 12), 0.01, (5, 50), 0.0),
+    Stage(0.48, (1, 5), (1, 3), (0, 3), 0.00, (3, 15), 0.3, 0.4),
+    Stage(0.58, (2, 8), (1, 4), (0, 8), 0.00, (3, 30), 0.1, 0.5),
+    Stage(0.65, (1, 4), (1, 3), (0, 2), 0.00, (3, 8), 0.8, 0.5),
+    Stage(0.70, (2, 10), (1, 4), (0, 10), 0.01, (3, 20), 0.08, 0.6),
+    Stage(0.85, (2, 16), (1, 6), (0, 16), 0.02, (5, 40), 0.03, 0.8),
 )
 
 
@@ -138,6 +147,9 @@ class Sampler:
         """One document (or none, one time in twenty) with its branches."""
         if self.rng.random() < 0.05:
             return self._tree([], [(turns, ANSWER_WEIGHT) for turns in self._without_context()])
+        if self.rng.random() < stage.copy_share:
+            words = self.generator.words(self.rng.randint(*stage.words))
+            return self._tree(self.encode(words), [([(world.REPEAT, words)], COPY_WEIGHT)])
         document = self._document(stage)
         context = self.encode(document.text)
         return self._tree(context, list(self._branches(document, long=len(context) > 400)))

@@ -23,7 +23,7 @@ from torch import nn
 from torch.multiprocessing.spawn import spawn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from memkit.models.nano.samples import CURRICULUM, Batch, Sampler, Stage
+from memkit.models.nano.samples import ANSWER_WEIGHT, COPY_WEIGHT, CURRICULUM, Batch, Sampler, Stage
 from memkit.models.nano.tokenizer import CONTEXT_WINDOW, train_tokenizer
 
 
@@ -39,6 +39,7 @@ class NanoTrainConfig:
     batch_tokens: int = 4096  # padded tokens a step
     lr: float = 3e-3  # AdamW: embeddings and norms
     muon_lr: float = 2e-2  # Muon: matrices; 0 trains them with AdamW too
+    logit_limit: float = 12.0  # bound on a head's attention logits (QK-clip); 0 sets none
     warmup_steps: int = 100
     weight_decay: float = 0.01
     checkpoint_steps: int = 200
@@ -88,8 +89,44 @@ def build_optimizers(model: nn.Module, config: NanoTrainConfig) -> list[torch.op
     ]
 
 
-def loss_of(model: LlamaForCausalLM, batch: Batch, bf16: bool) -> tuple[torch.Tensor, float]:
-    """Weighted cross-entropy, and the mean over answer tokens alone (for the log)."""
+class LogitClip:
+    """QK-clip: after a step, scales down the queries and keys of heads whose logits can be too large.
+
+    Muon's updates are of full rank and let the logits grow into hundreds; attention saturates, and
+    what a head has not learned by then it never learns. ``|q| |k| / sqrt(head size)`` bounds the
+    logits, whatever the positions (Kimi K2, 2025, which measures the logits themselves).
+    """
+
+    def __init__(self, model: LlamaForCausalLM, config: NanoTrainConfig) -> None:
+        self.limit, self.heads = config.logit_limit, config.heads
+        self.size = config.hidden // config.heads
+        self.pairs = [(layer.self_attn.q_proj, layer.self_attn.k_proj) for layer in model.model.layers]
+        self.norms = torch.zeros(2, len(self.pairs), config.heads)
+        for number, pair in enumerate(self.pairs):
+            for which, projection in enumerate(pair):
+                projection.register_forward_hook(self._record(which, number))
+
+    def _record(self, which: int, number: int) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+            heads = output.detach().float().view(-1, self.heads, self.size)
+            self.norms[which, number] = heads.norm(dim=-1).amax(0)
+
+        return hook
+
+    @torch.no_grad()
+    def apply(self, together: bool) -> None:
+        """Scale by what the last forward pass saw, in all workers ``together`` or here alone."""
+        bounds = self.norms[0] * self.norms[1] / math.sqrt(self.size)
+        if together:
+            dist.all_reduce(bounds, op=dist.ReduceOp.MAX)
+        scales = (self.limit / bounds.clamp(min=1e-6)).clamp(max=1.0).sqrt()
+        for scale, pair in zip(scales, self.pairs, strict=True):
+            for projection in pair:
+                projection.weight.mul_(scale.repeat_interleave(self.size)[:, None])
+
+
+def loss_of(model: LlamaForCausalLM, batch: Batch, bf16: bool) -> tuple[torch.Tensor, dict[str, float]]:
+    """Weighted cross-entropy, and (for the log) its means over answers and over copied lists."""
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         hidden = model.model(
             input_ids=batch.ids,
@@ -105,8 +142,9 @@ def loss_of(model: LlamaForCausalLM, batch: Batch, bf16: bool) -> tuple[torch.Te
         logits.float(), batch.ids[:, 1:].reshape(-1)[chosen], reduction="none"
     )
     weights = weights[chosen]
-    answers = losses[weights == 1.0]
-    return (losses * weights).sum() / weights.sum(), float(answers.detach().mean())
+    kinds = {"answer_loss": ANSWER_WEIGHT, "copy_loss": COPY_WEIGHT}
+    means = {name: float(losses.detach()[weights == weight].mean()) for name, weight in kinds.items()}
+    return (losses * weights).sum() / weights.sum(), means
 
 
 POOL = 8  # batches drawn at once, so that they can be sorted by length
@@ -140,6 +178,7 @@ class Trainer:
         self.model = build_model(config, len(self.tokenizer))
         self.optimizers = build_optimizers(self.model, config)
         self.base_lr = [o.param_groups[0]["lr"] for o in self.optimizers]
+        self.clip = LogitClip(self.model, config) if config.logit_limit else None
         self.progress = Progress()
         self._saved = 0
         self._resume()
@@ -187,15 +226,15 @@ class Trainer:
     def run(self) -> None:
         """Train until the token budget is spent, then write the model in bf16."""
         config, progress = self.config, self.progress
-        recent: list[float] = []
+        recent: list[dict[str, float]] = []
         while progress.tokens < config.tokens:
             # A sampler per pool, seeded by the step: a resumed run sees what an unbroken one would.
             seed = config.seed * 1_000_003 + progress.step
             sampler = Sampler(self.tokenizer, seed * 64 + self.rank)
-            for batch in sampler.batches(self.stage(), config.batch_tokens, random.Random(seed), POOL):
-                answers = self._step(batch)
-                if not math.isnan(answers):
-                    recent.append(answers)
+            stage = self.stage()
+            tokens = int(config.batch_tokens * stage.batch)
+            for batch in sampler.batches(stage, tokens, random.Random(seed), POOL):
+                recent.append(self._step(batch))
                 if progress.step % 25 == 0 and self.rank == 0:
                     self._report(recent)
                     recent = []
@@ -206,21 +245,23 @@ class Trainer:
             self.save()
             self.export()
 
-    def _step(self, batch: Batch) -> float:
-        """One optimizer step; returns the mean loss of the answer tokens."""
+    def _step(self, batch: Batch) -> dict[str, float]:
+        """One optimizer step; returns the mean losses by kind of token."""
         started = time.perf_counter()
         self._schedule()
-        loss, answers = loss_of(self.model, batch, self.config.bf16)
+        loss, means = loss_of(self.model, batch, self.config.bf16)
         loss.backward()
         tokens = self._average_gradients(batch.tokens)
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        if self.clip:
+            self.clip.apply(together=self.workers > 1)
         self.progress.step += 1
         self.progress.tokens += tokens
         self.progress.seconds += time.perf_counter() - started
-        return answers
+        return means
 
     def _average_gradients(self, tokens: int) -> int:
         """Average the gradients over the workers; returns their tokens together."""
@@ -234,16 +275,20 @@ class Trainer:
             gradient.copy_(part.view_as(gradient) / self.workers)
         return int(flat[-1])
 
-    def _report(self, recent: list[float]) -> None:
+    def _report(self, recent: list[dict[str, float]]) -> None:
         p = self.progress
-        loss = sum(recent) / max(len(recent), 1)
+        losses = dict[str, float]()
+        for name in recent[0] if recent else ():
+            seen = [means[name] for means in recent if not math.isnan(means[name])]  # nan: none of that kind
+            losses[name] = round(sum(seen) / len(seen), 4) if seen else math.nan
         rate = p.tokens / max(p.seconds, 1e-9)
         eta = (self.config.tokens - p.tokens) / rate / 60
-        row = {"step": p.step, "tokens": p.tokens, "answer_loss": round(loss, 4), "tokens_per_s": round(rate)}
+        row = {"step": p.step, "tokens": p.tokens, **losses, "tokens_per_s": round(rate)}
         with (self.out / "log.jsonl").open("a") as log:
             log.write(json.dumps(row) + "\n")
+        shown = "  ".join(f"{name.replace('_', ' ')} {loss:.3f}" for name, loss in losses.items())
         print(
-            f"step {p.step:6d}  {p.tokens / 1e6:6.2f} M tokens  answer loss {loss:.3f}  {rate:.0f} tokens/s  "
+            f"step {p.step:6d}  {p.tokens / 1e6:6.2f} M tokens  {shown}  {rate:.0f} tokens/s  "
             f"ETA {eta:.0f} min",
             flush=True,
         )
