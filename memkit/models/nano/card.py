@@ -13,6 +13,7 @@ from typing import Any
 
 from memkit.models.loading import NANO_FOLDER
 
+SHOWN = ("layers", "hidden", "heads", "feed_forward", "muon_lr", "lr", "logit_limit")
 CARD = """---
 license: apache-2.0
 language: en
