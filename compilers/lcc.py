@@ -62,12 +62,12 @@ class LCCConfig:
     alpha: float = 16.0  # scale of the LoRA
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
     init: Init = "chunk_mean"
-    steps: int = 150  # optimizer steps of the LoRA phase
+    steps: int = 100  # optimizer steps of the LoRA phase
     lr: float = 5e-3
     warmup: int = 10  # steps
     kv_steps: int = 100  # optimizer steps of the direct phase; 0 leaves it out
     kv_lr: float = 1e-2
-    self_study: int = 64  # questions written by the model; 0 is the paper's data-free objective
+    self_study: int = 128  # questions written by the model; 0 is the paper's data-free objective
     self_study_batch: int = 16  # questions a step
     self_study_temperature: float = 1.0  # at which the model writes them
     agnostic: int = 48  # context-agnostic queries

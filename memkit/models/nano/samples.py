@@ -103,7 +103,7 @@ class Sampler:
         """(turns, weight) of each branch of a document."""
         rng, generator = self.rng, self.generator
         asked = list(generator.questions(document))[:8]
-        asked += [generator.missing(document) for _ in range(rng.randint(1, 2))]
+        asked += [generator.missing(document) for _ in range(rng.randint(2, 4))]
         asked += [q for q in (generator.two_hop(document), generator.two_hop(document)) if q]
         if rng.random() < 0.4 and (question := generator.reverse(document)):
             asked.append(question)
@@ -113,12 +113,10 @@ class Sampler:
             yield [(self._question_text(question), question.answer)], ANSWER_WEIGHT
         if rng.random() < 0.35:
             yield self._conversation(document), ANSWER_WEIGHT
-        if rng.random() < 0.6:
-            fact = rng.choice(document.facts)
-            request = rng.choice(
-                (world.WRITE_QUESTION, world.WRITE_QUESTION_ABOUT.format(name=fact.person.name))
-            )
-            yield [(request, generator.about(fact).text)], REPEAT_WEIGHT
+        for fact in rng.sample(document.facts, min(len(document.facts), 5)):
+            about = world.WRITE_QUESTION_ABOUT.format(name=fact.person.name)
+            request = about if rng.random() < 0.2 else world.WRITE_QUESTION
+            yield [(request, generator.about(fact).text)], ANSWER_WEIGHT
         if rng.random() < 0.15:
             names = ", ".join(dict.fromkeys(f.person.name for f in document.facts))
             yield [(rng.choice(world.LIST_PEOPLE), names)], REPEAT_WEIGHT
