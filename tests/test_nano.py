@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -140,3 +141,19 @@ def test_training_resumes_where_it_was(tmp_path: Path) -> None:
 def test_train_command_refuses_bad_values(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="multiple of heads"):
         main(["--out", str(tmp_path), "--hidden", "10", "--heads", "3"])
+
+
+def test_training_goes_on_from_an_exported_model(tmp_path: Path) -> None:
+    config = NanoTrainConfig(
+        hidden=16, layers=1, heads=2, feed_forward=16, tokens=4_000, batch_tokens=512, bf16=False
+    )
+    first = Trainer(config, tmp_path / "first")
+    first.run()
+    more = replace(config, tokens=8_000, init=str(tmp_path / "first" / "model"))
+    second = Trainer(more, tmp_path / "second")
+    assert second.progress == first.progress
+    assert second.tokenizer.get_vocab() == first.tokenizer.get_vocab()
+    weight = second.model.get_input_embeddings().weight
+    torch.testing.assert_close(weight, first.model.get_input_embeddings().weight, rtol=1e-2, atol=1e-3)
+    second.run()
+    assert second.progress.tokens >= 8_000

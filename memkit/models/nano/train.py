@@ -44,6 +44,7 @@ class NanoTrainConfig:
     weight_decay: float = 0.01
     checkpoint_steps: int = 200
     bf16: bool = True
+    init: str = ""  # an exported model's folder, to train on from it; its tokenizer is taken, too
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -150,11 +151,12 @@ def loss_of(model: LlamaForCausalLM, batch: Batch, bf16: bool) -> tuple[torch.Te
 POOL = 8  # batches drawn at once, so that they can be sorted by length
 
 
-def _tokenizer(out: Path) -> PreTrainedTokenizerFast:
+def _tokenizer(out: Path, init: str = "") -> PreTrainedTokenizerFast:
     """The run's tokenizer: trained once, then read by every worker and every resumption."""
     folder = out / "tokenizer"
     if not folder.exists():
-        train_tokenizer().save_pretrained(folder)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(init) if init else train_tokenizer()
+        tokenizer.save_pretrained(folder)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise TypeError(f"{folder} holds no fast tokenizer")
@@ -174,7 +176,7 @@ class Trainer:
     def __init__(self, config: NanoTrainConfig, out: Path, rank: int = 0, workers: int = 1) -> None:
         self.config, self.out, self.rank, self.workers = config, out, rank, workers
         out.mkdir(parents=True, exist_ok=True)
-        self.tokenizer = _tokenizer(out)
+        self.tokenizer = _tokenizer(out, config.init)
         self.model = build_model(config, len(self.tokenizer))
         self.optimizers = build_optimizers(self.model, config)
         self.base_lr = [o.param_groups[0]["lr"] for o in self.optimizers]
@@ -189,6 +191,8 @@ class Trainer:
 
     def _resume(self) -> None:
         if not self.checkpoint.exists():
+            if self.config.init:
+                self._begin_from(Path(self.config.init))
             return
         state: dict[str, Any] = torch.load(self.checkpoint, weights_only=True)
         self.model.load_state_dict(state["model"])
@@ -198,6 +202,13 @@ class Trainer:
         self._saved = self.progress.step // self.config.checkpoint_steps
         if self.rank == 0:
             print(f"resumed at step {self.progress.step}", flush=True)
+
+    def _begin_from(self, folder: Path) -> None:
+        """An earlier model's weights, at the point of the curriculum that it had reached."""
+        trained = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        self.model.load_state_dict(trained.state_dict())
+        self.progress = Progress(**json.loads((folder / "training.json").read_text())["trained"])
+        self._saved = self.progress.step // self.config.checkpoint_steps
 
     def save(self) -> None:
         """Write the checkpoint beside the old one, then replace it."""
@@ -328,7 +339,7 @@ def main(argv: list[str] | None = None) -> None:
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         Trainer(config, out).run()
     else:
-        _tokenizer(out)  # before the workers start
+        _tokenizer(out, config.init)  # before the workers start
         spawn(_worker, (config, out, workers), nprocs=workers)
 
 
