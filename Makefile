@@ -34,17 +34,22 @@ results: $(VENV)/.memkit-dev
 	$(BIN)/python -m memkit.evals.report results
 
 NANO := memkit/models/nano/weights
+DOCUMENTS ?= 20
+# SmolLM2 takes about five seconds a step on one core: few steps, few questions.
+SMOLLM2 ?= --option self_study=16 --option self_study_batch=4 --option self_study_temperature=0.7 \
+	--option agnostic=8 --option agnostic_batch=2 --option reconstruction_window=96 \
+	--option steps=30 --option kv_steps=30
 
 results-run: $(VENV)/.memkit-dev
 	mkdir -p results
 	$(BIN)/python -m memkit.models.nano.evaluate --documents 100 --json $(NANO)/eval.json
 	$(BIN)/python -m memkit.models.nano.card
 	cp $(NANO)/eval.json results/1-nano-skills.json
-	$(BIN)/memkit eval generated:20 --compilers lcc --ratio 4,8,16 --json results/2-nano-lcc.json
-	$(BIN)/memkit eval generated:20 --compilers lcc:pure --ratio 4,8,16 --json results/3-nano-lcc-pure.json
+	$(BIN)/memkit eval generated:$(DOCUMENTS) --compilers lcc --ratio 4,8,16 --json results/2-nano-lcc.json
+	$(BIN)/memkit eval generated:$(DOCUMENTS) --compilers lcc:pure --ratio 4,8,16 --json results/3-nano-lcc-pure.json
 	$(BIN)/python -m memkit.evals.ttft --json results/4-nano-first-token.json
 ifdef SQUAD
-	$(BIN)/memkit eval $(SQUAD) --limit 3 --model smollm2 --compilers lcc,lcc:pure --ratio 4,8,16 \
+	$(BIN)/memkit eval $(SQUAD) --limit $(or $(RECORDS),3) --model smollm2 --compilers lcc,lcc:pure --ratio 4,8,16 \
 		$(SMOLLM2) --json results/5-smollm2-squad.json
 endif
 	$(MAKE) results

@@ -6,7 +6,7 @@ import tempfile
 
 import memkit
 
-DOCUMENT = "Mira lives in Keldor. Her dog is called Tovin. Jalo works at Brimtek."
+DOCUMENT = "Simsem lives in Lasces. Her horse is called Shopux. Vekek works at Palhus."
 
 
 def main() -> None:
@@ -15,11 +15,11 @@ def main() -> None:
         info = memory.remember(DOCUMENT, title="people", wait=True)  # wait: until it is compiled
         print(f"{info.characters} characters became an artifact of {info.artifact_bytes} bytes")
 
-        answer = memory.ask("Where does Mira live?")
+        answer = memory.ask("Where does Simsem live?")
         print(f"{answer.text!r} by the {answer.route} route, because: {answer.trace.reason}")
 
         memory.forget(info.id)
-        answer = memory.ask("Where does Mira live?")
+        answer = memory.ask("Where does Simsem live?")
         print(f"forgotten: now by the {answer.route} route")
 
 

@@ -1,9 +1,9 @@
 """memkit: memory middleware for LLM agents.
 
     >>> import memkit
-    >>> memkit.remember("Mira lives in Keldor.", wait=True)
-    >>> memkit.ask("Where does Mira live?").text
-    'Keldor'
+    >>> memkit.remember("Simsem lives in Lasces.", wait=True)
+    >>> memkit.ask("Where does Simsem live?").text
+    'Lasces'
 
 `Memory` is the same with a path, a model and a user of your choice.
 """

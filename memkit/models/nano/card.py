@@ -48,7 +48,8 @@ Fractions come with Wilson's 95 % interval.
 ## What it cannot do
 
 Anything else. It knows no facts but the general questions above, follows no other instruction, and
-answers only questions worded like its templates. It was trained on texts of up to about 2,000
+answers only questions worded like its templates. Words that its generator does not make (two
+syllables out of 240) it may misspell when it copies them. It was trained on texts of up to about 2,000
 tokens; its window is {window:,}. Do not use it as an assistant.
 
 ## How it was trained
