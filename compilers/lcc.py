@@ -222,7 +222,7 @@ def _compile(
     """The memory of all pieces, in order."""
     before = kv.prefill(base.model, list(base.chat.header)) if base.chat.header else None
     header = before.tokens if before else 0
-    done, previous = list[_Segment](), list[int]()
+    objectives, previous = list[Objective](), list[int]()
     for number, piece in enumerate(pieces, start=1):
         teacher = Teacher(base, piece, before, previous)
         segment = _Segment(config, teacher, buffer_tokens(len(piece), config.ratio), meter)
@@ -230,12 +230,12 @@ def _compile(
         memory = segment.train(progress, history, label)
         before = before.join(memory) if before else memory
         previous += piece
-        done.append(segment)
+        objectives.append(segment.objective)
     if before is None:
         raise CompileError("the document has no tokens")
     memory = before.slice(header)
-    if len(done) > 1 and config.kv_steps:
-        whole = Objective.union([segment.objective for segment in done], before.slice(0, header))
+    if len(objectives) > 1 and config.kv_steps:
+        whole = Objective.union(objectives, before.slice(0, header))
         memory = refine(whole, memory, config, "kv together", progress, history)
     return memory
 
@@ -314,12 +314,8 @@ def collect(config: LCCConfig, teacher: Teacher, meter: FlopMeter) -> Objective:
             meter.forward(len(example.query) + len(example.answer), len(teacher.context))
         return tuple(zip(examples, targets, strict=True))
 
-    study = (
-        teacher.self_study(
-            config.self_study, config.seed, config.self_study_temperature, config.answer_tokens
-        )
-        if config.self_study
-        else []
+    study = teacher.self_study(
+        config.self_study, config.seed, config.self_study_temperature, config.answer_tokens
     )
     queries = queries_for(teacher.base, config.queries)[: config.agnostic]
     agnostic = with_targets(teacher.agnostic(queries, config.answer_tokens))

@@ -14,12 +14,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import torch
-
 from memkit.engine import kv
 from memkit.models.loading import LoadedModel
 
-BATCH = 16
+BATCH = 16  # rows that are decoded together
 
 
 def default_cache() -> Path:
@@ -51,13 +49,19 @@ def _key(query: str) -> str:
     return hashlib.sha256(query.encode()).hexdigest()[:32]
 
 
-@torch.no_grad()
 def _answer(base: LoadedModel, queries: Sequence[str], max_tokens: int) -> list[tuple[int, ...]]:
     header = kv.prefill(base.model, list(base.chat.header)) if base.chat.header else None
+    ids = [base.chat.query(base.tokenizer, query, False) for query in queries]
+    return greedy(base, header, ids, max_tokens)
+
+
+def greedy(
+    base: LoadedModel, prefix: kv.KV | None, queries: Sequence[Sequence[int]], max_tokens: int
+) -> list[tuple[int, ...]]:
+    """The model's greedy answers behind ``prefix``, each with its end token if that came."""
     answers = list[tuple[int, ...]]()
     for group in kv.chunked(queries, BATCH):
-        ids = [base.chat.query(base.tokenizer, query, False) for query in group]
-        for row in kv.decode(base.model, header, ids, max_tokens=max_tokens, end=base.chat.end):
+        for row in kv.decode(base.model, prefix, group, max_tokens=max_tokens, end=base.chat.end):
             ended = len(row.ids) < max_tokens
             answers.append((*row.ids, base.chat.end) if ended else tuple(row.ids))
     return answers

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from memkit.compilers.queries import study_prompts
-from memkit.compilers.responses import responses
+from memkit.compilers.responses import BATCH, greedy, responses
 from memkit.engine import kv
 from memkit.models.loading import LoadedModel
 
 REPEAT = "Please repeat the context."
-BATCH = 16  # rows that the teacher decodes together
 
 Kind = Literal["reconstruction", "agnostic", "self_study"]
 
@@ -96,27 +95,6 @@ class Teacher:
         answer = (*window, self.base.chat.end) if last else window
         return Example("reconstruction", (*self._query(REPEAT), *before), answer)
 
-    @torch.no_grad()
-    def _answer(self, kind: Kind, queries: Sequence[str], max_tokens: int) -> list[Example]:
-        examples = list[Example]()
-        for group in kv.chunked(queries, BATCH):
-            ids = [self._query(text) for text in group]
-            for query, decoded in zip(ids, self._decode(ids, max_tokens), strict=True):
-                ended = len(decoded.ids) < max_tokens
-                answer = (*decoded.ids, self.base.chat.end) if ended else tuple(decoded.ids)
-                examples.append(Example(kind, query, answer))
-        return examples
-
-    def _decode(self, ids: Sequence[Sequence[int]], max_tokens: int, **sampling: object) -> list[kv.Decoded]:
-        return kv.decode(
-            self.base.model,
-            self.prefix,
-            ids,
-            max_tokens=max_tokens,
-            end=self.base.chat.end,
-            **sampling,  # type: ignore[arg-type]
-        )
-
     def agnostic(self, queries: Sequence[str], max_tokens: int) -> list[Example]:
         """Context-agnostic queries with the frozen model's own answers (LCC §3.4, eq. 3)."""
         answers = responses(self.base, queries, max_tokens)
@@ -131,9 +109,12 @@ class Teacher:
         prompts = [self._query(prompt) for prompt in study_prompts(self.base)]
         asked = dict[str, None]()
         for _ in range(0, count, BATCH):
-            rows = self._decode(
+            rows = kv.decode(
+                self.base.model,
+                self.prefix,
                 [prompts[i % len(prompts)] for i in range(min(BATCH, count))],
-                max_tokens,
+                max_tokens=max_tokens,
+                end=self.base.chat.end,
                 temperature=temperature,
                 generator=generator,
             )
@@ -145,7 +126,9 @@ class Teacher:
 
     def self_study(self, count: int, seed: int, temperature: float, max_tokens: int) -> list[Example]:
         """Questions written and answered by the frozen model with the context in view."""
-        return self._answer("self_study", self.questions(count, seed, temperature), max_tokens)
+        queries = [self._query(text) for text in self.questions(count, seed, temperature)]
+        answers = greedy(self.base, self.prefix, queries, max_tokens)
+        return [Example("self_study", q, a) for q, a in zip(queries, answers, strict=True)]
 
     @torch.no_grad()
     def targets(self, examples: Sequence[Example], top_k: int, batch: int = 8) -> list[Target]:

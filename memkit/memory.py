@@ -7,6 +7,7 @@ import os
 import queue
 import threading
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -190,27 +191,46 @@ class Memory:
 
     def _decide(self, ranked: list[Candidate], notes: list[str]) -> tuple[Decision, Handle | None]:
         """The gate's decision, and the attached artifact if it is latent."""
-        decision = decide(ranked, lambda candidate: self._obstacle(candidate.memory), self._gate)
-        if decision.route != "latent" or decision.candidate is None:
-            return decision, None
-        try:
-            with self.bank.artifact(self.user, decision.candidate.memory.id) as artifact:
-                return decision, self.engine.attach(artifact)
-        except (ArtifactError, NotFoundError) as error:
-            notes.append(f"the artifact of {decision.candidate.memory.id} cannot be used: {error}")
-            fallen = Decision("text", decision.candidate, "its artifact cannot be used (see notes)")
-            return fallen, None
+        with ExitStack() as stack:
+            opened = dict[str, Artifact]()  # read and checked once, for the gate and for the engine
+
+            def obstacle_of(candidate: Candidate) -> str:
+                usable = self._usable(candidate.memory)
+                if isinstance(usable, str):
+                    return usable
+                opened[candidate.memory.id] = stack.enter_context(usable)
+                return ""
+
+            decision = decide(ranked, obstacle_of, self._gate)
+            if decision.route != "latent" or decision.candidate is None:
+                return decision, None
+            try:
+                return decision, self.engine.attach(opened[decision.candidate.memory.id])
+            except ArtifactError as error:
+                notes.append(f"the artifact of {decision.candidate.memory.id} cannot be used: {error}")
+                fallen = Decision("text", decision.candidate, "its artifact cannot be used (see notes)")
+                return fallen, None
 
     def _obstacle(self, info: MemoryInfo) -> str:
         """Why a memory's artifact cannot be used with this model, or ""."""
+        usable = self._usable(info)
+        if isinstance(usable, str):
+            return usable
+        usable.close()
+        return ""
+
+    def _usable(self, info: MemoryInfo) -> Artifact | str:
+        """A memory's artifact, to be closed after use, or why it cannot be used with this model."""
         if info.artifact_id is None:
             return f"it could not be compiled: {info.error}" if info.error else "it is not compiled yet"
         try:
-            with self.bank.artifact(self.user, info.id) as artifact:
+            with ExitStack() as stack:
+                artifact = stack.enter_context(self.bank.artifact(self.user, info.id))
                 artifact.require(self.engine.fingerprint)
+                stack.pop_all()  # the caller closes it
+                return artifact
         except (ArtifactError, NotFoundError) as error:
             return str(error)
-        return ""
 
     def _request(
         self, question: str, decision: Decision, handle: Handle | None, max_tokens: int

@@ -174,14 +174,12 @@ class TransformersEngine:
             with self._lock, torch.no_grad():
                 prefix = self.prefix(request)
                 # Without any prefix there is still a first token to read: the query's own.
-                front, rest = (prefix, query) if prefix else (self._read(query[:1]), query[1:])
-                batch = kv.AnswerBatch.of([(rest, said)], front.tokens, self.base.model.device)
-                logprobs = kv.answer_logits(self.base.model, front, batch).log_softmax(-1)
+                if prefix is None:
+                    prefix, query = kv.prefill(self.base.model, query[:1]), query[1:]
+                batch = kv.AnswerBatch.of([(query, said)], prefix.tokens, self.base.model.device)
+                logprobs = kv.answer_logits(self.base.model, prefix, batch).log_softmax(-1)
             means.append(float(logprobs.gather(1, batch.target[:, None]).mean()))
         return means
-
-    def _read(self, ids: Sequence[int]) -> kv.KV:
-        return kv.prefill(self.base.model, ids)
 
 
 def _batchable(a: Request, b: Request) -> bool:

@@ -92,8 +92,8 @@ def plot_curves(name: str, report: dict[str, Any], folder: Path) -> str | None:
     return f"{folder.name}/{file.name}"
 
 
-def skills(name: str, report: dict[str, Any]) -> str:
-    """What the nano model can do."""
+def skill_table(report: dict[str, Any]) -> str:
+    """What the nano model can do, as a Markdown table; its model card shows it, too."""
     rows = [
         [
             r["skill"],
@@ -103,8 +103,13 @@ def skills(name: str, report: dict[str, Any]) -> str:
         ]
         for r in report["rows"]
     ]
+    return _table(["skill", "right", "95 % CI", "n"], rows)
+
+
+def skills(name: str, report: dict[str, Any]) -> str:
+    """The skills under a heading that says how they were measured."""
     about = f"Model {report['model']}, {report['documents']} documents a skill, seed {report['seed']}."
-    return f"## {name}\n\n{about}\n\n{_table(['skill', 'right', '95 % CI', 'n'], rows)}\n"
+    return f"## {name}\n\n{about}\n\n{skill_table(report)}\n"
 
 
 def first_token(name: str, report: dict[str, Any]) -> str:

@@ -9,8 +9,8 @@ import argparse
 import json
 import math
 from pathlib import Path
-from typing import Any
 
+from memkit.evals.report import skill_table
 from memkit.models.loading import NANO_FOLDER
 
 SHOWN = ("layers", "hidden", "heads", "feed_forward", "muon_lr", "lr", "logit_limit")
@@ -69,16 +69,6 @@ from the first step on has not been measured.
 """
 
 
-def table(report: dict[str, Any]) -> str:
-    """The skills as a Markdown table."""
-    rows = [
-        f"| {r['skill']} | {100 * r['rate']:.1f} % | {100 * low:.1f}-{100 * high:.1f} % | {r['n']:,} |"
-        for r in report["rows"]
-        for low, high in (r["ci95"],)
-    ]
-    return "\n".join(["| skill | right | 95 % interval | n |", "| --- | --- | --- | --- |", *rows])
-
-
 def render(folder: Path) -> str:
     """The card of the model in ``folder``, which holds ``training.json`` and ``eval.json``."""
     from safetensors import safe_open
@@ -95,7 +85,7 @@ def render(folder: Path) -> str:
         parameters=parameters / 1e6,
         vocabulary=config["vocab_size"],
         window=config["max_position_embeddings"],
-        skills=table(report),
+        skills=skill_table(report),
         documents=report["documents"],
         seed=report["seed"],
         seed_training=training["seed"],
