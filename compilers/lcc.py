@@ -85,10 +85,12 @@ class LCCConfig:
     def __post_init__(self) -> None:
         if not self.ratio >= 1:
             raise ValueError(f"ratio must be at least 1, got {self.ratio}")
-        for name in ("rank", "steps", "answer_tokens", "patience", "top_k", "segment_tokens"):
+        if self.steps + self.kv_steps < 1:
+            raise ValueError("steps and kv_steps are both 0: nothing would be trained")
+        for name in ("rank", "answer_tokens", "patience", "top_k", "segment_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("kv_steps", "self_study", "agnostic", "reconstruction_window", "warmup"):
+        for name in ("steps", "kv_steps", "self_study", "agnostic", "reconstruction_window", "warmup"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.init not in ("chunk_mean", "vocabulary_mean"):
@@ -110,6 +112,8 @@ class LCCConfig:
 _PURE: dict[str, Any] = {"self_study": 0, "reconstruction_weight": 1.0}
 PRESETS: dict[str, dict[str, Any]] = {
     "fast": {},
+    # Cartridges (2025): no LoRA, only the direct phase, from the frozen model's own reading of the buffer.
+    "cartridge": {"steps": 0, "kv_steps": 200, "kv_lr": 2e-2},
     "pure": _PURE,  # the paper's objective with the fast schedule
     "paper": {  # Appendix A: 45 epochs x 4,000 samples / 8, AdamW 2e-5, linear decay
         **_PURE,
@@ -153,7 +157,6 @@ class LCC:
                 **asdict(config),
                 "targets": list(config.targets),
                 "queries": Path(config.queries).name,  # an artifact travels; a path would tell of its maker
-                "objective": config.objective,
             },
             seed=config.seed,
             fingerprint=base.fingerprint,
@@ -161,6 +164,7 @@ class LCC:
             tenant=tenant,
             sources=(Provenance(document.digest, 0, len(document.text)),),
             metrics={
+                "objective": config.objective,
                 "steps": history.steps,
                 "held_out_kl": round(history.best, 5) if math.isfinite(history.best) else None,
                 "context_tokens": len(context),
@@ -324,17 +328,18 @@ def collect(config: LCCConfig, teacher: Teacher, meter: FlopMeter) -> Objective:
     windows = with_targets([teacher.reconstruction(start, size) for start in starts])
     asked = with_targets(study)
     # Early stopping looks at answers, never at reconstruction: a parrot reconstructs.
-    held = max(1, len(asked) // 8) if len(asked) > 1 else 0
-    aside = 0 if held else len(agnostic) // 8
+    held = tuple(pair for pair in asked if pair[0].held_out)
+    trained = tuple(pair for pair in asked if not pair[0].held_out)
+    aside = 0 if asked else len(agnostic) // 8
     return Objective(
         teacher,
         teacher.before,
         [
-            Part(asked[held:], config.self_study_batch, 1.0),
+            Part(trained, config.self_study_batch, 1.0),
             Part(agnostic[aside:], config.agnostic_batch, 1.0),
             Part(windows, 1, config.reconstruction_weight),
         ],
-        asked[:held] or agnostic[:aside],
+        held or agnostic[:aside],
         loss=config.loss,
         seed=config.seed,
         meter=meter,

@@ -68,20 +68,6 @@ Who painted the Mona Lisa?
 )
 
 
-WRITE_QUESTION = "Write a question about the text."
-STUDY_PROMPTS: tuple[str, ...] = (
-    WRITE_QUESTION,
-    "Write one short question that the text above answers.",
-    "Ask a question about a name, a date or a number in the text.",
-    "Write a quiz question about a detail of the text. Reply with the question only.",
-)
-
-
-def study_prompts(base: LoadedModel) -> tuple[str, ...]:
-    """Requests for questions about a text; nano understands only the first."""
-    return STUDY_PROMPTS[:1] if base.name == "nano" else STUDY_PROMPTS
-
-
 def queries_for(base: LoadedModel, source: str = "") -> tuple[str, ...]:
     """The queries in the JSONL file ``source``, or those that suit a model: nano knows only its own.
 

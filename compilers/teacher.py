@@ -9,12 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from memkit.compilers.queries import study_prompts
 from memkit.compilers.responses import BATCH, greedy, responses
 from memkit.engine import kv
 from memkit.models.loading import LoadedModel
-
-REPEAT = "Please repeat the context."
+from memkit.prompts import REPEAT, is_held_out, study_prompts
 
 Kind = Literal["reconstruction", "agnostic", "self_study"]
 
@@ -26,6 +24,7 @@ class Example:
     kind: Kind
     query: tuple[int, ...]
     answer: tuple[int, ...]
+    held_out: bool = False  # never to be trained on
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ class Teacher:
         What ends with a question mark comes first: small models also write statements.
         """
         generator = torch.Generator(self.base.model.device).manual_seed(seed)
-        prompts = [self._query(prompt) for prompt in study_prompts(self.base)]
+        prompts = [self._query(prompt) for prompt in study_prompts(self.base.name)]
         asked = dict[str, None]()
         for _ in range(0, count, BATCH):
             rows = kv.decode(
@@ -126,9 +125,13 @@ class Teacher:
 
     def self_study(self, count: int, seed: int, temperature: float, max_tokens: int) -> list[Example]:
         """Questions written and answered by the frozen model with the context in view."""
-        queries = [self._query(text) for text in self.questions(count, seed, temperature)]
+        questions = self.questions(count, seed, temperature)
+        queries = [self._query(text) for text in questions]
         answers = greedy(self.base, self.prefix, queries, max_tokens)
-        return [Example("self_study", q, a) for q, a in zip(queries, answers, strict=True)]
+        return [
+            Example("self_study", query, answer, is_held_out(text))
+            for text, query, answer in zip(questions, queries, answers, strict=True)
+        ]
 
     @torch.no_grad()
     def targets(self, examples: Sequence[Example], top_k: int, batch: int = 8) -> list[Target]:

@@ -145,6 +145,10 @@ class Artifact:
         buffer = bytearray(data) if data.readonly else data
         return torch.frombuffer(buffer, dtype=dtype).reshape(spec.shape)
 
+    def with_manifest(self, manifest: Manifest) -> bytes:
+        """The file of an artifact with these tensors and another manifest."""
+        return self.encode(manifest, {name: (self.tensor(name), s.axes) for name, s in self._specs.items()})
+
     def require(self, fingerprint: str) -> None:
         """Raise `FingerprintError` unless the artifact was compiled for this base model."""
         if self.manifest.fingerprint != fingerprint:

@@ -21,6 +21,13 @@ class Span:
     end: int
 
 
+def sentences(text: str) -> list[Span]:
+    """Consecutive spans that end where sentences or paragraphs do."""
+    ends = [m.end() for m in _SENTENCE_END.finditer(text)] + [len(text)]
+    spans = [Span(a, b) for a, b in zip([0, *ends[:-1]], ends, strict=True)]
+    return [s for s in spans if text[s.start : s.end].strip()]
+
+
 @dataclass(frozen=True)
 class Document:
     """A non-empty Unicode text with a title.

@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import builtins
 import os
-import queue
-import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from memkit import registry
+from memkit.admission import AdmissionConfig, judge
 from memkit.artifact import Artifact
+from memkit.background import Background
 from memkit.bank import Bank, MemoryInfo, Receipt
 from memkit.compilers.base import Compiled, Progress, silent
 from memkit.document import Document, Span
 from memkit.engine.base import Handle, Request
 from memkit.engine.transformers import TransformersEngine
-from memkit.errors import ArtifactError, CompileError, ConfigError, MemkitError, NotFoundError
+from memkit.errors import (
+    ArtifactError,
+    CompileError,
+    ConfigError,
+    MemkitError,
+    NotFoundError,
+    VerificationError,
+)
 from memkit.models.loading import LoadedModel
 from memkit.router.candidates import Candidate, candidates
 from memkit.router.embed import Embedder, LexicalEmbedder
 from memkit.router.gate import Decision, GateConfig, Route, decide
+from memkit.verify import Verified, verified
 
 MAX_CHARACTERS = 5_000_000  # of one document
 
@@ -75,6 +83,7 @@ class Memory:
         engine: TransformersEngine | None = None,
         embedder: Embedder | None = None,
         gate: GateConfig | None = None,
+        admission: AdmissionConfig | None = None,
     ) -> None:
         self.user = user
         self.bank = Bank(Path(path) if path is not None else default_home())
@@ -84,7 +93,8 @@ class Memory:
         registry.compiler(compiler, self._options)  # a wrong option is an error now, not tonight
         self._embedder: Embedder = embedder or LexicalEmbedder()
         self._gate = gate or GateConfig()
-        self._background = _Background(self._compile_quietly)
+        self._admission = admission or AdmissionConfig()
+        self._background = Background(self._compile_quietly)
 
     @property
     def engine(self) -> TransformersEngine:
@@ -126,10 +136,10 @@ class Memory:
         return info
 
     def compile(self, memory_id: str, *, progress: Progress = silent) -> MemoryInfo:
-        """Compile a memory from its source and publish the artifact.
+        """Compile a memory from its source and publish the artifact, if the admission gate lets it pass.
 
-        Raises `CompileError` when that is impossible; the memory then stays on its text, and its
-        ``error`` says why.
+        Raises `CompileError` when that is impossible, `VerificationError` when the gate refuses the
+        artifact; the memory then stays on its text, and its ``error`` says why.
         """
         return self.compiled(memory_id, progress=progress)[0]
 
@@ -137,14 +147,18 @@ class Memory:
         """As `compile`, and what the compilation cost."""
         info = self.bank.get(self.user, memory_id)
         compiler = registry.compiler(self._compiler, self._options)
+        source = self.bank.source(self.user, info.id)
         try:
-            made = compiler.compile(
-                self.bank.source(self.user, info.id), self.engine.base, tenant=self.user, progress=progress
-            )
-        except CompileError as error:
+            made = compiler.compile(source, self.engine.base, tenant=self.user, progress=progress)
+            artifact = Artifact.decode(made.data)
+            verdict = judge(self.engine, source, artifact, self._admission)
+            if verdict.refusal:
+                raise VerificationError(f"the artifact was not published: {verdict.refusal}")
+        except (CompileError, VerificationError) as error:
             self.bank.fail(self.user, info.id, str(error))
             raise
-        return self.bank.publish(self.user, info.id, made.data), made
+        data = artifact.with_manifest(replace(artifact.manifest, verification=verdict.plain()))
+        return self.bank.publish(self.user, info.id, data), made
 
     def _compile_quietly(self, memory_id: str) -> None:
         try:
@@ -266,11 +280,16 @@ class Memory:
         """One memory. Raises `NotFoundError`."""
         return self.bank.get(self.user, memory_id)
 
-    def verify(self, memory_id: str) -> Artifact:
-        """Re-read an artifact, check every byte and its fingerprint; returns it. Raises `ArtifactError`."""
-        artifact = self.bank.artifact(self.user, memory_id)
-        artifact.require(self.engine.fingerprint)
-        return artifact
+    def verify(self, memory_id: str, *, replay: bool = False, progress: Progress = silent) -> Verified:
+        """Re-read an artifact, check every byte and its fingerprint, and test it again.
+
+        ``replay`` also compiles it again from its source, with its own settings; on the same machine
+        that gives the same bytes. Raises `ArtifactError` for bytes that cannot be used, `VerificationError`
+        when the gate would refuse the artifact today, or the replay differs.
+        """
+        with self.bank.artifact(self.user, memory_id) as artifact:
+            source = self.bank.source(self.user, memory_id)
+            return verified(artifact, source, self.engine, self._admission, replay=replay, progress=progress)
 
     def forget(self, memory_id: str | None = None) -> builtins.list[Receipt]:
         """Forget one memory, or all of this user: text, vectors, artifacts, attached handles.
@@ -304,43 +323,4 @@ def default_home() -> Path:
     return Path(home) if home else user_data_path("memkit", appauthor=False)
 
 
-class _Background:
-    """One daemon thread that compiles memories in the order they came."""
-
-    def __init__(self, work: Any) -> None:
-        self._work = work
-        self._waiting: queue.Queue[str | None] = queue.Queue()
-        self._thread: threading.Thread | None = None
-
-    def add(self, memory_id: str) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="memkit-compile", daemon=True)
-            self._thread.start()
-        self._waiting.put(memory_id)
-
-    def _run(self) -> None:
-        while (memory_id := self._waiting.get()) is not None:
-            try:
-                self._work(memory_id)
-            finally:
-                self._waiting.task_done()
-        self._waiting.task_done()
-
-    def wait(self) -> None:
-        self._waiting.join()
-
-    def stop(self) -> None:
-        """Forget what waits; the compilation that runs ends first."""
-        while not self._waiting.empty():
-            try:
-                self._waiting.get_nowait()
-            except queue.Empty:
-                break
-            self._waiting.task_done()
-        if self._thread is not None:
-            self._waiting.put(None)
-            self._thread.join()
-            self._thread = None
-
-
-__all__ = ["Answer", "Memory", "Trace", "default_home"]
+__all__ = ["Answer", "Memory", "Trace", "Verified", "default_home"]

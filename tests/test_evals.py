@@ -10,7 +10,10 @@ import pytest
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import ConfigError, DocumentError
 from memkit.evals import metrics, records
+from memkit.evals.cells import Cell, table
+from memkit.evals.rag import passages
 from memkit.evals.run import EvalConfig, evaluate
+from memkit.router.embed import LexicalEmbedder
 from memkit.testing import TEXT, TINY_OPTIONS
 
 COLUMNS = (
@@ -113,3 +116,96 @@ def test_a_record_longer_than_the_window_is_left_out_and_named(
     file.write_text(json.dumps(rows[1]))
     with pytest.raises(ConfigError, match="fits"):
         evaluate(EvalConfig(str(file), compilers=()), engine=engine)
+
+
+def test_baselines_at_the_budget_of_an_artifact(engine: TransformersEngine, tmp_path: Path) -> None:
+    file = tmp_path / "r.jsonl"
+    row = {"id": "a", "context": TEXT, "questions": [{"q": "Where does Mira live?", "answers": ["Keldor"]}]}
+    file.write_text(json.dumps(row))
+    config = EvalConfig(
+        str(file),
+        compilers=(),
+        baselines=("full", "none", "rag", "cartridge"),
+        ratios=(4,),
+        options={**TINY_OPTIONS, "steps": 0},
+    )
+    report = evaluate(config, engine=engine)
+    full, none, rag, cartridge = report["rows"]
+    assert [r["method"] for r in (rag, cartridge)] == ["rag", "cartridge"]
+    assert rag["prompt_tokens"] <= cartridge["prompt_tokens"]
+    assert none["prompt_tokens"] < rag["prompt_tokens"] < full["prompt_tokens"]
+    assert cartridge["records"][0]["admission"]["questions"] >= 1
+
+
+def test_passages_keep_to_the_budget(engine: TransformersEngine) -> None:
+    embedder = LexicalEmbedder()
+    question = "What is her dog called, Tovin or Jalo?"
+    whole = passages(engine, embedder, TEXT, question, 10_000)
+    assert whole == TEXT
+    for budget in (1, 5, 12, 20):
+        text = passages(engine, embedder, TEXT, question, budget)
+        assert text
+        assert engine.count_tokens(text) <= budget + 1  # the space between two sentences
+    assert "Tovin" in passages(engine, embedder, TEXT, "What is the dog called?", 16)
+
+
+def test_an_interrupted_evaluation_goes_on(engine: TransformersEngine, tmp_path: Path) -> None:
+    asked = [{"q": "Where does Mira live?", "answers": ["Keldor"]}]
+    file, journal = tmp_path / "r.jsonl", tmp_path / "out.json.partial"
+    file.write_text("\n".join(json.dumps({"id": i, "context": TEXT, "questions": asked}) for i in "ab"))
+    config = EvalConfig(str(file), ratios=(8,), options=TINY_OPTIONS)
+    compiled = list[str]()
+
+    def stop(label: str, done: int, total: int) -> None:
+        if label.startswith("b lcc"):
+            raise KeyboardInterrupt
+
+    def count(label: str, done: int, total: int) -> None:
+        if "lcc" in label:
+            compiled.append(label[0])
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(config, stop, engine, journal)
+    with journal.open("a") as out:
+        out.write('{"method": "lcc", "ra')  # what a kill may leave
+    with pytest.raises(ConfigError, match="another evaluation"):
+        evaluate(EvalConfig(str(file), ratios=(4,), options=TINY_OPTIONS), engine=engine, journal=journal)
+    resumed = evaluate(config, count, engine, journal)
+    assert set(compiled) == {"b"}
+    assert not journal.exists()
+    whole = evaluate(config, engine=engine)
+    changing = {"compile_s", "ttft_ms", "curves"}
+    for a, b in zip(resumed["rows"], whole["rows"], strict=True):
+        assert {k: v for k, v in a.items() if k not in changing} == {
+            k: v for k, v in b.items() if k not in changing
+        }
+
+
+def test_retention_compares_the_same_records() -> None:
+    def cell(method: str, record: str, right: float, reason: str = "") -> Cell:
+        values = () if reason else (right,)
+        return Cell(
+            method, None if method in ("full", "none") else 8.0, record, values, values, values, reason=reason
+        )
+
+    cells = [
+        cell("full", "a", 1),
+        cell("full", "b", 0),
+        cell("none", "a", 0),
+        cell("none", "b", 0),
+        cell("lcc", "a", 1),
+        cell("lcc", "b", 0, "too long"),
+    ]
+    lcc = table(cells, None)[2]
+    assert (lcc["retention"], lcc["failed"], lcc["n"], lcc["reasons"]) == (1.0, 1, 1, ["too long"])
+    both = table([*cells[:5], cell("lcc", "b", 0)], None)[2]
+    assert both["retention"] == 1.0
+    low, high = both["retention_ci95"]
+    assert low <= 1.0 <= high
+
+
+def test_rouge_l() -> None:
+    assert metrics.rouge_l("police killed the gunman", ["police kill the gunman"]) == pytest.approx(2 / 3)
+    assert metrics.rouge_l("a b c d", ["d c b a"]) == pytest.approx(2 / 6)  # "a" is an article
+    assert metrics.rouge_l("", ["x"]) == 0
+    assert metrics.rouge_l("same words here", ["other", "same words here"]) == 1

@@ -41,7 +41,10 @@ def evaluate(
         typer.Option("--json", metavar="OUT", help="Write JSON to a path, or to - (standard output)."),
     ] = None,
 ) -> None:
-    """Measure compilers against baselines on the same questions. Uses no bank."""
+    """Measure compilers against baselines on the same questions. Uses no bank.
+
+    With --json OUT, an interrupted evaluation goes on where it was when the same command runs again.
+    """
     output = Output(json == "-")
     if json not in (None, "-"):
         _check_writable(Path(json))
@@ -63,8 +66,11 @@ def evaluate(
         seed=seed,
         options=options,
     )
+    journal = None if json in (None, "-") else Path(f"{json}.partial")
     with progress(output) as report:
-        table = run(config, progress=lambda label, done, total: report(label, "", done, total))
+        table = run(
+            config, progress=lambda label, done, total: report(label, "", done, total), journal=journal
+        )
     if json not in (None, "-"):
         _write(Path(json), table)
     output.result(table, lambda: _show(output, table["rows"]))

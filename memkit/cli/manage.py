@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from memkit.cli.options import Home, Json, Model, User, open_bank, open_memory
 from memkit.cli.output import Output, exit_code
+from memkit.cli.progress import compilation
+from memkit.compilers.base import Progress, silent
 from memkit.errors import ArtifactError, ConfigError, MemkitError, NotFoundError, VerificationError
 
 if TYPE_CHECKING:
@@ -138,12 +141,15 @@ def _confirm(output: Output, chosen: list[MemoryInfo], tenant: str, *, everythin
 def verify(
     memory_id: OptionalId = None,
     every: Annotated[bool, typer.Option("--all", help="All of the user's memories.")] = False,
+    replay: Annotated[
+        bool, typer.Option("--replay", help="Compile again from the source, and compare to the byte.")
+    ] = False,
     user: User = "default",
     home: Home = None,
     model: Model = "nano",
     json: Json = False,
 ) -> None:
-    """Re-read artifacts, check every byte, and that they were made for this model."""
+    """Re-read artifacts: check every byte, that they are for this model, and test their answers again."""
     output = Output(json)
     if (memory_id is None) != every:
         raise ConfigError("give the ID of a memory, or --all")
@@ -153,23 +159,31 @@ def verify(
             raise NotFoundError(f"the user {user!r} has no memories")
         if not every and chosen[0].artifact_id is None:
             raise NotFoundError(f"memory {chosen[0].id} has no artifact yet: compile it first")
-        results = [_verified(memory, info) for info in chosen]
+        with compilation(output) if replay else nullcontext(silent) as progress:
+            results = [_verified(memory, info, replay, progress) for info in chosen]
     failed = [row for row in results if row["result"] == "fail"]
     output.result(
         {"user": user, "ok": not failed, "results": results},
-        lambda: output.table(("id", "result", "detail"), [tuple(row.values()) for row in results]),
+        lambda: output.table(
+            ("id", "result", "detail"), [(row["id"], row["result"], row["detail"]) for row in results]
+        ),
     )
     if failed:
         output.note(f"error: {len(failed)} of {len(results)} failed")
         raise typer.Exit(exit_code(VerificationError()))
 
 
-def _verified(memory: Memory, info: MemoryInfo) -> dict[str, str]:
+def _verified(memory: Memory, info: MemoryInfo, replay: bool, progress: Progress) -> dict[str, Any]:
+    row: dict[str, Any] = {"id": info.id, "result": "none", "version": info.version, "measured": None}
     if info.artifact_id is None:
-        return {"id": info.id, "result": "none", "detail": "has no artifact: answered from its text"}
+        return {**row, "detail": "has no artifact: answered from its text"}
     try:
-        artifact = memory.verify(info.id)
-    except (ArtifactError, NotFoundError) as error:
-        return {"id": info.id, "result": "fail", "detail": str(error)}
-    artifact.close()
-    return {"id": info.id, "result": "ok", "detail": f"artifact {info.artifact_id}, version {info.version}"}
+        found = memory.verify(info.id, replay=replay, progress=progress)
+    except (ArtifactError, NotFoundError, VerificationError) as error:
+        return {**row, "result": "fail", "detail": str(error)}
+    m = found.measured
+    detail = f"answers {m.fidelity:.0%} of {m.questions} self-test questions as the text does"
+    detail += "" if found.calibrated else "; no thresholds are calibrated for this model and compiler"
+    detail += "" if found.reproduced else "; the figures in the artifact were others"
+    detail += "; compiled again to the byte" if found.replayed else ""
+    return {**row, "result": "ok", "measured": m.plain(), "detail": detail}

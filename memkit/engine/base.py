@@ -67,6 +67,10 @@ class Engine(Protocol):
         """Identity of the base model; an artifact with another one is refused."""
 
     @property
+    def model(self) -> str:
+        """The base model's name."""
+
+    @property
     def window(self) -> int:
         """Longest prompt plus answer, in tokens."""
 

@@ -35,6 +35,10 @@ class TransformersEngine:
         return self.base.fingerprint
 
     @property
+    def model(self) -> str:
+        return self.base.name
+
+    @property
     def window(self) -> int:
         return self.base.window
 
@@ -110,15 +114,8 @@ class TransformersEngine:
     def _generate(
         self, prepared: Sequence[tuple[Request, list[int]]], lengths: Sequence[int]
     ) -> Iterator[Completion]:
-        at = 0
-        while at < len(prepared):
-            end = at + 1
-            while (
-                end < len(prepared) and end - at < MAX_BATCH and _batchable(prepared[at][0], prepared[end][0])
-            ):
-                end += 1
-            yield from self._batch(prepared[at:end], lengths[at:end])
-            at = end
+        for group in _groups([request for request, _ in prepared]):
+            yield from self._batch(prepared[group], lengths[group])
 
     def _batch(self, group: Sequence[tuple[Request, list[int]]], lengths: Sequence[int]) -> list[Completion]:
         """Requests with the same prefix and settings, decoded together."""
@@ -167,19 +164,41 @@ class TransformersEngine:
     def likelihood(self, requests: Sequence[Request], answers: Sequence[str]) -> list[float]:
         if len(requests) != len(answers):
             raise ValueError(f"{len(requests)} requests but {len(answers)} answers")
-        means = list[float]()
-        for request, answer in zip(requests, answers, strict=True):
-            query, said = self._query(request), [*self.encode(answer), self.base.chat.end]
+        prepared = [
+            (request, self._query(request), [*self.encode(answer), self.base.chat.end])
+            for request, answer in zip(requests, answers, strict=True)
+        ]
+        for request, query, said in prepared:
             self._check(request, [*query, *said])
-            with self._lock, torch.no_grad():
-                prefix = self.prefix(request)
-                # Without any prefix there is still a first token to read: the query's own.
-                if prefix is None:
-                    prefix, query = kv.prefill(self.base.model, query[:1]), query[1:]
-                batch = kv.AnswerBatch.of([(query, said)], prefix.tokens, self.base.model.device)
-                logprobs = kv.answer_logits(self.base.model, prefix, batch).log_softmax(-1)
-            means.append(float(logprobs.gather(1, batch.target[:, None]).mean()))
+        means = list[float]()
+        for group in _groups(requests):
+            means += self._likelihood(requests[group.start], [(q, said) for _, q, said in prepared[group]])
         return means
+
+    def _likelihood(self, request: Request, pairs: Sequence[tuple[list[int], list[int]]]) -> list[float]:
+        """Mean log-probabilities of answers behind one shared prefix."""
+        with self._lock, torch.no_grad():
+            prefix = self.prefix(request)
+            if prefix is None:  # a prefix is needed to batch behind; without a header there is none
+                first = pairs[0][0][:1]
+                if any(query[:1] != first for query, _ in pairs):
+                    return [mean for pair in pairs for mean in self._likelihood(request, [pair])]
+                prefix = kv.prefill(self.base.model, first)
+                pairs = [(query[1:], said) for query, said in pairs]
+            batch = kv.AnswerBatch.of(pairs, prefix.tokens, self.base.model.device)
+            logprobs = kv.answer_logits(self.base.model, prefix, batch).log_softmax(-1)
+        given = logprobs.gather(1, batch.target[:, None])
+        return [float(part.mean()) for part in given.split([len(said) for _, said in pairs])]
+
+
+def _groups(requests: Sequence[Request]) -> Iterator[slice]:
+    """Runs of at most `MAX_BATCH` requests with the same prefix and settings."""
+    start = 0
+    for at in range(1, len(requests) + 1):
+        full = at - start == MAX_BATCH
+        if at == len(requests) or full or not _batchable(requests[start], requests[at]):
+            yield slice(start, at)
+            start = at
 
 
 def _batchable(a: Request, b: Request) -> bool:

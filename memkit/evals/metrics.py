@@ -41,6 +41,26 @@ def _f1(answer: list[str], gold: list[str]) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
+def rouge_l(answer: str, golds: Sequence[str]) -> float:
+    """Best ROUGE-L F1 over the gold answers: by the longest common subsequence of words (Lin, 2004)."""
+    return max((_rouge_l(normalise(answer).split(), normalise(gold).split()) for gold in golds), default=0.0)
+
+
+def _rouge_l(answer: list[str], gold: list[str]) -> float:
+    if not answer or not gold:
+        return float(answer == gold)
+    lengths = [0] * (len(gold) + 1)
+    for word in answer:
+        diagonal = 0
+        for i, other in enumerate(gold, start=1):
+            diagonal, lengths[i] = (
+                lengths[i],
+                diagonal + 1 if word == other else max(lengths[i], lengths[i - 1]),
+            )
+    common = lengths[-1]
+    return 2 * common / (len(answer) + len(gold))
+
+
 def mean(values: Sequence[float]) -> float | None:
     """The mean, or None of nothing."""
     return sum(values) / len(values) if values else None

@@ -73,6 +73,7 @@ def render(folder: Path) -> str:
     """The card of the model in ``folder``, which holds ``training.json`` and ``eval.json``."""
     from safetensors import safe_open
 
+    from memkit import prompts
     from memkit.models.nano import general, world
 
     training = json.loads((folder / "training.json").read_text())
@@ -90,8 +91,8 @@ def render(folder: Path) -> str:
         seed=report["seed"],
         seed_training=training["seed"],
         idk=world.IDK,
-        repeat=world.REPEAT,
-        write=world.WRITE_QUESTION,
+        repeat=prompts.REPEAT,
+        write=prompts.WRITE_QUESTION,
         general=len(general.GENERAL),
         tokens=training["trained"]["tokens"],
         steps=training["trained"]["step"],

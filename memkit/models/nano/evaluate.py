@@ -15,10 +15,10 @@ from pathlib import Path
 
 import torch
 
+from memkit import prompts
 from memkit.engine import kv
 from memkit.evals import metrics
 from memkit.models.loading import LoadedModel, load
-from memkit.models.nano import world
 from memkit.models.nano.documents import Document, Generator, possessive
 from memkit.models.nano.general import GENERAL
 
@@ -152,7 +152,7 @@ class Evaluation:
         for _, document in self._generated(5, facts=(3, 12), people=(1, 4), fillers=(0, 14)):
             ids = self.encode(document.text)[:256]
             prefix = kv.prefill(self.base.model, ids, self.header)
-            query = self.base.chat.query(self.base.tokenizer, world.REPEAT, True)
+            query = self.base.chat.query(self.base.tokenizer, prompts.REPEAT, True)
             batch = kv.AnswerBatch.of([(query, ids)], prefix.tokens, self.base.model.device)
             with torch.no_grad():
                 chosen = kv.answer_logits(self.base.model, prefix, batch).argmax(-1)
@@ -170,7 +170,7 @@ class Evaluation:
         written = self.tallies.setdefault("writes answerable questions", Tally())
         for _, document in self._generated(6, facts=(8, 8), people=(2, 4), fillers=(4, 10)):
             prefix = self.read(document.text)
-            questions = self.ask(prefix, [world.WRITE_QUESTION] * 8, temperature=1.0, generator=sampler)
+            questions = self.ask(prefix, [prompts.WRITE_QUESTION] * 8, temperature=1.0, generator=sampler)
             answers = _answers(document)
             for question in questions:
                 written.add(question in answers, question)

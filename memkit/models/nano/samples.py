@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from memkit import prompts
 from memkit.models.chat import SEPARATOR, ChatFormat
 from memkit.models.nano import general, world
 from memkit.models.nano.documents import Document, Generator, Question
@@ -46,8 +47,8 @@ CURRICULUM = (
     Stage(0.48, (1, 5), (1, 3), (0, 3), 0.00, (3, 15), 0.3, 0.4),
     Stage(0.58, (2, 8), (1, 4), (0, 8), 0.00, (3, 30), 0.1, 0.5),
     Stage(0.65, (1, 4), (1, 3), (0, 2), 0.00, (3, 8), 0.8, 0.5),
-    Stage(0.70, (2, 10), (1, 4), (0, 10), 0.01, (3, 20), 0.08, 0.6),
-    Stage(0.85, (2, 16), (1, 6), (0, 16), 0.02, (5, 40), 0.03, 0.8),
+    Stage(0.70, (2, 10), (1, 4), (0, 10), 0.01, (3, 20), 0.12, 0.6),
+    Stage(0.85, (2, 16), (1, 6), (0, 16), 0.03, (5, 40), 0.05, 0.8),
 )
 
 
@@ -105,7 +106,7 @@ class Sampler:
         asked = list(generator.questions(document))[:8]
         asked += [generator.missing(document) for _ in range(rng.randint(2, 4))]
         asked += [q for q in (generator.two_hop(document), generator.two_hop(document)) if q]
-        if rng.random() < 0.4 and (question := generator.reverse(document)):
+        if rng.random() < 0.8 and (question := generator.reverse(document)):
             asked.append(question)
         if rng.random() < 0.6:
             asked.append(Question(*rng.choice(general.GENERAL), "general"))
@@ -113,15 +114,16 @@ class Sampler:
             yield [(self._question_text(question), question.answer)], ANSWER_WEIGHT
         if rng.random() < 0.35:
             yield self._conversation(document), ANSWER_WEIGHT
-        for fact in rng.sample(document.facts, min(len(document.facts), 5)):
+        # What may be asked next is a choice among all facts: many samples a document show it whole.
+        for fact in rng.sample(document.facts, min(len(document.facts), 8)):
             about = world.WRITE_QUESTION_ABOUT.format(name=fact.person.name)
-            request = about if rng.random() < 0.2 else world.WRITE_QUESTION
+            request = about if rng.random() < 0.25 else prompts.WRITE_QUESTION
             yield [(request, generator.about(fact).text)], ANSWER_WEIGHT
         if rng.random() < 0.15:
             names = ", ".join(dict.fromkeys(f.person.name for f in document.facts))
             yield [(rng.choice(world.LIST_PEOPLE), names)], REPEAT_WEIGHT
         if not long and rng.random() < 0.3:
-            yield [(world.REPEAT, document.text)], REPEAT_WEIGHT
+            yield [(prompts.REPEAT, document.text)], REPEAT_WEIGHT
 
     def _conversation(self, document: Document) -> list[tuple[str, str]]:
         """Two or three turns; a later turn about the same person may say "she" or "his"."""
@@ -147,7 +149,7 @@ class Sampler:
             return self._tree([], [(turns, ANSWER_WEIGHT) for turns in self._without_context()])
         if self.rng.random() < stage.copy_share:
             words = self.generator.words(self.rng.randint(*stage.words))
-            return self._tree(self.encode(words), [([(world.REPEAT, words)], COPY_WEIGHT)])
+            return self._tree(self.encode(words), [([(prompts.REPEAT, words)], COPY_WEIGHT)])
         document = self._document(stage)
         context = self.encode(document.text)
         return self._tree(context, list(self._branches(document, long=len(context) > 400)))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from memkit import prompts
 from memkit.models.nano import general, world
 from memkit.models.nano.documents import Generator
 
@@ -32,7 +33,7 @@ def _corpus(documents: int, seed: int) -> Iterator[str]:
     for question_text, answer in general.GENERAL:
         for _ in range(20):
             yield f"\n\n{question_text} {answer}"
-    for text in (world.IDK, world.REPEAT, world.WRITE_QUESTION, *world.LIST_PEOPLE, *world.POLITE):
+    for text in (world.IDK, prompts.REPEAT, prompts.WRITE_QUESTION, *world.LIST_PEOPLE, *world.POLITE):
         for _ in range(100):
             yield f"user\n\n\n{text} assistant\nsystem"
 

@@ -20,6 +20,9 @@ _ENDS = [o + v + c for o in "b c d f g h k l m n p r s t v z".split() for v in _
 _LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
 MONTHS = ("January February March April May June July August September October November December").split()
 EVAL_SHARE = 8  # one value in eight is kept out of training
+SPELLED_SHARE = 0.2  # of words that are made letter by letter, so that copying learns to spell
+_NUCLEI = [*_VOWELS * 4, "ae", "ai", "ea", "ee", "ei", "ia", "ie", "io", "oa", "oo", "ou", "y"]
+_CONSONANTS = "b c d f g h j k l m n p q r s t v w x z".split()
 
 
 def _syllables(seed: int, count: int, pool: list[str]) -> list[str]:
@@ -35,9 +38,20 @@ def split_of(value: str) -> Split:
     return "eval" if zlib.crc32(value.lower().encode()) % EVAL_SHARE == 0 else "train"
 
 
+def _spelled(rng: random.Random) -> str:
+    """A word of two or three syllables of any letters: "keldor", "xioveam"."""
+    word = ""
+    for _ in range(rng.choice((2, 2, 3))):
+        onset = rng.choice(_CONSONANTS) if rng.random() < 0.6 else rng.choice(_ONSETS)
+        coda = rng.choice(_CONSONANTS) if rng.random() < 0.4 else ""
+        word += onset + rng.choice(_NUCLEI) + coda
+    return word
+
+
 def _draw(rng: random.Random, kind: Kind) -> str:
     if kind in ("name", "place", "thing"):
-        word = rng.choice(STARTS) + rng.choice(ENDS)
+        spelled = rng.random() < SPELLED_SHARE
+        word = _spelled(rng) if spelled else rng.choice(STARTS) + rng.choice(ENDS)
         return word if kind == "thing" else word.capitalize()
     if kind == "code":
         return f"{rng.choice(_LETTERS)}{rng.choice(_LETTERS)}-{rng.randint(100, 999)}"

@@ -194,8 +194,6 @@ ADJECTIVES = (
 TIMES = "morning evening afternoon night winter spring autumn week".split()
 
 IDK = "I do not know"
-REPEAT = "Please repeat the context."
-WRITE_QUESTION = "Write a question about the text."
 WRITE_QUESTION_ABOUT = "Write a question about {name}."
 LIST_PEOPLE = ("Who is mentioned in the text?", "List the people in the text.")
 UPDATES = ("Update: ", "Correction: ", "News: ", "This has changed: ")

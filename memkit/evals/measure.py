@@ -1,0 +1,159 @@
+"""What is measured of a prefix: answers, divergences from the full context, drift, times."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from memkit.engine import kv
+from memkit.engine.base import Handle, Request
+from memkit.engine.transformers import TransformersEngine
+from memkit.evals import metrics, records
+from memkit.models.nano.general import HELD_OUT
+
+TTFT_REPEATS = 5
+ANSWER_TOKENS = 48
+GENERAL_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The full context's own answers to a record, and its log-probabilities of them."""
+
+    record: records.Record
+    prefix: kv.KV
+    asked: list[tuple[str, list[int]]]
+    logprobs: list[torch.Tensor]
+    aside: list[tuple[str, list[int]]]  # general questions
+    aside_logprobs: list[torch.Tensor]
+
+    @property
+    def questions(self) -> list[str]:
+        return [q.text for q in self.record.questions]
+
+
+class Measurer:
+    """Measures prefixes on one engine."""
+
+    def __init__(self, engine: TransformersEngine) -> None:
+        self.engine = engine
+        self.general = [(q, (a,)) for q, a in HELD_OUT]
+        self.bare_general = metrics.mean(self._general_scores(self.prefix(), False))
+
+    # -- pieces ---------------------------------------------------------------------------------
+    def prefix(self, handle: Handle | None = None, context: str | None = None) -> kv.KV:
+        """What stands in front of the question; a lone end token where that is nothing."""
+        prefix = self.engine.prefix(Request("?", handle=handle, context=context))
+        base = self.engine.base
+        return prefix if prefix is not None else kv.prefill(base.model, [base.chat.end])
+
+    def _decode(self, prefix: kv.KV, questions: Sequence[str], memory: bool, tokens: int) -> list[list[int]]:
+        base, answers = self.engine.base, list[list[int]]()
+        queries = [base.chat.query(base.tokenizer, q, memory) for q in questions]
+        for group in kv.chunked(queries, 16):
+            rows = kv.decode(base.model, prefix, group, max_tokens=tokens, end=base.chat.end)
+            answers += [row.ids for row in rows]
+        return answers
+
+    def _general_scores(self, prefix: kv.KV, memory: bool) -> list[float]:
+        answers = self._decode(prefix, [q for q, _ in self.general], memory, GENERAL_TOKENS)
+        return [
+            metrics.contains(self.engine.decode(ids), golds)
+            for ids, (_, golds) in zip(answers, self.general, strict=True)
+        ]
+
+    @torch.no_grad()
+    def _logprobs(
+        self, prefix: kv.KV, asked: Sequence[tuple[str, list[int]]], memory: bool
+    ) -> list[torch.Tensor]:
+        """Log-probabilities ``[answer tokens, vocabulary]`` of each given answer."""
+        base, out = self.engine.base, list[torch.Tensor]()
+        for group in kv.chunked(asked, 16):
+            pairs = [(base.chat.query(base.tokenizer, q, memory), a) for q, a in group]
+            batch = kv.AnswerBatch.of(pairs, prefix.tokens, base.model.device)
+            logits = kv.answer_logits(base.model, prefix, batch).log_softmax(-1)
+            out += logits.split([len(a) for _, a in group])
+        return out
+
+    # -- a record -------------------------------------------------------------------------------
+    def fits(self, record: records.Record) -> bool:
+        """Whether the model can read the whole context and answer: without that there is no reference."""
+        longest = max(self.engine.count_tokens(q.text) for q in record.questions)
+        chat = self.engine.base.chat
+        around = len(chat.header) + len(chat.tail) + longest + ANSWER_TOKENS + 8  # 8: separator, end
+        return self.engine.count_tokens(record.context) + around <= self.engine.window
+
+    def reference(self, record: records.Record) -> Reference:
+        """Answer a record's questions, and some general ones, with the full context."""
+        end, full = self.engine.base.chat.end, self.prefix(context=record.context)
+
+        def answered(questions: list[str], tokens: int) -> list[tuple[str, list[int]]]:
+            said = self._decode(full, questions, True, tokens)
+            return [(q, [*ids, end]) for q, ids in zip(questions, said, strict=True)]
+
+        asked = answered([q.text for q in record.questions], ANSWER_TOKENS)
+        aside = answered([q for q, _ in self.general[::4]], GENERAL_TOKENS)
+        logprobs, aside_logprobs = (self._logprobs(full, given, True) for given in (asked, aside))
+        return Reference(record, full, asked, logprobs, aside, aside_logprobs)
+
+    def measure(self, reference: Reference, prefix: kv.KV, memory: bool = True) -> dict[str, Any]:
+        """Fields of a `Cell`: scores, divergences and drift of answers behind ``prefix``.
+
+        ``memory`` says whether questions are phrased as following a context.
+        """
+        ids = self._decode(prefix, reference.questions, memory, ANSWER_TOKENS)
+        texts = [self.engine.decode(answer) for answer in ids]
+        return {
+            **scores(texts, reference.record.questions),
+            "kl": divergences(reference.logprobs, self._logprobs(prefix, reference.asked, memory)),
+            "drift_kl": divergences(
+                reference.aside_logprobs, self._logprobs(prefix, reference.aside, memory)
+            ),
+            "general": tuple(self._general_scores(prefix, memory)),
+        }
+
+    def each(self, reference: Reference, prefixes: Sequence[kv.KV]) -> dict[str, Any]:
+        """As `measure`, with a prefix of its own for every question; drift is that of the first."""
+        texts, kls = list[str](), list[float]()
+        for prefix, asked, logprobs in zip(prefixes, reference.asked, reference.logprobs, strict=True):
+            (ids,) = self._decode(prefix, [asked[0]], True, ANSWER_TOKENS)
+            texts.append(self.engine.decode(ids))
+            kls += divergences([logprobs], self._logprobs(prefix, [asked], True))
+        aside = self._logprobs(prefixes[0], reference.aside, True)
+        return {
+            **scores(texts, reference.record.questions),
+            "kl": tuple(kls),
+            "drift_kl": divergences(reference.aside_logprobs, aside),
+            "general": tuple(self._general_scores(prefixes[0], True)),
+        }
+
+    def timed(self, request: Request) -> dict[str, Any]:
+        """Times to the first token of repeated requests, and the prompt's length."""
+        times = list[float]()
+        for repeat in range(TTFT_REPEATS):
+            (completion,) = self.engine.generate([request])
+            if repeat:  # the first one warms up
+                times.append(completion.ttft_ms)
+        return {"ttft_ms": tuple(times), "prompt_tokens": float(completion.prompt_tokens)}
+
+
+def scores(texts: Sequence[str], asked: Sequence[records.Asked]) -> dict[str, Any]:
+    """Scores of answers against the gold ones, question by question."""
+    pairs = list(zip(texts, [q.answers for q in asked], strict=True))
+    return {
+        "answers": tuple(texts),
+        "em": tuple(metrics.exact_match(text, golds) for text, golds in pairs),
+        "f1": tuple(metrics.f1(text, golds) for text, golds in pairs),
+        "contains": tuple(metrics.contains(text, golds) for text, golds in pairs),
+        "rouge_l": tuple(metrics.rouge_l(text, golds) for text, golds in pairs),
+    }
+
+
+def divergences(teacher: Sequence[torch.Tensor], student: Sequence[torch.Tensor]) -> tuple[float, ...]:
+    """Mean KL(teacher ‖ student) in nats per token, for each answer."""
+    return tuple(
+        float((t.exp() * (t - s)).sum(-1).mean().clamp(min=0)) for t, s in zip(teacher, student, strict=True)
+    )

@@ -1,0 +1,28 @@
+"""Text RAG at the token budget of an artifact: the sentences nearest to the question, as text."""
+
+from __future__ import annotations
+
+from memkit.document import sentences
+from memkit.engine.transformers import TransformersEngine
+from memkit.router.embed import Embedder
+
+
+def passages(
+    engine: TransformersEngine, embedder: Embedder, document: str, question: str, budget: int
+) -> str:
+    """The best sentences that fit ``budget`` tokens, in the document's order.
+
+    When not even the best one fits, it is cut: a budget is a budget.
+    """
+    texts = [document[s.start : s.end] for s in sentences(document)]
+    likeness = embedder.passages(texts) @ embedder.question(question)
+    chosen, room = list[int](), budget
+    for index in sorted(range(len(texts)), key=lambda i: (-float(likeness[i]), i)):
+        cost = engine.count_tokens(texts[index])
+        if cost <= room:
+            chosen.append(index)
+            room -= cost
+        elif not chosen:
+            ids = engine.encode(texts[index])[:budget]
+            return engine.decode(ids)
+    return " ".join(texts[i].strip() for i in sorted(chosen))

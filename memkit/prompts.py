@@ -1,0 +1,53 @@
+"""What memkit asks a frozen model about a text, to teach a memory and to test it."""
+
+from __future__ import annotations
+
+import zlib
+
+REPEAT = "Please repeat the context."
+WRITE_QUESTION = "Write a question about the text."
+STUDY_PROMPTS: tuple[str, ...] = (
+    WRITE_QUESTION,
+    "Write one short question that the text above answers.",
+    "Ask a question about a name, a date or a number in the text.",
+    "Write a quiz question about a detail of the text. Reply with the question only.",
+)
+PROBES: tuple[str, ...] = (  # general questions that no compiler regularizes with
+    "What is the capital of Portugal?",
+    "Name three vegetables that are green.",
+    "Explain why ice floats on water.",
+    "What is 23 plus 19?",
+    "Give me a synonym for angry.",
+    "How many minutes are in two hours?",
+    "Who wrote Hamlet?",
+    "Translate 'thank you' into French.",
+    "What is the smallest planet in the solar system?",
+    "Give a tip for saving electricity.",
+    "Write a sentence with the word lantern.",
+    "What does a thermometer measure?",
+)
+HELD_OUT_SHARE = 8  # one question in eight
+
+
+def study_prompts(model: str) -> tuple[str, ...]:
+    """Requests for questions about a text; nano understands only the first."""
+    return STUDY_PROMPTS[:1] if model == "nano" else STUDY_PROMPTS
+
+
+def probes(model: str) -> tuple[str, ...]:
+    """General questions whose answers a memory must leave alone; nano knows only its own."""
+    if model == "nano":
+        from memkit.models.nano.general import HELD_OUT
+
+        return tuple(question for question, _ in HELD_OUT[::4])
+    return PROBES
+
+
+def is_held_out(question: str) -> bool:
+    """Whether a question about a text must never be trained on, by a hash of its words.
+
+    Compilers stop early on such questions and the admission gate asks them, so that what it
+    measures was not learned by heart.
+    """
+    words = " ".join(question.lower().split())
+    return zlib.crc32(words.encode()) % HELD_OUT_SHARE == 0
