@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from memkit.errors import ConfigError
@@ -60,12 +61,19 @@ class Compiler(Protocol):
     version: str
 
     def compile(
-        self, document: Document, base: LoadedModel, *, tenant: str, progress: Progress = silent
+        self,
+        document: Document,
+        base: LoadedModel,
+        *,
+        tenant: str,
+        progress: Progress = silent,
+        unfinished: Path | None = None,
     ) -> Compiled:
         """Compile a document.
 
         Raises `CompileError` when it does not fit or does not converge. An interruption leaves
-        nothing behind: the artifact exists only as the returned bytes.
+        nothing behind but what the compiler may keep in the file ``unfinished``, to go on from when
+        it is called again with the same arguments. The result is the same as without interruption.
         """
 
 

@@ -25,10 +25,11 @@ Example
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from torch import nn
 from memkit.artifact import Artifact, Manifest, Provenance
 from memkit.compilers.arithmetic import FlopMeter
 from memkit.compilers.base import Compiled, Progress, configure, silent
+from memkit.compilers.checkpoint import Checkpoint
 from memkit.compilers.objective import Loss, Objective, Pair, Part
 from memkit.compilers.queries import queries_for
 from memkit.compilers.teacher import Example, Teacher
@@ -80,6 +82,8 @@ class LCCConfig:
     top_k: int = 256  # of the teacher's distribution; the rest is one event
     patience: int = 4  # held-out measurements (every 25 steps) without a new best
     segment_tokens: int = 1024  # longest piece of a document that is compiled at once
+    accumulate: int = 1  # draws whose gradients make one optimizer step
+    coupled: bool = False  # the LoRA answers, too (§4.5): an ablation, which no artifact can serve
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -87,7 +91,7 @@ class LCCConfig:
             raise ValueError(f"ratio must be at least 1, got {self.ratio}")
         if self.steps + self.kv_steps < 1:
             raise ValueError("steps and kv_steps are both 0: nothing would be trained")
-        for name in ("rank", "answer_tokens", "patience", "top_k", "segment_tokens"):
+        for name in ("rank", "accumulate", "answer_tokens", "patience", "top_k", "segment_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("steps", "kv_steps", "self_study", "agnostic", "reconstruction_window", "warmup"):
@@ -107,6 +111,10 @@ class LCCConfig:
     @property
     def objective(self) -> str:
         return "self-study" if self.self_study else "pure"
+
+    def schedule(self, steps: int, lr: float) -> Schedule:
+        """Of one phase."""
+        return Schedule(steps, lr, self.warmup, patience=self.patience, accumulate=self.accumulate)
 
 
 _PURE: dict[str, Any] = {"self_study": 0, "reconstruction_weight": 1.0}
@@ -141,14 +149,23 @@ class LCC:
         self.config = configure(LCCConfig, PRESETS, options)
 
     def compile(
-        self, document: Document, base: LoadedModel, *, tenant: str, progress: Progress = silent
+        self,
+        document: Document,
+        base: LoadedModel,
+        *,
+        tenant: str,
+        progress: Progress = silent,
+        unfinished: Path | None = None,
     ) -> Compiled:
         """See `memkit.compilers.base.Compiler.compile`."""
         started, config = time.perf_counter(), self.config
+        if config.coupled:
+            raise CompileError("coupled is an ablation: an artifact holds no LoRA to answer with")
         context = list(base.tokenizer.encode(document.text, add_special_tokens=False))
         pieces = segments(base, config, len(context))
         meter, history = FlopMeter(base.model), History()
-        memory = _compile(base, config, [context[p] for p in pieces], meter, progress, history)
+        run = Run(progress, history, Checkpoint(unfinished, self._key(document, base, tenant)))
+        memory = _compile(base, config, [context[p] for p in pieces], meter, run)
         manifest = Manifest(
             kind="kv",
             compiler=self.name,
@@ -179,6 +196,20 @@ class LCC:
             history.steps,
             tuple(history.curve),
         )
+
+    def _key(self, document: Document, base: LoadedModel, tenant: str) -> str:
+        """What an unfinished compilation must agree in, to be gone on with."""
+        parts = (self.version, document.digest, base.fingerprint, tenant, repr(self.config))
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Run:
+    """What goes along with the phases of one compilation."""
+
+    progress: Progress = silent
+    history: History = field(default_factory=History)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
 
 
 def buffer_tokens(context_tokens: int, ratio: float) -> int:
@@ -220,8 +251,7 @@ def _compile(
     config: LCCConfig,
     pieces: Sequence[Sequence[int]],
     meter: FlopMeter,
-    progress: Progress,
-    history: History,
+    run: Run,
 ) -> kv.KV:
     """The memory of all pieces, in order."""
     before = kv.prefill(base.model, list(base.chat.header)) if base.chat.header else None
@@ -231,7 +261,7 @@ def _compile(
         teacher = Teacher(base, piece, before, previous)
         segment = _Segment(config, teacher, buffer_tokens(len(piece), config.ratio), meter)
         label = f" {number}/{len(pieces)}" if len(pieces) > 1 else ""
-        memory = segment.train(progress, history, label)
+        memory = segment.train(run, label)
         before = before.join(memory) if before else memory
         previous += piece
         objectives.append(segment.objective)
@@ -240,8 +270,24 @@ def _compile(
     memory = before.slice(header)
     if len(objectives) > 1 and config.kv_steps:
         whole = Objective.union(objectives, before.slice(0, header))
-        memory = refine(whole, memory, config, "kv together", progress, history)
+        memory = refine(whole, memory, config, "kv together", run)
     return memory
+
+
+def couple(document: Document, base: LoadedModel, config: LCCConfig) -> tuple[LoadedModel, kv.KV]:
+    """The ablation of LCC §4.5: a memory, and the model with the LoRA that must answer behind it.
+
+    Raises `CompileError` for a document of more than one segment.
+    """
+    config = replace(config, coupled=True)
+    context = list(base.tokenizer.encode(document.text, add_special_tokens=False))
+    if len(segments(base, config, len(context))) > 1:
+        raise CompileError("the coupled ablation takes documents of one segment")
+    header = kv.prefill(base.model, list(base.chat.header)) if base.chat.header else None
+    teacher = Teacher(base, context, header)
+    segment = _Segment(config, teacher, buffer_tokens(len(context), config.ratio), FlopMeter(base.model))
+    memory = segment.train(Run())
+    return replace(base, model=segment.writer.student), memory
 
 
 class _Segment:
@@ -261,11 +307,13 @@ class _Segment:
             targets=config.targets,
             init=config.init,
         )
+        if config.coupled:
+            self.objective.reader = self.writer.student
 
     def read(self) -> kv.KV:
         return self.writer.read(self.meter)
 
-    def train(self, progress: Progress, history: History, label: str = "") -> kv.KV:
+    def train(self, run: Run, label: str = "") -> kv.KV:
         """LoRA phase, then direct phase; returns the artifact's KV, detached."""
         config, objective = self.config, self.objective
         minimise(
@@ -273,23 +321,21 @@ class _Segment:
             self.writer.parameters,
             lambda step: objective.step(self.read()),
             (lambda: objective.measure(self._written())) if objective.held_out else None,
-            Schedule(config.steps, config.lr, config.warmup, patience=config.patience),
-            progress,
-            history,
+            config.schedule(config.steps, config.lr),
+            run.progress,
+            run.history,
+            run.checkpoint,
+            objective.skip,
         )
         memory = self._written()  # the LoRA is on here, and never again
-        return (
-            refine(objective, memory, config, f"kv{label}", progress, history) if config.kv_steps else memory
-        )
+        return refine(objective, memory, config, f"kv{label}", run) if config.kv_steps else memory
 
     @torch.no_grad()
     def _written(self) -> kv.KV:
         return self.read()
 
 
-def refine(
-    objective: Objective, memory: kv.KV, config: LCCConfig, phase: str, progress: Progress, history: History
-) -> kv.KV:
+def refine(objective: Objective, memory: kv.KV, config: LCCConfig, phase: str, run: Run) -> kv.KV:
     """The direct phase: the keys and values themselves are trained."""
     free = [nn.Parameter(t.detach().clone()) for t in (*memory.keys, *memory.values)]
     layers = len(memory.keys)
@@ -302,9 +348,11 @@ def refine(
         free,
         lambda step: objective.step(direct()),
         (lambda: objective.measure(direct())) if objective.held_out else None,
-        Schedule(config.kv_steps, config.kv_lr, config.warmup, patience=config.patience),
-        progress,
-        history,
+        config.schedule(config.kv_steps, config.kv_lr),
+        run.progress,
+        run.history,
+        run.checkpoint,
+        objective.skip,
     )
     return kv.KV(tuple(t.detach() for t in free[:layers]), tuple(t.detach() for t in free[layers:]))
 

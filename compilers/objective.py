@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from memkit.compilers.arithmetic import FlopMeter
 from memkit.compilers.teacher import Example, Target, Teacher, kl, squared_error
@@ -46,6 +47,7 @@ class Objective:
         meter: FlopMeter,
     ) -> None:
         self.teacher, self.front, self.meter, self.loss, self.seed = teacher, front, meter, loss, seed
+        self.reader: PreTrainedModel = teacher.base.model  # answers behind a memory: the frozen model
         self.parts = [part for part in parts if part.pairs]
         self.held_out = tuple(held_out)
         random = torch.Generator().manual_seed(seed)
@@ -78,6 +80,12 @@ class Objective:
         self.meter.total += self.meter.total - before  # backward: as much again, for activations
         return total
 
+    def skip(self, count: int) -> None:
+        """Pass over the next ``count`` draws, which an interrupted run has made."""
+        for _ in range(count):
+            for draws in self._draws:  # in the order of `step`: they share one generator
+                next(draws)
+
     def measure(self, memory: kv.KV) -> float:
         """Mean KL in nats per answer token over the held-out examples."""
         with torch.no_grad():
@@ -86,10 +94,9 @@ class Objective:
     def discrepancy(self, memory: kv.KV, pairs: Sequence[Pair], loss: Loss) -> Tensor:
         """Mean over answer tokens of KL(full context ‖ memory) in nats (LCC eq. 2 to 4), or squared error."""
         prefix = self.front.join(memory) if self.front else memory
-        model = self.teacher.base.model
-        batch = kv.AnswerBatch.of([(e.query, e.answer) for e, _ in pairs], prefix.tokens, model.device)
+        batch = kv.AnswerBatch.of([(e.query, e.answer) for e, _ in pairs], prefix.tokens, self.reader.device)
         self.meter.forward(batch.packed.ids.numel(), prefix.tokens)
-        logits = kv.answer_logits(model, prefix, batch)
+        logits = kv.answer_logits(self.reader, prefix, batch)
         target = Target(
             torch.cat([t.ids for _, t in pairs]),
             torch.cat([t.logprobs for _, t in pairs]),

@@ -102,26 +102,27 @@ class Teacher:
     def questions(self, count: int, seed: int, temperature: float = 1.0, max_tokens: int = 48) -> list[str]:
         """At most ``count`` distinct questions that the model writes about the context, sampled.
 
-        What ends with a question mark comes first: small models also write statements.
+        Small models also write statements: where anything ends with a question mark, the rest is dropped.
         """
         generator = torch.Generator(self.base.model.device).manual_seed(seed)
-        prompts = [self._query(prompt) for prompt in study_prompts(self.base.name)]
+        text = str(self.base.tokenizer.decode(list(self.context)))
+        prompts = [self._query(prompt) for prompt in study_prompts(self.base.name, text, count)]
         asked = dict[str, None]()
-        for _ in range(0, count, BATCH):
+        for group in kv.chunked(prompts, BATCH):
             rows = kv.decode(
                 self.base.model,
                 self.prefix,
-                [prompts[i % len(prompts)] for i in range(min(BATCH, count))],
+                group,
                 max_tokens=max_tokens,
                 end=self.base.chat.end,
                 temperature=temperature,
                 generator=generator,
             )
             for row in rows:
-                text = str(self.base.tokenizer.decode(row.ids, skip_special_tokens=True)).strip()
-                if line := text.split("\n")[0].strip():
+                said = str(self.base.tokenizer.decode(row.ids, skip_special_tokens=True)).strip()
+                if line := said.split("\n")[0].strip():
                     asked[line] = None
-        return sorted(asked, key=lambda text: not text.endswith("?"))[:count]
+        return [line for line in asked if line.endswith("?")] or list(asked)
 
     def self_study(self, count: int, seed: int, temperature: float, max_tokens: int) -> list[Example]:
         """Questions written and answered by the frozen model with the context in view."""

@@ -160,14 +160,12 @@ def _opening(engine: Engine, text: str, tokens: int) -> str:
 
 
 def _questions(engine: Engine, text: str, count: int, salt: int, config: AdmissionConfig) -> list[str]:
-    requests = list[Request]()
-    prompts = study_prompts(engine.model)
-    for number, prompt in enumerate(prompts):
-        share = len(range(number, count, len(prompts)))
-        seed = config.seed + 1000 * salt + number
-        requests += [
-            Request(prompt, context=text, max_tokens=48, temperature=config.temperature, seed=seed)
-        ] * share
+    prompts = study_prompts(engine.model, text, count)
+    seed = config.seed + 1000 * salt  # and another one for every batch: equal requests draw differently
+    requests = [
+        Request(prompt, context=text, max_tokens=48, temperature=config.temperature, seed=seed + i // 16)
+        for i, prompt in enumerate(prompts)
+    ]
     lines = (completion.text.split("\n")[0].strip() for completion in engine.generate(requests))
     written = list(dict.fromkeys(line for line in lines if line))
     return [line for line in written if line.endswith("?")] or written

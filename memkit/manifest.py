@@ -76,6 +76,7 @@ class Manifest:
     verification: Mapping[str, JSON] = field(default_factory=dict)
     metrics: Mapping[str, JSON] = field(default_factory=dict)
     tensors: tuple[TensorSpec, ...] = ()
+    signature: Mapping[str, JSON] = field(default_factory=dict)  # see `memkit.signing`
 
 
 def refuse(reason: str) -> NoReturn:

@@ -31,6 +31,7 @@ from memkit.models.loading import LoadedModel
 from memkit.router.candidates import Candidate, candidates
 from memkit.router.embed import Embedder, LexicalEmbedder
 from memkit.router.gate import Decision, GateConfig, Route, decide
+from memkit.signing import Signer
 from memkit.verify import Verified, verified
 
 MAX_CHARACTERS = 5_000_000  # of one document
@@ -69,7 +70,8 @@ class Memory:
 
     ``path`` is the bank's folder (default: ``MEMKIT_HOME``, else the platform's data folder);
     ``model`` a name that `memkit.models.loading.load` knows (default: ``MEMKIT_MODEL``, else nano).
-    Everything is read and written in the name of ``user`` alone.
+    Everything is read and written in the name of ``user`` alone. Artifacts are signed with ``signer``
+    (default: the key in the file that ``MEMKIT_SIGNING_KEY`` names, if any).
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Memory:
         embedder: Embedder | None = None,
         gate: GateConfig | None = None,
         admission: AdmissionConfig | None = None,
+        signer: Signer | None = None,
     ) -> None:
         self.user = user
         self.bank = Bank(Path(path) if path is not None else default_home())
@@ -94,6 +97,8 @@ class Memory:
         self._embedder: Embedder = embedder or LexicalEmbedder()
         self._gate = gate or GateConfig()
         self._admission = admission or AdmissionConfig()
+        key = os.environ.get("MEMKIT_SIGNING_KEY")
+        self._signer = signer or (Signer.from_file(key) if key else None)
         self._background = Background(self._compile_quietly)
 
     @property
@@ -148,16 +153,23 @@ class Memory:
         info = self.bank.get(self.user, memory_id)
         compiler = registry.compiler(self._compiler, self._options)
         source = self.bank.source(self.user, info.id)
+        unfinished = self.bank.unfinished(self.user, info.id)
         try:
-            made = compiler.compile(source, self.engine.base, tenant=self.user, progress=progress)
+            made = compiler.compile(
+                source, self.engine.base, tenant=self.user, progress=progress, unfinished=unfinished
+            )
             artifact = Artifact.decode(made.data)
             verdict = judge(self.engine, source, artifact, self._admission)
             if verdict.refusal:
                 raise VerificationError(f"the artifact was not published: {verdict.refusal}")
         except (CompileError, VerificationError) as error:
+            unfinished.unlink(missing_ok=True)
             self.bank.fail(self.user, info.id, str(error))
             raise
+        unfinished.unlink(missing_ok=True)
         data = artifact.with_manifest(replace(artifact.manifest, verification=verdict.plain()))
+        if self._signer:
+            data = self._signer.sign(Artifact.decode(data))
         return self.bank.publish(self.user, info.id, data), made
 
     def _compile_quietly(self, memory_id: str) -> None:

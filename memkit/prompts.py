@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import zlib
 
+from memkit.document import sentences
+
 REPEAT = "Please repeat the context."
 WRITE_QUESTION = "Write a question about the text."
+WRITE_QUESTION_ABOUT = "Write a question about this: {passage}"
 STUDY_PROMPTS: tuple[str, ...] = (
     WRITE_QUESTION,
     "Write one short question that the text above answers.",
@@ -26,12 +29,23 @@ PROBES: tuple[str, ...] = (  # general questions that no compiler regularizes wi
     "Write a sentence with the word lantern.",
     "What does a thermometer measure?",
 )
+MAX_PASSAGE = 400  # characters of a sentence that a request quotes
 HELD_OUT_SHARE = 8  # one question in eight
 
 
-def study_prompts(model: str) -> tuple[str, ...]:
-    """Requests for questions about a text; nano understands only the first."""
-    return STUDY_PROMPTS[:1] if model == "nano" else STUDY_PROMPTS
+def study_prompts(model: str, text: str, count: int) -> list[str]:
+    """``count`` requests for questions about a text, in turn about all of it and about one sentence.
+
+    Left to itself a model asks about the same few facts again and again; going through the sentences
+    covers the rest. nano understands only the first of `STUDY_PROMPTS`.
+    """
+    whole = STUDY_PROMPTS[:1] if model == "nano" else STUDY_PROMPTS
+    spans = sentences(text)
+    step = max(len(spans) / max(count // 2, 1), 1.0)
+    chosen = [spans[int(i * step)] for i in range(int(len(spans) / step))]
+    passages = [text[s.start : min(s.end, s.start + MAX_PASSAGE)].strip() for s in chosen]
+    about = [WRITE_QUESTION_ABOUT.format(passage=passage) for passage in passages] or list(whole)
+    return [about[i // 2 % len(about)] if i % 2 else whole[i // 2 % len(whole)] for i in range(count)]
 
 
 def probes(model: str) -> tuple[str, ...]:

@@ -69,5 +69,7 @@ def _replay(artifact: Artifact, source: Document, base: LoadedModel, progress: P
         )
     made = compiler.compile(source, base, tenant=manifest.tenant, progress=progress)
     again = Artifact.decode(made.data)
-    data = again.with_manifest(replace(again.manifest, verification=manifest.verification))
+    data = again.with_manifest(
+        replace(again.manifest, verification=manifest.verification, signature=manifest.signature)
+    )
     return hashlib.sha256(data).hexdigest()

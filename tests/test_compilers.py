@@ -51,7 +51,13 @@ class Head:
         self.config = configure(HeadConfig, {}, options)
 
     def compile(
-        self, document: Document, base: LoadedModel, *, tenant: str, progress: Progress = silent
+        self,
+        document: Document,
+        base: LoadedModel,
+        *,
+        tenant: str,
+        progress: Progress = silent,
+        unfinished: Path | None = None,
     ) -> Compiled:
         started, header = time.perf_counter(), list(base.chat.header)
         kept = base.tokenizer.encode(document.text, add_special_tokens=False)[: self.config.tokens]

@@ -11,9 +11,8 @@ import torch
 
 from memkit.artifact import Artifact
 from memkit.compilers.arithmetic import FlopMeter
-from memkit.compilers.lcc import LCC, PRESETS, LCCConfig, _Segment, buffer_tokens, segments
+from memkit.compilers.lcc import LCC, PRESETS, LCCConfig, Run, _Segment, buffer_tokens, segments
 from memkit.compilers.teacher import Target, Teacher, kl
-from memkit.compilers.training import History
 from memkit.compilers.writer import lora_copy
 from memkit.document import Document
 from memkit.engine import kv
@@ -224,10 +223,10 @@ def test_pure_objective_asks_no_questions(tiny: LoadedModel) -> None:
 
 
 def test_training_lowers_the_loss(tiny: LoadedModel) -> None:
-    history = History()
+    run = Run()
     task = task_of(tiny, steps=40, lr=2e-2, kv_steps=0, self_study=8, agnostic=0, reconstruction_window=0)
-    task.train(lambda step: None, history)
-    losses = [value for _, _, value in history.curve]
+    task.train(run)
+    losses = [value for _, _, value in run.history.curve]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
 

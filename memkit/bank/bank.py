@@ -19,7 +19,7 @@ from sqlalchemy import select, update
 
 from memkit.artifact import Artifact
 from memkit.bank import queries
-from memkit.bank.blobs import Blobs
+from memkit.bank.blobs import Blobs, written_before
 from memkit.bank.catalog import Catalog, artifacts, tenants
 from memkit.bank.failures import translated
 from memkit.bank.index import Indexes
@@ -32,6 +32,7 @@ from memkit.bank.records import (
     check_tenant,
     check_title,
     memory_id_of,
+    tenant_key,
 )
 from memkit.document import Document, Span
 from memkit.errors import ArtifactError, BankError, NotFoundError
@@ -174,10 +175,20 @@ class Bank:
                 ids = [queries.info(connection, tenant, memory_id).id]
             files = {artifact for _, _, artifact in queries.versions(connection, tenant, memory_id)}
             receipts = [queries.delete_memory(connection, tenant, each) for each in ids]
+        for each in ids:
+            (self.path / "unfinished" / tenant_key(tenant)[:16] / each).unlink(missing_ok=True)
         self._indexes.drop(tenant)
         self._discard(tenant, files)
         self._catalog.checkpoint()
         return receipts
+
+    def unfinished(self, tenant: str, memory_id: str) -> Path:
+        """A file in which a compiler may keep what an interrupted compilation needs to go on.
+
+        It goes with the memory: `forget` removes it.
+        """
+        check_tenant(tenant)
+        return self.path / "unfinished" / tenant_key(tenant)[:16] / self._info(tenant, memory_id).id
 
     def check(self, tenant: str) -> builtins.list[str]:
         """What is wrong with the tenant's artifact files, in words; nothing when all is well."""
@@ -199,6 +210,7 @@ class Bank:
             rows = connection.execute(select(artifacts.c.tenant, artifacts.c.id).distinct())
             known = {self._blobs.path(tenant, artifact_id) for tenant, artifact_id in rows}
             strays = self._blobs.strays(known, time.time() - grace)
+            strays += [p for p in self.path.glob("unfinished/*/*") if written_before(p, time.time() - grace)]
             for path in strays:
                 path.unlink(missing_ok=True)
             renewed = connection.execute(update(tenants).values(generation=tenants.c.generation + 1))

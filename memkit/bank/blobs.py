@@ -48,10 +48,11 @@ class Blobs:
     def strays(self, known: Collection[Path], before: float) -> list[Path]:
         """Files that are not ``known`` and were last written before that Unix time."""
         found = [p for p in self._folder.glob("*/*") if p.suffix == ".mka" or p.name.startswith(_TEMPORARY)]
-        return sorted(p for p in found if p not in known and _written_before(p, before))
+        return sorted(p for p in found if p not in known and written_before(p, before))
 
 
-def _written_before(path: Path, before: float) -> bool:
+def written_before(path: Path, before: float) -> bool:
+    """Whether a file is there and was last written before that Unix time."""
     try:
         return path.stat().st_mtime < before
     except FileNotFoundError:  # a writer has just finished with it

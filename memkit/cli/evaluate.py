@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json as jsonlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +14,11 @@ from memkit.cli.options import Model, Options, compiler_options, quiet_libraries
 from memkit.cli.output import Output, plain
 from memkit.cli.progress import progress
 from memkit.errors import ConfigError, MemkitError
+
+if TYPE_CHECKING:
+    from memkit.evals.judge import JudgeConfig
+    from memkit.evals.run import EvalConfig
+    from memkit.evals.study import Study
 
 
 def evaluate(
@@ -34,6 +40,18 @@ def evaluate(
     preset: Annotated[
         str | None, typer.Option(metavar="P", help="Preset of the compilers.", show_default=False)
     ] = None,
+    study: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The studies of a compiler (lcc) instead.", show_default=False),
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="OUT", help="With --study: also write a page.", show_default=False),
+    ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(metavar="URL,MODEL", help="Also let an LLM grade answers, 0 to 5.", show_default=False),
+    ] = None,
     option: Options = None,
     model: Model = "nano",
     json: Annotated[
@@ -46,33 +64,62 @@ def evaluate(
     With --json OUT, an interrupted evaluation goes on where it was when the same command runs again.
     """
     output = Output(json == "-")
-    if json not in (None, "-"):
-        _check_writable(Path(json))
+    for path in (None if json == "-" else json, html):
+        if path is not None:
+            check_writable(Path(path))
+    if html is not None and study is None:
+        raise ConfigError("--html needs --study")
     options = compiler_options(option)
     if preset is not None:
         options["preset"] = preset
     quiet_libraries()
     from memkit.evals.run import EvalConfig
-    from memkit.evals.run import evaluate as run
+    from memkit.evals.study import studies
 
+    ratios = numbers(ratio, "--ratio")
+    chosen = studies(study, ratios[0]) if study else ()
     config = EvalConfig(
         source=source,
         model=model,
-        compilers=_names(compilers),
+        compilers=() if study else _names(compilers),
+        variants=tuple(variant for one in chosen for variant in one.variants),
         baselines=_names(baselines),
-        ratios=_numbers(ratio),
+        ratios=ratios,
         limit=limit,
         questions=questions,
         seed=seed,
         options=options,
+        judge=_judge(judge),
     )
-    journal = None if json in (None, "-") else Path(f"{json}.partial")
+    _run(output, config, chosen, None if json in (None, "-") else Path(json), html)
+
+
+def _judge(text: str | None) -> JudgeConfig | None:
+    from memkit.evals.judge import JudgeConfig
+
+    if text is None:
+        return None
+    url, _, name = text.partition(",")
+    return JudgeConfig(url, name)
+
+
+def _run(
+    output: Output, config: EvalConfig, chosen: Sequence[Study], json: Path | None, html: Path | None
+) -> None:
+    from memkit.evals.run import evaluate as run
+
     with progress(output) as report:
         table = run(
-            config, progress=lambda label, done, total: report(label, "", done, total), journal=journal
+            config,
+            progress=lambda label, done, total: report(label, "", done, total),
+            journal=None if json is None else Path(f"{json}.partial"),
         )
-    if json not in (None, "-"):
-        _write(Path(json), table)
+    if json is not None:
+        write_json(json, table)
+    if html is not None:
+        from memkit.evals.page import page
+
+        _write(html, page(table, chosen, "Studies of LCC"))
     output.result(table, lambda: _show(output, table["rows"]))
 
 
@@ -80,24 +127,30 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name for name in (part.strip() for part in text.split(",")) if name)
 
 
-def _numbers(text: str) -> tuple[float, ...]:
+def numbers(text: str, option: str) -> tuple[float, ...]:
+    """The numbers of an option that takes several."""
     try:
         return tuple(float(part) for part in _names(text))
     except ValueError:
-        raise ConfigError(f"--ratio takes numbers with commas between them, got {text!r}") from None
+        raise ConfigError(f"{option} takes numbers with commas between them, got {text!r}") from None
 
 
-def _check_writable(path: Path) -> None:
+def check_writable(path: Path) -> None:
     """Refuse a path that the result could not be written to, before the work is done."""
     folder = path.parent
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise ConfigError(f"cannot write {path}: give a file in a folder that exists and is writable")
 
 
-def _write(path: Path, table: dict[str, Any]) -> None:
+def write_json(path: Path, table: dict[str, Any]) -> None:
+    """Write it beside, then replace."""
+    _write(path, jsonlib.dumps(plain(table), allow_nan=False, indent=2) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(jsonlib.dumps(plain(table), allow_nan=False, indent=2) + "\n", encoding="utf-8")
+        partial.write_text(text, encoding="utf-8")
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +16,8 @@ from memkit.cli.output import Output, exit_code
 from memkit.cli.progress import compilation
 from memkit.compilers.base import Progress, silent
 from memkit.errors import ArtifactError, ConfigError, MemkitError, NotFoundError, VerificationError
+from memkit.signing import generate, trusted_keys
+from memkit.signing import require_signed as require_signature
 
 if TYPE_CHECKING:
     from memkit.bank import Bank, MemoryInfo
@@ -144,6 +149,13 @@ def verify(
     replay: Annotated[
         bool, typer.Option("--replay", help="Compile again from the source, and compare to the byte.")
     ] = False,
+    require_signed: Annotated[
+        bool, typer.Option("--require-signed", help="Refuse what no trusted key has signed.")
+    ] = False,
+    trust: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="KEY.pub", envvar="MEMKIT_TRUSTED_KEYS", help="A public key; repeatable."),
+    ] = None,
     user: User = "default",
     home: Home = None,
     model: Model = "nano",
@@ -153,6 +165,9 @@ def verify(
     output = Output(json)
     if (memory_id is None) != every:
         raise ConfigError("give the ID of a memory, or --all")
+    if require_signed and not trust:
+        raise ConfigError("--require-signed needs the keys that you trust: --trust KEY.pub")
+    check = partial(_check_signature, trusted_keys(trust or ())) if require_signed else None
     with open_memory(home, model, user) as memory:
         chosen = memory.list() if memory_id is None else [memory.show(memory_id)]
         if not chosen:
@@ -160,7 +175,7 @@ def verify(
         if not every and chosen[0].artifact_id is None:
             raise NotFoundError(f"memory {chosen[0].id} has no artifact yet: compile it first")
         with compilation(output) if replay else nullcontext(silent) as progress:
-            results = [_verified(memory, info, replay, progress) for info in chosen]
+            results = [_verified(memory, info, replay, progress, check) for info in chosen]
     failed = [row for row in results if row["result"] == "fail"]
     output.result(
         {"user": user, "ok": not failed, "results": results},
@@ -173,11 +188,24 @@ def verify(
         raise typer.Exit(exit_code(VerificationError()))
 
 
-def _verified(memory: Memory, info: MemoryInfo, replay: bool, progress: Progress) -> dict[str, Any]:
+def _check_signature(trusted: Sequence[Any], memory: Memory, info: MemoryInfo) -> None:
+    with memory.bank.artifact(memory.user, info.id) as artifact:
+        require_signature(artifact.manifest, trusted)
+
+
+def _verified(
+    memory: Memory,
+    info: MemoryInfo,
+    replay: bool,
+    progress: Progress,
+    check: Callable[[Memory, MemoryInfo], None] | None,
+) -> dict[str, Any]:
     row: dict[str, Any] = {"id": info.id, "result": "none", "version": info.version, "measured": None}
     if info.artifact_id is None:
         return {**row, "detail": "has no artifact: answered from its text"}
     try:
+        if check:
+            check(memory, info)
         found = memory.verify(info.id, replay=replay, progress=progress)
     except (ArtifactError, NotFoundError, VerificationError) as error:
         return {**row, "result": "fail", "detail": str(error)}
@@ -187,3 +215,16 @@ def _verified(memory: Memory, info: MemoryInfo, replay: bool, progress: Progress
     detail += "" if found.reproduced else "; the figures in the artifact were others"
     detail += "; compiled again to the byte" if found.replayed else ""
     return {**row, "result": "ok", "measured": m.plain(), "detail": detail}
+
+
+def keygen(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Of the private key; FILE.pub is beside it.")],
+    json: Json = False,
+) -> None:
+    """Make a key pair (Ed25519) to sign artifacts with: MEMKIT_SIGNING_KEY=FILE memkit remember ..."""
+    output = Output(json)
+    private, public = generate(file)
+    output.result(
+        {"private": str(private), "public": str(public)},
+        lambda: output.say(f"wrote {private} (keep it secret) and {public}"),
+    )

@@ -39,6 +39,7 @@ class Cell:
     kl: tuple[float, ...] = ()
     drift_kl: tuple[float, ...] = ()
     general: tuple[float, ...] = ()
+    judge: tuple[float, ...] = ()  # 0 to 5
     ttft_ms: tuple[float, ...] = ()
     prompt_tokens: float | None = None
     compile_s: float | None = None
@@ -137,6 +138,7 @@ def _row(
     row |= {name: metrics.mean(pooled(name)) for name in ("em", "f1", "contains", "rouge_l")}
     row |= {
         "contains_ci95": metrics.wilson(sum(pooled("contains")), len(pooled("contains"))),
+        "judge": metrics.mean(pooled("judge")),
         "retention": _retention(done, bounds),
         "retention_ci95": None if low is None else (low, high),
         "kl": metrics.mean(pooled("kl")),

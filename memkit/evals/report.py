@@ -25,7 +25,10 @@ COLUMNS = (
     ("f1", "F1", "{:.3f}"),
     ("contains", "contains", "{:.3f}"),
     ("contains_ci95", "95 % CI", "{0[0]:.2f}-{0[1]:.2f}"),
+    ("rouge_l", "ROUGE-L", "{:.3f}"),
+    ("judge", "judge 0-5", "{:.2f}"),
     ("retention", "retention", "{:.3f}"),
+    ("retention_ci95", "95 % CI", "{0[0]:.2f}-{0[1]:.2f}"),
     ("kl", "KL", "{:.3f}"),
     ("drift_kl", "drift KL", "{:.4f}"),
     ("drift_points", "drift points", "{:.2f}"),
@@ -37,7 +40,8 @@ COLUMNS = (
 )
 
 
-def _cell(value: Any, form: str) -> str:
+def cell(value: Any, form: str) -> str:
+    """A figure as text, or a dash."""
     return "–" if value is None else form.format(value)
 
 
@@ -48,7 +52,7 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
 
 def answers(name: str, report: dict[str, Any], folder: Path) -> str:
     """The table of one ``memkit eval`` run, with its loss curves."""
-    rows = [[_cell(row.get(key), form) for key, _, form in COLUMNS] for row in report["rows"]]
+    rows = [[cell(row.get(key), form) for key, _, form in COLUMNS] for row in report["rows"]]
     about = (
         f"Model {report['model']}, source {report['source']}, {report['records']} records, "
         f"seed {report['seed']}; general questions without memory: {report['general_without_memory']:.3f}."

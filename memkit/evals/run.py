@@ -6,7 +6,7 @@ import math
 import os
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from memkit.engine.transformers import TransformersEngine
 from memkit.errors import CompileError, ConfigError
 from memkit.evals import records
 from memkit.evals.cells import Cell, Journal, table
+from memkit.evals.judge import Judge, JudgeConfig
 from memkit.evals.measure import Measurer, Reference
 from memkit.evals.presses import PRESSES, pressed
 from memkit.evals.rag import passages
@@ -30,6 +31,16 @@ from memkit.router.embed import LexicalEmbedder
 
 BASELINES = ("full", "none", "rag", "kvpress", "cartridge")
 CURVE_EVERY = 5  # steps between the points of a loss curve that are kept
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of its own: a compiler with options, at one ratio."""
+
+    label: str
+    compiler: str
+    ratio: float
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,8 @@ class EvalConfig:
     questions: int | None = None  # a record
     seed: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)  # for every compiler
+    variants: tuple[Variant, ...] = ()
+    judge: JudgeConfig | None = None
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.baselines) - set(BASELINES)):
@@ -59,11 +72,16 @@ class EvalConfig:
             raise ConfigError("every ratio must be at least 1")
         for name in self.compilers:
             registry.compiler(*self.compiler(name, self.ratios[0]))
+        for variant in self.variants:
+            registry.compiler(*self.compiler(variant.label, variant.ratio))
 
     def compiler(self, name: str, ratio: float) -> tuple[str, dict[str, Any]]:
-        """Registry name and options of ``name[:preset]`` at a ratio."""
-        plain, _, preset = name.partition(":")
+        """Registry name and options of ``name[:preset]``, or of a variant, at a ratio."""
         options = {**self.options, "ratio": ratio, "seed": self.seed}
+        for variant in self.variants:
+            if (variant.label, variant.ratio) == (name, ratio):
+                return variant.compiler, {**options, **variant.options}
+        plain, _, preset = name.partition(":")
         return plain, {**options, "preset": preset} if preset else options
 
     @property
@@ -73,7 +91,8 @@ class EvalConfig:
         names = [b for b in ("rag",) if b in self.baselines]
         names += [f"kvpress:{press}" for press in PRESSES if "kvpress" in self.baselines]
         names += [b for b in ("cartridge",) if b in self.baselines]
-        return fixed + [(name, ratio) for name in (*names, *self.compilers) for ratio in self.ratios]
+        compiled = [(name, ratio) for name in (*names, *self.compilers) for ratio in self.ratios]
+        return [*fixed, *compiled, *((v.label, v.ratio) for v in self.variants)]
 
 
 Progress = Callable[[str, int, int], None]
@@ -84,6 +103,7 @@ class _Evaluation:
         self.config, self.engine, self.progress = config, engine, progress
         self.measurer = Measurer(engine)
         self.embedder = LexicalEmbedder()
+        self.judge = Judge(config.judge) if config.judge else None
 
     def record(self, record: records.Record, journal: Journal) -> None:
         """Measure what the journal lacks of one record."""
@@ -101,10 +121,24 @@ class _Evaluation:
                 values = self._rag(ratio, reference)
             elif method.startswith("kvpress:"):
                 values = self._pressed(method.partition(":")[2], ratio, reference)
+            elif twin := self._twin(method, ratio, record, journal):
+                journal.add(replace(twin, method=method, ratio=ratio))
+                continue
             else:
                 test = test or SelfTest.of(self.engine, Document(record.context))
                 values = self._compiled(method, ratio, reference, test)
+            if self.judge and "answers" in values:
+                values["judge"] = self.judge.scores(record, values["answers"])
             journal.add(Cell(method, ratio, record.id, **values))
+
+    def _twin(self, method: str, ratio: float, record: records.Record, journal: Journal) -> Cell | None:
+        """A cell of this record that the same compiler and options gave under another label."""
+        wanted = self.config.compiler(method, ratio)
+        for other in self.config.variants:
+            cell = journal.cells.get((other.label, other.ratio, record.id))
+            if cell and self.config.compiler(other.label, other.ratio) == wanted:
+                return cell
+        return None
 
     def _budget(self, record: records.Record, ratio: float) -> int:
         return math.ceil(self.engine.count_tokens(record.context) / ratio)
@@ -134,9 +168,10 @@ class _Evaluation:
 
     def _compiled(self, name: str, ratio: float, reference: Reference, test: SelfTest) -> dict[str, Any]:
         record = reference.record
-        compiler = registry.compiler(
-            *self.config.compiler("lcc:cartridge" if name == "cartridge" else name, ratio)
-        )
+        plain, options = self.config.compiler("lcc:cartridge" if name == "cartridge" else name, ratio)
+        if options.get("coupled"):
+            return self._coupled(options, reference)
+        compiler = registry.compiler(plain, options)
 
         def report(step: Step) -> None:
             self.progress(f"{record.id} {name} {ratio:g}x {step.phase}", step.step, step.steps)
@@ -157,6 +192,17 @@ class _Evaluation:
             )
         finally:
             self.engine.detach(handle)
+
+    def _coupled(self, options: dict[str, Any], reference: Reference) -> dict[str, Any]:
+        """LCC's ablation: the LoRA stays on for the answers."""
+        from memkit.compilers.base import configure
+        from memkit.compilers.lcc import PRESETS, LCCConfig, couple
+
+        config = configure(LCCConfig, PRESETS, options)
+        base, memory = couple(Document(reference.record.context), self.engine.base, config)
+        header = self.measurer.prefix().slice(0, len(base.chat.header))
+        measurer = Measurer(TransformersEngine(base))
+        return measurer.measure(reference, header.join(memory))
 
 
 def _costs(made: Compiled) -> dict[str, Any]:

@@ -29,7 +29,7 @@ OPTIONS = {"steps": 1, "kv_steps": 0, "self_study": 0, "agnostic": 1, "answer_to
 
 def measure(engine: TransformersEngine, tokens: int, ratio: float, repeats: int) -> dict[str, Any]:
     """Medians in ms of opening + attaching + first token, and of full prefill + first token."""
-    text = _text(engine, tokens)
+    text = filler(engine, tokens)
     made = LCC({**OPTIONS, "ratio": ratio}).compile(Document(text), engine.base, tenant="benchmark")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "memory.mka"
@@ -68,7 +68,7 @@ def _time(call: Callable[[], None]) -> float:
     return (time.perf_counter() - started) * 1000
 
 
-def _text(engine: TransformersEngine, tokens: int) -> str:
+def filler(engine: TransformersEngine, tokens: int) -> str:
     """Filler of exactly or nearly ``tokens`` tokens."""
     generator, text = Generator(0), ""
     while engine.count_tokens(text) < tokens:

@@ -48,8 +48,8 @@ Fractions come with Wilson's 95 % interval.
 ## What it cannot do
 
 Anything else. It knows no facts but the general questions above, follows no other instruction, and
-answers only questions worded like its templates. Words that its generator does not make (two
-syllables out of 240) it may misspell when it copies them. It was trained on texts of up to about 2,000
+answers only questions worded like its templates. Words of letters that it has seldom seen together it
+may misspell when it copies them. It was trained on texts of up to about 2,000
 tokens; its window is {window:,}. Do not use it as an assistant.
 
 ## How it was trained
@@ -64,8 +64,10 @@ constant and then linear to zero over the last third. The weights are bfloat16.
 The recipe was changed while these weights were trained: the word lists and the smaller batches were
 added after 11.7 million tokens, QK-clip after 14.1 million (limits 30, then 16, then 12), and the
 stage that consists mostly of lists was inserted at 15.5 million. Before those changes the model
-chose the right fact but garbled the second syllable of its value. A run with the present recipe
-from the first step on has not been measured.
+chose the right fact but garbled the second syllable of its value. At 24.5 million (the learning rate
+had reached zero and was raised again) words spelled letter by letter, more written questions and
+more reverse ones were added, at 34 million questions about one sentence. A run with the present
+recipe from the first step on has not been measured.
 """
 
 

@@ -39,6 +39,7 @@ class Document:
     people: tuple[Person, ...]
     facts: tuple[Fact, ...]  # in order of appearance, superseded ones removed
     superseded: tuple[Fact, ...] = field(default=())
+    sentences: tuple[tuple[str, Fact | None], ...] = field(default=(), repr=False)  # None: states no fact
 
 
 def _fill(template: str, subject: str, possessive: str, value: str = "") -> str:
@@ -115,22 +116,22 @@ class Generator:
         rng = self.rng
         persons = self._people(people)
         stated = self._facts(persons, facts)
-        sentences, previous = list[str](), None
+        sentences, previous = list[tuple[str, Fact | None]](), None
         for fact in stated:
-            sentences.append(self._say(fact, previous))
+            sentences.append((self._say(fact, previous), fact))
             previous = fact.person
         old, current = list[Fact](), list(stated)
         for fact in rng.sample(stated, min(updates, len(stated))):
             new = Fact(fact.person, fact.attribute, words.value(rng, fact.attribute.kind, self.split))
-            sentences.append(rng.choice(world.UPDATES) + self._say(new, None))
+            sentences.append((rng.choice(world.UPDATES) + self._say(new, None), new))
             current[current.index(fact)] = new
             old.append(fact)
         slots = sorted(rng.randint(0, len(sentences)) for _ in range(fillers))
         for offset, slot in enumerate(slots):
             # A filler between a sentence and its pronoun is part of what must be understood.
-            sentences.insert(slot + offset, self.filler())
-        text = " ".join(sentences)
-        return Document(text, tuple(persons), tuple(current), tuple(old))
+            sentences.insert(slot + offset, (self.filler(), None))
+        text = " ".join(sentence for sentence, _ in sentences)
+        return Document(text, tuple(persons), tuple(current), tuple(old), tuple(sentences))
 
     # -- questions ---------------------------------------------------------------------------
     def about(self, fact: Fact, pronoun: bool = False) -> Question:

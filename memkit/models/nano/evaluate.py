@@ -19,6 +19,7 @@ from memkit import prompts
 from memkit.engine import kv
 from memkit.evals import metrics
 from memkit.models.loading import LoadedModel, load
+from memkit.models.nano import world
 from memkit.models.nano.documents import Document, Generator, possessive
 from memkit.models.nano.general import GENERAL
 
@@ -165,15 +166,25 @@ class Evaluation:
                 free.add(i < len(row.ids) and row.ids[i] == token)
 
     def asking(self) -> None:
-        """Questions it writes (sampled at temperature 1): does the text answer them, and does nano?"""
+        """Questions it writes (sampled): does the text answer them, and does nano?"""
         sampler = torch.Generator().manual_seed(self.seed)
         written = self.tallies.setdefault("writes answerable questions", Tally())
+        cautious = self.tallies.setdefault("writes answerable questions, temperature 0.3", Tally())
+        about = self.tallies.setdefault("writes questions about a sentence, or none about filler", Tally())
         for _, document in self._generated(6, facts=(8, 8), people=(2, 4), fillers=(4, 10)):
             prefix = self.read(document.text)
             questions = self.ask(prefix, [prompts.WRITE_QUESTION] * 8, temperature=1.0, generator=sampler)
             answers = _answers(document)
             for question in questions:
                 written.add(question in answers, question)
+            requests = [prompts.WRITE_QUESTION] * 8
+            for question in self.ask(prefix, requests, temperature=0.3, generator=sampler):
+                cautious.add(question in answers, question)
+            for sentence, fact in document.sentences:
+                request = prompts.WRITE_QUESTION_ABOUT.format(passage=sentence)
+                (question,) = self.ask(prefix, [request], temperature=1.0, generator=sampler)
+                right = question == world.IDK if fact is None else answers.get(question) == fact.value
+                about.add(right, f"{sentence} -> {question}")
             known = [(q, answers[q]) for q in questions if q in answers]
             self.pairs("answers its own questions", prefix, known)
 

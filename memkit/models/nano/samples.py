@@ -106,24 +106,33 @@ class Sampler:
         asked = list(generator.questions(document))[:8]
         asked += [generator.missing(document) for _ in range(rng.randint(2, 4))]
         asked += [q for q in (generator.two_hop(document), generator.two_hop(document)) if q]
-        if rng.random() < 0.8 and (question := generator.reverse(document)):
-            asked.append(question)
+        asked += [q for q in (generator.reverse(document), generator.reverse(document)) if q]
         if rng.random() < 0.6:
             asked.append(Question(*rng.choice(general.GENERAL), "general"))
         for question in asked:
             yield [(self._question_text(question), question.answer)], ANSWER_WEIGHT
         if rng.random() < 0.35:
             yield self._conversation(document), ANSWER_WEIGHT
-        # What may be asked next is a choice among all facts: many samples a document show it whole.
-        for fact in rng.sample(document.facts, min(len(document.facts), 8)):
-            about = world.WRITE_QUESTION_ABOUT.format(name=fact.person.name)
-            request = about if rng.random() < 0.25 else prompts.WRITE_QUESTION
-            yield [(request, generator.about(fact).text)], ANSWER_WEIGHT
+        yield from self._writing(document)
         if rng.random() < 0.15:
             names = ", ".join(dict.fromkeys(f.person.name for f in document.facts))
             yield [(rng.choice(world.LIST_PEOPLE), names)], REPEAT_WEIGHT
         if not long and rng.random() < 0.3:
             yield [(prompts.REPEAT, document.text)], REPEAT_WEIGHT
+
+    def _writing(self, document: Document) -> Iterator[tuple[list[tuple[str, str]], float]]:
+        """Requests for questions, about the whole text, a person in it or one of its sentences.
+
+        What may be asked is a choice among all facts: many samples a document show it whole.
+        """
+        rng, generator = self.rng, self.generator
+        for fact in rng.sample(document.facts, min(len(document.facts), 8)) * 2:
+            person = world.WRITE_QUESTION_ABOUT_PERSON.format(name=fact.person.name)
+            request = person if rng.random() < 0.15 else prompts.WRITE_QUESTION
+            yield [(request, generator.about(fact).text)], ANSWER_WEIGHT
+        for sentence, stated in rng.sample(document.sentences, min(len(document.sentences), 4)):
+            request = prompts.WRITE_QUESTION_ABOUT.format(passage=sentence)
+            yield [(request, generator.about(stated).text if stated else world.IDK)], ANSWER_WEIGHT
 
     def _conversation(self, document: Document) -> list[tuple[str, str]]:
         """Two or three turns; a later turn about the same person may say "she" or "his"."""

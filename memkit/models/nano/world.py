@@ -194,7 +194,7 @@ ADJECTIVES = (
 TIMES = "morning evening afternoon night winter spring autumn week".split()
 
 IDK = "I do not know"
-WRITE_QUESTION_ABOUT = "Write a question about {name}."
+WRITE_QUESTION_ABOUT_PERSON = "Write a question about {name}."
 LIST_PEOPLE = ("Who is mentioned in the text?", "List the people in the text.")
 UPDATES = ("Update: ", "Correction: ", "News: ", "This has changed: ")
 POLITE = ("Please tell me: ", "A question: ", "Answer from the text. ", "I would like to know: ")

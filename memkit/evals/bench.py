@@ -1,0 +1,160 @@
+"""What a compilation costs: the fast recipe beside the paper's, and cost by length.
+
+Every measurement runs in a process of its own, so that its peak memory is its own. All rows of one
+report come from one run on one machine; compare ratios, not seconds of different runs.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import platform
+import resource
+import sys
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from memkit.errors import ConfigError
+from memkit.evals import records
+
+KEPT = ("n", "retention", "retention_ci95", "compile_s", "compile_steps", "compile_flops", "failed")
+PAPER_STEPS = 22_500  # 45 epochs of 4,000 samples in batches of 8 (LCC, Appendix A)
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """``paper_steps`` of the paper's 22,500 are run; its FLOPs are those of all of them.
+
+    Every step of a preset costs the same, so its FLOPs are exact; its retention is that of the
+    steps that were run. ``lengths`` (tokens) adds rows of ``length_steps`` steps each.
+    """
+
+    source: str = "generated:3"
+    model: str = "nano"
+    ratio: float = 16.0
+    paper_steps: int = PAPER_STEPS
+    lengths: tuple[int, ...] = ()
+    length_steps: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.paper_steps <= PAPER_STEPS:
+            raise ConfigError(f"paper_steps must be in [1, {PAPER_STEPS}], got {self.paper_steps}")
+        if self.ratio < 1 or any(length < 1 for length in self.lengths) or self.length_steps < 1:
+            raise ConfigError("the ratio, every length and length_steps must be at least 1")
+
+
+Progress = Callable[[str, int, int], None]
+
+
+def bench(config: BenchConfig, progress: Progress = lambda label, done, total: None) -> dict[str, Any]:
+    """Measure; returns ``{"rows": [...]}`` with the rows ``fast``, ``paper`` and one per length.
+
+    ``flops_ratio_vs_paper`` is the share of the paper's training FLOPs, ``retention_ratio_vs_paper``
+    the retention divided by the paper's (None where the paper's is nothing).
+    """
+    jobs: list[tuple[str, Callable[..., dict[str, Any]], tuple[Any, ...]]] = [
+        ("fast", _compile_records, (config, {})),
+        ("paper", _paper, (config,)),
+    ]
+    jobs += [(f"{n} tokens", _compile_length, (config, n)) for n in config.lengths]
+    rows = list[dict[str, Any]]()
+    for done, (name, work, arguments) in enumerate(jobs):
+        progress(name, done, len(jobs))
+        rows.append({"row": name, **_apart(work, *arguments)})
+    progress("done", len(jobs), len(jobs))
+    fast, paper = rows[:2]
+    for row in (fast, paper):
+        row["flops_ratio_vs_paper"] = row["compile_flops"] / paper["compile_flops"]
+        kept = paper["retention"]
+        row["retention_ratio_vs_paper"] = row["retention"] / kept if kept and row["retention"] else None
+    return {
+        "bench": "compile",
+        "model": config.model,
+        "source": config.source.rpartition("/")[2],
+        "ratio": config.ratio,
+        "seed": config.seed,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "date": datetime.now(UTC).date().isoformat(),
+        "rows": rows,
+    }
+
+
+def _apart(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(work, *arguments).result()
+
+
+def _peak_bytes() -> int:
+    """Most memory that this process has held: on its GPU where it uses one, else in all."""
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _compile_records(config: BenchConfig, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Compile every record and measure its answers."""
+    from memkit.engine.transformers import TransformersEngine
+    from memkit.evals.run import EvalConfig, Variant, evaluate
+
+    engine = TransformersEngine(config.model)
+    before = _peak_bytes()
+    variant = Variant("measured", "lcc", config.ratio, options)
+    settings = EvalConfig(config.source, config.model, compilers=(), variants=(variant,), seed=config.seed)
+    report = evaluate(settings, engine=engine)
+    row = next(r for r in report["rows"] if r["method"] == "measured")
+    return {**{key: row[key] for key in KEPT}, **_memory(before)}
+
+
+def _paper(config: BenchConfig) -> dict[str, Any]:
+    """The paper's preset: ``paper_steps`` of its steps measured, the arithmetic of all of them."""
+    from memkit.compilers.lcc import LCC
+    from memkit.document import Document
+    from memkit.models.loading import load
+
+    row = _compile_records(config, {"preset": "paper", "steps": config.paper_steps})
+    base, record = load(config.model), records.load(config.source, 1, config.seed)[0]
+    few = [
+        LCC({"preset": "paper", "ratio": config.ratio, "steps": steps})
+        .compile(Document(record.context), base, tenant="benchmark")
+        .flops
+        for steps in (1, 2)
+    ]
+    step = few[1] - few[0]
+    share = (few[0] + step * (PAPER_STEPS - 1)) / (few[0] + step * (config.paper_steps - 1))
+    return {**row, "compile_flops": row["compile_flops"] * share, "steps_of_preset": PAPER_STEPS}
+
+
+def _memory(before: int) -> dict[str, int]:
+    peak = _peak_bytes()
+    return {"peak_bytes": peak, "peak_bytes_over_model": peak - before}
+
+
+def _compile_length(config: BenchConfig, tokens: int) -> dict[str, Any]:
+    """Compile a text of about ``tokens`` tokens for a fixed number of steps."""
+    from memkit.compilers.lcc import LCC
+    from memkit.document import Document
+    from memkit.engine.transformers import TransformersEngine
+    from memkit.evals.ttft import filler
+
+    engine = TransformersEngine(config.model)
+    before = _peak_bytes()
+    steps = {"steps": config.length_steps, "kv_steps": config.length_steps, "warmup": 0}
+    made = LCC({"ratio": config.ratio, "self_study": 16, **steps}).compile(
+        Document(filler(engine, tokens)), engine.base, tenant="benchmark"
+    )
+    return {
+        "context_tokens": tokens,
+        "compile_s": made.seconds,
+        "compile_steps": made.steps,
+        "compile_flops": made.flops,
+        "artifact_bytes": len(made.data),
+        **_memory(before),
+    }

@@ -1,0 +1,92 @@
+"""A self-contained HTML report of studies: a table with intervals and a plot for each."""
+
+from __future__ import annotations
+
+import html
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from memkit.errors import MissingExtraError
+from memkit.evals.report import COLUMNS, cell
+from memkit.evals.study import Study
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #1c1c1c; }
+body { margin: 2rem auto; max-width: 72rem; padding: 0 1rem; }
+h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .875rem; }
+th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; } svg { max-width: 100%; height: auto; }
+@media (prefers-color-scheme: dark) {
+  body { background: #16181b; color: #e8e8e8; } th, td { border-color: #3a3d41; } svg { background: #fff; } }
+"""
+SHOWN = (
+    "n em f1 contains contains_ci95 retention retention_ci95 kl drift_kl drift_points compile_s "
+    "compile_flops prompt_tokens"
+).split()
+
+
+def page(report: dict[str, Any], studies: Sequence[Study], title: str) -> str:
+    """The whole page; opens from a file, needs nothing from elsewhere."""
+    rows = {(row["method"], row["ratio"]): row for row in report["rows"]}
+    about = (
+        f"Model {report['model']}, source {report['source']}, {report['records']} records, seed "
+        f"{report['seed']}, measured on {report['machine']}, {report['date']}."
+    )
+    bounds = [rows[key] for key in (("full", None), ("none", None)) if key in rows]
+    parts = [_section("Bounds", "method", [(r["method"], r) for r in bounds], "")]
+    for study in studies:
+        found = [
+            (v.label.partition(": ")[2], rows[v.label, v.ratio])
+            for v in study.variants
+            if (v.label, v.ratio) in rows
+        ]
+        if found:
+            parts.append(_section(study.title, study.axis, found, plot(found, study.axis)))
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1><p>{html.escape(about)} "
+        "Retention is (contains − none) / (full − none), with its bootstrapped 95 % interval; KL is in "
+        "nats per answer token against the full context.</p>" + "".join(parts) + "</body></html>\n"
+    )
+
+
+def _section(title: str, axis: str, rows: Sequence[tuple[str, dict[str, Any]]], figure: str) -> str:
+    columns = [(k, t, f) for k, t, f in COLUMNS if k in SHOWN]
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in [axis, *(t for _, t, _ in columns)])
+    body = "".join(
+        f"<tr><td>{html.escape(label)}</td>"
+        + "".join(f"<td>{html.escape(cell(row.get(k), f))}</td>" for k, _, f in columns)
+        + "</tr>"
+        for label, row in rows
+    )
+    table = f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return f"<section><h2>{html.escape(title)}</h2>{table}{figure}</section>"
+
+
+def plot(rows: Sequence[tuple[str, dict[str, Any]]], axis: str) -> str:
+    """Retention with its interval, by label, as inline SVG. Raises `MissingExtraError`."""
+    try:
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("matplotlib", "pip install 'memkit[eval]'") from error
+    drawn = [(label, row) for label, row in rows if row["retention"] is not None]
+    if not drawn:
+        return ""
+    with rc_context({"svg.hashsalt": axis, "svg.fonttype": "none"}):
+        figure = Figure(figsize=(7, 3), layout="constrained")
+        axes = figure.subplots()
+        for x, (_, row) in enumerate(drawn):
+            low, high = row["retention_ci95"] or (row["retention"], row["retention"])
+            bars = [[max(row["retention"] - low, 0)], [max(high - row["retention"], 0)]]
+            axes.errorbar([x], [row["retention"]], yerr=bars, fmt="o", color="#1f5fa8", capsize=4)
+        axes.set(xticks=range(len(drawn)), xticklabels=[label for label, _ in drawn], ylabel="retention")
+        axes.set(xlabel=axis, ylim=(min(-0.05, axes.get_ylim()[0]), max(1.05, axes.get_ylim()[1])))
+        axes.grid(axis="y", alpha=0.3)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    svg = buffer.getvalue()
+    return svg[svg.index("<svg") :]

@@ -1,0 +1,159 @@
+"""Studies, their page, the cost bench and pruned caches, on a tiny model."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from memkit.compilers.base import configure
+from memkit.compilers.lcc import LCC, LCCConfig, couple
+from memkit.document import Document
+from memkit.engine import kv
+from memkit.engine.transformers import TransformersEngine
+from memkit.errors import CompileError, ConfigError, MissingExtraError
+from memkit.evals import presses
+from memkit.evals.bench import BenchConfig, bench
+from memkit.evals.cells import Cell, table
+from memkit.evals.page import page
+from memkit.evals.run import EvalConfig, Variant, evaluate
+from memkit.evals.study import studies
+from memkit.testing import TEXT, TINY_OPTIONS
+
+
+@pytest.fixture
+def records_file(tmp_path: Path) -> Path:
+    row = {"id": "a", "context": TEXT, "questions": [{"q": "Where does Mira live?", "answers": ["Keldor"]}]}
+    file = tmp_path / "r.jsonl"
+    file.write_text(json.dumps(row) + "\n" + json.dumps({**row, "id": "b"}))
+    return file
+
+
+def test_variants_with_equal_options_are_compiled_once(
+    engine: TransformersEngine, records_file: Path
+) -> None:
+    variants = (
+        Variant("a", "lcc", 8, {"agnostic": 1}),
+        Variant("b", "lcc", 8, {"agnostic": 1}),
+        Variant("c", "lcc", 8, {"agnostic": 2}),
+        Variant("d", "lcc", 8, {"coupled": True}),
+    )
+    seen = set[str]()
+    config = EvalConfig(
+        str(records_file), compilers=(), variants=variants, options={**TINY_OPTIONS, "self_study": 0}
+    )
+    report = evaluate(config, lambda label, done, total: seen.add(label.split()[-3:][0]), engine)
+    rows = {row["method"]: row for row in report["rows"]}
+    assert set(rows) == {"full", "none", "a", "b", "c", "d"}
+    assert {"a", "c"} <= seen
+    assert "b" not in seen
+    assert rows["a"]["kl"] == rows["b"]["kl"] != rows["c"]["kl"]
+    assert rows["d"]["n"] == 2
+
+
+def test_the_coupled_ablation_answers_with_its_lora(engine: TransformersEngine) -> None:
+    config = configure(LCCConfig, {}, {**TINY_OPTIONS, "steps": 8, "kv_steps": 0, "lr": 0.05})
+    student, memory = couple(Document(TEXT), engine.base, config)
+    header = kv.prefill(engine.base.model, list(engine.base.chat.header))
+    query = engine.base.chat.query(engine.base.tokenizer, "Where does Mira live?", True)
+    batch = kv.AnswerBatch.of([(query, [5])], header.tokens + memory.tokens, engine.base.model.device)
+    coupled, frozen = (kv.answer_logits(m.model, header.join(memory), batch) for m in (student, engine.base))
+    assert (coupled - frozen).abs().max() > 1e-3
+    with pytest.raises(CompileError, match="ablation"):
+        LCC({"coupled": True}).compile(Document(TEXT), engine.base, tenant="t")
+
+
+def test_accumulation_averages_the_draws(engine: TransformersEngine) -> None:
+    made = LCC({**TINY_OPTIONS, "accumulate": 2}).compile(Document(TEXT), engine.base, tenant="t")
+    assert made.steps == TINY_OPTIONS["steps"] + TINY_OPTIONS["kv_steps"]
+    with pytest.raises(ConfigError, match="accumulate"):
+        LCC({"accumulate": 0})
+
+
+def test_every_study_is_of_valid_variants() -> None:
+    found = studies("lcc")
+    assert {s.key for s in found} == {"isolation", "queries", "objectives", "ratio", "loss"}
+    EvalConfig("generated", compilers=(), variants=tuple(v for s in found for v in s.variants))
+    with pytest.raises(ConfigError, match="no study"):
+        studies("x")
+
+
+def test_a_page_shows_every_variant_and_needs_nothing_else() -> None:
+    pytest.importorskip("matplotlib")
+    cells = [
+        Cell(label, ratio, record, contains=(float(label != "none"),))
+        for label, ratio in [("full", None), ("none", None), ("loss: KL", 16.0), ("loss: MSE", 16.0)]
+        for record in "ab"
+    ]
+    report = {
+        "rows": table(cells, 1.0),
+        "model": "<nano>",
+        "source": "s",
+        "records": 2,
+        "seed": 0,
+        "machine": "m",
+        "date": "d",
+    }
+    text = page(report, studies("lcc"), "Studies & more")
+    assert "Studies &amp; more" in text
+    assert "&lt;nano&gt;" in text
+    assert "<td>KL</td>" in text
+    assert "<td>MSE</td>" in text
+    assert text.count("<svg") == 1  # the other studies were not run
+    assert not re.search(r'(src|href)="(?!#)', text)
+
+
+def test_bench_compares_with_the_whole_paper_preset(tiny_model_folder: Path, records_file: Path) -> None:
+    config = BenchConfig(
+        str(records_file), str(tiny_model_folder), paper_steps=2, lengths=(64,), length_steps=1
+    )
+    report = bench(config)
+    fast, paper, length = report["rows"]
+    assert (fast["row"], paper["row"], length["row"]) == ("fast", "paper", "64 tokens")
+    assert paper["flops_ratio_vs_paper"] == 1
+    assert 0 < fast["flops_ratio_vs_paper"] < 1
+    assert paper["compile_steps"] == 2
+    assert paper["steps_of_preset"] == 22_500
+    assert length["compile_steps"] == 2
+    assert min(row["peak_bytes"] for row in report["rows"]) > 1e6
+
+
+@pytest.mark.parametrize("bad", [{"paper_steps": 0}, {"ratio": 0.5}, {"lengths": (0,)}])
+def test_bad_bench_settings(bad: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        BenchConfig(**bad)  # type: ignore[arg-type]
+
+
+def test_html_belongs_to_a_study(cli: Callable[..., object], tmp_path: Path) -> None:
+    done = cli("eval", "generated:1", "--html", tmp_path / "x.html")
+    assert done.code == 2  # type: ignore[attr-defined]
+    assert "--study" in done.err  # type: ignore[attr-defined]
+
+
+def test_kvpress_is_an_extra(engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "kvpress", None)
+    with pytest.raises(MissingExtraError, match=r"memkit\[eval\]"):
+        presses.pressed(engine.base, "snapkv", TEXT, 4)
+
+
+@pytest.mark.parametrize("press", presses.PRESSES)
+def test_presses_keep_the_budget(engine: TransformersEngine, press: str) -> None:
+    pytest.importorskip("kvpress")
+    pruned = presses.pressed(engine.base, press, TEXT * 4, 16)
+    assert abs(pruned.tokens - (len(engine.base.chat.header) + 16)) <= 1
+    assert all(tensor.isfinite().all() for tensor in (*pruned.keys, *pruned.values))
+
+
+def test_a_press_that_prunes_nothing_changes_nothing(engine: TransformersEngine) -> None:
+    pytest.importorskip("kvpress")
+    base = engine.base
+    ids = engine.encode(TEXT)
+    pruned = presses.pressed(base, "expected-attention", TEXT, len(ids))
+    whole = kv.prefill(base.model, [*base.chat.header, *ids])
+    for a, b in zip((*pruned.keys, *pruned.values), (*whole.keys, *whole.values), strict=True):
+        assert (a - b).abs().max() < 1e-4
