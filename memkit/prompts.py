@@ -9,6 +9,8 @@ from memkit.document import sentences
 REPEAT = "Please repeat the context."
 WRITE_QUESTION = "Write a question about the text."
 WRITE_QUESTION_ABOUT = "Write a question about this: {passage}"
+WRITE_TWO_HOP = "Write a question that links two facts in the text."
+WRITE_UNANSWERED = "Write a question that the text does not answer."
 STUDY_PROMPTS: tuple[str, ...] = (
     WRITE_QUESTION,
     "Write one short question that the text above answers.",

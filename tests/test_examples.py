@@ -16,6 +16,7 @@ from memkit.memory import Memory
 from memkit.testing import TINY_OPTIONS
 
 ROOT = Path(__file__).resolve().parents[1]
+GROUPS = ("bench",)  # commands that have commands
 
 
 @pytest.fixture
@@ -48,7 +49,8 @@ def test_commands_in_documents(document: str, cli: Callable[..., Any]) -> None:
     shown = re.findall(r"(?:^    |`)memkit ([a-z]+)((?: [^`#\n]*)?)", text, re.MULTILINE)
     assert shown
     for command, rest in shown:
-        described = cli(command, "--help")
+        words = rest.split()[:1] if command in GROUPS else []
+        described = cli(command, *words, "--help")
         assert described.code == 0
         for option in re.findall(r"--[a-z-]+", rest):
             assert option in described.out

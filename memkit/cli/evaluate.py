@@ -63,15 +63,13 @@ def evaluate(
 
     With --json OUT, an interrupted evaluation goes on where it was when the same command runs again.
     """
-    output = Output(json == "-")
-    for path in (None if json == "-" else json, html):
+    output, target = Output(json == "-"), None if json in (None, "-") else Path(json)
+    for path in (target, html):
         if path is not None:
-            check_writable(Path(path))
+            check_writable(path)
     if html is not None and study is None:
         raise ConfigError("--html needs --study")
-    options = compiler_options(option)
-    if preset is not None:
-        options["preset"] = preset
+    options = compiler_options(option) | ({} if preset is None else {"preset": preset})
     quiet_libraries()
     from memkit.evals.run import EvalConfig
     from memkit.evals.study import studies
@@ -79,8 +77,8 @@ def evaluate(
     ratios = numbers(ratio, "--ratio")
     chosen = studies(study, ratios[0]) if study else ()
     config = EvalConfig(
-        source=source,
-        model=model,
+        source,
+        model,
         compilers=() if study else _names(compilers),
         variants=tuple(variant for one in chosen for variant in one.variants),
         baselines=_names(baselines),
@@ -91,7 +89,7 @@ def evaluate(
         options=options,
         judge=_judge(judge),
     )
-    _run(output, config, chosen, None if json in (None, "-") else Path(json), html)
+    _run(output, config, chosen, target, html)
 
 
 def _judge(text: str | None) -> JudgeConfig | None:
@@ -157,9 +155,17 @@ def _write(path: Path, text: str) -> None:
         raise MemkitError(f"cannot write {path}: {error.strerror}") from error
 
 
+# Enough to compare methods by, on one line of a window; JSON and RESULTS.md hold the rest.
+_SHOWN = (
+    "method ratio n em f1 contains agreement judge retention retention_ci95 kl drift_points compile_s "
+    "artifact_bytes prompt_tokens ttft_ms failed"
+).split()
+
+
 def _show(output: Output, rows: list[dict[str, Any]]) -> None:
-    """The columns of RESULTS.md, under the same titles."""
+    """The columns of `_SHOWN` that hold anything, under the titles of RESULTS.md."""
     from memkit.evals.report import COLUMNS
 
-    columns = {**{name: title for name, title, _ in COLUMNS}, "failed": "failed"}
-    output.table(list(columns.values()), [[row.get(name) for name in columns] for row in rows])
+    titles = {name: title for name, title, _ in COLUMNS}
+    names = [name for name in _SHOWN if any(row.get(name) is not None for row in rows)]
+    output.table([titles.get(name, name) for name in names], [[row.get(n) for n in names] for row in rows])

@@ -23,7 +23,7 @@ BOUNDS = ("none", "full")
 
 @dataclass(frozen=True)
 class Cell:
-    """One value per question in ``em``, ``f1``, ``contains``, ``rouge_l`` and ``kl`` (nats a token).
+    """One value per question in ``em`` to ``agreement``, and in ``kl`` (nats a token).
 
     ``general`` scores general questions asked with this memory in place; ``reason`` says why a
     record could not be compiled, all else is then empty.
@@ -36,6 +36,7 @@ class Cell:
     f1: tuple[float, ...] = ()
     contains: tuple[float, ...] = ()
     rouge_l: tuple[float, ...] = ()
+    agreement: tuple[float, ...] = ()  # with the full context's own answer
     kl: tuple[float, ...] = ()
     drift_kl: tuple[float, ...] = ()
     general: tuple[float, ...] = ()
@@ -135,7 +136,7 @@ def _row(
     with_memory = metrics.mean(pooled("general"))
     low, high = _interval(done, bounds)
     row: dict[str, Any] = {"method": method, "ratio": ratio, "n": len(pooled("em"))}
-    row |= {name: metrics.mean(pooled(name)) for name in ("em", "f1", "contains", "rouge_l")}
+    row |= {name: metrics.mean(pooled(name)) for name in ("em", "f1", "contains", "rouge_l", "agreement")}
     row |= {
         "contains_ci95": metrics.wilson(sum(pooled("contains")), len(pooled("contains"))),
         "judge": metrics.mean(pooled("judge")),

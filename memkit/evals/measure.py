@@ -107,13 +107,19 @@ class Measurer:
         ids = self._decode(prefix, reference.questions, memory, ANSWER_TOKENS)
         texts = [self.engine.decode(answer) for answer in ids]
         return {
-            **scores(texts, reference.record.questions),
+            **self._scores(texts, reference),
             "kl": divergences(reference.logprobs, self._logprobs(prefix, reference.asked, memory)),
             "drift_kl": divergences(
                 reference.aside_logprobs, self._logprobs(prefix, reference.aside, memory)
             ),
             "general": tuple(self._general_scores(prefix, memory)),
         }
+
+    def _scores(self, texts: Sequence[str], reference: Reference) -> dict[str, Any]:
+        """Scores against the gold answers, and agreement with the full context's."""
+        full = [self.engine.decode(ids[:-1]) for _, ids in reference.asked]
+        agreement = [metrics.contains(text, [given]) for text, given in zip(texts, full, strict=True)]
+        return {**scores(texts, reference.record.questions), "agreement": tuple(agreement)}
 
     def each(self, reference: Reference, prefixes: Sequence[kv.KV]) -> dict[str, Any]:
         """As `measure`, with a prefix of its own for every question; drift is that of the first."""
@@ -124,7 +130,7 @@ class Measurer:
             kls += divergences([logprobs], self._logprobs(prefix, [asked], True))
         aside = self._logprobs(prefixes[0], reference.aside, True)
         return {
-            **scores(texts, reference.record.questions),
+            **self._scores(texts, reference),
             "kl": tuple(kls),
             "drift_kl": divergences(reference.aside_logprobs, aside),
             "general": tuple(self._general_scores(prefixes[0], True)),

@@ -23,7 +23,7 @@ def pressed(base: LoadedModel, press: str, context: str, budget: int) -> kv.KV:
     Raises `MissingExtraError` when kvpress is absent.
     """
     try:
-        import kvpress  # type: ignore[import-not-found,unused-ignore]  # an extra
+        import kvpress
     except ImportError as error:
         raise MissingExtraError("kvpress", "pip install 'memkit[eval]'") from error
     ids = [*base.chat.header, *base.tokenizer.encode(context, add_special_tokens=False)]

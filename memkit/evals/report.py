@@ -14,8 +14,9 @@ from typing import Any
 HEAD = """# Results
 
 Printed by `make results` from the JSON files in `results/`; `make results-run` measures them again.
-Retention is (contains - none) / (full - none). KL is in nats per answer token against the full context;
-drift is measured on general questions that the compiler never saw.
+Retention is (contains - none) / (full - none). Agreement is the share of answers that contain what the model
+answers with the full context, right or wrong. KL is in nats per answer token against the full context; drift
+is measured on general questions that the compiler never saw.
 """
 COLUMNS = (
     ("method", "method", "{}"),
@@ -26,6 +27,7 @@ COLUMNS = (
     ("contains", "contains", "{:.3f}"),
     ("contains_ci95", "95 % CI", "{0[0]:.2f}-{0[1]:.2f}"),
     ("rouge_l", "ROUGE-L", "{:.3f}"),
+    ("agreement", "agreement", "{:.3f}"),
     ("judge", "judge 0-5", "{:.2f}"),
     ("retention", "retention", "{:.3f}"),
     ("retention_ci95", "95 % CI", "{0[0]:.2f}-{0[1]:.2f}"),

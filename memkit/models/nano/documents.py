@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import date, timedelta
 from typing import get_args
 
 from memkit.models.nano import words, world
@@ -130,7 +131,30 @@ class Generator:
         for offset, slot in enumerate(slots):
             # A filler between a sentence and its pronoun is part of what must be understood.
             sentences.insert(slot + offset, (self.filler(), None))
-        text = " ".join(sentence for sentence, _ in sentences)
+        text = rng.choice((" ", " ", " ", "\n")).join(sentence for sentence, _ in sentences)
+        return Document(text, tuple(persons), tuple(current), tuple(old), tuple(sentences))
+
+    def log(self, facts: int, people: int, changes: int) -> Document:
+        """A running log, a dated line each: the newest line about something counts.
+
+        ``changes`` times, one of the ``facts`` gets another value in a later line.
+        """
+        rng = self.rng
+        persons = self._people(people)
+        stated = self._facts(persons, facts)
+        old, current, lines = list[Fact](), list(stated), list(stated)
+        for _ in range(changes):
+            fact = rng.choice(current)
+            new = Fact(fact.person, fact.attribute, words.value(rng, fact.attribute.kind, self.split))
+            lines.insert(rng.randint(lines.index(fact) + 1, len(lines)), new)
+            current[current.index(fact)] = new
+            old.append(fact)
+        prefix, day = rng.choice(world.LOG_LINES), date(rng.randint(2020, 2029), 1, 1)
+        sentences = list[tuple[str, Fact | None]]()
+        for fact in lines:
+            day += timedelta(days=rng.randint(0, 40))
+            sentences.append((prefix.format(date=day.isoformat()) + self._say(fact, None), fact))
+        text = "\n".join(line for line, _ in sentences)
         return Document(text, tuple(persons), tuple(current), tuple(old), tuple(sentences))
 
     # -- questions ---------------------------------------------------------------------------
@@ -163,6 +187,10 @@ class Generator:
 
     def reverse(self, document: Document) -> Question | None:
         """ "Who lives in Keldor?"; only for values that occur once."""
+        return next(iter(self.reverses(document, 1)), None)
+
+    def reverses(self, document: Document, count: int) -> list[Question]:
+        """At most ``count`` different questions of that kind."""
         values = [f.value for f in (*document.facts, *document.superseded)]
         known = {p.name for p in document.people}
         facts = [
@@ -170,10 +198,10 @@ class Generator:
             for f in document.facts
             if f.attribute.reverse and values.count(f.value) == 1 and f.value not in known
         ]
-        if not facts:
-            return None
-        fact = self.rng.choice(facts)
-        return Question(fact.attribute.reverse[0].format(v=fact.value), fact.person.name, "reverse")
+        return [
+            Question(fact.attribute.reverse[0].format(v=fact.value), fact.person.name, "reverse")
+            for fact in self.rng.sample(facts, min(count, len(facts)))
+        ]
 
     def missing(self, document: Document) -> Question:
         """A question that the document does not answer: another attribute, or a stranger."""

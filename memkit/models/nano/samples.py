@@ -20,6 +20,7 @@ from memkit.models.nano import general, world
 from memkit.models.nano.documents import Document, Generator, Question
 from memkit.models.nano.words import Split
 
+MAX_BRANCHES = 28  # of one document: attention costs the square of its tokens and theirs
 ANSWER_WEIGHT, COPY_WEIGHT, REPEAT_WEIGHT, TEXT_WEIGHT = 1.0, 0.5, 0.3, 0.05
 
 
@@ -47,8 +48,8 @@ CURRICULUM = (
     Stage(0.48, (1, 5), (1, 3), (0, 3), 0.00, (3, 15), 0.3, 0.4),
     Stage(0.58, (2, 8), (1, 4), (0, 8), 0.00, (3, 30), 0.1, 0.5),
     Stage(0.65, (1, 4), (1, 3), (0, 2), 0.00, (3, 8), 0.8, 0.5),
-    Stage(0.70, (2, 10), (1, 4), (0, 10), 0.01, (3, 20), 0.12, 0.6),
-    Stage(0.85, (2, 16), (1, 6), (0, 16), 0.03, (5, 40), 0.05, 0.8),
+    Stage(0.70, (2, 12), (1, 4), (0, 10), 0.05, (3, 20), 0.08, 0.6),
+    Stage(0.85, (2, 16), (1, 6), (0, 16), 0.08, (5, 40), 0.05, 0.8),
 )
 
 
@@ -93,6 +94,8 @@ class Sampler:
         fillers = rng.randint(*stage.fillers)
         if rng.random() < stage.long_share:
             fillers = rng.randint(40, 170)
+        if rng.random() < 0.08:
+            return self.generator.log(facts, people, rng.randint(0, 3))
         updates = rng.choice((1, 1, 2)) if rng.random() < 0.12 else 0
         return self.generator.document(facts, people, fillers, updates)
 
@@ -106,7 +109,7 @@ class Sampler:
         asked = list(generator.questions(document))[:8]
         asked += [generator.missing(document) for _ in range(rng.randint(2, 4))]
         asked += [q for q in (generator.two_hop(document), generator.two_hop(document)) if q]
-        asked += [q for q in (generator.reverse(document), generator.reverse(document)) if q]
+        asked += generator.reverses(document, 5)
         if rng.random() < 0.6:
             asked.append(Question(*rng.choice(general.GENERAL), "general"))
         for question in asked:
@@ -126,13 +129,16 @@ class Sampler:
         What may be asked is a choice among all facts: many samples a document show it whole.
         """
         rng, generator = self.rng, self.generator
-        for fact in rng.sample(document.facts, min(len(document.facts), 8)) * 2:
+        for fact in rng.sample(document.facts, min(len(document.facts), 10)):
             person = world.WRITE_QUESTION_ABOUT_PERSON.format(name=fact.person.name)
             request = person if rng.random() < 0.15 else prompts.WRITE_QUESTION
             yield [(request, generator.about(fact).text)], ANSWER_WEIGHT
-        for sentence, stated in rng.sample(document.sentences, min(len(document.sentences), 4)):
+        for sentence, stated in rng.sample(document.sentences, min(len(document.sentences), 10)):
             request = prompts.WRITE_QUESTION_ABOUT.format(passage=sentence)
             yield [(request, generator.about(stated).text if stated else world.IDK)], ANSWER_WEIGHT
+        yield [(prompts.WRITE_UNANSWERED, generator.missing(document).text)], ANSWER_WEIGHT
+        linked = generator.two_hop(document)
+        yield [(prompts.WRITE_TWO_HOP, linked.text if linked else world.IDK)], ANSWER_WEIGHT
 
     def _conversation(self, document: Document) -> list[tuple[str, str]]:
         """Two or three turns; a later turn about the same person may say "she" or "his"."""
@@ -161,7 +167,8 @@ class Sampler:
             return self._tree(self.encode(words), [([(prompts.REPEAT, words)], COPY_WEIGHT)])
         document = self._document(stage)
         context = self.encode(document.text)
-        return self._tree(context, list(self._branches(document, long=len(context) > 400)))
+        branches = list(self._branches(document, long=len(context) > 400))
+        return self._tree(context, self.rng.sample(branches, min(MAX_BRANCHES, len(branches))))
 
     def _tree(self, context: list[int], branches: list[tuple[list[tuple[str, str]], float]]) -> Sample:
         ids = [*self.chat.header, *context]

@@ -196,5 +196,6 @@ TIMES = "morning evening afternoon night winter spring autumn week".split()
 IDK = "I do not know"
 WRITE_QUESTION_ABOUT_PERSON = "Write a question about {name}."
 LIST_PEOPLE = ("Who is mentioned in the text?", "List the people in the text.")
+LOG_LINES = ("{date}: ", "[{date}] ", "{date} user: ")
 UPDATES = ("Update: ", "Correction: ", "News: ", "This has changed: ")
 POLITE = ("Please tell me: ", "A question: ", "Answer from the text. ", "I would like to know: ")
