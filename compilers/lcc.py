@@ -74,7 +74,9 @@ class LCCConfig:
     self_study_temperature: float = 1.0  # at which the model writes them
     agnostic: int = 48  # context-agnostic queries
     agnostic_batch: int = 4  # queries a step
-    reconstruction_window: int = 256  # tokens a step; 0 leaves reconstruction out
+    reconstruction_window: int = 256  # tokens of a window to be repeated; 0 leaves reconstruction out
+    reconstruction: int = 16  # windows; more where that many do not cover the context
+    reconstruction_batch: int = 1  # windows a step
     reconstruction_weight: float = 0.3
     answer_tokens: int = 32  # longest answer of the teacher, tokens
     queries: str = ""  # a JSONL file of context-agnostic queries; "" takes those that ship with memkit
@@ -91,10 +93,12 @@ class LCCConfig:
             raise ValueError(f"ratio must be at least 1, got {self.ratio}")
         if self.steps + self.kv_steps < 1:
             raise ValueError("steps and kv_steps are both 0: nothing would be trained")
-        for name in ("rank", "accumulate", "answer_tokens", "patience", "top_k", "segment_tokens"):
+        positive = "rank accumulate answer_tokens patience top_k segment_tokens reconstruction_batch"
+        for name in positive.split():
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("steps", "kv_steps", "self_study", "agnostic", "reconstruction_window", "warmup"):
+        unsigned = "steps kv_steps self_study agnostic reconstruction reconstruction_window warmup"
+        for name in unsigned.split():
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.init not in ("chunk_mean", "vocabulary_mean"):
@@ -133,6 +137,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "kv_steps": 0,
         "agnostic": 2000,
         "agnostic_batch": 4,
+        "reconstruction": 2000,
+        "reconstruction_batch": 4,
         "answer_tokens": 128,
         "patience": 10_000,
     },
@@ -371,9 +377,9 @@ def collect(config: LCCConfig, teacher: Teacher, meter: FlopMeter) -> Objective:
     )
     queries = queries_for(teacher.base, config.queries)[: config.agnostic]
     agnostic = with_targets(teacher.agnostic(queries, config.answer_tokens))
-    size = config.reconstruction_window
-    starts = range(0, len(teacher.context), size) if size else ()
-    windows = with_targets([teacher.reconstruction(start, size) for start in starts])
+    windows = with_targets(
+        teacher.reconstructions(config.reconstruction_window, config.reconstruction, config.seed)
+    )
     asked = with_targets(study)
     # Early stopping looks at answers, never at reconstruction: a parrot reconstructs.
     held = tuple(pair for pair in asked if pair[0].held_out)
@@ -385,7 +391,7 @@ def collect(config: LCCConfig, teacher: Teacher, meter: FlopMeter) -> Objective:
         [
             Part(trained, config.self_study_batch, 1.0),
             Part(agnostic[aside:], config.agnostic_batch, 1.0),
-            Part(windows, 1, config.reconstruction_weight),
+            Part(windows, config.reconstruction_batch, config.reconstruction_weight),
         ],
         held or agnostic[:aside],
         loss=config.loss,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -93,6 +94,19 @@ class Teacher:
         last = start + size >= len(self.context)
         answer = (*window, self.base.chat.end) if last else window
         return Example("reconstruction", (*self._query(REPEAT), *before), answer)
+
+    def reconstructions(self, size: int, count: int, seed: int) -> list[Example]:
+        """`reconstruction` of windows of ``size`` tokens: one after the other, then at random starts.
+
+        Those that cover the context come first, however many; random ones fill up to ``count``. A
+        context that one window holds gives one example, as all would be equal.
+        """
+        tokens = len(self.context)
+        starts = list(range(0, tokens, size)) if size else []
+        if size and tokens > size:
+            drawn = random.Random(seed).choices(range(tokens - size + 1), k=max(count - len(starts), 0))
+            starts += sorted(set(drawn) - set(starts))
+        return [self.reconstruction(start, size) for start in starts]
 
     def agnostic(self, queries: Sequence[str], max_tokens: int) -> list[Example]:
         """Context-agnostic queries with the frozen model's own answers (LCC §3.4, eq. 3)."""

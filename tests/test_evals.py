@@ -54,6 +54,14 @@ def test_records_of_a_file(tmp_path: Path) -> None:
         records.load(str(tmp_path / "absent.jsonl"), None, 0)
 
 
+def test_the_number_of_facts_can_be_given() -> None:
+    assert [len(r.questions) for r in records.load("generated:2:3", None, 5)] == [3, 3]
+    assert {len(r.questions) for r in records.load("generated:12:3-5", None, 5)} == {3, 4, 5}
+    for wrong in ("generated:0", "generated:2:5-3", "generated:2:0", "generated:", "generated:2:3:4"):
+        with pytest.raises(ConfigError, match="generated"):
+            records.load(wrong, None, 0)
+
+
 def test_generated_records_are_seeded_and_sized() -> None:
     a, b = records.load("generated:3", None, 5), records.load("generated:3", None, 5)
     assert a == b

@@ -270,3 +270,15 @@ def test_artifact_alone_gives_the_same_logits_in_a_new_process(
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
     there = torch.load(tmp_path / "logits.pt", weights_only=True)
     assert torch.equal(here, there)
+
+
+def test_reconstruction_windows_cover_the_context_and_add_random_ones(tiny: LoadedModel) -> None:
+    context = tiny.tokenizer.encode(TEXT * 3, add_special_tokens=False)
+    teacher = Teacher(tiny, context, kv.prefill(tiny.model, list(tiny.chat.header)))
+    few, many = (teacher.reconstructions(16, count, seed=3) for count in (1, 30))
+    assert [token for e in few for token in e.answer] == [*context, tiny.chat.end]
+    assert many[: len(few)] == few
+    assert len(few) < len(many) <= 30
+    assert many == teacher.reconstructions(16, 30, seed=3) != teacher.reconstructions(16, 30, seed=4)
+    whole = teacher.reconstructions(len(context), 30, seed=3)
+    assert len(whole) == 1  # all would be equal

@@ -19,6 +19,7 @@ from memkit.evals import presses
 from memkit.evals.bench import BenchConfig, bench
 from memkit.evals.cells import Cell, table
 from memkit.evals.page import page
+from memkit.evals.report import answers
 from memkit.evals.run import EvalConfig, Variant, evaluate
 from memkit.evals.study import studies
 from memkit.testing import TEXT, TINY_OPTIONS
@@ -76,6 +77,9 @@ def test_accumulation_averages_the_draws(engine: TransformersEngine) -> None:
 def test_every_study_is_of_valid_variants() -> None:
     found = studies("lcc")
     assert {s.key for s in found} == {"isolation", "queries", "objectives", "ratio", "loss"}
+    (recipe,) = studies("recipe")
+    assert [bool(v.predicted) for v in recipe.variants] == [False] + [True] * (len(recipe.variants) - 1)
+    found = (*found, recipe)
     EvalConfig("generated", compilers=(), variants=tuple(v for s in found for v in s.variants))
     with pytest.raises(ConfigError, match="no study"):
         studies("x")
@@ -104,6 +108,31 @@ def test_a_page_shows_every_variant_and_needs_nothing_else() -> None:
     assert "<td>MSE</td>" in text
     assert text.count("<svg") == 1  # the other studies were not run
     assert not re.search(r'(src|href)="(?!#)', text)
+
+
+def test_predictions_stand_beside_what_came(
+    engine: TransformersEngine, records_file: Path, tmp_path: Path
+) -> None:
+    variants = (
+        Variant("recipe: all", "lcc", 8, {}),
+        Variant("recipe: less", "lcc", 8, {"steps": 1}, "costs less"),
+    )
+    config = EvalConfig(str(records_file), compilers=(), variants=variants, options=TINY_OPTIONS)
+    table = evaluate(config, engine=engine)
+    flops = [row["compile_flops"] for row in table["rows"][2:]]
+    text = answers("r", table, tmp_path)
+    assert f"| less | costs less | – | {flops[1] / flops[0]:.2f} |" in text
+    assert "Against all:" in text
+
+
+def test_processes_measure_what_one_does(tiny_model_folder: Path, records_file: Path, tmp_path: Path) -> None:
+    config = EvalConfig(str(records_file), str(tiny_model_folder), options=TINY_OPTIONS)
+    one, two = evaluate(config), evaluate(config, journal=tmp_path / "journal", workers=2)
+    same = ("method", "n", "em", "kl", "drift_kl", "artifact_bytes", "compile_flops")
+    for a, b in zip(one["rows"], two["rows"], strict=True):
+        assert [a[name] for name in same] == [b[name] for name in same]
+        assert [r["record"] for r in a["records"]] == [r["record"] for r in b["records"]]
+    assert not (tmp_path / "journal").exists()
 
 
 def test_bench_compares_with_the_whole_paper_preset(tiny_model_folder: Path, records_file: Path) -> None:

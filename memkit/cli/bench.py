@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from memkit.cli.evaluate import check_writable, numbers, write_json
+from memkit.cli.evaluate import JsonPath, Seed, Source, check_writable, numbers, write_json
 from memkit.cli.options import Model, quiet_libraries
 from memkit.cli.output import Output
 from memkit.cli.progress import progress
@@ -16,9 +16,7 @@ QUICK = {"source": "generated:1", "paper_steps": 50}
 
 
 def bench_compile(
-    source: Annotated[
-        str, typer.Argument(metavar="FILE.jsonl|generated[:N]", help="Records, or N generated documents.")
-    ] = "generated:3",
+    source: Source = "generated:3",
     ratio: Annotated[float, typer.Option(metavar="R", help="Context tokens per artifact token.")] = 16.0,
     paper_steps: Annotated[
         int, typer.Option(metavar="N", help="How many of the paper's 22,500 steps to run.")
@@ -29,12 +27,9 @@ def bench_compile(
     quick: Annotated[
         bool, typer.Option("--quick", help="One document, and 50 of the paper's steps.")
     ] = False,
-    seed: Annotated[int, typer.Option(metavar="S")] = 0,
+    seed: Seed = 0,
     model: Model = "nano",
-    json: Annotated[
-        str | None,
-        typer.Option("--json", metavar="OUT", help="Write JSON to a path, or to - (standard output)."),
-    ] = None,
+    json: JsonPath = None,
 ) -> None:
     """Measure what a compilation costs: the fast recipe beside the paper's, and by length."""
     output = Output(json == "-")

@@ -21,43 +21,45 @@ if TYPE_CHECKING:
     from memkit.evals.study import Study
 
 
+Source = Annotated[
+    str, typer.Argument(metavar="FILE.jsonl|generated[:N[:FACTS]]", help="Records, or N generated documents.")
+]
+JsonPath = Annotated[
+    str | None, typer.Option("--json", metavar="OUT", help="Write JSON to a path, or to - (standard output).")
+]
+Seed = Annotated[int, typer.Option(metavar="S", help="Of everything that is drawn.")]
+
+
+def _most(things: str) -> typer.models.OptionInfo:
+    option: typer.models.OptionInfo = typer.Option(
+        min=1, metavar="N", help=f"Most {things}.", show_default=False
+    )
+    return option
+
+
+def _some(metavar: str, description: str) -> typer.models.OptionInfo:
+    option: typer.models.OptionInfo = typer.Option(metavar=metavar, help=description, show_default=False)
+    return option
+
+
 def evaluate(
-    source: Annotated[
-        str, typer.Argument(metavar="FILE.jsonl|generated[:N]", help="Records, or N generated documents.")
-    ] = "generated",
+    source: Source = "generated",
     compilers: Annotated[
         str, typer.Option(metavar="C,...", help="Compilers, each a name or name:preset.")
     ] = "lcc",
     baselines: Annotated[str, typer.Option(metavar="B,...", help="What to compare with.")] = "full,none",
     ratio: Annotated[str, typer.Option(metavar="R,...", help="Context tokens per artifact token.")] = "16",
-    limit: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Most records.", show_default=False)
-    ] = None,
-    questions: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Most questions of a record.", show_default=False)
-    ] = None,
-    seed: Annotated[int, typer.Option(metavar="S")] = 0,
-    preset: Annotated[
-        str | None, typer.Option(metavar="P", help="Preset of the compilers.", show_default=False)
-    ] = None,
-    study: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="The studies of a compiler (lcc) instead.", show_default=False),
-    ] = None,
-    html: Annotated[
-        Path | None,
-        typer.Option(metavar="OUT", help="With --study: also write a page.", show_default=False),
-    ] = None,
-    judge: Annotated[
-        str | None,
-        typer.Option(metavar="URL,MODEL", help="Also let an LLM grade answers, 0 to 5.", show_default=False),
-    ] = None,
+    limit: Annotated[int | None, _most("records")] = None,
+    questions: Annotated[int | None, _most("questions of a record")] = None,
+    seed: Seed = 0,
+    preset: Annotated[str | None, _some("P", "Preset of the compilers.")] = None,
+    study: Annotated[str | None, _some("NAME", "Studies instead: lcc, or recipe.")] = None,
+    html: Annotated[Path | None, _some("OUT", "With --study: also write a page.")] = None,
+    judge: Annotated[str | None, _some("URL,MODEL", "Also let an LLM grade answers, 0 to 5.")] = None,
+    workers: Annotated[int, typer.Option(min=1, metavar="N", help="Processes that measure records.")] = 1,
     option: Options = None,
     model: Model = "nano",
-    json: Annotated[
-        str | None,
-        typer.Option("--json", metavar="OUT", help="Write JSON to a path, or to - (standard output)."),
-    ] = None,
+    json: JsonPath = None,
 ) -> None:
     """Measure compilers against baselines on the same questions. Uses no bank.
 
@@ -89,7 +91,7 @@ def evaluate(
         options=options,
         judge=_judge(judge),
     )
-    _run(output, config, chosen, target, html)
+    _run(output, config, chosen, target, html, workers)
 
 
 def _judge(text: str | None) -> JudgeConfig | None:
@@ -102,7 +104,12 @@ def _judge(text: str | None) -> JudgeConfig | None:
 
 
 def _run(
-    output: Output, config: EvalConfig, chosen: Sequence[Study], json: Path | None, html: Path | None
+    output: Output,
+    config: EvalConfig,
+    chosen: Sequence[Study],
+    json: Path | None,
+    html: Path | None,
+    workers: int,
 ) -> None:
     from memkit.evals.run import evaluate as run
 
@@ -111,6 +118,7 @@ def _run(
             config,
             progress=lambda label, done, total: report(label, "", done, total),
             journal=None if json is None else Path(f"{json}.partial"),
+            workers=workers,
         )
     if json is not None:
         write_json(json, table)
@@ -163,9 +171,9 @@ _SHOWN = (
 
 
 def _show(output: Output, rows: list[dict[str, Any]]) -> None:
-    """The columns of `_SHOWN` that hold anything, under the titles of RESULTS.md."""
+    """The columns of `_SHOWN` under the titles of RESULTS.md; the judge's only if it was asked."""
     from memkit.evals.report import COLUMNS
 
     titles = {name: title for name, title, _ in COLUMNS}
-    names = [name for name in _SHOWN if any(row.get(name) is not None for row in rows)]
+    names = [n for n in _SHOWN if n != "judge" or any(row.get(n) is not None for row in rows)]
     output.table([titles.get(name, name) for name in names], [[row.get(n) for n in names] for row in rows])

@@ -83,7 +83,8 @@ class Output:
         """A table whose cells are never cut off and never read as markup."""
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in columns:
-            table.add_column(Text(column), overflow="fold")
+            longest = max((len(word) for word in column.split()), default=0)  # a title breaks at spaces only
+            table.add_column(Text(column), overflow="fold", min_width=longest)
         for row in rows:
             table.add_row(*(Text(clean(cell(value)), style=_STYLES.get(str(value), "")) for value in row))
         (self.err if err else self.out).print(table)

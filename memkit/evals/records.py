@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,15 +31,12 @@ class Record:
 
 
 def load(source: str, limit: int | None, seed: int, questions: int | None = None) -> list[Record]:
-    """Records of a file, or of ``generated[:N]``; at most ``limit`` with ``questions`` questions each.
+    """Records of a file, or of ``generated[:N[:FACTS]]``; at most ``limit``, ``questions`` of each.
 
     Raises `ConfigError` for a source that is absent and `DocumentError` for a malformed line.
     """
     if source.split(":")[0] == "generated":
-        count = source.partition(":")[2] or "20"
-        if not count.isdigit() or not int(count):
-            raise ConfigError(f"give generated:N with a number of documents, not {source!r}")
-        records: Iterator[Record] | Sequence[Record] = generated(int(count), seed)
+        records: Iterator[Record] | Sequence[Record] = generated(*_wanted(source), seed)
     else:
         path = Path(source)
         if not path.is_file():
@@ -68,8 +66,18 @@ def _record(row: dict[str, Any], fallback: str) -> Record:
     return Record(str(row.get("id", fallback)), context, tuple(a for a in asked if a.answers))
 
 
-def generated(count: int, seed: int, facts: int = 8) -> Iterator[Record]:
-    """Documents of nano's world with ``facts`` facts and 150 to 256 tokens, in held-out words."""
+def _wanted(source: str) -> tuple[int, tuple[int, int]]:
+    """How many documents ``generated[:N[:FACTS]]`` asks for, and the fewest and most facts of each."""
+    form = re.fullmatch(r"generated(?::(\d+)(?::(\d+)(?:-(\d+))?)?)?", source)
+    count, fewest = (int(form[1] or 20), int(form[2] or 8)) if form else (0, 0)
+    most = int(form[3] or fewest) if form else 0
+    if not count or not 1 <= fewest <= most:
+        raise ConfigError(f"give generated:N, or generated:N:FACTS as 8 or 8-16, not {source!r}")
+    return count, (fewest, most)
+
+
+def generated(count: int, facts: tuple[int, int], seed: int) -> Iterator[Record]:
+    """Documents of nano's world in held-out words, 19 to 32 tokens a fact (8 facts: 150 to 256)."""
     from memkit.models.loading import NANO_FOLDER
     from memkit.models.nano.documents import Generator
 
@@ -77,8 +85,10 @@ def generated(count: int, seed: int, facts: int = 8) -> Iterator[Record]:
     generator = Generator(seed + 7_000_000, "eval")
     made = 0
     while made < count:
-        document = generator.document(facts, generator.rng.randint(2, 4), generator.rng.randint(5, 14))
-        if not 150 <= tokens(document.text) <= 256:
+        stated = generator.rng.randint(*facts) if facts[0] < facts[1] else facts[0]
+        people, fillers = generator.rng.randint(2, 4), generator.rng.randint(5, 14)
+        document = generator.document(stated, people, fillers)
+        if not 18.75 * stated <= tokens(document.text) <= 32 * stated:
             continue
         made += 1
         asked = tuple(Asked(q.text, (q.answer,)) for q in generator.questions(document))

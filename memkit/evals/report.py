@@ -67,8 +67,36 @@ def answers(name: str, report: dict[str, Any], folder: Path) -> str:
     failed = [f"{r['method']} at {r['ratio']:g}×: {r['failed']}" for r in report["rows"] if r["failed"]]
     if failed:
         text += f"\nRecords that could not be compiled: {'; '.join(failed)}.\n"
+    text += _predictions(report["rows"])
     plot = plot_curves(name, report, folder)
     return text + (f"\n![Loss curves of {name}]({plot})\n" if plot else "")
+
+
+def _predictions(rows: list[dict[str, Any]]) -> str:
+    """What was expected of each variant beside what came, relative to the variant without a prediction."""
+    guessed = [row for row in rows if row.get("predicted")]
+    if not guessed:
+        return ""
+    key = guessed[0]["method"].partition(":")[0]
+    reference = next(r for r in rows if r["method"].startswith(f"{key}:") and not r.get("predicted"))
+
+    def points(row: dict[str, Any]) -> str:
+        if row["retention"] is None or reference["retention"] is None:
+            return "–"
+        return f"{100 * (row['retention'] - reference['retention']):+.1f}"
+
+    body = [
+        [
+            row["method"].partition(": ")[2],
+            row["predicted"],
+            points(row),
+            f"{row['compile_flops'] / reference['compile_flops']:.2f}",
+            cell(row["drift_points"], "{:.2f}"),
+        ]
+        for row in guessed
+    ]
+    header = ["changed", "predicted", "retention, points", "FLOPs, relative", "drift points"]
+    return f"\nAgainst {reference['method'].partition(': ')[2]}:\n\n{_table(header, body)}\n"
 
 
 def plot_curves(name: str, report: dict[str, Any], folder: Path) -> str | None:

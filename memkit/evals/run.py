@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +38,13 @@ CURVE_EVERY = 5  # steps between the points of a loss curve that are kept
 
 @dataclass(frozen=True)
 class Variant:
-    """A row of its own: a compiler with options, at one ratio."""
+    """A row of its own: a compiler with options, at one ratio; ``predicted`` was written before measuring."""
 
     label: str
     compiler: str
     ratio: float
     options: Mapping[str, Any] = field(default_factory=dict)
+    predicted: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ class _Evaluation:
 
     def record(self, record: records.Record, journal: Journal) -> None:
         """Measure what the journal lacks of one record."""
-        absent = [m for m in self.config.methods if (*m, record.id) not in journal.cells]
+        absent = _absent(self.config, record, journal)
         if not absent:
             return
         reference = self.measurer.reference(record)
@@ -215,45 +219,96 @@ def _costs(made: Compiled) -> dict[str, Any]:
     }
 
 
+def _absent(config: EvalConfig, record: records.Record, journal: Journal) -> list[tuple[str, float | None]]:
+    return [method for method in config.methods if (*method, record.id) not in journal.cells]
+
+
+@lru_cache(maxsize=1)
+def _own_engine(model: str) -> TransformersEngine:
+    """A worker process's engine, loaded once for all its records."""
+    torch.set_num_threads(1)  # the other cores have workers of their own
+    return TransformersEngine(model)
+
+
+def _measured(config: EvalConfig, record: records.Record, known: tuple[Cell, ...]) -> list[Cell]:
+    """What ``known`` lacks of one record, measured in a worker process."""
+    kept = Journal(None, {})
+    for cell in known:
+        kept.add(cell)
+    _Evaluation(config, _own_engine(config.model), lambda label, done, total: None).record(record, kept)
+    return [cell for cell in kept.cells.values() if cell not in known]
+
+
+def _in_processes(
+    config: EvalConfig, chosen: Sequence[records.Record], kept: Journal, progress: Progress, workers: int
+) -> None:
+    """Measure records side by side; a record's cells are kept when all of them are there."""
+    waiting = [record for record in chosen if _absent(config, record, kept)]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        jobs = dict[Future[list[Cell]], str]()
+        for record in waiting:
+            known = tuple(cell for cell in kept.cells.values() if cell.record == record.id)
+            jobs[pool.submit(_measured, config, record, known)] = record.id
+        for done, job in enumerate(as_completed(jobs), start=1):
+            for cell in job.result():
+                kept.add(cell)
+            progress(f"record {jobs[job]}", done, len(waiting))
+
+
+def _in_order(config: EvalConfig, chosen: Sequence[records.Record], kept: Journal) -> list[Cell]:
+    order = {method: i for i, method in enumerate(config.methods)}
+    place = {record.id: i for i, record in enumerate(chosen)}
+    return sorted(kept.cells.values(), key=lambda c: (order[c.method, c.ratio], place[c.record]))
+
+
 def evaluate(
     config: EvalConfig,
     progress: Progress = lambda label, done, total: None,
     engine: TransformersEngine | None = None,
     journal: Path | None = None,
+    workers: int = 1,
 ) -> dict[str, Any]:
     """Run the evaluation; returns ``{"model", "seed", "rows": [...]}``.
 
     Retention and drift are relative to the rows ``full`` and ``none`` of the same run. With a
     ``journal`` (a file that is made, and removed at the end) an interrupted evaluation goes on.
+    ``workers`` processes of one thread each measure that many records at once; times to the first
+    token are then those of a busy machine.
     """
     chosen = records.load(config.source, config.limit, config.seed, config.questions)
     run = _Evaluation(config, engine or TransformersEngine(config.model), progress)
     about = {**vars(config), "options": dict(config.options), "fingerprint": run.engine.fingerprint}
-    kept, skipped = Journal(journal, about), list[str]()
-    for done, record in enumerate(chosen):
-        progress(f"record {record.id}", done, len(chosen))
-        if run.measurer.fits(record):
-            run.record(record, kept)
-        else:
-            skipped.append(record.id)
-    if len(skipped) == len(chosen):
+    kept = Journal(journal, about)
+    fitting = [record for record in chosen if run.measurer.fits(record)]
+    skipped = [record.id for record in chosen if record not in fitting]
+    if not fitting:
         raise ConfigError(
             f"no record of {config.source} fits the {run.engine.window:,} tokens that {config.model} reads"
         )
-    progress("done", len(chosen), len(chosen))
-    order = {method: i for i, method in enumerate(config.methods)}
-    cells = sorted(kept.cells.values(), key=lambda c: order[c.method, c.ratio])  # stable: records in order
+    if workers > 1:
+        _in_processes(config, fitting, kept, progress, workers)
+    else:
+        for done, record in enumerate(fitting):
+            progress(f"record {record.id}", done, len(fitting))
+            run.record(record, kept)
+    progress("done", len(fitting), len(fitting))
+    rows = table(_in_order(config, fitting, kept), run.measurer.bare_general)
+    for row in rows:
+        for variant in config.variants:
+            if variant.predicted and (variant.label, variant.ratio) == (row["method"], row["ratio"]):
+                row["predicted"] = variant.predicted
     kept.done()
     return {
         "model": config.model,
         "fingerprint": run.engine.fingerprint,
         "source": config.source.rpartition("/")[2],
         "seed": config.seed,
-        "records": len(chosen) - len(skipped),
+        "records": len(fitting),
         "skipped": skipped,  # longer than the model's window
         "general_without_memory": run.measurer.bare_general,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {run.engine.base.model.device.type}, "
-        f"{torch.get_num_threads()} threads",
+        + (f"{torch.get_num_threads()} threads" if workers == 1 else f"{workers} processes of 1 thread"),
         "date": datetime.now(UTC).date().isoformat(),
-        "rows": table(cells, run.measurer.bare_general),
+        "rows": rows,
     }
