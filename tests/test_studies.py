@@ -19,7 +19,7 @@ from memkit.evals import presses
 from memkit.evals.bench import BenchConfig, bench
 from memkit.evals.cells import Cell, table
 from memkit.evals.page import page
-from memkit.evals.report import answers
+from memkit.evals.report import answers, render
 from memkit.evals.run import EvalConfig, Variant, evaluate
 from memkit.evals.study import studies
 from memkit.testing import TEXT, TINY_OPTIONS
@@ -186,3 +186,26 @@ def test_a_press_that_prunes_nothing_changes_nothing(engine: TransformersEngine)
     whole = kv.prefill(base.model, [*base.chat.header, *ids])
     for a, b in zip((*pruned.keys, *pruned.values), (*whole.keys, *whole.values), strict=True):
         assert (a - b).abs().max() < 1e-4
+
+
+def test_the_report_shows_costs_and_the_gate(tmp_path: Path) -> None:
+    fast = {
+        "row": "fast",
+        "retention": 0.5,
+        "retention_ratio_vs_paper": None,
+        "compile_steps": 200,
+        "compile_s": 1.0,
+        "compile_flops": 1e9,
+        "flops_ratio_vs_paper": 0.0125,
+        "peak_bytes": 1_000,
+        "peak_bytes_over_model": 10,
+    }
+    about = {"model": "nano", "source": "s", "ratio": 16, "seed": 0, "machine": "m", "date": "d"}
+    (tmp_path / "1-costs.json").write_text(json.dumps({"bench": "compile", **about, "rows": [fast]}))
+    gate = {"min_fidelity": 0.7, "good": 12, "source": "s", "auc": {"fidelity": 0.9, "answer_nats": None}}
+    (tmp_path / "2-gate.json").write_text(json.dumps(gate))
+    text = render(tmp_path)
+    assert "| fast | – | 0.500 | – | 200 | 1.0 | 1.00e+09 | 0.0125 | 1,000 | 10 |" in text
+    assert "| min_fidelity | 0.7 |" in text
+    assert "| AUC of fidelity | 0.900 |" in text
+    assert "| AUC of answer_nats | – |" in text

@@ -94,6 +94,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--compiler", default="lcc")
     parser.add_argument("--keep", type=float, default=0.5)
     parser.add_argument("--out", type=Path, help="a thresholds.json to add to")
+    parser.add_argument("--json", type=Path, help="also write what is printed to this file")
     options = parser.parse_args(argv)
     reports = [json.loads(file.read_text()) for file in options.reports]
     models = {report["fingerprint"] for report in reports}
@@ -101,11 +102,11 @@ def main(argv: list[str] | None = None) -> None:
         raise ConfigError("the reports are of several models; calibrate each apart")
     tested = list(trials(reports, options.compiler, options.keep))
     chosen, about = calibrate(tested, options.keep)
-    print(
-        json.dumps(
-            {**asdict(chosen), **about, "auc": {name: auc(tested, name) for name in FEATURES}}, indent=1
-        )
-    )
+    found = {**asdict(chosen), **about, "auc": {name: auc(tested, name) for name in FEATURES}}
+    text = json.dumps(found, indent=1)
+    print(text)
+    if options.json:
+        options.json.write_text(text + "\n")
     if options.out:
         table = json.loads(options.out.read_text()) if options.out.exists() else {}
         table.setdefault(models.pop(), {})[options.compiler] = asdict(chosen)

@@ -158,6 +158,38 @@ def first_token(name: str, report: dict[str, Any]) -> str:
     )
 
 
+COSTS = (
+    ("row", "compiled", "{}"),
+    ("context_tokens", "context tokens", "{:,}"),
+    ("retention", "retention", "{:.3f}"),
+    ("retention_ratio_vs_paper", "of the paper's", "{:.2f}"),
+    ("compile_steps", "steps", "{:,.0f}"),
+    ("compile_s", "seconds", "{:.1f}"),
+    ("compile_flops", "FLOPs", "{:.2e}"),
+    ("flops_ratio_vs_paper", "of the paper's", "{:.4f}"),
+    ("peak_bytes", "peak bytes", "{:,.0f}"),
+    ("peak_bytes_over_model", "over the model's", "{:,.0f}"),
+)
+
+
+def costs(name: str, report: dict[str, Any]) -> str:
+    """What compilations cost: the fast recipe, the paper's, and texts of several lengths."""
+    rows = [[cell(row.get(key), form) for key, _, form in COSTS] for row in report["rows"]]
+    about = (
+        f"`memkit bench compile`, model {report['model']}, source {report['source']}, {report['ratio']:g}×, "
+        f"seed {report['seed']}, on {report['machine']}, {report['date']}. The paper's FLOPs are those of all "
+        "its steps, with one reading of the context shared by the samples of a step, which the paper repeats."
+    )
+    return f"## {name}\n\n{about}\n\n{_table([title for _, title, _ in COSTS], rows)}\n"
+
+
+def calibration(name: str, report: dict[str, Any]) -> str:
+    """What the admission gate's thresholds do to the artifacts they were chosen on."""
+    rows = [[key, cell(value, "{}")] for key, value in report.items() if key != "auc"]
+    rows += [[f"AUC of {key}", cell(value, "{:.3f}")] for key, value in report["auc"].items()]
+    return f"## {name}\n\n{_table(['admission gate', ''], rows)}\n"
+
+
 def render(folder: Path) -> str:
     """The whole report, in the order of the file names."""
     parts = [HEAD]
@@ -167,6 +199,10 @@ def render(folder: Path) -> str:
             parts.append(first_token(file.stem, report))
         elif "documents" in report:
             parts.append(skills(file.stem, report))
+        elif "bench" in report:
+            parts.append(costs(file.stem, report))
+        elif "auc" in report:
+            parts.append(calibration(file.stem, report))
         else:
             parts.append(answers(file.stem, report, folder))
     return "\n".join(parts)

@@ -217,6 +217,21 @@ class Generator:
                 asked = _fill(rng.choice(attribute.asks), name, possessive(name))
                 return Question(asked, world.IDK, "missing")
 
+    def confusable(self, document: Document) -> Question | None:
+        """A question that the document answers for somebody else only."""
+        stated = {(f.person.name, f.attribute.key) for f in document.facts}
+        open_ones = [
+            (person.name, fact.attribute)
+            for fact in document.facts
+            for person in document.people
+            if (person.name, fact.attribute.key) not in stated
+        ]
+        if not open_ones:
+            return None
+        name, attribute = self.rng.choice(open_ones)
+        asked = _fill(self.rng.choice(attribute.asks), name, possessive(name))
+        return Question(asked, world.IDK, "missing")
+
     def questions(self, document: Document) -> Iterator[Question]:
         """One direct question per fact, in random order."""
         for fact in self.rng.sample(document.facts, len(document.facts)):

@@ -20,7 +20,7 @@ from memkit.models.nano import general, world
 from memkit.models.nano.documents import Document, Generator, Question
 from memkit.models.nano.words import Split
 
-MAX_BRANCHES = 28  # of one document: attention costs the square of its tokens and theirs
+MAX_BRANCHES = 40  # of one document: attention costs the square of its tokens and theirs
 ANSWER_WEIGHT, COPY_WEIGHT, REPEAT_WEIGHT, TEXT_WEIGHT = 1.0, 0.5, 0.3, 0.05
 
 
@@ -49,7 +49,7 @@ CURRICULUM = (
     Stage(0.58, (2, 8), (1, 4), (0, 8), 0.00, (3, 30), 0.1, 0.5),
     Stage(0.65, (1, 4), (1, 3), (0, 2), 0.00, (3, 8), 0.8, 0.5),
     Stage(0.70, (2, 12), (1, 4), (0, 10), 0.05, (3, 20), 0.08, 0.6),
-    Stage(0.85, (2, 16), (1, 6), (0, 16), 0.08, (5, 40), 0.05, 0.8),
+    Stage(0.85, (2, 16), (1, 6), (0, 16), 0.05, (5, 40), 0.05, 0.8),
 )
 
 
@@ -108,8 +108,9 @@ class Sampler:
         rng, generator = self.rng, self.generator
         asked = list(generator.questions(document))[:8]
         asked += [generator.missing(document) for _ in range(rng.randint(2, 4))]
-        asked += [q for q in (generator.two_hop(document), generator.two_hop(document)) if q]
-        asked += generator.reverses(document, 5)
+        two = (generator.confusable, generator.two_hop)
+        asked += [q for draw in two for q in (draw(document), draw(document)) if q]
+        asked += generator.reverses(document, 3)
         if rng.random() < 0.6:
             asked.append(Question(*rng.choice(general.GENERAL), "general"))
         for question in asked:
@@ -133,7 +134,7 @@ class Sampler:
             person = world.WRITE_QUESTION_ABOUT_PERSON.format(name=fact.person.name)
             request = person if rng.random() < 0.15 else prompts.WRITE_QUESTION
             yield [(request, generator.about(fact).text)], ANSWER_WEIGHT
-        for sentence, stated in rng.sample(document.sentences, min(len(document.sentences), 10)):
+        for sentence, stated in rng.sample(document.sentences, min(len(document.sentences), 7)):
             request = prompts.WRITE_QUESTION_ABOUT.format(passage=sentence)
             yield [(request, generator.about(stated).text if stated else world.IDK)], ANSWER_WEIGHT
         yield [(prompts.WRITE_UNANSWERED, generator.missing(document).text)], ANSWER_WEIGHT

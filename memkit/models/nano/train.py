@@ -310,7 +310,8 @@ class Trainer:
         model.load_state_dict(self.model.state_dict())
         model.bfloat16().save_pretrained(self.out / "model")
         self.tokenizer.save_pretrained(self.out / "model")
-        record = {**asdict(self.config), "workers": self.workers, "trained": asdict(self.progress)}
+        settings = {**asdict(self.config), "init": Path(self.config.init).name}  # no paths of this machine
+        record = {**settings, "workers": self.workers, "trained": asdict(self.progress)}
         (self.out / "model" / "training.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
