@@ -177,8 +177,8 @@ def costs(name: str, report: dict[str, Any]) -> str:
     rows = [[cell(row.get(key), form) for key, _, form in COSTS] for row in report["rows"]]
     about = (
         f"`memkit bench compile`, model {report['model']}, source {report['source']}, {report['ratio']:g}×, "
-        f"seed {report['seed']}, on {report['machine']}, {report['date']}. The paper's FLOPs are those of all "
-        "its steps, with one reading of the context shared by the samples of a step, which the paper repeats."
+        f"seed {report['seed']}, on {report['machine']}, {report['date']}. The paper's FLOPs are those of "
+        "all its steps, with one reading of the context shared by the samples of a step, which the paper repeats."
     )
     return f"## {name}\n\n{about}\n\n{_table([title for _, title, _ in COSTS], rows)}\n"
 
