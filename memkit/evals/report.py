@@ -178,7 +178,7 @@ def costs(name: str, report: dict[str, Any]) -> str:
     about = (
         f"`memkit bench compile`, model {report['model']}, source {report['source']}, {report['ratio']:g}×, "
         f"seed {report['seed']}, on {report['machine']}, {report['date']}. The paper's FLOPs are those of "
-        "all its steps, with one reading of the context shared by the samples of a step, which the paper repeats."
+        "all its steps, where the samples of a step share one reading of the context; the paper repeats it."
     )
     return f"## {name}\n\n{about}\n\n{_table([title for _, title, _ in COSTS], rows)}\n"
 
