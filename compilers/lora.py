@@ -109,9 +109,7 @@ class LoRAConfig:
         if self.self_study and not self.written:
             raise ValueError("paraphrase alone is no kind of question: there is nothing to rephrase")
         if not (self.self_study or self.reconstruction_window):
-            raise ValueError(
-                "self_study and reconstruction_window are 0: nothing would be learned"
-            )
+            raise ValueError("self_study and reconstruction_window are 0: nothing would be learned")
 
     @property
     def written(self) -> tuple[QuestionKind, ...]:

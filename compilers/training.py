@@ -191,7 +191,7 @@ class _Run:
             group["lr"] = schedule.lr * schedule.scale(self.step)
         self.optimizer.zero_grad(set_to_none=True)
         parts = [_backward(losses, self.step, schedule.accumulate) for _ in range(schedule.accumulate)]
-        reached = [sum(values) for values in zip(*parts, strict=True)]
+        reached = [math.fsum(values) for values in zip(*parts, strict=True)]
         if wrong := [value for value in reached if not math.isfinite(value)]:
             for problem in self.problems:
                 _restore(problem.parameters, problem.best_state)

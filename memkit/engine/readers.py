@@ -24,6 +24,11 @@ class Reader:
     prefix: kv.KV | None
     follows: bool
 
+    @property
+    def tokens(self) -> int:
+        """Positions in front of the question."""
+        return self.prefix.tokens if self.prefix else 0
+
     def query(self, base: LoadedModel, question: str) -> list[int]:
         """Ids of a question as this reader must get it."""
         return base.chat.query(base.tokenizer, question, self.follows)

@@ -177,8 +177,7 @@ class TransformersEngine:
         """Mean log-probabilities of answers behind one shared prefix."""
         with self._lock, torch.no_grad():
             reader = self.reader(request)
-            before = reader.prefix.tokens if reader.prefix else 0
-            batch = kv.AnswerBatch.of(pairs, before, self.base.model.device)
+            batch = kv.AnswerBatch.of(pairs, reader.tokens, self.base.model.device)
             logprobs = kv.answer_logits(reader.model, reader.prefix, batch).log_softmax(-1)
         given = logprobs.gather(1, batch.target[:, None])
         return [float(part.mean()) for part in given.split([len(said) for _, said in pairs])]
