@@ -65,10 +65,10 @@ KINDS = (*get_args(QuestionKind), "paraphrase")
 class LoRAConfig:
     """Hyper-parameters; the defaults are the ``fast`` recipe."""
 
-    rank: int = 16
-    alpha: float = 32.0  # what an adapter adds is scaled by alpha / rank
+    rank: int = 8
+    alpha: float = 16.0  # what an adapter adds is scaled by alpha / rank
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    steps: int = 200  # optimizer steps, for each piece of the document
+    steps: int = 150  # optimizer steps, for each piece of the document
     lr: float = 5e-3
     warmup: int = 10  # steps
     self_study: int = 128  # questions written by the model about each piece

@@ -189,7 +189,7 @@ def _read_config(manifest: Manifest) -> tuple[int, float, list[str]]:
     if not isinstance(targets, list | tuple) or not all(isinstance(t, str) for t in targets) or not targets:
         raise ArtifactError(f"not a sound adapter: its targets are {targets!r}")
     names = [str(target) for target in targets]
-    plain = adapter_config(rank, alpha, names)  # type: ignore[arg-type] # a number, checked above
+    plain = adapter_config(rank, alpha, names) | {"target_modules": targets}  # type: ignore[arg-type] # a number, checked above
     if other := sorted(k for k in set(config) | set(plain) if config.get(k) != plain.get(k)):
         raise ArtifactError(f"not a sound adapter: {other[0]} is not that of a plain LoRA")
     if manifest.tokens:
