@@ -54,7 +54,8 @@ class Compiled:
 class Compiler(Protocol):
     """Compiles documents for one frozen base model.
 
-    An implementation is stateless apart from its configuration and never changes ``base``.
+    An implementation is stateless apart from its configuration and never changes ``base``. One that
+    takes no option ``ratio`` says so by a class attribute ``takes_ratio = False``.
     """
 
     name: str
@@ -96,3 +97,11 @@ def configure(
         return kind(**values)
     except (TypeError, ValueError) as error:
         raise ConfigError(str(error)) from error
+
+
+def require(config: Any, least: int, *names: str) -> None:
+    """Raise `ValueError` for the first of these fields that is less than ``least``, 0 or 1."""
+    for name in names:
+        if not (value := getattr(config, name)) >= least:
+            limit = f"must be at least {least}" if least else "must not be negative"
+            raise ValueError(f"{name} {limit}, got {value}")

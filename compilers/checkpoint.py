@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Sequence
@@ -13,7 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from memkit.document import Document
+from memkit.models.loading import LoadedModel
+
 EVERY = 20.0  # seconds between two writes
+FORMAT = 2  # of the states; files of another one are not read
 
 
 @dataclass
@@ -35,7 +40,7 @@ class Checkpoint:
         with suppress(Exception):  # torch's parser raises anything on bytes from anywhere
             # Only tensors, numbers and texts are read, even if somebody changed the file.
             state = torch.load(self.path, weights_only=True)
-            if isinstance(state, dict) and state.get("key") == self.key:
+            if isinstance(state, dict) and (state.get("key"), state.get("format")) == (self.key, FORMAT):
                 self._phases = state["phases"]
 
     def get(self, phase: str, parameters: Sequence[Tensor]) -> dict[str, Any] | None:
@@ -54,7 +59,7 @@ class Checkpoint:
         temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.partial")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save({"key": self.key, "phases": self._phases}, temporary)
+            torch.save({"key": self.key, "format": FORMAT, "phases": self._phases}, temporary)
             temporary.replace(self.path)
         except (OSError, RuntimeError):  # torch reports a full disk as a RuntimeError
             temporary.unlink(missing_ok=True)
@@ -63,3 +68,11 @@ class Checkpoint:
     def due(self) -> bool:
         """Whether a state given now would reach the disk."""
         return self.path is not None and time.monotonic() - self._written >= EVERY
+
+
+def key_of(
+    compiler: str, version: str, config: str, document: Document, base: LoadedModel, tenant: str
+) -> str:
+    """What an unfinished compilation must agree in, to be gone on with."""
+    parts = (compiler, version, config, document.digest, base.fingerprint, tenant)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

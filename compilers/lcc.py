@@ -25,12 +25,10 @@ Example
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +37,10 @@ from torch import nn
 
 from memkit.artifact import Artifact, Manifest, Provenance
 from memkit.compilers.arithmetic import FlopMeter
-from memkit.compilers.base import Compiled, Progress, configure, silent
-from memkit.compilers.checkpoint import Checkpoint
-from memkit.compilers.objective import Loss, Objective, Pair, Part
+from memkit.compilers.base import Compiled, Progress, configure, require, silent
+from memkit.compilers.checkpoint import Checkpoint, key_of
+from memkit.compilers.objective import Loss, Objective, Pair, Part, split_held_out
+from memkit.compilers.pieces import MAX_QUESTION, SHORTEST_PIECE, pieces
 from memkit.compilers.queries import queries_for
 from memkit.compilers.teacher import Example, Teacher
 from memkit.compilers.training import History, Schedule, minimise
@@ -50,9 +49,6 @@ from memkit.document import Document
 from memkit.engine import kv
 from memkit.errors import CompileError
 from memkit.models.loading import LoadedModel
-
-MAX_QUESTION = 128  # tokens kept free for a question in front of its answer
-SHORTEST_SEGMENT = 64  # tokens; below, a piece costs more than it tells
 
 
 @dataclass(frozen=True)
@@ -93,20 +89,12 @@ class LCCConfig:
             raise ValueError(f"ratio must be at least 1, got {self.ratio}")
         if self.steps + self.kv_steps < 1:
             raise ValueError("steps and kv_steps are both 0: nothing would be trained")
-        positive = "rank accumulate answer_tokens patience top_k segment_tokens reconstruction_batch"
-        for name in positive.split():
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        unsigned = "steps kv_steps self_study agnostic reconstruction reconstruction_window warmup"
-        for name in unsigned.split():
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        require(self, 1, "rank", "accumulate", "answer_tokens", "patience", "top_k", "segment_tokens")
+        require(self, 1, "reconstruction_batch")
+        require(self, 0, "steps", "kv_steps", "self_study", "agnostic", "reconstruction_window", "warmup")
+        require(self, 0, "self_study_temperature", "reconstruction")
         if self.init not in ("chunk_mean", "vocabulary_mean"):
             raise ValueError(f"init must be chunk_mean or vocabulary_mean, got {self.init!r}")
-        if not self.self_study_temperature >= 0:
-            raise ValueError(
-                f"self_study_temperature must not be negative, got {self.self_study_temperature}"
-            )
         if self.loss not in ("kl", "mse"):
             raise ValueError(f"loss must be kl or mse, got {self.loss!r}")
         if not (self.self_study or self.agnostic or self.reconstruction_window):
@@ -168,10 +156,11 @@ class LCC:
         if config.coupled:
             raise CompileError("coupled is an ablation: an artifact holds no LoRA to answer with")
         context = list(base.tokenizer.encode(document.text, add_special_tokens=False))
-        pieces = segments(base, config, len(context))
+        cuts = segments(base, config, len(context))
         meter, history = FlopMeter(base.model), History()
-        run = Run(progress, history, Checkpoint(unfinished, self._key(document, base, tenant)))
-        memory = _compile(base, config, [context[p] for p in pieces], meter, run)
+        key = key_of(self.name, self.version, repr(config), document, base, tenant)
+        run = Run(progress, history, Checkpoint(unfinished, key))
+        memory = _compile(base, config, [context[cut] for cut in cuts], meter, run)
         manifest = Manifest(
             kind="kv",
             compiler=self.name,
@@ -191,7 +180,7 @@ class LCC:
                 "steps": history.steps,
                 "held_out_kl": round(history.best, 5) if math.isfinite(history.best) else None,
                 "context_tokens": len(context),
-                "segments": len(pieces),
+                "segments": len(cuts),
             },
         )
         return Compiled(
@@ -202,11 +191,6 @@ class LCC:
             history.steps,
             tuple(history.curve),
         )
-
-    def _key(self, document: Document, base: LoadedModel, tenant: str) -> str:
-        """What an unfinished compilation must agree in, to be gone on with."""
-        parts = (self.version, document.digest, base.fingerprint, tenant, repr(self.config))
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -241,15 +225,13 @@ def segments(base: LoadedModel, config: LCCConfig, tokens: int) -> list[slice]:
     """
     queries = max(min(2 * config.reconstruction_window, tokens), config.answer_tokens) + MAX_QUESTION
     room = base.window - len(base.chat.header) - queries - buffer_tokens(tokens, config.ratio) - 1
-    if room < min(tokens, SHORTEST_SEGMENT):
+    if room < min(tokens, SHORTEST_PIECE):
         raise CompileError(
             f"the document has {tokens:,} tokens, too many to compile at {config.ratio:g}x for {base.name}, "
             f"which reads {base.window:,} at once. It stays answerable from its text; choose a higher ratio, "
             "or split it into several documents"
         )
-    count = math.ceil(tokens / min(config.segment_tokens, room))
-    bounds = [tokens * i // count for i in range(count + 1)]
-    return [slice(a, b) for a, b in pairwise(bounds)]
+    return pieces(tokens, min(config.segment_tokens, room))
 
 
 def _compile(
@@ -381,19 +363,16 @@ def collect(config: LCCConfig, teacher: Teacher, meter: FlopMeter) -> Objective:
         teacher.reconstructions(config.reconstruction_window, config.reconstruction, config.seed)
     )
     asked = with_targets(study)
-    # Early stopping looks at answers, never at reconstruction: a parrot reconstructs.
-    held = tuple(pair for pair in asked if pair[0].held_out)
-    trained = tuple(pair for pair in asked if not pair[0].held_out)
-    aside = 0 if asked else len(agnostic) // 8
+    trained, kept, held_out = split_held_out(asked, agnostic)
     return Objective(
         teacher,
         teacher.before,
         [
             Part(trained, config.self_study_batch, 1.0),
-            Part(agnostic[aside:], config.agnostic_batch, 1.0),
+            Part(kept, config.agnostic_batch, 1.0),
             Part(windows, config.reconstruction_batch, config.reconstruction_weight),
         ],
-        held or agnostic[:aside],
+        held_out,
         loss=config.loss,
         seed=config.seed,
         meter=meter,

@@ -70,12 +70,17 @@ class Objective:
         held_out = [pair for objective in objectives for pair in objective.held_out]
         return cls(first.teacher, front, parts, held_out, loss=first.loss, seed=first.seed, meter=first.meter)
 
+    def draw(self) -> list[list[Pair]]:
+        """The next draw: examples of every part."""
+        return [
+            [part.pairs[i] for i in next(draws)] for part, draws in zip(self.parts, self._draws, strict=True)
+        ]
+
     def step(self, memory: kv.KV) -> Tensor:
         """The loss of the next draw."""
         before = self.meter.total
         total = torch.zeros((), device=self.teacher.base.model.device)
-        for part, draws in zip(self.parts, self._draws, strict=True):
-            drawn = [part.pairs[i] for i in next(draws)]
+        for part, drawn in zip(self.parts, self.draw(), strict=True):
             total = total + part.weight * self.discrepancy(memory, drawn, self.loss)
         self.meter.total += self.meter.total - before  # backward: as much again, for activations
         return total
@@ -83,8 +88,7 @@ class Objective:
     def skip(self, count: int) -> None:
         """Pass over the next ``count`` draws, which an interrupted run has made."""
         for _ in range(count):
-            for draws in self._draws:  # in the order of `step`: they share one generator
-                next(draws)
+            self.draw()
 
     def measure(self, memory: kv.KV) -> float:
         """Mean KL in nats per answer token over the held-out examples."""
@@ -94,12 +98,85 @@ class Objective:
     def discrepancy(self, memory: kv.KV, pairs: Sequence[Pair], loss: Loss) -> Tensor:
         """Mean over answer tokens of KL(full context ‖ memory) in nats (LCC eq. 2 to 4), or squared error."""
         prefix = self.front.join(memory) if self.front else memory
-        batch = kv.AnswerBatch.of([(e.query, e.answer) for e, _ in pairs], prefix.tokens, self.reader.device)
-        self.meter.forward(batch.packed.ids.numel(), prefix.tokens)
-        logits = kv.answer_logits(self.reader, prefix, batch)
-        target = Target(
-            torch.cat([t.ids for _, t in pairs]),
-            torch.cat([t.logprobs for _, t in pairs]),
-            torch.cat([t.rest for _, t in pairs]),
-        )
-        return (kl if loss == "kl" else squared_error)(target, logits).mean()
+        return discrepancies(self.reader, prefix, [pairs], loss, [self.meter])[0]
+
+
+class Together:
+    """Objectives of several documents as one batch, for a ``student`` with an adapter for each of them.
+
+    The objectives have the same kinds of parts, without a memory in front; see
+    `memkit.engine.lora.AdaptedLinear` for how rows find their adapter.
+    """
+
+    def __init__(self, objectives: Sequence[Objective]) -> None:
+        self.objectives = list(objectives)
+        self._meters = [objective.meter for objective in objectives]
+
+    def step(self, student: PreTrainedModel) -> Tensor:
+        """The losses of the next draw, ``[document]``."""
+        first, before = self.objectives[0], [meter.total for meter in self._meters]
+        draws = [objective.draw() for objective in self.objectives]
+        total = torch.zeros(len(draws), device=student.device)
+        for part, *drawn in zip(first.parts, *draws, strict=True):
+            total = total + part.weight * discrepancies(student, None, drawn, first.loss, self._meters)
+        for meter, start in zip(self._meters, before, strict=True):
+            meter.total += meter.total - start  # backward
+        return total
+
+    def skip(self, count: int) -> None:
+        """As `Objective.skip`."""
+        for objective in self.objectives:
+            objective.skip(count)
+
+    @torch.no_grad()
+    def measure(self, student: PreTrainedModel) -> list[float]:
+        """Each document's mean KL in nats per answer token over its held-out examples."""
+        held_out = [objective.held_out for objective in self.objectives]
+        measured: list[float] = discrepancies(student, None, held_out, "kl", self._meters).tolist()
+        return measured
+
+
+def split_held_out(
+    asked: tuple[Pair, ...], agnostic: tuple[Pair, ...]
+) -> tuple[tuple[Pair, ...], tuple[Pair, ...], tuple[Pair, ...]]:
+    """Questions to train on, context-agnostic queries to train on, and what decides when to stop.
+
+    That looks at answers, never at reconstruction: a parrot reconstructs. Where nothing was asked, some
+    of the context-agnostic queries take that part.
+    """
+    held_out = tuple(pair for pair in asked if pair[0].held_out)
+    trained = tuple(pair for pair in asked if not pair[0].held_out)
+    aside = 0 if asked else len(agnostic) // 8
+    return trained, agnostic[aside:], held_out or agnostic[:aside]
+
+
+def discrepancies(
+    reader: PreTrainedModel,
+    prefix: kv.KV | None,
+    groups: Sequence[Sequence[Pair]],
+    loss: Loss,
+    meters: Sequence[FlopMeter],
+) -> Tensor:
+    """Mean discrepancy over each group's answer tokens, ``[group]``; all groups are read as one batch.
+
+    The groups' shares of the batch are equal: one with fewer examples is filled up, which counts for
+    nothing.
+    """
+    rows = max(len(group) for group in groups)
+    filled = [[*group, *[group[0]] * (rows - len(group))] for group in groups]
+    pairs = [(e.query, e.answer) for group in filled for e, _ in group]
+    before = prefix.tokens if prefix else 0
+    batch = kv.AnswerBatch.of(pairs, before, reader.device)
+    for meter in meters:
+        meter.forward(batch.packed.ids.numel() // len(groups), before)
+    all_targets = [target for group in filled for _, target in group]
+    target = Target(
+        torch.cat([t.ids for t in all_targets]),
+        torch.cat([t.logprobs for t in all_targets]),
+        torch.cat([t.rest for t in all_targets]),
+    )
+    logits = kv.answer_logits(reader, prefix, batch)
+    tokens = (kl if loss == "kl" else squared_error)(target, logits)
+    parts = tokens.split([sum(len(e.answer) for e, _ in group) for group in filled])
+    own = [sum(len(e.answer) for e, _ in group) for group in groups]
+    return torch.stack([part[:count].mean() for part, count in zip(parts, own, strict=True)])

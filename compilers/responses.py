@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import torch
+
 from memkit.engine import kv
 from memkit.models.loading import LoadedModel
 
@@ -52,16 +54,29 @@ def _key(query: str) -> str:
 def _answer(base: LoadedModel, queries: Sequence[str], max_tokens: int) -> list[tuple[int, ...]]:
     header = kv.prefill(base.model, list(base.chat.header)) if base.chat.header else None
     ids = [base.chat.query(base.tokenizer, query, False) for query in queries]
-    return greedy(base, header, ids, max_tokens)
+    return answered(base, header, ids, max_tokens)
 
 
-def greedy(
-    base: LoadedModel, prefix: kv.KV | None, queries: Sequence[Sequence[int]], max_tokens: int
+def answered(
+    base: LoadedModel,
+    prefix: kv.KV | None,
+    queries: Sequence[Sequence[int]],
+    max_tokens: int,
+    temperature: float = 0.0,
+    seed: int = 0,
 ) -> list[tuple[int, ...]]:
-    """The model's greedy answers behind ``prefix``, each with its end token if that came."""
-    answers = list[tuple[int, ...]]()
+    """The model's answers behind ``prefix``, greedy or sampled, each with its end token if that came."""
+    answers, random = list[tuple[int, ...]](), torch.Generator(base.model.device).manual_seed(seed)
     for group in kv.chunked(queries, BATCH):
-        for row in kv.decode(base.model, prefix, group, max_tokens=max_tokens, end=base.chat.end):
+        for row in kv.decode(
+            base.model,
+            prefix,
+            group,
+            max_tokens=max_tokens,
+            end=base.chat.end,
+            temperature=temperature,
+            generator=random,
+        ):
             ended = len(row.ids) < max_tokens
             answers.append((*row.ids, base.chat.end) if ended else tuple(row.ids))
     return answers

@@ -4,28 +4,36 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from memkit.compilers.responses import BATCH, greedy, responses
+from memkit.compilers.responses import answered, responses
 from memkit.engine import kv
 from memkit.models.loading import LoadedModel
-from memkit.prompts import REPEAT, is_held_out, study_prompts
+from memkit.prompts import REPEAT, QuestionKind, is_held_out, question_requests
 
 Kind = Literal["reconstruction", "agnostic", "self_study"]
 
 
 @dataclass(frozen=True)
 class Example:
-    """A query and the teacher's answer to it, as token ids; the answer ends with the end token."""
+    """A query and the teacher's answer to it, as token ids; the answer ends with the end token.
+
+    ``query`` follows the context; ``closed`` is the whole prompt of the same query without one.
+    """
 
     kind: Kind
     query: tuple[int, ...]
     answer: tuple[int, ...]
     held_out: bool = False  # never to be trained on
+    closed: tuple[int, ...] = ()
+
+    @property
+    def without_context(self) -> Example:
+        return replace(self, query=self.closed)
 
 
 @dataclass(frozen=True)
@@ -83,6 +91,10 @@ class Teacher:
     def _query(self, text: str) -> tuple[int, ...]:
         return tuple(self.base.chat.query(self.base.tokenizer, text, True))
 
+    def _closed(self, text: str) -> tuple[int, ...]:
+        """The prompt of a question without a context, as the engine sends it."""
+        return (*self.base.chat.header, *self.base.chat.query(self.base.tokenizer, text, False))
+
     def reconstruction(self, start: int, size: int) -> Example:
         """ "Please repeat the context" for the window ``[start, start + size)`` of its tokens.
 
@@ -93,7 +105,8 @@ class Teacher:
         window = self.context[start : start + size]
         last = start + size >= len(self.context)
         answer = (*window, self.base.chat.end) if last else window
-        return Example("reconstruction", (*self._query(REPEAT), *before), answer)
+        closed = (*self._closed(REPEAT), *before)
+        return Example("reconstruction", (*self._query(REPEAT), *before), answer, closed=closed)
 
     def reconstructions(self, size: int, count: int, seed: int) -> list[Example]:
         """`reconstruction` of windows of ``size`` tokens: one after the other, then at random starts.
@@ -111,54 +124,69 @@ class Teacher:
     def agnostic(self, queries: Sequence[str], max_tokens: int) -> list[Example]:
         """Context-agnostic queries with the frozen model's own answers (LCC §3.4, eq. 3)."""
         answers = responses(self.base, queries, max_tokens)
-        return [Example("agnostic", self._query(q), a) for q, a in zip(queries, answers, strict=True)]
+        return [
+            Example("agnostic", self._query(q), a, closed=self._closed(q))
+            for q, a in zip(queries, answers, strict=True)
+        ]
 
-    def questions(self, count: int, seed: int, temperature: float = 1.0, max_tokens: int = 48) -> list[str]:
-        """At most ``count`` distinct questions that the model writes about the context, sampled.
+    def write(
+        self, requests: Sequence[str], seed: int, temperature: float = 1.0, max_tokens: int = 48
+    ) -> list[str]:
+        """The distinct questions that the model writes at these ``requests``, sampled, context in view.
 
         Small models also write statements: where anything ends with a question mark, the rest is dropped.
         """
-        generator = torch.Generator(self.base.model.device).manual_seed(seed)
-        text = str(self.base.tokenizer.decode(list(self.context)))
-        prompts = [self._query(prompt) for prompt in study_prompts(self.base.name, text, count)]
+        prompts = [self._query(request) for request in requests]
+        rows = answered(self.base, self.prefix, prompts, max_tokens, temperature, seed)
         asked = dict[str, None]()
-        for group in kv.chunked(prompts, BATCH):
-            rows = kv.decode(
-                self.base.model,
-                self.prefix,
-                group,
-                max_tokens=max_tokens,
-                end=self.base.chat.end,
-                temperature=temperature,
-                generator=generator,
-            )
-            for row in rows:
-                said = str(self.base.tokenizer.decode(row.ids, skip_special_tokens=True)).strip()
-                if line := said.split("\n")[0].strip():
-                    asked[line] = None
+        for ids in rows:
+            said = str(self.base.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+            if line := said.split("\n")[0].strip():
+                asked[line] = None
         return [line for line in asked if line.endswith("?")] or list(asked)
 
-    def self_study(self, count: int, seed: int, temperature: float, max_tokens: int) -> list[Example]:
-        """Questions written and answered by the frozen model with the context in view."""
-        questions = self.questions(count, seed, temperature)
+    def questions(self, count: int, seed: int, temperature: float = 1.0, max_tokens: int = 48) -> list[str]:
+        """At most ``count`` distinct questions that the model writes about the context, sampled."""
+        return self.write(self.requests(count), seed, temperature, max_tokens)
+
+    def requests(self, count: int, kinds: Sequence[QuestionKind] = ("factual",)) -> list[str]:
+        """``count`` requests for questions of these kinds about the context."""
+        text = str(self.base.tokenizer.decode(list(self.context)))
+        return question_requests(self.base.name, text, count, kinds)
+
+    def study(
+        self, questions: Sequence[str], max_tokens: int, temperature: float = 0.0, seed: int = 0
+    ) -> list[Example]:
+        """Questions answered by the frozen model with the context in view: greedily, or sampled."""
         queries = [self._query(text) for text in questions]
-        answers = greedy(self.base, self.prefix, queries, max_tokens)
+        answers = answered(self.base, self.prefix, queries, max_tokens, temperature, seed)
         return [
-            Example("self_study", query, answer, is_held_out(text))
+            Example("self_study", query, answer, is_held_out(text), self._closed(text))
             for text, query, answer in zip(questions, queries, answers, strict=True)
         ]
 
-    @torch.no_grad()
-    def targets(self, examples: Sequence[Example], top_k: int, batch: int = 8) -> list[Target]:
+    def self_study(self, count: int, seed: int, temperature: float, max_tokens: int) -> list[Example]:
+        """Questions written and answered by the frozen model with the context in view."""
+        return self.study(self.questions(count, seed, temperature), max_tokens)
+
+    def targets(self, examples: Sequence[Example], top_k: int) -> list[Target]:
         """The teacher's distributions, computed once for the whole compilation."""
-        targets = list[Target]()
-        for group in kv.chunked(examples, batch):
-            pairs = [(e.query, e.answer) for e in group]
-            answers = kv.AnswerBatch.of(pairs, self.prefix.tokens, self.base.model.device)
-            logprobs = kv.answer_logits(self.base.model, self.prefix, answers).log_softmax(-1)
-            for part in logprobs.split([len(e.answer) for e in group]):
-                targets.append(_cut(part, top_k))
-        return targets
+        return targets(self.base, self.prefix, examples, top_k)
+
+
+@torch.no_grad()
+def targets(
+    base: LoadedModel, prefix: kv.KV | None, examples: Sequence[Example], top_k: int, batch: int = 8
+) -> list[Target]:
+    """The frozen model's distributions over the examples' answers, behind ``prefix``."""
+    made = list[Target]()
+    for group in kv.chunked(examples, batch):
+        pairs = [(e.query, e.answer) for e in group]
+        answers = kv.AnswerBatch.of(pairs, prefix.tokens if prefix else 0, base.model.device)
+        logprobs = kv.answer_logits(base.model, prefix, answers).log_softmax(-1)
+        for part in logprobs.split([len(e.answer) for e in group]):
+            made.append(_cut(part, top_k))
+    return made
 
 
 def _cut(logprobs: Tensor, top_k: int) -> Target:

@@ -1,4 +1,7 @@
-"""The one training loop: AdamW, warm-up, linear decay, early stopping, best state kept."""
+"""The one training loop: AdamW, warm-up, linear decay, early stopping, best state kept.
+
+It also trains several independent problems at once, as one batch: see `minimise_all`.
+"""
 
 from __future__ import annotations
 
@@ -72,97 +75,184 @@ def minimise(
     What ``checkpoint`` holds of an interrupted run is not done again; ``skip`` is then told how many
     losses that run had drawn. Raises `CompileError` when a loss is not finite.
     """
-    run, started = _Run(phase, parameters, schedule, checkpoint or Checkpoint()), time.perf_counter()
+    minimise_all(
+        phase,
+        parameters,
+        lambda step: loss(step)[None],
+        (lambda: [held_out()]) if held_out else None,
+        schedule,
+        progress,
+        [history],
+        checkpoint,
+        skip,
+    )
+
+
+def minimise_all(
+    phase: str,
+    parameters: Sequence[Tensor],
+    losses: Callable[[int], Tensor],
+    held_out: Callable[[], Sequence[float]] | None,
+    schedule: Schedule,
+    progress: Progress,
+    histories: Sequence[History],
+    checkpoint: Checkpoint | None = None,
+    skip: Callable[[int], None] = lambda count: None,
+) -> None:
+    """As `minimise`, for as many independent problems as there are ``histories``.
+
+    ``losses`` gives ``[problem]``. With more than one problem every parameter is ``[problem, ...]``;
+    each problem has its own clipping, its own best state and its own early stop, so that it ends as it
+    would alone. One that has stopped goes along, unchanged in what is kept, until all have.
+    """
+    run = _Run(phase, parameters, schedule, checkpoint or Checkpoint(), len(histories))
+    started = time.perf_counter()
     skip(run.step * schedule.accumulate)
     while run.step < schedule.steps and not run.done:
-        reached = run.advance(loss)
+        reached = run.advance(losses)
         progress(Step(phase, run.step, schedule.steps, reached, time.perf_counter() - started))
         if held_out and (run.step % schedule.check_every == 0 or run.step == schedule.steps):
             run.judge(held_out())
         run.keep()
     run.finish()
-    history.steps += run.step
-    history.curve += run.curve
-    history.best = min(history.best, run.best)
+    for history, problem in zip(histories, run.problems, strict=True):
+        history.steps += problem.steps
+        history.curve += problem.curve
+        history.best = min(history.best, problem.best)
 
 
-class _Run:
-    """One phase under way: parameters, optimizer, the best state and when to stop."""
+@dataclass
+class _Problem:
+    """One of the problems: its part of the parameters, its best state and whether it has stopped."""
 
-    def __init__(
-        self, phase: str, parameters: Sequence[Tensor], schedule: Schedule, checkpoint: Checkpoint
-    ) -> None:
-        self.phase, self.parameters, self.schedule = phase, list(parameters), schedule
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=schedule.lr, betas=(0.9, 0.95), weight_decay=0.0
-        )
-        self.step, self.best, self.bad, self.done = 0, math.inf, 0, False
-        self.best_state = _copy(self.parameters)
-        self.curve = list[tuple[str, int, float]]()
-        self._checkpoint = checkpoint
-        if state := checkpoint.get(phase, self.parameters):
-            _restore(self.parameters, state["parameters"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.step, self.best, self.bad = state["step"], state["best"], state["bad"]
-            self.best_state, self.done = state["best_state"], state["done"]
-            self.curve = [(p, s, v) for p, s, v in state["curve"]]
+    parameters: list[Tensor]
+    best_state: list[Tensor]
+    best: float = math.inf
+    bad: int = 0
+    steps: int = 0
+    done: bool = False
+    curve: list[tuple[str, int, float]] = field(default_factory=list)
 
-    def advance(self, loss: Callable[[int], Tensor]) -> float:
-        """One optimizer step; returns its loss."""
-        schedule = self.schedule
-        for group in self.optimizer.param_groups:
-            group["lr"] = schedule.lr * schedule.scale(self.step)
-        self.optimizer.zero_grad(set_to_none=True)
-        reached = sum(_backward(loss, self.step, schedule.accumulate) for _ in range(schedule.accumulate))
-        if not math.isfinite(reached):
-            _restore(self.parameters, self.best_state)
-            raise CompileError(
-                f"the loss became {reached} at step {self.step} of {self.phase}; try a lower lr. Nothing was "
-                "published, earlier versions are kept"
-            )
-        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimizer.step()
-        self.curve.append((self.phase, self.step, round(reached, 5)))
-        self.step += 1
-        return reached
-
-    def judge(self, measured: float) -> None:
+    def judge(self, measured: float, schedule: Schedule) -> None:
         """Keep the best state; after ``patience`` failures to beat it, stop."""
         if measured < self.best:
             self.best, self.best_state, self.bad = measured, _copy(self.parameters), 0
         else:
             self.bad += 1
-        self.done = self.bad >= self.schedule.patience or self.best <= self.schedule.target
+        self.done = self.bad >= schedule.patience or self.best <= schedule.target
+
+    def state(self) -> dict[str, Any]:
+        kept = ("best_state", "best", "bad", "steps", "done")
+        return {name: getattr(self, name) for name in kept} | {"curve": [list(point) for point in self.curve]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        for name in ("best_state", "best", "bad", "steps", "done"):
+            setattr(self, name, state[name])
+        self.curve = [(p, s, v) for p, s, v in state["curve"]]
+
+
+class _Run:
+    """One phase under way: parameters, optimizer and the problems."""
+
+    def __init__(
+        self,
+        phase: str,
+        parameters: Sequence[Tensor],
+        schedule: Schedule,
+        checkpoint: Checkpoint,
+        problems: int,
+    ) -> None:
+        self.phase, self.parameters, self.schedule = phase, list(parameters), schedule
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=schedule.lr, betas=(0.9, 0.95), weight_decay=0.0
+        )
+        self.step = 0
+        self.problems = [self._problem(i, problems) for i in range(problems)]
+        self._checkpoint = checkpoint
+        if state := checkpoint.get(phase, self.parameters):
+            _restore(self.parameters, state["parameters"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step = state["step"]
+            for problem, kept in zip(self.problems, state["problems"], strict=True):
+                problem.restore(kept)
+
+    def _problem(self, index: int, count: int) -> _Problem:
+        mine = self.parameters if count == 1 else [p.detach()[index] for p in self.parameters]
+        return _Problem(mine, _copy(mine))
+
+    @property
+    def done(self) -> bool:
+        return all(problem.done for problem in self.problems)
+
+    def advance(self, losses: Callable[[int], Tensor]) -> float:
+        """One optimizer step; returns its mean loss."""
+        schedule = self.schedule
+        for group in self.optimizer.param_groups:
+            group["lr"] = schedule.lr * schedule.scale(self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = [_backward(losses, self.step, schedule.accumulate) for _ in range(schedule.accumulate)]
+        reached = [math.fsum(values) for values in zip(*parts, strict=True)]
+        if wrong := [value for value in reached if not math.isfinite(value)]:
+            for problem in self.problems:
+                _restore(problem.parameters, problem.best_state)
+            raise CompileError(
+                f"the loss became {wrong[0]} at step {self.step} of {self.phase}; try a lower lr. Nothing "
+                "was published, earlier versions are kept"
+            )
+        _clip(self.parameters, len(self.problems))
+        self.optimizer.step()
+        for problem, value in zip(self.problems, reached, strict=True):
+            if not problem.done:
+                problem.curve.append((self.phase, self.step, round(value, 5)))
+                problem.steps += 1
+        self.step += 1
+        return sum(reached) / len(reached)
+
+    def judge(self, measured: Sequence[float]) -> None:
+        """Judge the problems that have not stopped."""
+        for problem, value in zip(self.problems, measured, strict=True):
+            if not problem.done:
+                problem.judge(value, self.schedule)
 
     def keep(self) -> None:
         if self._checkpoint.due:
-            self._checkpoint.put(self.phase, self._state())
+            self._checkpoint.put(self.phase, self._state(False))
 
     def finish(self) -> None:
-        """Go back to the best state, if any was measured."""
-        if math.isfinite(self.best):
-            _restore(self.parameters, self.best_state)
-        self.done = True
-        self._checkpoint.put(self.phase, self._state())
+        """Go back to the best states, of problems for which any was measured."""
+        for problem in self.problems:
+            if math.isfinite(problem.best):
+                _restore(problem.parameters, problem.best_state)
+            problem.done = True
+        self._checkpoint.put(self.phase, self._state(True))
 
-    def _state(self) -> dict[str, Any]:
+    def _state(self, done: bool) -> dict[str, Any]:
         return {
             "parameters": _copy(self.parameters),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
-            "best": self.best,
-            "bad": self.bad,
-            "best_state": self.best_state,
-            "done": self.done,
-            "curve": [list(point) for point in self.curve],
+            "done": done,
+            "problems": [problem.state() for problem in self.problems],
         }
 
 
-def _backward(loss: Callable[[int], Tensor], step: int, parts: int) -> float:
-    """Add the gradient of one of ``parts`` losses of a step; returns its share of the step's loss."""
+def _clip(parameters: Sequence[Tensor], problems: int) -> None:
+    """Shorten every problem's gradient to a norm of at most 1."""
+    if problems == 1:
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    squares = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0)  # [problem]
+    share = (1.0 / (squares.sqrt() + 1e-6)).clamp(max=1.0)
+    for g in gradients:
+        g.mul_(share.view(-1, *[1] * (g.dim() - 1)))
+
+
+def _backward(losses: Callable[[int], Tensor], step: int, parts: int) -> list[float]:
+    """Add the gradient of one of ``parts`` losses of a step; returns each problem's share of its loss."""
     try:
-        value = loss(step) / parts
-        value.backward()
+        values = losses(step) / parts
+        values.sum().backward()
     except RuntimeError as error:
         # torch has a type of its own for CUDA; a CPU allocator's failure is a RuntimeError.
         if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
@@ -171,7 +261,8 @@ def _backward(loss: Callable[[int], Tensor], step: int, parts: int) -> float:
                 "(accumulate makes up for it), or a smaller segment_tokens"
             ) from error
         raise
-    return float(value.detach())
+    reached: list[float] = values.detach().tolist()
+    return reached
 
 
 def _copy(parameters: Sequence[Tensor]) -> list[Tensor]:

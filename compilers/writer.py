@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from memkit.compilers.arithmetic import FlopMeter
 from memkit.engine import kv
+from memkit.engine.lora import shared_copy
 from memkit.errors import CompileError
 from memkit.models.loading import LoadedModel
 
@@ -83,8 +83,6 @@ def lora_copy(model: nn.Module, rank: int, alpha: float, targets: Sequence[str])
     """
     from peft import LoraConfig, inject_adapter_in_model
 
-    shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
-    clone = copy.deepcopy(model, shared)
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,  # type: ignore[arg-type] # declared as int, used as any number
@@ -92,6 +90,6 @@ def lora_copy(model: nn.Module, rank: int, alpha: float, targets: Sequence[str])
         lora_dropout=0.0,
     )
     try:
-        return inject_adapter_in_model(config, clone)
+        return inject_adapter_in_model(config, shared_copy(model))
     except ValueError as error:  # no module has such a name
         raise CompileError(f"the LoRA does not fit this model; choose other targets: {error}") from error

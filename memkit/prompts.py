@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
+from typing import Literal
 
 from memkit.document import sentences
 
@@ -11,6 +13,8 @@ WRITE_QUESTION = "Write a question about the text."
 WRITE_QUESTION_ABOUT = "Write a question about this: {passage}"
 WRITE_TWO_HOP = "Write a question that links two facts in the text."
 WRITE_UNANSWERED = "Write a question that the text does not answer."
+WRITE_LISTING = "Write a question about the text whose answer is a list."
+WRITE_PARAPHRASE = "Write this question in other words: {question}"
 STUDY_PROMPTS: tuple[str, ...] = (
     WRITE_QUESTION,
     "Write one short question that the text above answers.",
@@ -48,6 +52,31 @@ def study_prompts(model: str, text: str, count: int) -> list[str]:
     passages = [text[s.start : min(s.end, s.start + MAX_PASSAGE)].strip() for s in chosen]
     about = [WRITE_QUESTION_ABOUT.format(passage=passage) for passage in passages] or list(whole)
     return [about[i // 2 % len(about)] if i % 2 else whole[i // 2 % len(whole)] for i in range(count)]
+
+
+QuestionKind = Literal["factual", "listing", "two_hop", "unanswered"]
+_REQUEST_OF: dict[QuestionKind, str] = {
+    "listing": WRITE_LISTING,
+    "two_hop": WRITE_TWO_HOP,
+    "unanswered": WRITE_UNANSWERED,
+}
+FACTUAL_SHARE = 0.7  # of the questions, where other kinds are asked for, too
+
+
+def question_requests(model: str, text: str, count: int, kinds: Sequence[QuestionKind]) -> list[str]:
+    """``count`` requests for questions about a text, most of them factual if that is among the ``kinds``.
+
+    nano was not taught to write questions for lists; its share of those goes to the others.
+    """
+    others = [k for k in kinds if k != "factual" and not (model == "nano" and k == "listing")]
+    factual = count if not others else round(FACTUAL_SHARE * count) if "factual" in kinds else 0
+    requests = study_prompts(model, text, factual)
+    return requests + [_REQUEST_OF[others[i % len(others)]] for i in range(count - factual)]
+
+
+def paraphrase_requests(model: str, questions: Sequence[str]) -> list[str]:
+    """A request to rephrase each question; none of nano, which was not taught to."""
+    return [] if model == "nano" else [WRITE_PARAPHRASE.format(question=q) for q in questions]
 
 
 def probes(model: str) -> tuple[str, ...]:

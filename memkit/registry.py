@@ -25,9 +25,17 @@ def compilers() -> list[str]:
 
 def compiler(name: str, options: Mapping[str, Any] | None = None) -> Compiler:
     """A configured compiler. Raises `ConfigError` for an unknown name or option."""
+    made: Compiler = _load(name)(options)
+    return made
+
+
+def takes_ratio(name: str) -> bool:
+    """Whether a compiler has the option ``ratio``. Raises `ConfigError` for an unknown name."""
+    return bool(getattr(_load(name), "takes_ratio", True))
+
+
+def _load(name: str) -> Any:
     try:
-        point = _installed()[name]
+        return _installed()[name].load()
     except KeyError:
         raise ConfigError(f"unknown compiler {name!r}; there are: {', '.join(compilers())}") from None
-    made: Compiler = point.load()(options)
-    return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,8 +14,10 @@ from memkit.models.loading import LoadedModel
 from memkit.models.nano.tokenizer import train_tokenizer
 
 TEXT = "Mira lives in Keldor. Her dog is called Tovin. Jalo works at Brimtek. The lamp was old and quiet."
-# LCC options under which a tiny model compiles in a second; what comes out knows nothing.
-TINY_OPTIONS = {"steps": 2, "kv_steps": 2, "self_study": 4, "agnostic": 2, "answer_tokens": 4, "warmup": 0}
+# Options under which each compiler takes a second for a tiny model; what comes out knows nothing.
+_FEW = {"steps": 2, "self_study": 4, "agnostic": 2, "answer_tokens": 4, "warmup": 0}
+TINY: dict[str, dict[str, Any]] = {"lcc": {**_FEW, "kv_steps": 2}, "lora": {**_FEW, "rank": 2}}
+TINY_OPTIONS = TINY["lcc"]  # of the default compiler
 
 
 def build_tiny_model(folder: Path, seed: int = 0, kv_heads: int = 1) -> Path:

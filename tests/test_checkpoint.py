@@ -83,7 +83,7 @@ def test_nothing_but_tensors_is_loaded(tmp_path: Path) -> None:
         def __reduce__(self) -> tuple[object, tuple[object, ...]]:
             return Path.touch, (touched,)
 
-    torch.save({"key": "k", "phases": {"lora": Trap()}}, file)
+    torch.save({"key": "k", "format": checkpoint.FORMAT, "phases": {"lora": Trap()}}, file)
     assert Checkpoint(file, "k")._phases == {}
     assert not touched.exists()
 

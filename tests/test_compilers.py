@@ -14,20 +14,19 @@ import torch
 
 from memkit import registry
 from memkit.artifact import Artifact, Manifest, Provenance
+from memkit.compilers import checkpoint
 from memkit.compilers.base import Compiled, Compiler, Progress, Step, configure, silent
 from memkit.compilers.lcc import encode
 from memkit.document import Document
 from memkit.engine import kv
+from memkit.engine.base import Request
 from memkit.engine.transformers import TransformersEngine
-from memkit.errors import CompileError, ConfigError
+from memkit.errors import ArtifactError, CompileError, ConfigError, FingerprintError
 from memkit.memory import Memory
 from memkit.models.loading import LoadedModel
-from memkit.testing import TEXT, TINY_OPTIONS
+from memkit.testing import TEXT, TINY
 
 pytestmark = pytest.mark.wheel
-
-# Options under which each compiler takes about a second with the tiny model.
-TINY: dict[str, dict[str, Any]] = {"lcc": TINY_OPTIONS}
 
 
 @dataclass(frozen=True)
@@ -92,13 +91,13 @@ def head(monkeypatch: pytest.MonkeyPatch) -> None:
 
 _load = EntryPoint.load
 NAMES = [*registry.compilers(), "head"]
+OPTIONS: dict[str, dict[str, Any]] = {**TINY, "head": {}}
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.usefixtures("head")
 def test_contract(name: str, tiny: LoadedModel) -> None:
-    options = {**TINY, "head": {}}[name]
-    made = registry.compiler(name, options)
+    made = registry.compiler(name, OPTIONS[name])
     assert isinstance(made, Compiler)
     assert made.name == name
     before = {key: value.clone() for key, value in tiny.model.state_dict().items()}
@@ -116,7 +115,7 @@ def test_contract(name: str, tiny: LoadedModel) -> None:
     assert all(1 <= step.step <= step.steps for step in steps)
     after = tiny.model.state_dict()
     assert all(torch.equal(before[key], after[key]) for key in before)
-    again = registry.compiler(name, options).compile(document, tiny, tenant="mira")
+    again = registry.compiler(name, OPTIONS[name]).compile(document, tiny, tenant="mira")
     assert Artifact.decode(again.data).id == artifact.id
     other = made.compile(document, tiny, tenant="jalo")
     assert Artifact.decode(other.data).manifest.tenant == "jalo"
@@ -129,6 +128,52 @@ def test_unknown_options_are_refused(name: str) -> None:
         registry.compiler(name, {"nonsense": 1})
     with pytest.raises(ConfigError, match="preset"):
         registry.compiler(name, {"preset": "nonsense"})
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.usefixtures("head")
+def test_an_artifact_comes_again_from_the_settings_that_it_names(name: str, tiny: LoadedModel) -> None:
+    first = registry.compiler(name, OPTIONS[name]).compile(Document(TEXT), tiny, tenant="mira")
+    artifact = Artifact.decode(first.data)
+    again = registry.compiler(name, artifact.manifest.config).compile(Document(TEXT), tiny, tenant="mira")
+    assert again.data == first.data
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.usefixtures("head")
+def test_an_interrupted_compilation_ends_in_the_same_bytes(
+    name: str, tiny: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "EVERY", 0.0)
+    made, file = registry.compiler(name, OPTIONS[name]), tmp_path / "unfinished"
+    whole = made.compile(Document(TEXT), tiny, tenant="mira").data
+
+    def stop(step: Step) -> None:
+        if step.step == step.steps:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        made.compile(Document(TEXT), tiny, tenant="mira", progress=stop, unfinished=file)
+    assert made.compile(Document(TEXT), tiny, tenant="mira", unfinished=file).data == whole
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.usefixtures("head")
+def test_an_artifact_serves_its_own_model_undamaged_and_no_other(
+    name: str, engine: TransformersEngine, other_model_folder: Path
+) -> None:
+    data = registry.compiler(name, OPTIONS[name]).compile(Document(TEXT), engine.base, tenant="mira").data
+    artifact = Artifact.decode(data)
+    handle = engine.attach(artifact)
+    (completion,) = engine.generate([Request("Where does Mira live?", handle=handle, max_tokens=4)])
+    assert completion.tokens <= 4
+    engine.detach(handle)
+    with pytest.raises(FingerprintError):
+        TransformersEngine(str(other_model_folder)).attach(artifact)
+    damaged = bytearray(data)
+    damaged[-1] ^= 1  # the last tensor's last byte
+    with pytest.raises(ArtifactError):
+        Artifact.decode(damaged)
 
 
 @pytest.mark.usefixtures("head")

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Handle:
-    """An artifact that an engine holds ready: ``tokens`` positions in front of the question."""
+    """An artifact that an engine holds ready: ``tokens`` positions in front of the question.
+
+    One that is part of the model (kind ``lora``) has none, and the question is phrased as without it.
+    """
 
     artifact_id: str
     tokens: int
@@ -35,6 +38,11 @@ class Request:
         if self.max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
 
+    @property
+    def follows(self) -> bool:
+        """Whether the question follows a context in the prompt, or an artifact that stands for one."""
+        return self.context is not None or (self.handle is not None and self.handle.tokens > 0)
+
 
 @dataclass(frozen=True)
 class Completion:
@@ -52,11 +60,14 @@ class Score:
     """What one forward pass says about a question before it is answered.
 
     ``entropy`` (nats) and ``top_logprob`` are those of the first answer token; ``likely`` is its text.
+    ``hidden``, ``[hidden]``, is the state after the last layer and its norm at the prompt's last position,
+    from which that token is predicted.
     """
 
     entropy: float
     top_logprob: float
     likely: str
+    hidden: tuple[float, ...] = ()
 
 
 class Engine(Protocol):
@@ -75,7 +86,8 @@ class Engine(Protocol):
         """Longest prompt plus answer, in tokens."""
 
     def attach(self, artifact: Artifact) -> Handle:
-        """Make an artifact ready. Raises `FingerprintError` for another model's."""
+        """Make an artifact ready. Raises `FingerprintError` for another model's, `ArtifactError` for one
+        that is not sound and `EngineError` for a kind that the engine cannot attach."""
 
     def detach(self, handle: Handle) -> None:
         """Release an artifact; a request that names it afterwards raises `EngineError`."""
@@ -87,7 +99,7 @@ class Engine(Protocol):
         """Answer the requests, in order. Raises `ContextTooLongError` before any work is done."""
 
     def score(self, requests: Sequence[Request]) -> list[Score]:
-        """Read the requests without answering them."""
+        """Read the requests without answering them; those of one memory that follow each other at once."""
 
     def likelihood(self, requests: Sequence[Request], answers: Sequence[str]) -> list[float]:
         """Mean log-probability (nats per token, its end included) of each given answer."""

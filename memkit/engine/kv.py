@@ -123,10 +123,12 @@ class Packed:
 
 @dataclass(frozen=True)
 class Decoded:
-    """One row's answer: its ids, the first step's log-probabilities ``[vocabulary]`` and times."""
+    """One row's answer, and the first step's log-probabilities ``[vocabulary]`` and last hidden state
+    ``[hidden]`` (after the final norm), which predict its first token."""
 
     ids: list[int]
     first_logprobs: Tensor
+    first_hidden: Tensor
     ttft_ms: float
 
 
@@ -152,15 +154,15 @@ def decode(
     ids, positions, mask = packed.ids, packed.positions, packed.mask
     answers: list[list[int]] = [[] for _ in queries]
     open_rows = set(range(len(queries)))
-    first: Tensor | None = None
+    first: tuple[Tensor, Tensor] | None = None
     ttft = 0.0
     for _ in range(max_tokens):
         out = model.base_model(
             input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
         )
-        logprobs = _output_layer(model)(out.last_hidden_state[:, -1]).float().log_softmax(-1)
-        if first is None:
-            first = logprobs
+        hidden = out.last_hidden_state[:, -1]
+        logprobs = _output_layer(model)(hidden).float().log_softmax(-1)
+        first = first or (logprobs, hidden)
         chosen = _choose(logprobs, temperature, generator)
         ttft = ttft or (time.perf_counter() - started) * 1000
         for row in list(open_rows):
@@ -175,7 +177,7 @@ def decode(
         mask = torch.cat((mask, mask.new_ones(len(queries), 1)), 1)
     if first is None:
         raise ValueError(f"max_tokens must be at least 1, got {max_tokens}")
-    return [Decoded(answers[i], first[i], ttft) for i in range(len(queries))]
+    return [Decoded(answers[i], first[0][i], first[1][i], ttft) for i in range(len(queries))]
 
 
 def _choose(logprobs: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
@@ -219,15 +221,15 @@ class AnswerBatch:
         return cls(packed, *tensors)
 
 
-def answer_logits(model: PreTrainedModel, prefix: KV, batch: AnswerBatch) -> Tensor:
+def answer_logits(model: PreTrainedModel, prefix: KV | None, batch: AnswerBatch) -> Tensor:
     """Logits ``[answer tokens, vocabulary]`` of every answer token; differentiable in ``prefix``."""
     rows = len(batch.packed.ids)
     out = model.base_model(
         input_ids=batch.packed.ids,
         attention_mask=batch.packed.mask,
         position_ids=batch.packed.positions,
-        past_key_values=prefix.cache(rows),
-        use_cache=True,
+        past_key_values=prefix.cache(rows) if prefix else None,
+        use_cache=prefix is not None,
     )
     hidden: Tensor = out.last_hidden_state
     logits: Tensor = _output_layer(model)(hidden[batch.row, batch.column])

@@ -11,14 +11,20 @@ import torch
 from memkit.artifact import Artifact
 from memkit.engine import kv
 from memkit.engine.base import Completion, Handle, Request, Score
+from memkit.engine.readers import Reader, attached
 from memkit.errors import ContextTooLongError, EngineError
 from memkit.models.loading import LoadedModel, load
 
 MAX_BATCH = 16  # rows that are decoded together
+MEMORY = ("handle", "context")  # what stands in front of a request's question
+SETTINGS = ("max_tokens", "temperature", "seed")  # how it is answered
 
 
 class TransformersEngine:
     """Answers with a frozen `transformers` model; the header is read once, artifacts stay attached.
+
+    An adapter is attached as a copy of the model that shares its weights, so requests with and without
+    it never meet.
 
     Calls from several threads are served one after the other.
     """
@@ -28,7 +34,7 @@ class TransformersEngine:
         self._lock = threading.RLock()
         header = list(self.base.chat.header)
         self._header = kv.prefill(self.base.model, header) if header else None
-        self._attached: dict[str, kv.KV] = {}
+        self._attached: dict[str, Reader] = {}
 
     @property
     def fingerprint(self) -> str:
@@ -45,26 +51,10 @@ class TransformersEngine:
     # -- artifacts ------------------------------------------------------------------------------
     def attach(self, artifact: Artifact) -> Handle:
         artifact.require(self.fingerprint)
-        if artifact.manifest.kind != "kv":
-            raise EngineError(f"this engine attaches kv artifacts, not {artifact.manifest.kind!r}")
         with self._lock:
             if artifact.id not in self._attached:
-                self._attached[artifact.id] = self._join(artifact)
+                self._attached[artifact.id] = attached(artifact, self.base, self._header)
         return Handle(artifact.id, artifact.manifest.tokens)
-
-    def _join(self, artifact: Artifact) -> kv.KV:
-        """Header and artifact as one prefix; its tensors are ``[layer, kv_head, token, head_dim]``."""
-        model = self.base.model
-        keys, values = (
-            tuple(layer[None].to(model.device, model.dtype) for layer in artifact.tensor(name))
-            for name in ("keys", "values")
-        )
-        if len(keys) != int(model.config.num_hidden_layers):
-            raise EngineError(
-                f"the artifact has {len(keys)} layers, the model {model.config.num_hidden_layers}"
-            )
-        memory = kv.KV(keys, values)
-        return self._header.join(memory) if self._header else memory
 
     def detach(self, handle: Handle) -> None:
         with self._lock:
@@ -77,20 +67,24 @@ class TransformersEngine:
     def encode(self, text: str) -> list[int]:
         return list(self.base.tokenizer.encode(text, add_special_tokens=False))
 
-    def prefix(self, request: Request) -> kv.KV | None:
-        """KV of everything in front of a request's question; None when that is nothing."""
+    def reader(self, request: Request) -> Reader:
+        """The model that reads a request's question, and what stands in front of it."""
         if request.handle is not None:
             try:
                 return self._attached[request.handle.artifact_id]
             except KeyError:
                 raise EngineError(f"artifact {request.handle.artifact_id[:12]} is not attached") from None
         if request.context is not None:
-            return kv.prefill(self.base.model, self.encode(request.context), self._header)
-        return self._header
+            prefix = kv.prefill(self.base.model, self.encode(request.context), self._header)
+            return Reader(self.base.model, prefix, True)
+        return Reader(self.base.model, self._header, False)
+
+    def prefix(self, request: Request) -> kv.KV | None:
+        """KV of everything in front of a request's question; None when that is nothing."""
+        return self.reader(request).prefix
 
     def _query(self, request: Request) -> list[int]:
-        remembered = request.handle is not None or request.context is not None
-        return self.base.chat.query(self.base.tokenizer, request.question, remembered)
+        return self.base.chat.query(self.base.tokenizer, request.question, request.follows)
 
     def _prompt_tokens(self, request: Request, query: list[int]) -> int:
         context = self.count_tokens(request.context) if request.context is not None else 0
@@ -114,7 +108,7 @@ class TransformersEngine:
     def _generate(
         self, prepared: Sequence[tuple[Request, list[int]]], lengths: Sequence[int]
     ) -> Iterator[Completion]:
-        for group in _groups([request for request, _ in prepared]):
+        for group in _groups([request for request, _ in prepared], (*MEMORY, *SETTINGS)):
             yield from self._batch(prepared[group], lengths[group])
 
     def _batch(self, group: Sequence[tuple[Request, list[int]]], lengths: Sequence[int]) -> list[Completion]:
@@ -122,11 +116,11 @@ class TransformersEngine:
         first, room = group[0][0], self.window - max(lengths)
         with self._lock:
             started = time.perf_counter()
-            prefix = self.prefix(first)
+            reader = self.reader(first)
             prefill_ms = (time.perf_counter() - started) * 1000
             decoded = kv.decode(
-                self.base.model,
-                prefix,
+                reader.model,
+                reader.prefix,
                 [query for _, query in group],
                 max_tokens=min(first.max_tokens, room),
                 end=self.base.chat.end,
@@ -143,23 +137,27 @@ class TransformersEngine:
         return str(self.base.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
     def score(self, requests: Sequence[Request]) -> list[Score]:
-        scores = list[Score]()
-        for request in requests:
-            query = self._query(request)
+        queries = [self._query(request) for request in requests]
+        for request, query in zip(requests, queries, strict=True):
             self._check(request, query)
+        scores = list[Score]()
+        for group in _groups(requests, MEMORY):
             with self._lock:
-                (decoded,) = kv.decode(
-                    self.base.model, self.prefix(request), [query], max_tokens=1, end=self.base.chat.end
+                reader = self.reader(requests[group.start])
+                rows = kv.decode(
+                    reader.model, reader.prefix, queries[group], max_tokens=1, end=self.base.chat.end
                 )
-            best = int(decoded.first_logprobs.argmax())
-            scores.append(
-                Score(
-                    kv.entropy(decoded.first_logprobs),
-                    float(decoded.first_logprobs[best]),
-                    self.decode([best]),
-                )
-            )
+            scores += [self._score(row) for row in rows]
         return scores
+
+    def _score(self, row: kv.Decoded) -> Score:
+        best = int(row.first_logprobs.argmax())
+        return Score(
+            kv.entropy(row.first_logprobs),
+            float(row.first_logprobs[best]),
+            self.decode([best]),
+            tuple(row.first_hidden.float().tolist()),
+        )
 
     def likelihood(self, requests: Sequence[Request], answers: Sequence[str]) -> list[float]:
         if len(requests) != len(answers):
@@ -171,36 +169,29 @@ class TransformersEngine:
         for request, query, said in prepared:
             self._check(request, [*query, *said])
         means = list[float]()
-        for group in _groups(requests):
+        for group in _groups(requests, MEMORY):
             means += self._likelihood(requests[group.start], [(q, said) for _, q, said in prepared[group]])
         return means
 
     def _likelihood(self, request: Request, pairs: Sequence[tuple[list[int], list[int]]]) -> list[float]:
         """Mean log-probabilities of answers behind one shared prefix."""
         with self._lock, torch.no_grad():
-            prefix = self.prefix(request)
-            if prefix is None:  # a prefix is needed to batch behind; without a header there is none
-                first = pairs[0][0][:1]
-                if any(query[:1] != first for query, _ in pairs):
-                    return [mean for pair in pairs for mean in self._likelihood(request, [pair])]
-                prefix = kv.prefill(self.base.model, first)
-                pairs = [(query[1:], said) for query, said in pairs]
-            batch = kv.AnswerBatch.of(pairs, prefix.tokens, self.base.model.device)
-            logprobs = kv.answer_logits(self.base.model, prefix, batch).log_softmax(-1)
+            reader = self.reader(request)
+            batch = kv.AnswerBatch.of(pairs, reader.tokens, self.base.model.device)
+            logprobs = kv.answer_logits(reader.model, reader.prefix, batch).log_softmax(-1)
         given = logprobs.gather(1, batch.target[:, None])
         return [float(part.mean()) for part in given.split([len(said) for _, said in pairs])]
 
 
-def _groups(requests: Sequence[Request]) -> Iterator[slice]:
-    """Runs of at most `MAX_BATCH` requests with the same prefix and settings."""
+def _groups(requests: Sequence[Request], same: Sequence[str]) -> Iterator[slice]:
+    """Runs of at most `MAX_BATCH` requests that agree in the fields ``same``."""
     start = 0
     for at in range(1, len(requests) + 1):
         full = at - start == MAX_BATCH
-        if at == len(requests) or full or not _batchable(requests[start], requests[at]):
+        if at == len(requests) or full or not _agree(requests[start], requests[at], same):
             yield slice(start, at)
             start = at
 
 
-def _batchable(a: Request, b: Request) -> bool:
-    same = ("handle", "context", "max_tokens", "temperature", "seed")
+def _agree(a: Request, b: Request, same: Sequence[str]) -> bool:
     return all(getattr(a, name) == getattr(b, name) for name in same)

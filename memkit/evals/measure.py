@@ -1,4 +1,4 @@
-"""What is measured of a prefix: answers, divergences from the full context, drift, times."""
+"""What is measured of a memory: answers, divergences from the full context, drift, times."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 from memkit.engine import kv
 from memkit.engine.base import Handle, Request
+from memkit.engine.readers import Reader
 from memkit.engine.transformers import TransformersEngine
 from memkit.evals import metrics, records
 from memkit.models.nano.general import HELD_OUT
@@ -24,7 +25,7 @@ class Reference:
     """The full context's own answers to a record, and its log-probabilities of them."""
 
     record: records.Record
-    prefix: kv.KV
+    reader: Reader
     asked: list[tuple[str, list[int]]]
     logprobs: list[torch.Tensor]
     aside: list[tuple[str, list[int]]]  # general questions
@@ -36,45 +37,45 @@ class Reference:
 
 
 class Measurer:
-    """Measures prefixes on one engine."""
+    """Measures readers on one engine: models with what stands in front of a question."""
 
     def __init__(self, engine: TransformersEngine) -> None:
         self.engine = engine
         self.general = [(q, (a,)) for q, a in HELD_OUT]
-        self.bare_general = metrics.mean(self._general_scores(self.prefix(), False))
+        self.bare_general = metrics.mean(self._general_scores(self.reader()))
 
     # -- pieces ---------------------------------------------------------------------------------
-    def prefix(self, handle: Handle | None = None, context: str | None = None) -> kv.KV:
-        """What stands in front of the question; a lone end token where that is nothing."""
-        prefix = self.engine.prefix(Request("?", handle=handle, context=context))
-        base = self.engine.base
-        return prefix if prefix is not None else kv.prefill(base.model, [base.chat.end])
+    def reader(self, handle: Handle | None = None, context: str | None = None) -> Reader:
+        """Who reads a question behind an artifact, a context or nothing."""
+        return self.engine.reader(Request("?", handle=handle, context=context))
 
-    def _decode(self, prefix: kv.KV, questions: Sequence[str], memory: bool, tokens: int) -> list[list[int]]:
+    def behind(self, prefix: kv.KV) -> Reader:
+        """The frozen model behind what stands for a context."""
+        return Reader(self.engine.base.model, prefix, True)
+
+    def _decode(self, reader: Reader, questions: Sequence[str], tokens: int) -> list[list[int]]:
         base, answers = self.engine.base, list[list[int]]()
-        queries = [base.chat.query(base.tokenizer, q, memory) for q in questions]
+        queries = [reader.query(base, q) for q in questions]
         for group in kv.chunked(queries, 16):
-            rows = kv.decode(base.model, prefix, group, max_tokens=tokens, end=base.chat.end)
+            rows = kv.decode(reader.model, reader.prefix, group, max_tokens=tokens, end=base.chat.end)
             answers += [row.ids for row in rows]
         return answers
 
-    def _general_scores(self, prefix: kv.KV, memory: bool) -> list[float]:
-        answers = self._decode(prefix, [q for q, _ in self.general], memory, GENERAL_TOKENS)
+    def _general_scores(self, reader: Reader) -> list[float]:
+        answers = self._decode(reader, [q for q, _ in self.general], GENERAL_TOKENS)
         return [
             metrics.contains(self.engine.decode(ids), golds)
             for ids, (_, golds) in zip(answers, self.general, strict=True)
         ]
 
     @torch.no_grad()
-    def _logprobs(
-        self, prefix: kv.KV, asked: Sequence[tuple[str, list[int]]], memory: bool
-    ) -> list[torch.Tensor]:
+    def _logprobs(self, reader: Reader, asked: Sequence[tuple[str, list[int]]]) -> list[torch.Tensor]:
         """Log-probabilities ``[answer tokens, vocabulary]`` of each given answer."""
         base, out = self.engine.base, list[torch.Tensor]()
         for group in kv.chunked(asked, 16):
-            pairs = [(base.chat.query(base.tokenizer, q, memory), a) for q, a in group]
-            batch = kv.AnswerBatch.of(pairs, prefix.tokens, base.model.device)
-            logits = kv.answer_logits(base.model, prefix, batch).log_softmax(-1)
+            pairs = [(reader.query(base, q), a) for q, a in group]
+            batch = kv.AnswerBatch.of(pairs, reader.tokens, base.model.device)
+            logits = kv.answer_logits(reader.model, reader.prefix, batch).log_softmax(-1)
             out += logits.split([len(a) for _, a in group])
         return out
 
@@ -88,31 +89,26 @@ class Measurer:
 
     def reference(self, record: records.Record) -> Reference:
         """Answer a record's questions, and some general ones, with the full context."""
-        end, full = self.engine.base.chat.end, self.prefix(context=record.context)
+        end, full = self.engine.base.chat.end, self.reader(context=record.context)
 
         def answered(questions: list[str], tokens: int) -> list[tuple[str, list[int]]]:
-            said = self._decode(full, questions, True, tokens)
+            said = self._decode(full, questions, tokens)
             return [(q, [*ids, end]) for q, ids in zip(questions, said, strict=True)]
 
         asked = answered([q.text for q in record.questions], ANSWER_TOKENS)
         aside = answered([q for q, _ in self.general[::4]], GENERAL_TOKENS)
-        logprobs, aside_logprobs = (self._logprobs(full, given, True) for given in (asked, aside))
+        logprobs, aside_logprobs = (self._logprobs(full, given) for given in (asked, aside))
         return Reference(record, full, asked, logprobs, aside, aside_logprobs)
 
-    def measure(self, reference: Reference, prefix: kv.KV, memory: bool = True) -> dict[str, Any]:
-        """Fields of a `Cell`: scores, divergences and drift of answers behind ``prefix``.
-
-        ``memory`` says whether questions are phrased as following a context.
-        """
-        ids = self._decode(prefix, reference.questions, memory, ANSWER_TOKENS)
+    def measure(self, reference: Reference, reader: Reader) -> dict[str, Any]:
+        """Fields of a `Cell`: scores, divergences and drift of a reader's answers."""
+        ids = self._decode(reader, reference.questions, ANSWER_TOKENS)
         texts = [self.engine.decode(answer) for answer in ids]
         return {
             **self._scores(texts, reference),
-            "kl": divergences(reference.logprobs, self._logprobs(prefix, reference.asked, memory)),
-            "drift_kl": divergences(
-                reference.aside_logprobs, self._logprobs(prefix, reference.aside, memory)
-            ),
-            "general": tuple(self._general_scores(prefix, memory)),
+            "kl": divergences(reference.logprobs, self._logprobs(reader, reference.asked)),
+            "drift_kl": divergences(reference.aside_logprobs, self._logprobs(reader, reference.aside)),
+            "general": tuple(self._general_scores(reader)),
         }
 
     def _scores(self, texts: Sequence[str], reference: Reference) -> dict[str, Any]:
@@ -121,19 +117,19 @@ class Measurer:
         agreement = [metrics.contains(text, [given]) for text, given in zip(texts, full, strict=True)]
         return {**scores(texts, reference.record.questions), "agreement": tuple(agreement)}
 
-    def each(self, reference: Reference, prefixes: Sequence[kv.KV]) -> dict[str, Any]:
-        """As `measure`, with a prefix of its own for every question; drift is that of the first."""
+    def each(self, reference: Reference, readers: Sequence[Reader]) -> dict[str, Any]:
+        """As `measure`, with a reader of its own for every question; drift is that of the first."""
         texts, kls = list[str](), list[float]()
-        for prefix, asked, logprobs in zip(prefixes, reference.asked, reference.logprobs, strict=True):
-            (ids,) = self._decode(prefix, [asked[0]], True, ANSWER_TOKENS)
+        for reader, asked, logprobs in zip(readers, reference.asked, reference.logprobs, strict=True):
+            (ids,) = self._decode(reader, [asked[0]], ANSWER_TOKENS)
             texts.append(self.engine.decode(ids))
-            kls += divergences([logprobs], self._logprobs(prefix, [asked], True))
-        aside = self._logprobs(prefixes[0], reference.aside, True)
+            kls += divergences([logprobs], self._logprobs(reader, [asked]))
+        aside = self._logprobs(readers[0], reference.aside)
         return {
             **self._scores(texts, reference),
             "kl": tuple(kls),
             "drift_kl": divergences(reference.aside_logprobs, aside),
-            "general": tuple(self._general_scores(prefixes[0], True)),
+            "general": tuple(self._general_scores(readers[0])),
         }
 
     def timed(self, request: Request) -> dict[str, Any]:

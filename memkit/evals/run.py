@@ -75,18 +75,23 @@ class EvalConfig:
         if not self.ratios or min(self.ratios) < 1:
             raise ConfigError("every ratio must be at least 1")
         for name in self.compilers:
-            registry.compiler(*self.compiler(name, self.ratios[0]))
+            registry.compiler(*self.compiler(name, self._ratios(name)[0]))
         for variant in self.variants:
             registry.compiler(*self.compiler(variant.label, variant.ratio))
 
-    def compiler(self, name: str, ratio: float) -> tuple[str, dict[str, Any]]:
-        """Registry name and options of ``name[:preset]``, or of a variant, at a ratio."""
-        options = {**self.options, "ratio": ratio, "seed": self.seed}
+    def compiler(self, name: str, ratio: float | None) -> tuple[str, dict[str, Any]]:
+        """Registry name and options of ``name[:preset]``, or of a variant, at a ratio (None: without)."""
+        options = {**self.options, **({} if ratio is None else {"ratio": ratio}), "seed": self.seed}
         for variant in self.variants:
             if (variant.label, variant.ratio) == (name, ratio):
                 return variant.compiler, {**options, **variant.options}
         plain, _, preset = name.partition(":")
         return plain, {**options, "preset": preset} if preset else options
+
+    def _ratios(self, name: str) -> tuple[float | None, ...]:
+        """The ratios that a compiler, or a baseline, is measured at."""
+        plain = name.partition(":")[0]
+        return self.ratios if plain in BASELINES or registry.takes_ratio(plain) else (None,)
 
     @property
     def methods(self) -> list[tuple[str, float | None]]:
@@ -95,7 +100,7 @@ class EvalConfig:
         names = [b for b in ("rag",) if b in self.baselines]
         names += [f"kvpress:{press}" for press in PRESSES if "kvpress" in self.baselines]
         names += [b for b in ("cartridge",) if b in self.baselines]
-        compiled = [(name, ratio) for name in (*names, *self.compilers) for ratio in self.ratios]
+        compiled = [(name, ratio) for name in (*names, *self.compilers) for ratio in self._ratios(name)]
         return [*fixed, *compiled, *((v.label, v.ratio) for v in self.variants)]
 
 
@@ -119,11 +124,9 @@ class _Evaluation:
         for method, ratio in absent:
             if method in ("full", "none"):
                 values = self._bound(method, reference)
-            elif ratio is None:
-                raise ConfigError(f"{method} needs a ratio")
-            elif method == "rag":
+            elif method == "rag" and ratio is not None:
                 values = self._rag(ratio, reference)
-            elif method.startswith("kvpress:"):
+            elif method.startswith("kvpress:") and ratio is not None:
                 values = self._pressed(method.partition(":")[2], ratio, reference)
             elif twin := self._twin(method, ratio, record, journal):
                 journal.add(replace(twin, method=method, ratio=ratio))
@@ -135,7 +138,9 @@ class _Evaluation:
                 values["judge"] = self.judge.scores(record, values["answers"])
             journal.add(Cell(method, ratio, record.id, **values))
 
-    def _twin(self, method: str, ratio: float, record: records.Record, journal: Journal) -> Cell | None:
+    def _twin(
+        self, method: str, ratio: float | None, record: records.Record, journal: Journal
+    ) -> Cell | None:
         """A cell of this record that the same compiler and options gave under another label."""
         wanted = self.config.compiler(method, ratio)
         for other in self.config.variants:
@@ -151,9 +156,8 @@ class _Evaluation:
         first = reference.questions[0]
         if method == "full":
             request = Request(first, context=reference.record.context)
-            return self.measurer.measure(reference, reference.prefix) | self.measurer.timed(request)
-        bare = self.measurer.prefix()
-        return self.measurer.measure(reference, bare, memory=False) | self.measurer.timed(Request(first))
+            return self.measurer.measure(reference, reference.reader) | self.measurer.timed(request)
+        return self.measurer.measure(reference, self.measurer.reader()) | self.measurer.timed(Request(first))
 
     def _rag(self, ratio: float, reference: Reference) -> dict[str, Any]:
         record, budget = reference.record, self._budget(reference.record, ratio)
@@ -161,24 +165,30 @@ class _Evaluation:
             passages(self.engine, self.embedder, record.context, question, budget)
             for question in reference.questions
         ]
-        prefixes = [self.measurer.prefix(context=text) for text in texts]
+        readers = [self.measurer.reader(context=text) for text in texts]
         request = Request(reference.questions[0], context=texts[0])
-        return self.measurer.each(reference, prefixes) | self.measurer.timed(request)
+        return self.measurer.each(reference, readers) | self.measurer.timed(request)
 
     def _pressed(self, press: str, ratio: float, reference: Reference) -> dict[str, Any]:
         budget = self._budget(reference.record, ratio)
         prefix = pressed(self.engine.base, press, reference.record.context, budget)
-        return self.measurer.measure(reference, prefix) | {"prompt_tokens": float(prefix.tokens)}
+        return self.measurer.measure(reference, self.measurer.behind(prefix)) | {
+            "prompt_tokens": float(prefix.tokens)
+        }
 
-    def _compiled(self, name: str, ratio: float, reference: Reference, test: SelfTest) -> dict[str, Any]:
+    def _compiled(
+        self, name: str, ratio: float | None, reference: Reference, test: SelfTest
+    ) -> dict[str, Any]:
         record = reference.record
         plain, options = self.config.compiler("lcc:cartridge" if name == "cartridge" else name, ratio)
         if options.get("coupled"):
             return self._coupled(options, reference)
         compiler = registry.compiler(plain, options)
 
+        label = f"{record.id} {name}" if ratio is None else f"{record.id} {name} {ratio:g}x"
+
         def report(step: Step) -> None:
-            self.progress(f"{record.id} {name} {ratio:g}x {step.phase}", step.step, step.steps)
+            self.progress(f"{label} {step.phase}", step.step, step.steps)
 
         try:
             made = compiler.compile(
@@ -189,7 +199,7 @@ class _Evaluation:
         handle = self.engine.attach(Artifact.decode(made.data))
         try:
             return (
-                self.measurer.measure(reference, self.measurer.prefix(handle))
+                self.measurer.measure(reference, self.measurer.reader(handle))
                 | self.measurer.timed(Request(reference.questions[0], handle=handle))
                 | _costs(made)
                 | {"admission": test.measure(handle).plain()}
@@ -204,9 +214,9 @@ class _Evaluation:
 
         config = configure(LCCConfig, PRESETS, options)
         base, memory = couple(Document(reference.record.context), self.engine.base, config)
-        header = self.measurer.prefix().slice(0, len(base.chat.header))
         measurer = Measurer(TransformersEngine(base))
-        return measurer.measure(reference, header.join(memory))
+        header = self.measurer.reader().prefix
+        return measurer.measure(reference, measurer.behind(header.join(memory) if header else memory))
 
 
 def _costs(made: Compiled) -> dict[str, Any]:

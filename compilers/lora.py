@@ -1,0 +1,334 @@
+"""LoRA by context distillation: one adapter for each context, and no token of it in the prompt.
+
+The frozen model reads the context once, writes questions about it and answers them. An adapter is then
+trained so that the model with it, given the bare question, answers as the frozen one does with the
+context in view: KL(teacher(y | C, q) ‖ student(y | q, LoRA)). The teacher's keys and values of the context,
+and its distributions over the answers, are computed once.
+
+References
+    Context Distillation as Latent Memory Management (Zheng et al., arXiv:2605.28889, 2026): one
+    independent adapter for each context.
+    LoRA: Low-Rank Adaptation of Large Language Models (Hu et al., 2021).
+
+Departures, each a config field
+    - The ``fast`` preset takes about a hundred queries and few steps at a high rate; ``paper`` takes
+      a thousand queries with sampled answers, as far as the paper's recipe is known.
+    - Besides factual questions, ``kinds`` has listings, paraphrases, questions over two facts, and questions
+      that the text does not answer, so that the adapter also learns what it does not know.
+    - ``agnostic`` queries hold the model where it is: their target is the frozen model without any context.
+    - ``reconstruction_window`` adds windows of the text itself.
+    - Training stops early on questions that were held out.
+
+    A document longer than ``segment_tokens``, or than the window, is studied in pieces; all of them train the
+    one adapter, in as many steps for each.
+
+Requirements
+    A causal model whose ``targets`` are linear layers. A question is phrased as without a memory: the prompt
+    is the same whether the adapter is there or not.
+
+Example
+    >>> made = LoRA({"rank": 8}).compile(document, base, tenant="mira")
+    >>> export_peft(Artifact.decode(made.data), "adapter")  # for PEFT, or a server
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from memkit.artifact import Artifact, Manifest, Provenance
+from memkit.compilers.arithmetic import FlopMeter
+from memkit.compilers.base import Compiled, Progress, configure, require, silent
+from memkit.compilers.checkpoint import Checkpoint, key_of
+from memkit.compilers.objective import Objective, Pair, Part, Together, split_held_out
+from memkit.compilers.pieces import MAX_QUESTION, SHORTEST_PIECE, pieces
+from memkit.compilers.queries import queries_for
+from memkit.compilers.teacher import Example, Teacher, targets
+from memkit.compilers.training import History, Schedule, minimise_all
+from memkit.document import Document
+from memkit.engine import kv
+from memkit.engine.lora import Adapters, adapter_config, export_peft
+from memkit.errors import CompileError
+from memkit.models.loading import LoadedModel
+from memkit.prompts import QuestionKind, is_held_out, paraphrase_requests
+
+__all__ = ["PRESETS", "LoRA", "LoRAConfig", "export_peft"]
+
+KINDS = (*get_args(QuestionKind), "paraphrase")
+
+
+@dataclass(frozen=True)
+class LoRAConfig:
+    """Hyper-parameters; the defaults are the ``fast`` recipe."""
+
+    rank: int = 8
+    alpha: float = 16.0  # what an adapter adds is scaled by alpha / rank
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    steps: int = 150  # optimizer steps, for each piece of the document
+    lr: float = 5e-3
+    warmup: int = 10  # steps
+    self_study: int = 128  # questions written by the model about each piece
+    self_study_batch: int = 16  # questions a step
+    self_study_temperature: float = 1.0  # at which the model writes them
+    kinds: tuple[str, ...] = KINDS  # of questions
+    answers: Literal["greedy", "sampled"] = "greedy"  # of the teacher
+    agnostic: int = 48  # context-agnostic queries
+    agnostic_batch: int = 4  # queries a step
+    reconstruction_window: int = 64  # tokens a step; 0 leaves reconstruction out
+    reconstruction_weight: float = 0.3
+    answer_tokens: int = 32  # longest answer of the teacher, tokens
+    queries: str = ""  # a JSONL file of context-agnostic queries; "" takes those that ship with memkit
+    top_k: int = 256  # of the teacher's distribution; the rest is one event
+    patience: int = 4  # held-out measurements (every 25 steps) without a new best
+    segment_tokens: int = 1024  # longest piece of a document that is read at once
+    accumulate: int = 1  # draws whose gradients make one optimizer step
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("targets", "kinds"):
+            if isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} is a list of names, not {getattr(self, name)!r}")
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        require(self, 1, "rank", "steps", "self_study_batch", "agnostic_batch", "answer_tokens", "top_k")
+        require(self, 1, "patience", "segment_tokens", "accumulate")
+        require(self, 0, "warmup", "self_study", "agnostic", "reconstruction_window")
+        require(self, 0, "self_study_temperature", "reconstruction_weight")
+        for name in ("alpha", "lr"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if not self.targets:
+            raise ValueError("targets is empty: nothing would be trained")
+        if unknown := sorted(set(self.kinds) - set(KINDS)):
+            raise ValueError(f"unknown kind of question {', '.join(unknown)}; there are: {', '.join(KINDS)}")
+        if self.answers not in ("greedy", "sampled"):
+            raise ValueError(f"answers must be greedy or sampled, got {self.answers!r}")
+        if self.self_study and not self.written:
+            raise ValueError("paraphrase alone is no kind of question: there is nothing to rephrase")
+        if not (self.self_study or self.reconstruction_window):
+            raise ValueError("self_study and reconstruction_window are 0: nothing would be learned")
+
+    @property
+    def written(self) -> tuple[QuestionKind, ...]:
+        """Kinds of questions that are written from the text; paraphrases come from other questions."""
+        return tuple(kind for kind in get_args(QuestionKind) if kind in self.kinds)
+
+    def schedule(self, pieces: int) -> Schedule:
+        return Schedule(
+            self.steps * pieces, self.lr, self.warmup, patience=self.patience, accumulate=self.accumulate
+        )
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "fast": {},
+    "paper": {
+        "steps": 3000,
+        "lr": 2e-4,
+        "warmup": 100,
+        "self_study": 1000,
+        "answers": "sampled",
+        "reconstruction_window": 0,
+        "answer_tokens": 128,
+        "patience": 10_000,
+    },
+}
+
+
+class LoRA:
+    """The LoRA compiler. ``options`` are fields of `LoRAConfig`, and ``preset``."""
+
+    name = "lora"
+    version = "1"
+    takes_ratio = False
+
+    def __init__(self, options: Mapping[str, Any] | None = None) -> None:
+        self.config = configure(LoRAConfig, PRESETS, options)
+
+    def compile(
+        self,
+        document: Document,
+        base: LoadedModel,
+        *,
+        tenant: str,
+        progress: Progress = silent,
+        unfinished: Path | None = None,
+    ) -> Compiled:
+        """See `memkit.compilers.base.Compiler.compile`."""
+        key = key_of(self.name, self.version, repr(self.config), document, base, tenant)
+        started, lesson = time.perf_counter(), self._lesson(document, base)
+        adapters = self._train([lesson], base, progress, Checkpoint(unfinished, key))
+        data = self._encode(lesson, adapters, 0, base, tenant)
+        return lesson.compiled(data, time.perf_counter() - started)
+
+    def compile_many(
+        self, documents: Sequence[Document], base: LoadedModel, *, tenant: str, progress: Progress = silent
+    ) -> list[Compiled]:
+        """Compile documents side by side: one batch, with an independent adapter for each of them.
+
+        Each artifact is what `compile` gives, up to rounding; its seconds are an equal share. Only documents
+        of equally many pieces are trained together. All are given up when one fails: raises `CompileError`.
+        """
+        started = time.perf_counter()
+        lessons = [self._lesson(document, base) for document in documents]
+        data = [b""] * len(lessons)
+        for shape in dict.fromkeys(lesson.shape for lesson in lessons):
+            group = [i for i, lesson in enumerate(lessons) if lesson.shape == shape]
+            adapters = self._train([lessons[i] for i in group], base, progress, Checkpoint())
+            for index, i in enumerate(group):
+                data[i] = self._encode(lessons[i], adapters, index, base, tenant)
+        seconds = (time.perf_counter() - started) / max(len(lessons), 1)
+        return [lesson.compiled(d, seconds) for lesson, d in zip(lessons, data, strict=True)]
+
+    def _lesson(self, document: Document, base: LoadedModel) -> _Lesson:
+        """All that the frozen model says with the document in view."""
+        context, config = base.tokenizer.encode(document.text, add_special_tokens=False), self.config
+        if not context:
+            raise CompileError("the document has no tokens")
+        cuts = pieces(len(context), min(config.segment_tokens, _room(base, config, len(context))))
+        meter = FlopMeter(base.model)
+        header = kv.prefill(base.model, list(base.chat.header)) if base.chat.header else None
+        objectives = list[Objective]()
+        for number, cut in enumerate(cuts):
+            teacher = Teacher(base, context[cut], header, context[: cut.start])
+            meter.forward(len(teacher.context), 0)
+            objectives.append(_study(config, teacher, meter, config.seed + number))
+        objective = Objective.union(objectives, None)
+        return _Lesson(document, len(context), len(cuts), objective, meter)
+
+    def _train(
+        self, lessons: Sequence[_Lesson], base: LoadedModel, progress: Progress, checkpoint: Checkpoint
+    ) -> Adapters:
+        """An adapter for each of some lessons of one shape."""
+        config, together = self.config, Together([lesson.objective for lesson in lessons])
+        try:
+            adapters = Adapters.fresh(
+                base.model, len(lessons), config.rank, config.alpha, config.targets, config.seed
+            )
+        except ValueError as error:
+            raise CompileError(f"the LoRA does not fit this model; choose other targets: {error}") from error
+        student = adapters.student
+        minimise_all(
+            "lora",
+            adapters.parameters,
+            lambda step: together.step(student),
+            (lambda: together.measure(student)) if lessons[0].objective.held_out else None,
+            config.schedule(lessons[0].pieces),
+            progress,
+            [lesson.history for lesson in lessons],
+            checkpoint,
+            together.skip,
+        )
+        return adapters
+
+    def _encode(
+        self, lesson: _Lesson, adapters: Adapters, index: int, base: LoadedModel, tenant: str
+    ) -> bytes:
+        config, history = self.config, lesson.history
+        manifest = Manifest(
+            kind="lora",
+            compiler=self.name,
+            compiler_version=self.version,
+            config={
+                **asdict(config),
+                "targets": list(config.targets),
+                "kinds": list(config.kinds),
+                "queries": Path(config.queries).name,  # an artifact travels; a path would tell of its maker
+            },
+            seed=config.seed,
+            fingerprint=base.fingerprint,
+            tokens=0,
+            tenant=tenant,
+            sources=(Provenance(lesson.document.digest, 0, len(lesson.document.text)),),
+            metrics={
+                "adapter": adapter_config(config.rank, config.alpha, config.targets),
+                "steps": history.steps,
+                "held_out_kl": round(history.best, 5) if math.isfinite(history.best) else None,
+                "context_tokens": lesson.context_tokens,
+                "segments": lesson.pieces,
+            },
+        )
+        return Artifact.encode(manifest, adapters.tensors(index, base.model.dtype))
+
+
+@dataclass(frozen=True)
+class _Lesson:
+    """One document, what is to be learned of it, and how that went."""
+
+    document: Document
+    context_tokens: int
+    pieces: int
+    objective: Objective
+    meter: FlopMeter
+    history: History = field(default_factory=History)
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """What lessons must agree in to be trained together."""
+        kinds = tuple(part.pairs[0][0].kind for part in self.objective.parts)
+        return self.pieces, kinds, bool(self.objective.held_out)
+
+    def compiled(self, data: bytes, seconds: float) -> Compiled:
+        history = self.history
+        return Compiled(data, 0, seconds, self.meter.total, history.steps, tuple(history.curve))
+
+
+def _room(base: LoadedModel, config: LoRAConfig, tokens: int) -> int:
+    """Tokens of the document that fit the window beside a question and its answer."""
+    answer = max(2 * config.reconstruction_window, config.answer_tokens)
+    room = base.window - len(base.chat.header) - MAX_QUESTION - answer
+    if room < min(tokens, SHORTEST_PIECE):
+        raise CompileError(
+            f"{base.name} reads {base.window:,} tokens at once, too few for a piece of the document and "
+            "questions about it; choose a smaller reconstruction_window or answer_tokens"
+        )
+    return room
+
+
+def _study(config: LoRAConfig, teacher: Teacher, meter: FlopMeter, seed: int) -> Objective:
+    """What the teacher says about one piece: examples, without it, and its distributions with it."""
+    base = teacher.base
+
+    def told(examples: Sequence[Example]) -> tuple[Pair, ...]:
+        for example in examples:
+            meter.forward(len(example.query) + len(example.answer), len(teacher.context))
+        taught = teacher.targets(examples, config.top_k)
+        return tuple((e.without_context, t) for e, t in zip(examples, taught, strict=True))
+
+    sampled = 1.0 if config.answers == "sampled" else 0.0
+    study = told(teacher.study(_questions(config, teacher, seed), config.answer_tokens, sampled, seed))
+    queries = queries_for(base, config.queries)[: config.agnostic]
+    bare = [example.without_context for example in teacher.agnostic(queries, config.answer_tokens)]
+    agnostic = tuple(zip(bare, targets(base, None, bare, config.top_k), strict=True))
+    size = config.reconstruction_window
+    starts = range(0, len(teacher.context), size) if size else ()
+    windows = told([teacher.reconstruction(start, size) for start in starts])
+    trained, kept, held_out = split_held_out(study, agnostic)
+    return Objective(
+        teacher,
+        None,
+        [
+            Part(trained, config.self_study_batch, 1.0),
+            Part(kept, config.agnostic_batch, 1.0),
+            Part(windows, 1, config.reconstruction_weight),
+        ],
+        held_out,
+        loss="kl",
+        seed=config.seed,
+        meter=meter,
+    )
+
+
+def _questions(config: LoRAConfig, teacher: Teacher, seed: int) -> list[str]:
+    """Questions of the configured kinds. None is a paraphrase of a question that is held out."""
+    if not config.self_study:
+        return []
+    requests = teacher.requests(config.self_study, config.written)
+    written = teacher.write(requests, seed, config.self_study_temperature)
+    if "paraphrase" not in config.kinds:
+        return written
+    plain = [question for question in written if not is_held_out(question)][: len(written) // 4]
+    rephrased = paraphrase_requests(teacher.base.name, plain)
+    return list(dict.fromkeys((*written, *teacher.write(rephrased, seed, config.self_study_temperature))))
