@@ -324,12 +324,13 @@ class _Segment:
 
 
 def refine(objective: Objective, memory: kv.KV, config: LCCConfig, phase: str, run: Run) -> kv.KV:
-    """The direct phase: the keys and values themselves are trained."""
-    free = [nn.Parameter(t.detach().clone()) for t in (*memory.keys, *memory.values)]
-    layers = len(memory.keys)
+    """The direct phase: the keys and values themselves are trained, in float32."""
+    free = [nn.Parameter(t.detach().float().clone()) for t in (*memory.keys, *memory.values)]
+    layers, dtype = len(memory.keys), memory.keys[0].dtype
 
     def direct() -> kv.KV:
-        return kv.KV(tuple(free[:layers]), tuple(free[layers:]))
+        cast = [t.to(dtype) for t in free]
+        return kv.KV(tuple(cast[:layers]), tuple(cast[layers:]))
 
     minimise(
         phase,
@@ -342,7 +343,8 @@ def refine(objective: Objective, memory: kv.KV, config: LCCConfig, phase: str, r
         run.checkpoint,
         objective.skip,
     )
-    return kv.KV(tuple(t.detach() for t in free[:layers]), tuple(t.detach() for t in free[layers:]))
+    with torch.no_grad():
+        return direct()
 
 
 def collect(config: LCCConfig, teacher: Teacher, meter: FlopMeter) -> Objective:

@@ -45,7 +45,7 @@ class Writer:
         self.student = lora_copy(self.model, rank, alpha, targets)
         tokens = torch.tensor([list(context)], device=self.model.device)
         self.embedded = self.model.get_input_embeddings()(tokens)
-        self.buffer = nn.Parameter(self._initial_buffer(init))
+        self.buffer = nn.Parameter(self._initial_buffer(init).float())
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -65,7 +65,7 @@ class Writer:
         This is the bottleneck: nothing else of the pass survives.
         """
         n, start = self.embedded.shape[1], self.before.tokens if self.before else 0
-        inputs = torch.cat((self.embedded, self.buffer), 1)
+        inputs = torch.cat((self.embedded, self.buffer.to(self.embedded.dtype)), 1)
         positions = torch.arange(start, start + n + self.count, device=self.model.device)[None]
         cache = self.before.cache() if self.before else kv.KV((), ()).cache()
         self.student.base_model(
@@ -79,7 +79,8 @@ def lora_copy(model: nn.Module, rank: int, alpha: float, targets: Sequence[str])
     """A copy of the module tree that shares every weight with ``model`` and adds a fresh LoRA.
 
     The original never sees the LoRA, so it can answer other requests meanwhile, and reading a
-    query through it *is* reading with the LoRA off.
+    query through it *is* reading with the LoRA off. The LoRA is float32 whatever the model is: in
+    bfloat16 an optimizer's small steps would be rounded away.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -90,6 +91,10 @@ def lora_copy(model: nn.Module, rank: int, alpha: float, targets: Sequence[str])
         lora_dropout=0.0,
     )
     try:
-        return inject_adapter_in_model(config, shared_copy(model))
+        made = inject_adapter_in_model(config, shared_copy(model))
     except ValueError as error:  # no module has such a name
         raise CompileError(f"the LoRA does not fit this model; choose other targets: {error}") from error
+    for parameter in made.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return made

