@@ -35,22 +35,32 @@ results: $(VENV)/.memkit-dev
 
 NANO := memkit/models/nano/weights
 DOCUMENTS ?= 20
-# SmolLM2 takes about five seconds a step on one core: few steps, few questions.
-SMOLLM2 ?= --option self_study=16 --option self_study_batch=4 --option self_study_temperature=0.7 \
-	--option agnostic=8 --option agnostic_batch=2 --option reconstruction_window=96 \
-	--option steps=30 --option kv_steps=30
+LARGE ?= 40
+WORKERS ?= $(shell nproc)
+PAPER_STEPS ?= 2000
+# SmolLM2 takes seconds a step on one core: few steps, few questions, and bfloat16 where the CPU has it.
+SMOLLM2 ?= --option self_study=32 --option self_study_batch=4 --option self_study_temperature=0.7 \
+	--option agnostic=8 --option agnostic_batch=1 --option steps=60 --option kv_steps=0
+EVAL = $(BIN)/memkit eval --workers $(WORKERS)
 
 results-run: $(VENV)/.memkit-dev
 	mkdir -p results
 	$(BIN)/python -m memkit.models.nano.evaluate --documents 100 --json $(NANO)/eval.json
 	$(BIN)/python -m memkit.models.nano.card
 	cp $(NANO)/eval.json results/1-nano-skills.json
-	$(BIN)/memkit eval generated:$(DOCUMENTS) --compilers lcc --ratio 4,8,16 --json results/2-nano-lcc.json
-	$(BIN)/memkit eval generated:$(DOCUMENTS) --compilers lcc:pure --ratio 4,8,16 --json results/3-nano-lcc-pure.json
-	$(BIN)/python -m memkit.evals.ttft --json results/4-nano-first-token.json
+	$(EVAL) generated:$(DOCUMENTS) --compilers lcc,lcc:pure --ratio 4,8,16 --json results/2-nano-lcc.json
+	$(EVAL) generated:$(LARGE):8-16 --baselines full,none,rag,kvpress,cartridge --ratio 8,16,32 \
+		--json results/3-nano-baselines.json
+	$(EVAL) generated:5 --study recipe --json results/4-nano-recipe.json
+	$(EVAL) generated:5 --study lcc --html results/5-nano-studies.html --json results/5-nano-studies.json
+	$(BIN)/memkit bench compile generated:1 --paper-steps $(PAPER_STEPS) --tokens 2000,4000,8000,16000 \
+		--json results/6-nano-costs.json
+	$(BIN)/python -m memkit.evals.ttft --json results/7-nano-first-token.json
+	$(BIN)/python -m memkit.evals.calibrate results/2-*.json results/3-*.json results/4-*.json results/5-*.json \
+		--json results/8-nano-admission.json --out memkit/thresholds.json
 ifdef SQUAD
-	$(BIN)/memkit eval $(SQUAD) --limit $(or $(RECORDS),3) --model smollm2 --compilers lcc,lcc:pure --ratio 4,8,16 \
-		$(SMOLLM2) --json results/5-smollm2-squad.json
+	$(EVAL) $(SQUAD) --limit $(or $(RECORDS),3) --model smollm2 --compilers lcc,lcc:pure --ratio 4,8,16 \
+		$(SMOLLM2) --json results/9-smollm2-squad.json
 endif
 	$(MAKE) results
 

@@ -154,8 +154,17 @@ def _row(
         "reasons": sorted({cell.reason for cell in group if cell.reason}),
         "records": [_of_record(cell, bounds) for cell in done],
     }
-    curves = [cell.curve for cell in done if cell.curve]
-    return row | ({"curves": curves} if curves else {})
+    curve = _mean_curve([cell.curve for cell in done])
+    return row | ({"curve": curve} if curve else {})
+
+
+def _mean_curve(curves: Sequence[Sequence[tuple[str, int, float]]]) -> list[tuple[str, int, float]]:
+    """Mean loss (nats) by phase and step, over the records that reached the step."""
+    losses = dict[tuple[str, int], list[float]]()
+    for curve in curves:
+        for phase, step, loss in curve:
+            losses.setdefault((phase, step), []).append(loss)
+    return [(phase, step, round(statistics.mean(seen), 5)) for (phase, step), seen in losses.items()]
 
 
 def _of_record(cell: Cell, bounds: Mapping[str, Mapping[str, Cell]]) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def _predictions(rows: list[dict[str, Any]]) -> str:
 
 def plot_curves(name: str, report: dict[str, Any], folder: Path) -> str | None:
     """Mean training loss by step of every compiled row, as an SVG beside the JSON; its path."""
-    rows = [row for row in report["rows"] if row.get("curves")]
+    rows = [row for row in report["rows"] if row.get("curve")]
     if not rows:
         return None
     from matplotlib import rc_context
@@ -110,14 +110,11 @@ def plot_curves(name: str, report: dict[str, Any], folder: Path) -> str | None:
     figure = Figure(figsize=(7, 3.5), layout="constrained")
     axes = figure.subplots()
     for row in rows:
-        points = dict[int, list[float]]()
-        for curve in row["curves"]:
-            lora = max((s for p, s, _ in curve if p == "lora"), default=0)
-            for phase, step, loss in curve:
-                points.setdefault(step + (lora + 5 if phase == "kv" else 0), []).append(loss)
+        lora = max((step for phase, step, _ in row["curve"] if phase == "lora"), default=-5) + 5
+        points = {step + (lora if phase == "kv" else 0): loss for phase, step, loss in row["curve"]}
         steps = sorted(points)
         label = f"{row['method']} {row['ratio']:g}×"
-        axes.plot(steps, [sum(points[s]) / len(points[s]) for s in steps], label=label)
+        axes.plot(steps, [points[s] for s in steps], label=label)
     axes.set(xlabel="optimizer step", ylabel="loss (nats per answer token)", yscale="log", title=name)
     axes.legend(fontsize="small")
     file = folder / f"{name}.svg"
