@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,13 +21,15 @@ from memkit.artifact import Artifact, Manifest
 from memkit.compilers.lcc import LCC
 from memkit.compilers.lora import PRESETS, LoRA, LoRAConfig, export_peft
 from memkit.compilers.objective import discrepancies
-from memkit.compilers.teacher import Teacher
+from memkit.compilers.teacher import Teacher, targets
 from memkit.document import Document
 from memkit.engine import kv
 from memkit.engine.base import Handle, Request
 from memkit.engine.lora import Adapters, targeted
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import ArtifactError, CompileError, ConfigError, EngineError
+from memkit.evals import lora_bench
+from memkit.evals.run import EvalConfig, evaluate
 from memkit.memory import Memory
 from memkit.models.loading import LoadedModel, load
 from memkit.prompts import REPEAT, is_held_out, question_requests
@@ -432,3 +435,43 @@ def test_an_adapter_serves_a_memory(tmp_path: Path, engine: TransformersEngine) 
         assert memory.verify(info.id, replay=True).replayed
         memory.forget()
         assert info.artifact_id not in engine._attached
+
+
+# --- measured --------------------------------------------------------------------------------
+def test_an_evaluation_has_one_row_for_it_whatever_the_ratios(
+    tmp_path: Path, engine: TransformersEngine
+) -> None:
+    file = tmp_path / "records.jsonl"
+    file.write_text(
+        json.dumps({"id": "a", "context": TEXT, "questions": [{"q": QUESTION, "answers": ["x"]}]})
+    )
+    config = EvalConfig(str(file), compilers=("lora",), ratios=(4, 8), options=OPTIONS)
+    rows = {row["method"]: row for row in evaluate(config, engine=engine)["rows"]}
+    assert list(rows) == ["full", "none", "lora"]
+    row = rows["lora"]
+    assert (row["ratio"], row["n"], row["failed"]) == (None, 1, 0)
+    assert row["prompt_tokens"] == rows["none"]["prompt_tokens"]
+    assert row["kl"] > 0
+    assert row["kl"] != pytest.approx(rows["none"]["kl"], rel=1e-3)  # measured with the adapter
+    assert row["artifact_bytes"] > 0
+
+
+def test_targets_are_the_same_however_the_context_is_read(tiny: LoadedModel) -> None:
+    header = kv.prefill(tiny.model, tiny.chat.header)
+    context = tiny.tokenizer.encode(TEXT, add_special_tokens=False)
+    teacher = Teacher(tiny, context, header)
+    examples = teacher.study(QUESTIONS, 6)
+    whole = [replace(e, query=(*tiny.chat.header, *context, *e.query)) for e in examples]
+    for once, again in zip(teacher.targets(examples, 64), targets(tiny, None, whole, 64), strict=True):
+        torch.testing.assert_close(once.logprobs, again.logprobs, rtol=1e-3, atol=1e-4)
+
+
+def test_the_bench_measures_both_savings(tmp_path: Path, tiny_model_folder: Path) -> None:
+    file = tmp_path / "bench.json"
+    words = f"--model {tiny_model_folder} --tokens 40 --documents 2 --steps 1 --repeats 1 --json {file}"
+    lora_bench.main(words.split())
+    prefix, side = json.loads(file.read_text())["rows"]
+    assert prefix["context_tokens"] >= 40
+    assert prefix["speedup_over_rows"] == pytest.approx(prefix["rows_s"] / prefix["once_s"])
+    assert side["speedup"] == pytest.approx(side["alone_s"] / side["together_s"])
+    assert side["documents"] == 2
