@@ -17,7 +17,7 @@ Departures, each a config field
       that the text does not answer, so that the adapter also learns what it does not know.
     - ``agnostic`` queries hold the model where it is: their target is the frozen model without any context.
     - ``reconstruction_window`` adds windows of the text itself.
-    - Training stops early on questions that were held out.
+    - Training stops early on the median of questions that were held out.
 
     A document longer than ``segment_tokens``, or than the window, is studied in pieces; all of them train the
     one adapter, in as many steps for each.

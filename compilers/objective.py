@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -130,10 +131,14 @@ class Together:
 
     @torch.no_grad()
     def measure(self, student: PreTrainedModel) -> list[float]:
-        """Each document's mean KL in nats per answer token over its held-out examples."""
+        """Each document's median KL, in nats per answer token, over its held-out examples.
+
+        Not the mean: a few of them ask what no other question teaches, and cannot be learned without the
+        context; a mean of them would tell when to stop by luck.
+        """
         held_out = [objective.held_out for objective in self.objectives]
-        measured: list[float] = discrepancies(student, None, held_out, "kl", self._meters).tolist()
-        return measured
+        groups = _by_example(student, None, held_out, "kl", self._meters)
+        return [statistics.median(float(tokens.mean()) for tokens in group) for group in groups]
 
 
 def split_held_out(
@@ -157,26 +162,35 @@ def discrepancies(
     loss: Loss,
     meters: Sequence[FlopMeter],
 ) -> Tensor:
-    """Mean discrepancy over each group's answer tokens, ``[group]``; all groups are read as one batch.
+    """Mean discrepancy over each group's answer tokens, ``[group]``; all groups are read as one batch."""
+    each = _by_example(reader, prefix, groups, loss, meters)
+    return torch.stack([torch.cat(tokens).mean() for tokens in each])
+
+
+def _by_example(
+    reader: PreTrainedModel,
+    prefix: kv.KV | None,
+    groups: Sequence[Sequence[Pair]],
+    loss: Loss,
+    meters: Sequence[FlopMeter],
+) -> list[list[Tensor]]:
+    """Discrepancies ``[answer tokens]`` of every example of every group.
 
     The groups' shares of the batch are equal: one with fewer examples is filled up, which counts for
     nothing.
     """
     rows = max(len(group) for group in groups)
-    filled = [[*group, *[group[0]] * (rows - len(group))] for group in groups]
-    pairs = [(e.query, e.answer) for group in filled for e, _ in group]
+    filled = [pair for group in groups for pair in (*group, *[group[0]] * (rows - len(group)))]
     before = prefix.tokens if prefix else 0
-    batch = kv.AnswerBatch.of(pairs, before, reader.device)
+    batch = kv.AnswerBatch.of([(e.query, e.answer) for e, _ in filled], before, reader.device)
     for meter in meters:
         meter.forward(batch.packed.ids.numel() // len(groups), before)
-    all_targets = [target for group in filled for _, target in group]
     target = Target(
-        torch.cat([t.ids for t in all_targets]),
-        torch.cat([t.logprobs for t in all_targets]),
-        torch.cat([t.rest for t in all_targets]),
+        torch.cat([t.ids for _, t in filled]),
+        torch.cat([t.logprobs for _, t in filled]),
+        torch.cat([t.rest for _, t in filled]),
     )
     logits = kv.answer_logits(reader, prefix, batch)
     tokens = (kl if loss == "kl" else squared_error)(target, logits)
-    parts = tokens.split([sum(len(e.answer) for e, _ in group) for group in filled])
-    own = [sum(len(e.answer) for e, _ in group) for group in groups]
-    return torch.stack([part[:count].mean() for part, count in zip(parts, own, strict=True)])
+    parts = tokens.split([len(e.answer) for e, _ in filled])
+    return [list(parts[i * rows : i * rows + len(group)]) for i, group in enumerate(groups)]

@@ -1,0 +1,149 @@
+"""What the LoRA compiler saves: the teacher's prefix read once, and documents trained side by side.
+
+``python -m memkit.evals.lora_bench --model nano --tokens 256,1024 --documents 1,4,16 --json OUT``. The
+ways that are compared run in turn in one process; the figures that matter are their ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from memkit.compilers.base import Step
+from memkit.compilers.lora import LoRA
+from memkit.compilers.teacher import Example, Teacher, targets
+from memkit.document import Document
+from memkit.engine import kv
+from memkit.engine.transformers import TransformersEngine
+from memkit.evals.ttft import QUESTION, filler
+
+EXAMPLES, BATCH, TOP_K = 32, 8, 256
+ANSWER_TOKENS = 16
+LESSON = {"self_study": 16, "agnostic": 4, "reconstruction_window": 0, "answer_tokens": 8, "patience": 1000}
+
+
+def prefix_reuse(engine: TransformersEngine, tokens: int, repeats: int) -> dict[str, Any]:
+    """Seconds to compute the teacher's targets for `EXAMPLES` answers about a context of ``tokens``.
+
+    ``once``: the context's KV is computed once (what memkit does); ``batches``: again for every batch
+    of `BATCH`; ``rows``: every row of every batch reads the context in front of its query.
+    """
+    base, header = engine.base, list(engine.base.chat.header)
+    context = engine.encode(filler(engine, tokens))
+    before = kv.prefill(base.model, header) if header else None
+    query = tuple(base.chat.query(base.tokenizer, QUESTION, True))
+    answers = [tuple((context * ANSWER_TOKENS)[i : i + ANSWER_TOKENS]) for i in range(EXAMPLES)]
+    examples = [Example("self_study", query, answer) for answer in answers]
+    whole = [Example("self_study", (*header, *context, *query), answer) for answer in answers]
+
+    def batches() -> None:
+        for group in kv.chunked(examples, BATCH):
+            Teacher(base, context, before).targets(group, TOP_K)
+
+    seconds = _in_turn(
+        {
+            "once": lambda: Teacher(base, context, before).targets(examples, TOP_K),
+            "batches": batches,
+            "rows": lambda: targets(base, None, whole, TOP_K, BATCH),
+        },
+        repeats,
+    )
+    return {
+        "row": "prefix",
+        "context_tokens": len(context),
+        "examples": EXAMPLES,
+        **{f"{name}_s": statistics.median(values) for name, values in seconds.items()},
+        "speedup_over_batches": _speedup(seconds["batches"], seconds["once"]),
+        "speedup_over_rows": _speedup(seconds["rows"], seconds["once"]),
+    }
+
+
+def side_by_side(engine: TransformersEngine, documents: int, steps: int, batch: int) -> dict[str, Any]:
+    """Seconds of ``steps`` training steps for each of ``documents``: one after the other, and as one batch.
+
+    The first step, and the questions in front of it, which are asked of one document at a time either
+    way, are left out.
+    """
+    compiler = LoRA({**LESSON, "steps": steps + 1, "warmup": 0, "self_study_batch": batch})
+    texts = [Document(f"{filler(engine, 64)} Number {i}.") for i in range(documents)]
+    alone = 0.0
+    for text in texts:
+        clock = _Clock()
+        compiler.compile(text, engine.base, tenant="benchmark", progress=clock)
+        alone += clock.seconds
+    clock = _Clock()
+    compiler.compile_many(texts, engine.base, tenant="benchmark", progress=clock)
+    return {
+        "row": "side by side",
+        "documents": documents,
+        "batch": batch,
+        "steps": steps,
+        "alone_s": alone,
+        "together_s": clock.seconds,
+        "speedup": alone / clock.seconds,
+    }
+
+
+class _Clock:
+    """Progress that adds up the time from the first step to the last of every group that is trained."""
+
+    def __init__(self) -> None:
+        self.seconds, self._last = 0.0, 0.0
+
+    def __call__(self, step: Step) -> None:
+        self.seconds += step.seconds - self._last if step.step > 1 else 0.0
+        self._last = step.seconds
+
+
+def _in_turn(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for repeat in range(repeats + 1):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            way()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if repeat:  # the first one warms up
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def _speedup(slow: Sequence[float], fast: Sequence[float]) -> float:
+    return statistics.median(s / f for s, f in zip(slow, fast, strict=True))
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="nano")
+    parser.add_argument("--tokens", default="256,1024", help="lengths of the contexts")
+    parser.add_argument("--documents", default="1,4,16", help="trained side by side")
+    parser.add_argument("--batch", type=int, default=4, help="questions a step and document")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args(argv)
+    engine = TransformersEngine(options.model)
+    rows = [prefix_reuse(engine, int(n), options.repeats) for n in options.tokens.split(",")]
+    rows += [side_by_side(engine, int(n), options.steps, options.batch) for n in options.documents.split(",")]
+    report = {
+        "bench": "lora",
+        "model": engine.base.name,
+        "machine": f"{platform.machine()}, {engine.base.model.device}, {torch.get_num_threads()} threads",
+        "rows": rows,
+    }
+    text = json.dumps(report, indent=1)
+    if options.json:
+        options.json.write_text(text + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
