@@ -52,10 +52,17 @@ def refresh(bank: Bank, tenant: str, embedder: Embedder) -> int:
 
 
 def candidates(
-    bank: Bank, tenant: str, question: str, embedder: Embedder, *, memories: int = 8
+    bank: Bank,
+    tenant: str,
+    question: str,
+    embedder: Embedder,
+    *,
+    memories: int = 8,
+    vector: Vectors | None = None,
 ) -> list[Candidate]:
-    """The tenant's best ``memories`` memories for a question, best first."""
-    hits = bank.search(tenant, embedder.question(question), WIDTH * memories)
+    """The tenant's best ``memories`` memories for a question (with its ``vector [dim]``), best first."""
+    vector = embedder.question(question) if vector is None else vector
+    hits = bank.search(tenant, vector, WIDTH * memories)
     texts = bank.excerpts(tenant, hits, AROUND)
     plain, telling = _overlaps(question, texts)
     strengths = [(hit.score + told) / 2 for hit, told in zip(hits, telling, strict=True)]
@@ -80,7 +87,9 @@ def _overlaps(question: str, texts: Sequence[str]) -> tuple[list[float], list[fl
     asked = weighted_words(question)
     if not asked or not texts:
         return [0.0] * len(texts), [0.0] * len(texts)
-    found = np.array([[_presence(word.lower(), bag, stems) for word, _ in asked] for bag, stems in _bags(texts)])
+    found = np.array(
+        [[_presence(word.lower(), bag, stems) for word, _ in asked] for bag, stems in _bags(texts)]
+    )
     weights = np.array([weight for _, weight in asked])
     rare = weights * np.log1p(len(texts) / (found >= 1).sum(0).clip(min=1))
     shares = [found @ w / w.sum() for w in (weights, rare)]

@@ -75,7 +75,11 @@ def test_remember(bank: Bank) -> None:
     assert bank.exists("alice")
     assert bank.source("alice", info.id) == document
     hits = bank.search("alice", vector(1), 5)
-    assert hits == [Hit(info.id, 1, 19, 36, 1.0), Hit(info.id, 0, 0, 19, 0.0)]
+    assert hits == [Hit(info.id, 1, 19, 36, 1.0)]  # one of each memory
+    within = bank.search("alice", vector(1), 5, within=info.id)
+    assert within == [Hit(info.id, 1, 19, 36, 1.0), Hit(info.id, 0, 0, 19, 0.0)]
+    assert bank.excerpts("alice", within, 3) == ["lo. Bo lives in Rome.", "Ada lives in Oslo. Bo "]
+    assert bank.excerpts("bob", within) == ["", ""]
     assert bank.search("alice", vector(1), 1) == hits[:1]
 
 

@@ -114,7 +114,10 @@ class Tenants(RuleBasedStateMachine):
     def search(self, tenant: str, text: str, k: int) -> None:
         query = embeddings(text)[0]
         expected = sorted(
-            (max(float(row @ query) for row in embeddings(stored)) for stored, _ in self.model[tenant].values()),
+            (
+                max(float(row @ query) for row in embeddings(stored))
+                for stored, _ in self.model[tenant].values()
+            ),
             reverse=True,
         )
         hits = self.bank.search(tenant, query, k)

@@ -52,11 +52,14 @@ class Score:
     """What one forward pass says about a question before it is answered.
 
     ``entropy`` (nats) and ``top_logprob`` are those of the first answer token; ``likely`` is its text.
+    ``hidden`` is the final layer's state ``[hidden unit]`` at the last position of the prompt, which
+    predicts that token.
     """
 
     entropy: float
     top_logprob: float
     likely: str
+    hidden: tuple[float, ...] = ()
 
 
 class Engine(Protocol):

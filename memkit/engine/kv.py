@@ -123,11 +123,15 @@ class Packed:
 
 @dataclass(frozen=True)
 class Decoded:
-    """One row's answer: its ids, the first step's log-probabilities ``[vocabulary]`` and times."""
+    """One row's answer: its ids, the first step's log-probabilities ``[vocabulary]`` and times.
+
+    ``first_hidden`` is the state ``[hidden unit]`` that they were computed from.
+    """
 
     ids: list[int]
     first_logprobs: Tensor
     ttft_ms: float
+    first_hidden: Tensor
 
 
 @torch.no_grad()
@@ -153,14 +157,16 @@ def decode(
     answers: list[list[int]] = [[] for _ in queries]
     open_rows = set(range(len(queries)))
     first: Tensor | None = None
+    hidden: Tensor | None = None
     ttft = 0.0
     for _ in range(max_tokens):
         out = model.base_model(
             input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
         )
-        logprobs = _output_layer(model)(out.last_hidden_state[:, -1]).float().log_softmax(-1)
+        last = out.last_hidden_state[:, -1]
+        logprobs = _output_layer(model)(last).float().log_softmax(-1)
         if first is None:
-            first = logprobs
+            first, hidden = logprobs, last
         chosen = _choose(logprobs, temperature, generator)
         ttft = ttft or (time.perf_counter() - started) * 1000
         for row in list(open_rows):
@@ -173,9 +179,9 @@ def decode(
             break
         ids, positions = chosen[:, None], positions[:, -1:] + 1
         mask = torch.cat((mask, mask.new_ones(len(queries), 1)), 1)
-    if first is None:
+    if first is None or hidden is None:
         raise ValueError(f"max_tokens must be at least 1, got {max_tokens}")
-    return [Decoded(answers[i], first[i], ttft) for i in range(len(queries))]
+    return [Decoded(answers[i], first[i], ttft, hidden[i]) for i in range(len(queries))]
 
 
 def _choose(logprobs: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:

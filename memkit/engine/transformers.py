@@ -157,6 +157,7 @@ class TransformersEngine:
                     kv.entropy(decoded.first_logprobs),
                     float(decoded.first_logprobs[best]),
                     self.decode([best]),
+                    tuple(decoded.first_hidden.float().tolist()),
                 )
             )
         return scores
