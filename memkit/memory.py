@@ -214,7 +214,7 @@ class Memory:
             artifact_id=handle.artifact_id if handle else None,
             version=chosen.version if chosen and handle else None,
             spans=routed.spans,
-            probes=routed.probes,
+            probes=len(routed.asked),
             prompt_tokens=completion.prompt_tokens,
             route_ms=routed.ms,
             ttft_ms=completion.ttft_ms,

@@ -169,5 +169,6 @@ def embedder_of(chosen: str | Embedder | None) -> Embedder:
         meaning = SentenceEmbedder(model or MINILM)
         return meaning if kind == "sentence" else HybridEmbedder(meaning)
     raise ConfigError(
-        f"unknown embedder {chosen!r:.80}; there are lexical, sentence and hybrid (sentence:MODEL, hybrid:MODEL)"
+        f"unknown embedder {chosen!r:.80}; there are lexical, sentence and hybrid, the latter two also "
+        "with a model: sentence:MODEL"
     )

@@ -54,7 +54,8 @@ class GateConfig:
 class Decision:
     """What was decided, for which candidate and why (a sentence for people).
 
-    ``margin`` is the distance of what decided from its threshold, in its own unit.
+    ``margin`` is the distance of what decided from its threshold, in its own unit; ``score`` says how
+    sure the gate is that a memory answers the question, comparable from question to question.
     """
 
     route: Route
@@ -63,6 +64,7 @@ class Decision:
     gate: str = "rule"
     margin: float | None = None
     calibrated: bool = False
+    score: float = 0.0
 
 
 EMPTY = Decision("none", None, "the bank holds no memory")
@@ -73,12 +75,12 @@ def by_rule(best: Candidate, obstacle: str, min_similarity: float) -> Decision:
     margin = best.similarity - min_similarity
     if margin < 0:
         reason = f"best similarity {best.similarity:.2f} is below {min_similarity:.2f}"
-        return Decision("none", None, reason, "rule", margin)
+        return Decision("none", None, reason, "rule", margin, False, best.similarity)
     if obstacle:
         reason = f"similarity {best.similarity:.2f}; text, because {obstacle}"
-        return Decision("text", best, reason, "rule", margin)
+        return Decision("text", best, reason, "rule", margin, False, best.similarity)
     reason = f"similarity {best.similarity:.2f} and a compiled artifact for this model"
-    return Decision("latent", best, reason, "rule", margin)
+    return Decision("latent", best, reason, "rule", margin, False, best.similarity)
 
 
 def by_entropy(
@@ -89,8 +91,10 @@ def by_entropy(
         return Decision("text", best, f"text, because {obstacle}", "entropy", None, calibrated)
     margin, said = limit - entropy, f"the first token's entropy is {entropy:.2f}"
     if margin <= 0:
-        return Decision("none", None, f"{said}, not below {limit:.2f}", "entropy", margin, calibrated)
-    return Decision("latent", best, f"{said}, below {limit:.2f}", "entropy", margin, calibrated)
+        reason = f"{said}, not below {limit:.2f}"
+        return Decision("none", None, reason, "entropy", margin, calibrated, -entropy)
+    reason = f"{said}, below {limit:.2f}"
+    return Decision("latent", best, reason, "entropy", margin, calibrated, -entropy)
 
 
 @dataclass(frozen=True)
@@ -111,10 +115,11 @@ def before_text(best: Candidate, belief: Belief, obstacle: str, limits: Threshol
     margin = belief.right - limits.none_below
     if margin < 0:
         reason = f"no memory is about this: {belief.right:.2f} is below {limits.none_below:.2f}"
-        return Decision("none", None, reason, "learned", margin, True)
+        return Decision("none", None, reason, "learned", margin, True, belief.right**2)
     if belief.held is not None and belief.latent >= limits.latent_from:
         reason = f"the artifact answers right with probability {belief.latent:.2f}"
-        return Decision("latent", best, reason, "learned", belief.latent - limits.latent_from, True)
+        margin = belief.latent - limits.latent_from
+        return Decision("latent", best, reason, "learned", margin, True, belief.right)
     return None
 
 
@@ -125,9 +130,10 @@ def after_text(
     margin = answerable - limits.text_from
     if margin < 0:
         reason = f"the text does not tell: {answerable:.2f} is below {limits.text_from:.2f}"
-        return Decision("none", None, reason, "learned", margin, True)
+        return Decision("none", None, reason, "learned", margin, True, belief.right * answerable)
     why = obstacle or (
         f"the artifact may have lost this (it answers right with probability {belief.latent:.2f}, "
         f"{limits.latent_from:.2f} is needed)"
     )
-    return Decision("text", best, f"text, because {why}", "learned", margin, True)
+    reason, score = f"text, because {why}", belief.right * answerable
+    return Decision("text", best, reason, "learned", margin, True, score)

