@@ -103,7 +103,7 @@ class Memory:
         self._compiler, self._options = compiler, dict(options or {})
         registry.compiler(compiler, self._options)  # a wrong option is an error now, not tonight
         gate = GateConfig(gate) if isinstance(gate, str) else gate
-        self._router = Router(self.bank, user, lambda: self.engine, embedder_of(embedder), gate)
+        self.router = Router(self.bank, user, lambda: self.engine, embedder_of(embedder), gate)
         self._admission = admission or AdmissionConfig()
         key = os.environ.get("MEMKIT_SIGNING_KEY")
         self._signer = signer or (Signer.from_file(key) if key else None)
@@ -138,8 +138,8 @@ class Memory:
                 f"the document has {len(document.text):,} characters, the most is {MAX_CHARACTERS:,}; "
                 "split it"
             )
-        info = self._router.remember(document)
-        if not compile or (info.status == "compiled" and not self._router.usable(info)):
+        info = self.router.remember(document)
+        if not compile or (info.status == "compiled" and not self.router.usable(info)):
             return info
         if wait:
             return self.compile(info.id, progress=progress)
@@ -198,7 +198,7 @@ class Memory:
         """
         if not question.strip():
             raise ConfigError("the question is empty")
-        routed = self._router.route(question, max_tokens)
+        routed = self.router.route(question, max_tokens)
         (completion,) = self.engine.generate([routed.request])
         decision, handle = routed.decision, routed.request.handle
         chosen = decision.candidate.memory if decision.candidate else None
@@ -251,7 +251,7 @@ class Memory:
         chosen = [self.show(memory_id)] if memory_id is not None else self.list()
         for info in chosen:
             if info.artifact_id:
-                self._router.forget(info.artifact_id, self._engine)
+                self.router.forget(info.artifact_id, self._engine)
         return self.bank.forget(self.user, None if memory_id is None else chosen[0].id)
 
     def close(self) -> None:

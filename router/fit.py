@@ -175,3 +175,37 @@ def curve(observed: Sequence[Observed], heads: dict[str, Head]) -> tuple[tuple[f
 
 def _latent(b: Believed) -> float:
     return b.latent or 0.0
+
+
+def reported(
+    observed: Sequence[Observed], heads: dict[str, Head], limits: Thresholds
+) -> dict[str, float | None]:
+    """What the gates do with questions that nothing was fitted on.
+
+    The balanced accuracy is that of "a memory is used, whether as artifact or as text" against "a
+    memory answers it"; ``entropy`` is CDLM's rule on the same questions. ``latent`` is the share of
+    the answerable ones that are left to artifacts, ``latent_wrong`` how many of those answers are wrong.
+    """
+    seen = [believe(o, heads) for o in observed if o.found]
+    labels = [b.answerable for b in seen]
+    trusted = [b.right >= limits.none_below and _latent(b) >= limits.latent_from for b in seen]
+    used = [
+        t or (b.right >= limits.none_below and b.text >= limits.text_from)
+        for b, t in zip(seen, trusted, strict=True)
+    ]
+    scores = [
+        b.right if t else b.right * b.text if b.right >= limits.none_below else b.right**2
+        for b, t in zip(seen, trusted, strict=True)
+    ]
+    probed = [(o.entropy, o.answerable) for o in observed if o.entropy is not None]
+    left = [b for b, t in zip(seen, trusted, strict=True) if t]
+    return {
+        "balanced_accuracy": balanced(used, labels),
+        "auroc": auroc(scores, labels),
+        "entropy_balanced_accuracy": balanced(
+            [e < limits.max_entropy for e, _ in probed], [a for _, a in probed]
+        ),
+        "entropy_auroc": auroc([-e for e, _ in probed], [a for _, a in probed]),
+        "latent": sum(b.answerable for b in left) / max(sum(labels), 1),
+        "latent_wrong": sum(not b.latent_right for b in left) / max(len(left), 1),
+    }

@@ -170,7 +170,7 @@ class Router:
         name = self.config.name
         if name in ("auto", "learned") or (name == "entropy" and self.config.max_entropy is None):
             try:
-                known = self._calibrated(looked)
+                known = self.calibrated(looked)
             except ConfigError as error:
                 if name != "auto":
                     raise
@@ -185,7 +185,7 @@ class Router:
                 )
         return name
 
-    def _calibrated(self, looked: Looked) -> bool:
+    def calibrated(self, looked: Looked) -> bool:
         """Read the calibration of each candidate's compiler; whether the best one has one."""
         for i, candidate in enumerate(looked.ranked):
             looked.calibrations[i] = self._calibration(candidate.memory.compiler or NO_COMPILER)
