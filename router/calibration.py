@@ -115,6 +115,14 @@ def save(calibration: Calibration, folder: Path) -> Path:
     return path
 
 
+def compilers(bank: Path, fingerprint: str, embedder: str) -> list[str]:
+    """The compilers that the bank has calibrations of, for a model and an embedder."""
+    before, _, after = file_name(fingerprint, "*", embedder).partition("_")
+    found = [path.name for path in folder_of(bank).glob("*.json")]
+    named = sorted(name for name in found if name.startswith(before) and name.endswith(after))
+    return [name[len(before) : -len(after)] for name in named]
+
+
 def find(bank: Path, fingerprint: str, compiler: str, embedder: str) -> Calibration | None:
     """The bank's calibration, else one that ships with memkit, else None.
 

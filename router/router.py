@@ -191,7 +191,8 @@ class Router:
             looked.calibrations[i] = self._calibration(candidate.memory.compiler or NO_COMPILER)
         spare = next((c for c in looked.calibrations.values() if c), None)
         for i, candidate in enumerate(looked.ranked):
-            if candidate.memory.compiler is None:  # only its text counts, whatever compiled the others
+            if candidate.memory.compiler is None:  # only its text counts, whatever compiles the others
+                spare = spare or self._any_calibration()
                 looked.calibrations[i] = looked.calibrations[i] or spare
         return looked.calibrations[0] is not None
 
@@ -202,6 +203,11 @@ class Router:
                 return None
             self._calibrations[compiler] = found
         return self._calibrations[compiler]
+
+    def _any_calibration(self) -> Calibration | None:
+        fingerprint, name = self._engine().fingerprint, self.embedder.name
+        compilers = calibration.compilers(self.bank.path, fingerprint, name)
+        return next((found for c in compilers if (found := self._calibration(c))), None)
 
     # -- probes ---------------------------------------------------------------------------------
     def _contenders(self, looked: Looked) -> list[int]:

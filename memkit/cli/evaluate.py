@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json as jsonlib
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memkit.cli.options import Model, Options, compiler_options, quiet_libraries
+from memkit.cli.options import EmbedderName, Model, Options, compiler_options, quiet_libraries
 from memkit.cli.output import Output, plain
 from memkit.cli.progress import progress
 from memkit.errors import ConfigError, MemkitError
@@ -42,7 +43,28 @@ def evaluate(
     ] = None,
     study: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="The studies of a compiler (lcc) instead.", show_default=False),
+        typer.Option(
+            metavar="NAME", help="The studies of a compiler (lcc), or of the router.", show_default=False
+        ),
+    ] = None,
+    unrelated: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Of the router: general questions.", show_default=False),
+    ] = None,
+    unanswerable: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Of the router: records with unanswerable questions.", show_default=False
+        ),
+    ] = None,
+    embedder: EmbedderName = None,
+    home: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Of the router: keep its banks here; default: beside OUT.",
+            show_default=False,
+        ),
     ] = None,
     html: Annotated[
         Path | None,
@@ -59,7 +81,7 @@ def evaluate(
         typer.Option("--json", metavar="OUT", help="Write JSON to a path, or to - (standard output)."),
     ] = None,
 ) -> None:
-    """Measure compilers against baselines on the same questions. Uses no bank.
+    """Measure compilers against baselines on the same questions. Uses no bank of yours.
 
     With --json OUT, an interrupted evaluation goes on where it was when the same command runs again.
     """
@@ -71,10 +93,20 @@ def evaluate(
         raise ConfigError("--html needs --study")
     options = compiler_options(option) | ({} if preset is None else {"preset": preset})
     quiet_libraries()
+    ratios = numbers(ratio, "--ratio")
+    if study == "router":
+        files = [None if file is None else str(file) for file in (unrelated, unanswerable)]
+        settings = {"model": model, "embedder": embedder, "options": options | {"ratio": ratios[0]}}
+        kept = home or (None if target is None else Path(f"{target}.bank"))
+        study_router(
+            output, (source, *files, limit, questions), _names(compilers), kept, settings, seed, target
+        )
+        return
+    if unrelated or unanswerable or home or embedder:
+        raise ConfigError("--unrelated, --unanswerable, --home and --embedder belong to --study router")
     from memkit.evals.run import EvalConfig
     from memkit.evals.study import studies
 
-    ratios = numbers(ratio, "--ratio")
     chosen = studies(study, ratios[0]) if study else ()
     config = EvalConfig(
         source,
@@ -90,6 +122,32 @@ def evaluate(
         judge=_judge(judge),
     )
     _run(output, config, chosen, target, html)
+
+
+def study_router(
+    output: Output,
+    sources: tuple[Any, ...],
+    compilers: Sequence[str],
+    home: Path | None,
+    settings: dict[str, Any],
+    seed: int,
+    json: Path | None,
+) -> None:
+    """``--study router``; without ``home`` its banks are thrown away."""
+    from memkit.evals.gating import Sources
+    from memkit.evals.routing import RoutingConfig
+    from memkit.evals.routing import study as run
+
+    with tempfile.TemporaryDirectory(prefix="memkit-study-") as folder, progress(output) as report:
+        config = RoutingConfig(
+            Sources(*sources, seed=seed), home or Path(folder), compilers=tuple(compilers), **settings
+        )
+        table = run(config, lambda label, done, total: report(label, "", done, total))
+    if json is not None:
+        write_json(json, table)
+    shown = "compiler row n score top1 relative_to_oracle recall_at_8 balanced_accuracy auroc harm_points"
+    names = [*shown.split(), "overhead_flops"]
+    output.result(table, lambda: output.table(names, [[r.get(n) for n in names] for r in table["rows"]]))
 
 
 def _judge(text: str | None) -> JudgeConfig | None:

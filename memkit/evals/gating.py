@@ -58,7 +58,10 @@ class Sources:
     seed: int = 0
 
 
-def load(sources: Sources) -> tuple[list[records.Record], list[records.Record], list[records.Asked]]:
+Loaded = tuple[list[records.Record], list[records.Record], list[records.Asked]]
+
+
+def load(sources: Sources) -> Loaded:
     """Records to remember and compile, records to remember for their unanswerable questions, and
     general questions. Raises as `records.load`."""
     chosen = records.load(sources.source, sources.limit, sources.seed, sources.questions)

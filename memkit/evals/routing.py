@@ -23,7 +23,7 @@ from memkit.evals.gating import ANSWER_TOKENS, TENANT, Query, Sources
 from memkit.evals.work import Work
 from memkit.memory import Memory
 from memkit.router import fit
-from memkit.router.calibration import find, folder_of, save
+from memkit.router.calibration import folder_of, save
 from memkit.router.gate import Decision, GateConfig
 from memkit.router.router import NO_COMPILER, Looked, Router
 from memkit.router.text import room_for
@@ -66,8 +66,8 @@ class Asked:
 class Study:
     """One compiler's bank, and the methods that answer from it."""
 
-    def __init__(self, memory: Memory, compiler: str, config: RoutingConfig) -> None:
-        self.memory, self.compiler, self.config = memory, compiler, config
+    def __init__(self, memory: Memory, config: RoutingConfig) -> None:
+        self.memory, self.config = memory, config
         self.engine = memory.engine
         self.work = Work(self.engine)
         self.routers = {
@@ -186,7 +186,7 @@ class Study:
         }
         found = dict[str, dict[str, Any]]()
         for done, (name, method) in enumerate(methods.items()):
-            progress(f"{self.compiler} {name}", done, len(methods))
+            progress(name, done, len(methods))
             row = {"row": name, **self._measured([(query, method(query)) for query in asked], bare)}
             found[name] = row
         best = found["oracle"]["score"]
@@ -258,32 +258,12 @@ def study(
     engine: TransformersEngine | None = None,
 ) -> dict[str, Any]:
     """Run it; returns ``{"study": "router", ..., "rows": [...]}`` with ``compiler`` in every row."""
-    chosen, extra, general = gating.load(config.sources)
+    loaded = gating.load(config.sources)
     engine = engine or TransformersEngine(config.model)
     rows, reports = list[dict[str, Any]](), dict[str, Any]()
     for compiler in config.compilers:
-        home = config.home / compiler.replace(":", "-")
-        name, _, preset = compiler.partition(":")
-        options = dict(config.options) | ({"preset": preset} if preset else {})
-        plain = {"compiler": name, "options": options} if compiler != NO_COMPILER else {}
-        with Memory(home, user=TENANT, engine=engine, embedder=config.embedder, **plain) as memory:
-            ids = gating.fill(memory, chosen, extra)
-            failed = list[str]()
-            if compiler != NO_COMPILER:
-                failed = gating.compile_all(memory, [ids[r.id] for r in chosen], progress)
-            asked = gating.queries(chosen, extra, general, ids)
-            before = [q for q in asked if fit.part_of(q.group) != "report"]
-            observed = gating.observe_all(memory, before, progress)
-            # Every question takes part; those of the last quarter were kept out above.
-            about = {"source": config.sources.source.rpartition("/")[2], "not_compiled": failed}
-            made = gating.calibration_of(memory, name, observed, about, config.sources.seed)
-            save(made, folder_of(home))
-            if find(home, engine.fingerprint, name, memory.router.embedder.name) is None:
-                raise ConfigError(f"the calibration in {home} was removed meanwhile")
-            one, held = Study(memory, name, config), [q for q in asked if fit.part_of(q.group) == "report"]
-            found = [one.candidates(asked), *one.rows(held, progress)]
-            rows += [{"compiler": compiler, **row} for row in found]
-            reports[compiler] = {"thresholds": made.thresholds, "not_compiled": failed}
+        found, reports[compiler] = _of_compiler(compiler, config, engine, loaded, progress)
+        rows += [{"compiler": compiler, **row} for row in found]
     return {
         "study": "router",
         "model": engine.model,
@@ -291,9 +271,43 @@ def study(
         "embedder": config.embedder or "lexical",
         "source": config.sources.source.rpartition("/")[2],
         "seed": config.sources.seed,
-        "records": len(chosen),
+        "records": len(loaded[0]),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {engine.base.model.device.type}",
         "date": datetime.now(UTC).date().isoformat(),
         "calibrations": reports,
         "rows": rows,
     }
+
+
+def _of_compiler(
+    compiler: str,
+    config: RoutingConfig,
+    engine: TransformersEngine,
+    loaded: gating.Loaded,
+    progress: Progress,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The rows of one compiler, and its calibration."""
+    chosen, extra, general = loaded
+    home = config.home / compiler.replace(":", "-")
+    name, _, preset = compiler.partition(":")
+    bare = compiler == NO_COMPILER
+    options = {} if bare else dict(config.options) | ({"preset": preset} if preset else {})
+    with Memory(
+        home,
+        user=TENANT,
+        compiler="lcc" if bare else name,  # one that is never called
+        options=options,
+        engine=engine,
+        embedder=config.embedder,
+    ) as memory:
+        ids = gating.fill(memory, chosen, extra)
+        failed = [] if bare else gating.compile_all(memory, [ids[r.id] for r in chosen], progress)
+        asked = gating.queries(chosen, extra, general, ids)
+        held = [q for q in asked if fit.part_of(q.group) == "report"]
+        observed = gating.observe_all(memory, [q for q in asked if q not in held], progress)
+        about = {"source": config.sources.source.rpartition("/")[2], "not_compiled": len(failed)}
+        made = gating.calibration_of(memory, name, observed, about, config.sources.seed)
+        save(made, folder_of(home))
+        one = Study(memory, config)
+        rows = [one.candidates(asked), *one.rows(held, progress)]
+        return rows, {"thresholds": made.thresholds, "not_compiled": failed}
