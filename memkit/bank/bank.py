@@ -234,6 +234,11 @@ class Bank:
             index = self._indexes.get(tenant, generation, lambda: queries.load_chunks(connection, tenant))
         return index.best(query, k) if within is None else index.within(query, within, k)
 
+    def index_bytes(self, tenant: str) -> int:
+        """Memory that the tenant's search index takes, in bytes; 0 while it is not loaded."""
+        check_tenant(tenant)
+        return self._indexes.nbytes(tenant)
+
     def excerpts(self, tenant: str, hits: Sequence[Hit], around: int = 0) -> builtins.list[str]:
         """The text of each chunk, with ``around`` characters on either side; "" where it was forgotten."""
         check_tenant(tenant)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -46,6 +47,12 @@ class TenantIndex:
         self._rows = dict[str, tuple[int, int]]()
         for row, chunk in enumerate(chunks):
             self._rows[chunk.memory_id] = (self._rows.get(chunk.memory_id, (row, 0))[0], row + 1)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the index as FAISS writes it, and of what it knows of its chunks."""
+        known = sum(map(sys.getsizeof, self._chunks)) + sys.getsizeof(self._rows) + 40 * len(self._rows)
+        return int(_faiss().serialize_index(self._faiss).nbytes) + known
 
     def search(self, query: Vectors, k: int) -> list[Hit]:
         """The ``k`` best chunks for a query float32 [1, dim], best first."""
@@ -130,6 +137,12 @@ class Indexes:
             while len(self._indexes) > self._capacity:
                 self._indexes.popitem(last=False)
         return index
+
+    def nbytes(self, tenant: str) -> int:
+        """Bytes of one tenant's index, 0 when it is not at hand."""
+        with self._lock:
+            index = self._indexes.get(tenant)
+        return 0 if index is None else index.nbytes
 
     def drop(self, tenant: str) -> None:
         """Let go of one tenant's index."""

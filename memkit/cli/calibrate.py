@@ -6,17 +6,23 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from memkit.cli.evaluate import check_writable, write_json
 from memkit.cli.options import (
     Compiler,
     EmbedderName,
     Home,
+    Limit,
     Model,
     Options,
+    Out,
+    Questions,
+    Records,
+    Seed,
+    Unanswerable,
+    Unrelated,
+    Work,
     compiler_options,
     home_of,
     open_memory,
@@ -30,35 +36,19 @@ SHOWN = (
 
 
 def calibrate(
-    source: Annotated[
-        str, typer.Argument(metavar="FILE.jsonl|generated[:N]", help="Records, or N generated documents.")
-    ] = "generated:24",
+    source: Records = "generated:24",
     compiler: Compiler = "lcc",
-    unrelated: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="General questions; default: built in.", show_default=False),
-    ] = None,
-    unanswerable: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Also records with unanswerable questions.", show_default=False),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Most records.", show_default=False)
-    ] = None,
-    questions: Annotated[int, typer.Option(min=1, metavar="N", help="Most questions of a record.")] = 4,
-    work: Annotated[
-        Path | None,
-        typer.Option(metavar="PATH", help="Keep the compiled records here, to go on.", show_default=False),
-    ] = None,
+    unrelated: Unrelated = None,
+    unanswerable: Unanswerable = None,
+    limit: Limit = None,
+    questions: Questions = 4,
+    work: Work = None,
     option: Options = None,
-    seed: Annotated[int, typer.Option(metavar="S")] = 0,
+    seed: Seed = 0,
     embedder: EmbedderName = None,
     home: Home = None,
     model: Model = "nano",
-    json: Annotated[
-        str | None,
-        typer.Option("--json", metavar="OUT", help="Write JSON to a path, or to - (standard output)."),
-    ] = None,
+    json: Out = None,
 ) -> None:
     """Calibrate the gate of a bank for a model and a compiler.
 
@@ -72,14 +62,7 @@ def calibrate(
     from memkit.evals.gating import calibrate as run
     from memkit.router.router import NO_COMPILER
 
-    sources = Sources(
-        source,
-        None if unrelated is None else str(unrelated),
-        None if unanswerable is None else str(unanswerable),
-        limit,
-        questions,
-        seed=seed,
-    )
+    sources = Sources(source, unrelated, unanswerable, limit, questions, seed=seed)
     settings: dict[str, Any] = {"embedder": embedder, "options": compiler_options(option)}
     if compiler != NO_COMPILER:
         settings["compiler"] = compiler

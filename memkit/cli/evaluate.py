@@ -11,7 +11,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memkit.cli.options import EmbedderName, Model, Options, compiler_options, quiet_libraries
+from memkit.cli.options import (
+    EmbedderName,
+    Limit,
+    Model,
+    Options,
+    Out,
+    Questions,
+    Records,
+    Seed,
+    Unanswerable,
+    Unrelated,
+    Work,
+    compiler_options,
+    quiet_libraries,
+)
 from memkit.cli.output import Output, plain
 from memkit.cli.progress import progress
 from memkit.errors import ConfigError, MemkitError
@@ -23,49 +37,25 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    source: Annotated[
-        str, typer.Argument(metavar="FILE.jsonl|generated[:N]", help="Records, or N generated documents.")
-    ] = "generated",
+    source: Records = "generated",
     compilers: Annotated[
         str, typer.Option(metavar="C,...", help="Compilers, each a name or name:preset.")
     ] = "lcc",
     baselines: Annotated[str, typer.Option(metavar="B,...", help="What to compare with.")] = "full,none",
     ratio: Annotated[str, typer.Option(metavar="R,...", help="Context tokens per artifact token.")] = "16",
-    limit: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Most records.", show_default=False)
-    ] = None,
-    questions: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Most questions of a record.", show_default=False)
-    ] = None,
-    seed: Annotated[int, typer.Option(metavar="S")] = 0,
+    limit: Limit = None,
+    questions: Questions = None,
+    seed: Seed = 0,
     preset: Annotated[
         str | None, typer.Option(metavar="P", help="Preset of the compilers.", show_default=False)
     ] = None,
     study: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="The studies of a compiler (lcc), or of the router.", show_default=False
-        ),
+        str | None, typer.Option(metavar="NAME", help="The studies of lcc, or router.", show_default=False)
     ] = None,
-    unrelated: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Of the router: general questions.", show_default=False),
-    ] = None,
-    unanswerable: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Of the router: records with unanswerable questions.", show_default=False
-        ),
-    ] = None,
+    unrelated: Unrelated = None,
+    unanswerable: Unanswerable = None,
     embedder: EmbedderName = None,
-    home: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="PATH",
-            help="Of the router: keep its banks here; default: beside OUT.",
-            show_default=False,
-        ),
-    ] = None,
+    home: Work = None,
     html: Annotated[
         Path | None,
         typer.Option(metavar="OUT", help="With --study: also write a page.", show_default=False),
@@ -76,10 +66,7 @@ def evaluate(
     ] = None,
     option: Options = None,
     model: Model = "nano",
-    json: Annotated[
-        str | None,
-        typer.Option("--json", metavar="OUT", help="Write JSON to a path, or to - (standard output)."),
-    ] = None,
+    json: Out = None,
 ) -> None:
     """Measure compilers against baselines on the same questions. Uses no bank of yours.
 
@@ -94,60 +81,67 @@ def evaluate(
     options = compiler_options(option) | ({} if preset is None else {"preset": preset})
     quiet_libraries()
     ratios = numbers(ratio, "--ratio")
+    parts: dict[str, Any] = {"source": source, "model": model, "limit": limit}
+    parts |= {"questions": questions, "seed": seed}
     if study == "router":
-        files = [None if file is None else str(file) for file in (unrelated, unanswerable)]
-        settings = {"model": model, "embedder": embedder, "options": options | {"ratio": ratios[0]}}
-        kept = home or (None if target is None else Path(f"{target}.bank"))
-        study_router(
-            output, (source, *files, limit, questions), _names(compilers), kept, settings, seed, target
-        )
+        parts |= {"unrelated": unrelated, "unanswerable": unanswerable, "home": home, "embedder": embedder}
+        _router(output, parts, _names(compilers), options | {"ratio": ratios[0]}, target)
         return
-    if unrelated or unanswerable or home or embedder:
-        raise ConfigError("--unrelated, --unanswerable, --home and --embedder belong to --study router")
+    if unrelated or unanswerable or home:
+        raise ConfigError("--unrelated, --unanswerable and --home belong to --study router")
+    parts |= {"compilers": _names(compilers), "baselines": _names(baselines), "options": options}
+    _compilers(output, parts, ratios, judge, study, target, html)
+
+
+def _compilers(
+    output: Output,
+    parts: dict[str, Any],
+    ratios: tuple[float, ...],
+    judge: str | None,
+    study: str | None,
+    json: Path | None,
+    html: Path | None,
+) -> None:
+    """Compilers against baselines, or one of their studies."""
     from memkit.evals.run import EvalConfig
     from memkit.evals.study import studies
 
     chosen = studies(study, ratios[0]) if study else ()
-    config = EvalConfig(
-        source,
-        model,
-        compilers=() if study else _names(compilers),
-        variants=tuple(variant for one in chosen for variant in one.variants),
-        baselines=_names(baselines),
-        ratios=ratios,
-        limit=limit,
-        questions=questions,
-        seed=seed,
-        options=options,
-        judge=_judge(judge),
-    )
-    _run(output, config, chosen, target, html)
+    variants = tuple(variant for one in chosen for variant in one.variants)
+    parts |= {"compilers": ()} if study else {}
+    config = EvalConfig(**parts, variants=variants, ratios=ratios, judge=_judge(judge))
+    _run(output, config, chosen, json, html)
 
 
-def study_router(
+def _router(
     output: Output,
-    sources: tuple[Any, ...],
+    parts: dict[str, Any],
     compilers: Sequence[str],
-    home: Path | None,
-    settings: dict[str, Any],
-    seed: int,
+    options: dict[str, Any],
     json: Path | None,
 ) -> None:
-    """``--study router``; without ``home`` its banks are thrown away."""
+    """``--study router``; without a home and JSON, its banks are thrown away."""
     from memkit.evals.gating import Sources
-    from memkit.evals.routing import RoutingConfig
-    from memkit.evals.routing import study as run
+    from memkit.evals.routing import RoutingConfig, study
 
+    kept = parts.pop("home") or (None if json is None else Path(f"{json}.bank"))
+    settings = {name: parts.pop(name) for name in ("model", "embedder")}
     with tempfile.TemporaryDirectory(prefix="memkit-study-") as folder, progress(output) as report:
+        home = kept or Path(folder)
         config = RoutingConfig(
-            Sources(*sources, seed=seed), home or Path(folder), compilers=tuple(compilers), **settings
+            Sources(**parts), home, compilers=tuple(compilers), options=options, **settings
         )
-        table = run(config, lambda label, done, total: report(label, "", done, total))
+        table = study(config, lambda label, done, total: report(label, "", done, total))
     if json is not None:
         write_json(json, table)
-    shown = "compiler row n score top1 relative_to_oracle recall_at_8 balanced_accuracy auroc harm_points"
-    names = [*shown.split(), "overhead_flops"]
-    output.result(table, lambda: output.table(names, [[r.get(n) for n in names] for r in table["rows"]]))
+    rows = [[row.get(name) for name in _ROUTER] for row in table["rows"]]
+    output.result(table, lambda: output.table(_ROUTER, rows))
+
+
+_ROUTER = (
+    "compiler row n score top1 relative_to_oracle recall_at_8 "
+    "balanced_accuracy auroc harm_points overhead_flops"
+).split()
 
 
 def _judge(text: str | None) -> JudgeConfig | None:

@@ -53,6 +53,31 @@ EmbedderName = Annotated[
         show_default=False,
     ),
 ]
+Records = Annotated[
+    str, typer.Argument(metavar="FILE.jsonl|generated[:N]", help="Records, or N generated documents.")
+]
+Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Most records.", show_default=False)]
+Questions = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Most questions of a record.", show_default=False)
+]
+Unrelated = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Of the router: general questions.", show_default=False),
+]
+Unanswerable = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE", help="Of the router: records with unanswerable questions.", show_default=False
+    ),
+]
+Work = Annotated[
+    Path | None,
+    typer.Option(metavar="PATH", help="Of the router: keep what is compiled, to go on.", show_default=False),
+]
+Seed = Annotated[int, typer.Option(metavar="S")]
+Out = Annotated[
+    str | None, typer.Option("--json", metavar="OUT", help="Write JSON to a path, or to - (standard output).")
+]
 
 
 def gate_of(name: str) -> GateConfig:
