@@ -19,6 +19,7 @@ from memkit.router.calibration import Thresholds
 from memkit.router.scorer import Head
 
 LOST = 0.02  # of the answerable questions may fall below `none_below`
+KEPT = 0.96  # of those whose text is read must pass `text_from`, where that is possible
 RISK = 0.1  # of the questions left to artifacts may be answered wrong
 LEAST = 10  # questions that memory answers, and others, below which nothing is fitted
 
@@ -116,7 +117,7 @@ def _thresholds(observed: Sequence[Observed], heads: dict[str, Head]) -> Thresho
     rights = sorted(b.right for b in seen if b.answerable)
     none_below = min(rights[int(LOST * len(rights))], 0.5) if rights else 0.5
     passed = [b for b in seen if b.right >= none_below]
-    text_from = best_cut([b.text for b in passed], [b.answerable for b in passed], 0.5)
+    text_from = best_cut([b.text for b in passed], [b.answerable for b in passed], 0.5, KEPT)
     latent_from = 1.0
     for point in sorted({b.latent for b in passed if b.latent is not None}, reverse=True):
         trusted = [b for b in passed if b.latent is not None and b.latent >= point]
@@ -130,12 +131,17 @@ def _thresholds(observed: Sequence[Observed], heads: dict[str, Head]) -> Thresho
     )
 
 
-def best_cut(values: Sequence[float], labels: Sequence[bool], otherwise: float) -> float:
-    """The cut at which "value ≥ cut" has the best balanced accuracy; of equal ones the middle one."""
+def best_cut(values: Sequence[float], labels: Sequence[bool], otherwise: float, kept: float = 0.0) -> float:
+    """The cut at which "value ≥ cut" has the best balanced accuracy; of equal ones the middle one.
+
+    At least the share ``kept`` of the true ones must be above it.
+    """
     if not any(labels) or all(labels):
         return otherwise
     points = sorted(set(values))
-    cuts = [(a + b) / 2 for a, b in pairwise(points)] or points
+    yes = sorted(value for value, label in zip(values, labels, strict=True) if label)
+    highest = yes[int((1 - kept) * len(yes))]
+    cuts = [cut for a, b in pairwise(points) if (cut := (a + b) / 2) <= highest] or points[:1]
     reached = [balanced([v >= cut for v in values], labels) for cut in cuts]
     top = [cut for cut, value in zip(cuts, reached, strict=True) if value >= max(reached) - 1e-12]
     return top[len(top) // 2]

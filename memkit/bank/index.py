@@ -15,7 +15,7 @@ from memkit.errors import BankError, ConfigError, MissingExtraError
 # `memkit bench route` measures both kinds of search: exact search stays below the few milliseconds
 # that nobody notices before an answer up to here, and misses nothing.
 EXACT_BELOW = 20_000  # vectors of a tenant
-PROBED_SHARE = 8  # one in so many lists of an inverted file is searched
+PROBED_SHARE = 6  # one in so many lists of an inverted file is searched
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from memkit.errors import ConfigError
 
 TENANT = "benchmark"
 TOP = 8  # memories
+TOPIC = 20  # memories of a topic
 QUESTION = "Where does Mira live?"
 Progress = Callable[[str, int, int], None]
 
@@ -31,7 +32,7 @@ Progress = Callable[[str, int, int], None]
 class RouteConfig:
     """A bank of ``memories`` memories of ``chunks`` vectors ``[dim]`` each, searched ``queries`` times.
 
-    The vectors lie around as many centres as there are memories, as those of texts do.
+    The vectors of a memory lie around a centre, and the centres around topics, as those of texts do.
     """
 
     memories: int = 1000
@@ -55,7 +56,8 @@ def vectors_of(config: RouteConfig) -> tuple[Vectors, Vectors]:
         moved = points + noise
         return np.asarray(moved / np.linalg.norm(moved, axis=1, keepdims=True), dtype=np.float32)
 
-    centres = near(rng.standard_normal((config.memories, config.dim), dtype=np.float32), 0.0)
+    topics = rng.standard_normal((-(-config.memories // TOPIC), config.dim), dtype=np.float32)
+    centres = near(near(np.repeat(topics, TOPIC, axis=0)[: config.memories], 0.0), 1.0)
     rows = near(np.repeat(centres, config.chunks, axis=0), 0.8)
     asked = rng.integers(0, len(rows), config.queries)
     return rows, near(rows[asked], 0.6)
