@@ -140,7 +140,7 @@ def best_cut(values: Sequence[float], labels: Sequence[bool], otherwise: float, 
         return otherwise
     points = sorted(set(values))
     yes = sorted(value for value, label in zip(values, labels, strict=True) if label)
-    highest = yes[int((1 - kept) * len(yes))]
+    highest = yes[min(int((1 - kept) * len(yes)), len(yes) - 1)]
     cuts = [cut for a, b in pairwise(points) if (cut := (a + b) / 2) <= highest] or points[:1]
     reached = [balanced([v >= cut for v in values], labels) for cut in cuts]
     top = [cut for cut, value in zip(cuts, reached, strict=True) if value >= max(reached) - 1e-12]
