@@ -23,17 +23,19 @@ HEADS = ("found", "right", "held", "text")
 class Thresholds:
     """Where the gates decide; all but ``max_entropy`` (nats) are probabilities.
 
-    Below ``none_below`` a candidate is not the right memory. From ``latent_from`` on its artifact is
+    Candidates that the search puts below ``probe_from`` are not probed. Below ``none_below`` the best one
+    is not the right memory. From ``latent_from`` on its artifact is
     trusted; else its text is read once, and used from ``text_from`` on. ``max_entropy`` is the paper's λ.
     """
 
+    probe_from: float
     none_below: float
     latent_from: float
     text_from: float
     max_entropy: float
 
     def __post_init__(self) -> None:
-        for name in ("none_below", "latent_from", "text_from"):
+        for name in ("probe_from", "none_below", "latent_from", "text_from"):
             value = getattr(self, name)
             if not isinstance(value, int | float) or not 0 <= value <= 1:
                 raise ConfigError(f"the threshold {name} must be in [0, 1], got {value!r:.40}")

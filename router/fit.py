@@ -6,6 +6,7 @@ thresholds chosen on the next quarter; what is reported comes from the last, whi
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from memkit.router import features
 from memkit.router.calibration import Thresholds
 from memkit.router.scorer import Head
 
-LOST = 0.02  # of the answerable questions may fall below `none_below`
+LOST = 0.02  # of the answerable questions may fall below `probe_from`, and below `none_below`
 KEPT = 0.96  # of those whose text is read must pass `text_from`, where that is possible
 RISK = 0.1  # of the questions left to artifacts may be answered wrong
 LEAST = 10  # questions that memory answers, and others, below which nothing is fitted
@@ -91,6 +92,7 @@ class Believed:
     """A question as the scorers see it: the chosen candidate's probabilities."""
 
     answerable: bool
+    found: float  # the best that the search alone says of any candidate
     right: float
     latent: float | None  # that the artifact answers right; None without one
     text: float
@@ -100,11 +102,13 @@ class Believed:
 def believe(o: Observed, heads: dict[str, Head]) -> Believed:
     """Rank as the router does."""
     scores = {i: heads["found"].probability(row) for i, row in enumerate(o.found)}
+    early = max(scores.values())
     scores |= {i: heads["right"].probability(row) for i, row in o.probed.items()}
     best = max(scores, key=lambda i: (scores[i], -i))
     held = heads["held"].probability(o.probed[best]) if best in o.probed else None
     return Believed(
         o.answerable,
+        early,
         scores[best],
         None if held is None else scores[best] * held,
         heads["text"].probability(o.text) if o.text is not None else scores[best],
@@ -114,9 +118,9 @@ def believe(o: Observed, heads: dict[str, Head]) -> Believed:
 
 def _thresholds(observed: Sequence[Observed], heads: dict[str, Head]) -> Thresholds:
     seen = [believe(o, heads) for o in observed if o.found]
-    rights = sorted(b.right for b in seen if b.answerable)
-    none_below = min(rights[int(LOST * len(rights))], 0.5) if rights else 0.5
-    passed = [b for b in seen if b.right >= none_below]
+    probe_from = lowest([b.found for b in seen if b.answerable])
+    none_below = lowest([b.right for b in seen if b.answerable])
+    passed = [b for b in seen if b.found >= probe_from and b.right >= none_below]
     text_from = best_cut([b.text for b in passed], [b.answerable for b in passed], 0.5, KEPT)
     latent_from = 1.0
     for point in sorted({b.latent for b in passed if b.latent is not None}, reverse=True):
@@ -126,9 +130,13 @@ def _thresholds(observed: Sequence[Observed], heads: dict[str, Head]) -> Thresho
             latent_from = point
     entropies = [(-o.entropy, o.answerable) for o in observed if o.entropy is not None]
     limit = -best_cut([e for e, _ in entropies], [a for _, a in entropies], -4.0)  # 4: the paper's λ
-    return Thresholds(
-        round(none_below, 4), round(latent_from, 4), round(text_from, 4), round(max(limit, 0.0), 4)
-    )
+    values = (probe_from, none_below, latent_from, text_from, max(limit, 0.0))
+    return Thresholds(*(math.floor(value * 1e4) / 1e4 for value in values))
+
+
+def lowest(values: Sequence[float]) -> float:
+    """What all but a share `LOST` reach; at most 0.5."""
+    return min(sorted(values)[int(LOST * len(values))], 0.5) if values else 0.5
 
 
 def best_cut(values: Sequence[float], labels: Sequence[bool], otherwise: float, kept: float = 0.0) -> float:
@@ -194,15 +202,11 @@ def reported(
     """
     seen = [believe(o, heads) for o in observed if o.found]
     labels = [b.answerable for b in seen]
-    trusted = [b.right >= limits.none_below and _latent(b) >= limits.latent_from for b in seen]
-    used = [
-        t or (b.right >= limits.none_below and b.text >= limits.text_from)
-        for b, t in zip(seen, trusted, strict=True)
-    ]
-    scores = [
-        b.right if t else b.right * b.text if b.right >= limits.none_below else b.right**2
-        for b, t in zip(seen, trusted, strict=True)
-    ]
+    passed = [b.found >= limits.probe_from and b.right >= limits.none_below for b in seen]
+    trusted = [p and _latent(b) >= limits.latent_from for b, p in zip(seen, passed, strict=True)]
+    stages = list(zip(seen, passed, trusted, strict=True))
+    used = [t or (p and b.text >= limits.text_from) for b, p, t in stages]
+    scores = [b.right if t else b.right * b.text if p else b.right**2 for b, p, t in stages]
     probed = [(o.entropy, o.answerable) for o in observed if o.entropy is not None]
     left = [b for b, t in zip(seen, trusted, strict=True) if t]
     return {

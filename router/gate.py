@@ -103,6 +103,7 @@ class Belief:
 
     right: float
     held: float | None
+    found: float = 1.0  # the best that the search alone says of any candidate
 
     @property
     def latent(self) -> float:
@@ -112,6 +113,10 @@ class Belief:
 
 def before_text(best: Candidate, belief: Belief, obstacle: str, limits: Thresholds) -> Decision | None:
     """The learned gate's decision, or None when the text has to be read to decide."""
+    margin = belief.found - limits.probe_from
+    if margin < 0:
+        reason = f"the search finds no memory about this: {belief.found:.2f} is below {limits.probe_from:.2f}"
+        return Decision("none", None, reason, "learned", margin, True, belief.found**2)
     margin = belief.right - limits.none_below
     if margin < 0:
         reason = f"no memory is about this: {belief.right:.2f} is below {limits.none_below:.2f}"

@@ -74,6 +74,7 @@ class Looked:
     probes: dict[int, Probe] = field(default_factory=dict)
     calibrations: dict[int, Calibration | None] = field(default_factory=dict)
     scores: dict[int, float] = field(default_factory=dict)
+    found: float = 0.0  # the best score of a candidate by the search alone
     notes: list[str] = field(default_factory=list)
     asked: list[Request] = field(default_factory=list)  # of the model, one token each
 
@@ -310,8 +311,9 @@ class Router:
         hopeful = [
             i
             for i in self._contenders(looked)
-            if looked.scores[i] >= (looked.calibrations.get(i) or known).thresholds.none_below
+            if looked.scores[i] >= (looked.calibrations.get(i) or known).thresholds.probe_from
         ]
+        looked.found = max(looked.scores.values())
         self.probe(looked, hopeful)
         for i, probe in looked.probes.items():
             if own := looked.calibrations.get(i):
@@ -324,9 +326,9 @@ class Router:
         """What the scorers say of a candidate."""
         probe = looked.probes.get(best)
         if probe is None or looked.calibrations.get(best) is None:
-            return Belief(looked.scores[best], None)
+            return Belief(looked.scores[best], None, looked.found)
         row = features.probed(features.found(looked.ranked, best), probe, known.hidden)
-        return Belief(looked.scores[best], known.heads["held"].probability(row))
+        return Belief(looked.scores[best], known.heads["held"].probability(row), looked.found)
 
     def _unfit(self, looked: Looked, decision: Decision) -> Decision:
         looked.notes.append("no passage of the memory fits the prompt beside this question")

@@ -238,7 +238,8 @@ def calibrated(**limits: float) -> Calibration:
         "text": head(wide, 5.0, entropy=-3.0),
     }
     thresholds = Thresholds(
-        **{"none_below": 0.3, "latent_from": 0.5, "text_from": 0.5, "max_entropy": 2.0} | limits
+        **{"probe_from": 0.3, "none_below": 0.3, "latent_from": 0.5, "text_from": 0.5, "max_entropy": 2.0}
+        | limits
     )
     return Calibration("f", "lcc", "lexical:2048", 2, heads, thresholds, ((0.5, 0.1),), {"n": 1})
 
@@ -250,7 +251,8 @@ def test_a_calibration_is_found_again_and_no_other(bank: Bank) -> None:
     assert calibration.find(bank.path, "f", "lora", "lexical:2048") is None
     assert calibration.compilers(bank.path, "f", "lexical:2048") == ["lcc"]
     assert calibration.file_name("f", "../../x", "a/b").count("/") == 0
-    plain = json.loads(path.read_text())
+    plain: dict[str, Any] = json.loads(path.read_text())
+    wrong: Any
     for wrong in (
         {**plain, "more": 1},
         {**plain, "format": 9},
@@ -313,7 +315,7 @@ def test_the_learned_gate_has_three_outcomes_and_notices_loss(bank: Bank, engine
 def test_probes_are_shared_and_bounded(bank: Bank, engine: Scripted) -> None:
     for n in range(12):
         remember(bank, f"Mira lives in Town{n}.", n)
-    calibration.save(calibrated(none_below=0.0), calibration.folder_of(bank.path))
+    calibration.save(calibrated(probe_from=0.0, none_below=0.0), calibration.folder_of(bank.path))
     routed = router(bank, engine, probes=5).route(WHERE, 8)
     probes = [r for r in routed.asked if r.handle is not None]
     assert len(probes) == 5

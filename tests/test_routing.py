@@ -15,6 +15,7 @@ from memkit.errors import ConfigError, DocumentError
 from memkit.evals import records
 from memkit.evals.bench_route import RouteConfig, gate, route
 from memkit.evals.gating import Sources
+from memkit.evals.report import bench, render
 from memkit.evals.routing import RoutingConfig, study
 from memkit.evals.work import Work
 from memkit.memory import Memory
@@ -143,6 +144,10 @@ def test_the_study_as_a_command(cli: Cli, people: Path, general: Path, tmp_path:
     done = cli(*words, "--json", out)
     assert (done.code, "recall_at_8" in done.out) == (0, True)
     assert [row["row"] for row in json.loads(out.read_text())["rows"]] == ROWS
+    results = tmp_path / "results"
+    results.mkdir()
+    out.rename(results / "router.json")
+    assert "| none | candidates | 24 |" in render(results)
     assert (tmp_path / "study.json.bank" / "none" / "catalog.sqlite3").exists()
     assert cli("eval", people, "--unrelated", general).code == 2
 
@@ -156,6 +161,7 @@ def test_bench_route() -> None:
     assert rows["bank"]["bytes_ratio_to_faiss"] > 1
     with pytest.raises(ConfigError, match="chunks"):
         RouteConfig(chunks=0)
+    assert "memkit bench route" in bench("route", route(RouteConfig(4, 1, 16, 2)))
 
 
 def test_bench_gate(tiny_model_folder: Path) -> None:
