@@ -139,7 +139,8 @@ def router(name: str, report: dict[str, Any]) -> str:
     rows = [[cell(row.get(key), form) for key, _, form in ROUTER_COLUMNS] for row in report["rows"]]
     about = (
         f"Model {report['model']}, embedder {report['embedder']}, source {report['source']}, "
-        f"{report['records']} records, seed {report['seed']}. Measured on {report['machine']}, {report['date']}."
+        f"{report['records']} records, seed {report['seed']}. Measured on {report['machine']}, "
+        f"{report['date']}."
     )
     return f"## {name}\n\n{about}\n\n{_table([title for _, title, _ in ROUTER_COLUMNS], rows)}\n"
 
