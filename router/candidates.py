@@ -1,29 +1,112 @@
-"""Candidate memories for a question, by similarity of their chunks."""
+"""Candidate memories for a question, by similarity of their chunks and by the words that they share."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from memkit.bank import Bank, Hit, MemoryInfo
-from memkit.router.embed import Embedder
+from memkit.document import Document, Span, sentences
+from memkit.errors import NotFoundError
+from memkit.router.embed import Embedder, Vectors, weighted_words, words_of
+
+WIDTH = 4  # times as many memories are searched as are returned
+AROUND = 240  # characters on either side of a chunk in which its words are counted
+STEM = 4  # letters; a word with the same start counts half
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A memory with its best chunk's similarity; ``hits`` are its chunks, best first."""
+    """A memory that may hold the answer.
+
+    ``similarity`` is that of its best chunk, the ``hit``; ``overlap`` the share of the question's
+    words in and around it. ``strength`` orders candidates: the mean of the similarity and of the
+    overlap in words that the other candidates lack.
+    """
 
     memory: MemoryInfo
     similarity: float
-    hits: tuple[Hit, ...]
+    overlap: float
+    strength: float
+    hit: Hit
+
+
+def index(document: Document, embedder: Embedder) -> tuple[list[Span], Vectors]:
+    """A document's spans and their vectors float32 [spans, dim]: chunks, then sentences if those help."""
+    spans = document.chunks()
+    if embedder.by_sentence:
+        known = set(spans)
+        spans += [span for span in sentences(document.text) if span not in known]
+    return spans, embedder.passages([document.text[s.start : s.end] for s in spans])
+
+
+def refresh(bank: Bank, tenant: str, embedder: Embedder) -> int:
+    """Make the tenant's vectors anew where another embedder made them; how many memories that were."""
+    known = bank.embedder(tenant)
+    if known is None or known == embedder.name:
+        return 0
+    return bank.reembed(tenant, embedder.name, lambda document: index(document, embedder))
 
 
 def candidates(
-    bank: Bank, tenant: str, question: str, embedder: Embedder, *, memories: int = 8, chunks: int = 32
+    bank: Bank,
+    tenant: str,
+    question: str,
+    embedder: Embedder,
+    *,
+    memories: int = 8,
+    vector: Vectors | None = None,
 ) -> list[Candidate]:
-    """The tenant's best ``memories`` memories among its ``chunks`` best chunks, best first."""
-    hits = bank.search(tenant, embedder.question(question), chunks)
-    grouped = dict[str, list[Hit]]()
-    for hit in hits:
-        grouped.setdefault(hit.memory_id, []).append(hit)
-    ranked = sorted(grouped.items(), key=lambda item: (-item[1][0].score, item[0]))[:memories]
-    return [Candidate(bank.get(tenant, key), group[0].score, tuple(group)) for key, group in ranked]
+    """The tenant's best ``memories`` memories for a question (with its ``vector [dim]``), best first."""
+    vector = embedder.question(question) if vector is None else vector
+    hits = bank.search(tenant, vector, WIDTH * memories)
+    texts = bank.excerpts(tenant, hits, AROUND)
+    plain, telling = _overlaps(question, texts)
+    strengths = [(hit.score + told) / 2 for hit, told in zip(hits, telling, strict=True)]
+    order = sorted(range(len(hits)), key=lambda i: (-strengths[i], -hits[i].score, hits[i].memory_id))
+    found = list[Candidate]()
+    for i in order:
+        try:
+            info = bank.get(tenant, hits[i].memory_id)
+        except NotFoundError:  # forgotten in the meantime
+            continue
+        found.append(Candidate(info, hits[i].score, plain[i], strengths[i], hits[i]))
+        if len(found) == memories:
+            break
+    return found
+
+
+def _overlaps(question: str, texts: Sequence[str]) -> tuple[list[float], list[float]]:
+    """Share of the question's words in each text: as they are, and weighted by rarity among the texts.
+
+    Exact, where hashed vectors confuse some words.
+    """
+    asked = weighted_words(question)
+    if not asked or not texts:
+        return [0.0] * len(texts), [0.0] * len(texts)
+    found = np.array(
+        [[_presence(word.lower(), bag, stems) for word, _ in asked] for bag, stems in _bags(texts)]
+    )
+    weights = np.array([weight for _, weight in asked])
+    rare = weights * np.log1p(len(texts) / (found >= 1).sum(0).clip(min=1))
+    shares = [found @ w / w.sum() for w in (weights, rare)]
+    return [float(x) for x in shares[0]], [float(x) for x in shares[1]]
+
+
+def _bags(texts: Sequence[str]) -> list[tuple[frozenset[str], frozenset[str]]]:
+    bags = [words_of(text) for text in texts]
+    return [(bag, frozenset(word[:STEM] for word in bag)) for bag in bags]
+
+
+def _presence(word: str, bag: frozenset[str], stems: frozenset[str]) -> float:
+    return 1.0 if word in bag else 0.5 if word[:STEM] in stems else 0.0
+
+
+def lead(ranked: Sequence[Candidate]) -> float:
+    """How far the first is in front of the second, in strength; infinite where it is alone."""
+    if len(ranked) < 2:
+        return math.inf if ranked else 0.0
+    return ranked[0].strength - ranked[1].strength

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import zlib
 from collections.abc import Sequence
@@ -9,6 +10,8 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from memkit.errors import ConfigError
 
 Vectors = NDArray[np.float32]
 
@@ -25,10 +28,25 @@ class Embedder(Protocol):
     """Two sides, as a question and the passage that answers it need not look alike.
 
     ``dim`` is the width of both; a product of 1 means that the passage covers the whole question.
+    A bank notes ``name`` beside its vectors: embedders of one name must agree in every vector.
+    Below ``min_similarity`` a passage is not about the question, for a gate that is not calibrated.
     """
 
-    name: str
-    dim: int
+    @property
+    def name(self) -> str:
+        """Identifies the vectors, settings included."""
+
+    @property
+    def dim(self) -> int:
+        """Width of a vector."""
+
+    @property
+    def min_similarity(self) -> float:
+        """In [0, 1]."""
+
+    @property
+    def by_sentence(self) -> bool:
+        """Whether single sentences get vectors of their own beside their chunk's."""
 
     def passages(self, texts: Sequence[str]) -> Vectors:
         """``[texts, dim]``, float32."""
@@ -45,12 +63,14 @@ class LexicalEmbedder:
     question that the passage mentions.
     """
 
-    name = "lexical"
+    min_similarity = 0.3
+    by_sentence = False  # a chunk shares more words with a question than any of its sentences
 
     def __init__(self, dim: int = 2048) -> None:
         if dim < 64:
             raise ValueError(f"dim must be at least 64, got {dim}")
         self.dim = dim
+        self.name = f"lexical:{dim}"
 
     def _cells(self, word: str) -> tuple[int, int]:
         lower = word.lower()
@@ -68,12 +88,87 @@ class LexicalEmbedder:
 
     def question(self, text: str) -> Vectors:
         out = np.zeros(self.dim, dtype=np.float32)
-        for match in _WORD.finditer(text):
-            word = match.group()
-            if word.lower() in _STOP or len(word) < 2:
-                continue
-            special = word[0].isupper() or any(c.isdigit() for c in word)
+        for word, weight in weighted_words(text):
             for cell in self._cells(word):
-                out[cell] += 3.0 if special else 1.0
+                out[cell] += weight
         total = float(out.sum())
         return out / total if total else out
+
+
+def weighted_words(question: str) -> list[tuple[str, float]]:
+    """The words of a question that tell something; names and numbers count three times."""
+    found = list[tuple[str, float]]()
+    for match in _WORD.finditer(question):
+        word = match.group()
+        if word.lower() not in _STOP and len(word) > 1:
+            special = word[0].isupper() or any(c.isdigit() for c in word)
+            found.append((word, 3.0 if special else 1.0))
+    return found
+
+
+def words_of(text: str) -> frozenset[str]:
+    """The distinct words of a text, in lower case."""
+    return frozenset(match.group().lower() for match in _WORD.finditer(text))
+
+
+class HybridEmbedder:
+    """Words and meanings: names that no model has seen, and questions in other words than the text.
+
+    Vectors are the two embedders' side by side, scaled so that a product is the weighted mean of
+    their products: ``weight`` for the lexical one, the rest for the other.
+    """
+
+    by_sentence = True
+
+    def __init__(self, meaning: Embedder, words: Embedder | None = None, weight: float = 0.4) -> None:
+        if not 0.0 < weight < 1.0:
+            raise ValueError(f"weight must be in (0, 1), got {weight}")
+        self._words: Embedder = words or LexicalEmbedder()
+        self._meaning, self._weight = meaning, weight
+        self.name = f"hybrid:{weight:g}:{self._words.name}+{meaning.name}"
+
+    @property
+    def dim(self) -> int:
+        """Both widths together."""
+        return self._words.dim + self._meaning.dim
+
+    @property
+    def min_similarity(self) -> float:
+        """The weighted mean of both."""
+        low = self._words.min_similarity, self._meaning.min_similarity
+        return self._weight * low[0] + (1 - self._weight) * low[1]
+
+    def passages(self, texts: Sequence[str]) -> Vectors:
+        """``[texts, dim]``, float32."""
+        return self._joined(self._words.passages(texts), self._meaning.passages(texts))
+
+    def question(self, text: str) -> Vectors:
+        """``[dim]``, float32."""
+        return self._joined(self._words.question(text), self._meaning.question(text))
+
+    def _joined(self, words: Vectors, meaning: Vectors) -> Vectors:
+        scaled = (words * self._weight**0.5, meaning * (1 - self._weight) ** 0.5)
+        return np.concatenate(scaled, axis=-1, dtype=np.float32)
+
+
+def embedder_of(chosen: str | Embedder | None) -> Embedder:
+    """An embedder by name: ``lexical``, ``sentence`` or ``hybrid``; the latter two also ``name:MODEL``.
+
+    None takes ``MEMKIT_EMBEDDER``, else ``lexical``. Raises `ConfigError` for another name,
+    `MissingExtraError` where the extra ``embed`` is needed and absent.
+    """
+    chosen = chosen or os.environ.get("MEMKIT_EMBEDDER") or "lexical"
+    if not isinstance(chosen, str):
+        return chosen
+    kind, _, model = chosen.partition(":")
+    if kind == "lexical" and not model:
+        return LexicalEmbedder()
+    if kind in ("sentence", "hybrid"):
+        from memkit.router.sentence import MINILM, SentenceEmbedder
+
+        meaning = SentenceEmbedder(model or MINILM)
+        return meaning if kind == "sentence" else HybridEmbedder(meaning)
+    raise ConfigError(
+        f"unknown embedder {chosen!r:.80}; there are lexical, sentence and hybrid, the latter two also "
+        "with a model: sentence:MODEL"
+    )

@@ -75,7 +75,11 @@ def test_remember(bank: Bank) -> None:
     assert bank.exists("alice")
     assert bank.source("alice", info.id) == document
     hits = bank.search("alice", vector(1), 5)
-    assert hits == [Hit(info.id, 1, 19, 36, 1.0), Hit(info.id, 0, 0, 19, 0.0)]
+    assert hits == [Hit(info.id, 1, 19, 36, 1.0)]  # one of each memory
+    within = bank.search("alice", vector(1), 5, within=info.id)
+    assert within == [Hit(info.id, 1, 19, 36, 1.0), Hit(info.id, 0, 0, 19, 0.0)]
+    assert bank.excerpts("alice", within, 3) == ["o. Bo lives in Rome.", "Ada lives in Oslo. Bo "]
+    assert bank.excerpts("bob", within) == ["", ""]
     assert bank.search("alice", vector(1), 1) == hits[:1]
 
 
@@ -258,7 +262,7 @@ def test_search_ranks_like_numpy(bank: Bank) -> None:
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     info = bank.remember("alice", Document("x" * 300), [Span(n, n + 1) for n in range(300)], rows)
     query = rng.standard_normal(16).astype(np.float32)
-    hits = bank.search("alice", query, 20)
+    hits = bank.search("alice", query, 20, within=info.id)
     assert [hit.chunk for hit in hits] == np.argsort(-(rows @ query))[:20].tolist()
     assert {hit.memory_id for hit in hits} == {info.id}
 

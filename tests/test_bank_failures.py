@@ -224,7 +224,7 @@ def test_a_locked_database(bank: Bank) -> None:
     ("prepare", "reason"),
     [
         ("CREATE TABLE notes (text)", "not a memkit bank"),
-        ("PRAGMA user_version=2", "made by a newer memkit"),
+        ("PRAGMA user_version=3", "made by a newer memkit"),
         (None, "not a memkit bank, or is damaged"),
     ],
 )

@@ -78,7 +78,9 @@ def test_answer_as_json(cli: Cli, compiled: str) -> None:
     answer = cli("ask", QUESTION, "--json").json
     trace = answer["trace"]
     assert (trace["memory_id"], trace["version"], trace["calibrated"]) == (compiled, 1, False)
-    assert trace["candidates"][0][:2] == [compiled, "people.txt"]
+    assert [trace["candidates"][0][name] for name in ("memory_id", "title")] == [compiled, "people.txt"]
+    assert (trace["gate"], trace["candidates"][0]["obstacle"]) == ("rule", "")
+    assert {"similarity", "overlap", "strength", "margin"} <= set(trace["candidates"][0]["features"])
     assert trace["spans"] == [{"start": 0, "end": len(TEXT)}]
     assert trace["prompt_tokens"] > 0
 

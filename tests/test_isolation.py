@@ -114,12 +114,32 @@ class Tenants(RuleBasedStateMachine):
     def search(self, tenant: str, text: str, k: int) -> None:
         query = embeddings(text)[0]
         expected = sorted(
-            (float(row @ query) for stored, _ in self.model[tenant].values() for row in embeddings(stored)),
+            (
+                max(float(row @ query) for row in embeddings(stored))
+                for stored, _ in self.model[tenant].values()
+            ),
             reverse=True,
         )
         hits = self.bank.search(tenant, query, k)
         assert {hit.memory_id for hit in hits} <= set(self.model[tenant])
         assert np.allclose([hit.score for hit in hits], expected[:k], atol=1e-5)
+
+    @precondition(has_memories)
+    @rule(tenant=tenants, choice=st.integers(0, 99), text=texts)
+    def search_within(self, tenant: str, choice: int, text: str) -> None:
+        id, query = self.some_id(choice), embeddings(text)[0]
+        hits = self.bank.search(tenant, query, 9, within=id)
+        if id not in self.model[tenant]:
+            assert hits == []
+            return
+        expected = sorted((float(row @ query) for row in embeddings(self.model[tenant][id][0])), reverse=True)
+        assert np.allclose([hit.score for hit in hits], expected, atol=1e-5)
+
+    @rule(tenant=tenants)
+    def reembed(self, tenant: str) -> None:
+        spans = [Span(0, 4), Span(4, 13)]
+        count = self.bank.reembed(tenant, "", lambda document: (spans, embeddings(document.text)))
+        assert count == len(self.model[tenant])
 
     @precondition(has_memories)
     @rule(tenant=tenants, choice=st.integers(0, 99), length=st.sampled_from([12, 16]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import builtins
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -35,7 +35,7 @@ from memkit.bank.records import (
     tenant_key,
 )
 from memkit.document import Document, Span
-from memkit.errors import ArtifactError, BankError, NotFoundError
+from memkit.errors import ArtifactError, BankError, ConfigError, NotFoundError
 
 _PREFIX = re.compile(r"[0-9a-f]{1,16}")
 
@@ -55,25 +55,91 @@ class Bank:
         self._indexes = Indexes()
 
     def remember(
-        self, tenant: str, document: Document, chunks: Sequence[Span], embeddings: NDArray[Any]
+        self,
+        tenant: str,
+        document: Document,
+        chunks: Sequence[Span],
+        embeddings: NDArray[Any],
+        *,
+        embedder: str = "",
     ) -> MemoryInfo:
         """Keep a document and its chunks, with embeddings float32 [chunks, dim].
 
-        Search ranks by inner product, so the embedder decides what a score means. A
-        document that this tenant has already is left as it is.
+        Search ranks by inner product, so the embedder decides what a score means; all vectors of a
+        tenant come from one, named ``embedder``. Chunks may overlap. A document that this tenant has
+        already is left as it is. Raises `ConfigError` for another embedder than the tenant's.
         """
+        return self.remember_many(tenant, [(document, chunks, embeddings)], embedder=embedder)[0]
+
+    def remember_many(
+        self,
+        tenant: str,
+        documents: Sequence[tuple[Document, Sequence[Span], NDArray[Any]]],
+        *,
+        embedder: str = "",
+    ) -> builtins.list[MemoryInfo]:
+        """As `remember`, all of them in one transaction: the bank holds all afterwards, or none."""
         check_tenant(tenant)
-        check_title(document)
-        vectors = check_chunks(document, chunks, embeddings)
-        memory_id = memory_id_of(tenant, document.digest)
+        checked = []
+        for document, chunks, embeddings in documents:
+            check_title(document)
+            checked.append((document, chunks, check_chunks(document, chunks, embeddings)))
+        infos = []
         with self._catalog.write() as connection:
-            if queries.find(connection, tenant, memory_id) is None:
-                queries.insert_memory(connection, tenant, memory_id, document)
+            known = queries.embedder(connection, tenant)
+            if known is None:
+                queries.set_embedder(connection, tenant, embedder)
+            elif known != embedder:
+                raise ConfigError(
+                    f"this tenant's vectors were made by the embedder {known!r}, not {embedder!r}: "
+                    "use that one, or `reembed` the tenant"
+                )
+            for document, chunks, vectors in checked:
+                memory_id = memory_id_of(tenant, document.digest)
+                if queries.find(connection, tenant, memory_id) is None:
+                    queries.insert_memory(connection, tenant, memory_id, document)
+                    queries.insert_chunks(connection, tenant, memory_id, chunks, vectors)
+                info = queries.info(connection, tenant, memory_id)
+                if info.digest != document.digest:  # ids are shortened hashes
+                    raise BankError(
+                        f"another document of this tenant has the id {memory_id}: change the text"
+                    )
+                infos.append(info)
+        return infos
+
+    def embedder(self, tenant: str) -> str | None:
+        """The embedder that made the tenant's vectors; "" if it had no name, None if there are none."""
+        check_tenant(tenant)
+        with self._catalog.read() as connection:
+            return queries.embedder(connection, tenant)
+
+    def reembed(
+        self,
+        tenant: str,
+        embedder: str,
+        embed: Callable[[Document], tuple[Sequence[Span], NDArray[Any]]],
+    ) -> int:
+        """Make all the tenant's chunks and vectors anew from their sources; how many memories that were.
+
+        The work is done before the bank is locked, but for what others remember in the meantime.
+        """
+        made = {}
+        for info in self.list(tenant):
+            try:
+                made[info.id] = embed(self.source(tenant, info.id))
+            except NotFoundError:  # forgotten in the meantime
+                continue
+        with self._catalog.write() as connection:
+            ids = [info.id for info in queries.infos(connection, tenant)]
+            queries.delete_chunks(connection, tenant)
+            for memory_id in ids:
+                document = queries.source(connection, tenant, memory_id)
+                chunks, embeddings = made.get(memory_id) or embed(document)
+                vectors = check_chunks(document, chunks, embeddings)
                 queries.insert_chunks(connection, tenant, memory_id, chunks, vectors)
-            info = queries.info(connection, tenant, memory_id)
-        if info.digest != document.digest:  # ids are shortened hashes
-            raise BankError(f"another document of this tenant has the id {memory_id}: change the text")
-        return info
+            queries.set_embedder(connection, tenant, embedder)
+        self._indexes.drop(tenant)
+        return len(ids)
 
     def publish(self, tenant: str, memory_id: str, data: bytes) -> MemoryInfo:
         """Make these artifact bytes the memory's current version, if they are sound and the tenant's.
@@ -151,8 +217,14 @@ class Bank:
                 "its source text is unharmed"
             ) from error
 
-    def search(self, tenant: str, vector: NDArray[Any], k: int) -> builtins.list[Hit]:
-        """The ``k`` chunks most similar to a query embedding float32 [dim], best first."""
+    def search(
+        self, tenant: str, vector: NDArray[Any], k: int, *, within: str | None = None
+    ) -> builtins.list[Hit]:
+        """The best chunks for a query embedding float32 [dim], best first.
+
+        One chunk of each of the ``k`` best memories, so that a long memory does not crowd out the
+        others; or the ``k`` best chunks of the memory ``within``.
+        """
         check_tenant(tenant)
         query = check_query(vector, k)
         with self._catalog.read() as connection:
@@ -160,7 +232,21 @@ class Bank:
                 return []
             generation = queries.generation(connection, tenant)
             index = self._indexes.get(tenant, generation, lambda: queries.load_chunks(connection, tenant))
-        return index.search(query, k)
+        return index.best(query, k) if within is None else index.within(query, within, k)
+
+    def index_bytes(self, tenant: str) -> int:
+        """Memory that the tenant's search index takes, in bytes; 0 while it is not loaded."""
+        check_tenant(tenant)
+        return self._indexes.nbytes(tenant)
+
+    def excerpts(self, tenant: str, hits: Sequence[Hit], around: int = 0) -> builtins.list[str]:
+        """The text of each chunk, with ``around`` characters on either side; "" where it was forgotten."""
+        check_tenant(tenant)
+        with self._catalog.read() as connection:
+            return [
+                queries.excerpt(connection, tenant, hit.memory_id, hit.start - around, hit.end + around)
+                for hit in hits
+            ]
 
     def forget(self, tenant: str, memory_id: str | None = None) -> builtins.list[Receipt]:
         """Remove one memory of the tenant, or all: text, chunks, vectors, artifacts of all versions.

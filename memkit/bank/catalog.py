@@ -30,7 +30,7 @@ from sqlalchemy import (
 from memkit.bank.failures import read_only, translated
 from memkit.errors import BankBusyError, BankError, BankReadOnlyError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: the table of embedders
 metadata = MetaData()
 
 # `generation` outlives a tenant's memories: were it to start again, an index of another process
@@ -40,6 +40,13 @@ tenants = Table(
     metadata,
     Column("key", String(64), primary_key=True),  # of records.tenant_key: no name is kept
     Column("generation", Integer, nullable=False),
+)
+# Which embedder made a tenant's vectors; a tenant without a row has none, or LEGACY_EMBEDDER's.
+embedders = Table(
+    "embedders",
+    metadata,
+    Column("key", String(64), primary_key=True),  # of records.tenant_key
+    Column("name", Text, nullable=False),
 )
 memories = Table(
     "memories",

@@ -11,7 +11,7 @@ import numpy as np
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, func, insert, select, update
 
 from memkit.artifact import Artifact
-from memkit.bank.catalog import artifacts, chunks, memories, tenants, tombstones
+from memkit.bank.catalog import artifacts, chunks, embedders, memories, tenants, tombstones
 from memkit.bank.index import Chunk
 from memkit.bank.records import MemoryInfo, Receipt, Vectors, memory_hash, tenant_key
 from memkit.document import Document, Span
@@ -77,6 +77,13 @@ def source(connection: Connection, tenant: str, memory_id: str) -> Document:
     return Document(text, title)
 
 
+def excerpt(connection: Connection, tenant: str, memory_id: str, start: int, end: int) -> str:
+    """Characters ``[start, end)`` of a memory's text, as far as it goes; "" without such a memory."""
+    first = max(start, 0)
+    part = func.substr(memories.c.text, first + 1, end - first)
+    return connection.execute(select(part).where(_is(tenant, memory_id))).scalar() or ""
+
+
 def insert_memory(connection: Connection, tenant: str, memory_id: str, document: Document) -> None:
     """Add a memory that has no chunks yet."""
     connection.execute(
@@ -92,6 +99,26 @@ def insert_memory(connection: Connection, tenant: str, memory_id: str, document:
             created=_now(),
         )
     )
+
+
+def embedder(connection: Connection, tenant: str) -> str | None:
+    """The name of the embedder that the tenant's vectors were made with; None when there are none."""
+    if not exists(connection, tenant):
+        return None
+    query = select(embedders.c.name).where(embedders.c.key == tenant_key(tenant))
+    return connection.execute(query).scalar() or ""
+
+
+def set_embedder(connection: Connection, tenant: str, name: str) -> None:
+    """Note the embedder that made the tenant's vectors."""
+    key = tenant_key(tenant)
+    connection.execute(delete(embedders).where(embedders.c.key == key))
+    connection.execute(insert(embedders).values(key=key, name=name))
+
+
+def delete_chunks(connection: Connection, tenant: str) -> None:
+    """Delete all chunks of the tenant's memories, to be made anew."""
+    connection.execute(delete(chunks).where(chunks.c.tenant == tenant))
 
 
 def insert_chunks(

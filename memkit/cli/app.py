@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from memkit._version import __version__
-from memkit.cli import bench, demo, doctor, evaluate, manage, use
+from memkit.cli import bench, calibrate, demo, doctor, evaluate, manage, use
 from memkit.cli.output import EXIT_CODES, InterruptError, Output
 from memkit.errors import MemkitError
 
@@ -57,10 +57,13 @@ def build() -> typer.Typer:
     app.command("verify")(manage.verify)
     app.command("keygen")(manage.keygen)
     app.command("eval")(evaluate.evaluate)
+    app.command("calibrate")(calibrate.calibrate)
     app.command("doctor")(doctor.doctor)
     benches = typer.Typer(help="Measure costs.", context_settings={"help_option_names": ["-h", "--help"]})
     benches.callback()(lambda: None)
     benches.command("compile")(bench.bench_compile)
+    benches.command("route")(bench.bench_route)
+    benches.command("gate")(bench.bench_gate)
     app.add_typer(benches, name="bench")
     return app
 
@@ -80,6 +83,6 @@ def _root(
 def wants_json(arguments: Sequence[str]) -> bool:
     """Whether a command line, perhaps a wrong one, asks for JSON on standard output."""
     words = list(takewhile(lambda word: word != "--", arguments))
-    if words[:1] in (["eval"], ["bench"]):  # there, --json takes a path
+    if words[:1] in (["eval"], ["bench"], ["calibrate"]):  # there, --json takes a path
         return "--json=-" in words or any(pair == ("--json", "-") for pair in pairwise(words))
     return "--json" in words

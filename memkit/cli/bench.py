@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from memkit.cli.evaluate import JsonPath, Seed, Source, check_writable, numbers, write_json
-from memkit.cli.options import Model, quiet_libraries
+from memkit.cli.evaluate import check_writable, numbers, write_json
+from memkit.cli.options import Model, Out, Records, Seed, quiet_libraries
 from memkit.cli.output import Output
 from memkit.cli.progress import progress
 
+Progress = Callable[[str, int, int], None]
 QUICK = {"source": "generated:1", "paper_steps": 50}
 
 
 def bench_compile(
-    source: Source = "generated:3",
+    source: Records = "generated:3",
     ratio: Annotated[float, typer.Option(metavar="R", help="Context tokens per artifact token.")] = 16.0,
     paper_steps: Annotated[
         int, typer.Option(metavar="N", help="How many of the paper's 22,500 steps to run.")
@@ -29,7 +31,7 @@ def bench_compile(
     ] = False,
     seed: Seed = 0,
     model: Model = "nano",
-    json: JsonPath = None,
+    json: Out = None,
 ) -> None:
     """Measure what a compilation costs: the fast recipe beside the paper's, and by length."""
     output = Output(json == "-")
@@ -45,7 +47,54 @@ def bench_compile(
         result = bench(config, progress=lambda label, done, total: report(label, "", done, total))
     if json not in (None, "-"):
         write_json(Path(json), result)
+    _show(output, result)
+
+
+def _show(output: Output, result: dict[str, Any]) -> None:
     names = list(dict.fromkeys(name for row in result["rows"] for name in row))
     output.result(
         result, lambda: output.table(names, [[row.get(n) for n in names] for row in result["rows"]])
     )
+
+
+def _measured(json: str | None, run: Callable[[Progress], dict[str, Any]]) -> None:
+    """Run a bench under a progress display, write and show its rows."""
+    output = Output(json == "-")
+    if json not in (None, "-"):
+        check_writable(Path(json))
+    with progress(output) as report:
+        result = run(lambda label, done, total: report(label, "", done, total))
+    if json not in (None, "-"):
+        write_json(Path(json), result)
+    _show(output, result)
+
+
+def bench_route(
+    memories: Annotated[int, typer.Option(min=1, metavar="N", help="Memories in the bank.")] = 1000,
+    chunks: Annotated[int, typer.Option(min=1, metavar="N", help="Vectors of a memory.")] = 4,
+    dim: Annotated[int, typer.Option(min=1, metavar="N", help="Width of a vector.")] = 384,
+    queries: Annotated[int, typer.Option(min=1, metavar="N")] = 200,
+    seed: Seed = 0,
+    json: Out = None,
+) -> None:
+    """Measure what finding memories costs, exactly and approximately, beside raw FAISS; no embedding."""
+    from memkit.evals.bench_route import RouteConfig, route
+
+    config = RouteConfig(memories, chunks, dim, queries, seed)
+    _measured(json, lambda report: route(config, report))
+
+
+def bench_gate(
+    tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Length of the documents.")] = 200,
+    ratio: Annotated[float, typer.Option(metavar="R", help="Context tokens per artifact token.")] = 16.0,
+    candidates: Annotated[str, typer.Option(metavar="N,...", help="How many to probe.")] = "1,2,4,8,16",
+    repeats: Annotated[int, typer.Option(min=1, metavar="N")] = 9,
+    model: Model = "nano",
+    json: Out = None,
+) -> None:
+    """Measure what probing candidates costs beside reading the text of one of them."""
+    quiet_libraries()
+    from memkit.evals.bench_route import gate
+
+    counts = tuple(int(n) for n in numbers(candidates, "--candidates"))
+    _measured(json, lambda report: gate(model, tokens, ratio, counts, repeats, report))

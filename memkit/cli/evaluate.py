@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import json as jsonlib
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memkit.cli.options import Model, Options, compiler_options, quiet_libraries
+from memkit.cli.options import (
+    EmbedderName,
+    Limit,
+    Model,
+    Options,
+    Out,
+    Questions,
+    Records,
+    Seed,
+    Unanswerable,
+    Unrelated,
+    Work,
+    compiler_options,
+    quiet_libraries,
+)
 from memkit.cli.output import Output, plain
 from memkit.cli.progress import progress
 from memkit.errors import ConfigError, MemkitError
@@ -21,47 +36,35 @@ if TYPE_CHECKING:
     from memkit.evals.study import Study
 
 
-Source = Annotated[
-    str, typer.Argument(metavar="FILE.jsonl|generated[:N[:FACTS]]", help="Records, or N generated documents.")
-]
-JsonPath = Annotated[
-    str | None, typer.Option("--json", metavar="OUT", help="Write JSON to a path, or to - (standard output).")
-]
-Seed = Annotated[int, typer.Option(metavar="S", help="Of everything that is drawn.")]
-
-
-def _most(things: str) -> typer.models.OptionInfo:
-    option: typer.models.OptionInfo = typer.Option(
-        min=1, metavar="N", help=f"Most {things}.", show_default=False
-    )
-    return option
-
-
 def _some(metavar: str, description: str) -> typer.models.OptionInfo:
     option: typer.models.OptionInfo = typer.Option(metavar=metavar, help=description, show_default=False)
     return option
 
 
 def evaluate(
-    source: Source = "generated",
+    source: Records = "generated",
     compilers: Annotated[
         str, typer.Option(metavar="C,...", help="Compilers, each a name or name:preset.")
     ] = "lcc",
     baselines: Annotated[str, typer.Option(metavar="B,...", help="What to compare with.")] = "full,none",
     ratio: Annotated[str, typer.Option(metavar="R,...", help="Context tokens per artifact token.")] = "16",
-    limit: Annotated[int | None, _most("records")] = None,
-    questions: Annotated[int | None, _most("questions of a record")] = None,
+    limit: Limit = None,
+    questions: Questions = None,
     seed: Seed = 0,
     preset: Annotated[str | None, _some("P", "Preset of the compilers.")] = None,
-    study: Annotated[str | None, _some("NAME", "Studies instead: lcc, or recipe.")] = None,
+    study: Annotated[str | None, _some("NAME", "Studies instead: lcc, recipe or router.")] = None,
+    unrelated: Unrelated = None,
+    unanswerable: Unanswerable = None,
+    embedder: EmbedderName = None,
+    home: Work = None,
     html: Annotated[Path | None, _some("OUT", "With --study: also write a page.")] = None,
     judge: Annotated[str | None, _some("URL,MODEL", "Also let an LLM grade answers, 0 to 5.")] = None,
     workers: Annotated[int, typer.Option(min=1, metavar="N", help="Processes that measure records.")] = 1,
     option: Options = None,
     model: Model = "nano",
-    json: JsonPath = None,
+    json: Out = None,
 ) -> None:
-    """Measure compilers against baselines on the same questions. Uses no bank.
+    """Measure compilers against baselines on the same questions. Uses no bank of yours.
 
     With --json OUT, an interrupted evaluation goes on where it was when the same command runs again.
     """
@@ -73,25 +76,69 @@ def evaluate(
         raise ConfigError("--html needs --study")
     options = compiler_options(option) | ({} if preset is None else {"preset": preset})
     quiet_libraries()
+    ratios = numbers(ratio, "--ratio")
+    parts: dict[str, Any] = {"source": source, "model": model, "limit": limit}
+    parts |= {"questions": questions, "seed": seed}
+    if study == "router":
+        parts |= {"unrelated": unrelated, "unanswerable": unanswerable, "home": home, "embedder": embedder}
+        _router(output, parts, _names(compilers), options | {"ratio": ratios[0]}, target)
+        return
+    if unrelated or unanswerable or home:
+        raise ConfigError("--unrelated, --unanswerable and --home belong to --study router")
+    parts |= {"compilers": _names(compilers), "baselines": _names(baselines), "options": options}
+    _compilers(output, parts, ratios, judge, study, target, html, workers)
+
+
+def _compilers(
+    output: Output,
+    parts: dict[str, Any],
+    ratios: tuple[float, ...],
+    judge: str | None,
+    study: str | None,
+    json: Path | None,
+    html: Path | None,
+    workers: int,
+) -> None:
+    """Compilers against baselines, or one of their studies."""
     from memkit.evals.run import EvalConfig
     from memkit.evals.study import studies
 
-    ratios = numbers(ratio, "--ratio")
     chosen = studies(study, ratios[0]) if study else ()
-    config = EvalConfig(
-        source,
-        model,
-        compilers=() if study else _names(compilers),
-        variants=tuple(variant for one in chosen for variant in one.variants),
-        baselines=_names(baselines),
-        ratios=ratios,
-        limit=limit,
-        questions=questions,
-        seed=seed,
-        options=options,
-        judge=_judge(judge),
-    )
-    _run(output, config, chosen, target, html, workers)
+    variants = tuple(variant for one in chosen for variant in one.variants)
+    parts |= {"compilers": ()} if study else {}
+    config = EvalConfig(**parts, variants=variants, ratios=ratios, judge=_judge(judge))
+    _run(output, config, chosen, json, html, workers)
+
+
+def _router(
+    output: Output,
+    parts: dict[str, Any],
+    compilers: Sequence[str],
+    options: dict[str, Any],
+    json: Path | None,
+) -> None:
+    """``--study router``; without a home and JSON, its banks are thrown away."""
+    from memkit.evals.gating import Sources
+    from memkit.evals.routing import RoutingConfig, study
+
+    kept = parts.pop("home") or (None if json is None else Path(f"{json}.bank"))
+    settings = {name: parts.pop(name) for name in ("model", "embedder")}
+    with tempfile.TemporaryDirectory(prefix="memkit-study-") as folder, progress(output) as report:
+        home = kept or Path(folder)
+        config = RoutingConfig(
+            Sources(**parts), home, compilers=tuple(compilers), options=options, **settings
+        )
+        table = study(config, lambda label, done, total: report(label, "", done, total))
+    if json is not None:
+        write_json(json, table)
+    rows = [[row.get(name) for name in _ROUTER] for row in table["rows"]]
+    output.result(table, lambda: output.table(_ROUTER, rows))
+
+
+_ROUTER = (
+    "compiler row n score top1 relative_to_oracle recall_at_8 "
+    "balanced_accuracy auroc harm_points overhead_flops"
+).split()
 
 
 def _judge(text: str | None) -> JudgeConfig | None:

@@ -14,6 +14,7 @@ from memkit.errors import ConfigError
 if TYPE_CHECKING:
     from memkit.bank import Bank
     from memkit.memory import Memory
+    from memkit.router.gate import GateConfig
 
 User = Annotated[str, typer.Option("--user", "-u", metavar="U", help="Whose memories.")]
 Home = Annotated[
@@ -41,6 +42,52 @@ Options = Annotated[
     list[str] | None,
     typer.Option("--option", "-o", metavar="KEY=VALUE", help="An option of the compiler; repeatable."),
 ]
+
+EmbedderName = Annotated[
+    str | None,
+    typer.Option(
+        "--embedder",
+        metavar="E",
+        envvar="MEMKIT_EMBEDDER",
+        help="How memories are found: lexical (the default), sentence or hybrid.",
+        show_default=False,
+    ),
+]
+Records = Annotated[
+    str, typer.Argument(metavar="FILE.jsonl|generated[:N[:FACTS]]", help="Records, or N generated documents.")
+]
+Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Most records.", show_default=False)]
+Questions = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Most questions of a record.", show_default=False)
+]
+Unrelated = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Of the router: general questions.", show_default=False),
+]
+Unanswerable = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE", help="Of the router: records with unanswerable questions.", show_default=False
+    ),
+]
+Work = Annotated[
+    Path | None,
+    typer.Option(metavar="PATH", help="Of the router: keep what is compiled, to go on.", show_default=False),
+]
+Seed = Annotated[int, typer.Option(metavar="S")]
+Out = Annotated[
+    str | None, typer.Option("--json", metavar="OUT", help="Write JSON to a path, or to - (standard output).")
+]
+
+
+def gate_of(name: str) -> GateConfig:
+    """The gate of that name, or `ConfigError`."""
+    from memkit.router.gate import GateConfig
+
+    try:
+        return GateConfig(name)  # type: ignore[arg-type] # checked there
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def home_of(home: Path | None) -> Path:

@@ -11,6 +11,7 @@ import typer
 
 from memkit.cli.options import (
     Compiler,
+    EmbedderName,
     Home,
     Json,
     Model,
@@ -19,6 +20,7 @@ from memkit.cli.options import (
     User,
     check_text,
     compiler_options,
+    gate_of,
     open_memory,
 )
 from memkit.cli.output import InterruptError, Output
@@ -28,6 +30,7 @@ from memkit.document import Document
 if TYPE_CHECKING:
     from memkit.bank import MemoryInfo
     from memkit.memory import Answer, Memory
+    from memkit.router.router import Considered
 
 
 def remember(
@@ -39,6 +42,7 @@ def remember(
     compiler: Compiler = "lcc",
     ratio: Ratio = None,
     option: Options = None,
+    embedder: EmbedderName = None,
     wait: Annotated[bool, typer.Option("--wait", help="Compile now, and return when that is done.")] = False,
     home: Home = None,
     model: Model = "nano",
@@ -51,7 +55,7 @@ def remember(
     """
     output, document = Output(json), _read(file, title)
     options = compiler_options(option, ratio)
-    with open_memory(home, model, user, compiler=compiler, options=options) as memory:
+    with open_memory(home, model, user, compiler=compiler, options=options, embedder=embedder) as memory:
         info = memory.remember(document, compile=False)
         before = info.version
         if wait:
@@ -104,6 +108,10 @@ def ask(
     user: User = "default",
     trace: Annotated[bool, typer.Option("--trace", help="Show why, on standard error.")] = False,
     max_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Longest answer, in tokens.")] = 64,
+    gate: Annotated[
+        str, typer.Option("--gate", metavar="G", help="auto, rule, entropy or learned.")
+    ] = "auto",
+    embedder: EmbedderName = None,
     home: Home = None,
     model: Model = "nano",
     json: Json = False,
@@ -115,7 +123,7 @@ def ask(
     """
     output = Output(json)
     check_text("question", question)
-    with open_memory(home, model, user) as memory:
+    with open_memory(home, model, user, gate=gate_of(gate), embedder=embedder) as memory:
         answer = memory.ask(question, max_tokens=max_tokens)
     output.result(answer, lambda: output.say(answer.text))
     if trace and not json:
@@ -124,13 +132,17 @@ def ask(
 
 def _trace(output: Output, answer: Answer) -> None:
     trace = answer.trace
+    margin = "" if trace.margin is None else f", {abs(trace.margin):.2f} from deciding otherwise"
     rows = [
         ("route", trace.route),
-        ("because", trace.reason + ("" if trace.calibrated else " (uncalibrated rule)")),
+        ("because", trace.reason),
+        ("gate", f"{trace.gate}, {'calibrated' if trace.calibrated else 'uncalibrated'}{margin}"),
         ("memory", trace.memory_id),
         ("artifact", f"{trace.artifact_id}, version {trace.version}" if trace.artifact_id else None),
         ("characters", ", ".join(f"{s.start} to {s.end}" for s in trace.spans) or None),
         ("prompt tokens", trace.prompt_tokens),
+        ("probes", f"{trace.probes} of one token"),
+        ("routing", f"{trace.route_ms:.0f} ms"),
         ("first token", f"{trace.ttft_ms:.0f} ms"),
         ("whole answer", f"{trace.total_ms:.0f} ms"),
         *(("note", note) for note in trace.notes),
@@ -138,5 +150,32 @@ def _trace(output: Output, answer: Answer) -> None:
     output.table(("trace", ""), rows, err=True)
     if trace.candidates:
         output.note("")
-        ranked = [(key, f"{similarity:.3f}", title) for key, title, similarity in trace.candidates]
-        output.table(("candidate", "similarity", "title"), ranked, err=True)
+        output.table(_CANDIDATE, [_candidate(c, trace.memory_id) for c in trace.candidates], err=True)
+
+
+_CANDIDATE = tuple(
+    "|candidate|similarity|overlap|margin|entropy|change|first token|right|title|artifact".split("|")
+)
+
+
+def _candidate(considered: Considered, chosen: str | None) -> tuple[Any, ...]:
+    """A row of the trace's table; an arrow marks the memory that was used."""
+
+    def number(name: str) -> str | None:
+        value = considered.features.get(name)
+        return None if value is None else f"{value:.2f}"
+
+    unsure = considered.features.get("unsure")
+    return (
+        "→" if considered.memory_id == chosen else "",
+        considered.memory_id,
+        f"{considered.similarity:.2f}",
+        number("overlap"),
+        number("margin"),
+        number("entropy"),
+        number("entropy_change"),
+        None if unsure is None else "unsure" if unsure else "an answer",
+        None if considered.score is None else f"{considered.score:.2f}",
+        considered.title,
+        "not looked at" if considered.obstacle is None else considered.obstacle or "usable",
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,12 @@ class Asked:
 
 @dataclass(frozen=True)
 class Record:
-    """A context and what is asked about it."""
+    """A context and what is asked about it; ``unanswerable`` questions it does not answer."""
 
     id: str
     context: str
     questions: tuple[Asked, ...]
+    unanswerable: tuple[str, ...] = ()
 
 
 def load(source: str, limit: int | None, seed: int, questions: int | None = None) -> list[Record]:
@@ -45,7 +46,38 @@ def load(source: str, limit: int | None, seed: int, questions: int | None = None
     chosen = [record for record in records if record.questions][:limit]
     if not chosen:
         raise ConfigError(f"{source} holds no records with questions that have answers")
-    return [Record(r.id, r.context, r.questions[:questions]) for r in chosen]
+    return [replace(r, questions=r.questions[:questions]) for r in chosen]
+
+
+def load_unanswerable(source: str, limit: int | None = None) -> list[Record]:
+    """Records of a file that have questions without an answer. Raises as `load`."""
+    path = Path(source)
+    if not path.is_file():
+        raise ConfigError(f"there is no file {source}")
+    chosen = [record for record in _parse(path) if record.unanswerable][:limit]
+    if not chosen:
+        raise ConfigError(f"{source} holds no records with questions that have no answers")
+    return chosen
+
+
+def load_queries(source: str, limit: int | None = None) -> list[Asked]:
+    """Questions about nothing in particular: a JSON object with ``q`` (and ``answers``, if any) a line.
+
+    Raises `ConfigError` for a source that is absent or empty and `DocumentError` for a malformed line.
+    """
+    path, found = Path(source), list[Asked]()
+    if not path.is_file():
+        raise ConfigError(f"there is no file {source}")
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+                found.append(Asked(str(row["q"]), tuple(str(a) for a in row.get("answers", ()))))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise DocumentError(f"{path}, line {number}: not a question ({error!r})") from error
+    if not found:
+        raise ConfigError(f"{source} holds no questions")
+    return found[:limit]
 
 
 def _parse(path: Path) -> Iterator[Record]:
@@ -63,7 +95,12 @@ def _record(row: dict[str, Any], fallback: str) -> Record:
     asked = [Asked(str(q["q"]), tuple(str(a) for a in q["answers"])) for q in row["questions"]]
     context = Document(str(row["context"])).text  # refuses what could not be remembered
     # Unanswerable questions have no gold answer to retain.
-    return Record(str(row.get("id", fallback)), context, tuple(a for a in asked if a.answers))
+    return Record(
+        str(row.get("id", fallback)),
+        context,
+        tuple(a for a in asked if a.answers),
+        tuple(a.text for a in asked if not a.answers),
+    )
 
 
 def _wanted(source: str) -> tuple[int, tuple[int, int]]:
@@ -83,6 +120,7 @@ def generated(count: int, facts: tuple[int, int], seed: int) -> Iterator[Record]
 
     tokens = _counter(NANO_FOLDER)
     generator = Generator(seed + 7_000_000, "eval")
+    aside = Generator(seed + 8_000_000, "eval")  # draws of its own, so that the documents stay the same
     made = 0
     while made < count:
         stated = generator.rng.randint(*facts) if facts[0] < facts[1] else facts[0]
@@ -92,7 +130,8 @@ def generated(count: int, facts: tuple[int, int], seed: int) -> Iterator[Record]
             continue
         made += 1
         asked = tuple(Asked(q.text, (q.answer,)) for q in generator.questions(document))
-        yield Record(f"generated-{seed}-{made}", document.text, asked)
+        missing = tuple(aside.missing(document).text for _ in range(2))
+        yield Record(f"generated-{seed}-{made}", document.text, asked, missing)
 
 
 def _counter(folder: Path) -> Any:

@@ -143,6 +143,45 @@ def skills(name: str, report: dict[str, Any]) -> str:
     return f"## {name}\n\n{about}\n\n{skill_table(report)}\n"
 
 
+ROUTER_COLUMNS = (
+    ("compiler", "compiler", "{}"),
+    ("row", "row", "{}"),
+    ("n", "n", "{}"),
+    ("score", "contains", "{:.3f}"),
+    ("score_ci95", "95 % CI", "{0[0]:.2f}-{0[1]:.2f}"),
+    ("relative_to_oracle", "of the oracle", "{:.3f}"),
+    ("top1", "top 1", "{:.3f}"),
+    ("recall_at_8", "recall at 8", "{:.3f}"),
+    ("balanced_accuracy", "balanced accuracy", "{:.3f}"),
+    ("auroc", "AUROC", "{:.3f}"),
+    ("harm_points", "harm points", "{:.2f}"),
+    ("overhead_flops", "overhead FLOPs", "{:.3f}"),
+)
+
+
+def router(name: str, report: dict[str, Any]) -> str:
+    """Retrieval, routing and gates on held-out questions."""
+    rows = [[cell(row.get(key), form) for key, _, form in ROUTER_COLUMNS] for row in report["rows"]]
+    about = (
+        f"Model {report['model']}, embedder {report['embedder']}, source {report['source']}, "
+        f"{report['records']} records, seed {report['seed']}. Measured on {report['machine']}, "
+        f"{report['date']}."
+    )
+    return f"## {name}\n\n{about}\n\n{_table([title for _, title, _ in ROUTER_COLUMNS], rows)}\n"
+
+
+def bench(name: str, report: dict[str, Any]) -> str:
+    """The rows of a ``memkit bench``, with all their columns."""
+    names = list(dict.fromkeys(key for row in report["rows"] for key in row))
+    rows = [[_figure(row.get(key)) for key in names] for row in report["rows"]]
+    about = f"`memkit bench {report['bench']}`, measured on {report['machine']}, {report['date']}."
+    return f"## {name}\n\n{about}\n\n{_table(names, rows)}\n"
+
+
+def _figure(value: Any) -> str:
+    return cell(value, "{:.4g}" if isinstance(value, float) else "{}")
+
+
 def first_token(name: str, report: dict[str, Any]) -> str:
     """Artifact from disk against the whole text."""
     return (
@@ -192,7 +231,11 @@ def render(folder: Path) -> str:
     parts = [HEAD]
     for file in sorted(folder.glob("*.json")):
         report = json.loads(file.read_text())
-        if "ratio_range" in report:
+        if report.get("study") == "router":
+            parts.append(router(file.stem, report))
+        elif "bench" in report:
+            parts.append(bench(file.stem, report))
+        elif "ratio_range" in report:
             parts.append(first_token(file.stem, report))
         elif "documents" in report:
             parts.append(skills(file.stem, report))

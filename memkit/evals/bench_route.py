@@ -1,0 +1,253 @@
+"""What finding and probing memories costs: ``memkit bench route`` and ``memkit bench gate``."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from memkit.bank import Bank
+from memkit.bank.index import EXACT_BELOW, Chunk, TenantIndex
+from memkit.bank.records import Vectors
+from memkit.document import Document, Span
+from memkit.errors import ConfigError
+
+TENANT = "benchmark"
+TOP = 8  # memories
+TOPIC = 20  # memories of a topic
+QUESTION = "Where does Mira live?"
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class RouteConfig:
+    """A bank of ``memories`` memories of ``chunks`` vectors ``[dim]`` each, searched ``queries`` times.
+
+    The vectors of a memory lie around a centre, and the centres around topics, as those of texts do.
+    """
+
+    memories: int = 1000
+    chunks: int = 4
+    dim: int = 384
+    queries: int = 200
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("memories", "chunks", "dim", "queries"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+def vectors_of(config: RouteConfig) -> tuple[Vectors, Vectors]:
+    """Vectors float32 [memories * chunks, dim] and questions float32 [queries, dim], each of length 1."""
+    rng = np.random.default_rng(config.seed)
+
+    def near(points: Vectors, spread: float) -> Vectors:
+        noise = rng.standard_normal(points.shape, dtype=np.float32) * spread / config.dim**0.5
+        moved = points + noise
+        return np.asarray(moved / np.linalg.norm(moved, axis=1, keepdims=True), dtype=np.float32)
+
+    topics = rng.standard_normal((-(-config.memories // TOPIC), config.dim), dtype=np.float32)
+    centres = near(near(np.repeat(topics, TOPIC, axis=0)[: config.memories], 0.0), 1.0)
+    rows = near(np.repeat(centres, config.chunks, axis=0), 0.8)
+    asked = rng.integers(0, len(rows), config.queries)
+    return rows, near(rows[asked], 0.6)
+
+
+def route(config: RouteConfig, progress: Progress = lambda label, done, total: None) -> dict[str, Any]:
+    """Measure search in a bank (catalog look-ups included) beside raw FAISS over the same vectors.
+
+    ``ratio_to_faiss_p50`` compares medians with raw exact search, ``recall_ratio_to_faiss`` the share
+    of its best eight memories that were found, ``bytes_ratio_to_faiss`` the index with what it knows
+    of its chunks.
+    """
+    rows, questions = vectors_of(config)
+    progress("faiss", 0, 3)
+    raw, truth = _raw(rows, questions, config)
+    progress("exact", 1, 3)
+    exact = _index(rows, questions, config, truth, raw, len(rows) + 1)
+    progress("inverted", 2, 3)
+    inverted = _index(rows, questions, config, truth, raw, 0)
+    bank = _bank(rows, questions, config, truth, raw)
+    progress("done", 3, 3)
+    return _report("route", {"memories": config.memories, "chunks": config.chunks, "dim": config.dim}) | {
+        "exact_below": EXACT_BELOW,
+        "queries": config.queries,
+        "seed": config.seed,
+        "rows": [raw, exact, inverted, bank],
+    }
+
+
+def _timed(call: Callable[[Vectors], Any], questions: Vectors) -> tuple[list[Any], dict[str, float]]:
+    found, times = list[Any](), list[float]()
+    call(questions[0])  # builds what is built at first use
+    for question in questions:
+        started = time.perf_counter()
+        found.append(call(question))
+        times.append((time.perf_counter() - started) * 1000)
+    return found, {"p50_ms": statistics.median(times), "p95_ms": float(np.quantile(times, 0.95))}
+
+
+def _raw(rows: Vectors, questions: Vectors, config: RouteConfig) -> tuple[dict[str, Any], list[set[int]]]:
+    """Raw FAISS: exact search of as many chunks as surely hold the best eight memories."""
+    import faiss
+
+    started = time.perf_counter()
+    index = faiss.IndexFlatIP(config.dim)
+    index.add(rows)
+    built = time.perf_counter() - started
+    width = min(TOP * config.chunks, len(rows))
+    found, times = _timed(lambda q: index.search(q[None], width)[1][0], questions)
+    truth = [set(list(dict.fromkeys(int(i) // config.chunks for i in ids))[:TOP]) for ids in found]
+    size = int(rows.nbytes)
+    return {"row": "faiss", **times, "build_s": built, "bytes": size}, truth
+
+
+def _compared(
+    name: str, times: dict[str, float], recall: float, size: int, raw: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "row": name,
+        **times,
+        "bytes": size,
+        "ratio_to_faiss_p50": times["p50_ms"] / raw["p50_ms"],
+        "recall_ratio_to_faiss": recall,
+        "bytes_ratio_to_faiss": size / raw["bytes"],
+    }
+
+
+def _recall(found: Sequence[set[int]], truth: Sequence[set[int]]) -> float:
+    return float(np.mean([len(a & b) / len(b) for a, b in zip(found, truth, strict=True)]))
+
+
+def _index(
+    rows: Vectors,
+    questions: Vectors,
+    config: RouteConfig,
+    truth: list[set[int]],
+    raw: dict[str, Any],
+    exact_below: int,
+) -> dict[str, Any]:
+    """One kind of index, without the bank around it."""
+    chunks = [Chunk(f"{i // config.chunks:016x}", i % config.chunks, 0, 1) for i in range(len(rows))]
+    started = time.perf_counter()
+    index = TenantIndex(0, chunks, rows, exact_below)
+    built = time.perf_counter() - started
+    found, times = _timed(lambda q: index.best(q[None], TOP), questions)
+    recall = _recall([{int(hit.memory_id, 16) for hit in hits} for hits in found], truth)
+    name = "exact" if index.exact else "inverted"
+    return _compared(name, times, recall, index.nbytes, raw) | {"build_s": built}
+
+
+def _bank(
+    rows: Vectors, questions: Vectors, config: RouteConfig, truth: list[set[int]], raw: dict[str, Any]
+) -> dict[str, Any]:
+    """`Bank.search` as it is called for a question."""
+    spans = [Span(i, i + 1) for i in range(config.chunks)]
+    with tempfile.TemporaryDirectory() as folder, Bank(Path(folder)) as bank:
+        documents = [
+            (
+                Document(f"{i:08d}".ljust(config.chunks, "x")),
+                spans,
+                rows[i * config.chunks : (i + 1) * config.chunks],
+            )
+            for i in range(config.memories)
+        ]
+        ids = {info.id: i for i, info in enumerate(bank.remember_many(TENANT, documents))}
+        started = time.perf_counter()
+        bank.search(TENANT, questions[0], TOP)
+        built = time.perf_counter() - started
+        found, times = _timed(lambda q: bank.search(TENANT, q, TOP), questions)
+        size = bank.index_bytes(TENANT)
+    recall = _recall([{ids[hit.memory_id] for hit in hits} for hits in found], truth)
+    return _compared("bank", times, recall, size, raw) | {"build_s": built}
+
+
+# --- probes ------------------------------------------------------------------------------------
+def gate(
+    model: str = "nano",
+    tokens: int = 200,
+    ratio: float = 16.0,
+    counts: Sequence[int] = (1, 2, 4, 8, 16),
+    repeats: int = 9,
+    progress: Progress = lambda label, done, total: None,
+) -> dict[str, Any]:
+    """FLOPs and medians in ms of probing N candidates, beside the first token of an answer from the
+    whole text of one of them.
+
+    A probe of N is one pass over the question with each artifact in place and one without any;
+    ``apart`` are the FLOPs when header and artifact are computed anew for each.
+    """
+    from memkit.engine.base import Request
+    from memkit.engine.transformers import TransformersEngine
+    from memkit.evals.work import Work
+
+    if min(counts) < 1 or repeats < 1 or tokens < 1:
+        raise ConfigError("counts, repeats and tokens must be at least 1")
+    engine = TransformersEngine(model)
+    handles, text = _artifacts(engine, tokens, ratio, max(counts), progress)
+    work = Work(engine)
+    full = Request(QUESTION, context=text, max_tokens=1)
+    prefill = work.probe(full)
+    probes = {n: [Request(QUESTION), *(Request(QUESTION, handle=h) for h in handles[:n])] for n in counts}
+    times: dict[int, list[float]] = {n: [] for n in (0, *counts)}
+    for repeat in range(repeats + 1):
+        progress("probe", repeat, repeats)
+        for n in times:  # interleaved, so that what else runs here hits all of them
+            started = time.perf_counter()
+            if n:
+                engine.score(probes[n])
+            else:
+                list(engine.generate([full]))
+            if repeat:  # the first one warms up
+                times[n].append((time.perf_counter() - started) * 1000)
+    whole = statistics.median(times[0])
+    rows = [
+        {
+            "row": f"{n} candidates",
+            "n": n,
+            "flops": sum(map(work.probe, probes[n])),
+            "flops_apart": sum(2 * work.shared_nothing(r) for r in probes[n][1:]),
+            "flops_ratio_to_prefill": sum(map(work.probe, probes[n])) / prefill,
+            "ms": statistics.median(times[n]),
+            "ms_ratio_to_prefill": statistics.median(times[n]) / whole,
+        }
+        for n in counts
+    ]
+    about = {"model": engine.model, "context_tokens": engine.count_tokens(text), "repeats": repeats}
+    return _report("gate", about) | {"prefill_ms": whole, "prefill_flops": prefill, "rows": rows}
+
+
+def _artifacts(
+    engine: Any, tokens: int, ratio: float, count: int, progress: Progress
+) -> tuple[list[Any], str]:
+    """``count`` attached artifacts; what they know does not change how fast they are read."""
+    from memkit.artifact import Artifact
+    from memkit.compilers.lcc import LCC
+    from memkit.evals.ttft import OPTIONS, filler
+
+    text, handles = filler(engine, tokens), []
+    for number in range(count):
+        progress("compile", number, count)
+        compiler = LCC({**OPTIONS, "ratio": ratio, "seed": number})
+        made = compiler.compile(Document(text), engine.base, tenant=TENANT)
+        handles.append(engine.attach(Artifact.decode(made.data)))
+    return handles, text
+
+
+def _report(name: str, about: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "bench": name,
+        **about,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "date": datetime.now(UTC).date().isoformat(),
+    }

@@ -1,0 +1,207 @@
+"""What routing is calibrated and measured on: a bank of records, and questions of three kinds.
+
+``answerable``  a memory of the bank answers it
+``general``     it is about nothing in the bank
+``missing``     it is about something in the bank that no memory tells
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from memkit.document import Document
+from memkit.engine.base import Request
+from memkit.errors import CompileError, VerificationError
+from memkit.evals import metrics, records
+from memkit.memory import Memory
+from memkit.router import features, fit
+from memkit.router.calibration import Calibration, folder_of, save
+from memkit.router.router import NO_COMPILER, Looked, Router
+
+Kind = Literal["answerable", "general", "missing"]
+TENANT = "evaluation"
+ANSWER_TOKENS = 32
+PROBED = 4  # candidates of a question that are observed, beside the gold one
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Query:
+    """A question, what kind it is, the memory that it is about (None: none) and accepted answers."""
+
+    text: str
+    kind: Kind
+    memory_id: str | None = None
+    answers: tuple[str, ...] = ()
+
+    @property
+    def group(self) -> str:
+        """What must not be split between fitting and reporting."""
+        return self.memory_id or self.text
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where questions come from; ``limit`` bounds records, ``questions`` those of a record."""
+
+    source: str = "generated:12"
+    unrelated: str | None = None
+    unanswerable: str | None = None
+    limit: int | None = None
+    questions: int | None = 4
+    others: int | None = 200  # most general questions, and most unanswerable records
+    seed: int = 0
+
+
+Loaded = tuple[list[records.Record], list[records.Record], list[records.Asked]]
+
+
+def load(sources: Sources) -> Loaded:
+    """Records to remember and compile, records to remember for their unanswerable questions, and
+    general questions. Raises as `records.load`."""
+    chosen = records.load(sources.source, sources.limit, sources.seed, sources.questions)
+    known = {record.context for record in chosen}
+    extra = records.load_unanswerable(sources.unanswerable, sources.others) if sources.unanswerable else []
+    general = records.load_queries(sources.unrelated) if sources.unrelated else built_in()
+    random.Random(sources.seed).shuffle(general)
+    return chosen, [r for r in extra if r.context not in known], general[: sources.others]
+
+
+def built_in() -> list[records.Asked]:
+    """General questions that no compiler was regularized with."""
+    from memkit.models.nano.general import HELD_OUT
+
+    return [records.Asked(question, (answer,)) for question, answer in HELD_OUT]
+
+
+def fill(memory: Memory, chosen: Sequence[records.Record], extra: Sequence[records.Record]) -> dict[str, str]:
+    """Remember all of them; record ids to memory ids. What the bank has already, it keeps."""
+    rows = [*chosen, *extra]
+    infos = memory.router.remember_many([Document(r.context, r.id) for r in rows])
+    return {record.id: info.id for record, info in zip(rows, infos, strict=True)}
+
+
+def compile_all(memory: Memory, ids: Sequence[str], progress: Progress) -> list[str]:
+    """Compile what is not compiled yet, so that an interrupted run goes on; why some could not be."""
+    failed = list[str]()
+    for done, memory_id in enumerate(ids):
+        progress("compile", done, len(ids))
+        if memory.show(memory_id).version:
+            continue
+        try:
+            memory.compile(memory_id)
+        except (CompileError, VerificationError) as error:
+            failed.append(f"{memory_id}: {error}")
+    return failed
+
+
+def queries(
+    chosen: Sequence[records.Record],
+    extra: Sequence[records.Record],
+    general: Sequence[records.Asked],
+    ids: Mapping[str, str],
+) -> list[Query]:
+    """All questions of the three kinds."""
+    out = [
+        Query(q.text, "answerable", ids[record.id], q.answers) for record in chosen for q in record.questions
+    ]
+    out += [Query(q, "missing", ids[r.id]) for r in (*chosen, *extra) for q in r.unanswerable]
+    return out + [Query(q.text, "general", None, q.answers) for q in general]
+
+
+class Observer:
+    """Asks everything about a question that a calibration can learn from."""
+
+    def __init__(self, memory: Memory, hidden: int = features.HIDDEN) -> None:
+        self.memory, self.hidden = memory, hidden
+        self.router: Router = memory.router
+
+    def observe(self, query: Query) -> fit.Observed | None:
+        """None where the bank holds nothing."""
+        looked = self.router.look(query.text, ANSWER_TOKENS)
+        if not looked.ranked:
+            return None
+        keys = [c.memory.id for c in looked.ranked]
+        answerable = query.kind == "answerable"
+        gold = keys.index(query.memory_id) if answerable and query.memory_id in keys else None
+        wanted = sorted({*range(min(PROBED, len(keys))), *(() if gold is None else (gold,))})
+        self.router.probe(looked, wanted)
+        found = tuple(features.found(looked.ranked, i) for i in range(len(keys)))
+        row = {i: features.probed(found[i], p, self.hidden) for i, p in looked.probes.items()}
+        about = gold if gold is not None else 0
+        probe, _, _ = self.router.probe_text(looked, looked.ranked[about])
+        return fit.Observed(
+            query.group,
+            answerable,
+            gold,
+            found,
+            row,
+            None if probe is None else features.probed(found[about], probe, self.hidden),
+            looked.probes[0].memory.entropy if 0 in looked.probes else None,
+            None if gold is None else self._latent_right(looked, gold, query),
+        )
+
+    def _latent_right(self, looked: Looked, gold: int, query: Query) -> bool | None:
+        if gold not in looked.probes:
+            return None
+        handle = looked.handles[gold]
+        if isinstance(handle, str):
+            return None
+        request = Request(query.text, handle=handle, max_tokens=ANSWER_TOKENS)
+        (said,) = self.memory.engine.generate([request])
+        return bool(metrics.contains(said.text, query.answers))
+
+
+def observe_all(memory: Memory, asked: Sequence[Query], progress: Progress) -> list[fit.Observed]:
+    """Observe every question."""
+    observer, out = Observer(memory), list[fit.Observed]()
+    for done, query in enumerate(asked):
+        progress("observe", done, len(asked))
+        observed = observer.observe(query)
+        if observed is not None:
+            out.append(observed)
+    return out
+
+
+def calibration_of(
+    memory: Memory, compiler: str, observed: Sequence[fit.Observed], about: Mapping[str, Any], seed: int
+) -> Calibration:
+    """Fit, and report on the questions that were held out. Raises `ConfigError` for too few of them."""
+    heads, limits = fit.fit(observed, features.HIDDEN, seed)
+    rest = [o for o in observed if fit.part_of(o.group) == "report"]
+    return Calibration(
+        memory.engine.fingerprint,
+        compiler,
+        memory.router.embedder.name,
+        features.HIDDEN,
+        heads,
+        limits,
+        fit.curve(rest, heads),
+        {
+            **about,
+            **fit.reported(rest, heads, limits),
+            "n": len(observed),
+            "n_report": len(rest),
+            "seed": seed,
+            "date": datetime.now(UTC).date().isoformat(),
+        },
+    )
+
+
+def calibrate(
+    memory: Memory, compiler: str, sources: Sources, bank: Path, progress: Progress
+) -> tuple[Calibration, Path]:
+    """Build a bank in ``memory``, observe and fit; the calibration is stored in the folder of ``bank``."""
+    chosen, extra, general = load(sources)
+    ids = fill(memory, chosen, extra)
+    failed = [] if compiler == NO_COMPILER else compile_all(memory, [ids[r.id] for r in chosen], progress)
+    asked = queries(chosen, extra, general, ids)
+    observed = observe_all(memory, asked, progress)
+    about = {"source": sources.source.rpartition("/")[2], "memories": len(ids), "not_compiled": len(failed)}
+    made = calibration_of(memory, compiler, observed, about, sources.seed)
+    return made, save(made, folder_of(bank))

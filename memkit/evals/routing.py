@@ -1,0 +1,313 @@
+"""The study of the router: ``memkit eval --study router``.
+
+A bank is built of any records; for each compiler its documents are compiled once and kept, so that an
+interrupted study goes on. Scorers and thresholds are fitted to the questions of three quarters of the
+documents; all rows but the candidates' are of the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from memkit.engine.base import Handle, Request
+from memkit.engine.transformers import TransformersEngine
+from memkit.errors import ConfigError
+from memkit.evals import gating, metrics
+from memkit.evals.gating import ANSWER_TOKENS, TENANT, Query, Sources
+from memkit.evals.work import Work
+from memkit.memory import Memory
+from memkit.router import fit
+from memkit.router.calibration import folder_of, save
+from memkit.router.gate import Decision, GateConfig
+from memkit.router.router import NO_COMPILER, Looked, Router
+from memkit.router.text import room_for
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class RoutingConfig:
+    """What to build the bank of and to compile it with; ``home`` keeps the banks, one a compiler.
+
+    The compiler ``none`` compiles nothing. ``passages`` is the k of text retrieval.
+    """
+
+    sources: Sources
+    home: Path
+    model: str = "nano"
+    compilers: tuple[str, ...] = ("lcc",)
+    embedder: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    passages: int = 4
+
+    def __post_init__(self) -> None:
+        if not self.compilers:
+            raise ConfigError(f"give at least one compiler, or {NO_COMPILER}")
+        if self.passages < 1:
+            raise ConfigError(f"passages must be at least 1, got {self.passages}")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How a method asks a question."""
+
+    request: Request
+    memory_id: str | None
+    decision: Decision | None = None
+    probes: tuple[Request, ...] = ()
+
+
+class Study:
+    """One compiler's bank, and the methods that answer from it."""
+
+    def __init__(self, memory: Memory, config: RoutingConfig) -> None:
+        self.memory, self.config = memory, config
+        self.engine = memory.engine
+        self.work = Work(self.engine)
+        self.routers = {
+            name: Router(memory.bank, TENANT, lambda: memory.engine, memory.router.embedder, GateConfig(name))
+            for name in ("rule", "entropy", "learned")
+        }
+        self._said = dict[tuple[str, Handle | None, str | None], str]()
+
+    # -- methods --------------------------------------------------------------------------------
+    def none(self, query: Query) -> Asked:
+        return Asked(self._request(query.text), None)
+
+    def text_rag(self, query: Query) -> Asked:
+        """The best passages of several memories as text, no gate."""
+        router = self.routers["rule"]
+        looked = router.look(query.text, ANSWER_TOKENS)
+        room, texts = room_for(self.engine, query.text, ANSWER_TOKENS), list[str]()
+        best = [c.hit for c in looked.ranked[: self.config.passages]]
+        for text in self.memory.bank.excerpts(TENANT, best):
+            room -= self.engine.count_tokens(text)
+            if room < 0:
+                break
+            texts.append(text.strip())
+        if not texts:
+            return self.none(query)
+        return Asked(self._request(query.text, context="\n".join(texts)), looked.ranked[0].memory.id)
+
+    def oracle(self, query: Query) -> Asked:
+        """The right memory, by its artifact where it has one."""
+        if query.memory_id is None:
+            return self.none(query)
+        router = self.routers["rule"]
+        looked = router.look(query.text, ANSWER_TOKENS)
+        ranked = [c for c in looked.ranked if c.memory.id == query.memory_id]
+        if not ranked:  # the search missed it; the oracle does not
+            info = self.memory.show(query.memory_id)
+            vector = router.embedder.question(query.text)
+            hit = self.memory.bank.search(TENANT, vector, 1, within=info.id)[0]
+            ranked = [replace(looked.ranked[0], memory=info, hit=hit)]
+        return self._take(replace_ranked(looked, ranked), 0)
+
+    def retrieved(self, query: Query) -> Asked:
+        """The first candidate, whatever it is."""
+        return self._take(self.routers["rule"].look(query.text, ANSWER_TOKENS), 0)
+
+    def routed(self, query: Query) -> Asked:
+        """The candidate that the scorers prefer, without a gate."""
+        router = self.routers["learned"]
+        looked = router.look(query.text, ANSWER_TOKENS)
+        if not router.calibrated(looked):
+            raise ConfigError("the study's calibration is missing")
+        best, _, _ = router.choose(looked)
+        return self._take(looked, best)
+
+    def gated(self, name: str) -> Callable[[Query], Asked]:
+        """All of it, with the gate of that name."""
+
+        def ask(query: Query) -> Asked:
+            routed = self.routers[name].route(query.text, ANSWER_TOKENS)
+            chosen = routed.decision.candidate
+            key = chosen.memory.id if chosen else None
+            return Asked(routed.request, key, routed.decision, routed.asked)
+
+        return ask
+
+    def _take(self, looked: Looked, i: int) -> Asked:
+        """A candidate by its artifact, else by its text."""
+        router, candidate = self.routers["rule"], looked.ranked[i]
+        if router.attach(looked, [i]):
+            handle = looked.handles[i]
+            if isinstance(handle, Handle):
+                return Asked(self._request(looked.question, handle=handle), candidate.memory.id)
+        text, _ = router.text(looked, candidate)
+        return Asked(self._request(looked.question, context=text or None), candidate.memory.id)
+
+    def _request(self, question: str, handle: Handle | None = None, context: str | None = None) -> Request:
+        return Request(question, handle=handle, context=context, max_tokens=ANSWER_TOKENS)
+
+    def answer(self, request: Request) -> str:
+        """The answer, computed once for equal requests."""
+        key = (request.question, request.handle, request.context)
+        if key not in self._said:
+            (completion,) = self.engine.generate([request])
+            self._said[key] = completion.text
+        return self._said[key]
+
+    # -- rows -----------------------------------------------------------------------------------
+    def candidates(self, asked: Sequence[Query]) -> dict[str, Any]:
+        """Recall of the search alone, over all answerable questions."""
+        ranks = list[int]()
+        for query in asked:
+            if query.kind == "answerable":
+                keys = [c.memory.id for c in self.routers["rule"].look(query.text).ranked]
+                ranks.append(keys.index(query.memory_id) if query.memory_id in keys else len(keys))
+        n = len(ranks)
+        return {
+            "row": "candidates",
+            "n": n,
+            "recall_at_1": sum(r < 1 for r in ranks) / n,
+            "recall_at_8": sum(r < 8 for r in ranks) / n,
+            "memories": len(self.memory.list()),
+        }
+
+    def rows(self, asked: Sequence[Query], progress: Progress) -> Iterator[dict[str, Any]]:
+        """One row a method, then those of the gates."""
+        bare = {query.text: self.answer(self.none(query).request) for query in asked}
+        methods: dict[str, Callable[[Query], Asked]] = {
+            "none": self.none,
+            "text_rag": self.text_rag,
+            "oracle": self.oracle,
+            "retrieved": self.retrieved,
+            "routed": self.routed,
+            "rule_gate": self.gated("rule"),
+            "entropy_gate": self.gated("entropy"),
+            "routed_gated": self.gated("learned"),
+        }
+        found = dict[str, dict[str, Any]]()
+        for done, (name, method) in enumerate(methods.items()):
+            progress(name, done, len(methods))
+            row = {"row": name, **self._measured([(query, method(query)) for query in asked], bare)}
+            found[name] = row
+        best = found["oracle"]["score"]
+        for name, row in found.items():
+            row["relative_to_oracle"] = row["score"] / best if best and row["score"] is not None else None
+            if not name.endswith(("gate", "gated")):
+                row.pop("balanced_accuracy")
+                row.pop("auroc")
+        keys = ("balanced_accuracy", "auroc", "harm_points", "overhead_flops", "n", "n_other", "routes")
+        yield from found.values()
+        yield {"row": "gate", **{key: found["routed_gated"][key] for key in keys}}
+
+    def _measured(self, pairs: Sequence[tuple[Query, Asked]], bare: Mapping[str, str]) -> dict[str, Any]:
+        scores, tops, general = list[float](), list[bool](), list[float]()
+        probes = answers = 0.0
+        for query, asked in pairs:
+            said = self.answer(asked.request)
+            if query.kind == "answerable":
+                scores.append(metrics.contains(said, query.answers))
+                tops.append(asked.memory_id == query.memory_id)
+                probes += sum(self.work.probe(request) for request in asked.probes)
+                answers += self.work.answer(asked.request, said)
+            elif query.kind == "general":
+                general.append(_kept(said, bare[query.text], query.answers))
+        n = len(scores)
+        used = [asked.memory_id is not None for _, asked in pairs]
+        labels = [query.kind == "answerable" for query, _ in pairs]
+        values = [asked.decision.score for _, asked in pairs if asked.decision]
+        return {
+            "n": n,
+            "n_other": len(pairs) - n,
+            "score": metrics.mean(scores),
+            "score_ci95": metrics.wilson(sum(scores), n),
+            "top1": sum(tops) / n if n else None,
+            "balanced_accuracy": fit.balanced(used, labels),
+            "auroc": fit.auroc(values, labels) if len(values) == len(labels) else None,
+            "harm_points": 100 * sum(general) / len(general) if general else None,
+            "overhead_flops": probes / answers if answers else None,
+            "routes": _routes(pairs),
+        }
+
+
+def replace_ranked(looked: Looked, ranked: list[Any]) -> Looked:
+    """The same question with other candidates."""
+    return Looked(looked.question, looked.vector, looked.max_tokens, ranked)
+
+
+def _kept(said: str, bare: str, golds: Sequence[str]) -> float:
+    """Score with the bank minus score without; without a gold answer, likeness to the bare one minus 1."""
+    if golds:
+        return metrics.contains(said, golds) - metrics.contains(bare, golds)
+    return 0.0 if said == bare else metrics.rouge_l(said, [bare]) - 1.0
+
+
+def _routes(pairs: Sequence[tuple[Query, Asked]]) -> dict[str, dict[str, int]]:
+    """How many questions of each kind took each route."""
+    out = dict[str, dict[str, int]]()
+    for query, asked in pairs:
+        request = asked.request
+        route = "latent" if request.handle else "text" if request.context is not None else "none"
+        counts = out.setdefault(query.kind, {})
+        counts[route] = counts.get(route, 0) + 1
+    return out
+
+
+def study(
+    config: RoutingConfig,
+    progress: Progress = lambda label, done, total: None,
+    engine: TransformersEngine | None = None,
+) -> dict[str, Any]:
+    """Run it; returns ``{"study": "router", ..., "rows": [...]}`` with ``compiler`` in every row."""
+    loaded = gating.load(config.sources)
+    engine = engine or TransformersEngine(config.model)
+    rows, reports = list[dict[str, Any]](), dict[str, Any]()
+    for compiler in config.compilers:
+        found, reports[compiler] = _of_compiler(compiler, config, engine, loaded, progress)
+        rows += [{"compiler": compiler, **row} for row in found]
+    return {
+        "study": "router",
+        "model": engine.model,
+        "fingerprint": engine.fingerprint,
+        "embedder": config.embedder or "lexical",
+        "source": config.sources.source.rpartition("/")[2],
+        "seed": config.sources.seed,
+        "records": len(loaded[0]),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {engine.base.model.device.type}",
+        "date": datetime.now(UTC).date().isoformat(),
+        "calibrations": reports,
+        "rows": rows,
+    }
+
+
+def _of_compiler(
+    compiler: str,
+    config: RoutingConfig,
+    engine: TransformersEngine,
+    loaded: gating.Loaded,
+    progress: Progress,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The rows of one compiler, and its calibration."""
+    chosen, extra, general = loaded
+    home = config.home / compiler.replace(":", "-")
+    name, _, preset = compiler.partition(":")
+    bare = compiler == NO_COMPILER
+    options = {} if bare else dict(config.options) | ({"preset": preset} if preset else {})
+    with Memory(
+        home,
+        user=TENANT,
+        compiler="lcc" if bare else name,  # one that is never called
+        options=options,
+        engine=engine,
+        embedder=config.embedder,
+    ) as memory:
+        ids = gating.fill(memory, chosen, extra)
+        failed = [] if bare else gating.compile_all(memory, [ids[r.id] for r in chosen], progress)
+        asked = gating.queries(chosen, extra, general, ids)
+        held = [q for q in asked if fit.part_of(q.group) == "report"]
+        observed = gating.observe_all(memory, [q for q in asked if q not in held], progress)
+        about = {"source": config.sources.source.rpartition("/")[2], "not_compiled": len(failed)}
+        made = gating.calibration_of(memory, name, observed, about, config.sources.seed)
+        save(made, folder_of(home))
+        one = Study(memory, config)
+        rows = [one.candidates(asked), *one.rows(held, progress)]
+        return rows, {"thresholds": made.thresholds, "not_compiled": failed}
