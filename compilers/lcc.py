@@ -14,7 +14,8 @@ Departures, each a config field
     - ``kv_steps`` refines the extracted KV directly after the LoRA phase.
     - A document longer than ``segment_tokens``, or than the window, is compiled in segments: each is read
       behind the memories of the ones before it, and a last direct phase refines all of them together.
-    - The ``fast`` preset replaces the paper's 22,500 steps at 2e-5 by few steps at a high rate.
+    - The ``fast`` preset, the default, replaces the paper's 22,500 steps at 2e-5 by few steps at a high rate,
+      and reconstruction by self-study (``memkit eval --study recipe`` measures each choice).
 
 Requirements
     A causal model with rotary positions (Llama, Qwen2, Mistral ...).
@@ -60,17 +61,18 @@ class LCCConfig:
     alpha: float = 16.0  # scale of the LoRA
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
     init: Init = "chunk_mean"
-    steps: int = 100  # optimizer steps of the LoRA phase
+    steps: int = 150  # optimizer steps of the LoRA phase
     lr: float = 5e-3
     warmup: int = 10  # steps
-    kv_steps: int = 100  # optimizer steps of the direct phase; 0 leaves it out
+    kv_steps: int = 0  # optimizer steps of the direct phase; 0 leaves it out
+    together_steps: int = 100  # direct steps over all segments of a long document; 0 leaves them out
     kv_lr: float = 1e-2
     self_study: int = 128  # questions written by the model; 0 is the paper's data-free objective
-    self_study_batch: int = 16  # questions a step
+    self_study_batch: int = 8  # questions a step
     self_study_temperature: float = 1.0  # at which the model writes them
     agnostic: int = 48  # context-agnostic queries
-    agnostic_batch: int = 4  # queries a step
-    reconstruction_window: int = 256  # tokens of a window to be repeated; 0 leaves reconstruction out
+    agnostic_batch: int = 2  # queries a step
+    reconstruction_window: int = 0  # tokens of a window to be repeated; 0 leaves reconstruction out
     reconstruction: int = 16  # windows; more where that many do not cover the context
     reconstruction_batch: int = 1  # windows a step
     reconstruction_weight: float = 0.3
@@ -92,7 +94,7 @@ class LCCConfig:
         require(self, 1, "rank", "accumulate", "answer_tokens", "patience", "top_k", "segment_tokens")
         require(self, 1, "reconstruction_batch")
         require(self, 0, "steps", "kv_steps", "self_study", "agnostic", "reconstruction_window", "warmup")
-        require(self, 0, "self_study_temperature", "reconstruction")
+        require(self, 0, "self_study_temperature", "reconstruction", "together_steps")
         if self.init not in ("chunk_mean", "vocabulary_mean"):
             raise ValueError(f"init must be chunk_mean or vocabulary_mean, got {self.init!r}")
         if self.loss not in ("kl", "mse"):
@@ -109,12 +111,17 @@ class LCCConfig:
         return Schedule(steps, lr, self.warmup, patience=self.patience, accumulate=self.accumulate)
 
 
-_PURE: dict[str, Any] = {"self_study": 0, "reconstruction_weight": 1.0}
+_PURE: dict[str, Any] = {
+    "self_study": 0,
+    "agnostic_batch": 4,
+    "reconstruction_window": 256,
+    "reconstruction_weight": 1.0,
+}
 PRESETS: dict[str, dict[str, Any]] = {
     "fast": {},
     # Cartridges (2025): no LoRA, only the direct phase, from the frozen model's own reading of the buffer.
     "cartridge": {"steps": 0, "kv_steps": 200, "kv_lr": 2e-2},
-    "pure": _PURE,  # the paper's objective with the fast schedule
+    "pure": {**_PURE, "kv_steps": 100},  # the paper's objective at a high rate, and a direct phase
     "paper": {  # Appendix A: 45 epochs x 4,000 samples / 8, AdamW 2e-5, linear decay
         **_PURE,
         "segment_tokens": 1_000_000,  # never cut
@@ -124,7 +131,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "warmup": 0,
         "kv_steps": 0,
         "agnostic": 2000,
-        "agnostic_batch": 4,
         "reconstruction": 2000,
         "reconstruction_batch": 4,
         "answer_tokens": 128,
@@ -256,9 +262,9 @@ def _compile(
     if before is None:
         raise CompileError("the document has no tokens")
     memory = before.slice(header)
-    if len(objectives) > 1 and config.kv_steps:
+    if len(objectives) > 1 and config.together_steps:
         whole = Objective.union(objectives, before.slice(0, header))
-        memory = refine(whole, memory, config, "kv together", run)
+        memory = refine(whole, memory, config, config.together_steps, "kv together", run)
     return memory
 
 
@@ -316,14 +322,15 @@ class _Segment:
             objective.skip,
         )
         memory = self._written()  # the LoRA is on here, and never again
-        return refine(objective, memory, config, f"kv{label}", run) if config.kv_steps else memory
+        steps = config.kv_steps
+        return refine(objective, memory, config, steps, f"kv{label}", run) if steps else memory
 
     @torch.no_grad()
     def _written(self) -> kv.KV:
         return self.read()
 
 
-def refine(objective: Objective, memory: kv.KV, config: LCCConfig, phase: str, run: Run) -> kv.KV:
+def refine(objective: Objective, memory: kv.KV, config: LCCConfig, steps: int, phase: str, run: Run) -> kv.KV:
     """The direct phase: the keys and values themselves are trained, in float32."""
     free = [nn.Parameter(t.detach().float().clone()) for t in (*memory.keys, *memory.values)]
     layers, dtype = len(memory.keys), memory.keys[0].dtype
@@ -337,7 +344,7 @@ def refine(objective: Objective, memory: kv.KV, config: LCCConfig, phase: str, r
         free,
         lambda step: objective.step(direct()),
         (lambda: objective.measure(direct())) if objective.held_out else None,
-        config.schedule(config.kv_steps, config.kv_lr),
+        config.schedule(steps, config.kv_lr),
         run.progress,
         run.history,
         run.checkpoint,

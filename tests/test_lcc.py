@@ -218,7 +218,7 @@ def test_same_seed_gives_the_same_artifact(tiny: LoadedModel, compiled: Artifact
 
 
 def test_pure_objective_asks_no_questions(tiny: LoadedModel) -> None:
-    task = task_of(tiny, self_study=0)
+    task = task_of(tiny, self_study=0, reconstruction_window=64)
     assert [part.pairs[0][0].kind for part in task.objective.parts] == ["agnostic", "reconstruction"]
 
 

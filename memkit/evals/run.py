@@ -236,6 +236,9 @@ def _absent(config: EvalConfig, record: records.Record, journal: Journal) -> lis
 @lru_cache(maxsize=1)
 def _own_engine(model: str) -> TransformersEngine:
     """A worker process's engine, loaded once for all its records."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # this process's output is the parent's
     torch.set_num_threads(1)  # the other cores have workers of their own
     return TransformersEngine(model)
 
