@@ -82,7 +82,7 @@ def test_peft_gives_the_engines_logits(
     (score,) = engine.score([Request(QUESTION, handle=handle)])
     assert score.top_logprob == pytest.approx(float(expected[-1].log_softmax(-1).max()), abs=1e-4)
     prompt = [*base.chat.header, *base.chat.query(base.tokenizer, QUESTION, False)]
-    out = theirs.generate(
+    out = theirs.generate(  # type: ignore[no-untyped-call] # PEFT's
         input_ids=torch.tensor([prompt]),
         max_new_tokens=8,
         do_sample=False,
@@ -236,7 +236,12 @@ def test_scores_hold_the_state_that_the_first_token_comes_from(
     alone = [engine.score([request])[0] for request in requests]
     passes = list[int]()
     decode = kv.decode
-    monkeypatch.setattr(kv, "decode", lambda *a, **k: passes.append(len(a[2])) or decode(*a, **k))
+
+    def counted(model: Any, prefix: Any, queries: Any, **settings: Any) -> list[kv.Decoded]:
+        passes.append(len(queries))
+        return decode(model, prefix, queries, **settings)
+
+    monkeypatch.setattr(kv, "decode", counted)
     scores = engine.score(requests)
     assert passes == [3, 3]  # requests of one memory are read at once
     for score, single, request in zip(scores, alone, requests, strict=True):

@@ -27,7 +27,7 @@ from memkit.evals import lora_bench
 from memkit.evals.run import EvalConfig, evaluate
 from memkit.memory import Memory
 from memkit.models.loading import LoadedModel
-from memkit.prompts import REPEAT, is_held_out, question_requests
+from memkit.prompts import REPEAT, QuestionKind, is_held_out, paraphrase_requests, question_requests
 from memkit.testing import TEXT, TINY
 
 QUESTION = "Where does Mira live?"
@@ -82,13 +82,13 @@ def test_training_lowers_the_loss_on_a_random_model(tiny: LoadedModel) -> None:
 def test_held_out_questions_are_neither_trained_on_nor_rephrased(
     tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from memkit.compilers import lora
-
     rephrased = list[str]()
-    request = lora.paraphrase_requests
-    monkeypatch.setattr(
-        lora, "paraphrase_requests", lambda m, questions: rephrased.extend(questions) or request(m, questions)
-    )
+
+    def noted(model: str, questions: list[str]) -> list[str]:
+        rephrased.extend(questions)
+        return paraphrase_requests(model, questions)
+
+    monkeypatch.setattr("memkit.compilers.lora.paraphrase_requests", noted)
     lesson = LoRA({**OPTIONS, "self_study": 48})._lesson(Document(TEXT), tiny)
     assert rephrased
     assert not any(is_held_out(question) for question in rephrased)
@@ -98,7 +98,7 @@ def test_held_out_questions_are_neither_trained_on_nor_rephrased(
 
 
 def test_kinds_of_questions() -> None:
-    kinds = ("factual", "listing", "two_hop", "unanswered")
+    kinds: tuple[QuestionKind, ...] = ("factual", "listing", "two_hop", "unanswered")
     for model, missing in (("nano", 1), ("other", 0)):
         requests = question_requests(model, TEXT, 20, kinds)
         assert len(requests) == 20
