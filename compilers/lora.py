@@ -17,7 +17,7 @@ Departures, each a config field
       that the text does not answer, so that the adapter also learns what it does not know.
     - ``agnostic`` queries hold the model where it is: their target is the frozen model without any context.
     - ``reconstruction_window`` adds windows of the text itself.
-    - Training stops early on the median of questions that were held out.
+    - The last state is kept; ``patience`` stops early on held-out questions instead.
 
     A document longer than ``segment_tokens``, or than the window, is studied in pieces; all of them train the
     one adapter, in as many steps for each.
@@ -83,7 +83,7 @@ class LoRAConfig:
     answer_tokens: int = 32  # longest answer of the teacher, tokens
     queries: str = ""  # a JSONL file of context-agnostic queries; "" takes those that ship with memkit
     top_k: int = 256  # of the teacher's distribution; the rest is one event
-    patience: int = 4  # held-out measurements (every 25 steps) without a new best
+    patience: int = 0  # held-out measurements (every 25 steps) without a new best; 0 trains all steps
     segment_tokens: int = 1024  # longest piece of a document that is read at once
     accumulate: int = 1  # draws whose gradients make one optimizer step
     seed: int = 0
@@ -94,7 +94,8 @@ class LoRAConfig:
                 raise ValueError(f"{name} is a list of names, not {getattr(self, name)!r}")
             object.__setattr__(self, name, tuple(getattr(self, name)))
         require(self, 1, "rank", "steps", "self_study_batch", "agnostic_batch", "answer_tokens", "top_k")
-        require(self, 1, "patience", "segment_tokens", "accumulate")
+        require(self, 1, "segment_tokens", "accumulate")
+        require(self, 0, "patience")
         require(self, 0, "warmup", "self_study", "agnostic", "reconstruction_window")
         require(self, 0, "self_study_temperature", "reconstruction_weight")
         for name in ("alpha", "lr"):
@@ -118,7 +119,11 @@ class LoRAConfig:
 
     def schedule(self, pieces: int) -> Schedule:
         return Schedule(
-            self.steps * pieces, self.lr, self.warmup, patience=self.patience, accumulate=self.accumulate
+            self.steps * pieces,
+            self.lr,
+            self.warmup,
+            patience=max(self.patience, 1),
+            accumulate=self.accumulate,
         )
 
 
@@ -132,7 +137,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "answers": "sampled",
         "reconstruction_window": 0,
         "answer_tokens": 128,
-        "patience": 10_000,
     },
 }
 
@@ -214,7 +218,9 @@ class LoRA:
             "lora",
             adapters.parameters,
             lambda step: together.step(student),
-            (lambda: together.measure(student)) if lessons[0].objective.held_out else None,
+            (lambda: together.measure(student))
+            if config.patience and lessons[0].objective.held_out
+            else None,
             config.schedule(lessons[0].pieces),
             progress,
             [lesson.history for lesson in lessons],

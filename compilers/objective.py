@@ -134,7 +134,7 @@ class Together:
         """Each document's median KL, in nats per answer token, over its held-out examples.
 
         Not the mean: a few of them ask what no other question teaches, and cannot be learned without the
-        context; a mean of them would tell when to stop by luck.
+        context. Where there are only such questions, the median says nothing either.
         """
         held_out = [objective.held_out for objective in self.objectives]
         groups = _by_example(student, None, held_out, "kl", self._meters)
