@@ -37,7 +37,7 @@ def load(source: str, limit: int | None, seed: int, questions: int | None = None
     Raises `ConfigError` for a source that is absent and `DocumentError` for a malformed line.
     """
     if source.split(":")[0] == "generated":
-        records: Iterator[Record] | Sequence[Record] = generated(*_wanted(source), seed)
+        records: Iterator[Record] | Sequence[Record] = generated(*_wanted(source, seed))
     else:
         path = Path(source)
         if not path.is_file():
@@ -103,17 +103,17 @@ def _record(row: dict[str, Any], fallback: str) -> Record:
     )
 
 
-def _wanted(source: str) -> tuple[int, tuple[int, int]]:
-    """How many documents ``generated[:N[:FACTS]]`` asks for, and the fewest and most facts of each."""
+def _wanted(source: str, seed: int) -> tuple[int, int, tuple[int, int]]:
+    """What ``generated[:N[:FACTS]]`` asks of `generated`."""
     form = re.fullmatch(r"generated(?::(\d+)(?::(\d+)(?:-(\d+))?)?)?", source)
     count, fewest = (int(form[1] or 20), int(form[2] or 8)) if form else (0, 0)
     most = int(form[3] or fewest) if form else 0
     if not count or not 1 <= fewest <= most:
         raise ConfigError(f"give generated:N, or generated:N:FACTS as 8 or 8-16, not {source!r}")
-    return count, (fewest, most)
+    return count, seed, (fewest, most)
 
 
-def generated(count: int, facts: tuple[int, int], seed: int) -> Iterator[Record]:
+def generated(count: int, seed: int, facts: tuple[int, int] = (8, 8)) -> Iterator[Record]:
     """Documents of nano's world in held-out words, 19 to 32 tokens a fact (8 facts: 150 to 256)."""
     from memkit.models.loading import NANO_FOLDER
     from memkit.models.nano.documents import Generator
