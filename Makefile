@@ -38,9 +38,11 @@ DOCUMENTS ?= 20
 LARGE ?= 40
 WORKERS ?= $(shell nproc)
 PAPER_STEPS ?= 2000
-# SmolLM2 takes seconds a step on one core: few steps, few questions, and bfloat16 where the CPU has it.
+RECORDS ?= 3
+# SmolLM2 takes seconds a step on one core: few steps, few questions. MEMKIT_DTYPE=bfloat16 is faster
+# on CPUs that have it, and what the file names with bf16 were measured with.
 SMOLLM2 ?= --option self_study=32 --option self_study_batch=4 --option self_study_temperature=0.7 \
-	--option agnostic=8 --option agnostic_batch=1 --option steps=60 --option kv_steps=0
+	--option agnostic=8 --option agnostic_batch=1 --option steps=30 --option kv_steps=0
 EVAL = $(BIN)/memkit eval --workers $(WORKERS)
 
 results-run: $(VENV)/.memkit-dev
@@ -48,7 +50,8 @@ results-run: $(VENV)/.memkit-dev
 	$(BIN)/python -m memkit.models.nano.evaluate --documents 100 --json $(NANO)/eval.json
 	$(BIN)/python -m memkit.models.nano.card
 	cp $(NANO)/eval.json results/1-nano-skills.json
-	$(EVAL) generated:$(DOCUMENTS) --compilers lcc,lcc:pure --ratio 4,8,16 --json results/2-nano-lcc.json
+	$(EVAL) generated:$(DOCUMENTS) --compilers lcc --ratio 4,8,16 --json results/2-nano-lcc.json
+	$(EVAL) generated:$(DOCUMENTS) --compilers lcc:pure --ratio 16 --json results/2-nano-lcc-pure.json
 	$(EVAL) generated:$(LARGE):8-16 --baselines full,none,rag,kvpress,cartridge --ratio 8,16,32 \
 		--json results/3-nano-baselines.json
 	$(EVAL) generated:5 --study recipe --json results/4-nano-recipe.json
@@ -59,8 +62,10 @@ results-run: $(VENV)/.memkit-dev
 	$(BIN)/python -m memkit.evals.calibrate results/2-*.json results/3-*.json results/4-*.json results/5-*.json \
 		--json results/8-nano-admission.json --out memkit/thresholds.json
 ifdef SQUAD
-	$(EVAL) $(SQUAD) --limit $(or $(RECORDS),3) --model smollm2 --compilers lcc,lcc:pure --ratio 4,8,16 \
-		$(SMOLLM2) --json results/9-smollm2-squad.json
+	$(EVAL) $(SQUAD) --limit $(RECORDS) --model smollm2 --ratio 4,8,16 $(SMOLLM2) \
+		--baselines full,none,rag,kvpress --json results/9-smollm2-bf16-squad.json
+	$(EVAL) $(SQUAD) --limit $(RECORDS) --model smollm2 --compilers lcc:pure --ratio 16 $(SMOLLM2) \
+		--json results/9-smollm2-bf16-squad-pure.json
 endif
 	$(MAKE) results
 

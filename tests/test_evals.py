@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -155,6 +156,16 @@ def test_passages_keep_to_the_budget(engine: TransformersEngine) -> None:
         assert text
         assert engine.count_tokens(text) <= budget + 1  # the space between two sentences
     assert "Tovin" in passages(engine, embedder, TEXT, "What is the dog called?", 16)
+
+
+def test_retrieval_takes_the_embedder_asked_for(engine: TransformersEngine, tmp_path: Path) -> None:
+    asked = [{"q": "Where does Mira live?", "answers": ["Keldor"]}]
+    file = tmp_path / "r.jsonl"
+    file.write_text(json.dumps({"id": "a", "context": TEXT, "questions": asked}))
+    about: dict[str, Any] = {"compilers": (), "baselines": ("rag",), "ratios": (2,)}
+    assert evaluate(EvalConfig(str(file), **about), engine=engine)["embedder"] == "lexical"
+    with pytest.raises(ConfigError, match="unknown embedder"):
+        evaluate(EvalConfig(str(file), **about, embedder="magic"), engine=engine)
 
 
 def test_an_interrupted_evaluation_goes_on(engine: TransformersEngine, tmp_path: Path) -> None:

@@ -78,9 +78,9 @@ def evaluate(
     quiet_libraries()
     ratios = numbers(ratio, "--ratio")
     parts: dict[str, Any] = {"source": source, "model": model, "limit": limit}
-    parts |= {"questions": questions, "seed": seed}
+    parts |= {"questions": questions, "seed": seed, "embedder": embedder}
     if study == "router":
-        parts |= {"unrelated": unrelated, "unanswerable": unanswerable, "home": home, "embedder": embedder}
+        parts |= {"unrelated": unrelated, "unanswerable": unanswerable, "home": home}
         _router(output, parts, _names(compilers), options | {"ratio": ratios[0]}, target)
         return
     if unrelated or unanswerable or home:

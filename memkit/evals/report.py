@@ -59,6 +59,8 @@ def answers(name: str, report: dict[str, Any], folder: Path) -> str:
         f"Model {report['model']}, source {report['source']}, {report['records']} records, "
         f"seed {report['seed']}; general questions without memory: {report['general_without_memory']:.3f}."
     )
+    if any(row["method"] == "rag" for row in report["rows"]):
+        about += f" Passages of rag by the embedder {report.get('embedder', 'lexical')}."
     if report.get("machine"):
         about += f" Measured on {report['machine']}, {report['date']}."
     text = f"## {name}\n\n{about}\n\n{_table([title for _, title, _ in COLUMNS], rows)}\n"

@@ -30,7 +30,7 @@ from memkit.evals.judge import Judge, JudgeConfig
 from memkit.evals.measure import Measurer, Reference
 from memkit.evals.presses import PRESSES, pressed
 from memkit.evals.rag import passages
-from memkit.router.embed import LexicalEmbedder
+from memkit.router.embed import embedder_of
 
 BASELINES = ("full", "none", "rag", "kvpress", "cartridge")
 CURVE_EVERY = 5  # steps between the points of a loss curve that are kept
@@ -66,6 +66,7 @@ class EvalConfig:
     options: Mapping[str, Any] = field(default_factory=dict)  # for every compiler
     variants: tuple[Variant, ...] = ()
     judge: JudgeConfig | None = None
+    embedder: str | None = None  # of the baseline rag; see `memkit.router.embed.embedder_of`
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.baselines) - set(BASELINES)):
@@ -111,7 +112,7 @@ class _Evaluation:
     def __init__(self, config: EvalConfig, engine: TransformersEngine, progress: Progress) -> None:
         self.config, self.engine, self.progress = config, engine, progress
         self.measurer = Measurer(engine)
-        self.embedder = LexicalEmbedder()
+        self.embedder = embedder_of(config.embedder)
         self.judge = Judge(config.judge) if config.judge else None
 
     def record(self, record: records.Record, journal: Journal) -> None:
@@ -318,9 +319,11 @@ def evaluate(
         "source": config.source.rpartition("/")[2],
         "seed": config.seed,
         "records": len(fitting),
+        "embedder": run.embedder.name,
         "skipped": skipped,  # longer than the model's window
         "general_without_memory": run.measurer.bare_general,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {run.engine.base.model.device.type}, "
+        f"{str(run.engine.base.model.dtype).removeprefix('torch.')}, "
         + (f"{torch.get_num_threads()} threads" if workers == 1 else f"{workers} processes of 1 thread"),
         "date": datetime.now(UTC).date().isoformat(),
         "rows": rows,

@@ -43,7 +43,8 @@ Fractions come with Wilson's 95 % interval.
 - answer {general} general questions with and without a text; half of them regularize compilations,
   half measure drift;
 - repeat a text of up to 256 tokens ("{repeat}");
-- write questions about a text ("{write}"), which self-study needs.
+- write questions about a text ("{write}") or about one of its sentences ("{about}"), which self-study
+  needs.
 
 ## What it cannot do
 
@@ -66,8 +67,10 @@ added after 11.7 million tokens, QK-clip after 14.1 million (limits 30, then 16,
 stage that consists mostly of lists was inserted at 15.5 million. Before those changes the model
 chose the right fact but garbled the second syllable of its value. At 24.5 million (the learning rate
 had reached zero and was raised again) words spelled letter by letter, more written questions and
-more reverse ones were added, at 34 million questions about one sentence. A run with the present
-recipe from the first step on has not been measured.
+more reverse ones were added, at 34 million questions about one sentence, at 38.5 million longer texts,
+dated logs, texts in lines and requests for questions that link two facts or that the text does not answer,
+and at 47 million questions that the text answers for somebody else only. A run with the present recipe from
+the first step on has not been measured.
 """
 
 
@@ -95,6 +98,7 @@ def render(folder: Path) -> str:
         idk=world.IDK,
         repeat=prompts.REPEAT,
         write=prompts.WRITE_QUESTION,
+        about=prompts.WRITE_QUESTION_ABOUT.format(passage="..."),
         general=len(general.GENERAL),
         tokens=training["trained"]["tokens"],
         steps=training["trained"]["step"],
