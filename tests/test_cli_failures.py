@@ -117,7 +117,7 @@ def test_model_that_is_missing(cli: Cli, document: Path, tmp_path: Path) -> None
 
 
 def test_document_too_long_to_compile_is_kept(cli: Cli) -> None:
-    done = cli("remember", "-", "--wait", "--json", stdin=LONG.encode())
+    done = cli("remember", "-", "--wait", "--json", "--ratio", "1", stdin=LONG.encode())
     assert (done.code, done.json["error"]["type"]) == (1, "CompileError")
     (info,) = cli("list", "--json").json["memories"]
     assert (info["status"], bool(info["error"])) == ("failed", True)

@@ -163,7 +163,7 @@ def test_retrieval_takes_the_embedder_asked_for(engine: TransformersEngine, tmp_
     file = tmp_path / "r.jsonl"
     file.write_text(json.dumps({"id": "a", "context": TEXT, "questions": asked}))
     about: dict[str, Any] = {"compilers": (), "baselines": ("rag",), "ratios": (2,)}
-    assert evaluate(EvalConfig(str(file), **about), engine=engine)["embedder"] == "lexical"
+    assert evaluate(EvalConfig(str(file), **about), engine=engine)["embedder"] == LexicalEmbedder().name
     with pytest.raises(ConfigError, match="unknown embedder"):
         evaluate(EvalConfig(str(file), **about, embedder="magic"), engine=engine)
 

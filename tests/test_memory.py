@@ -170,7 +170,7 @@ def test_ten_megabytes_get_one_clear_error(memory: Memory) -> None:
 
 
 def test_document_longer_than_the_window_stays_on_text(memory: Memory) -> None:
-    text = " ".join(f"Person{i} lives in Town{i}." for i in range(300))
+    text = " ".join(f"Person{i} lives in Town{i}." for i in range(800))
     with pytest.raises(CompileError, match="too many"):
         memory.remember(text, wait=True)
     (info,) = memory.list()
@@ -209,7 +209,7 @@ def test_interrupted_compilation_leaves_nothing(memory: Memory) -> None:
 
 
 def test_background_survives_failures(memory: Memory) -> None:
-    long = memory.remember(" ".join(f"Person{i} lives in Town{i}." for i in range(300)))
+    long = memory.remember(" ".join(f"Person{i} lives in Town{i}." for i in range(800)))
     short = memory.remember(TEXT)
     memory.wait()
     status: dict[str, MemoryInfo] = {i.id: i for i in memory.list()}

@@ -184,7 +184,7 @@ def _read_config(manifest: Manifest) -> tuple[int, float, list[str]]:
     rank, alpha, targets = (config.get(key) for key in ("r", "lora_alpha", "target_modules"))
     if type(rank) is not int or rank < 1:
         raise ArtifactError(f"not a sound adapter: its rank is {rank!r}")
-    if type(alpha) not in (int, float) or not alpha > 0:  # type: ignore[operator] # narrowed by its type
+    if type(alpha) not in (int, float) or not 0 < alpha < math.inf:  # type: ignore[operator] # narrowed by its type
         raise ArtifactError(f"not a sound adapter: its alpha is {alpha!r}")
     if not isinstance(targets, list | tuple) or not all(isinstance(t, str) for t in targets) or not targets:
         raise ArtifactError(f"not a sound adapter: its targets are {targets!r}")

@@ -235,14 +235,14 @@ def render(folder: Path) -> str:
         report = json.loads(file.read_text())
         if report.get("study") == "router":
             parts.append(router(file.stem, report))
+        elif report.get("bench") == "compile":
+            parts.append(costs(file.stem, report))
         elif "bench" in report:
             parts.append(bench(file.stem, report))
         elif "ratio_range" in report:
             parts.append(first_token(file.stem, report))
         elif "documents" in report:
             parts.append(skills(file.stem, report))
-        elif "bench" in report:
-            parts.append(costs(file.stem, report))
         elif "auc" in report:
             parts.append(calibration(file.stem, report))
         else:
