@@ -116,10 +116,9 @@ def open_memory(home: Path | None, model: str, user: str, **settings: Any) -> Me
 
 def quiet_libraries() -> None:
     """Keep the libraries' progress bars and advice out of a command's output."""
-    from transformers.utils import logging
+    from memkit.models import loading
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    loading.quiet_libraries()
 
 
 def compiler_options(pairs: Sequence[str] | None, ratio: float | None = None) -> dict[str, Any]:

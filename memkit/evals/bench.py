@@ -86,7 +86,14 @@ def bench(config: BenchConfig, progress: Progress = lambda label, done, total: N
 def _apart(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(work, *arguments).result()
+        return pool.submit(_quietly, work, *arguments).result()
+
+
+def _quietly(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    from memkit.models.loading import quiet_libraries
+
+    quiet_libraries()  # this process's output is the parent's
+    return work(*arguments)
 
 
 def _peak_bytes() -> int:

@@ -30,6 +30,7 @@ from memkit.evals.judge import Judge, JudgeConfig
 from memkit.evals.measure import Measurer, Reference
 from memkit.evals.presses import PRESSES, pressed
 from memkit.evals.rag import passages
+from memkit.models.loading import quiet_libraries
 from memkit.router.embed import embedder_of
 
 BASELINES = ("full", "none", "rag", "kvpress", "cartridge")
@@ -237,9 +238,7 @@ def _absent(config: EvalConfig, record: records.Record, journal: Journal) -> lis
 @lru_cache(maxsize=1)
 def _own_engine(model: str) -> TransformersEngine:
     """A worker process's engine, loaded once for all its records."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # this process's output is the parent's
+    quiet_libraries()  # this process's output is the parent's
     torch.set_num_threads(1)  # the other cores have workers of their own
     return TransformersEngine(model)
 

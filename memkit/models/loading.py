@@ -67,6 +67,14 @@ def load(name: str = "nano", device: str | None = None, dtype: str | None = None
     return LoadedModel(name, model, tokenizer, chat, fingerprint(model, tokenizer), window)
 
 
+def quiet_libraries() -> None:
+    """Keep the libraries' progress bars and advice out of this process's output."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
 def _locate(name: str) -> tuple[str, dict[str, Any]]:
     if name == "nano":
         if not (NANO_FOLDER / "model.safetensors").exists():
