@@ -308,9 +308,7 @@ def _study(config: LoRAConfig, teacher: Teacher, meter: FlopMeter, seed: int) ->
     queries = queries_for(base, config.queries)[: config.agnostic]
     bare = [example.without_context for example in teacher.agnostic(queries, config.answer_tokens)]
     agnostic = tuple(zip(bare, targets(base, None, bare, config.top_k), strict=True))
-    size = config.reconstruction_window
-    starts = range(0, len(teacher.context), size) if size else ()
-    windows = told([teacher.reconstruction(start, size) for start in starts])
+    windows = told(teacher.reconstructions(config.reconstruction_window, 0, seed))
     trained, kept, held_out = split_held_out(study, agnostic)
     return Objective(
         teacher,
