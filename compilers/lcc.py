@@ -67,7 +67,8 @@ class LCCConfig:
     kv_steps: int = 0  # optimizer steps of the direct phase; 0 leaves it out
     together_steps: int = 100  # direct steps over all segments of a long document; 0 leaves them out
     kv_lr: float = 1e-2
-    self_study: int = 128  # questions written by the model; 0 is the paper's data-free objective
+    self_study: int = 256  # questions written by the model; 0 is the paper's data-free objective
+    self_study_again: int = 8  # times that each sentence is asked about again which no question covered
     self_study_batch: int = 8  # questions a step
     self_study_temperature: float = 1.0  # at which the model writes them
     agnostic: int = 48  # context-agnostic queries
@@ -94,7 +95,7 @@ class LCCConfig:
         require(self, 1, "rank", "accumulate", "answer_tokens", "patience", "top_k", "segment_tokens")
         require(self, 1, "reconstruction_batch")
         require(self, 0, "steps", "kv_steps", "self_study", "agnostic", "reconstruction_window", "warmup")
-        require(self, 0, "self_study_temperature", "reconstruction", "together_steps")
+        require(self, 0, "self_study_again", "self_study_temperature", "reconstruction", "together_steps")
         if self.init not in ("chunk_mean", "vocabulary_mean"):
             raise ValueError(f"init must be chunk_mean or vocabulary_mean, got {self.init!r}")
         if self.loss not in ("kl", "mse"):
@@ -363,9 +364,12 @@ def collect(config: LCCConfig, teacher: Teacher, meter: FlopMeter) -> Objective:
             meter.forward(len(example.query) + len(example.answer), len(teacher.context))
         return tuple(zip(examples, targets, strict=True))
 
-    study = teacher.self_study(
-        config.self_study, config.seed, config.self_study_temperature, config.answer_tokens
+    questions = teacher.questions(config.self_study, config.seed, config.self_study_temperature)
+    study = teacher.study(questions, config.answer_tokens)
+    more = teacher.follow_up(
+        questions, study, config.self_study_again, config.seed + 1, config.self_study_temperature
     )
+    study += teacher.study(more, config.answer_tokens)
     queries = queries_for(teacher.base, config.queries)[: config.agnostic]
     agnostic = with_targets(teacher.agnostic(queries, config.answer_tokens))
     windows = with_targets(

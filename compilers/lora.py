@@ -72,6 +72,7 @@ class LoRAConfig:
     lr: float = 5e-3
     warmup: int = 10  # steps
     self_study: int = 128  # questions written by the model about each piece
+    self_study_again: int = 8  # times that each sentence is asked about again which no question covered
     self_study_batch: int = 16  # questions a step
     self_study_temperature: float = 1.0  # at which the model writes them
     kinds: tuple[str, ...] = KINDS  # of questions
@@ -97,7 +98,7 @@ class LoRAConfig:
         require(self, 1, "segment_tokens", "accumulate")
         require(self, 0, "patience")
         require(self, 0, "warmup", "self_study", "agnostic", "reconstruction_window")
-        require(self, 0, "self_study_temperature", "reconstruction_weight")
+        require(self, 0, "self_study_again", "self_study_temperature", "reconstruction_weight")
         for name in ("alpha", "lr"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
@@ -304,7 +305,12 @@ def _study(config: LoRAConfig, teacher: Teacher, meter: FlopMeter, seed: int) ->
         return tuple((e.without_context, t) for e, t in zip(examples, taught, strict=True))
 
     sampled = 1.0 if config.answers == "sampled" else 0.0
-    study = told(teacher.study(_questions(config, teacher, seed), config.answer_tokens, sampled, seed))
+    asked = _questions(config, teacher, seed)
+    answered = teacher.study(asked, config.answer_tokens, sampled, seed)
+    more = teacher.follow_up(
+        asked, answered, config.self_study_again, seed + 1, config.self_study_temperature
+    )
+    study = told([*answered, *teacher.study(more, config.answer_tokens, sampled, seed + 1)])
     queries = queries_for(base, config.queries)[: config.agnostic]
     bare = [example.without_context for example in teacher.agnostic(queries, config.answer_tokens)]
     agnostic = tuple(zip(bare, targets(base, None, bare, config.top_k), strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -11,10 +12,12 @@ import torch
 from torch import Tensor
 
 from memkit.compilers.responses import answered, responses
+from memkit.document import sentences
 from memkit.engine import kv
 from memkit.models.loading import LoadedModel
-from memkit.prompts import REPEAT, QuestionKind, is_held_out, question_requests
+from memkit.prompts import REPEAT, QuestionKind, is_held_out, question_requests, request_about
 
+COVERED = 0.6  # of a sentence's words
 Kind = Literal["reconstruction", "agnostic", "self_study"]
 
 
@@ -165,9 +168,31 @@ class Teacher:
             for text, query, answer in zip(questions, queries, answers, strict=True)
         ]
 
-    def self_study(self, count: int, seed: int, temperature: float, max_tokens: int) -> list[Example]:
-        """Questions written and answered by the frozen model with the context in view."""
-        return self.study(self.questions(count, seed, temperature), max_tokens)
+    def follow_up(
+        self,
+        asked: Sequence[str],
+        examples: Sequence[Example],
+        each: int,
+        seed: int,
+        temperature: float = 1.0,
+    ) -> list[str]:
+        """New questions, ``each`` times one about every sentence that ``asked`` leaves out.
+
+        A question covers a sentence if most of its words are in the question and its answer, the
+        ``examples``'. One that is held out covers nothing: it is never trained on.
+        """
+        if not asked:
+            return []
+        said = [
+            _words(f"{question} {self.base.tokenizer.decode(list(e.answer), skip_special_tokens=True)}")
+            for question, e in zip(asked, examples, strict=True)
+            if not e.held_out
+        ]
+        text = str(self.base.tokenizer.decode(list(self.context)))
+        missed = [s for span in sentences(text) if not _covered(s := text[span.start : span.end], said)]
+        requests = [request_about(sentence) for sentence in missed for _ in range(each)]
+        known = set(asked)
+        return [q for q in self.write(requests, seed, temperature) if q not in known] if requests else []
 
     def targets(self, examples: Sequence[Example], top_k: int) -> list[Target]:
         """The teacher's distributions, computed once for the whole compilation."""
@@ -187,6 +212,15 @@ def targets(
         for part in logprobs.split([len(e.answer) for e in group]):
             made.append(_cut(part, top_k))
     return made
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.lower()))
+
+
+def _covered(sentence: str, said: Sequence[set[str]]) -> bool:
+    words = _words(sentence)
+    return any(len(words & known) >= COVERED * len(words) for known in said)
 
 
 def _cut(logprobs: Tensor, top_k: int) -> Target:

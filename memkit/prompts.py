@@ -39,6 +39,11 @@ MAX_PASSAGE = 400  # characters of a sentence that a request quotes
 HELD_OUT_SHARE = 8  # one question in eight
 
 
+def request_about(sentence: str) -> str:
+    """A request for a question about one sentence of a text."""
+    return WRITE_QUESTION_ABOUT.format(passage=sentence[:MAX_PASSAGE].strip())
+
+
 def study_prompts(model: str, text: str, count: int) -> list[str]:
     """``count`` requests for questions about a text, in turn about all of it and about one sentence.
 
@@ -49,8 +54,7 @@ def study_prompts(model: str, text: str, count: int) -> list[str]:
     spans = sentences(text)
     step = max(len(spans) / max(count // 2, 1), 1.0)
     chosen = [spans[int(i * step)] for i in range(int(len(spans) / step))]
-    passages = [text[s.start : min(s.end, s.start + MAX_PASSAGE)].strip() for s in chosen]
-    about = [WRITE_QUESTION_ABOUT.format(passage=passage) for passage in passages] or list(whole)
+    about = [request_about(text[span.start : span.end]) for span in chosen] or list(whole)
     return [about[i // 2 % len(about)] if i % 2 else whole[i // 2 % len(whole)] for i in range(count)]
 
 

@@ -15,7 +15,7 @@ from memkit.models.nano.tokenizer import train_tokenizer
 
 TEXT = "Mira lives in Keldor. Her dog is called Tovin. Jalo works at Brimtek. The lamp was old and quiet."
 # Options under which each compiler takes a second for a tiny model; what comes out knows nothing.
-_FEW = {"steps": 2, "self_study": 4, "agnostic": 2, "answer_tokens": 4, "warmup": 0}
+_FEW = {"steps": 2, "self_study": 4, "agnostic": 2, "answer_tokens": 4, "warmup": 0, "self_study_again": 1}
 TINY: dict[str, dict[str, Any]] = {"lcc": {**_FEW, "kv_steps": 2}, "lora": {**_FEW, "rank": 2}}
 TINY_OPTIONS = TINY["lcc"]  # of the default compiler
 

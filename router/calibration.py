@@ -15,8 +15,8 @@ from typing import Any
 from memkit.errors import ConfigError
 from memkit.router.scorer import Head
 
-FORMAT = 1
-HEADS = ("found", "right", "held", "text")
+FORMAT = 2
+HEADS = ("found", "right", "among", "held", "text")
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,10 @@ class Calibration:
     """Scorers, thresholds and what they showed on questions that they were not fitted on.
 
     The scorers: ``found`` (is it the right memory, judging by the search alone), ``right`` (the same
-    after a probe), ``held`` (does its artifact answer right), ``text`` (does its text, read once, hold
-    the answer). ``curve`` is (share of the answerable questions that are left to artifacts, share of
-    those answered wrong); ``report`` has balanced accuracy, AUROC, n, seed, source and date.
+    after a probe), ``among`` (the same where several were probed), ``held`` (does its artifact answer
+    right), ``text`` (does its text, read once, hold the answer). ``curve`` is (share of the answerable
+    questions that are left to artifacts, share of those answered wrong); ``report`` has balanced
+    accuracy, AUROC, n, seed, source and date.
     """
 
     fingerprint: str

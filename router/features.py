@@ -12,34 +12,34 @@ HIDDEN = 128  # dimensions of the first token's hidden state (CDLM)
 UNSURE = frozenset("i unknown none no not sorry unfortunately there".split())  # how refusals begin
 
 FOUND: tuple[str, ...] = ("similarity", "overlap", "strength", "margin", "margin_similarity")
-PROBED: tuple[str, ...] = (
-    "entropy",
-    "entropy_change",
-    "top_logprob",
-    "top_logprob_change",
-    "unsure",
-    "unsure_alone",
-)
+PROBED: tuple[str, ...] = ("entropy", "top_logprob", "unsure")
+GAINED: tuple[str, ...] = ("entropy_change", "top_logprob_change", "unsure_alone")
 
 
 @dataclass(frozen=True)
 class Probe:
-    """One token with a memory in place, beside one without any memory (shared by all candidates)."""
+    """One token with a memory in place, which the answer goes on from, and one ``alone``, without any.
+
+    That one is worth its cost only among several candidates, who share it; else it is None.
+    """
 
     memory: Score
-    alone: Score
+    alone: Score | None = None
 
     @property
     def values(self) -> tuple[float, ...]:
-        """The features named in `PROBED`; entropies in nats."""
-        with_memory, alone = self.memory, self.alone
+        """The features named in `PROBED`; the entropy in nats."""
+        return self.memory.entropy, self.memory.top_logprob, float(unsure(self.memory.likely))
+
+    @property
+    def gains(self) -> tuple[float, ...]:
+        """The features named in `GAINED`; nothing without the token alone."""
+        if self.alone is None:
+            return ()
         return (
-            with_memory.entropy,
-            with_memory.entropy - alone.entropy,
-            with_memory.top_logprob,
-            with_memory.top_logprob - alone.top_logprob,
-            float(unsure(with_memory.likely)),
-            float(unsure(alone.likely)),
+            self.memory.entropy - self.alone.entropy,
+            self.memory.top_logprob - self.alone.top_logprob,
+            float(unsure(self.alone.likely)),
         )
 
 
@@ -64,7 +64,7 @@ def found(ranked: Sequence[Candidate], i: int) -> tuple[float, ...]:
 
 
 def names(hidden: int) -> tuple[str, ...]:
-    """Names of all features of a probed candidate."""
+    """Names of all features of a probed candidate, but for those of `among`."""
     return (*FOUND, *PROBED, *(f"hidden_{i}" for i in range(hidden)))
 
 
@@ -72,3 +72,8 @@ def probed(basis: Sequence[float], probe: Probe, hidden: int) -> tuple[float, ..
     """All features of a probed candidate; ``hidden`` of them are the hidden state's, 0 where it is short."""
     state = tuple(probe.memory.hidden[:hidden])
     return (*basis, *probe.values, *state, *(0.0,) * (hidden - len(state)))
+
+
+def among(basis: Sequence[float], probe: Probe, hidden: int) -> tuple[float, ...]:
+    """The features of one of several probed candidates: what it gains over no memory comes last."""
+    return (*probed(basis, probe, hidden), *probe.gains)

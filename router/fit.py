@@ -31,6 +31,7 @@ Row = tuple[float, ...]
 class Observed:
     """One question with everything that the scorers see of its candidates, by their index.
 
+    ``probed`` and ``among`` are rows of the features of those names; the router would probe ``contenders``.
     ``gold`` is the candidate that answers it (None: no memory does, or the search missed it);
     ``answerable`` whether a memory does. ``latent_right`` says whether the gold artifact's answer was
     right (None: it has none). ``text`` are the features of the text of ``gold``, else of the first.
@@ -41,6 +42,8 @@ class Observed:
     gold: int | None
     found: tuple[Row, ...]
     probed: dict[int, Row] = field(default_factory=dict)
+    among: dict[int, Row] = field(default_factory=dict)
+    contenders: tuple[int, ...] = ()
     text: Row | None = None
     entropy: float | None = None  # nats, of the first candidate's first token
     latent_right: bool | None = None
@@ -68,6 +71,7 @@ def fit(observed: Sequence[Observed], hidden: int, seed: int = 0) -> tuple[dict[
 def _heads(observed: Sequence[Observed], hidden: int, seed: int) -> dict[str, Head]:
     found = [(row, o.answerable and i == o.gold) for o in observed for i, row in enumerate(o.found)]
     right = [(row, o.answerable and i == o.gold) for o in observed for i, row in o.probed.items()]
+    among = [(row, o.answerable and i == o.gold) for o in observed for i, row in o.among.items()]
     held = [
         (o.probed[o.gold], o.latent_right)
         for o in observed
@@ -78,6 +82,7 @@ def _heads(observed: Sequence[Observed], hidden: int, seed: int) -> dict[str, He
     parts = {
         "found": (features.FOUND, found),
         "right": (wide, right),
+        "among": ((*wide, *features.GAINED), among),
         "held": (wide, held),
         "text": (wide, text),
     }
@@ -103,9 +108,11 @@ def believe(o: Observed, heads: dict[str, Head]) -> Believed:
     """Rank as the router does."""
     scores = {i: heads["found"].probability(row) for i, row in enumerate(o.found)}
     early = max(scores.values())
-    scores |= {i: heads["right"].probability(row) for i, row in o.probed.items()}
+    probed = [i for i in o.contenders if i in o.probed]
+    head, rows = ("among", o.among) if len(probed) > 1 else ("right", o.probed)
+    scores |= {i: heads[head].probability(rows[i]) for i in probed}
     best = max(scores, key=lambda i: (scores[i], -i))
-    held = heads["held"].probability(o.probed[best]) if best in o.probed else None
+    held = heads["held"].probability(o.probed[best]) if best in probed else None
     return Believed(
         o.answerable,
         early,

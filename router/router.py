@@ -1,8 +1,9 @@
 """The router: candidates, one token with each of the likely ones in place, then the gate.
 
 What all candidates share is done once: the header in front of every memory is part of what is
-attached, and the token without memory serves all of them. The text of a memory is read at most
-once, and only where an artifact is absent or not trusted.
+attached, and the token without memory serves all of them. The answer goes on from the probe of what
+was chosen. The text of a memory is read at most once, and only where an artifact is absent or not
+trusted.
 """
 
 from __future__ import annotations
@@ -153,7 +154,7 @@ class Router:
         if chosen == "entropy":
             decision = self._entropy(looked)
         else:
-            self.attach(looked, self._contenders(looked))
+            self.attach(looked, self.contenders(looked))
             low = self.config.min_similarity
             low = self.embedder.min_similarity if low is None else low
             decision = gate.by_rule(looked.ranked[0], looked.obstacle(0), low)
@@ -211,7 +212,7 @@ class Router:
         return next((found for c in compilers if (found := self._calibration(c))), None)
 
     # -- probes ---------------------------------------------------------------------------------
-    def _contenders(self, looked: Looked) -> list[int]:
+    def contenders(self, looked: Looked) -> list[int]:
         """The candidates worth a probe: the best, and those near it unless it leads clearly."""
         ranked, config = looked.ranked, self.config
         if lead(ranked) >= config.clear:
@@ -231,28 +232,28 @@ class Router:
         return [i for i in indices if not looked.obstacle(i)]
 
     def probe(self, looked: Looked, indices: Sequence[int]) -> None:
-        """One token with each candidate's artifact in place and one without, in one call."""
+        """One token with each candidate's artifact in place, and among several one without, in one call."""
         ready = self.attach(looked, indices)
         if not ready:
             return
         handles = [h for i in ready if isinstance(h := looked.handles[i], Handle)]
-        requests = [Request(looked.question), *(Request(looked.question, handle=h) for h in handles)]
-        alone, *scores = self._engine().score(requests)
+        requests = [Request(looked.question, handle=h) for h in handles]
+        if len(ready) > 1:
+            requests.append(Request(looked.question))
+        scores = self._engine().score(requests)
         looked.asked += requests
-        looked.probes |= {i: Probe(score, alone) for i, score in zip(ready, scores, strict=True)}
+        alone = scores[len(ready)] if len(ready) > 1 else None
+        looked.probes |= {i: Probe(score, alone) for i, score in zip(ready, scores, strict=False)}
 
     def probe_text(self, looked: Looked, candidate: Candidate) -> tuple[Probe | None, str, tuple[Span, ...]]:
         """One token with the candidate's passages in the prompt; no probe where none fits."""
         text, spans = self.text(looked, candidate)
         if not text:
             return None, "", ()
-        requests = [Request(looked.question, context=text)]
-        alone = next((p.alone for p in looked.probes.values()), None)
-        if alone is None:
-            requests.append(Request(looked.question))
-        scores = self._engine().score(requests)
-        looked.asked += requests
-        return Probe(scores[0], alone or scores[1]), text, spans
+        request = Request(looked.question, context=text)
+        (score,) = self._engine().score([request])
+        looked.asked.append(request)
+        return Probe(score), text, spans
 
     def text(self, looked: Looked, candidate: Candidate) -> tuple[str, tuple[Span, ...]]:
         """The candidate's passages for the prompt, with their spans; nothing where none fits."""
@@ -310,15 +311,17 @@ class Router:
         }
         hopeful = [
             i
-            for i in self._contenders(looked)
+            for i in self.contenders(looked)
             if looked.scores[i] >= (looked.calibrations.get(i) or known).thresholds.probe_from
         ]
         looked.found = max(looked.scores.values())
         self.probe(looked, hopeful)
+        several = len(looked.probes) > 1
+        head, features_of = ("among", features.among) if several else ("right", features.probed)
         for i, probe in looked.probes.items():
             if own := looked.calibrations.get(i):
-                row = features.probed(features.found(looked.ranked, i), probe, own.hidden)
-                looked.scores[i] = own.heads["right"].probability(row)
+                row = features_of(features.found(looked.ranked, i), probe, own.hidden)
+                looked.scores[i] = own.heads[head].probability(row)
         best = max(looked.scores, key=lambda i: (looked.scores[i], -i))
         return best, features.found(looked.ranked, best), looked.calibrations.get(best) or known
 
@@ -352,6 +355,7 @@ class Router:
             values = dict(zip(features.FOUND, features.found(looked.ranked, i), strict=True))
             if probe is not None:
                 values |= zip(features.PROBED, probe.values, strict=True)
+                values |= zip(features.GAINED, probe.gains, strict=False)  # among several only
             rows.append(
                 Considered(
                     candidate.memory.id,

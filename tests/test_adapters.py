@@ -18,7 +18,7 @@ from memkit.artifact import Artifact, Manifest
 from memkit.compilers.lcc import LCC
 from memkit.compilers.lora import LoRA, LoRAConfig, export_peft
 from memkit.document import Document
-from memkit.engine import kv
+from memkit.engine import reading
 from memkit.engine.base import Handle, Request
 from memkit.engine.lora import targeted
 from memkit.engine.transformers import TransformersEngine
@@ -235,15 +235,15 @@ def test_scores_hold_the_state_that_the_first_token_comes_from(
     requests = [Request(q, handle=which) for which in (None, handle) for q in QUESTIONS]
     alone = [engine.score([request])[0] for request in requests]
     passes = list[int]()
-    decode = kv.decode
+    whole = reading.read
 
-    def counted(model: Any, prefix: Any, queries: Any, **settings: Any) -> list[kv.Decoded]:
+    def counted(model: Any, prefixes: Any, queries: Any) -> list[reading.Read]:
         passes.append(len(queries))
-        return decode(model, prefix, queries, **settings)
+        return whole(model, prefixes, queries)
 
-    monkeypatch.setattr(kv, "decode", counted)
+    monkeypatch.setattr("memkit.engine.transformers.read", counted)
     scores = engine.score(requests)
-    assert passes == [3, 3]  # requests of one memory are read at once
+    assert passes == [3, 3]  # an adapter is a model of its own; what one model reads, it reads at once
     for score, single, request in zip(scores, alone, requests, strict=True):
         assert score.hidden == pytest.approx(single.hidden, abs=1e-4)
         assert score.entropy == pytest.approx(single.entropy, abs=1e-4)

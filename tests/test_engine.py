@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ import torch
 from memkit.artifact import Artifact
 from memkit.compilers.lcc import LCC
 from memkit.document import Document
-from memkit.engine import kv
+from memkit.engine import kv, reading
 from memkit.engine.base import Handle, Request
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import ContextTooLongError, EngineError, FingerprintError
@@ -91,6 +93,54 @@ def test_score_is_the_first_tokens_distribution(engine: TransformersEngine) -> N
     (score,) = engine.score([Request(QUESTIONS[0], context=TEXT)])
     assert score.entropy > 0
     assert score.top_logprob < 0
+
+
+def test_memories_of_any_length_are_probed_in_one_pass(
+    engine: TransformersEngine, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = engine.attach(artifact)
+    requests = [Request(q, handle=h, context=c) for q in QUESTIONS[:2] for h, c in _memories(handle)]
+    alone = [engine.score([request])[0] for request in requests]
+    passes = list[int]()
+
+    def counted(model: Any, prefixes: Any, queries: Any) -> list[reading.Read]:
+        passes.append(len(queries))
+        return whole(model, prefixes, queries)
+
+    whole = reading.read
+    monkeypatch.setattr("memkit.engine.transformers.read", counted)
+    for score, single in zip(engine.score(requests), alone, strict=True):
+        assert score.entropy == pytest.approx(single.entropy, abs=1e-4)
+        assert score.hidden == pytest.approx(single.hidden, abs=1e-4)
+    assert passes == [len(requests)]
+
+
+def test_an_answer_goes_on_from_its_probe(
+    engine: TransformersEngine, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memories = _memories(engine.attach(artifact))
+    settings: list[dict[str, Any]] = [{"max_tokens": 8}, {"max_tokens": 8, "temperature": 1.5, "seed": 3}]
+    for wanted in settings:
+        requests = [Request(QUESTIONS[0], handle=h, context=c, **wanted) for h, c in memories]
+        plain = [next(iter(engine.generate([request]))) for request in requests]
+        for request, expected in zip(requests, plain, strict=True):
+            engine.score([replace(r, temperature=0.0) for r in requests])
+            with monkeypatch.context() as patch:
+                patch.setattr(kv, "prefill", None)  # nothing is read again
+                (again,) = engine.generate([request])
+            assert (again.text, again.prompt_tokens) == (expected.text, expected.prompt_tokens)
+
+
+def test_a_probe_does_not_outlive_its_artifact(engine: TransformersEngine, artifact: Artifact) -> None:
+    request = Request(QUESTIONS[0], handle=engine.attach(artifact))
+    engine.score([request])
+    engine.detach(Handle(artifact.id, 0))
+    with pytest.raises(EngineError, match="not attached"):
+        list(engine.generate([request]))
+
+
+def _memories(handle: Handle) -> list[tuple[Handle | None, str | None]]:
+    return [(None, None), (handle, None), (None, TEXT)]
 
 
 def test_request_takes_one_memory_at_most() -> None:

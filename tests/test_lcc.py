@@ -12,7 +12,7 @@ import torch
 from memkit.artifact import Artifact
 from memkit.compilers.arithmetic import FlopMeter
 from memkit.compilers.lcc import LCC, PRESETS, LCCConfig, Run, _Segment, buffer_tokens, segments
-from memkit.compilers.teacher import Target, Teacher, kl
+from memkit.compilers.teacher import Example, Target, Teacher, kl
 from memkit.compilers.writer import lora_copy
 from memkit.document import Document
 from memkit.engine import kv
@@ -220,6 +220,30 @@ def test_same_seed_gives_the_same_artifact(tiny: LoadedModel, compiled: Artifact
 def test_pure_objective_asks_no_questions(tiny: LoadedModel) -> None:
     task = task_of(tiny, self_study=0, reconstruction_window=64)
     assert [part.pairs[0][0].kind for part in task.objective.parts] == ["agnostic", "reconstruction"]
+
+
+def test_sentences_that_no_question_covers_are_asked_about_again(
+    tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "Himcon stays in room 6159. Groham keeps a horse. Firon was born on 3 May."
+    teacher = Teacher(tiny, tiny.tokenizer.encode(text, add_special_tokens=False), None)
+    encode = tiny.tokenizer.encode
+    asked = ["Which room is it that Himcon stays in?", "Who keeps a horse?", "When was Firon born on?"]
+    answers = ["6159", "Groham", "3 May"]
+    examples = [
+        Example("self_study", (1,), tuple(encode(answer, add_special_tokens=False)), held_out)
+        for answer, held_out in zip(answers, (False, False, True), strict=True)
+    ]
+    requested = list[str]()
+
+    def write(requests: list[str], seed: int, temperature: float) -> list[str]:
+        requested.extend(requests)
+        return ["Who keeps a horse?", "When is Firon's birthday?"]
+
+    monkeypatch.setattr(teacher, "write", write)
+    assert teacher.follow_up(asked, examples, 2, 0) == ["When is Firon's birthday?"]
+    assert requested == ["Write a question about this: Firon was born on 3 May."] * 2  # the other is held out
+    assert teacher.follow_up([], [], 2, 0) == []
 
 
 def test_training_lowers_the_loss(tiny: LoadedModel) -> None:

@@ -193,6 +193,7 @@ def calibrated(**limits: float) -> Calibration:
     heads = {
         "found": head(features.FOUND, -2.0, overlap=8.0),
         "right": head(wide, -2.0, overlap=8.0),
+        "among": head((*wide, *features.GAINED), -2.0, overlap=8.0),
         "held": head(wide, 5.0, entropy=-3.0),
         "text": head(wide, 5.0, entropy=-3.0),
     }
@@ -258,12 +259,12 @@ def test_the_learned_gate_has_three_outcomes_and_notices_loss(bank: Bank, engine
     engine.entropy[info.artifact_id] = 0.5
     kept = gate.route(WHERE, 8)
     assert one(kept) == ("latent", info.id)
-    assert (kept.decision.gate, kept.decision.calibrated, len(kept.asked)) == ("learned", True, 2)
+    assert (kept.decision.gate, kept.decision.calibrated, len(kept.asked)) == ("learned", True, 1)
     engine.entropy |= {info.artifact_id: 4.0, MIRA: 0.5}  # the artifact does not know, the text does
     lost = gate.route(WHERE, 8)
     assert one(lost) == ("text", info.id)
     assert "may have lost this" in lost.decision.reason
-    assert (lost.request.context, len(lost.asked)) == (MIRA, 3)
+    assert (lost.request.context, len(lost.asked)) == (MIRA, 2)
     engine.entropy[MIRA] = 4.0  # nor does the text
     assert one(gate.route(WHERE, 8)) == ("none", None)
     engine.scored.clear()
@@ -280,9 +281,10 @@ def test_probes_are_shared_and_bounded(bank: Bank, engine: Scripted) -> None:
     assert len(probes) == 5
     assert sum(r.handle is None and r.context is None for r in routed.asked) == 1
     assert [c.probed for c in routed.considered] == [True] * 5 + [False] * 3
-    assert set(routed.considered[0].features) == {*features.FOUND, *features.PROBED}
+    assert set(routed.considered[0].features) == {*features.FOUND, *features.PROBED, *features.GAINED}
     clear = router(bank, engine, clear=0.0).route(WHERE, 8)
     assert len([r for r in clear.asked if r.handle is not None]) == 1
+    assert all(r.handle or r.context for r in clear.asked)  # it has none to share a bare token with
 
 
 def test_an_unusable_calibration_leaves_the_rule_and_says_so(bank: Bank, engine: Scripted) -> None:

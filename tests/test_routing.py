@@ -103,7 +103,7 @@ def test_the_study_has_its_rows_and_goes_on(
         assert rows["none"]["harm_points"] == 0
         assert 0 <= rows["gate"]["balanced_accuracy"] <= 1
         assert rows["gate"]["harm_points"] <= 0
-        assert rows["routed_gated"]["overhead_flops"] > 0
+        assert rows["routed_gated"]["overhead_flops"] >= 0
     assert "compile" in seen
     with Memory(tmp_path / "lcc", user="evaluation", engine=engine) as memory:
         versions = {info.id: info.version for info in memory.list()}

@@ -59,6 +59,7 @@ def evaluate(
     home: Work = None,
     html: Annotated[Path | None, _some("OUT", "With --study: also write a page.")] = None,
     judge: Annotated[str | None, _some("URL,MODEL", "Also let an LLM grade answers, 0 to 5.")] = None,
+    wording: Annotated[str | None, _some("TEXT", "How to put a {question}.")] = None,
     workers: Annotated[int, typer.Option(min=1, metavar="N", help="Processes that measure records.")] = 1,
     option: Options = None,
     model: Model = "nano",
@@ -80,9 +81,13 @@ def evaluate(
     parts: dict[str, Any] = {"source": source, "model": model, "limit": limit}
     parts |= {"questions": questions, "seed": seed, "embedder": embedder}
     if study == "router":
+        if wording is not None:
+            raise ConfigError("--study router puts questions as they are; leave --wording out")
         parts |= {"unrelated": unrelated, "unanswerable": unanswerable, "home": home}
         _router(output, parts, _names(compilers), options | {"ratio": ratios[0]}, target)
         return
+    if wording is not None:
+        parts["wording"] = wording
     if unrelated or unanswerable or home:
         raise ConfigError("--unrelated, --unanswerable and --home belong to --study router")
     parts |= {"compilers": _names(compilers), "baselines": _names(baselines), "options": options}

@@ -47,6 +47,10 @@ class KV:
             tuple(k[:, :, start:stop] for k in self.keys), tuple(v[:, :, start:stop] for v in self.values)
         )
 
+    def row(self, i: int) -> KV:
+        """One row of the batch."""
+        return KV(tuple(k[i : i + 1] for k in self.keys), tuple(v[i : i + 1] for v in self.values))
+
     def join(self, other: KV) -> KV:
         """These tokens, then the ``other`` ones (whose keys already have their positions)."""
         pairs = zip(self.keys, other.keys, self.values, other.values, strict=True)
@@ -123,12 +127,9 @@ class Packed:
 
 @dataclass(frozen=True)
 class Decoded:
-    """One row's answer, and the first step's log-probabilities ``[vocabulary]`` and last hidden state
-    ``[hidden]`` (after the final norm), which predict its first token."""
+    """One row's answer, without its end token, and the time to its first token."""
 
     ids: list[int]
-    first_logprobs: Tensor
-    first_hidden: Tensor
     ttft_ms: float
 
 
@@ -147,6 +148,8 @@ def decode(
 
     All rows run as one batch. Rows stop at the token ``end``, which is not part of the answer.
     """
+    if max_tokens < 1:
+        raise ValueError(f"max_tokens must be at least 1, got {max_tokens}")
     started = time.perf_counter()
     length = prefix.tokens if prefix else 0
     packed = Packed.rows(queries, length, model.device, left=True)
@@ -154,16 +157,13 @@ def decode(
     ids, positions, mask = packed.ids, packed.positions, packed.mask
     answers: list[list[int]] = [[] for _ in queries]
     open_rows = set(range(len(queries)))
-    first: tuple[Tensor, Tensor] | None = None
     ttft = 0.0
     for _ in range(max_tokens):
         out = model.base_model(
             input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
         )
-        hidden = out.last_hidden_state[:, -1]
-        logprobs = _output_layer(model)(hidden).float().log_softmax(-1)
-        first = first or (logprobs, hidden)
-        chosen = _choose(logprobs, temperature, generator)
+        logprobs = output_layer(model)(out.last_hidden_state[:, -1]).float().log_softmax(-1)
+        chosen = choose(logprobs, temperature, generator)
         ttft = ttft or (time.perf_counter() - started) * 1000
         for row in list(open_rows):
             token = int(chosen[row])
@@ -175,18 +175,18 @@ def decode(
             break
         ids, positions = chosen[:, None], positions[:, -1:] + 1
         mask = torch.cat((mask, mask.new_ones(len(queries), 1)), 1)
-    if first is None:
-        raise ValueError(f"max_tokens must be at least 1, got {max_tokens}")
-    return [Decoded(answers[i], first[0][i], first[1][i], ttft) for i in range(len(queries))]
+    return [Decoded(answer, ttft) for answer in answers]
 
 
-def _choose(logprobs: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
+def choose(logprobs: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
+    """A token for every row of ``logprobs [row, vocabulary]``: the likeliest, or sampled."""
     if temperature <= 0:
         return logprobs.argmax(-1)
     return torch.multinomial((logprobs / temperature).softmax(-1), 1, generator=generator).squeeze(1)
 
 
-def _output_layer(model: PreTrainedModel) -> Any:
+def output_layer(model: PreTrainedModel) -> Any:
+    """The module that turns hidden states into logits."""
     head = model.get_output_embeddings()
     if head is None:
         raise ValueError(f"{type(model).__name__} has no output layer")
@@ -232,7 +232,7 @@ def answer_logits(model: PreTrainedModel, prefix: KV | None, batch: AnswerBatch)
         use_cache=prefix is not None,
     )
     hidden: Tensor = out.last_hidden_state
-    logits: Tensor = _output_layer(model)(hidden[batch.row, batch.column])
+    logits: Tensor = output_layer(model)(hidden[batch.row, batch.column])
     return logits.float()
 
 

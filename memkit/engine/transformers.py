@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 
@@ -12,12 +13,17 @@ from memkit.artifact import Artifact
 from memkit.engine import kv
 from memkit.engine.base import Completion, Handle, Request, Score
 from memkit.engine.readers import Reader, attached
+from memkit.engine.reading import Read, go_on, read
 from memkit.errors import ContextTooLongError, EngineError
 from memkit.models.loading import LoadedModel, load
 
 MAX_BATCH = 16  # rows that are decoded together
-MEMORY = ("handle", "context")  # what stands in front of a request's question
-SETTINGS = ("max_tokens", "temperature", "seed")  # how it is answered
+Prompt = tuple[str, str | None, str | None]
+
+
+def prompt_of(request: Request) -> Prompt:
+    """What the model reads of a request: question, artifact, context."""
+    return request.question, request.handle.artifact_id if request.handle else None, request.context
 
 
 class TransformersEngine:
@@ -35,6 +41,7 @@ class TransformersEngine:
         header = list(self.base.chat.header)
         self._header = kv.prefill(self.base.model, header) if header else None
         self._attached: dict[str, Reader] = {}
+        self._probed: dict[Prompt, tuple[Reader, Read]] = {}  # of the last question, to be gone on from
 
     @property
     def fingerprint(self) -> str:
@@ -59,6 +66,7 @@ class TransformersEngine:
     def detach(self, handle: Handle) -> None:
         with self._lock:
             self._attached.pop(handle.artifact_id, None)
+            self._probed.clear()
 
     # -- requests -------------------------------------------------------------------------------
     def count_tokens(self, text: str) -> int:
@@ -108,7 +116,8 @@ class TransformersEngine:
     def _generate(
         self, prepared: Sequence[tuple[Request, list[int]]], lengths: Sequence[int]
     ) -> Iterator[Completion]:
-        for group in _groups([request for request, _ in prepared], (*MEMORY, *SETTINGS)):
+        settings = [(prompt_of(r)[1:], r.max_tokens, r.temperature, r.seed) for r, _ in prepared]
+        for group in _groups(settings):
             yield from self._batch(prepared[group], lengths[group])
 
     def _batch(self, group: Sequence[tuple[Request, list[int]]], lengths: Sequence[int]) -> list[Completion]:
@@ -116,17 +125,22 @@ class TransformersEngine:
         first, room = group[0][0], self.window - max(lengths)
         with self._lock:
             started = time.perf_counter()
-            reader = self.reader(first)
+            probed = self._probed.get(prompt_of(first)) if len(group) == 1 else None
+            self._probed.clear()  # the question is being answered
+            reader = probed[0] if probed else self.reader(first)
             prefill_ms = (time.perf_counter() - started) * 1000
-            decoded = kv.decode(
-                reader.model,
-                reader.prefix,
-                [query for _, query in group],
-                max_tokens=min(first.max_tokens, room),
-                end=self.base.chat.end,
-                temperature=first.temperature,
-                generator=torch.Generator(self.base.model.device).manual_seed(first.seed),
-            )
+            max_tokens, end = min(first.max_tokens, room), self.base.chat.end
+            settings: dict[str, Any] = {
+                "temperature": first.temperature,
+                "generator": torch.Generator(self.base.model.device).manual_seed(first.seed),
+            }
+            if probed:
+                decoded = [go_on(reader.model, probed[1], max_tokens=max_tokens, end=end, **settings)]
+            else:
+                queries = [query for _, query in group]
+                decoded = kv.decode(
+                    reader.model, reader.prefix, queries, max_tokens=max_tokens, end=end, **settings
+                )
             total = (time.perf_counter() - started) * 1000
         return [
             Completion(self.decode(d.ids), len(d.ids), length, prefill_ms + d.ttft_ms, total)
@@ -140,23 +154,34 @@ class TransformersEngine:
         queries = [self._query(request) for request in requests]
         for request, query in zip(requests, queries, strict=True):
             self._check(request, query)
-        scores = list[Score]()
-        for group in _groups(requests, MEMORY):
-            with self._lock:
-                reader = self.reader(requests[group.start])
-                rows = kv.decode(
-                    reader.model, reader.prefix, queries[group], max_tokens=1, end=self.base.chat.end
-                )
-            scores += [self._score(row) for row in rows]
+        asked, scores = {request.question for request in requests}, list[Score]()
+        with self._lock:
+            self._probed = {prompt: known for prompt, known in self._probed.items() if prompt[0] in asked}
+            readers = self._readers(requests)
+            for group in _groups([id(reader.model) for reader in readers]):
+                together = readers[group]
+                rows = read(together[0].model, [r.prefix for r in together], queries[group])
+                for request, reader, row in zip(requests[group], together, rows, strict=True):
+                    self._probed[prompt_of(request)] = reader, row
+                    scores.append(self._score(row))
         return scores
 
-    def _score(self, row: kv.Decoded) -> Score:
-        best = int(row.first_logprobs.argmax())
+    def _readers(self, requests: Sequence[Request]) -> list[Reader]:
+        """The reader of each request; a context that several have is read once."""
+        made = dict[tuple[str | None, str | None], Reader]()
+        for request in requests:
+            memory = prompt_of(request)[1:]
+            if memory not in made:
+                made[memory] = self.reader(request)
+        return [made[prompt_of(request)[1:]] for request in requests]
+
+    def _score(self, row: Read) -> Score:
+        best = int(row.logprobs.argmax())
         return Score(
-            kv.entropy(row.first_logprobs),
-            float(row.first_logprobs[best]),
+            kv.entropy(row.logprobs),
+            float(row.logprobs[best]),
             self.decode([best]),
-            tuple(row.first_hidden.float().tolist()),
+            tuple(row.hidden.float().tolist()),
         )
 
     def likelihood(self, requests: Sequence[Request], answers: Sequence[str]) -> list[float]:
@@ -169,7 +194,7 @@ class TransformersEngine:
         for request, query, said in prepared:
             self._check(request, [*query, *said])
         means = list[float]()
-        for group in _groups(requests, MEMORY):
+        for group in _groups([prompt_of(request)[1:] for request in requests]):
             means += self._likelihood(requests[group.start], [(q, said) for _, q, said in prepared[group]])
         return means
 
@@ -183,15 +208,10 @@ class TransformersEngine:
         return [float(part.mean()) for part in given.split([len(said) for _, said in pairs])]
 
 
-def _groups(requests: Sequence[Request], same: Sequence[str]) -> Iterator[slice]:
-    """Runs of at most `MAX_BATCH` requests that agree in the fields ``same``."""
+def _groups(keys: Sequence[object]) -> Iterator[slice]:
+    """Runs of at most `MAX_BATCH` equal keys."""
     start = 0
-    for at in range(1, len(requests) + 1):
-        full = at - start == MAX_BATCH
-        if at == len(requests) or full or not _agree(requests[start], requests[at], same):
+    for at in range(1, len(keys) + 1):
+        if at == len(keys) or at - start == MAX_BATCH or keys[at] != keys[start]:
             yield slice(start, at)
             start = at
-
-
-def _agree(a: Request, b: Request, same: Sequence[str]) -> bool:
-    return all(getattr(a, name) == getattr(b, name) for name in same)

@@ -29,7 +29,7 @@ class BenchConfig:
     """``paper_steps`` of the paper's 22,500 are run; its FLOPs are those of all of them.
 
     Every step of a preset costs the same, so its FLOPs are exact; its retention is that of the
-    steps that were run. ``lengths`` (tokens) adds rows of ``length_steps`` steps each.
+    steps that were run. ``lengths`` (tokens) adds rows of ``length_steps`` steps a phase and segment.
     """
 
     source: str = "generated:3"
@@ -145,7 +145,7 @@ def _memory(before: int) -> dict[str, int]:
 
 
 def _compile_length(config: BenchConfig, tokens: int) -> dict[str, Any]:
-    """Compile a text of about ``tokens`` tokens for a fixed number of steps."""
+    """Compile a text of about ``tokens`` tokens for a fixed number of steps of every phase."""
     from memkit.compilers.lcc import LCC
     from memkit.document import Document
     from memkit.engine.transformers import TransformersEngine
@@ -153,7 +153,8 @@ def _compile_length(config: BenchConfig, tokens: int) -> dict[str, Any]:
 
     engine = TransformersEngine(config.model)
     before = _peak_bytes()
-    steps = {"steps": config.length_steps, "kv_steps": config.length_steps, "warmup": 0}
+    phases = ("steps", "kv_steps", "together_steps")
+    steps = dict.fromkeys(phases, config.length_steps) | {"warmup": 0}
     made = LCC({"ratio": config.ratio, "self_study": 16, **steps}).compile(
         Document(filler(engine, tokens)), engine.base, tenant="benchmark"
     )
@@ -162,6 +163,7 @@ def _compile_length(config: BenchConfig, tokens: int) -> dict[str, Any]:
         "compile_s": made.seconds,
         "compile_steps": made.steps,
         "compile_flops": made.flops,
+        "flops_per_token": made.flops / tokens,
         "artifact_bytes": len(made.data),
         **_memory(before),
     }

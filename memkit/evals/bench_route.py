@@ -25,6 +25,7 @@ TENANT = "benchmark"
 TOP = 8  # memories
 TOPIC = 20  # memories of a topic
 QUESTION = "Where does Mira live?"
+ANSWER = "He lives in Keldor."  # its length counts
 Progress = Callable[[str, int, int], None]
 
 
@@ -184,8 +185,9 @@ def gate(
     """FLOPs and medians in ms of probing N candidates, beside the first token of an answer from the
     whole text of one of them.
 
-    A probe of N is one pass over the question with each artifact in place and one without any;
-    ``apart`` are the FLOPs when header and artifact are computed anew for each.
+    A probe of N is one pass over the question with each artifact in place and, from two on, one without any;
+    ``flops_apart`` are the FLOPs when header and artifact are computed anew for each, ``overhead_flops``
+    those of the probes that the answer, one of a few words, does not go on from, relative to the answer.
     """
     from memkit.engine.base import Request
     from memkit.engine.transformers import TransformersEngine
@@ -198,7 +200,10 @@ def gate(
     work = Work(engine)
     full = Request(QUESTION, context=text, max_tokens=1)
     prefill = work.probe(full)
-    probes = {n: [Request(QUESTION), *(Request(QUESTION, handle=h) for h in handles[:n])] for n in counts}
+    alone = Request(QUESTION)  # worth its cost among several only, as in the router
+    probes = {
+        n: [*(Request(QUESTION, handle=h) for h in handles[:n]), *([alone] if n > 1 else [])] for n in counts
+    }
     times: dict[int, list[float]] = {n: [] for n in (0, *counts)}
     for repeat in range(repeats + 1):
         progress("probe", repeat, repeats)
@@ -216,7 +221,8 @@ def gate(
             "row": f"{n} candidates",
             "n": n,
             "flops": sum(map(work.probe, probes[n])),
-            "flops_apart": sum(2 * work.shared_nothing(r) for r in probes[n][1:]),
+            "flops_apart": sum(2 * work.shared_nothing(r) for r in probes[n][:n]),
+            "overhead_flops": sum(map(work.probe, probes[n][1:])) / work.answer(probes[n][0], ANSWER),
             "flops_ratio_to_prefill": sum(map(work.probe, probes[n])) / prefill,
             "ms": statistics.median(times[n]),
             "ms_ratio_to_prefill": statistics.median(times[n]) / whole,

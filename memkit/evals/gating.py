@@ -132,7 +132,9 @@ class Observer:
         wanted = sorted({*range(min(PROBED, len(keys))), *(() if gold is None else (gold,))})
         self.router.probe(looked, wanted)
         found = tuple(features.found(looked.ranked, i) for i in range(len(keys)))
-        row = {i: features.probed(found[i], p, self.hidden) for i, p in looked.probes.items()}
+        probed = {i: features.probed(found[i], p, self.hidden) for i, p in looked.probes.items()}
+        several = {i: p for i, p in looked.probes.items() if p.alone}
+        among = {i: features.among(found[i], p, self.hidden) for i, p in several.items()}
         about = gold if gold is not None else 0
         probe, _, _ = self.router.probe_text(looked, looked.ranked[about])
         return fit.Observed(
@@ -140,7 +142,9 @@ class Observer:
             answerable,
             gold,
             found,
-            row,
+            probed,
+            among,
+            tuple(self.router.contenders(looked)),
             None if probe is None else features.probed(found[about], probe, self.hidden),
             looked.probes[0].memory.entropy if 0 in looked.probes else None,
             None if gold is None else self._latent_right(looked, gold, query),

@@ -12,6 +12,8 @@ from typing import Any
 from memkit.document import Document
 from memkit.errors import ConfigError, DocumentError
 
+QUESTION = "{question}"  # stands for a question in the wording of all
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -29,6 +31,11 @@ class Record:
     context: str
     questions: tuple[Asked, ...]
     unanswerable: tuple[str, ...] = ()
+
+    def worded(self, wording: str) -> Record:
+        """The record with its questions put so."""
+        asked = (replace(q, text=wording.replace(QUESTION, q.text)) for q in self.questions)
+        return replace(self, questions=tuple(asked))
 
 
 def load(source: str, limit: int | None, seed: int, questions: int | None = None) -> list[Record]:

@@ -11,6 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from memkit.evals.records import QUESTION
+
 HEAD = """# Results
 
 Printed by `make results` from the JSON files in `results/`; `make results-run` measures them again.
@@ -61,6 +63,8 @@ def answers(name: str, report: dict[str, Any], folder: Path) -> str:
     )
     if any(row["method"] == "rag" for row in report["rows"]):
         about += f" Passages of rag by the embedder {report.get('embedder', 'lexical')}."
+    if report.get("wording", QUESTION) != QUESTION:
+        about += f" Questions are put as “{report['wording']}”."
     if report.get("machine"):
         about += f" Measured on {report['machine']}, {report['date']}."
     text = f"## {name}\n\n{about}\n\n{_table([title for _, title, _ in COLUMNS], rows)}\n"
@@ -204,6 +208,7 @@ COSTS = (
     ("compile_steps", "steps", "{:,.0f}"),
     ("compile_s", "seconds", "{:.1f}"),
     ("compile_flops", "FLOPs", "{:.2e}"),
+    ("flops_per_token", "FLOPs a token", "{:.2e}"),
     ("flops_ratio_vs_paper", "of the paper's", "{:.4f}"),
     ("peak_bytes", "peak bytes", "{:,.0f}"),
     ("peak_bytes_over_model", "over the model's", "{:,.0f}"),

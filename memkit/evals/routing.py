@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from memkit.engine.base import Handle, Request
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers import TransformersEngine, prompt_of
 from memkit.errors import ConfigError
 from memkit.evals import gating, metrics
 from memkit.evals.gating import ANSWER_TOKENS, TENANT, Query, Sources
@@ -207,7 +207,9 @@ class Study:
             if query.kind == "answerable":
                 scores.append(metrics.contains(said, query.answers))
                 tops.append(asked.memory_id == query.memory_id)
-                probes += sum(self.work.probe(request) for request in asked.probes)
+                # The answer goes on from one of them.
+                spare = [r for r in asked.probes if prompt_of(r) != prompt_of(asked.request)]
+                probes += sum(map(self.work.probe, spare))
                 answers += self.work.answer(asked.request, said)
             elif query.kind == "general":
                 general.append(_kept(said, bare[query.text], query.answers))

@@ -68,8 +68,11 @@ class EvalConfig:
     variants: tuple[Variant, ...] = ()
     judge: JudgeConfig | None = None
     embedder: str | None = None  # of the baseline rag; see `memkit.router.embed.embedder_of`
+    wording: str = records.QUESTION  # how a record's questions are put, to every method alike
 
     def __post_init__(self) -> None:
+        if records.QUESTION not in self.wording:
+            raise ConfigError(f"the wording must hold {records.QUESTION}, got {self.wording!r}")
         if unknown := sorted(set(self.baselines) - set(BASELINES)):
             raise ConfigError(f"unknown baseline {', '.join(unknown)}; there are: {', '.join(BASELINES)}")
         if self.limit is not None and self.limit < 1:
@@ -289,7 +292,8 @@ def evaluate(
     ``workers`` processes of one thread each measure that many records at once; times to the first
     token are then those of a busy machine.
     """
-    chosen = records.load(config.source, config.limit, config.seed, config.questions)
+    loaded = records.load(config.source, config.limit, config.seed, config.questions)
+    chosen = [record.worded(config.wording) for record in loaded]
     run = _Evaluation(config, engine or TransformersEngine(config.model), progress)
     about = {**vars(config), "options": dict(config.options), "fingerprint": run.engine.fingerprint}
     kept = Journal(journal, about)
@@ -319,6 +323,7 @@ def evaluate(
         "seed": config.seed,
         "records": len(fitting),
         "embedder": run.embedder.name,
+        "wording": config.wording,
         "skipped": skipped,  # longer than the model's window
         "general_without_memory": run.measurer.bare_general,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {run.engine.base.model.device.type}, "

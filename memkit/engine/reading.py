@@ -1,0 +1,106 @@
+"""Reading questions without answering them yet: all of a probe's candidates in one pass."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from transformers import DynamicCache, PreTrainedModel
+
+from memkit.engine import kv
+
+
+@dataclass(frozen=True)
+class Read:
+    """A query that was read behind ``prefix``: its own keys and values, ready to be gone on from.
+
+    ``logprobs [vocabulary]`` and ``hidden [hidden]`` are those of the first answer token.
+    """
+
+    prefix: kv.KV | None
+    query: kv.KV
+    logprobs: Tensor
+    hidden: Tensor
+
+
+@torch.no_grad()
+def read(
+    model: PreTrainedModel, prefixes: Sequence[kv.KV | None], queries: Sequence[Sequence[int]]
+) -> list[Read]:
+    """Read each query behind its own prefix; all rows run as one batch, whatever their lengths."""
+    lengths = [prefix.tokens if prefix else 0 for prefix in prefixes]
+    longest, width = max(lengths), max(len(query) for query in queries)
+    ids = torch.zeros(len(queries), width, dtype=torch.long)
+    mask = torch.zeros(len(queries), longest + width, dtype=torch.long)
+    for i, query in enumerate(queries):
+        ids[i, : len(query)] = torch.tensor(list(query))
+        mask[i, longest - lengths[i] : longest + len(query)] = 1  # a prefix ends where the query starts
+    positions = torch.tensor(lengths)[:, None] + torch.arange(width)[None]
+    cache, device = _side_by_side(prefixes, longest), model.device
+    out = model.base_model(
+        input_ids=ids.to(device),
+        attention_mask=mask.to(device),
+        position_ids=positions.to(device),
+        past_key_values=cache,
+        use_cache=True,
+    )
+    last = torch.tensor([len(query) - 1 for query in queries], device=device)
+    hidden = out.last_hidden_state[torch.arange(len(queries), device=device), last]
+    logprobs = kv.output_layer(model)(hidden).float().log_softmax(-1)
+    rows = kv.KV.of(cache)
+    return [
+        Read(prefix, rows.row(i).slice(longest, longest + len(query)), logprobs[i], hidden[i])
+        for i, (prefix, query) in enumerate(zip(prefixes, queries, strict=True))
+    ]
+
+
+def _side_by_side(prefixes: Sequence[kv.KV | None], longest: int) -> DynamicCache:
+    """A cache with a prefix in every row, padded in front to the ``longest``."""
+    cache = DynamicCache()
+    some = next((prefix for prefix in prefixes if prefix and prefix.tokens), None)
+    if some is None:
+        return cache
+
+    def padded(tensor: Tensor | None) -> Tensor:
+        tensor = some.keys[0][:, :, :0] if tensor is None else tensor
+        return pad(tensor, (0, 0, longest - tensor.shape[2], 0))
+
+    for layer in range(len(some.keys)):
+        keys = torch.cat([padded(p.keys[layer] if p else None) for p in prefixes])
+        values = torch.cat([padded(p.values[layer] if p else None) for p in prefixes])
+        cache.update(keys, values, layer)
+    return cache
+
+
+def go_on(
+    model: PreTrainedModel,
+    start: Read,
+    *,
+    max_tokens: int,
+    end: int,
+    temperature: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> kv.Decoded:
+    """The answer to a query that was read, as `memkit.engine.kv.decode` gives it."""
+    started = time.perf_counter()
+    token = int(kv.choose(start.logprobs[None], temperature, generator)[0])
+    ttft, ids = (time.perf_counter() - started) * 1000, list[int]()
+    if token != end:
+        ids = [token]
+        if max_tokens > 1:
+            past = start.prefix.join(start.query) if start.prefix else start.query
+            (rest,) = kv.decode(
+                model,
+                past,
+                [ids],
+                max_tokens=max_tokens - 1,
+                end=end,
+                temperature=temperature,
+                generator=generator,
+            )
+            ids = [token, *rest.ids]
+    return kv.Decoded(ids, ttft)
