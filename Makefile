@@ -36,6 +36,7 @@ results: $(VENV)/.memkit-dev
 NANO := memkit/models/nano/weights
 DOCUMENTS ?= 20
 LARGE ?= 40
+STUDY ?= 3
 WORKERS ?= $(shell nproc)
 PAPER_STEPS ?= 50
 RECORDS ?= 3
@@ -54,8 +55,8 @@ results-run: $(VENV)/.memkit-dev
 	$(EVAL) generated:$(DOCUMENTS) --compilers lcc:pure --ratio 16 --json results/2-nano-lcc-pure.json
 	$(EVAL) generated:$(LARGE):8-16 --baselines full,none,rag,kvpress,cartridge --ratio 8,16,32 \
 		--json results/3-nano-baselines.json
-	$(EVAL) generated:5 --study recipe --json results/4-nano-recipe.json
-	$(EVAL) generated:5 --study lcc --html results/5-nano-studies.html --json results/5-nano-studies.json
+	$(EVAL) generated:$(STUDY) --study recipe --json results/4-nano-recipe.json
+	$(EVAL) generated:$(STUDY) --study lcc --html results/5-nano-studies.html --json results/5-nano-studies.json
 	$(BIN)/memkit bench compile generated:1 --paper-steps $(PAPER_STEPS) --tokens 2000,8000,16000 \
 		--json results/6-nano-costs.json
 	$(BIN)/python -m memkit.evals.ttft --json results/7-nano-first-token.json

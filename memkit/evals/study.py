@@ -50,7 +50,9 @@ _RECIPE: dict[str, tuple[dict[str, Any], str]] = {
     "and a direct phase": ({"kv_steps": 50}, "no change"),
     "half the steps": ({"steps": 75}, "loses 10 points"),
     "half the questions a step": ({"self_study_batch": 4}, "loses 3 points, at two thirds of the FLOPs"),
-    "a third of the questions": ({"self_study": 48}, "loses 10 points: facts that nobody asks for"),
+    "half of the questions": ({"self_study": 128}, "loses 2 points: facts that nobody asks for"),
+    "a fifth of the questions": ({"self_study": 48}, "loses 10 points: facts that nobody asks for"),
+    "nothing asked again": ({"self_study_again": 0}, "loses 2 points, for the same reason"),
     "questions at temperature 0.3": (
         {"self_study_temperature": 0.3},
         "loses 2 points: fewer facts asked for",
