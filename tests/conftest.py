@@ -10,9 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from memkit.artifact import Artifact, Manifest
+from memkit.bank import Bank, MemoryInfo
 from memkit.cli import main
+from memkit.document import Document, Span
 from memkit.engine.transformers import TransformersEngine
 from memkit.models.loading import LoadedModel, load
 from memkit.testing import TEXT, TINY_OPTIONS, build_tiny_model
@@ -58,6 +62,27 @@ class Done:
     @property
     def json(self) -> Any:
         return json.loads(self.out)
+
+
+def _put(bank: Bank, tenant: str, text: str, index: int = 0) -> MemoryInfo:
+    vector = np.eye(8, dtype=np.float32)[index % 8]
+    return bank.remember(tenant, Document(text, "a title"), [Span(0, len(text))], vector[None])
+
+
+def _text_artifact(tenant: str, n: int = 0) -> bytes:
+    return Artifact.encode(Manifest("text", "none", "1", {"n": n}, 0, "f", 0, tenant, ()), {})
+
+
+@pytest.fixture
+def put() -> Callable[..., MemoryInfo]:
+    """Remembers a text under one chunk, ``put(bank, tenant, text, index)``: no embedder is needed."""
+    return _put
+
+
+@pytest.fixture
+def text_artifact() -> Callable[..., bytes]:
+    """Bytes of a small artifact, ``text_artifact(tenant, n)``: another one for every ``n``."""
+    return _text_artifact
 
 
 @pytest.fixture

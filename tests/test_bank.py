@@ -339,7 +339,7 @@ def test_forget_says_when_a_reader_keeps_the_log(bank: Bank) -> None:
     id = remember(bank, "alice", "some secret").id
     with bank._catalog.read() as connection:
         connection.exec_driver_sql("SELECT count(*) FROM memories").all()
-        with pytest.raises(BankBusyError, match="memkit repair"):
+        with pytest.raises(BankBusyError, match="doctor --repair"):
             bank.forget("alice", id)
     assert bank.list("alice") == []
     assert bank.repair()
@@ -371,26 +371,6 @@ def test_damaged_files(bank: Bank) -> None:
 def test_no_artifact_yet(bank: Bank) -> None:
     with pytest.raises(NotFoundError, match="compile it first"):
         bank.artifact("alice", remember(bank, "alice", "one").id)
-
-
-def test_repair_removes_only_old_strays(bank: Bank) -> None:
-    id = remember(bank, "alice", "one").id
-    bank.publish("alice", id, artifact("alice"))
-    used = files(bank)
-    folder = next((bank.path / "artifacts").iterdir())
-    for name in ("0" * 64 + ".mka", ".tmp-killed"):
-        (folder / name).write_bytes(b"left behind")
-        os.utime(folder / name, (0, 0))
-    (folder / ".tmp-in-use").touch()
-    (folder / "notes.txt").touch()  # not the bank's
-    bank.search("alice", vector(0), 1)
-    done = bank.repair()
-    assert len(done) == 3
-    assert ".tmp-killed" in done[0]
-    assert "1 tenants" in done[2]
-    assert files(bank) == sorted([*used, ".tmp-in-use", "notes.txt"])
-    assert bank.search("alice", vector(0), 1)
-    assert bank.check("alice") == []
 
 
 def test_importing_the_bank_loads_neither_torch_nor_faiss() -> None:

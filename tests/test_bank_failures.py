@@ -224,7 +224,10 @@ def test_a_locked_database(bank: Bank) -> None:
     ("prepare", "reason"),
     [
         ("CREATE TABLE notes (text)", "not a memkit bank"),
-        ("PRAGMA user_version=3", "made by a newer memkit"),
+        (
+            "CREATE TABLE alembic_version (version_num); INSERT INTO alembic_version VALUES ('999')",
+            "made by a newer memkit",
+        ),
         (None, "not a memkit bank, or is damaged"),
     ],
 )
@@ -235,7 +238,7 @@ def test_databases_that_are_not_ours(bank: Bank, prepare: str | None, reason: st
         path.write_bytes(b"plain text, not a database. " * 100)
     else:
         database = sqlite3.connect(path)
-        database.execute(prepare)
+        database.executescript(prepare)
         database.close()
     before = path.read_bytes()
     with pytest.raises(BankError, match=reason):

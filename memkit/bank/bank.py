@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import builtins
 import re
-import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from numpy.typing import NDArray
-from sqlalchemy import select, update
 
 from memkit.artifact import Artifact
 from memkit.bank import queries
-from memkit.bank.blobs import Blobs, written_before
-from memkit.bank.catalog import Catalog, artifacts, tenants
+from memkit.bank.backup import backup
+from memkit.bank.blobs import Blobs
+from memkit.bank.catalog import Catalog
 from memkit.bank.failures import translated
 from memkit.bank.index import Indexes
 from memkit.bank.records import (
@@ -34,6 +33,7 @@ from memkit.bank.records import (
     memory_id_of,
     tenant_key,
 )
+from memkit.bank.repair import repair
 from memkit.document import Document, Span
 from memkit.errors import ArtifactError, BankError, ConfigError, NotFoundError
 
@@ -151,13 +151,13 @@ class Bank:
         if artifact.manifest.tenant != tenant:
             raise ArtifactError("the artifact was compiled for another tenant; compile it for this one")
         self._info(tenant, memory_id)
-        with translated(self._catalog.path):
+        with translated(self._catalog.path), self._blobs.writing():
             self._blobs.write(tenant, artifact.id, data)
-        try:
-            return self._publish(tenant, memory_id, artifact, data)
-        except NotFoundError:  # forgotten in the meantime
-            self._discard(tenant, [artifact.id])
-            raise
+            try:
+                return self._publish(tenant, memory_id, artifact, data)
+            except NotFoundError:  # forgotten in the meantime
+                self._discard(tenant, [artifact.id])
+                raise
 
     def fail(self, tenant: str, memory_id: str, reason: str) -> MemoryInfo:
         """Note why a compilation failed; what the memory had before, it keeps."""
@@ -262,7 +262,8 @@ class Bank:
             files = {artifact for _, _, artifact in queries.versions(connection, tenant, memory_id)}
             receipts = [queries.delete_memory(connection, tenant, each) for each in ids]
         for each in ids:
-            (self.path / "unfinished" / tenant_key(tenant)[:16] / each).unlink(missing_ok=True)
+            for path in (self.path / "unfinished" / tenant_key(tenant)[:16]).glob(f"{each}*"):
+                path.unlink(missing_ok=True)
         self._indexes.drop(tenant)
         self._discard(tenant, files)
         self._catalog.checkpoint()
@@ -289,21 +290,26 @@ class Bank:
                 problems.append(f"memory {memory_id}, version {version}: {error}")
         return problems
 
-    def repair(self, *, grace: float = 3600.0) -> builtins.list[str]:
-        """Remove files that no memory needs, written over ``grace`` seconds ago, and have all indexes
-        rebuilt; returns what was done, without content."""
-        with self._catalog.write() as connection:
-            rows = connection.execute(select(artifacts.c.tenant, artifacts.c.id).distinct())
-            known = {self._blobs.path(tenant, artifact_id) for tenant, artifact_id in rows}
-            strays = self._blobs.strays(known, time.time() - grace)
-            strays += [p for p in self.path.glob("unfinished/*/*") if written_before(p, time.time() - grace)]
-            for path in strays:
-                path.unlink(missing_ok=True)
-            renewed = connection.execute(update(tenants).values(generation=tenants.c.generation + 1))
+    def repair(self, *, grace: float | None = None) -> builtins.list[str]:
+        """Remove what no memory needs, withdraw damaged artifacts, have indexes and unsound vectors made
+        anew; returns what was done, without content.
+
+        Files that another process may be about to name are left alone: while one is at it, or where the
+        system cannot tell, those written in the last hour; or in the last ``grace`` seconds.
+        """
+        with translated(self._catalog.path):
+            done = repair(self.path, self._catalog, self._blobs, grace)
         self._catalog.checkpoint()
         self._indexes.clear()
-        removed = [f"removed {path.relative_to(self.path)}, which no memory needs" for path in strays]
-        return [*removed, f"had the search indexes of {renewed.rowcount} tenants rebuilt"]
+        return done
+
+    def backup(self, file: str | Path) -> int:
+        """Write all of the bank as it is now to one new file; how many bytes that are.
+
+        Reading and writing go on meanwhile. Raises `ConfigError` when the file exists.
+        """
+        with translated(self._catalog.path):
+            return backup(self.path, self._catalog, Path(file))
 
     def close(self) -> None:
         """Close the database; the next call would open it again."""

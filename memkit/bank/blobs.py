@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from memkit.bank.records import tenant_key
@@ -36,14 +38,42 @@ class Blobs:
         finally:
             temporary.unlink(missing_ok=True)
         for folder in (path.parent, self._folder, self._folder.parent):
-            _sync_folder(folder)
+            sync_folder(folder)
 
     def remove(self, tenant: str, artifact_id: str) -> None:
         """Remove an artifact's file, if it is there."""
         path = self.path(tenant, artifact_id)
         path.unlink(missing_ok=True)
         if path.parent.exists():
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Around a write and the transaction that names the file: until then it looks like a stray."""
+        with self._locked() as lock:
+            _flock(lock, shared=True)
+            yield
+
+    @contextmanager
+    def alone(self, timeout: float) -> Iterator[bool]:
+        """Keeps writers out, if all that are at it end within ``timeout`` seconds; whether they did.
+
+        Of writers that were killed the system has dropped the locks.
+        """
+        deadline = time.monotonic() + timeout
+        with self._locked() as lock:
+            while not (alone := _flock(lock, shared=False)) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            yield alone
+
+    @contextmanager
+    def _locked(self) -> Iterator[int]:
+        self._folder.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self._folder.parent / "writing.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
 
     def strays(self, known: Collection[Path], before: float) -> list[Path]:
         """Files that are not ``known`` and were last written before that Unix time."""
@@ -59,7 +89,21 @@ def written_before(path: Path, before: float) -> bool:
         return False
 
 
-def _sync_folder(folder: Path) -> None:
+def _flock(descriptor: int, *, shared: bool) -> bool:
+    """Take the lock: wait for a shared one, try for the other. Never alone where there are no such locks."""
+    try:
+        import fcntl
+    except ImportError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def sync_folder(folder: Path) -> None:
+    """Make what was created, renamed or removed in a folder survive a power cut."""
     if os.name == "nt":  # folders cannot be opened there
         return
     descriptor = os.open(folder, os.O_RDONLY)

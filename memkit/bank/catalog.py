@@ -9,99 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import (
-    BigInteger,
-    Column,
-    Connection,
-    Engine,
-    ForeignKeyConstraint,
-    Integer,
-    LargeBinary,
-    MetaData,
-    QueuePool,
-    String,
-    Table,
-    Text,
-    UniqueConstraint,
-    create_engine,
-    event,
-)
+from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
 
+from memkit.bank import schema
 from memkit.bank.failures import read_only, translated
-from memkit.errors import BankBusyError, BankError, BankReadOnlyError
-
-SCHEMA_VERSION = 2  # 2: the table of embedders
-metadata = MetaData()
-
-# `generation` outlives a tenant's memories: were it to start again, an index of another process
-# could pass for current.
-tenants = Table(
-    "tenants",
-    metadata,
-    Column("key", String(64), primary_key=True),  # of records.tenant_key: no name is kept
-    Column("generation", Integer, nullable=False),
-)
-# Which embedder made a tenant's vectors; a tenant without a row has none, or LEGACY_EMBEDDER's.
-embedders = Table(
-    "embedders",
-    metadata,
-    Column("key", String(64), primary_key=True),  # of records.tenant_key
-    Column("name", Text, nullable=False),
-)
-memories = Table(
-    "memories",
-    metadata,
-    Column("tenant", Text, primary_key=True),
-    Column("id", String(16), primary_key=True),
-    Column("digest", String(64), nullable=False),
-    Column("title", Text, nullable=False),
-    Column("text", Text, nullable=False),
-    Column("characters", Integer, nullable=False),
-    Column("status", String(8), nullable=False),
-    Column("version", Integer, nullable=False),
-    Column("error", Text),
-    Column("created", BigInteger, nullable=False),  # microseconds since 1970, UTC
-    UniqueConstraint("tenant", "digest"),
-)
-
-
-def _of_memory() -> ForeignKeyConstraint:
-    return ForeignKeyConstraint(
-        ["tenant", "memory_id"], ["memories.tenant", "memories.id"], ondelete="CASCADE"
-    )
-
-
-chunks = Table(
-    "chunks",
-    metadata,
-    Column("tenant", Text, primary_key=True),
-    Column("memory_id", String(16), primary_key=True),
-    Column("number", Integer, primary_key=True),
-    Column("start", Integer, nullable=False),
-    Column("end", Integer, nullable=False),
-    Column("embedding", LargeBinary, nullable=False),  # little-endian float32 [dim]
-    _of_memory(),
-)
-artifacts = Table(
-    "artifacts",
-    metadata,
-    Column("tenant", Text, primary_key=True),
-    Column("memory_id", String(16), primary_key=True),
-    Column("version", Integer, primary_key=True),
-    Column("id", String(64), nullable=False),
-    Column("nbytes", BigInteger, nullable=False),
-    Column("compiler", Text, nullable=False),
-    Column("created", BigInteger, nullable=False),
-    _of_memory(),
-)
-tombstones = Table(
-    "tombstones",
-    metadata,
-    Column("number", Integer, primary_key=True),
-    Column("tenant_key", String(64), nullable=False),
-    Column("memory_hash", String(64), nullable=False),
-    Column("forgotten", BigInteger, nullable=False),
-)
+from memkit.errors import BankBusyError, BankReadOnlyError
 
 
 class Catalog:
@@ -143,8 +55,17 @@ class Catalog:
         if blocked:
             raise BankBusyError(
                 f"deleted text stays in the log of {self.path} until another process ends its read; "
-                "run `memkit repair` then"
+                "run `memkit doctor --repair` then"
             )
+
+    def copy_to(self, path: Path) -> None:
+        """Write one state of the catalog to a new file, without what was deleted before."""
+        with translated(self.path):
+            connection = self._open().raw_connection()
+            try:
+                connection.cursor().execute("VACUUM INTO ?", (str(path),))
+            finally:
+                connection.close()
 
     def close(self) -> None:
         """Close all connections; the next use opens the catalog again."""
@@ -172,8 +93,8 @@ class Catalog:
             deadline = time.monotonic() + self._timeout
             while not _is_current(self.path, engine):
                 try:
-                    _create(self.path, engine)
-                except BankBusyError:  # another process creates it: SQLite does not queue for WAL
+                    _prepare(self.path, engine)
+                except BankBusyError:  # another process does the same: SQLite does not queue for WAL
                     if time.monotonic() > deadline:
                         raise
                     time.sleep(0.02)
@@ -232,24 +153,18 @@ def _immediate(engine: Engine) -> Engine:
 
 
 def _is_current(path: Path, engine: Engine) -> bool:
-    """Whether the tables are there; `BankError` when the file is something else."""
+    """Whether the tables are there as they should be; `BankError` when the file is something else."""
     with translated(path), engine.begin() as connection:
-        version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
-        strange = connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar_one()
-    if version > SCHEMA_VERSION:
-        raise BankError(f"{path} was made by a newer memkit (schema {version}); upgrade memkit")
-    if version == 0 and strange:
-        raise BankError(f"{path} is a database, but not a memkit bank: give another folder")
-    return bool(version == SCHEMA_VERSION)
+        return schema.state(connection, path) == "current"
 
 
-def _create(path: Path, engine: Engine) -> None:
+def _prepare(path: Path, engine: Engine) -> None:
+    """Make the tables, or bring those of an earlier memkit up to date: all of it, or nothing."""
     with translated(path):
         connection = engine.raw_connection()
         try:
             connection.cursor().execute("PRAGMA journal_mode=WAL")
         finally:
             connection.close()
-        with _immediate(engine).begin() as created:
-            metadata.create_all(created)
-            created.exec_driver_sql(f"PRAGMA user_version={SCHEMA_VERSION}")
+        with _immediate(engine).begin() as locked:
+            schema.prepare(locked, path)

@@ -11,11 +11,11 @@ import numpy as np
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, func, insert, select, update
 
 from memkit.artifact import Artifact
-from memkit.bank.catalog import artifacts, chunks, embedders, memories, tenants, tombstones
 from memkit.bank.index import Chunk
 from memkit.bank.records import MemoryInfo, Receipt, Vectors, memory_hash, tenant_key
+from memkit.bank.tables import artifacts, chunks, embedders, memories, tenants, tombstones
 from memkit.document import Document, Span
-from memkit.errors import ConfigError, NotFoundError
+from memkit.errors import BankError, ConfigError, NotFoundError
 
 _ID = re.compile(r"[0-9a-f]{16}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -153,8 +153,10 @@ def load_chunks(connection: Connection, tenant: str) -> tuple[list[Chunk], Vecto
     """All the tenant's chunks, and their vectors float32 [chunks, dim]."""
     query = select(chunks).where(chunks.c.tenant == tenant).order_by(chunks.c.memory_id, chunks.c.number)
     rows = connection.execute(query).all()
-    joined = np.frombuffer(b"".join(row.embedding for row in rows), dtype="<f4")
-    vectors = joined.reshape(len(rows), -1).astype(np.float32)
+    joined = b"".join(row.embedding for row in rows)
+    if len({len(row.embedding) for row in rows}) > 1 or len(joined) % 4:
+        raise BankError("some of this tenant's vectors are damaged; run `memkit doctor --repair`")
+    vectors = np.frombuffer(joined, dtype="<f4").reshape(len(rows), -1).astype(np.float32)
     return [Chunk(row.memory_id, row.number, row.start, row.end) for row in rows], vectors
 
 
@@ -206,6 +208,7 @@ def delete_memory(connection: Connection, tenant: str, memory_id: str) -> Receip
 
 
 def _next_generation(connection: Connection, tenant: str) -> None:
+    """Say that the tenant's chunks have changed."""
     key = tenant_key(tenant)
     following = update(tenants).where(tenants.c.key == key).values(generation=tenants.c.generation + 1)
     if not connection.execute(following).rowcount:

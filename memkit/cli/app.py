@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from memkit._version import __version__
-from memkit.cli import bench, calibrate, demo, doctor, evaluate, manage, use
+from memkit.cli import backup, bench, calibrate, demo, doctor, evaluate, manage, use
 from memkit.cli.output import EXIT_CODES, InterruptError, Output
 from memkit.errors import MemkitError
 
@@ -59,6 +59,8 @@ def build() -> typer.Typer:
     app.command("eval")(evaluate.evaluate)
     app.command("calibrate")(calibrate.calibrate)
     app.command("doctor")(doctor.doctor)
+    app.command("backup")(backup.backup)
+    app.command("restore")(backup.restore)
     benches = typer.Typer(help="Measure costs.", context_settings={"help_option_names": ["-h", "--help"]})
     benches.callback()(lambda: None)
     benches.command("compile")(bench.bench_compile)

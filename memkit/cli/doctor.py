@@ -27,6 +27,7 @@ _PACKAGES = {  # import name: distribution
     "peft": "peft",
     "faiss": "faiss-cpu",
     "sqlalchemy": "sqlalchemy",
+    "alembic": "alembic",
     "msgpack": "msgpack",
     "numpy": "numpy",
 }
@@ -44,7 +45,8 @@ class Check:
 
 def doctor(
     repair: Annotated[
-        bool, typer.Option("--repair", help="First remove files that no memory needs and rebuild indexes.")
+        bool,
+        typer.Option("--repair", help="First remove what no memory needs, make anew what can be derived."),
     ] = False,
     user: User = "default",
     home: Home = None,

@@ -1,0 +1,1 @@
+"""Migrations of the catalog, for Alembic: one revision a file in ``versions``."""

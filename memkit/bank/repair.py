@@ -1,0 +1,104 @@
+"""Repair: what can be derived is made anew, what nobody needs is removed."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from sqlalchemy import Connection, delete, func, insert, select, update
+
+from memkit.artifact import Artifact
+from memkit.bank.blobs import Blobs, written_before
+from memkit.bank.catalog import Catalog
+from memkit.bank.records import tenant_key
+from memkit.bank.tables import artifacts, chunks, embedders, memories, tenants
+from memkit.errors import ArtifactError, BankError
+
+GRACE = 3600.0  # seconds in which a file that no row names may belong to a writer that is at it
+DAMAGED = "damaged"  # no embedder has that name, so that the next one makes the vectors anew
+STAGING = ".backup-"  # folders in which a backup is put together
+WAIT = 5.0  # seconds for the writers that are at it
+
+
+def repair(path: Path, catalog: Catalog, blobs: Blobs, grace: float | None) -> list[str]:
+    """What was done, in words without content; see `Bank.repair`."""
+    with blobs.alone(WAIT) as alone, catalog.write() as connection:
+        _require_sound(connection, catalog.path)
+        withdrawn = list(_withdraw(connection, blobs))
+        before = time.time() - (grace if grace is not None else 0.0 if alone else GRACE)
+        strays = _strays(connection, path, blobs, before)
+        for stray in strays:
+            shutil.rmtree(stray) if stray.is_dir() else stray.unlink(missing_ok=True)
+        unsound = _unsound(connection)
+        for tenant in unsound:
+            connection.execute(delete(embedders).where(embedders.c.key == tenant_key(tenant)))
+            connection.execute(insert(embedders).values(key=tenant_key(tenant), name=DAMAGED))
+        renewed = connection.execute(update(tenants).values(generation=tenants.c.generation + 1))
+    done = [f"removed {stray.relative_to(path)}, which no memory needs" for stray in strays]
+    if unsound:
+        done.append(f"had the vectors of {len(unsound)} tenants made anew, at their next question")
+    return [*withdrawn, *done, f"had the search indexes of {renewed.rowcount} tenants rebuilt"]
+
+
+def _require_sound(connection: Connection, path: Path) -> None:
+    found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
+    if found != "ok":
+        raise BankError(f"{path} is damaged ({found}), and texts are kept nowhere else: restore a backup")
+
+
+def _withdraw(connection: Connection, blobs: Blobs) -> Iterator[str]:
+    """Drop versions whose file is missing or damaged; their memories take the newest sound one, or none."""
+    key = (artifacts.c.tenant, artifacts.c.memory_id, artifacts.c.version)
+    for row in connection.execute(select(*key, artifacts.c.id)).all():
+        try:
+            with Artifact.open(blobs.path(row.tenant, row.id)) as artifact:
+                sound = artifact.id == row.id
+        except ArtifactError:
+            sound = False
+        if sound:
+            continue
+        this = [artifacts.c.tenant == row.tenant, artifacts.c.memory_id == row.memory_id]
+        connection.execute(delete(artifacts).where(*this, artifacts.c.version == row.version))
+        left = connection.execute(select(func.max(artifacts.c.version)).where(*this)).scalar()
+        connection.execute(
+            update(memories)
+            .where(
+                memories.c.tenant == row.tenant,
+                memories.c.id == row.memory_id,
+                memories.c.version == row.version,
+            )
+            .values(
+                version=left or 0,
+                status="compiled" if left else "text",
+                error=f"the artifact of version {row.version} was damaged; compile the memory again",
+            )
+        )
+        yield f"withdrew version {row.version} of memory {row.memory_id}, whose artifact was damaged"
+
+
+def _strays(connection: Connection, path: Path, blobs: Blobs, before: float) -> list[Path]:
+    rows = connection.execute(select(artifacts.c.tenant, artifacts.c.id).distinct())
+    found = blobs.strays({blobs.path(tenant, artifact_id) for tenant, artifact_id in rows}, before)
+    known = {
+        path / "unfinished" / tenant_key(tenant)[:16] / memory_id
+        for tenant, memory_id in connection.execute(select(memories.c.tenant, memories.c.id))
+    }
+    unfinished = [each for each in path.glob("unfinished/*/*") if each not in known]
+    left = [*unfinished, *path.glob(STAGING + "*")]
+    return found + sorted(each for each in left if written_before(each, before))
+
+
+def _unsound(connection: Connection) -> list[str]:
+    """Tenants with a memory without chunks, a chunk outside its text, or vectors of several sizes."""
+    joined = (memories.c.tenant == chunks.c.tenant) & (memories.c.id == chunks.c.memory_id)
+    outside = (chunks.c.start < 0) | (chunks.c.end > memories.c.characters) | (chunks.c.end <= chunks.c.start)
+    size = func.length(chunks.c.embedding)
+    queries = (
+        select(memories.c.tenant).outerjoin(chunks, joined).where(chunks.c.number.is_(None)),
+        select(memories.c.tenant).join(chunks, joined).where(outside),
+        select(chunks.c.tenant).group_by(chunks.c.tenant).having(func.min(size) != func.max(size)),
+        select(chunks.c.tenant).where(size % 4 != 0),
+    )
+    return sorted({tenant for query in queries for (tenant,) in connection.execute(query)})

@@ -1,0 +1,65 @@
+"""The catalog's schema: made at once in a new bank, migrated by Alembic in an older one.
+
+Every revision is a file in ``migrations/versions``. A migration runs in one transaction that holds the
+write lock: a process killed in the middle leaves the old schema, and others wait.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from sqlalchemy import Connection, inspect
+
+from memkit.bank.tables import metadata
+from memkit.errors import BankError, MissingExtraError
+
+REVISIONS = ("1",)  # oldest first
+_LEGACY = (1, 2)  # `user_version` of banks from before there were migrations
+_GUARD = 3  # `user_version` since: a memkit from before refuses it
+
+State = Literal["current", "old", "empty"]
+
+
+def state(connection: Connection, path: Path) -> State:
+    """How the catalog's schema stands; `BankError` when the file is none of ours, or newer than we are."""
+    names = set(inspect(connection).get_table_names())
+    if not names and not _user_version(connection):
+        return "empty"
+    if "alembic_version" in names:
+        found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+        if found not in REVISIONS:
+            raise BankError(f"{path} was made by a newer memkit (schema {found}); upgrade memkit")
+        return "current" if found == REVISIONS[-1] else "old"
+    if _user_version(connection) not in _LEGACY:
+        raise BankError(f"{path} is a database, but not a memkit bank: give another folder")
+    return "old"
+
+
+def prepare(connection: Connection, path: Path) -> None:
+    """Bring the schema to the newest revision, in the transaction that the connection is in."""
+    found = state(connection, path)
+    if found == "empty":
+        metadata.create_all(connection)
+        connection.exec_driver_sql("CREATE TABLE alembic_version (version_num VARCHAR(32) PRIMARY KEY)")
+        connection.exec_driver_sql(f"INSERT INTO alembic_version VALUES ('{REVISIONS[-1]}')")
+    elif found == "old":
+        migrate(connection)
+    connection.exec_driver_sql(f"PRAGMA user_version={_GUARD}")
+
+
+def migrate(connection: Connection, revision: str = "head") -> None:
+    """Run the migrations up to a revision, in the transaction that the connection is in."""
+    try:
+        from alembic import command
+        from alembic.config import Config
+    except ImportError as error:
+        raise MissingExtraError("alembic", "pip install alembic") from error
+    config = Config(attributes={"connection": connection})
+    folder = str(Path(__file__).parent / "migrations")
+    config.set_main_option("script_location", folder.replace("%", "%%"))
+    command.upgrade(config, revision)
+
+
+def _user_version(connection: Connection) -> int:
+    return int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())

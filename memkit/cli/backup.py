@@ -1,0 +1,47 @@
+"""``memkit backup`` and ``memkit restore``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from memkit.cli.options import Home, Json, home_of, open_bank
+from memkit.cli.output import Output
+from memkit.errors import NotFoundError
+
+
+def backup(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A new file.")],
+    home: Home = None,
+    json: Json = False,
+) -> None:
+    """Write the whole bank, all users', to one file. Others may go on reading and writing."""
+    output, folder = Output(json), home_of(home)
+    if not folder.exists():
+        raise NotFoundError(f"there is no bank at {folder}")
+    with open_bank(home) as bank:
+        size = bank.backup(file)
+    output.result({"file": file, "bytes": size}, lambda: output.say(f"wrote {file}, {size:,} bytes"))
+
+
+def restore(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `memkit backup` wrote.")],
+    deletions: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH", help="Leave out what this bank has forgotten since.", show_default=False
+        ),
+    ] = None,
+    home: Home = None,
+    json: Json = False,
+) -> None:
+    """Make a bank from a backup, in a folder that is empty or not there yet."""
+    from memkit.bank.backup import restore as make
+
+    output, folder = Output(json), home_of(home)
+    count = make(file, folder, deletions=deletions)
+    output.result(
+        {"home": folder, "memories": count}, lambda: output.say(f"restored {count} memories to {folder}")
+    )

@@ -1,0 +1,69 @@
+PRAGMA user_version=2;
+PRAGMA journal_mode=WAL;
+BEGIN TRANSACTION;
+CREATE TABLE artifacts (
+	tenant TEXT NOT NULL, 
+	memory_id VARCHAR(16) NOT NULL, 
+	version INTEGER NOT NULL, 
+	id VARCHAR(64) NOT NULL, 
+	nbytes BIGINT NOT NULL, 
+	compiler TEXT NOT NULL, 
+	created BIGINT NOT NULL, 
+	PRIMARY KEY (tenant, memory_id, version), 
+	FOREIGN KEY(tenant, memory_id) REFERENCES memories (tenant, id) ON DELETE CASCADE
+);
+INSERT INTO "artifacts" VALUES('alice','7968922390f41061',1,'eb5530c58f8856cfb5b24f2b4e277340dfac1fc2486519d7c2808d42e6baca6f',256,'none',1795537673519142);
+INSERT INTO "artifacts" VALUES('alice','7968922390f41061',2,'e92617f6ce6d3a1e86f5aaaf964b53acbf0119aba4ba3e527e927864150e522f',256,'none',1795537673547238);
+CREATE TABLE chunks (
+	tenant TEXT NOT NULL, 
+	memory_id VARCHAR(16) NOT NULL, 
+	number INTEGER NOT NULL, 
+	start INTEGER NOT NULL, 
+	"end" INTEGER NOT NULL, 
+	embedding BLOB NOT NULL, 
+	PRIMARY KEY (tenant, memory_id, number), 
+	FOREIGN KEY(tenant, memory_id) REFERENCES memories (tenant, id) ON DELETE CASCADE
+);
+INSERT INTO "chunks" VALUES('alice','7968922390f41061',0,0,18,X'0000803F000000000000000000000000');
+INSERT INTO "chunks" VALUES('alice','533eb0efe73a4a92',0,0,17,X'000000000000803F0000000000000000');
+INSERT INTO "chunks" VALUES('bob','c82bf6b8ee6f4d96',0,0,17,X'00000000000000000000803F00000000');
+CREATE TABLE embedders (
+	"key" VARCHAR(64) NOT NULL, 
+	name TEXT NOT NULL, 
+	PRIMARY KEY ("key")
+);
+INSERT INTO "embedders" VALUES('2bd806c97f0e00af1a1fc3328fa763a9269723c8db8fac4f93af71db186d6e90','lexical:4');
+INSERT INTO "embedders" VALUES('81b637d8fcd2c6da6359e6963113a1170de795e4b725b84d1e0b4cfd9ec58ce9','lexical:4');
+CREATE TABLE memories (
+	tenant TEXT NOT NULL, 
+	id VARCHAR(16) NOT NULL, 
+	digest VARCHAR(64) NOT NULL, 
+	title TEXT NOT NULL, 
+	text TEXT NOT NULL, 
+	characters INTEGER NOT NULL, 
+	status VARCHAR(8) NOT NULL, 
+	version INTEGER NOT NULL, 
+	error TEXT, 
+	created BIGINT NOT NULL, 
+	PRIMARY KEY (tenant, id), 
+	UNIQUE (tenant, digest)
+);
+INSERT INTO "memories" VALUES('alice','7968922390f41061','574525a6a9b551baa5ac64920d099c67c52b1ed016203340303366031cabcdab','title 0','Ada lives in Oslo.',18,'compiled',2,NULL,1795537673481764);
+INSERT INTO "memories" VALUES('alice','533eb0efe73a4a92','36f4ef89b32cd50f7126768291b2e519513b6b739ec1b47ad35f35ebe761990f','title 1','Bo lives in Rome.',17,'failed',0,'did not converge',1795537673551169);
+INSERT INTO "memories" VALUES('bob','c82bf6b8ee6f4d96','9f384591ebd63a41b6b4aa69cc4328e8b0d003ba910e8ae93a7bdd3cf4412989','title 2','Cy lives in Lima.',17,'text',0,NULL,1795537673599365);
+CREATE TABLE tenants (
+	"key" VARCHAR(64) NOT NULL, 
+	generation INTEGER NOT NULL, 
+	PRIMARY KEY ("key")
+);
+INSERT INTO "tenants" VALUES('2bd806c97f0e00af1a1fc3328fa763a9269723c8db8fac4f93af71db186d6e90',2);
+INSERT INTO "tenants" VALUES('81b637d8fcd2c6da6359e6963113a1170de795e4b725b84d1e0b4cfd9ec58ce9',3);
+CREATE TABLE tombstones (
+	number INTEGER NOT NULL, 
+	tenant_key VARCHAR(64) NOT NULL, 
+	memory_hash VARCHAR(64) NOT NULL, 
+	forgotten BIGINT NOT NULL, 
+	PRIMARY KEY (number)
+);
+INSERT INTO "tombstones" VALUES(1,'81b637d8fcd2c6da6359e6963113a1170de795e4b725b84d1e0b4cfd9ec58ce9','b1752e55f322ca289b5728431f10b0124ce2a1fa27ae27be152d4a4b303084c8',1795537673616326);
+COMMIT;
