@@ -16,9 +16,12 @@ from memkit._version import __version__
 from memkit.errors import MemkitError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
     from memkit.bank import MemoryInfo, Receipt
     from memkit.document import Document
-    from memkit.memory import Answer, Memory, Trace
+    from memkit.memory import Answer, Memory, Message, Trace
 
 _LAZY = {
     "Answer": "memkit.memory",
@@ -44,10 +47,17 @@ def _memory(user: str) -> Memory:
 
 
 def remember(
-    document: str | Document, *, user: str = "default", title: str = "", wait: bool = False
+    document: str | Document | Sequence[Message],
+    *,
+    user: str = "default",
+    memory: str | None = None,
+    when: datetime | None = None,
+    key: str | None = None,
+    title: str = "",
+    wait: bool = False,
 ) -> MemoryInfo:
-    """Remember a document for a user in the default bank; see `Memory.remember`."""
-    return _memory(user).remember(document, title=title, wait=wait)
+    """Remember a document, or what was said, for a user in the default bank; see `Memory.remember`."""
+    return _memory(user).remember(document, memory=memory, when=when, key=key, title=title, wait=wait)
 
 
 def ask(question: str, *, user: str = "default") -> Answer:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import builtins
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from memkit import registry
 from memkit.admission import AdmissionConfig, judge
+from memkit.answers import Answer, Part, Trace, parts_of
 from memkit.artifact import Artifact
 from memkit.background import Background
-from memkit.bank import Bank, MemoryInfo, Receipt
+from memkit.bank import Bank, CompiledFrom, MemoryInfo, Receipt, Said
 from memkit.compilers.base import Compiled, Progress, silent
 from memkit.document import Document, Span
 from memkit.engine.transformers import TransformersEngine
@@ -25,66 +28,32 @@ from memkit.errors import (
     VerificationError,
 )
 from memkit.models.loading import LoadedModel
+from memkit.router.candidates import index, refresh
 from memkit.router.embed import Embedder, embedder_of
 from memkit.router.gate import GateConfig, GateName, Route
-from memkit.router.router import Considered, Router
+from memkit.router.router import Router
 from memkit.signing import Signer
 from memkit.verify import Verified, verified
 
 MAX_CHARACTERS = 5_000_000  # of one document
-
-
-@dataclass(frozen=True)
-class Trace:
-    """Why an answer is what it is.
-
-    ``margin`` is how far the ``gate`` was from deciding otherwise; ``candidates`` are all that were
-    weighed, best found first; ``spans`` are character spans of the memory's source. ``probes`` counts
-    the passes of the model before the answer's own, ``route_ms`` the time of all that came before it.
-    """
-
-    question: str
-    route: Route
-    reason: str
-    gate: str
-    calibrated: bool
-    margin: float | None
-    candidates: tuple[Considered, ...]
-    memory_id: str | None
-    artifact_id: str | None
-    version: int | None
-    spans: tuple[Span, ...]
-    probes: int
-    prompt_tokens: int
-    route_ms: float
-    ttft_ms: float
-    total_ms: float
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Answer:
-    """An answer, the route it took and its trace."""
-
-    text: str
-    route: Route
-    trace: Trace = field(repr=False)
+LOG_SHARE = 0.5  # of the model's window that the compiled part of a running memory may fill
+Message: TypeAlias = "Mapping[str, Any] | Said"
 
 
 class Memory:
     """One user's memories in one bank, in front of one frozen model.
 
-    ``path`` is the bank's folder (default: ``MEMKIT_HOME``, else the platform's data folder);
+    ``path`` is the bank, or its folder (default: ``MEMKIT_HOME``, else the platform's data folder);
     ``model`` a name that `memkit.models.loading.load` knows (default: ``MEMKIT_MODEL``, else nano).
     Everything is read and written in the name of ``user`` alone. ``embedder`` finds memories: "lexical"
     by words, "sentence" by meaning, "hybrid" by both (default: ``MEMKIT_EMBEDDER``, else lexical);
     ``gate`` decides among them: "auto", "rule", "entropy" or "learned". Artifacts are signed with ``signer``
-    (default: the key in the file that ``MEMKIT_SIGNING_KEY`` names, if any).
+    (default: the key in the file that ``MEMKIT_SIGNING_KEY`` names, if any). ``clock`` tells the time.
     """
 
     def __init__(
         self,
-        path: str | Path | None = None,
+        path: str | Path | Bank | None = None,
         model: str | LoadedModel | None = None,
         user: str = "default",
         *,
@@ -95,9 +64,13 @@ class Memory:
         gate: GateConfig | GateName | None = None,
         admission: AdmissionConfig | None = None,
         signer: Signer | None = None,
+        clock: Callable[[], datetime] | None = None,
     ) -> None:
         self.user = user
-        self.bank = Bank(Path(path) if path is not None else default_home())
+        self.bank = (
+            path if isinstance(path, Bank) else Bank(Path(path) if path is not None else default_home())
+        )
+        self._clock = clock or _utc_now
         self._model = model or os.environ.get("MEMKIT_MODEL") or "nano"
         self._engine = engine
         self._compiler, self._options = compiler, dict(options or {})
@@ -108,10 +81,22 @@ class Memory:
         key = os.environ.get("MEMKIT_SIGNING_KEY")
         self._signer = signer or (Signer.from_file(key) if key else None)
         self._background = Background(self._compile_quietly)
+        self._owner: Memory | None = None  # whose bank and engine these are, where they are another's
+        self._closes = not isinstance(path, Bank)
+
+    def of(self, user: str) -> Memory:
+        """The memories of another user in the same bank, in front of the same model."""
+        other = copy(self)
+        other.user, other._owner = user, self
+        other.router = Router(self.bank, user, lambda: self.engine, self.router.embedder, self.router.config)
+        other._background = Background(other._compile_quietly)
+        return other
 
     @property
     def engine(self) -> TransformersEngine:
         """The engine; loading the model waits until it is needed."""
+        if self._owner is not None:
+            return self._owner.engine
         if self._engine is None:
             self._engine = TransformersEngine(self._model)
         return self._engine
@@ -119,19 +104,36 @@ class Memory:
     # -- remember -------------------------------------------------------------------------------
     def remember(
         self,
-        document: str | Document,
+        document: str | Document | Sequence[Message],
         *,
+        memory: str | None = None,
+        when: datetime | None = None,
+        key: str | None = None,
         title: str = "",
         wait: bool = False,
         compile: bool = True,
         progress: Progress = silent,
     ) -> MemoryInfo:
-        """Store a document; it can be asked about at once, from its text.
+        """Store a document, or add to a running memory; it can be asked about at once, from its text.
 
-        Compilation runs in the background, or before returning with ``wait``; ``compile=False``
-        leaves the memory on its text. Remembering the same text again changes nothing.
-        Raises `DocumentError` for a document that cannot be remembered.
+        A text with a ``memory``'s name, or messages (``{"role", "content"}``, of the memory "profile" if
+        none is named), become dated entries of that running memory: said at ``when``, or now. A ``key``
+        makes a repeated call harmless. Its artifact answers for what was compiled, by `compile` or
+        ``wait``; newer entries are read as text.
+
+        Compilation of a document runs in the background, or before returning with ``wait``;
+        ``compile=False`` leaves it on its text. Remembering the same text again changes nothing.
+        Raises `DocumentError` for a text that cannot be remembered, `ConfigError` for one that is too long.
         """
+        if memory is not None or not isinstance(document, str | Document):
+            if title:
+                raise ConfigError("a running memory has a name instead of a title")
+            info = self._append(memory or "profile", document, when, key)
+            return self.compile(info.id, progress=progress) if wait else info
+        if when is not None or key is not None:
+            raise ConfigError(
+                "`when` and `key` belong to entries of a running memory: name one with `memory`"
+            )
         document = document if isinstance(document, Document) else Document(document, title)
         if len(document.text) > MAX_CHARACTERS:
             raise ConfigError(
@@ -146,6 +148,28 @@ class Memory:
         self._background.add(info.id)
         return info
 
+    def _append(
+        self,
+        name: str,
+        said: str | Document | Sequence[Message],
+        when: datetime | None,
+        key: str | None,
+    ) -> MemoryInfo:
+        if isinstance(said, str | Document):
+            said = [Said(said if isinstance(said, str) else said.text)]
+        entries = [_entry(each, when) for each in said]
+        embedder = self.router.embedder
+        refresh(self.bank, self.user, embedder)
+        return self.bank.logs.append(
+            self.user,
+            name,
+            entries,
+            lambda document: index(document, embedder),
+            embedder=embedder.name,
+            key=key,
+            now=self._clock(),
+        )
+
     def compile(self, memory_id: str, *, progress: Progress = silent) -> MemoryInfo:
         """Compile a memory from its source and publish the artifact, if the admission gate lets it pass.
 
@@ -158,7 +182,7 @@ class Memory:
         """As `compile`, and what the compilation cost."""
         info = self.bank.get(self.user, memory_id)
         compiler = registry.compiler(self._compiler, self._options)
-        source = self.bank.source(self.user, info.id)
+        source, seen = self._source(info)
         unfinished = self.bank.unfinished(self.user, info.id)
         try:
             made = compiler.compile(
@@ -176,7 +200,21 @@ class Memory:
         data = artifact.with_manifest(replace(artifact.manifest, verification=verdict.plain()))
         if self._signer:
             data = self._signer.sign(Artifact.decode(data))
-        return self.bank.publish(self.user, info.id, data), made
+        seen = replace(seen, seconds=made.seconds, flops=made.flops)
+        return self.bank.publish(self.user, info.id, data, seen), made
+
+    def _source(self, info: MemoryInfo) -> tuple[Document, CompiledFrom]:
+        """What is compiled: a document, or as much of the end of a running memory as the model takes in."""
+        if not info.running:
+            return self.bank.source(self.user, info.id), CompiledFrom()
+        document, entries = self.bank.logs.snapshot(self.user, info.id)
+        room, first = int(self.engine.window * LOG_SHARE), len(entries)
+        while first and (room := room - self.engine.count_tokens(entries[first - 1].line)) >= 0:
+            first -= 1
+        first = min(first, len(entries) - 1)  # one entry that is too long is the compiler's to refuse
+        through = max(entry.number for entry in entries)
+        since = entries[first].said if first else None
+        return Document(document.text[entries[first].start :], document.title), CompiledFrom(through, since)
 
     def _compile_quietly(self, memory_id: str) -> None:
         try:
@@ -220,8 +258,18 @@ class Memory:
             ttft_ms=completion.ttft_ms,
             total_ms=completion.total_ms,
             notes=routed.notes,
+            parts=self._parts(decision.route, chosen, routed.spans),
         )
         return Answer(completion.text, decision.route, trace)
+
+    def _parts(self, route: Route, memory: MemoryInfo | None, spans: Sequence[Span]) -> tuple[Part, ...]:
+        if memory is None:
+            return ()
+        try:
+            entries = self.bank.logs.entries(self.user, memory.id) if memory.running else []
+        except NotFoundError:  # forgotten in the meantime
+            entries = []
+        return parts_of(route, spans, entries, memory.characters)
 
     # -- manage ---------------------------------------------------------------------------------
     def list(self) -> list[MemoryInfo]:
@@ -251,19 +299,35 @@ class Memory:
         chosen = [self.show(memory_id)] if memory_id is not None else self.list()
         for info in chosen:
             if info.artifact_id:
-                self.router.forget(info.artifact_id, self._engine)
+                self.router.forget(info.artifact_id, (self._owner or self)._engine)
         return self.bank.forget(self.user, None if memory_id is None else chosen[0].id)
 
     def close(self) -> None:
-        """Drop what waits to be compiled and close the bank."""
+        """Drop what waits to be compiled, and close the bank if it was opened here."""
         self._background.stop()
-        self.bank.close()
+        if self._closes and self._owner is None:
+            self.bank.close()
 
     def __enter__(self) -> Memory:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _entry(said: Message, when: datetime | None) -> Said:
+    """An entry of a text or a message, said at ``when`` unless it says itself."""
+    if isinstance(said, Said):
+        return said if said.when else replace(said, when=when)
+    if not isinstance(said, Mapping) or not {"role", "content"} <= set(said) <= {"role", "content", "when"}:
+        raise ConfigError('a message is {"role": ..., "content": ...}, perhaps with a date as "when"')
+    if not isinstance(said["content"], str):
+        raise ConfigError("a message's content must be text; leave out other parts")
+    return Said(said["content"], said["role"], said.get("when") or when)
 
 
 def default_home() -> Path:
@@ -274,4 +338,4 @@ def default_home() -> Path:
     return Path(home) if home else user_data_path("memkit", appauthor=False)
 
 
-__all__ = ["Answer", "Memory", "Trace", "Verified", "default_home"]
+__all__ = ["Answer", "Memory", "Part", "Trace", "Verified", "default_home"]

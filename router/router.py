@@ -24,6 +24,7 @@ from memkit.router.embed import Embedder, Vectors
 from memkit.router.features import Probe
 from memkit.router.gate import Belief, Decision, GateConfig
 from memkit.router.text import AROUND, passages, room_for
+from memkit.router.unseen import unseen
 
 NO_COMPILER = "none"  # names the calibration of memories that have only their text
 
@@ -155,9 +156,7 @@ class Router:
             decision = self._entropy(looked)
         else:
             self.attach(looked, self.contenders(looked))
-            low = self.config.min_similarity
-            low = self.embedder.min_similarity if low is None else low
-            decision = gate.by_rule(looked.ranked[0], looked.obstacle(0), low)
+            decision = gate.by_rule(looked.ranked[0], looked.obstacle(0), self._min_similarity())
         text, spans = "", tuple[Span, ...]()
         if decision.route == "text":
             text, spans = self.text(looked, looked.ranked[0])
@@ -166,6 +165,10 @@ class Router:
             hit = looked.ranked[0].hit
             spans = (Span(hit.start, hit.end),)
         return decision, text, spans
+
+    def _min_similarity(self) -> float:
+        low = self.config.min_similarity
+        return self.embedder.min_similarity if low is None else low
 
     def _gate(self, looked: Looked) -> str:
         """The gate that can decide, with what it needs read."""
@@ -225,7 +228,11 @@ class Router:
         engine = self._engine()
         room = engine.window - engine.count_tokens(looked.question) - looked.max_tokens - AROUND
         for i in indices:
-            handle = self._attached.get(looked.ranked[i].memory, engine)
+            memory = looked.ranked[i].memory
+            handle = self._attached.get(memory, engine)
+            if isinstance(handle, Handle):
+                least = self._min_similarity()
+                handle = unseen(self.bank, self.tenant, memory, looked.vector, least) or handle
             if isinstance(handle, Handle) and handle.tokens > room:
                 handle = f"its {handle.tokens} tokens and the question do not fit the model's window"
             looked.handles[i] = handle
@@ -260,7 +267,7 @@ class Router:
         engine = self._engine()
         room = room_for(engine, looked.question, looked.max_tokens)
         try:
-            return passages(self.bank, self.tenant, engine, candidate.memory.id, looked.vector, room)
+            return passages(self.bank, self.tenant, engine, candidate.memory, looked.vector, room)
         except NotFoundError:  # forgotten in the meantime
             return "", ()
 

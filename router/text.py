@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from memkit.bank import Bank
+from itertools import zip_longest
+
+from memkit.bank import Bank, Hit, MemoryInfo
 from memkit.document import Span
 from memkit.engine.base import Engine
 from memkit.router.embed import Vectors
+from memkit.router.unseen import ALL
 
 CHUNKS = 32  # best chunks that are considered
+CLOSE = 0.5  # of the best score, that the newest chunks must reach
 AROUND = 48  # tokens of chat template and separators
 
 
 def passages(
-    bank: Bank, tenant: str, engine: Engine, memory_id: str, vector: Vectors, room: int
+    bank: Bank, tenant: str, engine: Engine, memory: MemoryInfo, vector: Vectors, room: int
 ) -> tuple[str, tuple[Span, ...]]:
     """The memory's best chunks for a question's vector ``[dim]`` that fit ``room`` tokens.
 
     They come in the document's order, no character twice. Nothing where not even the best one fits.
     """
-    source = bank.source(tenant, memory_id).text
+    source = bank.source(tenant, memory.id).text
+    hits = bank.search(tenant, vector, ALL if memory.running else CHUNKS, within=memory.id)
     chosen = list[Span]()
-    for hit in bank.search(tenant, vector, CHUNKS, within=memory_id):
+    for hit in recent(hits)[:CHUNKS] if memory.running else hits:
         span = Span(hit.start, hit.end)
         cost = engine.count_tokens(source[span.start : span.end])
         if cost > room:
@@ -29,6 +34,18 @@ def passages(
         room -= cost
     spans = merged(chosen)
     return "\n".join(source[s.start : s.end].strip() for s in spans), spans
+
+
+def recent(hits: list[Hit]) -> list[Hit]:
+    """Of a running memory: in turn the best chunk and the newest that is about as good.
+
+    Facts change, so that what was said last must be among what is read.
+    """
+    best = sorted(hits, key=lambda hit: (-hit.score, -hit.start))
+    close = [hit for hit in best if hit.score >= CLOSE * best[0].score]
+    newest = sorted(close, key=lambda hit: -hit.start)
+    pairs = zip_longest(best, newest)
+    return list(dict.fromkeys(hit for pair in pairs for hit in pair if hit is not None))
 
 
 def merged(spans: list[Span]) -> tuple[Span, ...]:

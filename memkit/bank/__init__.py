@@ -1,6 +1,6 @@
 """The memory bank: source texts, their chunks and their artifacts, kept apart by tenant."""
 
 from memkit.bank.bank import Bank
-from memkit.bank.records import Hit, MemoryInfo, Receipt
+from memkit.bank.records import CompiledFrom, Entry, Hit, MemoryInfo, Receipt, Said
 
-__all__ = ["Bank", "Hit", "MemoryInfo", "Receipt"]
+__all__ = ["Bank", "CompiledFrom", "Entry", "Hit", "MemoryInfo", "Receipt", "Said"]

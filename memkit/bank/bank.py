@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import builtins
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from numpy.typing import NDArray
+from sqlalchemy import Connection
 
 from memkit.artifact import Artifact
 from memkit.bank import queries
@@ -22,7 +23,9 @@ from memkit.bank.blobs import Blobs
 from memkit.bank.catalog import Catalog
 from memkit.bank.failures import translated
 from memkit.bank.index import Indexes
+from memkit.bank.logs import Embed, Logs, embedded, pieces
 from memkit.bank.records import (
+    CompiledFrom,
     Hit,
     MemoryInfo,
     Receipt,
@@ -35,8 +38,9 @@ from memkit.bank.records import (
 )
 from memkit.bank.repair import repair
 from memkit.document import Document, Span
-from memkit.errors import ArtifactError, BankError, ConfigError, NotFoundError
+from memkit.errors import ArtifactError, BankError, NotFoundError
 
+_FROM_ALL = CompiledFrom()
 _PREFIX = re.compile(r"[0-9a-f]{1,16}")
 
 
@@ -53,6 +57,7 @@ class Bank:
         self._catalog = Catalog(self.path / "catalog.sqlite3", timeout)
         self._blobs = Blobs(self.path / "artifacts")
         self._indexes = Indexes()
+        self.logs = Logs(self._catalog)
 
     def remember(
         self,
@@ -86,14 +91,7 @@ class Bank:
             checked.append((document, chunks, check_chunks(document, chunks, embeddings)))
         infos = []
         with self._catalog.write() as connection:
-            known = queries.embedder(connection, tenant)
-            if known is None:
-                queries.set_embedder(connection, tenant, embedder)
-            elif known != embedder:
-                raise ConfigError(
-                    f"this tenant's vectors were made by the embedder {known!r}, not {embedder!r}: "
-                    "use that one, or `reembed` the tenant"
-                )
+            queries.require_embedder(connection, tenant, embedder)
             for document, chunks, vectors in checked:
                 memory_id = memory_id_of(tenant, document.digest)
                 if queries.find(connection, tenant, memory_id) is None:
@@ -117,34 +115,33 @@ class Bank:
         self,
         tenant: str,
         embedder: str,
-        embed: Callable[[Document], tuple[Sequence[Span], NDArray[Any]]],
+        embed: Embed,
     ) -> int:
         """Make all the tenant's chunks and vectors anew from their sources; how many memories that were.
 
         The work is done before the bank is locked, but for what others remember in the meantime.
         """
         made = {}
-        for info in self.list(tenant):
-            try:
-                made[info.id] = embed(self.source(tenant, info.id))
-            except NotFoundError:  # forgotten in the meantime
-                continue
+        with self._catalog.read() as connection:
+            found = [self._pieces(connection, tenant, i.id) for i in queries.infos(connection, tenant)]
+        for document, parts in found:
+            made[document.digest] = embedded(document, parts, embed)
         with self._catalog.write() as connection:
             ids = [info.id for info in queries.infos(connection, tenant)]
             queries.delete_chunks(connection, tenant)
             for memory_id in ids:
-                document = queries.source(connection, tenant, memory_id)
-                chunks, embeddings = made.get(memory_id) or embed(document)
-                vectors = check_chunks(document, chunks, embeddings)
+                document, parts = self._pieces(connection, tenant, memory_id)
+                chunks, vectors = made.get(document.digest) or embedded(document, parts, embed)
                 queries.insert_chunks(connection, tenant, memory_id, chunks, vectors)
             queries.set_embedder(connection, tenant, embedder)
         self._indexes.drop(tenant)
         return len(ids)
 
-    def publish(self, tenant: str, memory_id: str, data: bytes) -> MemoryInfo:
+    def publish(self, tenant: str, memory_id: str, data: bytes, made: CompiledFrom = _FROM_ALL) -> MemoryInfo:
         """Make these artifact bytes the memory's current version, if they are sound and the tenant's.
 
-        Earlier versions are kept. Publishing the current version again changes nothing.
+        ``made`` tells what they were compiled from. Earlier versions are kept. Publishing the current
+        version again changes nothing.
         """
         check_tenant(tenant)
         artifact = Artifact.decode(data)
@@ -154,7 +151,7 @@ class Bank:
         with translated(self._catalog.path), self._blobs.writing():
             self._blobs.write(tenant, artifact.id, data)
             try:
-                return self._publish(tenant, memory_id, artifact, data)
+                return self._publish(tenant, memory_id, artifact, data, made)
             except NotFoundError:  # forgotten in the meantime
                 self._discard(tenant, [artifact.id])
                 raise
@@ -324,16 +321,22 @@ class Bank:
     ) -> None:
         self.close()
 
-    def _publish(self, tenant: str, memory_id: str, artifact: Artifact, data: bytes) -> MemoryInfo:
+    def _publish(
+        self, tenant: str, memory_id: str, artifact: Artifact, data: bytes, made: CompiledFrom
+    ) -> MemoryInfo:
         with self._catalog.write() as connection:
             current = queries.info(connection, tenant, memory_id).artifact_id
             # A forget may have removed the same file again; while the write lock is held none can.
             if not self._blobs.path(tenant, artifact.id).exists():
                 self._blobs.write(tenant, artifact.id, data)
             if current != artifact.id:
-                queries.insert_version(connection, tenant, memory_id, artifact)
+                queries.insert_version(connection, tenant, memory_id, artifact, made)
             queries.set_status(connection, tenant, memory_id, "compiled", None)
             return queries.info(connection, tenant, memory_id)
+
+    def _pieces(self, connection: Connection, tenant: str, memory_id: str) -> tuple[Document, Sequence[Span]]:
+        document = queries.source(connection, tenant, memory_id)
+        return document, pieces(connection, tenant, memory_id, document)
 
     def _info(self, tenant: str, memory_id: str) -> MemoryInfo:
         with self._catalog.read() as connection:

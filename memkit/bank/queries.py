@@ -12,18 +12,33 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, func
 
 from memkit.artifact import Artifact
 from memkit.bank.index import Chunk
-from memkit.bank.records import MemoryInfo, Receipt, Vectors, memory_hash, tenant_key
-from memkit.bank.tables import artifacts, chunks, embedders, memories, tenants, tombstones
+from memkit.bank.records import (
+    CompiledFrom,
+    MemoryInfo,
+    Receipt,
+    Vectors,
+    memory_hash,
+    running_digest,
+    tenant_key,
+)
+from memkit.bank.tables import artifacts, chunks, embedders, entries, memories, tenants, tombstones
 from memkit.document import Document, Span
 from memkit.errors import BankError, ConfigError, NotFoundError
 
 _ID = re.compile(r"[0-9a-f]{16}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_of_it = and_(entries.c.tenant == memories.c.tenant, entries.c.memory_id == memories.c.id)
 _INFO = select(
     *(column for column in memories.c if column is not memories.c.text),
     artifacts.c.id.label("artifact_id"),
     artifacts.c.nbytes,
     artifacts.c.compiler,
+    artifacts.c.fingerprint,
+    select(func.count()).where(_of_it).scalar_subquery().label("entries"),
+    select(func.count())
+    .where(_of_it, entries.c.number > artifacts.c.through)
+    .scalar_subquery()
+    .label("behind"),
 ).join_from(
     memories,
     artifacts,
@@ -84,13 +99,16 @@ def excerpt(connection: Connection, tenant: str, memory_id: str, start: int, end
     return connection.execute(select(part).where(_is(tenant, memory_id))).scalar() or ""
 
 
-def insert_memory(connection: Connection, tenant: str, memory_id: str, document: Document) -> None:
-    """Add a memory that has no chunks yet."""
+def insert_memory(
+    connection: Connection, tenant: str, memory_id: str, document: Document, name: str | None = None
+) -> None:
+    """Add a memory that has no chunks yet; a running one has a name."""
     connection.execute(
         insert(memories).values(
             tenant=tenant,
             id=memory_id,
-            digest=document.digest,
+            digest=document.digest if name is None else running_digest(name),
+            name=name,
             title=document.title,
             text=document.text,
             characters=len(document.text),
@@ -109,6 +127,18 @@ def embedder(connection: Connection, tenant: str) -> str | None:
     return connection.execute(query).scalar() or ""
 
 
+def require_embedder(connection: Connection, tenant: str, name: str) -> None:
+    """Note the embedder of a tenant that has no vectors yet; `ConfigError` for another than it has."""
+    known = embedder(connection, tenant)
+    if known is None:
+        set_embedder(connection, tenant, name)
+    elif known != name:
+        raise ConfigError(
+            f"this tenant's vectors were made by the embedder {known!r}, not {name!r}: "
+            "use that one, or `reembed` the tenant"
+        )
+
+
 def set_embedder(connection: Connection, tenant: str, name: str) -> None:
     """Note the embedder that made the tenant's vectors."""
     key = tenant_key(tenant)
@@ -124,7 +154,7 @@ def delete_chunks(connection: Connection, tenant: str) -> None:
 def insert_chunks(
     connection: Connection, tenant: str, memory_id: str, spans: Sequence[Span], vectors: Vectors
 ) -> None:
-    """Add a memory's chunks with their vectors float32 [chunks, dim], as long as all the tenant's."""
+    """Add chunks of a memory with their vectors float32 [chunks, dim], as long as all the tenant's."""
     size = connection.execute(
         select(func.length(chunks.c.embedding)).where(chunks.c.tenant == tenant).limit(1)
     )
@@ -134,13 +164,17 @@ def insert_chunks(
             f"the embeddings have {vectors.shape[1]} dimensions, this tenant's others have {dim}: use "
             "one embedding model for all memories of a tenant"
         )
+    last = select(func.max(chunks.c.number)).where(chunks.c.tenant == tenant, chunks.c.memory_id == memory_id)
+    known = connection.execute(last).scalar()
     key = {"tenant": tenant, "memory_id": memory_id}
     rows = [
         {**key, "number": number, "start": span.start, "end": span.end, "embedding": vector.tobytes()}
-        for number, (span, vector) in enumerate(zip(spans, vectors, strict=True))
+        for number, (span, vector) in enumerate(
+            zip(spans, vectors, strict=True), (-1 if known is None else known) + 1
+        )
     ]
     connection.execute(insert(chunks), rows)
-    _next_generation(connection, tenant)
+    next_generation(connection, tenant)
 
 
 def generation(connection: Connection, tenant: str) -> int:
@@ -160,12 +194,32 @@ def load_chunks(connection: Connection, tenant: str) -> tuple[list[Chunk], Vecto
     return [Chunk(row.memory_id, row.number, row.start, row.end) for row in rows], vectors
 
 
-def insert_version(connection: Connection, tenant: str, memory_id: str, artifact: Artifact) -> None:
+def insert_version(
+    connection: Connection, tenant: str, memory_id: str, artifact: Artifact, made: CompiledFrom
+) -> None:
     """Make an artifact the memory's current version, under the next number."""
-    version = info(connection, tenant, memory_id).version + 1
-    row = {"id": artifact.id, "nbytes": artifact.nbytes, "compiler": artifact.manifest.compiler}
-    key = {"tenant": tenant, "memory_id": memory_id, "version": version}
-    connection.execute(insert(artifacts).values(**key, **row, created=_now()))
+    last = select(func.max(artifacts.c.version)).where(
+        artifacts.c.tenant == tenant, artifacts.c.memory_id == memory_id
+    )
+    version = (connection.execute(last).scalar() or 0) + 1
+    manifest = artifact.manifest
+    connection.execute(
+        insert(artifacts).values(
+            tenant=tenant,
+            memory_id=memory_id,
+            version=version,
+            id=artifact.id,
+            nbytes=artifact.nbytes,
+            compiler=manifest.compiler,
+            created=_now(),
+            fingerprint=manifest.fingerprint,
+            digest=manifest.sources[0].document_digest[:64] if manifest.sources else None,
+            through=made.through,
+            since=None if made.since is None else microseconds_of(made.since),
+            seconds=made.seconds,
+            flops=made.flops,
+        )
+    )
     connection.execute(update(memories).where(_is(tenant, memory_id)).values(version=version))
 
 
@@ -203,11 +257,12 @@ def delete_memory(connection: Connection, tenant: str, memory_id: str) -> Receip
             tenant_key=tenant_key(tenant), memory_hash=memory_hash(tenant, memory_id), forgotten=_now()
         )
     )
-    _next_generation(connection, tenant)
+    next_generation(connection, tenant)
     return Receipt(memory_id, versions.rowcount, removed.rowcount)
 
 
-def _next_generation(connection: Connection, tenant: str) -> None:
+def next_generation(connection: Connection, tenant: str) -> None:
+    """Say that the tenant's chunks have changed."""
     """Say that the tenant's chunks have changed."""
     key = tenant_key(tenant)
     following = update(tenants).where(tenants.c.key == key).values(generation=tenants.c.generation + 1)
@@ -223,6 +278,17 @@ def _now() -> int:
     return time.time_ns() // 1000
 
 
+def time_of(microseconds: int) -> datetime:
+    """A time of the catalog, in UTC."""
+    return _EPOCH + timedelta(microseconds=microseconds)
+
+
+def microseconds_of(when: datetime) -> int:
+    """A time for the catalog; without a zone it is taken as UTC."""
+    aware = when if when.tzinfo else when.replace(tzinfo=UTC)
+    return (aware - _EPOCH) // timedelta(microseconds=1)
+
+
 def _to_info(row: RowMapping) -> MemoryInfo:
     return MemoryInfo(
         id=row["id"],
@@ -236,5 +302,9 @@ def _to_info(row: RowMapping) -> MemoryInfo:
         compiler=row["compiler"],
         version=row["version"],
         error=row["error"],
-        created=_EPOCH + timedelta(microseconds=row["created"]),
+        created=time_of(row["created"]),
+        name=row["name"],
+        entries=row["entries"],
+        behind=row["behind"] if row["version"] else row["entries"],
+        fingerprint=row["fingerprint"],
     )

@@ -23,7 +23,9 @@ class MemoryInfo:
     """One memory as the catalog knows it; ``version`` 0 means that no artifact was published yet.
 
     ``error`` says why the latest compilation failed. A memory that has an artifact keeps it, and
-    the status "compiled", when a later compilation fails.
+    the status "compiled", when a later compilation fails. A running memory has a ``name``; of its
+    ``entries``, the artifact has not seen the last ``behind`` that arrived. ``fingerprint`` is that of the
+    model which the artifact was compiled for, where it is known.
     """
 
     id: str
@@ -38,6 +40,54 @@ class MemoryInfo:
     version: int
     error: str | None
     created: datetime
+    name: str | None = None
+    entries: int = 0
+    behind: int = 0
+    fingerprint: str | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether this is a log that grows, and not a document."""
+        return self.name is not None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of a running memory, ``number`` by arrival: characters ``[start, end)`` of its text.
+
+    ``compiled``: the memory's artifact has seen it. ``line`` is what stands there.
+    """
+
+    number: int
+    speaker: str
+    said: datetime
+    text: str
+    start: int
+    end: int
+    compiled: bool
+    line: str
+
+
+@dataclass(frozen=True)
+class Said:
+    """What is to become an entry; without ``when`` it was said now. A time without a zone is UTC."""
+
+    text: str
+    speaker: str = "user"
+    when: datetime | None = None
+
+
+@dataclass(frozen=True)
+class CompiledFrom:
+    """What an artifact was compiled from, where that is not all there is, and what compiling took.
+
+    Of a running memory: entries that arrived up to number ``through`` and were said at ``since`` or later.
+    """
+
+    through: int | None = None
+    since: datetime | None = None
+    seconds: float | None = None
+    flops: float | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +129,20 @@ def tenant_key(tenant: str) -> str:
 def memory_id_of(tenant: str, digest: str) -> str:
     """The id of that document for that tenant: 16 hex digits."""
     return hashlib.sha256(f"{tenant}\0{digest}".encode()).hexdigest()[:16]
+
+
+def running_digest(name: str) -> str:
+    """What stands for a running memory in place of its text's digest; no document has the same."""
+    return hashlib.sha256(f"running\0{name}".encode()).hexdigest()
+
+
+def check_line(what: str, text: str, most: int) -> str:
+    """A short text on one line, as a name is; `ConfigError` for anything else."""
+    if not isinstance(text, str) or not 1 <= len(text) <= most or not text.isprintable() or not text.strip():
+        raise ConfigError(
+            f"{what} is a printable text of 1 to {most} characters on one line, got {text!r:.80}"
+        )
+    return text
 
 
 def memory_hash(tenant: str, memory_id: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import (
     BigInteger,
     Column,
+    Float,
     ForeignKeyConstraint,
     Integer,
     LargeBinary,
@@ -45,6 +46,8 @@ memories = Table(
     Column("version", Integer, nullable=False),
     Column("error", Text),
     Column("created", BigInteger, nullable=False),  # microseconds since 1970, UTC
+    # Of a running memory, whose digest is made of the name, and the text of its entries in the order of time.
+    Column("name", Text),
     UniqueConstraint("tenant", "digest"),
 )
 
@@ -76,6 +79,32 @@ artifacts = Table(
     Column("nbytes", BigInteger, nullable=False),
     Column("compiler", Text, nullable=False),
     Column("created", BigInteger, nullable=False),
+    # What it was compiled for and from; none of it is known of versions of memkit before migrations.
+    Column("fingerprint", Text),
+    Column("digest", String(64)),  # of the text
+    # Of a running memory: the newest entry's number, and the time of the oldest one that was compiled.
+    Column("through", Integer),
+    Column("since", BigInteger),
+    Column("seconds", Float),
+    Column("flops", Float),
+    _of_memory(),
+)
+# What was said to a running memory, as it was said; `start` and `end` are its line's place in the text.
+entries = Table(
+    "entries",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("memory_id", String(16), primary_key=True),
+    Column("number", Integer, primary_key=True),  # in the order of arrival
+    Column("said", BigInteger, nullable=False),  # microseconds since 1970, UTC; orders the text
+    Column("speaker", Text, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("start", Integer, nullable=False),
+    Column("end", Integer, nullable=False),
+    Column("key", Text),  # what makes a repeated call harmless; `part` counts the entries of one call
+    Column("part", Integer, nullable=False),
+    UniqueConstraint("tenant", "memory_id", "said"),
+    UniqueConstraint("tenant", "memory_id", "key", "part"),
     _of_memory(),
 )
 tombstones = Table(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from memkit.bank.records import Said
 from memkit.cli.options import (
     Compiler,
     EmbedderName,
@@ -26,11 +28,15 @@ from memkit.cli.options import (
 from memkit.cli.output import InterruptError, Output
 from memkit.cli.progress import compilation
 from memkit.document import Document
+from memkit.errors import ConfigError
 
 if TYPE_CHECKING:
+    from memkit.answers import Part
     from memkit.bank import MemoryInfo
     from memkit.memory import Answer, Memory
     from memkit.router.router import Considered
+
+_TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]
 
 
 def remember(
@@ -39,6 +45,23 @@ def remember(
     ],
     user: User = "default",
     title: Annotated[str | None, typer.Option(help="Default: the file's name.", show_default=False)] = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--memory", metavar="NAME", help="Add to this running memory.", show_default=False),
+    ] = None,
+    speaker: Annotated[str, typer.Option(metavar="WHO", help="Of a running memory: who said it.")] = "user",
+    when: Annotated[
+        datetime | None,
+        typer.Option(
+            formats=_TIMES, help="Of a running memory: when (UTC); default now.", show_default=False
+        ),
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="K", help="Of a running memory: repeat safely with the same key.", show_default=False
+        ),
+    ] = None,
     compiler: Compiler = "lcc",
     ratio: Ratio = None,
     option: Options = None,
@@ -48,15 +71,20 @@ def remember(
     model: Model = "nano",
     json: Json = False,
 ) -> None:
-    """Remember a document.
+    """Remember a document, or add to a running memory (--memory).
 
     It can be asked about at once, from its text; --wait compiles it, too. Remembering the same
     text again changes nothing, so that the same command with --wait compiles it later.
     """
     output, document = Output(json), _read(file, title)
+    if name is None and (when is not None or key is not None):
+        raise ConfigError("--when and --key belong to a running memory: name one with --memory")
     options = compiler_options(option, ratio)
     with open_memory(home, model, user, compiler=compiler, options=options, embedder=embedder) as memory:
-        info = memory.remember(document, compile=False)
+        if name is None:
+            info = memory.remember(document, compile=False)
+        else:
+            info = memory.remember([Said(document.text, speaker, when)], memory=name, key=key)
         before = info.version
         if wait:
             info = _compile(output, memory, document, info)
@@ -74,6 +102,8 @@ def _read(file: str, title: str | None) -> Document:
 def _compile(output: Output, memory: Memory, document: Document, info: MemoryInfo) -> MemoryInfo:
     try:
         with compilation(output) as progress:
+            if info.running:
+                return memory.compile(info.id, progress=progress)
             return memory.remember(document, wait=True, progress=progress)
     except KeyboardInterrupt:
         info = memory.show(info.id)
@@ -93,7 +123,9 @@ def _artifact(memory: Memory, info: MemoryInfo) -> dict[str, Any] | None:
 
 def _remembered(output: Output, info: MemoryInfo, unchanged: bool, wait: bool) -> None:
     name = f"{info.id} {info.title!r}" if info.title else info.id
-    if info.status == "compiled" and unchanged:
+    if info.running and not wait:
+        output.say(f"{name}: {info.entries} entries, {info.behind} of them newer than its artifact")
+    elif info.status == "compiled" and unchanged:
         output.say(f"{name}: already compiled, version {info.version}; to compile it anew, forget it first")
     elif info.status == "compiled":
         output.say(f"{name}: compiled, version {info.version}, {info.artifact_bytes:,} bytes")
@@ -140,6 +172,7 @@ def _trace(output: Output, answer: Answer) -> None:
         ("memory", trace.memory_id),
         ("artifact", f"{trace.artifact_id}, version {trace.version}" if trace.artifact_id else None),
         ("characters", ", ".join(f"{s.start} to {s.end}" for s in trace.spans) or None),
+        *(("entry", _entry(part)) for part in trace.parts if part.said is not None),
         ("prompt tokens", trace.prompt_tokens),
         ("probes", f"{trace.probes} of one token"),
         ("routing", f"{trace.route_ms:.0f} ms"),
@@ -151,6 +184,14 @@ def _trace(output: Output, answer: Answer) -> None:
     if trace.candidates:
         output.note("")
         output.table(_CANDIDATE, [_candidate(c, trace.memory_id) for c in trace.candidates], err=True)
+
+
+def _entry(part: Part) -> str:
+    """One entry of a running memory that was read as text."""
+    how = "also compiled" if part.compiled else "not compiled"
+    return (
+        f"{part.speaker}, {part.said:%Y-%m-%d %H:%M}, characters {part.span.start} to {part.span.end}, {how}"
+    )
 
 
 _CANDIDATE = tuple(

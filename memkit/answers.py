@@ -1,0 +1,86 @@
+"""Answers, and why they are what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from memkit.bank import Entry
+from memkit.document import Span
+from memkit.router.gate import Route
+from memkit.router.router import Considered
+
+
+@dataclass(frozen=True)
+class Part:
+    """Something of a memory that the model had in front of it, as its ``artifact`` or as ``text``.
+
+    Of a running memory a text part is one entry, and tells who said it and when; ``compiled``: the
+    memory's artifact had seen it.
+    """
+
+    form: Literal["artifact", "text"]
+    span: Span
+    speaker: str | None = None
+    said: datetime | None = None
+    compiled: bool = False
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Why an answer is what it is.
+
+    ``margin`` is how far the ``gate`` was from deciding otherwise; ``candidates`` are all that were
+    weighed, best found first; ``spans`` are character spans of the memory's source. ``probes`` counts
+    the passes of the model before the answer's own, ``route_ms`` the time of all that came before it.
+    ``parts`` say what of the memory was in front of the model, and in which form.
+    """
+
+    question: str
+    route: Route
+    reason: str
+    gate: str
+    calibrated: bool
+    margin: float | None
+    candidates: tuple[Considered, ...]
+    memory_id: str | None
+    artifact_id: str | None
+    version: int | None
+    spans: tuple[Span, ...]
+    probes: int
+    prompt_tokens: int
+    route_ms: float
+    ttft_ms: float
+    total_ms: float
+    notes: tuple[str, ...] = ()
+    parts: tuple[Part, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer, the route it took and its trace."""
+
+    text: str
+    route: Route
+    trace: Trace = field(repr=False)
+
+
+def parts_of(
+    route: Route, spans: Sequence[Span], entries: Sequence[Entry], characters: int
+) -> tuple[Part, ...]:
+    """The parts of an answer; ``entries`` are those of a running memory, ``spans`` what was read as text."""
+    if route == "latent":
+        seen = [e for e in entries if e.compiled]
+        span = Span(seen[0].start, seen[-1].end) if seen else Span(0, characters)
+        return (Part("artifact", span, compiled=True),)
+    if route == "none":
+        return ()
+    if not entries:
+        return tuple(Part("text", span) for span in spans)
+    return tuple(
+        Part("text", Span(e.start, e.end), e.speaker, e.said, e.compiled)
+        for e in entries
+        if any(span.start < e.end and e.start < span.end for span in spans)
+    )
