@@ -112,18 +112,26 @@ def trusted_keys(paths: Sequence[str | Path]) -> tuple[Ed25519PublicKey, ...]:
 
 def require_signed(manifest: Manifest, trusted: Sequence[Ed25519PublicKey]) -> None:
     """Raise `VerificationError` unless one of the trusted keys signed exactly this artifact."""
-    from cryptography.exceptions import InvalidSignature
-
     signature = manifest.signature
     if not signature:
         raise VerificationError("the artifact is not signed")
     if signature.get("algorithm") != "ed25519":
         raise VerificationError(f"the signature's algorithm is {signature.get('algorithm')!r}, not ed25519")
-    known = {key.public_bytes_raw().hex(): key for key in trusted}
-    key = known.get(str(signature.get("key")))
-    if key is None:
-        raise VerificationError("the artifact is signed with a key that is not trusted")
     try:
-        key.verify(bytes.fromhex(str(signature.get("value"))), _message(manifest))
-    except (InvalidSignature, ValueError) as error:
-        raise VerificationError("the signature does not match the artifact: it was altered") from error
+        value = bytes.fromhex(str(signature.get("value")))
+    except ValueError as error:
+        raise VerificationError("the signature does not match: what it signs was altered") from error
+    verified_bytes(_message(manifest), str(signature.get("key")), value, trusted)
+
+
+def verified_bytes(message: bytes, key: str, value: bytes, trusted: Sequence[Ed25519PublicKey]) -> None:
+    """Raise `VerificationError` unless ``value`` is a trusted ``key``'s signature of exactly these bytes."""
+    from cryptography.exceptions import InvalidSignature
+
+    public = {each.public_bytes_raw().hex(): each for each in trusted}.get(key)
+    if public is None:
+        raise VerificationError("the signature is by a key that is not trusted")
+    try:
+        public.verify(value, message)
+    except InvalidSignature as error:
+        raise VerificationError("the signature does not match: what it signs was altered") from error

@@ -16,6 +16,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from memkit.artifact import Artifact, Manifest
 from memkit.bank import Bank
+from memkit.bank.logs import Logs
+from memkit.bank.versions import Versions
 from memkit.document import Document, Span
 from memkit.errors import ArtifactError, NotFoundError
 
@@ -201,9 +203,12 @@ Tenants.TestCase.settings = settings(max_examples=25, stateful_step_count=25, de
 TestTenants = Tenants.TestCase
 
 
-@pytest.mark.parametrize("name", [name for name in vars(Bank) if not name.startswith("_")])
-def test_every_call_names_its_tenant_first(name: str) -> None:
-    names = list(inspect.signature(getattr(Bank, name)).parameters)
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(kind, name) for kind in (Bank, Logs, Versions) for name in vars(kind) if not name.startswith("_")],
+)
+def test_every_call_names_its_tenant_first(kind: type, name: str) -> None:
+    names = list(inspect.signature(getattr(kind, name)).parameters)
     assert names[1:2] == ["tenant"] or name in ("close", "repair", "backup")  # show no content
 
 

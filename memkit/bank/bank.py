@@ -37,6 +37,7 @@ from memkit.bank.records import (
     tenant_key,
 )
 from memkit.bank.repair import repair
+from memkit.bank.versions import Versions
 from memkit.document import Document, Span
 from memkit.errors import ArtifactError, BankError, NotFoundError
 
@@ -58,6 +59,7 @@ class Bank:
         self._blobs = Blobs(self.path / "artifacts")
         self._indexes = Indexes()
         self.logs = Logs(self._catalog)
+        self.versions = Versions(self._catalog, self._discard)
 
     def remember(
         self,
@@ -196,23 +198,32 @@ class Bank:
         with self._catalog.read() as connection:
             return queries.source(connection, tenant, memory_id)
 
-    def artifact(self, tenant: str, memory_id: str) -> Artifact:
-        """The memory's current artifact, memory-mapped; `close` it after use.
+    def artifact(self, tenant: str, memory_id: str, version: int | None = None) -> Artifact:
+        """The memory's current artifact, or that of a ``version``, memory-mapped; `close` it after use.
 
         Raises `NotFoundError` when none was published, `ArtifactError` when its file went bad.
         """
         check_tenant(tenant)
-        info = self._info(tenant, memory_id)
-        if info.artifact_id is None:
-            raise NotFoundError(f"memory {memory_id} has no artifact yet: compile it first")
+        artifact_id = self._artifact_id(tenant, memory_id, version)
         try:
-            return self._load(tenant, info.artifact_id)
+            return self._load(tenant, artifact_id)
         except ArtifactError as error:
-            self._info(tenant, memory_id)  # it may have been forgotten in the meantime
+            self._artifact_id(tenant, memory_id, version)  # it may have been forgotten in the meantime
             raise ArtifactError(
                 f"the artifact of memory {memory_id} is damaged ({error}); compile and publish it again, "
                 "its source text is unharmed"
             ) from error
+
+    def _artifact_id(self, tenant: str, memory_id: str, version: int | None) -> str:
+        found = self._info(tenant, memory_id).artifact_id
+        if version is not None:
+            kept = {each.version: each.artifact_id for each in self.versions.history(tenant, memory_id)}
+            found = kept.get(version)
+            if found is None:
+                raise NotFoundError(f"memory {memory_id} has no version {version}")
+        if found is None:
+            raise NotFoundError(f"memory {memory_id} has no artifact yet: compile it first")
+        return found
 
     def search(
         self, tenant: str, vector: NDArray[Any], k: int, *, within: str | None = None

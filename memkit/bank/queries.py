@@ -197,7 +197,7 @@ def load_chunks(connection: Connection, tenant: str) -> tuple[list[Chunk], Vecto
 def insert_version(
     connection: Connection, tenant: str, memory_id: str, artifact: Artifact, made: CompiledFrom
 ) -> None:
-    """Make an artifact the memory's current version, under the next number."""
+    """Add a version under the next number, and make it the current one unless another is pinned."""
     last = select(func.max(artifacts.c.version)).where(
         artifacts.c.tenant == tenant, artifacts.c.memory_id == memory_id
     )
@@ -220,7 +220,8 @@ def insert_version(
             flops=made.flops,
         )
     )
-    connection.execute(update(memories).where(_is(tenant, memory_id)).values(version=version))
+    free = and_(_is(tenant, memory_id), memories.c.pinned.is_(False))
+    connection.execute(update(memories).where(free).values(version=version))
 
 
 def set_status(connection: Connection, tenant: str, memory_id: str, status: str, error: str | None) -> None:
@@ -307,4 +308,5 @@ def _to_info(row: RowMapping) -> MemoryInfo:
         entries=row["entries"],
         behind=row["behind"] if row["version"] else row["entries"],
         fingerprint=row["fingerprint"],
+        pinned=row["pinned"],
     )

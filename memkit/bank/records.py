@@ -25,7 +25,8 @@ class MemoryInfo:
     ``error`` says why the latest compilation failed. A memory that has an artifact keeps it, and
     the status "compiled", when a later compilation fails. A running memory has a ``name``; of its
     ``entries``, the artifact has not seen the last ``behind`` that arrived. ``fingerprint`` is that of the
-    model which the artifact was compiled for, where it is known.
+    model which the artifact was compiled for, where it is known. What is compiled while a memory is
+    ``pinned`` does not become its current version.
     """
 
     id: str
@@ -44,6 +45,7 @@ class MemoryInfo:
     entries: int = 0
     behind: int = 0
     fingerprint: str | None = None
+    pinned: bool = False
 
     @property
     def running(self) -> bool:

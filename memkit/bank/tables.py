@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Float,
     ForeignKeyConstraint,
@@ -14,6 +15,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
 )
 
 metadata = MetaData()
@@ -48,6 +50,7 @@ memories = Table(
     Column("created", BigInteger, nullable=False),  # microseconds since 1970, UTC
     # Of a running memory, whose digest is made of the name, and the text of its entries in the order of time.
     Column("name", Text),
+    Column("pinned", Boolean, nullable=False, server_default=false()),  # its version stays the current one
     UniqueConstraint("tenant", "digest"),
 )
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from memkit._version import __version__
-from memkit.cli import backup, bench, calibrate, demo, doctor, evaluate, manage, use
+from memkit.cli import backup, bench, calibrate, demo, doctor, evaluate, manage, use, versions
 from memkit.cli.output import EXIT_CODES, InterruptError, Output
 from memkit.errors import MemkitError
 
@@ -56,6 +56,12 @@ def build() -> typer.Typer:
     app.command("forget")(manage.forget)
     app.command("verify")(manage.verify)
     app.command("keygen")(manage.keygen)
+    app.command("history")(versions.history)
+    app.command("diff")(versions.diff)
+    app.command("rollback")(versions.rollback)
+    app.command("pin")(versions.pin)
+    app.command("export")(versions.export_bundle)
+    app.command("import")(versions.import_bundle)
     app.command("eval")(evaluate.evaluate)
     app.command("calibrate")(calibrate.calibrate)
     app.command("doctor")(doctor.doctor)

@@ -1,0 +1,111 @@
+"""Versions of a memory's artifact: what there is, which one answers, and for how long they are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, delete, select, update
+
+from memkit.bank import queries
+from memkit.bank.catalog import Catalog
+from memkit.bank.records import MemoryInfo, check_tenant
+from memkit.bank.tables import artifacts, memories
+from memkit.errors import ConfigError, NotFoundError
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a memory's artifact; ``current`` is the one that answers.
+
+    ``fingerprint`` is that of its model, ``digest`` that of the text it was compiled from. Of a running
+    memory it has seen the entries up to number ``through`` that were said at ``since`` or later.
+    """
+
+    version: int
+    current: bool
+    artifact_id: str
+    nbytes: int
+    compiler: str
+    created: datetime
+    fingerprint: str | None
+    digest: str | None
+    through: int | None
+    since: datetime | None
+    seconds: float | None
+    flops: float | None
+
+
+class Versions:
+    """The versions of a bank's memories; ``discard`` removes files that no row names any more."""
+
+    def __init__(self, catalog: Catalog, discard: Callable[[str, Iterable[str]], None]) -> None:
+        self._catalog, self._discard = catalog, discard
+
+    def history(self, tenant: str, memory_id: str) -> list[Version]:
+        """All versions that are kept, oldest first."""
+        check_tenant(tenant)
+        with self._catalog.read() as connection:
+            return _history(connection, tenant, memory_id)
+
+    def rollback(self, tenant: str, memory_id: str, version: int) -> MemoryInfo:
+        """Let another version that is kept answer. The next compilation still makes a new one."""
+        check_tenant(tenant)
+        with self._catalog.write() as connection:
+            known = [each.version for each in _history(connection, tenant, memory_id)]
+            if version not in known:
+                there = ", ".join(map(str, known)) or "none"
+                raise NotFoundError(f"memory {memory_id} has no version {version}; there are: {there}")
+            _set(connection, tenant, memory_id, version=version, status="compiled", error=None)
+            return queries.info(connection, tenant, memory_id)
+
+    def pin(self, tenant: str, memory_id: str, pinned: bool = True) -> MemoryInfo:
+        """Let the current version answer until it is unpinned, whatever is compiled meanwhile."""
+        check_tenant(tenant)
+        with self._catalog.write() as connection:
+            if not queries.info(connection, tenant, memory_id).version and pinned:
+                raise ConfigError(f"memory {memory_id} has no artifact to pin: compile it first")
+            _set(connection, tenant, memory_id, pinned=pinned)
+            return queries.info(connection, tenant, memory_id)
+
+    def prune(self, tenant: str, memory_id: str, keep: int) -> int:
+        """Remove all but the newest ``keep`` versions and the current one; how many that were."""
+        check_tenant(tenant)
+        if keep < 1:
+            raise ConfigError(f"at least one version must be kept, got {keep}")
+        with self._catalog.write() as connection:
+            found = _history(connection, tenant, memory_id)
+            old = [each for each in found[:-keep] if not each.current]
+            of_memory = (artifacts.c.tenant == tenant) & (artifacts.c.memory_id == memory_id)
+            numbers = [each.version for each in old]
+            connection.execute(delete(artifacts).where(of_memory, artifacts.c.version.in_(numbers)))
+        self._discard(tenant, [each.artifact_id for each in old])
+        return len(old)
+
+
+def _history(connection: Connection, tenant: str, memory_id: str) -> list[Version]:
+    current = queries.info(connection, tenant, memory_id).version
+    query = select(artifacts).where(artifacts.c.tenant == tenant, artifacts.c.memory_id == memory_id)
+    return [
+        Version(
+            version=row.version,
+            current=row.version == current,
+            artifact_id=row.id,
+            nbytes=row.nbytes,
+            compiler=row.compiler,
+            created=queries.time_of(row.created),
+            fingerprint=row.fingerprint,
+            digest=row.digest,
+            through=row.through,
+            since=None if row.since is None else queries.time_of(row.since),
+            seconds=row.seconds,
+            flops=row.flops,
+        )
+        for row in connection.execute(query.order_by(artifacts.c.version))
+    ]
+
+
+def _set(connection: Connection, tenant: str, memory_id: str, **values: object) -> None:
+    one = (memories.c.tenant == tenant) & (memories.c.id == memory_id)
+    connection.execute(update(memories).where(one).values(**values))

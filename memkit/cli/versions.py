@@ -1,0 +1,151 @@
+"""``memkit history``, ``diff``, ``rollback``, ``pin``, ``export`` and ``import``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from memkit.cli.manage import Id
+from memkit.cli.options import EmbedderName, Home, Json, Model, User, open_bank, open_memory
+from memkit.cli.output import Output
+from memkit.errors import ConfigError
+
+Number = Annotated[int, typer.Argument(metavar="VERSION", help="One that `memkit history` shows.")]
+
+
+def history(memory_id: Id, user: User = "default", home: Home = None, json: Json = False) -> None:
+    """Show the versions of a memory's artifact that are kept, oldest first."""
+    output = Output(json)
+    with open_bank(home) as bank:
+        info = bank.get(user, memory_id)
+        versions = bank.versions.history(user, info.id)
+
+    def show() -> None:
+        names = ("", "version", "created (UTC)", "compiler", "bytes", "seconds", "entries up to", "model")
+        rows = [
+            (
+                ("pinned" if info.pinned else "current") if v.current else "",
+                *(v.version, v.created, v.compiler, v.nbytes, v.seconds, v.through),
+                v.fingerprint and v.fingerprint[:16],
+            )
+            for v in versions
+        ]
+        output.table(names, rows)
+
+    output.result({"memory": info, "versions": versions}, show)
+
+
+def diff(
+    memory_id: Id,
+    older: Number,
+    newer: Number,
+    user: User = "default",
+    home: Home = None,
+    json: Json = False,
+) -> None:
+    """Compare two versions: what each was compiled from, and what it showed when it was admitted."""
+    from memkit.versions import difference
+
+    output = Output(json)
+    with open_bank(home) as bank:
+        found = difference(bank, user, bank.get(user, memory_id).id, older, newer)
+
+    def show() -> None:
+        for sign, entries in (("-", found.removed), ("+", found.added)):
+            for entry in entries:
+                output.say(f"{sign} {entry.line}")
+        rows = [(name, *values) for name, values in found.fidelity.items()]
+        output.table(("figure", f"version {older}", f"version {newer}"), rows)
+
+    output.result(found, show)
+
+
+def rollback(
+    memory_id: Id, version: Number, user: User = "default", home: Home = None, json: Json = False
+) -> None:
+    """Let an earlier (or later) version answer. Its source does not change."""
+    output = Output(json)
+    with open_bank(home) as bank:
+        info = bank.versions.rollback(user, bank.get(user, memory_id).id, version)
+    output.result({"memory": info}, lambda: output.say(f"{info.id}: version {info.version} answers now"))
+
+
+def pin(
+    memory_id: Id,
+    off: Annotated[bool, typer.Option("--off", help="Unpin.")] = False,
+    user: User = "default",
+    home: Home = None,
+    json: Json = False,
+) -> None:
+    """Let the current version answer until it is unpinned, whatever is compiled meanwhile."""
+    output = Output(json)
+    with open_bank(home) as bank:
+        info = bank.versions.pin(user, bank.get(user, memory_id).id, not off)
+    word = "unpinned" if off else f"pinned to version {info.version}"
+    output.result({"memory": info}, lambda: output.say(f"{info.id}: {word}"))
+
+
+def export_bundle(
+    memory_id: Id,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A new file.")],
+    key: Annotated[
+        Path, typer.Option("--key", metavar="KEY", envvar="MEMKIT_SIGNING_KEY", help="Signs the bundle.")
+    ],
+    user: User = "default",
+    home: Home = None,
+    json: Json = False,
+) -> None:
+    """Write a memory with its source and artifact to one signed file."""
+    from memkit.bundle import export
+    from memkit.signing import Signer
+
+    output, signer = Output(json), Signer.from_file(key)
+    with open_bank(home) as bank:
+        data = export(bank, user, memory_id, signer)
+    try:
+        with file.open("xb") as out:
+            out.write(data)
+    except OSError as error:
+        raise ConfigError(f"cannot write {file}: {error.strerror}") from error
+    output.result(
+        {"file": file, "bytes": len(data)}, lambda: output.say(f"wrote {file}, {len(data):,} bytes")
+    )
+
+
+def import_bundle(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `memkit export` wrote.")],
+    trust: Annotated[
+        list[Path],
+        typer.Option(metavar="KEY.pub", envvar="MEMKIT_TRUSTED_KEYS", help="A public key; repeatable."),
+    ],
+    user: User = "default",
+    embedder: EmbedderName = None,
+    home: Home = None,
+    model: Model = "nano",
+    json: Json = False,
+) -> None:
+    """Take a memory from a bundle that a trusted key signed, compiled for this model and user."""
+    from memkit.bundle import load
+    from memkit.router.candidates import index, refresh
+    from memkit.signing import trusted_keys
+
+    output, keys = Output(json), trusted_keys(trust)
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror}") from error
+    with open_memory(home, model, user, embedder=embedder) as memory:
+        found, fingerprint = memory.router.embedder, memory.engine.fingerprint
+        refresh(memory.bank, user, found)
+        info = load(
+            memory.bank,
+            user,
+            data,
+            keys,
+            lambda document: index(document, found),
+            embedder=found.name,
+            fingerprint=fingerprint,
+        )
+    output.result({"memory": info}, lambda: output.say(f"{info.id}: imported, version {info.version}"))
