@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from memkit.admission import AdmissionConfig
-from memkit.bank import Bank
+from memkit.bank import Bank, MemoryInfo
 from memkit.compilers import checkpoint
 from memkit.compilers.base import Step
 from memkit.compilers.checkpoint import Checkpoint
@@ -114,12 +116,15 @@ def test_forgetting_removes_what_was_unfinished(tmp_path: Path, tiny_model_folde
         assert not file.exists()
 
 
-def test_repair_removes_old_unfinished_files(tmp_path: Path) -> None:
-    stray = tmp_path / "unfinished" / "abc" / "def"
-    stray.parent.mkdir(parents=True)
-    stray.write_bytes(b"x")
+def test_repair_removes_unfinished_files_that_nobody_goes_on_with(
+    tmp_path: Path, put: Callable[..., MemoryInfo]
+) -> None:
     with Bank(tmp_path) as bank:
+        recent, old = (bank.unfinished("mira", put(bank, "mira", text).id) for text in ("one", "two"))
+        stray = recent.with_name("of no memory")
+        recent.parent.mkdir(parents=True)
+        for file in (recent, old, stray):
+            file.write_bytes(b"x")
+        os.utime(old, (0, 0))
         bank.repair()
-        assert stray.exists()
-        bank.repair(grace=-1)
-        assert not stray.exists()
+        assert [file.exists() for file in (recent, old, stray)] == [True, False, False]

@@ -19,6 +19,7 @@ from memkit.errors import ArtifactError, BankError
 GRACE = 3600.0  # seconds in which a file that no row names may belong to a writer that is at it
 DAMAGED = "damaged"  # no embedder has that name, so that the next one makes the vectors anew
 STAGING = ".backup-"  # folders in which a backup is put together
+UNFINISHED = 7 * 86400.0  # seconds after which nobody goes on with a compilation
 WAIT = 5.0  # seconds for the writers that are at it
 
 
@@ -85,7 +86,9 @@ def _strays(connection: Connection, path: Path, blobs: Blobs, before: float) -> 
         path / "unfinished" / tenant_key(tenant)[:16] / memory_id
         for tenant, memory_id in connection.execute(select(memories.c.tenant, memories.c.id))
     }
-    unfinished = [each for each in path.glob("unfinished/*/*") if each not in known]
+    given_up = time.time() - UNFINISHED
+    files = path.glob("unfinished/*/*")
+    unfinished = [each for each in files if each not in known or written_before(each, given_up)]
     left = [*unfinished, *path.glob(STAGING + "*")]
     return found + sorted(each for each in left if written_before(each, before))
 
