@@ -24,6 +24,7 @@ from memkit.compilers.meanpool.tasks import Sampler
 from memkit.compilers.meanpool.training import cosine
 from memkit.engine import trained
 from memkit.errors import ConfigError, DocumentError, MemkitError
+from memkit.evals import meanpool
 from memkit.evals.judge import Judge, JudgeConfig
 from memkit.models.loading import LoadedModel
 from memkit.models.nano.words import split_of
@@ -245,7 +246,7 @@ def plan(stage: Any, store: Path, **options: Any) -> Plan:
             "max_response": 4,
         }
         common |= {"overlong_buffer": 2, "sequence": 64, "facts": (1, 2), "held_out": 1, "questions": 2}
-        common |= {"max_prompt": 256, "lr": 1e-3}
+        common |= {"max_prompt": 256, "lr": 1e-3, "evaluate_every": 2}
     return Plan(stage, ("generated",), "paper", 16, {**common, **options}, shape, out=store, evaluated=1)
 
 
@@ -259,7 +260,8 @@ def test_the_curriculum_from_end_to_end(tiny: LoadedModel, trained_store: Path) 
     steps = list[str]()
     for stage in ("cpt1", "cpt2", "sft", "rl"):
         before = {name: t.clone() for name, t in tiny.model.state_dict().items()}
-        made = curriculum.run(plan(stage, trained_store), tiny, lambda step: steps.append(step.phase))
+        few = {"prompts": 4} if stage == "rl" else {"samples": 4}
+        made = curriculum.run(plan(stage, trained_store, **few), tiny, lambda step: steps.append(step.phase))
         assert made.checkpoint.about["stage"] == stage
         assert all(torch.equal(before[n], t) for n, t in tiny.model.state_dict().items())
         evaluation = made.entry["evaluation"]
@@ -445,3 +447,12 @@ def test_the_study_has_its_rows(cli: Callable[..., Any], tiny: LoadedModel, tmp_
     assert 0 <= rows["cpt"]["rouge1"] <= 1
     assert "retention" in rows["sft"]
     assert {"nominal_ratio", "effective_ratio", "checkpoint"} <= set(rows["sft"])
+
+
+def test_the_grid_of_needles(tiny: LoadedModel) -> None:
+    compressor, _ = curriculum.begin(plan("cpt1", Path("unused")), tiny)
+    grid = meanpool.needles(compressor, (30, 60), (0.0, 1.0), 1, 0)
+    assert [(row["length"], row["depth"]) for row in grid] == [(30, 0.0), (30, 1.0), (60, 0.0), (60, 1.0)]
+    assert all(0 <= row["right"] <= 1 and row["n"] == 1 for row in grid)
+    table = {"model": "tiny", "ratio": 16.0, "rows": [{"row": "rl", "retention": 0.5}], "needles": grid}
+    assert "<svg" in meanpool.needle_page(table)

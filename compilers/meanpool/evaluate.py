@@ -40,7 +40,8 @@ class Evaluator:
         self.compressor, self.base = compressor, compressor.base
         header = list(self.base.chat.header)
         self.header = kv.prefill(self.base.model, header) if header else None
-        self.front = compressor.front(header)
+        with torch.no_grad():
+            self.front = compressor.front(header)
 
     @torch.no_grad()
     def memory(self, ids: Sequence[int]) -> Reader:

@@ -9,6 +9,7 @@ Departures, each a config field
       untouched base model reads questions and writes answers, from the keys and values that are left behind.
       The paper's decoder is the trained model (``"full"``; ``"lora"`` is the same with LoRA alone, which can
       be served as an adapter).
+    - The LoRA of FQLoRA lies on weights of the base's own precision, not on 4-bit ones (QLoRA).
     - ``wrappers=False`` leaves <MEM_START> and <MEM_END> out: C tokens then take one position, not three.
 
 Requirements

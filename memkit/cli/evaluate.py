@@ -88,7 +88,7 @@ def evaluate(
         return
     if study == "meanpool":
         parts.pop("embedder")
-        _meanpool(output, parts | {"ratio": ratios[0]}, target)
+        _meanpool(output, parts | {"ratio": ratios[0]}, target, html)
         return
     if wording is not None:
         parts["wording"] = wording
@@ -144,18 +144,22 @@ def _router(
     output.result(table, lambda: output.table(_ROUTER, rows))
 
 
-def _meanpool(output: Output, parts: dict[str, Any], json: Path | None) -> None:
-    """``--study meanpool``: the compressor's training, stage by stage."""
-    from memkit.evals.meanpool import MeanPoolStudy, study
+def _meanpool(output: Output, parts: dict[str, Any], json: Path | None, html: Path | None) -> None:
+    """``--study meanpool``: the compressor's training, by stages; a page has needles in haystacks, too."""
+    from memkit.evals.meanpool import MeanPoolStudy, needle_page, study
 
+    config = MeanPoolStudy(**parts, needles=0 if html is None else NEEDLES)
     with progress(output) as report:
-        table = study(MeanPoolStudy(**parts), lambda label, done, total: report(label, "", done, total))
+        table = study(config, lambda label, done, total: report(label, "", done, total))
     if json is not None:
         write_json(json, table)
+    if html is not None:
+        _write(html, needle_page(table))
     rows = [[row.get(name) for name in _MEANPOOL] for row in table["rows"]]
     output.result(table, lambda: output.table(_MEANPOOL, rows))
 
 
+NEEDLES = 4  # for each length and depth
 _MEANPOOL = (
     "row checkpoint nominal_ratio effective_ratio n rouge1 contains full retention gain_over_sft_points "
     "expansion_rate"

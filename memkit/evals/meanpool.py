@@ -6,8 +6,9 @@ answers, what reinforcement learning gained and how often answers quote the sour
 
 from __future__ import annotations
 
+import html
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +19,11 @@ from memkit.compilers.meanpool.sources import Question, Text
 from memkit.engine.trained import Trained
 from memkit.errors import ConfigError, MissingExtraError
 from memkit.evals import records
+from memkit.evals.page import STYLE
 from memkit.models.loading import LoadedModel, load
 
 Progress = Callable[[str, int, int], None]
+LENGTHS, DEPTHS = (64, 128, 256, 512), (0.0, 0.25, 0.5, 0.75, 1.0)  # of haystacks, in tokens; of needles
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class MeanPoolStudy:
     limit: int | None = None
     questions: int | None = None
     seed: int = 0
+    needles: int = 0  # needles in a haystack for each length and depth; 0: none
 
 
 def study(config: MeanPoolStudy, progress: Progress = lambda label, done, total: None) -> dict[str, Any]:
@@ -57,13 +61,13 @@ def study(config: MeanPoolStudy, progress: Progress = lambda label, done, total:
         if used is not None:
             rows.append(_row(row, used, base, texts, config.seed))
     gained(rows)
-    return {
-        "model": config.model,
-        "source": config.source,
-        "seed": config.seed,
-        "ratio": config.ratio,
-        "rows": rows,
-    }
+    table: dict[str, Any] = {"model": config.model, "source": config.source, "seed": config.seed}
+    table |= {"ratio": config.ratio, "rows": rows}
+    if config.needles:
+        progress("needles", len(stages), len(stages))
+        furthest = _frozen(checkpoint.load(found[0], base))
+        table["needles"] = needles(furthest, LENGTHS, DEPTHS, config.needles, config.seed)
+    return table
 
 
 def _row(row: str, used: Trained, base: LoadedModel, texts: Sequence[Text], seed: int) -> dict[str, Any]:
@@ -170,3 +174,18 @@ def needle_plot(rows: Sequence[dict[str, Any]]) -> str:
         axes.figure.colorbar(image, ax=axes, label="found")
 
     return figure_of(draw, (6, 3.5))
+
+
+def needle_page(table: Mapping[str, Any]) -> str:
+    """A page of its own with the stages and the plot of needles."""
+    rows = "".join(
+        f"<li>{html.escape(', '.join(f'{k} {v}' for k, v in row.items() if v is not None))}</li>"
+        for row in table["rows"]
+    )
+    title = f"Mean-pool compressor of {table['model']} at {table['ratio']:g}x"
+    plot = needle_plot(table["needles"])
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f"<style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1><ul>{rows}</ul>"
+        f"<h2>Needles found, by depth and length</h2>{plot[plot.index('<svg') :]}</body></html>\n"
+    )
