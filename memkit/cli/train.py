@@ -57,20 +57,10 @@ def train_compressor(
     from memkit.models.loading import load
 
     options = compiler_options(option)
-    shape = {
-        key: options.pop(key) for key in _SHAPE.split() if key in options and (key != "rank" or stage != "rl")
-    }
-    plan = curriculum.Plan(
-        stage,  # type: ignore[arg-type] # checked there
-        tuple(data),
-        preset or ("nano" if model == "nano" else "paper"),
-        ratio,
-        options,
-        shape,
-        start,
-        out,
-        texts,
-    )
+    shape = {k: options.pop(k) for k in _SHAPE.split() if k in options and (k != "rank" or stage != "rl")}
+    chosen = preset or ("nano" if model == "nano" else "paper")
+    # The stage's name is checked by the plan.
+    plan = curriculum.Plan(stage, tuple(data), chosen, ratio, options, shape, start, out, texts)  # type: ignore[arg-type]
     if plot is not None and not plot.resolve().parent.is_dir():
         raise ConfigError(f"cannot write {plot}: its folder does not exist")
     base = load(model)
