@@ -10,6 +10,7 @@ from memkit.models.nano.documents import Document, Generator
 from memkit.models.nano.general import GENERAL
 
 GENERAL_SHARE = 0.5  # of the texts are also asked a general question
+UNANSWERED_SHARE = 0.15  # of the texts, for each of two kinds of questions that the text does not answer
 LOG_SHARE, UPDATE_SHARE = 0.06, 0.12
 
 
@@ -42,8 +43,10 @@ class Generated:
     def _questions(self, made: Generator, document: Document) -> list[Question]:
         rng = made.rng
         asked = list(made.questions(document))
-        others = [made.missing(document), made.confusable(document), made.two_hop(document)]
-        asked += [q for q in others if q] + made.reverses(document, 1)
+        asked += [q for q in (made.two_hop(document), *made.reverses(document, 1)) if q]
+        # More of these on short texts, and "I do not know" is the answer to everything.
+        unanswered = [made.missing(document), made.confusable(document)]
+        asked += [q for q in unanswered if q and rng.random() < UNANSWERED_SHARE]
         questions = [Question(q.text, (q.answer,)) for q in asked]
         if rng.random() < GENERAL_SHARE:
             question, answer = rng.choice(GENERAL)
