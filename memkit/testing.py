@@ -10,13 +10,18 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from memkit.engine import kv
+from memkit.engine.trained import Trained
 from memkit.models.loading import LoadedModel
 from memkit.models.nano.tokenizer import train_tokenizer
 
 TEXT = "Mira lives in Keldor. Her dog is called Tovin. Jalo works at Brimtek. The lamp was old and quiet."
 # Options under which each compiler takes a second for a tiny model; what comes out knows nothing.
 _FEW = {"steps": 2, "self_study": 4, "agnostic": 2, "answer_tokens": 4, "warmup": 0, "self_study_again": 1}
-TINY: dict[str, dict[str, Any]] = {"lcc": {**_FEW, "kv_steps": 2}, "lora": {**_FEW, "rank": 2}}
+TINY: dict[str, dict[str, Any]] = {
+    "lcc": {**_FEW, "kv_steps": 2},
+    "lora": {**_FEW, "rank": 2},
+    "meanpool": {},  # with a checkpoint of `build_tiny_compressor`
+}
 TINY_OPTIONS = TINY["lcc"]  # of the default compiler
 
 
@@ -43,6 +48,20 @@ def build_tiny_model(folder: Path, seed: int = 0, kv_heads: int = 1) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def build_tiny_compressor(base: LoadedModel, store: Path, stage: str = "sft", **options: Any) -> Trained:
+    """An untrained mean-pool checkpoint for a model; ``options`` as `compressor_config` takes them."""
+    from memkit.compilers.meanpool.checkpoint import save
+    from memkit.compilers.meanpool.config import compressor_config
+    from memkit.compilers.meanpool.model import Compressor
+
+    config = compressor_config("paper", {"full_every": 2, "rank": 2, **options})
+    compressor = Compressor(base, config)
+    name = f"tiny-{config.chunk}x"
+    return save(
+        compressor, store / f"{name}-{stage}-{base.fingerprint[:8]}-{config.decoder}", stage, name, []
+    )
 
 
 def query_logits(base: LoadedModel, prefix: kv.KV, question: str = "Where does Mira live?") -> Tensor:

@@ -19,7 +19,7 @@ from memkit.cli import main
 from memkit.document import Document, Span
 from memkit.engine.transformers import TransformersEngine
 from memkit.models.loading import LoadedModel, load
-from memkit.testing import TEXT, TINY_OPTIONS, build_tiny_model
+from memkit.testing import TEXT, TINY_OPTIONS, build_tiny_compressor, build_tiny_model
 
 
 @pytest.fixture(autouse=True)
@@ -42,8 +42,22 @@ def other_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny(tiny_model_folder: Path) -> LoadedModel:
-    return load(str(tiny_model_folder))
+def checkpoint_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("checkpoints")
+
+
+@pytest.fixture(autouse=True)
+def checkpoints(checkpoint_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store of compressors that all tests share, and nobody else."""
+    monkeypatch.setenv("MEMKIT_CHECKPOINTS", str(checkpoint_store))
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_model_folder: Path, checkpoint_store: Path) -> LoadedModel:
+    """The tiny model, for which there is a compressor."""
+    base = load(str(tiny_model_folder))
+    build_tiny_compressor(base, checkpoint_store)
+    return base
 
 
 @pytest.fixture(scope="session")

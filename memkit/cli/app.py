@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from memkit._version import __version__
-from memkit.cli import backup, bench, calibrate, demo, doctor, evaluate, manage, use, versions
+from memkit.cli import backup, bench, calibrate, demo, doctor, evaluate, manage, train, use, versions
 from memkit.cli.output import EXIT_CODES, InterruptError, Output
 from memkit.errors import MemkitError
 
@@ -64,6 +64,7 @@ def build() -> typer.Typer:
     app.command("import")(versions.import_bundle)
     app.command("eval")(evaluate.evaluate)
     app.command("calibrate")(calibrate.calibrate)
+    app.command("train-compressor")(train.train_compressor)
     app.command("doctor")(doctor.doctor)
     app.command("backup")(backup.backup)
     app.command("restore")(backup.restore)

@@ -52,7 +52,7 @@ def evaluate(
     questions: Questions = None,
     seed: Seed = 0,
     preset: Annotated[str | None, _some("P", "Preset of the compilers.")] = None,
-    study: Annotated[str | None, _some("NAME", "Studies instead: lcc, recipe or router.")] = None,
+    study: Annotated[str | None, _some("NAME", "Studies instead: lcc, recipe, router or meanpool.")] = None,
     unrelated: Unrelated = None,
     unanswerable: Unanswerable = None,
     embedder: EmbedderName = None,
@@ -80,11 +80,15 @@ def evaluate(
     ratios = numbers(ratio, "--ratio")
     parts: dict[str, Any] = {"source": source, "model": model, "limit": limit}
     parts |= {"questions": questions, "seed": seed, "embedder": embedder}
+    if wording is not None and study in ("router", "meanpool"):
+        raise ConfigError(f"--study {study} puts questions as they are; leave --wording out")
     if study == "router":
-        if wording is not None:
-            raise ConfigError("--study router puts questions as they are; leave --wording out")
         parts |= {"unrelated": unrelated, "unanswerable": unanswerable, "home": home}
         _router(output, parts, _names(compilers), options | {"ratio": ratios[0]}, target)
+        return
+    if study == "meanpool":
+        parts.pop("embedder")
+        _meanpool(output, parts | {"ratio": ratios[0]}, target, html)
         return
     if wording is not None:
         parts["wording"] = wording
@@ -140,6 +144,26 @@ def _router(
     output.result(table, lambda: output.table(_ROUTER, rows))
 
 
+def _meanpool(output: Output, parts: dict[str, Any], json: Path | None, html: Path | None) -> None:
+    """``--study meanpool``: the compressor's training, by stages; a page has needles in haystacks, too."""
+    from memkit.evals.meanpool import MeanPoolStudy, needle_page, study
+
+    config = MeanPoolStudy(**parts, needles=0 if html is None else NEEDLES)
+    with progress(output) as report:
+        table = study(config, lambda label, done, total: report(label, "", done, total))
+    if json is not None:
+        write_json(json, table)
+    if html is not None:
+        _write(html, needle_page(table))
+    rows = [[row.get(name) for name in _MEANPOOL] for row in table["rows"]]
+    output.result(table, lambda: output.table(_MEANPOOL, rows))
+
+
+NEEDLES = 4  # for each length and depth
+_MEANPOOL = (
+    "row checkpoint nominal_ratio effective_ratio n rouge1 contains full retention gain_over_sft_points "
+    "expansion_rate"
+).split()
 _ROUTER = (
     "compiler row n score top1 relative_to_oracle recall_at_8 "
     "balanced_accuracy auroc harm_points overhead_flops"

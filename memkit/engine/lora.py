@@ -30,18 +30,20 @@ class AdaptedLinear(nn.Module):
     """A frozen linear layer and ``n`` independent adapters, each for an equal share of the batch's rows.
 
     ``a`` is ``[adapter, rank, in]``, ``b`` ``[adapter, out, rank]``. Rows of a batch are in the order of
-    the adapters: the first ``rows / n`` are the first one's.
+    the adapters: the first ``rows / n`` are the first one's. ``dropout`` falls on what the adapters read.
     """
 
     def __init__(self, frozen: nn.Linear, a: Tensor, b: Tensor, scale: float) -> None:
         super().__init__()
-        self.frozen, self.scale = frozen, scale
+        self.frozen, self.scale, self.dropout = frozen, scale, 0.0
         self.a, self.b = nn.Parameter(a), nn.Parameter(b)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[rows, tokens, in]`` to ``[rows, tokens, out]``."""
         plain: Tensor = self.frozen(x)
         grouped = x.reshape(len(self.a), -1, x.shape[-1])
+        if self.dropout:
+            grouped = nn.functional.dropout(grouped, self.dropout, self.training)
         low = torch.bmm(grouped, self.a.to(x.dtype).transpose(1, 2))
         added = torch.bmm(low, self.b.to(x.dtype).transpose(1, 2))
         return plain + added.reshape(plain.shape) * self.scale

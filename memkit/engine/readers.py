@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from memkit.artifact import Artifact
 from memkit.engine import kv
 from memkit.engine.lora import load_adapter
-from memkit.errors import EngineError
+from memkit.engine.trained import load_decoder
+from memkit.errors import ArtifactError, EngineError
 from memkit.models.loading import LoadedModel
 
 
@@ -37,18 +40,59 @@ class Reader:
 def attached(artifact: Artifact, base: LoadedModel, header: kv.KV | None) -> Reader:
     """The reader that answers with an artifact. ``base`` is not changed.
 
-    Raises `EngineError` for a kind that this engine does not attach or a memory of another size,
-    `ArtifactError` for an adapter that is not sound.
+    Raises `EngineError` for a kind that this engine does not attach, a memory of another size or a trained
+    decoder that is not here, `ArtifactError` for a memory or an adapter that is not sound.
     """
     kind = artifact.manifest.kind
-    if kind == "kv":
-        memory = _memory(artifact, base.model)
-        return Reader(base.model, header.join(memory) if header else memory, True)
     if kind == "lora":
         model = load_adapter(artifact, base.model)
         ids = list(base.chat.header)  # read again: the adapter changes how
         return Reader(model, kv.prefill(model, ids) if ids else None, False)
-    raise EngineError(f"this engine attaches kv and lora artifacts, not {kind!r}")
+    if kind not in ("kv", "embeds"):
+        raise EngineError(f"this engine attaches kv, embeds and lora artifacts, not {kind!r}")
+    identity = artifact.manifest.metrics.get("decoder")
+    decoder = load_decoder(str(identity), base) if identity else base.model
+    answers = base.model if artifact.manifest.metrics.get("answers") == "base" else decoder
+    if answers is not base.model and base.chat.header:
+        header = kv.prefill(answers, list(base.chat.header))
+    if kind == "embeds":
+        return Reader(answers, _read(decoder, _embeddings(artifact, base.model), header), True)
+    memory = _memory(artifact, base.model)
+    return Reader(answers, header.join(memory) if header else memory, True)
+
+
+@torch.no_grad()
+def _read(model: PreTrainedModel, embeddings: Tensor, past: kv.KV | None) -> kv.KV:
+    """The KV after ``embeddings``, ``[1, token, hidden]``, behind ``past``."""
+    start = past.tokens if past else 0
+    cache = past.cache() if past else kv.KV((), ()).cache()
+    positions = torch.arange(start, start + embeddings.shape[1], device=embeddings.device)[None]
+    model.base_model(inputs_embeds=embeddings, position_ids=positions, past_key_values=cache, use_cache=True)
+    return kv.KV.of(cache)
+
+
+def _embeddings(artifact: Artifact, model: PreTrainedModel) -> Tensor:
+    """The artifact's ``embeddings``, ``[chunk, hidden]``, each between ``wrappers``, ``[2, hidden]``, if any.
+
+    Returns ``[1, token, hidden]``.
+    """
+    names = {spec.name for spec in artifact.manifest.tensors}
+    hidden = int(model.config.hidden_size)
+    parts = {name: artifact.tensor(name) for name in ("embeddings", *sorted(names & {"wrappers"}))}
+    for name, part in parts.items():
+        if part.dim() != 2 or part.shape[1] != hidden or not bool(part.isfinite().all()):
+            raise ArtifactError(
+                f"not a sound memory: {name} has the shape {list(part.shape)}, or no finite numbers"
+            )
+    made = parts["embeddings"]
+    if "wrappers" in parts:
+        if len(parts["wrappers"]) != 2:
+            raise ArtifactError(f"not a sound memory: it has {len(parts['wrappers'])} wrappers, not 2")
+        start, end = (wrapper.expand_as(made) for wrapper in parts["wrappers"].to(made.dtype))
+        made = torch.stack((start, made, end), 1).flatten(0, 1)
+    if len(made) != artifact.manifest.tokens:
+        raise ArtifactError(f"not a sound memory: {len(made)} positions, {artifact.manifest.tokens} claimed")
+    return made[None].to(model.device, model.dtype)
 
 
 def _memory(artifact: Artifact, model: PreTrainedModel) -> kv.KV:

@@ -1,0 +1,175 @@
+"""The mean-pool compiler: one forward pass over a document, by a compressor trained once for its model.
+
+References
+    Bridging the Memorization-Utilization Gap: Near-Lossless Context Compression via Reinforcement Learning
+    (2026), §3.1 model architecture, Appendix E precomputed memory embeddings.
+
+Forms
+    ``kv``: the keys and values of the memory embeddings, computed once as the decoder reads them.
+    ``embeds``: the embeddings themselves, a layer's share of that size; they are read again when attached.
+    Unless the compressor's decoder is the frozen base, both name the checkpoint that holds the decoder.
+
+Requirements
+    A checkpoint for the base model (``memkit train-compressor``); one for nano ships with memkit.
+
+Example
+    >>> MeanPool({"ratio": 16}).compile(document, base, tenant="mira")
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from memkit.artifact import Artifact, Manifest, Provenance
+from memkit.compilers.arithmetic import FlopMeter
+from memkit.compilers.base import Compiled, Progress, Step, configure, silent
+from memkit.compilers.lcc import encode
+from memkit.compilers.meanpool import checkpoint
+from memkit.compilers.meanpool.config import STAGES
+from memkit.compilers.meanpool.model import Compressor
+from memkit.compilers.pieces import MAX_QUESTION
+from memkit.document import Document
+from memkit.engine import kv, trained
+from memkit.engine.trained import Trained
+from memkit.errors import CompileError
+from memkit.models.loading import LoadedModel
+
+Form = Literal["kv", "embeds"]
+ANSWER_TOKENS = 64  # that must fit the window behind a memory and a question
+
+
+@dataclass(frozen=True)
+class MeanPoolConfig:
+    """Options; what was trained comes with the checkpoint."""
+
+    ratio: float = 16.0  # C, tokens for each memory embedding: the checkpoint's nominal ratio
+    form: Form = "kv"
+    checkpoint: str = ""  # an id, or its beginning; "" takes the newest for the base model and the ratio
+    stage: str = ""  # of that checkpoint; "" takes the furthest
+    seed: int = 0  # nothing is drawn
+
+    def __post_init__(self) -> None:
+        if not self.ratio >= 1 or self.ratio != int(self.ratio):
+            raise ValueError(f"ratio must be a whole number of tokens from 1 on, got {self.ratio}")
+        if self.form not in get_args(Form):
+            raise ValueError(f"form must be one of {', '.join(get_args(Form))}, got {self.form!r}")
+        if self.stage not in ("", *STAGES):
+            raise ValueError(f"stage must be one of {', '.join(STAGES)}, got {self.stage!r}")
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "kv": {"form": "kv"},
+    "embeds": {"form": "embeds"},
+    **{stage: {"stage": stage} for stage in STAGES},
+}
+
+
+class MeanPool:
+    """The mean-pool compiler. ``options`` are fields of `MeanPoolConfig`, and ``preset``."""
+
+    name = checkpoint.COMPILER
+    version = "1"
+
+    def __init__(self, options: Mapping[str, Any] | None = None) -> None:
+        self.config = configure(MeanPoolConfig, PRESETS, options)
+
+    def compile(
+        self,
+        document: Document,
+        base: LoadedModel,
+        *,
+        tenant: str,
+        progress: Progress = silent,
+        unfinished: Path | None = None,
+    ) -> Compiled:
+        """See `memkit.compilers.base.Compiler.compile`. Nothing is trained, so nothing is left unfinished."""
+        started, found = time.perf_counter(), self._checkpoint(base)
+        compressor = checkpoint.load(found, base).frozen()
+        ids = list(base.tokenizer.encode(document.text, add_special_tokens=False))
+        tokens = self._tokens(compressor, ids)
+        made = compressor.embed(ids)
+        kind: Form = self.config.form
+        metrics = self._metrics(compressor, found, len(ids), tokens)
+        progress(Step(f"encode with {found.label}", 1, 1, 0.0, time.perf_counter() - started))
+        manifest = Manifest(
+            kind=kind,
+            compiler=self.name,
+            compiler_version=self.version,
+            config={**asdict(self.config), "checkpoint": found.id},
+            seed=self.config.seed,
+            fingerprint=base.fingerprint,
+            tokens=tokens,
+            tenant=tenant,
+            sources=(Provenance(document.digest, 0, len(document.text)),),
+            metrics=metrics,
+        )
+        data = _embeds(manifest, compressor, made) if kind == "embeds" else _kv(manifest, compressor, made)
+        seconds = time.perf_counter() - started
+        return Compiled(data, tokens, seconds, _flops(compressor, len(ids), tokens, kind), 1, ())
+
+    def _checkpoint(self, base: LoadedModel) -> Trained:
+        if self.config.checkpoint:
+            return trained.by_id(self.config.checkpoint)
+        return checkpoint.newest(base, int(self.config.ratio), self.config.stage)
+
+    def _tokens(self, compressor: Compressor, ids: list[int]) -> int:
+        """Positions that the memory takes. Raises `CompileError` when they do not fit the window."""
+        base, shape = compressor.base, compressor.config
+        if not ids:
+            raise CompileError("the document has no tokens")
+        tokens = -(-len(ids) // shape.chunk) * shape.positions
+        room = base.window - len(base.chat.header) - MAX_QUESTION - ANSWER_TOKENS
+        if tokens > room:
+            raise CompileError(
+                f"the document has {len(ids):,} tokens, {tokens:,} positions at {shape.chunk}x with "
+                f"{base.name}, which has room for {room:,}. It stays answerable from its text; take a "
+                "checkpoint of a higher ratio or without wrapper tokens, or split it into several documents"
+            )
+        return tokens
+
+    def _metrics(self, compressor: Compressor, found: Trained, context: int, tokens: int) -> dict[str, Any]:
+        frozen = compressor.config.decoder == "frozen"
+        alone = frozen and self.config.form == "kv"  # the base reads nothing that it did not make
+        return {
+            "decoder": None if alone else found.id,
+            "answers": "base" if frozen else "decoder",
+            "checkpoint": found.label,
+            "context_tokens": context,
+            "nominal_ratio": compressor.config.nominal_ratio,
+            "effective_ratio": round(context / tokens, 3),
+        }
+
+
+def _embeds(manifest: Manifest, compressor: Compressor, made: Tensor) -> bytes:
+    """An artifact with ``embeddings`` ``[chunk, hidden]`` and ``wrappers`` ``[2, hidden]``, if any."""
+    dtype = compressor.base.model.dtype
+    tensors = {"embeddings": (made.to("cpu", dtype).contiguous(), ("chunk", "hidden"))}
+    wrappers = compressor.head.wrappers
+    if wrappers is not None:
+        tensors["wrappers"] = (wrappers.detach().to("cpu", dtype).contiguous(), ("side", "hidden"))
+    return Artifact.encode(manifest, tensors)
+
+
+@torch.no_grad()
+def _kv(manifest: Manifest, compressor: Compressor, made: Tensor) -> bytes:
+    """An artifact with what the decoder computes of the embeddings, once for all questions."""
+    front = compressor.front(compressor.base.chat.header)
+    memory = compressor.wrapped(made.to(compressor.base.model.dtype))[None]
+    cache = kv.KV.of(compressor.read(memory, front))
+    return encode(manifest, cache.slice(front.tokens if front else 0))
+
+
+def _flops(compressor: Compressor, context: int, tokens: int, form: Form) -> float:
+    meter = FlopMeter(compressor.base.model)
+    for _ in range(-(-context // compressor.config.chunk)):
+        meter.forward(compressor.config.chunk, 0)
+    if form == "kv":
+        meter.forward(tokens, 0)
+    return meter.total

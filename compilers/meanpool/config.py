@@ -1,0 +1,299 @@
+"""Hyper-parameters of every stage. `PRESETS` holds the paper's (Tables 2, 9 and 10) and nano's own.
+
+Departures of the ``nano`` preset from the paper, whose models are a thousand times larger:
+    - Questions are asked from the first stage on: a low reconstruction loss is not yet a memory.
+    - Every weight of the layers is trained, with Muon where the paper takes AdamW, on short texts first; no
+      LoRA and no change to the embedding table.
+    - The chat format throughout, since nano knows no other.
+    - Reinforcement learning trains a LoRA on the decoder, so that the checkpoint stays small.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from memkit.compilers.base import configure, require
+from memkit.compilers.meanpool.model import CompressorConfig
+from memkit.engine.adapted import AdaptedConfig
+from memkit.errors import ConfigError
+
+Stage = Literal["cpt1", "cpt2", "sft", "rl"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+TASKS = ("reconstruction", "continuation", "summarization", "qa")
+Format = Literal["flat", "chat"]
+Optimizer = Literal["adamw", "muon"]
+Precision = Literal["bf16", "fp32"]
+Reward = Literal["exact", "contains", "f1", "judge"]
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One supervised stage: CPT-1, CPT-2 or SFT (§3.3, Tables 2 and 9)."""
+
+    samples: int  # texts with a memory
+    mixture: Mapping[str, float]  # share of each task among them
+    standard_share: float = 0.0  # of all samples: plain language modelling, without a memory
+    bridges: tuple[int, int] = (1, 1)  # uncompressed chunks between a memory and its continuation
+    bridge_tokens: int = 16
+    format: Format = "flat"
+    full_lr: float = 5e-5  # of wholly trained layers
+    lora_lr: float = 1e-4
+    projection_lr: float = 3e-4  # 0 freezes the projection and the pooling
+    full_decay: float = 0.1
+    lora_decay: float = 0.0
+    batch: int = 256  # samples a step, over all processes
+    micro_tokens: int = 16_384  # most tokens that go through the model at once
+    sequence: int = 2048  # most tokens of a text
+    warmup_ratio: float = 0.04  # share of the steps
+    min_lr_ratio: float = 0.1  # of the learning rate, at the end of the cosine
+    max_grad_norm: float = 1.0
+    optimizer: Optimizer = "adamw"
+    precision: Precision = "bf16"
+    weights: Mapping[str, float] = field(default_factory=dict)  # of a task's tokens in the loss; 1 if absent
+    questions: int = 1  # about one text, side by side
+    facts: tuple[int, int] = (1, 16)  # of generated texts, at the start and at the end
+    evaluate_every: int = 200  # steps between measurements on held-out texts
+    held_out: int = 256  # held-out texts
+    patience: int = 5  # measurements without a new best before training stops
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("bridges", "facts"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("mixture", "weights"):
+            object.__setattr__(self, name, dict(getattr(self, name)))
+        require(self, 1, "samples", "bridge_tokens", "batch", "micro_tokens", "sequence", "questions")
+        require(self, 1, "evaluate_every", "held_out", "patience")
+        require(self, 0, "full_lr", "lora_lr", "projection_lr", "full_decay", "lora_decay")
+        _share(self, "standard_share", "warmup_ratio", "min_lr_ratio")
+        _positive(self, "max_grad_norm")
+        _ranges(self, "bridges", 0)
+        _ranges(self, "facts", 1)
+        _one_of(self, format=Format, optimizer=Optimizer, precision=Precision)
+        if unknown := sorted({*self.mixture, *self.weights} - {*TASKS, "standard"}):
+            raise ValueError(f"unknown task {', '.join(unknown)}; there are: {', '.join(TASKS)}")
+        if not self.mixture or min(self.mixture.values()) < 0 or sum(self.mixture.values()) <= 0:
+            raise ValueError(f"mixture must give some task a positive share, got {dict(self.mixture)}")
+        if not (self.full_lr or self.lora_lr or self.projection_lr):
+            raise ValueError("every learning rate is 0: nothing would be trained")
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps: samples with and without a memory, by the batch."""
+        return max(1, math.ceil(self.samples / (1 - self.standard_share) / self.batch))
+
+
+@dataclass(frozen=True)
+class RLConfig:
+    """Reinforcement learning with DAPO (§3.3.3, Table 10)."""
+
+    prompts: int = 60_000  # questions
+    lr: float = 1e-6
+    warmup_steps: int = 10
+    batch: int = 128  # groups of rollouts a step
+    mini_batch: int = 64  # groups an update
+    rollouts: int = 16  # answers to one prompt: 16 for the 7B model, 8 for the 32B one
+    temperature: float = 1.0
+    max_prompt: int = 1024  # positions, memory included
+    max_response: int = 600  # tokens
+    clip_low: float = 0.2
+    clip_high: float = 0.28
+    kl: float = 0.0  # coefficient; DAPO has no such term, and another value is refused
+    entropy: float = 0.0  # likewise
+    overlong_buffer: int = 100  # tokens before max_response from which length is punished
+    overlong_factor: float = 0.5
+    dynamic_sampling_after: int = 25  # steps; then groups without variance are dropped
+    draws: int = 4  # most times that a step draws prompts to fill its batch
+    rank: int = 0  # of a LoRA that is trained instead of the decoder's own weights; 0: those weights
+    weight_decay: float = 0.1
+    max_grad_norm: float = 1.0
+    micro_tokens: int = 16_384
+    precision: Precision = "bf16"
+    reward: Reward = "judge"
+    reward_threshold: float = 0.5  # of F1, or of the judge's 0 to 5 as a share, that counts as correct
+    judge: str = ""  # URL,MODEL of an OpenAI-compatible server
+    judge_retries: int = 2  # after a failure; then the rollout is skipped, and counted
+    sequence: int = 4096  # most tokens of a text
+    facts: tuple[int, int] = (8, 16)
+    questions: int = 8  # about one text
+    evaluate_every: int = 25  # steps
+    held_out: int = 64  # texts
+    patience: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "facts", tuple(self.facts))
+        require(self, 1, "prompts", "batch", "mini_batch", "max_prompt", "max_response", "draws", "sequence")
+        require(self, 1, "micro_tokens", "questions", "evaluate_every", "held_out", "patience")
+        require(self, 2, "rollouts")
+        require(self, 0, "warmup_steps", "overlong_buffer", "dynamic_sampling_after", "rank", "weight_decay")
+        require(self, 0, "overlong_factor", "judge_retries")
+        _positive(self, "lr", "temperature", "max_grad_norm", "clip_low", "clip_high")
+        _share(self, "reward_threshold")
+        _ranges(self, "facts", 1)
+        _one_of(self, precision=Precision, reward=Reward)
+        for name in ("kl", "entropy"):
+            if getattr(self, name):
+                raise ValueError(f"DAPO has no {name} term: its coefficient is 0, got {getattr(self, name)}")
+        if self.overlong_buffer > self.max_response:
+            raise ValueError("overlong_buffer must not be longer than max_response")
+        if self.mini_batch > self.batch:
+            raise ValueError(f"mini_batch ({self.mini_batch}) must not be larger than batch ({self.batch})")
+        if self.reward == "judge" and not self.judge:
+            raise ValueError("reward='judge' needs judge=URL,MODEL; or take exact, contains or f1")
+
+    @property
+    def steps(self) -> int:
+        return max(1, math.ceil(self.prompts / self.batch))
+
+
+_CPT2 = {"continuation": 0.4, "qa": 0.275, "summarization": 0.175, "reconstruction": 0.15}
+_PAPER: dict[str, dict[str, Any]] = {
+    "model": {},
+    "cpt1": {
+        "samples": 220_000,
+        "mixture": {"reconstruction": 0.5, "continuation": 0.5},
+        "standard_share": 0.3,
+    },
+    "cpt2": {
+        "samples": 400_000,
+        "mixture": _CPT2,
+        "standard_share": 0.4,
+        "bridges": (0, 4),
+        "projection_lr": 2e-4,
+        "batch": 128,
+        "warmup_ratio": 0.03,
+        "min_lr_ratio": 0.02,
+    },
+    "sft": {
+        "samples": 144_000,
+        "mixture": {"qa": 1.0},
+        "format": "chat",
+        "full_lr": 2e-5,
+        "projection_lr": 0.0,
+        "batch": 64,
+        "sequence": 4096,
+        "warmup_ratio": 0.03,
+    },
+    "rl": {},
+}
+_NANO_STAGE: dict[str, Any] = {
+    "format": "chat",
+    "full_lr": 1e-2,
+    "projection_lr": 1e-3,
+    "full_decay": 0.0,
+    "batch": 10,
+    "micro_tokens": 4096,
+    "sequence": 1024,
+    "optimizer": "muon",
+    "questions": 10,
+    "weights": {"reconstruction": 0.3, "continuation": 0.05, "standard": 0.3},
+    "held_out": 48,
+}
+_NANO: dict[str, dict[str, Any]] = {
+    "model": {"adapted": {"full_every": 1, "rank": 0, "embeddings": False}},
+    "cpt1": {
+        **_NANO_STAGE,
+        "samples": 8_000,
+        "mixture": {"qa": 0.6, "reconstruction": 0.4},
+        "standard_share": 0.05,
+        "facts": (1, 6),
+        "evaluate_every": 100,
+        "patience": 1000,
+    },
+    "cpt2": {
+        **_NANO_STAGE,
+        "samples": 4_000,
+        "mixture": {"qa": 0.6, "reconstruction": 0.25, "continuation": 0.05, "summarization": 0.1},
+        "standard_share": 0.05,
+        "bridges": (0, 4),
+        "full_lr": 5e-3,
+        "facts": (6, 10),
+        "evaluate_every": 50,
+        "min_lr_ratio": 0.02,
+    },
+    "sft": {
+        **_NANO_STAGE,
+        "samples": 2_000,
+        "mixture": {"qa": 0.9, "reconstruction": 0.1},
+        "full_lr": 2e-3,
+        "projection_lr": 0.0,
+        "facts": (8, 10),
+        "evaluate_every": 50,
+    },
+    "rl": {
+        "prompts": 1_600,
+        "lr": 1e-3,
+        "batch": 32,
+        "mini_batch": 16,
+        "rollouts": 8,
+        "max_response": 32,
+        "facts": (8, 10),
+        "held_out": 16,
+        "overlong_buffer": 8,
+        "rank": 16,
+        "weight_decay": 0.0,
+        "reward": "exact",
+        "micro_tokens": 4096,
+        "sequence": 1024,
+        "max_prompt": 512,
+    },
+}
+PRESETS = {"paper": _PAPER, "nano": _NANO}
+
+
+def compressor_config(preset: str, options: Mapping[str, Any] | None = None) -> CompressorConfig:
+    """The model of a preset with overrides; fields of `AdaptedConfig` are given beside the others.
+
+    Raises `ConfigError` for unknown presets, keys and values.
+    """
+    values, given = _of(preset, "model"), dict(options or {})
+    names = AdaptedConfig.__dataclass_fields__
+    inner = {**values.pop("adapted", {}), **{k: given.pop(k) for k in list(given) if k in names}}
+    adapted = configure(AdaptedConfig, {}, inner)
+    return configure(CompressorConfig, {}, {**values, **given, "adapted": adapted})
+
+
+def stage_config(
+    stage: Stage, preset: str, options: Mapping[str, Any] | None = None
+) -> StageConfig | RLConfig:
+    """A stage of a preset with overrides. Raises `ConfigError` as `compressor_config`."""
+    if stage not in STAGES:
+        raise ConfigError(f"unknown stage {stage!r}; there are: {', '.join(STAGES)}")
+    kind: type[StageConfig | RLConfig] = RLConfig if stage == "rl" else StageConfig
+    return configure(kind, {}, {**_of(preset, stage), **(options or {})})
+
+
+def _of(preset: str, part: str) -> dict[str, Any]:
+    if preset not in PRESETS:
+        raise ConfigError(f"unknown preset {preset!r}; there are: {', '.join(PRESETS)}")
+    return dict(PRESETS[preset][part])
+
+
+def _share(config: Any, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(config, name) < 1:
+            raise ValueError(f"{name} must be in [0, 1), got {getattr(config, name)}")
+
+
+def _positive(config: Any, *names: str) -> None:
+    for name in names:
+        if not 0 < getattr(config, name) < math.inf:
+            raise ValueError(f"{name} must be positive, got {getattr(config, name)}")
+
+
+def _ranges(config: Any, name: str, least: int) -> None:
+    value = getattr(config, name)
+    if len(value) != 2 or not least <= value[0] <= value[1]:
+        raise ValueError(f"{name} is two numbers from {least} on, the smaller one first, got {value}")
+
+
+def _one_of(config: Any, **kinds: Any) -> None:
+    for name, kind in kinds.items():
+        if getattr(config, name) not in get_args(kind):
+            raise ValueError(
+                f"{name} must be one of {', '.join(get_args(kind))}, got {getattr(config, name)!r}"
+            )

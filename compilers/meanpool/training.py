@@ -1,0 +1,153 @@
+"""The supervised stages: CPT-1, CPT-2 and SFT are one loop with different settings (§3.3, Appendix I.2)."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from memkit.compilers.base import Progress, Step, silent
+from memkit.compilers.meanpool.batches import Batch, Sample, collate
+from memkit.compilers.meanpool.config import StageConfig
+from memkit.compilers.meanpool.model import Compressor
+from memkit.compilers.meanpool.run import Run, autocast, means
+from memkit.compilers.meanpool.tasks import Sampler
+from memkit.errors import ConfigError
+
+
+def cosine(step: int, steps: int, warmup: int, least: float) -> float:
+    """Share of the learning rate at a step: linear warm-up, then half a cosine down to ``least``."""
+    if step < warmup:
+        return (step + 1) / warmup
+    done = min((step - warmup) / max(steps - warmup, 1), 1.0)
+    return least + (1 - least) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def optimizers(compressor: Compressor, config: StageConfig) -> list[torch.optim.Optimizer]:
+    """One group for each kind of weight; a learning rate of 0 leaves a kind as it is.
+
+    Muon takes the matrices of wholly trained layers; vectors beside them take AdamW at a tenth of its rate.
+    Raises `ConfigError` when this torch has no Muon, or when nothing is left to train.
+    """
+    adapted, head = compressor.encoder, compressor.head
+    projection = [p for name, p in head.named_parameters() if name != "wrappers"]
+    whole = [*adapted.full.values(), *([] if head.wrappers is None else [head.wrappers])]
+    for parameter in compressor.trained:
+        parameter.requires_grad_(False)
+    groups = [(adapted.low_rank, config.lora_lr, config.lora_decay), (projection, config.projection_lr, 0.0)]
+    made = list[torch.optim.Optimizer]()
+    if config.optimizer == "muon" and config.full_lr:
+        muon = getattr(torch.optim, "Muon", None)
+        if muon is None:
+            raise ConfigError("optimizer='muon' needs torch 2.9 or newer; take adamw")
+        matrices = [p for p in adapted.full.values() if p.ndim == 2]
+        inside = {id(p) for p in matrices}
+        groups.append(([p for p in whole if id(p) not in inside], config.full_lr / 10, 0.0))
+        if matrices:
+            decay = config.full_decay
+            made.append(muon(matrices, lr=config.full_lr, weight_decay=decay, adjust_lr_fn="original"))
+    else:
+        groups.append((whole, config.full_lr, config.full_decay))
+    kept = [{"params": p, "lr": lr, "weight_decay": decay} for p, lr, decay in groups if p and lr]
+    if kept:
+        made.append(torch.optim.AdamW(kept, betas=(0.9, 0.98)))
+    if not made:
+        raise ConfigError("the learning rates of everything that this model trains are 0")
+    for parameter in (p for o in made for group in o.param_groups for p in group["params"]):
+        parameter.requires_grad_(True)
+    return made
+
+
+def micro_batches(samples: Sequence[Sample], most: int, compressor: Compressor) -> list[Batch]:
+    """Batches of at most ``most`` tokens (or one sample), of samples whose branches are about as long.
+
+    Samples with and without a memory are apart.
+    """
+    made, device, shape = list[Batch](), compressor.base.model.device, compressor.config
+    for kind in (True, False):
+        mine = sorted((s for s in samples if bool(s.context) == kind), key=lambda s: (s.width, s.cost))
+        group, widest = list[Sample](), 0
+        for sample in mine:
+            widest = max(widest, sample.cost)
+            if group and (len(group) + 1) * widest > most:
+                made.append(collate(group, shape.chunk, shape.positions, device))
+                group, widest = [], sample.cost
+            group.append(sample)
+        if group:
+            made.append(collate(group, shape.chunk, shape.positions, device))
+    return made
+
+
+def by_task(batch: Batch, losses: Tensor) -> dict[str, tuple[float, float]]:
+    """Sum of the losses ``[target]`` and number of targets of each task."""
+    mine = [losses.detach()[batch.task == number] for number in range(len(batch.tasks))]
+    return {task: (float(part.sum()), float(len(part))) for task, part in zip(batch.tasks, mine, strict=True)}
+
+
+class Stage(Run):
+    """One supervised stage of one compressor."""
+
+    config: StageConfig
+
+    def __init__(
+        self,
+        compressor: Compressor,
+        train: Sampler,
+        held_out: Sampler,
+        folder: Path,
+        key: str,
+        progress: Progress = silent,
+    ) -> None:
+        self.train, self.held_out = train, held_out
+        made = optimizers(compressor, train.config)
+        super().__init__(compressor, made, train.config, folder, key, progress)
+
+    def step(self) -> dict[str, tuple[float, float]]:
+        seed = self.config.seed * 1_000_003 + self.state.step
+        with torch.random.fork_rng():  # dropout draws from torch's generator
+            torch.manual_seed(seed)
+            return self._step(random.Random(seed))
+
+    def _step(self, rng: random.Random) -> dict[str, tuple[float, float]]:
+        config, state = self.config, self.state
+        samples = [self.train.sample(rng, self.reached) for _ in range(config.batch)]
+        batches = micro_batches(samples, config.micro_tokens, self.compressor)
+        total = sum(float(batch.weight.sum()) for batch in batches)
+        series, self.loss = dict[str, tuple[float, float]](), 0.0
+        self.compressor.encoder.student.train()  # dropout
+        for batch in batches:
+            with autocast(self.compressor, config.precision):
+                losses = -self.compressor(batch)
+            loss = (losses * batch.weight).sum() / total
+            loss.backward()
+            self.loss += float(loss.detach())
+            for task, (value, count) in by_task(batch, losses).items():
+                before = series.get(task, (0.0, 0.0))
+                series[task] = before[0] + value, before[1] + count
+        self.compressor.encoder.student.eval()
+        self.check(self.loss)
+        warmup = round(config.warmup_ratio * config.steps)
+        self.advance(cosine(state.step, config.steps, warmup, config.min_lr_ratio), self.compressor.trained)
+        return series
+
+    @torch.no_grad()
+    def measure(self) -> tuple[float, dict[str, float]]:
+        """Weighted mean loss on held-out texts, and the mean of each task, nats a token."""
+        config, rng = self.config, random.Random(self.config.seed + 1)
+        samples = [self.held_out.sample(rng, 1.0) for _ in range(config.held_out)]
+        total, weight, found = 0.0, 0.0, list[dict[str, tuple[float, float]]]()
+        for batch in micro_batches(samples, config.micro_tokens, self.compressor):
+            with autocast(self.compressor, config.precision):
+                losses = -self.compressor(batch)
+            total += float((losses * batch.weight).sum())
+            weight += float(batch.weight.sum())
+            found.append(by_task(batch, losses))
+        return total / max(weight, 1e-9), means(found)
+
+    def report(self) -> None:
+        state, phase = self.state, self.key.partition(" ")[0]
+        self.progress(Step(phase, state.step, self.config.steps, self.loss, state.seconds))

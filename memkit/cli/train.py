@@ -1,0 +1,91 @@
+"""``memkit train-compressor``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from memkit.cli.options import Json, Model, Options, compiler_options, quiet_libraries
+from memkit.cli.output import Output
+from memkit.cli.progress import compilation
+from memkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from memkit.compilers.meanpool.curriculum import Finished
+
+# Of the compressor itself; the rest are the stage's. `memkit.compilers.meanpool.config` says what they mean.
+_SHAPE = "pooling wrappers decoder full_every rank alpha dropout targets embeddings"
+
+
+def train_compressor(
+    stage: Annotated[str, typer.Option(metavar="S", help="cpt1, cpt2, sft or rl, in this order.")],
+    data: Annotated[
+        list[str], typer.Option(metavar="FILE", help="JSONL or plain text, or generated; repeatable.")
+    ],
+    ratio: Annotated[int, typer.Option(min=1, metavar="C", help="Tokens for each memory embedding.")] = 16,
+    preset: Annotated[
+        str | None,
+        typer.Option(metavar="P", help="paper or nano; default: nano for nano.", show_default=False),
+    ] = None,
+    start: Annotated[
+        str,
+        typer.Option(
+            metavar="ID", help="Checkpoint to begin from; default: the newest that fits.", show_default=False
+        ),
+    ] = "",
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where checkpoints are kept.", show_default=False),
+    ] = None,
+    texts: Annotated[int, typer.Option(min=1, metavar="N", help="Held-out texts to evaluate on.")] = 24,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="SVG", help="Also draw the loss curves.", show_default=False)
+    ] = None,
+    option: Options = None,
+    model: Model = "nano",
+    json: Json = False,
+) -> None:
+    """Train the mean-pool compressor for a model, one stage after the other.
+
+    An interrupted stage goes on where it was when the same command runs again.
+    """
+    output = Output(json)
+    quiet_libraries()
+    from memkit.compilers.meanpool import curriculum
+    from memkit.models.loading import load
+
+    options = compiler_options(option)
+    shape = {k: options.pop(k) for k in _SHAPE.split() if k in options and (k != "rank" or stage != "rl")}
+    chosen = preset or ("nano" if model == "nano" else "paper")
+    # The stage's name is checked by the plan.
+    plan = curriculum.Plan(stage, tuple(data), chosen, ratio, options, shape, start, out, texts)  # type: ignore[arg-type]
+    if plot is not None and not plot.resolve().parent.is_dir():
+        raise ConfigError(f"cannot write {plot}: its folder does not exist")
+    base = load(model)
+    with compilation(output) as report:
+        finished = curriculum.run(plan, base, report)
+    if plot is not None:
+        from memkit.evals.meanpool import curves
+
+        plot.write_text(curves(finished.entry["curve"], f"{base.name}, stage {stage}"), encoding="utf-8")
+    output.result(_plain(finished), lambda: _show(output, finished))
+
+
+def _plain(finished: Finished) -> dict[str, Any]:
+    entry = {key: value for key, value in finished.entry.items() if key != "curve"}
+    return {"checkpoint": finished.checkpoint.id, "folder": str(finished.checkpoint.folder), **entry}
+
+
+def _show(output: Output, finished: Finished) -> None:
+    found = finished.entry["evaluation"]
+    output.say(f"checkpoint {finished.checkpoint.label} in {finished.checkpoint.folder}")
+    output.say(f"{finished.entry['steps']} steps, best at {finished.entry['best_step']}")
+    output.say(f"nominal {found['nominal_ratio']:g}x, effective {found['effective_ratio']:g}x")
+    output.say(f"reconstruction: ROUGE-1 F1 {found['reconstruction']['rouge1']:.3f}")
+    if qa := found.get("qa"):
+        kept = "-" if qa["retention"] is None else f"{qa['retention']:.3f}"
+        output.say(
+            f"questions: {qa['contains']:.3f} of {qa['full']:.3f} with the full context, retention {kept}"
+        )

@@ -1,0 +1,198 @@
+"""Checkpoints: weights that were trained beside one base model, in a folder of two files.
+
+``checkpoint.json`` says what they are and for which base model (its fingerprint); ``weights.safetensors``
+holds them, and its SHA-256 stands in the first. A checkpoint's id is the SHA-256 of ``checkpoint.json``, by
+which artifacts name the decoder that reads them.
+
+Checkpoints lie in ``MEMKIT_CHECKPOINTS`` (default: the platform's folder for user data); memkit ships those
+of nano.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from memkit.engine.adapted import AdaptedConfig, AdaptedModel
+from memkit.errors import ArtifactError, ConfigError, EngineError, FingerprintError
+from memkit.models.loading import NANO_FOLDER, LoadedModel
+
+ABOUT, WEIGHTS = "checkpoint.json", "weights.safetensors"
+FORMAT = 1
+SHIPPED = NANO_FOLDER.parent / "compressors"
+MAX_ABOUT = 4 << 20  # bytes
+_KEYS = {
+    "format": int,
+    "name": str,
+    "compiler": str,
+    "model": str,
+    "fingerprint": str,
+    "stage": str,
+    "created": str,
+    "sha256": str,
+    "config": dict,
+    "decoder": dict,
+    "history": list,
+}
+
+
+def default_store() -> Path:
+    """Where checkpoints are kept that somebody trained here."""
+    from platformdirs import user_data_path
+
+    folder = os.environ.get("MEMKIT_CHECKPOINTS")
+    return Path(folder) if folder else user_data_path("memkit", appauthor=False) / "checkpoints"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A checkpoint's description; its weights are read by `tensors`.
+
+    ``decoder`` is the `AdaptedConfig` of a LoRA that the decoder alone has, on top of the encoder's weights,
+    or of weights of its own (``"apart": true``); empty: encoder and decoder are the same.
+    """
+
+    folder: Path
+    id: str
+    about: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, folder: Path) -> Trained:
+        """Read a checkpoint's description. Raises `ArtifactError` when it is not sound."""
+        try:
+            data = (folder / ABOUT).read_bytes()
+        except OSError as error:
+            raise ArtifactError(f"cannot read the checkpoint {folder}: {error.strerror}") from error
+        try:
+            about = json.loads(data) if len(data) <= MAX_ABOUT else None
+        except ValueError:
+            about = None
+        if not isinstance(about, dict) or set(about) != set(_KEYS):
+            raise ArtifactError(f"{folder / ABOUT} does not describe a checkpoint")
+        if wrong := [key for key, kind in _KEYS.items() if type(about[key]) is not kind]:
+            raise ArtifactError(f"{folder / ABOUT} has no sound {wrong[0]}")
+        if about["format"] != FORMAT:
+            raise ArtifactError(f"{folder / ABOUT} has format {about['format']}; this memkit reads {FORMAT}")
+        return cls(folder, hashlib.sha256(data).hexdigest(), about)
+
+    @property
+    def label(self) -> str:
+        """For people: "nano-16x, stage rl (1a2b3c4d5e6f)"."""
+        return f"{self.about['name']}, stage {self.about['stage']} ({self.id[:12]})"
+
+    def require(self, base: LoadedModel) -> None:
+        """Raise `FingerprintError` unless the weights were trained beside this base model."""
+        if self.about["fingerprint"] != base.fingerprint:
+            raise FingerprintError(
+                f"the checkpoint {self.label} was trained for base model {self.about['fingerprint'][:12]} "
+                f"({self.about['model']}), this is {base.fingerprint[:12]} ({base.name}); train one for it: "
+                "memkit train-compressor"
+            )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All weights, in float32. Raises `ArtifactError` when the file is absent, altered or not sound."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        try:
+            data = (self.folder / WEIGHTS).read_bytes()
+        except OSError as error:
+            raise ArtifactError(f"cannot read the weights of {self.folder}: {error.strerror}") from error
+        if hashlib.sha256(data).hexdigest() != self.about["sha256"]:
+            raise ArtifactError(f"{self.folder / WEIGHTS} does not match its digest: the file was altered")
+        try:
+            return {name: tensor.float() for name, tensor in load(data).items()}
+        except SafetensorError as error:
+            raise ArtifactError(f"{self.folder / WEIGHTS} is not sound: {error}") from error
+
+
+def write(
+    folder: Path, about: Mapping[str, Any], tensors: Mapping[str, Tensor], dtype: torch.dtype
+) -> Trained:
+    """Write a checkpoint whole or not at all, and read its description back."""
+    from safetensors.torch import save
+
+    data = save({name: t.detach().to("cpu", dtype).contiguous() for name, t in sorted(tensors.items())})
+    described = {**about, "format": FORMAT, "sha256": hashlib.sha256(data).hexdigest()}
+    text = json.dumps(described, indent=1, sort_keys=True) + "\n"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in ((WEIGHTS, data), (ABOUT, text.encode())):  # the description makes it one
+            temporary = folder / f".{name}.{os.getpid()}.partial"
+            temporary.write_bytes(content)
+            temporary.replace(folder / name)
+    except OSError as error:
+        raise ConfigError(f"cannot write the checkpoint {folder}: {error.strerror}") from error
+    return Trained.open(folder)
+
+
+def checkpoints(store: Path | None = None) -> Iterator[Trained]:
+    """Checkpoints of a store (default: `default_store`) and those that ship with memkit, the sound ones."""
+    for place in (store or default_store(), SHIPPED):
+        for file in sorted(place.glob(f"*/{ABOUT}")):
+            try:
+                yield Trained.open(file.parent)
+            except ArtifactError:
+                continue
+
+
+def by_id(identity: str, store: Path | None = None) -> Trained:
+    """The checkpoint of that id, or of the only one that starts so. Raises `ConfigError` for none."""
+    found = {c.id: c for c in checkpoints(store) if c.id.startswith(identity)}
+    if len(found) != 1:
+        problem = "no checkpoint" if not found else f"{len(found)} checkpoints"
+        raise ConfigError(
+            f"there is {problem} {identity[:12]} in {store or default_store()}; name another, or set "
+            "MEMKIT_CHECKPOINTS to the folder that holds it"
+        )
+    return next(iter(found.values()))
+
+
+def section(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors whose names start with ``name.``, without it."""
+    return {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
+
+
+def adapted_config(values: Mapping[str, Any]) -> AdaptedConfig:
+    """A configuration from a checkpoint. Raises `ArtifactError` when it is not sound."""
+    try:
+        return AdaptedConfig(**values)
+    except (TypeError, ValueError) as error:
+        raise ArtifactError(f"not a sound checkpoint: {error}") from error
+
+
+def decoder_over(encoder: AdaptedModel, base: LoadedModel, values: Mapping[str, Any]) -> AdaptedModel:
+    """The decoder that a checkpoint's ``decoder`` describes, not yet filled; the encoder when it is empty."""
+    if not values:
+        return encoder
+    apart = bool(values.get("apart"))
+    config = adapted_config({key: value for key, value in values.items() if key != "apart"})
+    return AdaptedModel(base.model if apart else encoder.student, config)
+
+
+def load_decoder(identity: str, base: LoadedModel) -> Any:
+    """The model that reads a checkpoint's memories: a copy of ``base.model`` that shares what is not trained.
+
+    Raises `EngineError` when the checkpoint is not here, `FingerprintError` for another model's.
+    """
+    try:
+        found = by_id(identity)
+    except ConfigError as error:
+        raise EngineError(f"the artifact is read by a trained decoder that is not here: {error}") from error
+    found.require(base)
+    tensors = found.tensors()
+    encoder = AdaptedModel(base.model, adapted_config(found.about["config"].get("adapted", {})))
+    encoder.load(section(tensors, "encoder"))
+    encoder.frozen(base.model.dtype)
+    decoder = decoder_over(encoder, base, found.about["decoder"])
+    if decoder is not encoder:
+        decoder.load(section(tensors, "decoder"))
+    return decoder.frozen(base.model.dtype)

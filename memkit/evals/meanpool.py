@@ -1,0 +1,191 @@
+"""``memkit eval --study meanpool``: the mean-pool compressor's training, stage by stage.
+
+The row ``cpt`` has the reconstruction (ROUGE-1 F1), ``sft`` and ``rl`` what is kept of the full context's
+answers, what reinforcement learning gained and how often answers quote the source (implicit expansion, §5.1).
+"""
+
+from __future__ import annotations
+
+import html
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from memkit.compilers.meanpool import checkpoint
+from memkit.compilers.meanpool.evaluate import Evaluator, question_answering, reconstruction
+from memkit.compilers.meanpool.model import Compressor
+from memkit.compilers.meanpool.sources import Question, Text
+from memkit.engine.trained import Trained
+from memkit.errors import ConfigError, MissingExtraError
+from memkit.evals import records
+from memkit.evals.page import STYLE
+from memkit.models.loading import LoadedModel, load
+
+Progress = Callable[[str, int, int], None]
+LENGTHS, DEPTHS = (64, 128, 256, 512), (0.0, 0.25, 0.5, 0.75, 1.0)  # of haystacks, in tokens; of needles
+
+
+@dataclass(frozen=True)
+class MeanPoolStudy:
+    """What to measure: records of ``source`` with checkpoints for ``model`` at ``ratio``."""
+
+    source: str
+    model: str = "nano"
+    ratio: float = 16.0
+    limit: int | None = None
+    questions: int | None = None
+    seed: int = 0
+    needles: int = 0  # needles in a haystack for each length and depth; 0: none
+
+
+def study(config: MeanPoolStudy, progress: Progress = lambda label, done, total: None) -> dict[str, Any]:
+    """Measure the stages; returns ``{"model", "seed", "rows": [...]}``.
+
+    A stage without a checkpoint of its own is measured on what a later one holds of it: SFT's weights are
+    those of an RL checkpoint without its decoder. Every row says which checkpoint it is about.
+    """
+    chosen = records.load(config.source, config.limit, config.seed, config.questions)
+    texts = [Text(r.context, "", tuple(Question(q.text, q.answers) for q in r.questions)) for r in chosen]
+    base, rows = load(config.model), list[dict[str, Any]]()
+    found = checkpoint.candidates(base, int(config.ratio))
+    if not found:
+        raise ConfigError(
+            f"there is no mean-pool checkpoint for {config.model} at {config.ratio:g}x; train one: memkit "
+            "train-compressor"
+        )
+    stages = (("cpt", ("cpt2", "cpt1", "sft", "rl")), ("sft", ("sft", "rl")), ("rl", ("rl",)))
+    for number, (row, wanted) in enumerate(stages):
+        progress(f"stage {row}", number, len(stages))
+        used = next((c for stage in wanted for c in found if c.about["stage"] == stage), None)
+        if used is not None:
+            rows.append(_row(row, used, base, texts, config.seed))
+    gained(rows)
+    table: dict[str, Any] = {"model": config.model, "source": config.source, "seed": config.seed}
+    table |= {"ratio": config.ratio, "rows": rows}
+    if config.needles:
+        progress("needles", len(stages), len(stages))
+        furthest = _frozen(checkpoint.load(found[0], base))
+        table["needles"] = needles(furthest, LENGTHS, DEPTHS, config.needles, config.seed)
+    return table
+
+
+def _row(row: str, used: Trained, base: LoadedModel, texts: Sequence[Text], seed: int) -> dict[str, Any]:
+    compressor = checkpoint.load(used, base)
+    if row != "rl":
+        compressor.decoder = compressor.encoder  # without what reinforcement learning added
+    evaluator = Evaluator(_frozen(compressor))
+    about = {
+        "row": row,
+        "checkpoint": used.label,
+        "nominal_ratio": compressor.config.nominal_ratio,
+        "effective_ratio": round(compressor.config.effective_ratio, 3),
+    }
+    if row == "cpt":
+        queue = iter(texts)
+        return about | reconstruction(evaluator, lambda rng, task, reached: next(queue), len(texts), seed)
+    return about | question_answering(evaluator, texts)
+
+
+def _frozen(compressor: Compressor) -> Compressor:
+    compressor.frozen()
+    return compressor
+
+
+def gained(rows: Sequence[dict[str, Any]]) -> None:
+    """Add to the row ``rl`` what it gained over ``sft``, in points of answers that are right."""
+    by_name = {row["row"]: row for row in rows}
+    if {"sft", "rl"} <= set(by_name):
+        by_name["rl"]["gain_over_sft_points"] = 100 * (by_name["rl"]["contains"] - by_name["sft"]["contains"])
+
+
+def needles(
+    compressor: Compressor, lengths: Sequence[int], depths: Sequence[float], count: int, seed: int
+) -> list[dict[str, Any]]:
+    """A needle in a haystack: one fact at a ``depth`` (0 start, 1 end) of ``length`` tokens of fillers."""
+    from memkit.models.nano.documents import Generator
+
+    evaluator, rows = Evaluator(compressor), list[dict[str, Any]]()
+    for length in lengths:
+        for depth in depths:
+            right, full = 0.0, 0.0
+            for number in range(count):
+                made = Generator(seed * 1_000_003 + number, "eval")
+                document = made.document(1, 1)
+                (fact,), needle = document.facts, document.text
+                hay = list[str]()
+                while len(evaluator.encode(" ".join([*hay, needle]))) < length:
+                    hay.append(made.filler())
+                hay.insert(round(depth * len(hay)), needle)
+                text, asked = " ".join(hay), made.about(fact)
+                ids, question = evaluator.encode(text), [Question(asked.text, (asked.answer,))]
+                right += evaluator.answers(evaluator.memory(ids), text, question)[0].right
+                full += evaluator.answers(evaluator.full(ids), text, question)[0].right
+            rows.append(
+                {"length": length, "depth": depth, "right": right / count, "full": full / count, "n": count}
+            )
+    return rows
+
+
+def figure_of(draw: Callable[[Any], None], size: tuple[float, float] = (7, 3.5)) -> str:
+    """An SVG of what ``draw`` puts into matplotlib's axes. Raises `MissingExtraError`."""
+    try:
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("matplotlib", "pip install 'memkit[eval]'") from error
+    with rc_context({"svg.hashsalt": "meanpool", "svg.fonttype": "none"}):
+        figure, buffer = Figure(figsize=size, layout="constrained"), io.StringIO()
+        draw(figure.subplots())
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def curves(points: Sequence[tuple[str, int, float]], title: str) -> str:
+    """Every series of a stage by step, as an SVG; those of held-out texts are dashed."""
+
+    def draw(axes: Any) -> None:
+        for name in dict.fromkeys(series for series, _, _ in points):
+            mine = [(step, value) for series, step, value in points if series == name]
+            style = "--" if name.startswith("held out") else "-"
+            axes.plot([s for s, _ in mine], [v for _, v in mine], style, label=name)
+        axes.set(xlabel="step", ylabel="nats a token (rewards: share)", title=title)
+        axes.legend(fontsize="x-small")
+        axes.grid(alpha=0.3)
+
+    return figure_of(draw)
+
+
+def needle_plot(rows: Sequence[dict[str, Any]]) -> str:
+    """Depth against length, as an SVG."""
+
+    def draw(axes: Any) -> None:
+        lengths, depths = sorted({r["length"] for r in rows}), sorted({r["depth"] for r in rows})
+        found = {(r["length"], r["depth"]): r["right"] for r in rows}
+        grid = [[found[length, depth] for length in lengths] for depth in depths]
+        image = axes.imshow(grid, vmin=0, vmax=1, aspect="auto", cmap="RdYlGn")
+        axes.set(
+            xticks=range(len(lengths)), xticklabels=lengths, xlabel="tokens", ylabel="depth of the needle"
+        )
+        axes.set(yticks=range(len(depths)), yticklabels=[f"{depth:.0%}" for depth in depths])
+        for y, line in enumerate(grid):
+            for x, value in enumerate(line):
+                axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize="small")
+        axes.figure.colorbar(image, ax=axes, label="found")
+
+    return figure_of(draw, (6, 3.5))
+
+
+def needle_page(table: Mapping[str, Any]) -> str:
+    """A page of its own with the stages and the plot of needles."""
+    rows = "".join(
+        f"<li>{html.escape(', '.join(f'{k} {v}' for k, v in row.items() if v is not None))}</li>"
+        for row in table["rows"]
+    )
+    title = f"Mean-pool compressor of {table['model']} at {table['ratio']:g}x"
+    plot = needle_plot(table["needles"])
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f"<style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1><ul>{rows}</ul>"
+        f"<h2>Needles found, by depth and length</h2>{plot[plot.index('<svg') :]}</body></html>\n"
+    )
