@@ -61,6 +61,8 @@ def test_the_number_of_facts_can_be_given() -> None:
     for wrong in ("generated:0", "generated:2:5-3", "generated:2:0", "generated:", "generated:2:3:4"):
         with pytest.raises(ConfigError, match="generated"):
             records.load(wrong, None, 0)
+    with pytest.raises(ConfigError, match="more facts"):  # no end would come of it
+        records.load("generated:1:1", None, 0)
 
 
 def test_generated_records_are_seeded_and_sized() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from memkit.document import Document
 from memkit.errors import ConfigError, DocumentError
 
+TRIES = 1000  # at a document
 QUESTION = "{question}"  # stands for a question in the wording of all
 
 
@@ -128,8 +129,11 @@ def generated(count: int, seed: int, facts: tuple[int, int] = (8, 8)) -> Iterato
     tokens = _counter(NANO_FOLDER)
     generator = Generator(seed + 7_000_000, "eval")
     aside = Generator(seed + 8_000_000, "eval")  # draws of its own, so that the documents stay the same
-    made = 0
+    made = tries = 0
     while made < count:
+        tries += 1
+        if tries > TRIES * (made + 1):
+            raise ConfigError(f"no documents of {facts[0]} facts have the usual length; ask for more facts")
         stated = generator.rng.randint(*facts) if facts[0] < facts[1] else facts[0]
         people, fillers = generator.rng.randint(2, 4), generator.rng.randint(5, 14)
         document = generator.document(stated, people, fillers)
