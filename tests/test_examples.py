@@ -47,7 +47,7 @@ def test_python_in_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
 def test_commands_in_documents(document: str, cli: Callable[..., Any]) -> None:
     text = (ROOT / document).read_text()
-    shown = re.findall(r"(?:^    |`)memkit ([a-z]+)((?: [^`#\n]*)?)", text, re.MULTILINE)
+    shown = re.findall(r"(?:^    |`)memkit ([a-z-]+)((?: [^`#\n]*)?)", text, re.MULTILINE)
     assert shown
     for command, rest in shown:
         words = rest.split()[:1] if command in GROUPS else []
