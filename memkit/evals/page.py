@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import io
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from memkit.errors import MissingExtraError
 from memkit.evals.report import COLUMNS, cell
 from memkit.evals.study import Study
 
+COLOUR = "#1f5fa8"
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1c1c1c; }
 body { margin: 2rem auto; max-width: 72rem; padding: 0 1rem; }
@@ -67,7 +69,7 @@ def _section(title: str, axis: str, rows: Sequence[tuple[str, dict[str, Any]]], 
 
 
 def plot(rows: Sequence[tuple[str, dict[str, Any]]], axis: str) -> str:
-    """Retention with its interval, by label, as inline SVG. Raises `MissingExtraError`."""
+    """Retention with its interval beside the KL, by label, as inline SVG. Raises `MissingExtraError`."""
     try:
         from matplotlib import rc_context
         from matplotlib.figure import Figure
@@ -77,15 +79,23 @@ def plot(rows: Sequence[tuple[str, dict[str, Any]]], axis: str) -> str:
     if not drawn:
         return ""
     with rc_context({"svg.hashsalt": axis, "svg.fonttype": "none"}):
-        figure = Figure(figsize=(7, 3), layout="constrained")
-        axes = figure.subplots()
+        figure = Figure(figsize=(11, 3), layout="constrained")
+        axes, beside = figure.subplots(1, 2)
         for x, (_, row) in enumerate(drawn):
             low, high = row["retention_ci95"] or (row["retention"], row["retention"])
             bars = [[max(row["retention"] - low, 0)], [max(high - row["retention"], 0)]]
-            axes.errorbar([x], [row["retention"]], yerr=bars, fmt="o", color="#1f5fa8", capsize=4)
-        axes.set(xticks=range(len(drawn)), xticklabels=[label for label, _ in drawn], ylabel="retention")
-        axes.set(xlabel=axis, ylim=(min(-0.05, axes.get_ylim()[0]), max(1.05, axes.get_ylim()[1])))
-        axes.grid(axis="y", alpha=0.3)
+            axes.errorbar([x], [row["retention"]], yerr=bars, fmt="o", color=COLOUR, capsize=4)
+        axes.set(ylabel="retention", ylim=(min(-0.05, axes.get_ylim()[0]), max(1.05, axes.get_ylim()[1])))
+        beside.plot([row["kl"] for _, row in drawn], "o", color=COLOUR)
+        beside.set(ylabel="KL, nats a token", yscale="log")
+        labels = [
+            textwrap.fill(label, max(60 // len(drawn), 8), break_long_words=False) for label, _ in drawn
+        ]
+        for panel in (axes, beside):
+            panel.set(xticks=range(len(drawn)), xticklabels=labels, xlabel=axis)
+            panel.tick_params(axis="x", labelsize="small")
+            panel.margins(x=0.1)
+            panel.grid(axis="y", alpha=0.3)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     svg = buffer.getvalue()
