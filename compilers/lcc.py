@@ -68,7 +68,7 @@ class LCCConfig:
     together_steps: int = 100  # direct steps over all segments of a long document; 0 leaves them out
     kv_lr: float = 1e-2
     self_study: int = 256  # questions written by the model; 0 is the paper's data-free objective
-    self_study_again: int = 8  # times that each sentence is asked about again which no question covered
+    self_study_again: int = 8  # times that a sentence which no question covered is asked about again
     self_study_batch: int = 8  # questions a step
     self_study_temperature: float = 1.0  # at which the model writes them
     agnostic: int = 48  # context-agnostic queries
@@ -367,7 +367,12 @@ def collect(config: LCCConfig, teacher: Teacher, meter: FlopMeter) -> Objective:
     questions = teacher.questions(config.self_study, config.seed, config.self_study_temperature)
     study = teacher.study(questions, config.answer_tokens)
     more = teacher.follow_up(
-        questions, study, config.self_study_again, config.seed + 1, config.self_study_temperature
+        questions,
+        study,
+        config.self_study_again,
+        config.self_study,
+        config.seed + 1,
+        config.self_study_temperature,
     )
     study += teacher.study(more, config.answer_tokens)
     queries = queries_for(teacher.base, config.queries)[: config.agnostic]

@@ -72,7 +72,7 @@ class LoRAConfig:
     lr: float = 5e-3
     warmup: int = 10  # steps
     self_study: int = 128  # questions written by the model about each piece
-    self_study_again: int = 8  # times that each sentence is asked about again which no question covered
+    self_study_again: int = 8  # times that a sentence which no question covered is asked about again
     self_study_batch: int = 16  # questions a step
     self_study_temperature: float = 1.0  # at which the model writes them
     kinds: tuple[str, ...] = KINDS  # of questions
@@ -308,7 +308,12 @@ def _study(config: LoRAConfig, teacher: Teacher, meter: FlopMeter, seed: int) ->
     asked = _questions(config, teacher, seed)
     answered = teacher.study(asked, config.answer_tokens, sampled, seed)
     more = teacher.follow_up(
-        asked, answered, config.self_study_again, seed + 1, config.self_study_temperature
+        asked,
+        answered,
+        config.self_study_again,
+        config.self_study,
+        seed + 1,
+        config.self_study_temperature,
     )
     study = told([*answered, *teacher.study(more, config.answer_tokens, sampled, seed + 1)])
     queries = queries_for(base, config.queries)[: config.agnostic]

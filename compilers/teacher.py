@@ -173,11 +173,13 @@ class Teacher:
         asked: Sequence[str],
         examples: Sequence[Example],
         each: int,
+        most: int,
         seed: int,
         temperature: float = 1.0,
     ) -> list[str]:
         """New questions, ``each`` times one about every sentence that ``asked`` leaves out.
 
+        Where those are more than ``most``, sentences are passed over, evenly.
         A question covers a sentence if most of its words are in the question and its answer, the
         ``examples``'. One that is held out covers nothing: it is never trained on.
         """
@@ -190,7 +192,9 @@ class Teacher:
         ]
         text = str(self.base.tokenizer.decode(list(self.context)))
         missed = [s for span in sentences(text) if not _covered(s := text[span.start : span.end], said)]
-        requests = [request_about(sentence) for sentence in missed for _ in range(each)]
+        step = max(each * len(missed) / max(most, 1), 1.0)
+        chosen = [missed[int(i * step)] for i in range(int(len(missed) / step))]
+        requests = [request_about(sentence) for sentence in chosen for _ in range(each)]
         known = set(asked)
         return [q for q in self.write(requests, seed, temperature) if q not in known] if requests else []
 

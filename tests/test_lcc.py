@@ -241,9 +241,12 @@ def test_sentences_that_no_question_covers_are_asked_about_again(
         return ["Who keeps a horse?", "When is Firon's birthday?"]
 
     monkeypatch.setattr(teacher, "write", write)
-    assert teacher.follow_up(asked, examples, 2, 0) == ["When is Firon's birthday?"]
+    assert teacher.follow_up(asked, examples, 2, 9, 0) == ["When is Firon's birthday?"]
     assert requested == ["Write a question about this: Firon was born on 3 May."] * 2  # the other is held out
-    assert teacher.follow_up([], [], 2, 0) == []
+    assert teacher.follow_up([], [], 2, 9, 0) == []
+    requested.clear()
+    teacher.follow_up(["?"], examples[:1], 2, 4, 0)  # three sentences are left out, for four requests
+    assert len(requested) == 4
 
 
 def test_training_lowers_the_loss(tiny: LoadedModel) -> None:
