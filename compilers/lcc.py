@@ -365,16 +365,14 @@ def collect(config: LCCConfig, teacher: Teacher, meter: FlopMeter) -> Objective:
         return tuple(zip(examples, targets, strict=True))
 
     questions = teacher.questions(config.self_study, config.seed, config.self_study_temperature)
-    study = teacher.study(questions, config.answer_tokens)
-    more = teacher.follow_up(
+    study = teacher.self_study(
         questions,
-        study,
-        config.self_study_again,
-        config.self_study,
-        config.seed + 1,
-        config.self_study_temperature,
+        config.answer_tokens,
+        again=config.self_study_again,
+        most=config.self_study,
+        seed=config.seed,
+        temperature=config.self_study_temperature,
     )
-    study += teacher.study(more, config.answer_tokens)
     queries = queries_for(teacher.base, config.queries)[: config.agnostic]
     agnostic = with_targets(teacher.agnostic(queries, config.answer_tokens))
     windows = with_targets(

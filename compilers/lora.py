@@ -305,17 +305,17 @@ def _study(config: LoRAConfig, teacher: Teacher, meter: FlopMeter, seed: int) ->
         return tuple((e.without_context, t) for e, t in zip(examples, taught, strict=True))
 
     sampled = 1.0 if config.answers == "sampled" else 0.0
-    asked = _questions(config, teacher, seed)
-    answered = teacher.study(asked, config.answer_tokens, sampled, seed)
-    more = teacher.follow_up(
-        asked,
-        answered,
-        config.self_study_again,
-        config.self_study,
-        seed + 1,
-        config.self_study_temperature,
+    study = told(
+        teacher.self_study(
+            _questions(config, teacher, seed),
+            config.answer_tokens,
+            again=config.self_study_again,
+            most=config.self_study,
+            seed=seed,
+            temperature=config.self_study_temperature,
+            answers=sampled,
+        )
     )
-    study = told([*answered, *teacher.study(more, config.answer_tokens, sampled, seed + 1)])
     queries = queries_for(base, config.queries)[: config.agnostic]
     bare = [example.without_context for example in teacher.agnostic(queries, config.answer_tokens)]
     agnostic = tuple(zip(bare, targets(base, None, bare, config.top_k), strict=True))

@@ -91,6 +91,11 @@ class Teacher:
         self.before, self.previous = before, tuple(previous)
         self.prefix = kv.prefill(base.model, context, before)
 
+    @property
+    def text(self) -> str:
+        """The context."""
+        return str(self.base.tokenizer.decode(list(self.context)))
+
     def _query(self, text: str) -> tuple[int, ...]:
         return tuple(self.base.chat.query(self.base.tokenizer, text, True))
 
@@ -154,8 +159,7 @@ class Teacher:
 
     def requests(self, count: int, kinds: Sequence[QuestionKind] = ("factual",)) -> list[str]:
         """``count`` requests for questions of these kinds about the context."""
-        text = str(self.base.tokenizer.decode(list(self.context)))
-        return question_requests(self.base.name, text, count, kinds)
+        return question_requests(self.base.name, self.text, count, kinds)
 
     def study(
         self, questions: Sequence[str], max_tokens: int, temperature: float = 0.0, seed: int = 0
@@ -167,6 +171,25 @@ class Teacher:
             Example("self_study", query, answer, is_held_out(text), self._closed(text))
             for text, query, answer in zip(questions, queries, answers, strict=True)
         ]
+
+    def self_study(
+        self,
+        asked: Sequence[str],
+        max_tokens: int,
+        *,
+        again: int,
+        most: int,
+        seed: int,
+        temperature: float,
+        answers: float = 0.0,
+    ) -> list[Example]:
+        """`study` of what was ``asked``, then of its `follow_up`, ``again`` times a sentence.
+
+        ``temperature`` is that of writing questions, ``answers`` that of answering them.
+        """
+        examples = self.study(asked, max_tokens, answers, seed)
+        more = self.follow_up(asked, examples, again, most, seed + 1, temperature)
+        return [*examples, *self.study(more, max_tokens, answers, seed + 1)]
 
     def follow_up(
         self,
@@ -190,7 +213,7 @@ class Teacher:
             for question, e in zip(asked, examples, strict=True)
             if not e.held_out
         ]
-        text = str(self.base.tokenizer.decode(list(self.context)))
+        text = self.text
         missed = [s for span in sentences(text) if not _covered(s := text[span.start : span.end], said)]
         step = max(each * len(missed) / max(most, 1), 1.0)
         chosen = [missed[int(i * step)] for i in range(int(len(missed) / step))]
