@@ -11,7 +11,9 @@ References
 Departures, each a config field
     - ``self_study`` adds questions that the frozen model writes and answers about the context; the
       paper's objective is data-free. It is reported apart (``objective`` in the manifest).
-    - ``kv_steps`` refines the extracted KV directly after the LoRA phase.
+    - ``phrases`` is the same with questions that are made by rule, for models too weak to write any.
+    - ``kv_steps`` refines the extracted KV directly after the LoRA phase; with ``kv_init="attention"`` there
+      is no LoRA, and it begins with the context's keys and values that those questions attend to most.
     - A document longer than ``segment_tokens``, or than the window, is compiled in segments: each is read
       behind the memories of the ones before it, and a last direct phase refines all of them together.
     - The ``fast`` preset, the default, replaces the paper's 22,500 steps at 2e-5 by few steps at a high rate,
@@ -38,106 +40,21 @@ from torch import nn
 
 from memkit.artifact import Artifact, Manifest, Provenance
 from memkit.compilers.arithmetic import FlopMeter
-from memkit.compilers.base import Compiled, Progress, configure, require, silent
+from memkit.compilers.base import Compiled, Progress, configure, silent
 from memkit.compilers.checkpoint import Checkpoint, key_of
-from memkit.compilers.objective import Loss, Objective, Pair, Part, split_held_out
+from memkit.compilers.lcc_config import PRESETS, LCCConfig
+from memkit.compilers.objective import Objective, Pair, Part, split_held_out
 from memkit.compilers.pieces import MAX_QUESTION, SHORTEST_PIECE, pieces
 from memkit.compilers.queries import queries_for
+from memkit.compilers.selection import most_attended
 from memkit.compilers.teacher import Example, Teacher
-from memkit.compilers.training import History, Schedule, minimise
-from memkit.compilers.writer import Init, Writer
+from memkit.compilers.training import History, minimise
+from memkit.compilers.writer import Writer
 from memkit.document import Document
 from memkit.engine import kv
 from memkit.errors import CompileError
 from memkit.models.loading import LoadedModel
-
-
-@dataclass(frozen=True)
-class LCCConfig:
-    """Hyper-parameters; the defaults are the ``fast`` recipe, ``PRESETS["paper"]`` is the paper's."""
-
-    ratio: float = 16.0  # context tokens per buffer token
-    rank: int = 8  # of the LoRA
-    alpha: float = 16.0  # scale of the LoRA
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
-    init: Init = "chunk_mean"
-    steps: int = 150  # optimizer steps of the LoRA phase
-    lr: float = 5e-3
-    warmup: int = 10  # steps
-    kv_steps: int = 0  # optimizer steps of the direct phase; 0 leaves it out
-    together_steps: int = 100  # direct steps over all segments of a long document; 0 leaves them out
-    kv_lr: float = 1e-2
-    self_study: int = 256  # questions written by the model; 0 is the paper's data-free objective
-    self_study_again: int = 8  # times that a sentence which no question covered is asked about again
-    self_study_batch: int = 8  # questions a step
-    self_study_temperature: float = 1.0  # at which the model writes them
-    agnostic: int = 48  # context-agnostic queries
-    agnostic_batch: int = 2  # queries a step
-    reconstruction_window: int = 0  # tokens of a window to be repeated; 0 leaves reconstruction out
-    reconstruction: int = 16  # windows; more where that many do not cover the context
-    reconstruction_batch: int = 1  # windows a step
-    reconstruction_weight: float = 0.3
-    answer_tokens: int = 32  # longest answer of the teacher, tokens
-    queries: str = ""  # a JSONL file of context-agnostic queries; "" takes those that ship with memkit
-    loss: Loss = "kl"
-    top_k: int = 256  # of the teacher's distribution; the rest is one event
-    patience: int = 4  # held-out measurements (every 25 steps) without a new best
-    segment_tokens: int = 1024  # longest piece of a document that is compiled at once
-    accumulate: int = 1  # draws whose gradients make one optimizer step
-    coupled: bool = False  # the LoRA answers, too (§4.5): an ablation, which no artifact can serve
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.ratio >= 1:
-            raise ValueError(f"ratio must be at least 1, got {self.ratio}")
-        if self.steps + self.kv_steps < 1:
-            raise ValueError("steps and kv_steps are both 0: nothing would be trained")
-        require(self, 1, "rank", "accumulate", "answer_tokens", "patience", "top_k", "segment_tokens")
-        require(self, 1, "reconstruction_batch")
-        require(self, 0, "steps", "kv_steps", "self_study", "agnostic", "reconstruction_window", "warmup")
-        require(self, 0, "self_study_again", "self_study_temperature", "reconstruction", "together_steps")
-        if self.init not in ("chunk_mean", "vocabulary_mean"):
-            raise ValueError(f"init must be chunk_mean or vocabulary_mean, got {self.init!r}")
-        if self.loss not in ("kl", "mse"):
-            raise ValueError(f"loss must be kl or mse, got {self.loss!r}")
-        if not (self.self_study or self.agnostic or self.reconstruction_window):
-            raise ValueError("no objective is left: self_study, agnostic and reconstruction_window are 0")
-
-    @property
-    def objective(self) -> str:
-        return "self-study" if self.self_study else "pure"
-
-    def schedule(self, steps: int, lr: float) -> Schedule:
-        """Of one phase."""
-        return Schedule(steps, lr, self.warmup, patience=self.patience, accumulate=self.accumulate)
-
-
-_PURE: dict[str, Any] = {
-    "self_study": 0,
-    "agnostic_batch": 4,
-    "reconstruction_window": 256,
-    "reconstruction_weight": 1.0,
-}
-PRESETS: dict[str, dict[str, Any]] = {
-    "fast": {},
-    # Cartridges (2025): no LoRA, only the direct phase, from the frozen model's own reading of the buffer.
-    "cartridge": {"steps": 0, "kv_steps": 200, "kv_lr": 2e-2},
-    "pure": {**_PURE, "kv_steps": 100},  # the paper's objective at a high rate, and a direct phase
-    "paper": {  # Appendix A: 45 epochs x 4,000 samples / 8, AdamW 2e-5, linear decay
-        **_PURE,
-        "segment_tokens": 1_000_000,  # never cut
-        "init": "vocabulary_mean",
-        "steps": 22_500,
-        "lr": 2e-5,
-        "warmup": 0,
-        "kv_steps": 0,
-        "agnostic": 2000,
-        "reconstruction": 2000,
-        "reconstruction_batch": 4,
-        "answer_tokens": 128,
-        "patience": 10_000,
-    },
-}
+from memkit.prompts import phrase_questions
 
 
 class LCC:
@@ -289,7 +206,7 @@ class _Segment:
     """One piece of a document: what its memory must do, and the writer that writes it."""
 
     def __init__(self, config: LCCConfig, teacher: Teacher, count: int, meter: FlopMeter) -> None:
-        self.config, self.meter = config, meter
+        self.config, self.teacher, self.count, self.meter = config, teacher, count, meter
         self.objective = collect(config, teacher, meter)
         torch.manual_seed(config.seed)
         self.writer = Writer(
@@ -311,6 +228,11 @@ class _Segment:
     def train(self, run: Run, label: str = "") -> kv.KV:
         """LoRA phase, then direct phase; returns the artifact's KV, detached."""
         config, objective = self.config, self.objective
+        if config.kv_init == "attention":
+            pairs = (pair for part in objective.parts for pair in part.pairs)
+            asked = [example for example, _ in pairs if example.kind == "self_study"]
+            memory = most_attended(self.teacher, asked, self.count, self.meter)
+            return refine(objective, memory, config, config.kv_steps, f"kv{label}", run)
         minimise(
             f"lora{label}",
             self.writer.parameters,
@@ -365,8 +287,9 @@ def collect(config: LCCConfig, teacher: Teacher, meter: FlopMeter) -> Objective:
         return tuple(zip(examples, targets, strict=True))
 
     questions = teacher.questions(config.self_study, config.seed, config.self_study_temperature)
+    by_rule = phrase_questions(teacher.text, config.phrases, config.seed)
     study = teacher.self_study(
-        questions,
+        [config.wording.replace("{question}", question) for question in (*questions, *by_rule)],
         config.answer_tokens,
         again=config.self_study_again,
         most=config.self_study,

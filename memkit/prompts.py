@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from random import Random
 from typing import Literal
 
 from memkit.document import sentences
@@ -56,6 +57,35 @@ def study_prompts(model: str, text: str, count: int) -> list[str]:
     chosen = [spans[int(i * step)] for i in range(int(len(spans) / step))]
     about = [request_about(text[span.start : span.end]) for span in chosen] or list(whole)
     return [about[i // 2 % len(about)] if i % 2 else whole[i // 2 % len(whole)] for i in range(count)]
+
+
+PHRASE_QUESTIONS: tuple[str, ...] = (
+    "What does the text say about {phrase}?",
+    "What about {phrase}?",
+    "How is {phrase} described?",
+    "What is known about {phrase}?",
+)
+PHRASE_WORDS = (2, 6)
+
+
+def phrase_questions(text: str, count: int, seed: int) -> list[str]:
+    """At most ``count`` distinct questions about phrases of a text: 2 to 6 words of one sentence.
+
+    Phrases are drawn evenly over the text's words.
+    """
+    random = Random(seed)
+    split = [text[span.start : span.end].split() for span in sentences(text)]
+    if not (kept := [words for words in split if words]) or not count:
+        return []
+    weights = [len(words) for words in kept]
+    made = dict[str, None]()
+    for _ in range(count):
+        (words,) = random.choices(kept, weights)
+        length = random.randint(*PHRASE_WORDS)
+        start = random.randrange(max(1, len(words) - length + 1))
+        phrase = " ".join(words[start : start + length])[:MAX_PASSAGE].strip(".,;:!?")
+        made[random.choice(PHRASE_QUESTIONS).format(phrase=phrase)] = None
+    return list(made)
 
 
 QuestionKind = Literal["factual", "listing", "two_hop", "unanswered"]

@@ -11,7 +11,8 @@ import torch
 
 from memkit.artifact import Artifact
 from memkit.compilers.arithmetic import FlopMeter
-from memkit.compilers.lcc import LCC, PRESETS, LCCConfig, Run, _Segment, buffer_tokens, segments
+from memkit.compilers.lcc import LCC, Run, _Segment, buffer_tokens, segments
+from memkit.compilers.lcc_config import PRESETS, LCCConfig
 from memkit.compilers.teacher import Example, Target, Teacher, kl
 from memkit.compilers.writer import lora_copy
 from memkit.document import Document
@@ -150,6 +151,10 @@ def test_paper_preset_has_the_papers_values() -> None:
         ({"speed": 1}, "unknown option speed"),
         ({"preset": "magic"}, "unknown preset"),
         ({"init": "zero"}, "init"),
+        ({"kv_init": "magic"}, "kv_init must be"),
+        ({"kv_init": "attention", "steps": 5}, "set steps=0"),
+        ({"wording": "Tell me."}, "wording must contain"),
+        ({"phrases": -1}, "phrases"),
     ],
 )
 def test_bad_options_are_config_errors(bad: dict[str, object], message: str) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from memkit.compilers.base import configure
-from memkit.compilers.lcc import LCC, LCCConfig, couple
+from memkit.compilers.lcc import LCC, couple
+from memkit.compilers.lcc_config import LCCConfig
 from memkit.document import Document
 from memkit.engine import kv
 from memkit.engine.transformers import TransformersEngine

@@ -58,20 +58,21 @@ class KV:
         return KV(tuple(k for k, _ in joined), tuple(v for _, v in joined))
 
     def shifted(self, offset: int, inv_freq: Tensor) -> KV:
-        """The same tokens ``offset`` positions later (earlier, if negative).
+        """The same tokens ``offset`` positions later (earlier, if negative)."""
+        by = torch.tensor([offset], device=inv_freq.device)
+        return KV(tuple(turned(k, by, inv_freq) for k in self.keys), self.values)
 
-        RoPE is a rotation, so a key moves by rotating it further by ``offset · inv_freq``.
-        ``inv_freq`` is ``[head_dim / 2]``.
-        """
-        angles = torch.cat((inv_freq, inv_freq)).float() * offset
-        cos, sin = angles.cos(), angles.sin()
 
-        def turn(k: Tensor) -> Tensor:
-            half = k.shape[-1] // 2
-            turned = torch.cat((-k[..., half:], k[..., :half]), -1)
-            return (k * cos + turned * sin).to(k.dtype)
+def turned(keys: Tensor, offsets: Tensor, inv_freq: Tensor) -> Tensor:
+    """Keys ``[..., token, head_dim]`` at positions ``offsets`` later; those broadcast to ``[..., token]``.
 
-        return KV(tuple(turn(k) for k in self.keys), self.values)
+    RoPE is a rotation, so a key moves by rotating it further by ``offset · inv_freq``.
+    ``inv_freq`` is ``[head_dim / 2]``.
+    """
+    angles = offsets[..., None] * torch.cat((inv_freq, inv_freq)).float()
+    half = keys.shape[-1] // 2
+    across = torch.cat((-keys[..., half:], keys[..., :half]), -1)
+    return (keys * angles.cos() + across * angles.sin()).to(keys.dtype)
 
 
 def inv_freq_of(model: PreTrainedModel) -> Tensor:

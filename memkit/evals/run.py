@@ -215,7 +215,8 @@ class _Evaluation:
     def _coupled(self, options: dict[str, Any], reference: Reference) -> dict[str, Any]:
         """LCC's ablation: the LoRA stays on for the answers."""
         from memkit.compilers.base import configure
-        from memkit.compilers.lcc import PRESETS, LCCConfig, couple
+        from memkit.compilers.lcc import couple
+        from memkit.compilers.lcc_config import PRESETS, LCCConfig
 
         config = configure(LCCConfig, PRESETS, options)
         base, memory = couple(Document(reference.record.context), self.engine.base, config)

@@ -1,0 +1,134 @@
+"""Hyper-parameters of Latent Context Compilation. `PRESETS` holds the paper's (Appendix A) and our own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from memkit.compilers.base import require
+from memkit.compilers.objective import Loss
+from memkit.compilers.training import Schedule
+from memkit.compilers.writer import Init
+
+KVInit = Literal["buffer", "attention"]
+
+
+@dataclass(frozen=True)
+class LCCConfig:
+    """Hyper-parameters; the defaults are the ``fast`` recipe, ``PRESETS["paper"]`` is the paper's."""
+
+    ratio: float = 16.0  # context tokens per buffer token
+    rank: int = 8  # of the LoRA
+    alpha: float = 16.0  # scale of the LoRA
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    init: Init = "chunk_mean"
+    steps: int = 150  # optimizer steps of the LoRA phase
+    lr: float = 5e-3
+    warmup: int = 10  # steps
+    kv_steps: int = 0  # optimizer steps of the direct phase; 0 leaves it out
+    kv_init: KVInit = "buffer"  # what that phase begins with; "attention" takes the place of the LoRA phase
+    together_steps: int = 100  # direct steps over all segments of a long document; 0 leaves them out
+    kv_lr: float = 1e-2
+    self_study: int = 256  # questions written by the model; 0 is the paper's data-free objective
+    self_study_again: int = 8  # times that a sentence which no question covered is asked about again
+    self_study_batch: int = 8  # questions a step
+    self_study_temperature: float = 1.0  # at which the model writes them
+    phrases: int = 0  # questions about phrases of the text, made by rule: for models that write poor ones
+    wording: str = "{question}"  # in which questions about the text are put to the model
+    agnostic: int = 48  # context-agnostic queries
+    agnostic_batch: int = 2  # queries a step
+    reconstruction_window: int = 0  # tokens of a window to be repeated; 0 leaves reconstruction out
+    reconstruction: int = 16  # windows; more where that many do not cover the context
+    reconstruction_batch: int = 1  # windows a step
+    reconstruction_weight: float = 0.3
+    answer_tokens: int = 32  # longest answer of the teacher, tokens
+    queries: str = ""  # a JSONL file of context-agnostic queries; "" takes those that ship with memkit
+    loss: Loss = "kl"
+    top_k: int = 256  # of the teacher's distribution; the rest is one event
+    patience: int = 4  # held-out measurements (every 25 steps) without a new best
+    segment_tokens: int = 1024  # longest piece of a document that is compiled at once
+    accumulate: int = 1  # draws whose gradients make one optimizer step
+    coupled: bool = False  # the LoRA answers, too (§4.5): an ablation, which no artifact can serve
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.ratio >= 1:
+            raise ValueError(f"ratio must be at least 1, got {self.ratio}")
+        if self.steps + self.kv_steps < 1:
+            raise ValueError("steps and kv_steps are both 0: nothing would be trained")
+        if self.kv_init not in get_args(KVInit):
+            raise ValueError(f"kv_init must be buffer or attention, got {self.kv_init!r}")
+        if self.kv_init == "attention" and self.steps:
+            raise ValueError("kv_init='attention' takes the place of the LoRA phase: set steps=0")
+        if self.kv_init == "attention" and not (self.self_study or self.phrases):
+            raise ValueError("kv_init='attention' needs questions to attend by: set self_study or phrases")
+        if "{question}" not in self.wording:
+            raise ValueError(f"wording must contain {{question}}, got {self.wording!r}")
+        require(self, 1, "rank", "accumulate", "answer_tokens", "patience", "top_k", "segment_tokens")
+        require(self, 1, "reconstruction_batch")
+        require(self, 0, "steps", "kv_steps", "self_study", "agnostic", "reconstruction_window", "warmup")
+        require(self, 0, "self_study_again", "self_study_temperature", "reconstruction", "together_steps")
+        require(self, 0, "phrases")
+        if self.init not in ("chunk_mean", "vocabulary_mean"):
+            raise ValueError(f"init must be chunk_mean or vocabulary_mean, got {self.init!r}")
+        if self.loss not in ("kl", "mse"):
+            raise ValueError(f"loss must be kl or mse, got {self.loss!r}")
+        if not (self.self_study or self.phrases or self.agnostic or self.reconstruction_window):
+            raise ValueError(
+                "no objective is left: self_study, phrases, agnostic and reconstruction_window are 0"
+            )
+
+    @property
+    def objective(self) -> str:
+        return "self-study" if self.self_study else "phrases" if self.phrases else "pure"
+
+    def schedule(self, steps: int, lr: float) -> Schedule:
+        """Of one phase."""
+        return Schedule(steps, lr, self.warmup, patience=self.patience, accumulate=self.accumulate)
+
+
+_PURE: dict[str, Any] = {
+    "self_study": 0,
+    "agnostic_batch": 4,
+    "reconstruction_window": 256,
+    "reconstruction_weight": 1.0,
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "fast": {},
+    # Cartridges (2025): no LoRA, only the direct phase, from the frozen model's own reading of the buffer.
+    "cartridge": {"steps": 0, "kv_steps": 200, "kv_lr": 2e-2},
+    # For models too weak to write questions (SmolLM2): the context's own keys and values, the most attended
+    # ones, and then the direct phase.
+    "selected": {
+        "steps": 0,
+        "kv_steps": 60,
+        "kv_init": "attention",
+        "self_study": 0,
+        "self_study_again": 0,
+        "phrases": 96,
+        "self_study_batch": 6,
+        "agnostic": 24,
+        "agnostic_batch": 1,
+        "reconstruction_window": 40,
+        "reconstruction": 24,
+        "reconstruction_batch": 2,
+        "reconstruction_weight": 1.0,
+        "answer_tokens": 24,
+        "patience": 99,
+    },
+    "pure": {**_PURE, "kv_steps": 100},  # the paper's objective at a high rate, and a direct phase
+    "paper": {  # Appendix A: 45 epochs x 4,000 samples / 8, AdamW 2e-5, linear decay
+        **_PURE,
+        "segment_tokens": 1_000_000,  # never cut
+        "init": "vocabulary_mean",
+        "steps": 22_500,
+        "lr": 2e-5,
+        "warmup": 0,
+        "kv_steps": 0,
+        "agnostic": 2000,
+        "reconstruction": 2000,
+        "reconstruction_batch": 4,
+        "answer_tokens": 128,
+        "patience": 10_000,
+    },
+}
