@@ -14,13 +14,25 @@ class FlopMeter:
 
     def __init__(self, model: Any) -> None:
         config = model.config
-        embedded = model.get_input_embeddings().weight.numel()
-        head = model.get_output_embeddings().weight.numel()
+        embedded = int(model.get_input_embeddings().weight.numel())
+        head = int(model.get_output_embeddings().weight.numel())
         tied = bool(config.tie_word_embeddings)
-        self.weights = sum(p.numel() for p in model.parameters()) - embedded + (head if tied else 0)
+        self.weights: int = sum(p.numel() for p in model.parameters()) - embedded + (head if tied else 0)
         self.attention = 4 * int(config.num_hidden_layers) * int(config.hidden_size)
         self.total = 0.0
 
+    def ahead(self, tokens: int, attended: float) -> float:
+        """The arithmetic of a forward pass of ``tokens`` behind ``attended`` earlier ones."""
+        return tokens * (2.0 * self.weights + self.attention * (attended + tokens / 2))
+
     def forward(self, tokens: int, attended: int) -> None:
         """Count ``tokens`` that each attend to about ``attended`` earlier ones and to half of themselves."""
-        self.total += tokens * (2.0 * self.weights + self.attention * (attended + tokens / 2))
+        self.total += self.ahead(tokens, attended)
+
+
+def kv_bytes(model: Any, tokens: int) -> int:
+    """Bytes of the float32 keys and values of that many tokens."""
+    config = model.config
+    heads = int(config.num_key_value_heads)
+    size = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+    return 2 * 4 * int(config.num_hidden_layers) * heads * size * tokens

@@ -50,12 +50,21 @@ class Compiled:
     curve: tuple[tuple[str, int, float], ...]
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """What a compilation is going to cost: its arithmetic, and the bytes of its artifact."""
+
+    flops: float
+    nbytes: float
+
+
 @runtime_checkable
 class Compiler(Protocol):
     """Compiles documents for one frozen base model.
 
     An implementation is stateless apart from its configuration and never changes ``base``. One that
-    takes no option ``ratio`` says so by a class attribute ``takes_ratio = False``.
+    takes no option ``ratio`` says so by a class attribute ``takes_ratio = False``. One that can tell
+    its costs beforehand has a method ``estimate(tokens, base) -> Estimate``.
     """
 
     name: str

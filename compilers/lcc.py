@@ -39,12 +39,12 @@ import torch
 from torch import nn
 
 from memkit.artifact import Artifact, Manifest, Provenance
-from memkit.compilers.arithmetic import FlopMeter
-from memkit.compilers.base import Compiled, Progress, configure, silent
+from memkit.compilers.arithmetic import FlopMeter, kv_bytes
+from memkit.compilers.base import Compiled, Estimate, Progress, configure, silent
 from memkit.compilers.checkpoint import Checkpoint, key_of
 from memkit.compilers.lcc_config import PRESETS, LCCConfig
 from memkit.compilers.objective import Objective, Pair, Part, split_held_out
-from memkit.compilers.pieces import MAX_QUESTION, SHORTEST_PIECE, pieces
+from memkit.compilers.pieces import ASKED, MAX_QUESTION, SHORTEST_PIECE, pieces
 from memkit.compilers.queries import queries_for
 from memkit.compilers.selection import most_attended
 from memkit.compilers.teacher import Example, Teacher
@@ -115,6 +115,25 @@ class LCC:
             history.steps,
             tuple(history.curve),
         )
+
+    def estimate(self, tokens: int, base: LoadedModel) -> Estimate:
+        """Costs of a document of that many tokens, if every phase takes all its steps."""
+        config, meter, total = self.config, FlopMeter(base.model), 0.0
+        cuts = segments(base, config, tokens)
+        questions = config.self_study + config.phrases
+        batch = (config.self_study_batch if questions else 0) + (
+            config.agnostic_batch if config.agnostic else 0
+        )
+        drawn = batch * ASKED + config.reconstruction_batch * 2 * config.reconstruction_window
+        for cut in cuts:
+            n = cut.stop - cut.start
+            memory = buffer_tokens(n, config.ratio)
+            answer = meter.ahead(drawn, memory)
+            total += meter.ahead(n, 0) + meter.ahead(questions * ASKED, n)
+            total += 2 * config.steps * (meter.ahead(n + memory, n) + answer) + 2 * config.kv_steps * answer
+        if len(cuts) > 1:
+            total += 2 * config.together_steps * meter.ahead(drawn, buffer_tokens(tokens, config.ratio))
+        return Estimate(total, kv_bytes(base.model, buffer_tokens(tokens, config.ratio)))
 
 
 @dataclass(frozen=True)

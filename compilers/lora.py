@@ -42,10 +42,10 @@ from typing import Any, Literal, get_args
 
 from memkit.artifact import Artifact, Manifest, Provenance
 from memkit.compilers.arithmetic import FlopMeter
-from memkit.compilers.base import Compiled, Progress, configure, require, silent
+from memkit.compilers.base import Compiled, Estimate, Progress, configure, require, silent
 from memkit.compilers.checkpoint import Checkpoint, key_of
 from memkit.compilers.objective import Objective, Pair, Part, Together, split_held_out
-from memkit.compilers.pieces import MAX_QUESTION, SHORTEST_PIECE, pieces
+from memkit.compilers.pieces import ASKED, MAX_QUESTION, SHORTEST_PIECE, pieces
 from memkit.compilers.queries import queries_for
 from memkit.compilers.teacher import Example, Teacher, targets
 from memkit.compilers.training import History, Schedule, minimise_all
@@ -186,6 +186,22 @@ class LoRA:
                 data[i] = self._encode(lessons[i], adapters, index, base, tenant)
         seconds = (time.perf_counter() - started) / max(len(lessons), 1)
         return [lesson.compiled(d, seconds) for lesson, d in zip(lessons, data, strict=True)]
+
+    def estimate(self, tokens: int, base: LoadedModel) -> Estimate:
+        """Costs of a document of that many tokens, if all steps are taken."""
+        config, meter = self.config, FlopMeter(base.model)
+        cuts = pieces(tokens, min(config.segment_tokens, _room(base, config, tokens)))
+        batch = config.self_study_batch * bool(config.self_study) + config.agnostic_batch * bool(
+            config.agnostic
+        )
+        drawn = batch * ASKED + 2 * config.reconstruction_window
+        read = sum(
+            meter.ahead(n, 0) + meter.ahead(config.self_study * ASKED, n)
+            for n in (cut.stop - cut.start for cut in cuts)
+        )
+        shapes = [m.weight.shape for n, m in base.model.named_modules() if n.endswith(config.targets)]
+        adapter = 4 * config.rank * sum(sum(shape) for shape in shapes)
+        return Estimate(read + 2 * config.steps * len(cuts) * meter.ahead(drawn, 0), adapter)
 
     def _lesson(self, document: Document, base: LoadedModel) -> _Lesson:
         """All that the frozen model says with the document in view."""

@@ -6,6 +6,7 @@ import math
 from itertools import pairwise
 
 MAX_QUESTION = 128  # tokens kept free for a question in front of its answer
+ASKED = 40  # tokens of a question and its answer, about: for estimates
 SHORTEST_PIECE = 64  # tokens; below, a piece costs more than it tells
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import hashlib
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
@@ -17,10 +19,11 @@ from memkit.answers import Answer, Part, Trace, parts_of
 from memkit.artifact import Artifact
 from memkit.background import Background
 from memkit.bank import Bank, CompiledFrom, MemoryInfo, Receipt, Said
-from memkit.compilers.base import Compiled, Progress, silent
+from memkit.compilers.base import Compiled, Progress, Step, silent
 from memkit.document import Document, Span
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import (
+    BankBusyError,
     CompileError,
     ConfigError,
     MemkitError,
@@ -33,6 +36,7 @@ from memkit.router.embed import Embedder, embedder_of
 from memkit.router.gate import GateConfig, GateName, Route
 from memkit.router.router import Router
 from memkit.signing import Signer
+from memkit.usage import Usage
 from memkit.verify import Verified, verified
 
 MAX_CHARACTERS = 5_000_000  # of one document
@@ -81,6 +85,7 @@ class Memory:
         key = os.environ.get("MEMKIT_SIGNING_KEY")
         self._signer = signer or (Signer.from_file(key) if key else None)
         self._background = Background(self._compile_quietly)
+        self._usage = Usage(self.bank)
         self._owner: Memory | None = None  # whose bank and engine these are, where they are another's
         self._closes = not isinstance(path, Bank)
 
@@ -181,8 +186,17 @@ class Memory:
     def compiled(self, memory_id: str, *, progress: Progress = silent) -> tuple[MemoryInfo, Compiled]:
         """As `compile`, and what the compilation cost."""
         info = self.bank.get(self.user, memory_id)
+        with self.bank.leases.take(self.user, info.id) as lease:
+
+            def step(done: Step) -> None:
+                lease.renew()
+                progress(done)
+
+            return self._compiled(info, step)
+
+    def _compiled(self, info: MemoryInfo, progress: Progress) -> tuple[MemoryInfo, Compiled]:
         compiler = registry.compiler(self._compiler, self._options)
-        source, seen = self._source(info)
+        source, seen = self.snapshot(info)
         unfinished = self.bank.unfinished(self.user, info.id)
         try:
             made = compiler.compile(
@@ -194,7 +208,7 @@ class Memory:
                 raise VerificationError(f"the artifact was not published: {verdict.refusal}")
         except (CompileError, VerificationError) as error:
             unfinished.unlink(missing_ok=True)
-            self.bank.fail(self.user, info.id, str(error))
+            self.bank.fail(self.user, info.id, str(error), self.attempt(source))
             raise
         unfinished.unlink(missing_ok=True)
         data = artifact.with_manifest(replace(artifact.manifest, verification=verdict.plain()))
@@ -203,7 +217,12 @@ class Memory:
         seen = replace(seen, seconds=made.seconds, flops=made.flops)
         return self.bank.publish(self.user, info.id, data, seen), made
 
-    def _source(self, info: MemoryInfo) -> tuple[Document, CompiledFrom]:
+    def attempt(self, source: Document) -> str:
+        """Names a compilation: of what, how, and for which model; the same one would end the same way."""
+        how = json.dumps([self._compiler, self._options], sort_keys=True, default=str)
+        return hashlib.sha256(f"{how}\n{self.engine.fingerprint}\n{source.digest}".encode()).hexdigest()
+
+    def snapshot(self, info: MemoryInfo) -> tuple[Document, CompiledFrom]:
         """What is compiled: a document, or as much of the end of a running memory as the model takes in."""
         if not info.running:
             return self.bank.source(self.user, info.id), CompiledFrom()
@@ -219,8 +238,8 @@ class Memory:
     def _compile_quietly(self, memory_id: str) -> None:
         try:
             self.compile(memory_id)
-        except NotFoundError:
-            pass  # forgotten meanwhile
+        except (NotFoundError, BankBusyError):
+            pass  # forgotten meanwhile, or another process is at it
         except MemkitError as error:
             self.bank.fail(self.user, memory_id, str(error))
 
@@ -260,6 +279,8 @@ class Memory:
             notes=routed.notes,
             parts=self._parts(decision.route, chosen, routed.spans),
         )
+        if chosen is not None and decision.route != "none":
+            self._usage.note(self.user, chosen.id)
         return Answer(completion.text, decision.route, trace)
 
     def _parts(self, route: Route, memory: MemoryInfo | None, spans: Sequence[Span]) -> tuple[Part, ...]:
@@ -305,6 +326,8 @@ class Memory:
     def close(self) -> None:
         """Drop what waits to be compiled, and close the bank if it was opened here."""
         self._background.stop()
+        if self._owner is None:
+            self._usage.flush()
         if self._closes and self._owner is None:
             self.bank.close()
 

@@ -121,6 +121,17 @@ def test_contract(name: str, tiny: LoadedModel) -> None:
     assert Artifact.decode(other.data).manifest.tenant == "jalo"
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "head"])  # which tells nothing beforehand
+@pytest.mark.parametrize("times", [1, 4])
+def test_costs_are_told_beforehand(name: str, times: int, tiny: LoadedModel) -> None:
+    made, text = registry.compiler(name, OPTIONS[name]), " ".join([TEXT] * times)
+    compiled = made.compile(Document(text), tiny, tenant="mira")
+    told = made.estimate(len(tiny.tokenizer.encode(text, add_special_tokens=False)), tiny)  # type: ignore[attr-defined] # optional
+    assert compiled.flops / 3 < told.flops < compiled.flops * 3
+    tensors = sum(spec.nbytes for spec in Artifact.decode(compiled.data).manifest.tensors)
+    assert tensors / 1.5 < told.nbytes < tensors * 1.5
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.usefixtures("head")
 def test_unknown_options_are_refused(name: str) -> None:

@@ -28,8 +28,8 @@ import torch
 from torch import Tensor
 
 from memkit.artifact import Artifact, Manifest, Provenance
-from memkit.compilers.arithmetic import FlopMeter
-from memkit.compilers.base import Compiled, Progress, Step, configure, silent
+from memkit.compilers.arithmetic import FlopMeter, kv_bytes
+from memkit.compilers.base import Compiled, Estimate, Progress, Step, configure, silent
 from memkit.compilers.lcc import encode
 from memkit.compilers.meanpool import checkpoint
 from memkit.compilers.meanpool.config import STAGES
@@ -113,6 +113,14 @@ class MeanPool:
         data = _embeds(manifest, compressor, made) if kind == "embeds" else _kv(manifest, compressor, made)
         seconds = time.perf_counter() - started
         return Compiled(data, tokens, seconds, _flops(compressor, len(ids), tokens, kind), 1, ())
+
+    def estimate(self, tokens: int, base: LoadedModel) -> Estimate:
+        """Costs of a document of that many tokens: each chunk is read once."""
+        compressor = checkpoint.load(self._checkpoint(base), base)
+        positions = -(-tokens // compressor.config.chunk) * compressor.config.positions
+        as_kv = self.config.form == "kv"
+        size = kv_bytes(base.model, positions) if as_kv else 4 * positions * base.model.config.hidden_size
+        return Estimate(_flops(compressor, tokens, positions, self.config.form), size)
 
     def _checkpoint(self, base: LoadedModel) -> Trained:
         if self.config.checkpoint:

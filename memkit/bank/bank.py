@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import builtins
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,6 +24,7 @@ from memkit.bank.blobs import Blobs
 from memkit.bank.catalog import Catalog
 from memkit.bank.failures import translated
 from memkit.bank.index import Indexes
+from memkit.bank.leases import Leases
 from memkit.bank.logs import Embed, Logs, embedded, pieces
 from memkit.bank.records import (
     CompiledFrom,
@@ -60,6 +62,7 @@ class Bank:
         self._indexes = Indexes()
         self.logs = Logs(self._catalog)
         self.versions = Versions(self._catalog, self._discard)
+        self.leases = Leases(self._catalog)
 
     def remember(
         self,
@@ -158,14 +161,25 @@ class Bank:
                 self._discard(tenant, [artifact.id])
                 raise
 
-    def fail(self, tenant: str, memory_id: str, reason: str) -> MemoryInfo:
-        """Note why a compilation failed; what the memory had before, it keeps."""
+    def fail(self, tenant: str, memory_id: str, reason: str, attempt: str | None = None) -> MemoryInfo:
+        """Note why a compilation failed; what the memory had before, it keeps.
+
+        ``attempt``, 64 hex digits, names what was tried, so that nobody tries just that again.
+        """
         check_tenant(tenant)
         reason = reason.encode(errors="replace").decode()
         with self._catalog.write() as connection:
             status = "compiled" if queries.info(connection, tenant, memory_id).version else "failed"
-            queries.set_status(connection, tenant, memory_id, status, reason)
+            queries.set_status(connection, tenant, memory_id, status, reason, attempt)
             return queries.info(connection, tenant, memory_id)
+
+    def count_asked(self, tenant: str, counts: Mapping[str, int]) -> None:
+        """Add to the number of questions that memories answered; those forgotten meanwhile are left out."""
+        check_tenant(tenant)
+        with self._catalog.write() as connection:
+            now = queries.microseconds_of(datetime.now(UTC))
+            for memory_id, count in counts.items():
+                queries.add_asked(connection, tenant, memory_id, count, now)
 
     def get(self, tenant: str, memory_id: str) -> MemoryInfo:
         """One memory, by its id or the start of it; `NotFoundError` when none or several match."""
@@ -185,6 +199,11 @@ class Bank:
         check_tenant(tenant)
         with self._catalog.read() as connection:
             return queries.infos(connection, tenant)
+
+    def tenants(self) -> builtins.list[str]:
+        """The names of all who have memories, for whoever runs the bank; of the memories it tells nothing."""
+        with self._catalog.read() as connection:
+            return queries.tenants_of(connection)
 
     def exists(self, tenant: str) -> bool:
         """Whether the tenant has memories."""

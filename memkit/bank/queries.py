@@ -39,6 +39,7 @@ _INFO = select(
     .where(_of_it, entries.c.number > artifacts.c.through)
     .scalar_subquery()
     .label("behind"),
+    select(func.max(entries.c.said)).where(_of_it).scalar_subquery().label("latest"),
 ).join_from(
     memories,
     artifacts,
@@ -224,9 +225,30 @@ def insert_version(
     connection.execute(update(memories).where(free).values(version=version))
 
 
-def set_status(connection: Connection, tenant: str, memory_id: str, status: str, error: str | None) -> None:
+def set_status(
+    connection: Connection,
+    tenant: str,
+    memory_id: str,
+    status: str,
+    error: str | None,
+    attempt: str | None = None,
+) -> None:
     """Set what became of the latest compilation."""
-    connection.execute(update(memories).where(_is(tenant, memory_id)).values(status=status, error=error))
+    values = {"status": status, "error": error, "attempt": attempt}
+    connection.execute(update(memories).where(_is(tenant, memory_id)).values(**values))
+
+
+def add_asked(connection: Connection, tenant: str, memory_id: str, count: int, at: int) -> None:
+    """Count questions that a memory answered, the latest at that time; nothing where it was forgotten."""
+    values = {"asked": memories.c.asked + count, "last_asked": at}
+    connection.execute(update(memories).where(_is(tenant, memory_id)).values(**values))
+
+
+def tenants_of(connection: Connection) -> list[str]:
+    """Names of all who have memories."""
+    return list(
+        connection.execute(select(memories.c.tenant).distinct().order_by(memories.c.tenant)).scalars()
+    )
 
 
 def versions(connection: Connection, tenant: str, memory_id: str | None = None) -> list[tuple[str, int, str]]:
@@ -309,4 +331,8 @@ def _to_info(row: RowMapping) -> MemoryInfo:
         behind=row["behind"] if row["version"] else row["entries"],
         fingerprint=row["fingerprint"],
         pinned=row["pinned"],
+        asked=row["asked"],
+        last_asked=None if row["last_asked"] is None else time_of(row["last_asked"]),
+        attempt=row["attempt"],
+        changed=time_of(max(row["created"], row["latest"] or 0)),
     )

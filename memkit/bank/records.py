@@ -26,7 +26,9 @@ class MemoryInfo:
     the status "compiled", when a later compilation fails. A running memory has a ``name``; of its
     ``entries``, the artifact has not seen the last ``behind`` that arrived. ``fingerprint`` is that of the
     model which the artifact was compiled for, where it is known. What is compiled while a memory is
-    ``pinned`` does not become its current version.
+    ``pinned`` does not become its current version. It was ``asked`` that many questions, the latest at
+    ``last_asked``. ``attempt`` names the latest compilation, if that failed; ``changed`` is when the
+    document was remembered, or the latest entry's date.
     """
 
     id: str
@@ -46,6 +48,10 @@ class MemoryInfo:
     behind: int = 0
     fingerprint: str | None = None
     pinned: bool = False
+    asked: int = 0
+    last_asked: datetime | None = None
+    attempt: str | None = None
+    changed: datetime | None = None
 
     @property
     def running(self) -> bool:

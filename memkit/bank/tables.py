@@ -51,6 +51,9 @@ memories = Table(
     # Of a running memory, whose digest is made of the name, and the text of its entries in the order of time.
     Column("name", Text),
     Column("pinned", Boolean, nullable=False, server_default=false()),  # its version stays the current one
+    Column("asked", Integer, nullable=False, server_default="0"),  # questions that it answered
+    Column("last_asked", BigInteger),
+    Column("attempt", String(64)),  # of a compilation that failed: what it was made from, with and for
     UniqueConstraint("tenant", "digest"),
 )
 
@@ -108,6 +111,15 @@ entries = Table(
     Column("part", Integer, nullable=False),
     UniqueConstraint("tenant", "memory_id", "said"),
     UniqueConstraint("tenant", "memory_id", "key", "part"),
+    _of_memory(),
+)
+leases = Table(
+    "leases",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("memory_id", String(16), primary_key=True),
+    Column("owner", String(64), nullable=False),
+    Column("until", BigInteger, nullable=False),
     _of_memory(),
 )
 tombstones = Table(

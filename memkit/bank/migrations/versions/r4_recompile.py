@@ -1,0 +1,28 @@
+"""What the nightly recompilation needs: leases, how often a memory is asked, and what was tried."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "4"
+down_revision = "3"
+
+
+def upgrade() -> None:
+    for column in (
+        sa.Column("asked", sa.Integer, nullable=False, server_default="0"),
+        sa.Column("last_asked", sa.BigInteger),
+        sa.Column("attempt", sa.String(64)),
+    ):
+        op.add_column("memories", column)
+    op.create_table(
+        "leases",
+        sa.Column("tenant", sa.Text, primary_key=True),
+        sa.Column("memory_id", sa.String(16), primary_key=True),
+        sa.Column("owner", sa.String(64), nullable=False),
+        sa.Column("until", sa.BigInteger, nullable=False),
+        sa.ForeignKeyConstraint(
+            ["tenant", "memory_id"], ["memories.tenant", "memories.id"], ondelete="CASCADE"
+        ),
+    )
