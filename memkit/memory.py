@@ -77,8 +77,8 @@ class Memory:
         self._clock = clock or _utc_now
         self._model = model or os.environ.get("MEMKIT_MODEL") or "nano"
         self._engine = engine
-        self._compiler, self._options = compiler, dict(options or {})
-        registry.compiler(compiler, self._options)  # a wrong option is an error now, not tonight
+        self.compiler, self.options = compiler, dict(options or {})
+        registry.compiler(compiler, self.options)  # a wrong option is an error now, not tonight
         gate = GateConfig(gate) if isinstance(gate, str) else gate
         self.router = Router(self.bank, user, lambda: self.engine, embedder_of(embedder), gate)
         self._admission = admission or AdmissionConfig()
@@ -195,7 +195,7 @@ class Memory:
             return self._compiled(info, step)
 
     def _compiled(self, info: MemoryInfo, progress: Progress) -> tuple[MemoryInfo, Compiled]:
-        compiler = registry.compiler(self._compiler, self._options)
+        compiler = registry.compiler(self.compiler, self.options)
         source, seen = self.snapshot(info)
         unfinished = self.bank.unfinished(self.user, info.id)
         try:
@@ -219,7 +219,7 @@ class Memory:
 
     def attempt(self, source: Document) -> str:
         """Names a compilation: of what, how, and for which model; the same one would end the same way."""
-        how = json.dumps([self._compiler, self._options], sort_keys=True, default=str)
+        how = json.dumps([self.compiler, self.options], sort_keys=True, default=str)
         return hashlib.sha256(f"{how}\n{self.engine.fingerprint}\n{source.digest}".encode()).hexdigest()
 
     def snapshot(self, info: MemoryInfo) -> tuple[Document, CompiledFrom]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, Row, and_, delete, select, update
 
 from memkit.bank import queries
 from memkit.bank.catalog import Catalog
@@ -49,6 +50,15 @@ class Versions:
         with self._catalog.read() as connection:
             return _history(connection, tenant, memory_id)
 
+    def of(self, tenant: str) -> list[Version]:
+        """All versions of all memories of a tenant, oldest first."""
+        check_tenant(tenant)
+        with self._catalog.read() as connection:
+            one = and_(memories.c.tenant == artifacts.c.tenant, memories.c.id == artifacts.c.memory_id)
+            query = select(artifacts, memories.c.version.label("current")).join(memories, one)
+            rows = connection.execute(query.where(artifacts.c.tenant == tenant).order_by(artifacts.c.created))
+            return [_version(row, row.current) for row in rows]
+
     def rollback(self, tenant: str, memory_id: str, version: int) -> MemoryInfo:
         """Let another version that is kept answer. The next compilation still makes a new one."""
         check_tenant(tenant)
@@ -87,23 +97,25 @@ class Versions:
 def _history(connection: Connection, tenant: str, memory_id: str) -> list[Version]:
     current = queries.info(connection, tenant, memory_id).version
     query = select(artifacts).where(artifacts.c.tenant == tenant, artifacts.c.memory_id == memory_id)
-    return [
-        Version(
-            version=row.version,
-            current=row.version == current,
-            artifact_id=row.id,
-            nbytes=row.nbytes,
-            compiler=row.compiler,
-            created=queries.time_of(row.created),
-            fingerprint=row.fingerprint,
-            digest=row.digest,
-            through=row.through,
-            since=None if row.since is None else queries.time_of(row.since),
-            seconds=row.seconds,
-            flops=row.flops,
-        )
-        for row in connection.execute(query.order_by(artifacts.c.version))
-    ]
+    rows = connection.execute(query.order_by(artifacts.c.version))
+    return [_version(row, current) for row in rows]
+
+
+def _version(row: Row[Any], current: int) -> Version:
+    return Version(
+        version=row.version,
+        current=row.version == current,
+        artifact_id=row.id,
+        nbytes=row.nbytes,
+        compiler=row.compiler,
+        created=queries.time_of(row.created),
+        fingerprint=row.fingerprint,
+        digest=row.digest,
+        through=row.through,
+        since=None if row.since is None else queries.time_of(row.since),
+        seconds=row.seconds,
+        flops=row.flops,
+    )
 
 
 def _set(connection: Connection, tenant: str, memory_id: str, **values: object) -> None:

@@ -11,7 +11,19 @@ from typing import Annotated
 import typer
 
 from memkit._version import __version__
-from memkit.cli import backup, bench, calibrate, demo, doctor, evaluate, manage, train, use, versions
+from memkit.cli import (
+    backup,
+    bench,
+    calibrate,
+    demo,
+    doctor,
+    evaluate,
+    manage,
+    recompile,
+    train,
+    use,
+    versions,
+)
 from memkit.cli.output import EXIT_CODES, InterruptError, Output
 from memkit.errors import MemkitError
 
@@ -62,6 +74,10 @@ def build() -> typer.Typer:
     app.command("pin")(versions.pin)
     app.command("export")(versions.export_bundle)
     app.command("import")(versions.import_bundle)
+    app.command("recompile")(recompile.recompile)
+    app.command("schedule")(recompile.schedule)
+    app.command("cron")(recompile.cron)
+    app.command("explain")(recompile.explain)
     app.command("eval")(evaluate.evaluate)
     app.command("calibrate")(calibrate.calibrate)
     app.command("train-compressor")(train.train_compressor)

@@ -1,0 +1,323 @@
+"""``memkit recompile``, ``schedule``, ``cron`` and ``explain``."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from memkit.cli.manage import Id
+from memkit.cli.options import (
+    Compiler,
+    EmbedderName,
+    Home,
+    Json,
+    Model,
+    Options,
+    Ratio,
+    User,
+    compiler_options,
+    home_of,
+    open_memory,
+    quiet_libraries,
+)
+from memkit.cli.output import InterruptError, Output
+from memkit.cli.progress import progress as showing
+from memkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from memkit.compilers.base import Progress
+    from memkit.memory import Memory
+    from memkit.recompile.plan import Plan, Scope, Task
+    from memkit.recompile.run import Outcome, Report, Settings
+
+_UNITS: Mapping[str, float] = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_BAD = ("refused", "failed")
+
+Users = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--user", "-u", metavar="U", help="Whose memories; repeatable. Default: all.", show_default=False
+    ),
+]
+Since = Annotated[
+    str | None,
+    typer.Option(metavar="DATE|2d", help="Only what changed then or later.", show_default=False),
+]
+Budget = Annotated[
+    str | None, typer.Option(metavar="2h", help="Stop after that time (s, m, h, d).", show_default=False)
+]
+Most = Annotated[
+    int | None, typer.Option("--limit", metavar="N", help="Most compilations.", show_default=False)
+]
+Keep = Annotated[int, typer.Option(metavar="N", help="Versions of a memory that are kept.")]
+Retry = Annotated[bool, typer.Option("--retry", help="Also what failed before and is the same.")]
+Always = Annotated[
+    bool,
+    typer.Option("--always", help="Also short, tabular and seldom asked memories (see `memkit explain`)."),
+]
+Idle = Annotated[float, typer.Option(metavar="DAYS", help="Leave memories that nobody asked for so long.")]
+ExecutorName = Annotated[str, typer.Option("--executor", metavar="E", help="local or ray.")]
+Workers = Annotated[int, typer.Option(metavar="N", help="Compilations at a time.")]
+
+
+def recompile(
+    user: Users = None,
+    since: Since = None,
+    budget: Budget = None,
+    limit: Most = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and do nothing.")] = False,
+    keep: Keep = 5,
+    retry: Retry = False,
+    always: Always = False,
+    idle_days: Idle = 60.0,
+    executor: ExecutorName = "local",
+    workers: Workers = 1,
+    compiler: Compiler = "lcc",
+    ratio: Ratio = None,
+    option: Options = None,
+    embedder: EmbedderName = None,
+    home: Home = None,
+    model: Model = "nano",
+    json: Json = False,
+) -> None:
+    """Compile what changed, from its source: safe to run every night, to interrupt and to run again.
+
+    A memory that fails its checks keeps the version it had. Exit code 4 says that one did.
+    """
+    from memkit.recompile.run import Settings
+
+    output = Output(json)
+    scope = _scope(user, since, budget, limit, retry, keep, always, idle_days)
+    settings = Settings(home_of(home), model, compiler, compiler_options(option, ratio), embedder)
+    with _open(settings) as memory:
+        if dry_run:
+            _show_plan(output, _planned(memory, scope))
+            return
+        report = _carry_out(output, memory, settings, scope, executor, workers)
+    _show_report(output, report)
+    if any(outcome.status in _BAD for outcome in report.outcomes):
+        raise typer.Exit(4)
+
+
+def schedule(
+    cron: Annotated[
+        str, typer.Option(metavar="EXPR", help="When: minute hour day month weekday.")
+    ] = "0 3 * * *",
+    zone: Annotated[str, typer.Option(metavar="ZONE", help="The time zone of that.")] = "UTC",
+    user: Users = None,
+    budget: Budget = None,
+    limit: Most = None,
+    keep: Keep = 5,
+    always: Always = False,
+    idle_days: Idle = 60.0,
+    executor: ExecutorName = "local",
+    workers: Workers = 1,
+    compiler: Compiler = "lcc",
+    ratio: Ratio = None,
+    option: Options = None,
+    embedder: EmbedderName = None,
+    home: Home = None,
+    model: Model = "nano",
+) -> None:
+    """Stay here and recompile at those times, one run after the other, until interrupted."""
+    from memkit.recompile.run import Settings
+    from memkit.recompile.schedule import repeat
+
+    output = Output()
+    scope = _scope(user, None, budget, limit, False, keep, always, idle_days)
+    settings = Settings(home_of(home), model, compiler, compiler_options(option, ratio), embedder)
+
+    def run() -> None:
+        with _open(settings) as memory:
+            _show_report(output, _carry_out(output, memory, settings, scope, executor, workers))
+
+    repeat(run, cron, zone, output.note)
+
+
+def cron(
+    format: Annotated[
+        str, typer.Option(metavar="FORMAT", help="crontab, systemd or kubernetes.")
+    ] = "crontab",
+    cron: Annotated[
+        str, typer.Option(metavar="EXPR", help="When: minute hour day month weekday.")
+    ] = "0 3 * * *",
+    argument: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[-- ARGUMENTS]", help="Of memkit recompile.", show_default=False),
+    ] = None,
+    image: Annotated[str, typer.Option(metavar="IMAGE", help="Of kubernetes.")] = "memkit:latest",
+    home: Home = None,
+) -> None:
+    """Print a ready file for the system's scheduler, which calls `memkit recompile`."""
+    from memkit.recompile.cron import Job, render
+
+    job = Job(cron, str(home_of(home).absolute()), tuple(argument or ()), image=image)
+    print(render(job, format), end="")
+
+
+def explain(
+    memory_id: Id,
+    user: User = "default",
+    compiler: Compiler = "lcc",
+    ratio: Ratio = None,
+    option: Options = None,
+    home: Home = None,
+    model: Model = "nano",
+    json: Json = False,
+) -> None:
+    """Say whether a memory is worth compiling, and after how many questions that has paid for itself."""
+    from memkit.recompile.advice import AdvisorConfig
+    from memkit.recompile.plan import examine, why_due
+
+    output, options = Output(json), compiler_options(option, ratio)
+    with open_memory(home, model, user, compiler=compiler, options=options) as memory:
+        info = memory.show(memory_id)
+        source, _ = memory.snapshot(info)
+        advice, cost = examine(memory, info, source.text, AdvisorConfig(), datetime.now(UTC))
+        due = why_due(info, compiler, memory.engine.fingerprint)
+    rows = [
+        ("memory", f"{info.id} {info.title}"),
+        ("advice", "compile" if advice.compile else f"leave it on its text ({advice.reason})"),
+        ("due", due or "no"),
+        ("tokens", advice.tokens),
+        ("lines of a table", f"{advice.tabular:.0%}"),
+        ("questions so far", advice.asked),
+        ("FLOPs before an answer, by its text", advice.text_flops),
+        ("FLOPs before an answer, by an artifact", advice.latent_flops),
+        ("FLOPs of a compilation", cost and cost.flops),
+        ("artifact bytes", cost and cost.nbytes),
+        ("pays for itself after questions", advice.break_even),
+    ]
+    document = {"memory": info, "due": due, "advice": advice, "cost": cost}
+    output.result(document, lambda: output.table(("", ""), rows))
+
+
+def _open(settings: Settings) -> Memory:
+    quiet_libraries()
+    return settings.open()
+
+
+def _planned(memory: Memory, scope: Scope) -> Plan:
+    from memkit.recompile.plan import plan
+
+    return plan(memory, scope)
+
+
+def _carry_out(
+    output: Output, memory: Memory, settings: Settings, scope: Scope, name: str, workers: int
+) -> Report:
+    """Plan and run, with progress on standard error."""
+    from memkit.recompile.executors import executor
+    from memkit.recompile.run import recompile
+
+    done = list[Any]()
+    with showing(output) as report:
+
+        def compiling(task: Task) -> Progress:
+            label = f"{task.user}: {task.title or task.memory_id}"
+            return lambda step: report(label, f"{step.phase}, loss {step.loss:.3f}", step.step, step.steps)
+
+        chosen = executor(name, settings, memory, workers, compiling)
+        report("plan", "looking for what changed", 0, 0)
+        planned = _planned(memory, scope)
+
+        def outcome(each: Outcome) -> None:
+            done.append(each)
+            report(
+                "recompile", f"{each.status} {each.title or each.memory_id}", len(done), len(planned.tasks)
+            )
+
+        try:
+            return recompile(planned, scope, chosen, outcome)
+        except KeyboardInterrupt:
+            raise InterruptError(
+                f"interrupted after {len(done)} of {len(planned.tasks)}; what was compiled is published, and "
+                "the next run goes on"
+            ) from None
+
+
+def _show_plan(output: Output, plan: Plan) -> None:
+    def show() -> None:
+        columns = ("user", "id", "title", "why", "tokens", "seconds", "FLOPs", "bytes")
+        rows: list[tuple[Any, ...]] = [
+            (t.user, t.memory_id, t.title, t.reason, t.tokens, t.seconds, t.flops, t.nbytes)
+            for t in plan.tasks
+        ]
+        rows.append(("all", len(plan.tasks), "", "", "", plan.seconds, plan.flops, plan.nbytes))
+        output.table(columns, rows)
+        _show_skipped(output, plan.skipped, plan.unchanged)
+
+    output.result(plan, show)
+
+
+def _show_report(output: Output, report: Report) -> None:
+    def show() -> None:
+        columns = ("user", "id", "title", "outcome", "version", "seconds", "bytes", "reason")
+        output.table(
+            columns,
+            [
+                (o.user, o.memory_id, o.title, o.status, o.version or None, o.seconds, o.nbytes, o.reason)
+                for o in report.outcomes
+            ],
+        )
+        _show_skipped(output, report.skipped, report.unchanged)
+        counts = Counter(outcome.status for outcome in report.outcomes)
+        words = ", ".join(f"{count} {status}" for status, count in counts.items()) or "nothing was due"
+        output.say(f"{words}; {report.seconds:.0f} s")
+
+    output.result(report, show)
+
+
+def _show_skipped(output: Output, skipped: Any, unchanged: int) -> None:
+    for each in skipped:
+        output.say(f"left as it is: {each.user} {each.memory_id} {each.title}: {each.reason}")
+    output.say(f"unchanged: {unchanged}")
+
+
+def _scope(
+    user: list[str] | None,
+    since: str | None,
+    budget: str | None,
+    limit: int | None,
+    retry: bool,
+    keep: int,
+    always: bool,
+    idle_days: float,
+) -> Scope:
+    from memkit.recompile.advice import AdvisorConfig
+    from memkit.recompile.plan import Scope
+
+    try:
+        return Scope(
+            users=tuple(user) if user else None,
+            since=None if since is None else moment(since, datetime.now(UTC)),
+            limit=limit,
+            budget=None if budget is None else duration(budget).total_seconds(),
+            retry=retry,
+            keep=keep,
+            advisor=AdvisorConfig(enabled=not always, idle_days=idle_days),
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def duration(text: str) -> timedelta:
+    """``90s``, ``30m``, ``2h``, ``1h30m``, ``7d``; else `ConfigError`."""
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise ConfigError(f"a time is a number with s, m, h or d, as in 90s or 1h30m; got {text!r}")
+    return timedelta(seconds=sum(float(number) * _UNITS[unit] for number, unit in parts))
+
+
+def moment(text: str, now: datetime) -> datetime:
+    """A date (UTC, unless it names its zone), or a time ago."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return now - duration(text)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)

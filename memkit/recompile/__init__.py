@@ -1,0 +1,1 @@
+"""The nightly recompilation: what is due, what it will cost, and who does it."""

@@ -1,0 +1,120 @@
+"""Where compilations run: in this process, in several on this machine, or on a Ray cluster.
+
+Each is given tasks one by one, as it has room for them, so that a budget can end the run.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
+from itertools import islice
+from typing import Any, Literal, Protocol, get_args
+
+from memkit.compilers.base import Progress, silent
+from memkit.errors import CompileError, ConfigError, MissingExtraError
+from memkit.memory import Memory
+from memkit.recompile.plan import Task
+from memkit.recompile.run import Outcome, Settings, work, work_alone
+
+Name = Literal["local", "ray"]
+RETRIES = 2  # of a task whose Ray worker died
+
+
+class Executor(Protocol):
+    """Does tasks, in any order."""
+
+    def run(self, tasks: Iterator[Task], keep: int, deadline: float | None) -> Iterator[Outcome]:
+        """Outcomes as they come; the arguments are those of `memkit.recompile.run.work`."""
+
+
+def executor(
+    name: str,
+    settings: Settings,
+    memory: Memory,
+    workers: int = 1,
+    progress: Callable[[Task], Progress] | None = None,
+) -> Executor:
+    """The executor of that name. Raises `ConfigError`, or `MissingExtraError` without Ray."""
+    if name not in get_args(Name):
+        raise ConfigError(f"the executor must be one of {', '.join(get_args(Name))}, got {name!r}")
+    if workers < 1:
+        raise ConfigError(f"workers must be at least 1, got {workers}")
+    if name == "ray":
+        return OnRay(settings, workers)
+    return Processes(settings, workers) if workers > 1 else Here(memory, progress)
+
+
+class Here:
+    """One after the other, in this process."""
+
+    def __init__(self, memory: Memory, progress: Callable[[Task], Progress] | None = None) -> None:
+        self._memory, self._progress = memory, progress or (lambda task: silent)
+
+    def run(self, tasks: Iterator[Task], keep: int, deadline: float | None) -> Iterator[Outcome]:
+        for task in tasks:
+            yield work(self._memory, task, keep, deadline, self._progress(task))
+
+
+class Processes:
+    """Several processes, each with a model of its own."""
+
+    def __init__(self, settings: Settings, workers: int) -> None:
+        self._settings, self._workers = settings, workers
+
+    def run(self, tasks: Iterator[Task], keep: int, deadline: float | None) -> Iterator[Outcome]:
+        # Forking a process that has used threads of torch can hang.
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(self._workers, mp_context=context)
+        waiting = set[Future[Outcome]]()
+        try:
+            while True:
+                for task in islice(tasks, self._workers - len(waiting)):
+                    waiting.add(pool.submit(work_alone, self._settings, task, keep, deadline))
+                if not waiting:
+                    return
+                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in done)
+        except BrokenExecutor as error:
+            raise CompileError(
+                "a worker process was killed, perhaps for its memory; what was published stays: run again, "
+                "with fewer workers"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+class OnRay:
+    """Ray tasks, one a memory; the bank must be where all of the cluster's machines can reach it.
+
+    A cluster that ``RAY_ADDRESS`` names is used, else one is started here.
+    """
+
+    def __init__(self, settings: Settings, workers: int, cpus: float = 1.0) -> None:
+        try:
+            import ray
+        except ImportError as error:
+            raise MissingExtraError("ray", "pip install 'memkit[ray]'") from error
+        self._ray: Any = ray
+        self._settings, self._workers, self._cpus = settings, workers, cpus
+
+    def run(self, tasks: Iterator[Task], keep: int, deadline: float | None) -> Iterator[Outcome]:
+        ray = self._ray
+        started = not ray.is_initialized()
+        if started:
+            ray.init(include_dashboard=False, log_to_driver=False, ignore_reinit_error=True)
+        remote = ray.remote(num_cpus=self._cpus, max_retries=RETRIES)(work_alone)
+        waiting = list[Any]()
+        try:
+            while True:
+                for task in islice(tasks, self._workers - len(waiting)):
+                    waiting.append(remote.remote(self._settings, task, keep, deadline))
+                if not waiting:
+                    return
+                done, waiting = ray.wait(waiting, num_returns=1)
+                yield from ray.get(done)
+        finally:
+            for reference in waiting:
+                ray.cancel(reference)
+            if started:
+                ray.shutdown()

@@ -1,0 +1,200 @@
+"""What a recompilation would do: the memories that are due, in order, with their estimated costs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from statistics import median
+
+from memkit import registry
+from memkit.bank import MemoryInfo
+from memkit.compilers.arithmetic import FlopMeter
+from memkit.compilers.base import Estimate
+from memkit.engine import kv
+from memkit.errors import CompileError, NotFoundError
+from memkit.memory import Memory
+from memkit.models.loading import LoadedModel
+from memkit.recompile.advice import Advice, AdvisorConfig, advise
+
+PROBED = 256  # tokens read to find out how fast this machine is
+RECENT = 20  # versions whose speed counts
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Which memories a recompilation looks at, and how much it may do.
+
+    ``users``: whose, all by default; ``since``: only what changed then or later; ``limit``: most
+    compilations; ``budget``: seconds after which none goes on; ``retry``: also what failed before and is
+    the same; ``keep``: versions of each memory that are kept.
+    """
+
+    users: tuple[str, ...] | None = None
+    since: datetime | None = None
+    limit: int | None = None
+    budget: float | None = None
+    retry: bool = False
+    keep: int = 5
+    advisor: AdvisorConfig = field(default_factory=AdvisorConfig)
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be at least 1, got {self.limit}")
+        if self.budget is not None and not self.budget > 0:
+            raise ValueError(f"budget must be a positive time, got {self.budget} seconds")
+        if self.keep < 1:
+            raise ValueError(f"keep must be at least 1, got {self.keep}")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One memory that is due, why, and about what it will cost (None where nobody can tell)."""
+
+    user: str
+    memory_id: str
+    title: str
+    reason: str
+    tokens: int
+    seconds: float | None
+    flops: float | None
+    nbytes: float | None
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """One memory that changed and is not compiled, and why."""
+
+    user: str
+    memory_id: str
+    title: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The tasks in the order they are done: most asked first, then longest waiting."""
+
+    tasks: tuple[Task, ...]
+    skipped: tuple[Skipped, ...]
+    unchanged: int
+
+    @property
+    def seconds(self) -> float:
+        return sum(task.seconds or 0.0 for task in self.tasks)
+
+    @property
+    def flops(self) -> float:
+        return sum(task.flops or 0.0 for task in self.tasks)
+
+    @property
+    def nbytes(self) -> float:
+        return sum(task.nbytes or 0.0 for task in self.tasks)
+
+
+def plan(memory: Memory, scope: Scope, now: datetime | None = None) -> Plan:
+    """Look through the bank. Nothing is written, and nothing is compiled.
+
+    ``memory`` gives the bank, the model and the compiler; whose memories are planned, ``scope`` says.
+    """
+    now = now or datetime.now(UTC)
+    if scope.users is None:
+        users: Sequence[str] = memory.bank.tenants()
+    else:
+        users = scope.users
+        if unknown := [user for user in users if not memory.bank.exists(user)]:
+            raise NotFoundError(f"the user {unknown[0]!r:.80} has no memories")
+    speed = Speed(memory)
+    due, skipped, unchanged = list[tuple[tuple[int, datetime], Task]](), list[Skipped](), 0
+    for user in users:
+        one = memory.of(user)
+        for info in memory.bank.list(user):
+            reason = why_due(info, memory.compiler, memory.engine.fingerprint)
+            if not reason or (scope.since and (info.changed or info.created) < scope.since):
+                unchanged += 1
+                continue
+            found = _task(one, info, reason, scope, now, speed)
+            if isinstance(found, Skipped):
+                skipped.append(found)
+            else:
+                due.append(((-info.asked, info.changed or info.created), found))
+    due.sort(key=lambda pair: pair[0])
+    tasks = [task for _, task in due]
+    left = tasks[scope.limit :] if scope.limit else []
+    skipped += [Skipped(t.user, t.memory_id, t.title, f"the limit of {scope.limit} is reached") for t in left]
+    return Plan(tuple(tasks[: scope.limit]), tuple(skipped), unchanged)
+
+
+def why_due(info: MemoryInfo, compiler: str, fingerprint: str) -> str:
+    """Why a memory's artifact is not what a compilation would make now, or ""."""
+    if info.pinned:
+        return ""
+    if not info.version:
+        return "not compiled yet"
+    if info.fingerprint not in (None, fingerprint):
+        return "compiled for another model"
+    if info.compiler != compiler:
+        return f"compiled by {info.compiler}"
+    if info.behind:
+        return "1 new entry" if info.behind == 1 else f"{info.behind} new entries"
+    return ""
+
+
+def _task(
+    memory: Memory, info: MemoryInfo, reason: str, scope: Scope, now: datetime, speed: Speed
+) -> Task | Skipped:
+    try:
+        source, _ = memory.snapshot(info)
+    except NotFoundError:
+        return Skipped(memory.user, info.id, info.title, "it was forgotten meanwhile")
+    advice, cost = examine(memory, info, source.text, scope.advisor, now)
+    if not advice.compile:
+        return Skipped(memory.user, info.id, info.title, advice.reason)
+    if info.attempt and not scope.retry and info.attempt == memory.attempt(source):
+        return Skipped(memory.user, info.id, info.title, f"it failed before and is the same: {info.error}")
+    flops, nbytes = (cost.flops, cost.nbytes) if cost else (None, None)
+    seconds = None if flops is None else flops / speed.of(memory.user)
+    return Task(memory.user, info.id, info.title, reason, advice.tokens, seconds, flops, nbytes)
+
+
+def examine(
+    memory: Memory, info: MemoryInfo, text: str, config: AdvisorConfig, now: datetime
+) -> tuple[Advice, Estimate | None]:
+    """The advice on a memory, and what its compilation would cost."""
+    base = memory.engine.base
+    tokens = len(base.tokenizer.encode(text, add_special_tokens=False))
+    compiler = registry.compiler(memory.compiler, memory.options)
+    estimate: Callable[[int, LoadedModel], Estimate] | None = getattr(compiler, "estimate", None)
+    try:
+        cost = estimate(tokens, base) if estimate and tokens else None
+    except CompileError:  # it does not fit; compiling will say so
+        cost = None
+    ratio = float(getattr(getattr(compiler, "config", None), "ratio", 16.0))
+    return advise(info, text, base, cost, config, now, ratio), cost
+
+
+class Speed:
+    """Floating-point operations a second: of earlier compilations, else of a short reading."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        self._known = dict[str, float]()
+
+    def of(self, user: str) -> float:
+        """The speed that a user's latest compilations had."""
+        if user not in self._known:
+            versions = self._memory.bank.versions.of(user)
+            known = [v.flops / v.seconds for v in versions if v.flops and v.seconds]
+            self._known[user] = median(known[-RECENT:]) if known else self._measured
+        return self._known[user]
+
+    @cached_property
+    def _measured(self) -> float:
+        base = self._memory.engine.base
+        ids = [base.chat.end] * min(PROBED, base.window // 2)
+        kv.prefill(base.model, ids)  # the first one also allocates
+        started = time.perf_counter()
+        kv.prefill(base.model, ids)
+        return FlopMeter(base.model).ahead(len(ids), 0) / (time.perf_counter() - started)

@@ -1,0 +1,152 @@
+"""One recompilation: bounded, resumable, and the same however often it is started.
+
+What is done is in the bank, and what is half done in its ``unfinished`` files, so that a run that was
+killed leaves no state of its own behind: the next one plans anew, and goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from memkit.compilers.base import Progress, Step, silent
+from memkit.errors import BankBusyError, MemkitError, NotFoundError, VerificationError
+from memkit.memory import Memory
+from memkit.recompile.plan import Plan, Scope, Skipped, Task
+
+if TYPE_CHECKING:
+    from memkit.recompile.executors import Executor
+
+log = logging.getLogger("memkit.recompile")
+Status = Literal["compiled", "refused", "failed", "busy", "forgotten", "unfinished", "left"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a worker needs to open the bank and compile as its parent would; all of it can be sent."""
+
+    home: Path
+    model: str = "nano"
+    compiler: str = "lcc"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    embedder: str | None = None
+
+    def open(self) -> Memory:
+        """A memory that belongs to nobody in particular: `Memory.of` makes it somebody's."""
+        return Memory(
+            self.home, self.model, compiler=self.compiler, options=self.options, embedder=self.embedder
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a task; ``reason`` says why it is not "compiled".
+
+    "refused": the admission gate, "busy": another process compiles it, "unfinished": the budget ended and
+    the next run goes on, "left": not begun.
+    """
+
+    user: str
+    memory_id: str
+    title: str
+    status: Status
+    reason: str = ""
+    version: int = 0
+    seconds: float = 0.0
+    flops: float = 0.0
+    nbytes: int = 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """All outcomes of a run, and what was planned away."""
+
+    outcomes: tuple[Outcome, ...]
+    skipped: tuple[Skipped, ...]
+    unchanged: int
+    seconds: float
+
+    def count(self, *status: Status) -> int:
+        return sum(outcome.status in status for outcome in self.outcomes)
+
+
+class _OverError(Exception):
+    """The budget is spent; not an error of the compilation."""
+
+
+def work(
+    memory: Memory, task: Task, keep: int, deadline: float | None, progress: Progress = silent
+) -> Outcome:
+    """Do one task; ``deadline`` is a Unix time. Raises nothing that memkit raises on purpose."""
+
+    def step(done: Step) -> None:
+        progress(done)
+        if deadline is not None and time.time() > deadline:
+            raise _OverError
+
+    status: Status
+    try:
+        info, made = memory.of(task.user).compiled(task.memory_id, progress=step)
+        memory.bank.versions.prune(task.user, task.memory_id, keep)
+        return Outcome(*_names(task), "compiled", "", info.version, made.seconds, made.flops, len(made.data))
+    except _OverError:
+        status, reason = "unfinished", "the budget ended; the next run goes on where this one was"
+    except NotFoundError:
+        status, reason = "forgotten", "it was forgotten meanwhile"
+    except BankBusyError as error:
+        status, reason = "busy", str(error)
+    except VerificationError as error:
+        status, reason = "refused", str(error)
+    except MemkitError as error:
+        status, reason = "failed", str(error)
+    return Outcome(*_names(task), status, reason)
+
+
+@lru_cache(maxsize=1)
+def _opened(home: Path, model: str, compiler: str, options: str, embedder: str | None) -> Memory:
+    import json
+
+    return Settings(home, model, compiler, json.loads(options), embedder).open()
+
+
+def work_alone(settings: Settings, task: Task, keep: int, deadline: float | None) -> Outcome:
+    """Do one task in a process of its own, which keeps the model for the next one."""
+    import json
+
+    options = json.dumps(dict(settings.options), sort_keys=True)
+    memory = _opened(settings.home, settings.model, settings.compiler, options, settings.embedder)
+    return work(memory, task, keep, deadline)
+
+
+def recompile(plan: Plan, scope: Scope, executor: Executor, on_outcome: Any = None) -> Report:
+    """Carry out a plan. An interruption loses nothing: what was compiled is published.
+
+    ``on_outcome`` is called with each `Outcome` as it comes. Tasks that do not fit what is left of the
+    budget are not begun, but for the first one, of which a part is done every night.
+    """
+    started, deadline = time.monotonic(), None if scope.budget is None else time.time() + scope.budget
+    outcomes, left = list[Outcome](), list[Outcome]()
+
+    def tasks() -> Iterator[Task]:
+        for number, task in enumerate(plan.tasks):
+            room = None if deadline is None else deadline - time.time()
+            if room is not None and (room <= 0 or (number and (task.seconds or 0.0) > room)):
+                left.append(Outcome(*_names(task), "left", "the budget ended before it"))
+            else:
+                yield task
+
+    for outcome in executor.run(tasks(), scope.keep, deadline):
+        outcomes.append(outcome)
+        log.info("recompile %s: %s", outcome.status, outcome.memory_id, extra={"memkit": vars(outcome)})
+        if on_outcome:
+            on_outcome(outcome)
+    return Report((*outcomes, *left), plan.skipped, plan.unchanged, time.monotonic() - started)
+
+
+def _names(task: Task) -> tuple[str, str, str]:
+    return task.user, task.memory_id, task.title
