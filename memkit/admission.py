@@ -88,6 +88,11 @@ class SelfTest:
         self._engine, self._config = engine, config
         self._asked, self._repeated, self._general = tuple(asked), tuple(repeated), tuple(general)
 
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """The questions about the text, with the model's answers."""
+        return [(asked.question, asked.answer) for asked in self._asked]
+
     @classmethod
     def of(cls, engine: Engine, document: Document, config: AdmissionConfig | None = None) -> Self:
         """Write and answer the questions."""

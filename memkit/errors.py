@@ -15,6 +15,7 @@ MemkitError
     ├── BankReadOnlyError             its folder or database cannot be written
     ├── BankFullError                 no space is left where it lies
     ├── BankBusyError                 another process holds it for longer than the time-out
+    ├── QuotaError                    the tenant may not keep that much
     └── NotFoundError (LookupError)   no such user or memory for this tenant
 """
 
@@ -83,6 +84,10 @@ class BankFullError(BankError):
 
 class BankBusyError(BankError):
     """Another process holds the bank for longer than the time-out."""
+
+
+class QuotaError(BankError):
+    """More than the tenant's policy allows."""
 
 
 class NotFoundError(BankError, LookupError):

@@ -312,16 +312,32 @@ class Memory:
             source = self.bank.source(self.user, memory_id)
             return verified(artifact, source, self.engine, self._admission, replay=replay, progress=progress)
 
-    def forget(self, memory_id: str | None = None) -> builtins.list[Receipt]:
+    def forget(
+        self, memory_id: str | None = None, *, spans: Sequence[Span] = (), compile: bool = True
+    ) -> builtins.list[Receipt]:
         """Forget one memory, or all of this user: text, vectors, artifacts, attached handles.
 
-        Raises `NotFoundError` when there is no such memory.
+        With ``spans`` only those characters of the memory's text, or the entries they touch of a running
+        one, with every version that saw them; what remains is compiled anew in the background, unless
+        ``compile`` is false, and the receipt tells its id. `memkit.forgetting.forget_and_check` also asks
+        whether it is forgotten. Raises `NotFoundError` when there is no such memory.
         """
+        if spans and memory_id is None:
+            raise ConfigError("spans belong to one memory: name it")
         chosen = [self.show(memory_id)] if memory_id is not None else self.list()
         for info in chosen:
-            if info.artifact_id:
-                self.router.forget(info.artifact_id, (self._owner or self)._engine)
-        return self.bank.forget(self.user, None if memory_id is None else chosen[0].id)
+            for version in self.bank.versions.history(self.user, info.id):
+                self.router.forget(version.artifact_id, (self._owner or self)._engine)
+        if not spans:
+            return self.bank.forget(self.user, None if memory_id is None else chosen[0].id)
+        embedder = self.router.embedder
+        refresh(self.bank, self.user, embedder)
+        receipt = self.bank.forgetting.erase(
+            self.user, chosen[0].id, spans, lambda document: index(document, embedder), embedder=embedder.name
+        )
+        if compile and receipt.left and receipt.artifacts_removed:
+            self._background.add(receipt.left)
+        return [receipt]
 
     def close(self) -> None:
         """Drop what waits to be compiled, and close the bank if it was opened here."""

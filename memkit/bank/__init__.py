@@ -1,6 +1,7 @@
 """The memory bank: source texts, their chunks and their artifacts, kept apart by tenant."""
 
 from memkit.bank.bank import Bank
+from memkit.bank.policies import Policy
 from memkit.bank.records import CompiledFrom, Entry, Hit, MemoryInfo, Receipt, Said
 
-__all__ = ["Bank", "CompiledFrom", "Entry", "Hit", "MemoryInfo", "Receipt", "Said"]
+__all__ = ["Bank", "CompiledFrom", "Entry", "Hit", "MemoryInfo", "Policy", "Receipt", "Said"]

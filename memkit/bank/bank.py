@@ -23,9 +23,12 @@ from memkit.bank.backup import backup
 from memkit.bank.blobs import Blobs
 from memkit.bank.catalog import Catalog
 from memkit.bank.failures import translated
+from memkit.bank.forgetting import Forgetting
 from memkit.bank.index import Indexes
+from memkit.bank.keys import Keys
 from memkit.bank.leases import Leases
 from memkit.bank.logs import Embed, Logs, embedded, pieces
+from memkit.bank.policies import Policies, require_within
 from memkit.bank.records import (
     CompiledFrom,
     Hit,
@@ -41,7 +44,7 @@ from memkit.bank.records import (
 from memkit.bank.repair import repair
 from memkit.bank.versions import Versions
 from memkit.document import Document, Span
-from memkit.errors import ArtifactError, BankError, NotFoundError
+from memkit.errors import ArtifactError, BankError, NotFoundError, QuotaError
 
 _FROM_ALL = CompiledFrom()
 _PREFIX = re.compile(r"[0-9a-f]{1,16}")
@@ -63,6 +66,9 @@ class Bank:
         self.logs = Logs(self._catalog)
         self.versions = Versions(self._catalog, self._discard)
         self.leases = Leases(self._catalog)
+        self.policies = Policies(self._catalog)
+        self.keys = Keys(self._catalog)
+        self.forgetting = Forgetting(self.path, self._catalog, self._indexes, self._discard)
 
     def remember(
         self,
@@ -108,6 +114,7 @@ class Bank:
                         f"another document of this tenant has the id {memory_id}: change the text"
                     )
                 infos.append(info)
+            require_within(connection, tenant)
         return infos
 
     def embedder(self, tenant: str) -> str | None:
@@ -157,7 +164,7 @@ class Bank:
             self._blobs.write(tenant, artifact.id, data)
             try:
                 return self._publish(tenant, memory_id, artifact, data, made)
-            except NotFoundError:  # forgotten in the meantime
+            except (NotFoundError, QuotaError):  # forgotten in the meantime, or too large
                 self._discard(tenant, [artifact.id])
                 raise
 
@@ -280,21 +287,7 @@ class Bank:
 
         The bytes are overwritten in the database and gone from its log when this returns.
         """
-        check_tenant(tenant)
-        with self._catalog.write() as connection:
-            if memory_id is None:
-                ids = [info.id for info in queries.infos(connection, tenant)]
-            else:
-                ids = [queries.info(connection, tenant, memory_id).id]
-            files = {artifact for _, _, artifact in queries.versions(connection, tenant, memory_id)}
-            receipts = [queries.delete_memory(connection, tenant, each) for each in ids]
-        for each in ids:
-            for path in (self.path / "unfinished" / tenant_key(tenant)[:16]).glob(f"{each}*"):
-                path.unlink(missing_ok=True)
-        self._indexes.drop(tenant)
-        self._discard(tenant, files)
-        self._catalog.checkpoint()
-        return receipts
+        return self.forgetting.forget(tenant, memory_id)
 
     def unfinished(self, tenant: str, memory_id: str) -> Path:
         """A file in which a compiler may keep what an interrupted compilation needs to go on.
@@ -361,6 +354,7 @@ class Bank:
                 self._blobs.write(tenant, artifact.id, data)
             if current != artifact.id:
                 queries.insert_version(connection, tenant, memory_id, artifact, made)
+                require_within(connection, tenant)
             queries.set_status(connection, tenant, memory_id, "compiled", None)
             return queries.info(connection, tenant, memory_id)
 

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Row, Select, and_, func, insert, select, upda
 
 from memkit.bank import queries
 from memkit.bank.catalog import Catalog
+from memkit.bank.policies import require_within
 from memkit.bank.records import (
     Entry,
     MemoryInfo,
@@ -89,6 +90,7 @@ class Logs:
                 queries.require_embedder(connection, tenant, embedder)
                 for draft in drafts:
                     _insert(connection, (tenant, memory_id, name), draft, clock, key, made, embed)
+                require_within(connection, tenant)
             return queries.info(connection, tenant, memory_id)
 
     def find(self, tenant: str, name: str) -> MemoryInfo | None:
@@ -181,10 +183,22 @@ def _insert(
     spans, vectors = made.get(text) or embedded(Document(text), [Span(0, len(text))], embed)
     moved = [Span(start + span.start, start + span.end) for span in spans]
     queries.insert_chunks(connection, tenant, memory_id, moved, vectors)
-    last = connection.execute(select(func.max(entries.c.number)).where(_of(tenant, memory_id))).scalar()
-    place = {"tenant": tenant, "memory_id": memory_id, "number": (last or 0) + 1, "said": at}
+    place = {
+        "tenant": tenant,
+        "memory_id": memory_id,
+        "number": _next(connection, tenant, memory_id),
+        "said": at,
+    }
     what = {"speaker": draft.speaker, "text": draft.text, "start": start, "end": start + len(text)}
     connection.execute(insert(entries).values(**place, **what, key=key, part=draft.part))
+
+
+def _next(connection: Connection, tenant: str, memory_id: str) -> int:
+    """A number that no entry has, nor had when an artifact saw it: the entry may have been erased."""
+    seen = select(func.max(artifacts.c.through))
+    seen = seen.where(artifacts.c.tenant == tenant, artifacts.c.memory_id == memory_id)
+    last = select(func.max(entries.c.number)).where(_of(tenant, memory_id))
+    return 1 + max(connection.execute(each).scalar() or 0 for each in (last, seen))
 
 
 def _time(connection: Connection, tenant: str, memory_id: str, at: int | None, clock: int) -> int:

@@ -115,7 +115,7 @@ def insert_memory(
             characters=len(document.text),
             status="text",
             version=0,
-            created=_now(),
+            created=now(),
         )
     )
 
@@ -212,7 +212,7 @@ def insert_version(
             id=artifact.id,
             nbytes=artifact.nbytes,
             compiler=manifest.compiler,
-            created=_now(),
+            created=now(),
             fingerprint=manifest.fingerprint,
             digest=manifest.sources[0].document_digest[:64] if manifest.sources else None,
             through=made.through,
@@ -277,7 +277,7 @@ def delete_memory(connection: Connection, tenant: str, memory_id: str) -> Receip
     connection.execute(delete(memories).where(_is(tenant, memory_id)))
     connection.execute(
         insert(tombstones).values(
-            tenant_key=tenant_key(tenant), memory_hash=memory_hash(tenant, memory_id), forgotten=_now()
+            tenant_key=tenant_key(tenant), memory_hash=memory_hash(tenant, memory_id), forgotten=now()
         )
     )
     next_generation(connection, tenant)
@@ -297,7 +297,8 @@ def _is(tenant: str, memory_id: str) -> ColumnElement[bool]:
     return and_(memories.c.tenant == tenant, memories.c.id == memory_id)
 
 
-def _now() -> int:
+def now() -> int:
+    """The time for the catalog: microseconds since 1970."""
     return time.time_ns() // 1000
 
 

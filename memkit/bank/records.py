@@ -111,11 +111,12 @@ class Hit:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What a forget removed, without its content."""
+    """What a forget removed, without its content; ``left`` is the id of what stays of the memory."""
 
     memory_id: str
     artifacts_removed: int
     chunks_removed: int
+    left: str | None = None
 
 
 def check_tenant(tenant: str) -> str:

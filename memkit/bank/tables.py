@@ -122,6 +122,25 @@ leases = Table(
     Column("until", BigInteger, nullable=False),
     _of_memory(),
 )
+policies = Table(
+    "policies",
+    metadata,
+    Column("key", String(64), primary_key=True),  # of records.tenant_key
+    Column("keep_days", Integer),
+    Column("max_memories", BigInteger),
+    Column("max_characters", BigInteger),
+    Column("max_bytes", BigInteger),
+)
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String(16), primary_key=True),  # part of the key, and no secret
+    Column("tenant", Text, nullable=False),
+    Column("hash", String(64), nullable=False),  # SHA-256 of the key
+    Column("label", Text, nullable=False),
+    Column("created", BigInteger, nullable=False),
+    Column("revoked", BigInteger),
+)
 tombstones = Table(
     "tombstones",
     metadata,

@@ -18,8 +18,10 @@ from memkit.cli import (
     demo,
     doctor,
     evaluate,
+    forget,
     manage,
     recompile,
+    tenants,
     train,
     use,
     versions,
@@ -65,7 +67,7 @@ def build() -> typer.Typer:
     app.command("ask")(use.ask)
     app.command("list")(manage.list_memories)
     app.command("show")(manage.show)
-    app.command("forget")(manage.forget)
+    app.command("forget")(forget.forget)
     app.command("verify")(manage.verify)
     app.command("keygen")(manage.keygen)
     app.command("history")(versions.history)
@@ -78,12 +80,22 @@ def build() -> typer.Typer:
     app.command("schedule")(recompile.schedule)
     app.command("cron")(recompile.cron)
     app.command("explain")(recompile.explain)
+    app.command("limit")(tenants.limit)
     app.command("eval")(evaluate.evaluate)
     app.command("calibrate")(calibrate.calibrate)
     app.command("train-compressor")(train.train_compressor)
     app.command("doctor")(doctor.doctor)
     app.command("backup")(backup.backup)
     app.command("restore")(backup.restore)
+    keys = typer.Typer(
+        help="API keys, each of which lets its holder act for one user.",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    keys.callback()(lambda: None)
+    keys.command("create")(tenants.create_key)
+    keys.command("list")(tenants.list_keys)
+    keys.command("revoke")(tenants.revoke_key)
+    app.add_typer(keys, name="keys")
     benches = typer.Typer(help="Measure costs.", context_settings={"help_option_names": ["-h", "--help"]})
     benches.callback()(lambda: None)
     benches.command("compile")(bench.bench_compile)

@@ -1,8 +1,7 @@
-"""``memkit list``, ``show``, ``forget`` and ``verify``."""
+"""``memkit list``, ``show``, ``verify`` and ``keygen``."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -15,7 +14,7 @@ from memkit.cli.options import Home, Json, Model, User, open_bank, open_memory
 from memkit.cli.output import Output, exit_code
 from memkit.cli.progress import compilation
 from memkit.compilers.base import Progress, silent
-from memkit.errors import ArtifactError, ConfigError, MemkitError, NotFoundError, VerificationError
+from memkit.errors import ArtifactError, ConfigError, NotFoundError, VerificationError
 from memkit.signing import generate, trusted_keys
 from memkit.signing import require_signed as require_signature
 
@@ -94,53 +93,6 @@ def _flat(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return "; ".join(str(_flat(vars(v) if hasattr(v, "__dict__") else v)) for v in value) or None
     return value
-
-
-def forget(
-    memory_id: OptionalId = None,
-    user: Annotated[
-        str | None,
-        typer.Option(
-            "--user", "-u", metavar="U", help="Whose; without an ID, all of theirs.", show_default=False
-        ),
-    ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
-    home: Home = None,
-    model: Model = "nano",
-    json: Json = False,
-) -> None:
-    """Forget one memory, or all of a user: text, chunks, vectors and artifacts of all versions."""
-    output = Output(json)
-    if memory_id is None and user is None:
-        raise ConfigError("give the ID of a memory, or --user U to forget all that U has")
-    tenant = "default" if user is None else user
-    with open_bank(home) as bank:
-        chosen = [bank.get(tenant, memory_id)] if memory_id is not None else bank.list(tenant)
-        if not chosen:
-            raise NotFoundError(f"the user {tenant!r} has no memories")
-        if not yes:
-            _confirm(output, chosen, tenant, everything=memory_id is None)
-        receipts = bank.forget(tenant, chosen[0].id if memory_id is not None else None)
-    files = sum(receipt.artifacts_removed for receipt in receipts)
-    output.result(
-        {"user": tenant, "forgotten": receipts},
-        lambda: output.say(f"forgot {_count(len(receipts))} of {tenant!r}, artifacts: {files}"),
-    )
-
-
-def _count(memories: int) -> str:
-    return "1 memory" if memories == 1 else f"{memories} memories"
-
-
-def _confirm(output: Output, chosen: list[MemoryInfo], tenant: str, *, everything: bool) -> None:
-    """Ask on standard error; raises unless the answer is yes."""
-    what = f"all {_count(len(chosen))}" if everything else f"{chosen[0].id} {chosen[0].title!r}"
-    output.note(f"Forget {what} of {tenant!r}? This cannot be undone. [y/N]")
-    answer = sys.stdin.readline()
-    if not answer:
-        raise ConfigError("nobody is there to confirm; add --yes. Nothing was forgotten")
-    if answer.strip().lower() not in ("y", "yes"):
-        raise MemkitError("not confirmed; nothing was forgotten")
 
 
 def verify(

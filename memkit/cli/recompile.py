@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -213,7 +214,7 @@ def _carry_out(
 ) -> Report:
     """Plan and run, with progress on standard error."""
     from memkit.recompile.executors import executor
-    from memkit.recompile.run import recompile
+    from memkit.recompile.run import expire, recompile
 
     done = list[Any]()
     with showing(output) as report:
@@ -224,6 +225,7 @@ def _carry_out(
 
         chosen = executor(name, settings, memory, workers, compiling)
         report("plan", "looking for what changed", 0, 0)
+        expired = expire(memory, scope.users, datetime.now(UTC))
         planned = _planned(memory, scope)
 
         def outcome(each: Outcome) -> None:
@@ -233,7 +235,7 @@ def _carry_out(
             )
 
         try:
-            return recompile(planned, scope, chosen, outcome)
+            return replace(recompile(planned, scope, chosen, outcome), expired=expired)
         except KeyboardInterrupt:
             raise InterruptError(
                 f"interrupted after {len(done)} of {len(planned.tasks)}; what was compiled is published, and "
@@ -265,6 +267,8 @@ def _show_report(output: Output, report: Report) -> None:
                 for o in report.outcomes
             ],
         )
+        for user, receipts in report.expired.items():
+            output.say(f"forgotten for its age: {user}, in {len(receipts)} memories")
         _show_skipped(output, report.skipped, report.unchanged)
         counts = Counter(outcome.status for outcome in report.outcomes)
         words = ", ".join(f"{count} {status}" for status, count in counts.items()) or "nothing was due"

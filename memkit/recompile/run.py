@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from memkit.bank import Receipt
 from memkit.compilers.base import Progress, Step, silent
 from memkit.errors import BankBusyError, MemkitError, NotFoundError, VerificationError
 from memkit.memory import Memory
@@ -70,6 +72,7 @@ class Report:
     skipped: tuple[Skipped, ...]
     unchanged: int
     seconds: float
+    expired: Mapping[str, Sequence[Receipt]] = field(default_factory=dict)
 
     def count(self, *status: Status) -> int:
         return sum(outcome.status in status for outcome in self.outcomes)
@@ -146,6 +149,22 @@ def recompile(plan: Plan, scope: Scope, executor: Executor, on_outcome: Any = No
         if on_outcome:
             on_outcome(outcome)
     return Report((*outcomes, *left), plan.skipped, plan.unchanged, time.monotonic() - started)
+
+
+def expire(memory: Memory, users: Sequence[str] | None, now: datetime) -> dict[str, list[Receipt]]:
+    """Forget what is older than its user's policy allows; what was forgotten, by user.
+
+    What remains is left for the recompilation.
+    """
+    done = dict[str, list[Receipt]]()
+    for user in memory.bank.tenants() if users is None else users:
+        days = memory.bank.policies.get(user).keep_days
+        if days is None:
+            continue
+        one = memory.of(user)
+        for memory_id, spans in memory.bank.forgetting.expired(user, now - timedelta(days=days)):
+            done.setdefault(user, []).extend(one.forget(memory_id, spans=spans or (), compile=False))
+    return done
 
 
 def _names(task: Task) -> tuple[str, str, str]:

@@ -26,3 +26,20 @@ def upgrade() -> None:
             ["tenant", "memory_id"], ["memories.tenant", "memories.id"], ondelete="CASCADE"
         ),
     )
+    op.create_table(
+        "policies",
+        sa.Column("key", sa.String(64), primary_key=True),
+        sa.Column("keep_days", sa.Integer),
+        sa.Column("max_memories", sa.BigInteger),
+        sa.Column("max_characters", sa.BigInteger),
+        sa.Column("max_bytes", sa.BigInteger),
+    )
+    op.create_table(
+        "api_keys",
+        sa.Column("id", sa.String(16), primary_key=True),
+        sa.Column("tenant", sa.Text, nullable=False),
+        sa.Column("hash", sa.String(64), nullable=False),
+        sa.Column("label", sa.Text, nullable=False),
+        sa.Column("created", sa.BigInteger, nullable=False),
+        sa.Column("revoked", sa.BigInteger),
+    )

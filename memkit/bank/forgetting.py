@@ -1,0 +1,187 @@
+"""Forgetting: a memory, all of a tenant, or a part of a text, with every artifact that ever saw it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from sqlalchemy import Connection, and_, delete, func, insert, select, update
+
+from memkit.bank import queries
+from memkit.bank.catalog import Catalog
+from memkit.bank.index import Indexes
+from memkit.bank.logs import Embed, embedded, shift
+from memkit.bank.records import Receipt, check_tenant, memory_hash, memory_id_of, tenant_key
+from memkit.bank.tables import artifacts, chunks, entries, memories, tombstones
+from memkit.document import Document, Span
+from memkit.errors import ConfigError
+
+
+class Forgetting:
+    """What a bank forgets; ``discard`` removes artifact files that no row names any more.
+
+    The bytes are overwritten in the database and gone from its log when a call returns.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        catalog: Catalog,
+        indexes: Indexes,
+        discard: Callable[[str, Iterable[str]], None],
+    ) -> None:
+        self._path, self._catalog, self._indexes, self._discard = path, catalog, indexes, discard
+
+    def forget(self, tenant: str, memory_id: str | None = None) -> list[Receipt]:
+        """Remove one memory of the tenant, or all: text, chunks, vectors, artifacts of all versions."""
+        check_tenant(tenant)
+        with self._catalog.write() as connection:
+            if memory_id is None:
+                ids = [info.id for info in queries.infos(connection, tenant)]
+            else:
+                ids = [queries.info(connection, tenant, memory_id).id]
+            files = {artifact for _, _, artifact in queries.versions(connection, tenant, memory_id)}
+            receipts = [queries.delete_memory(connection, tenant, each) for each in ids]
+        self._clear(tenant, ids, files)
+        return receipts
+
+    def erase(
+        self, tenant: str, memory_id: str, spans: Sequence[Span], embed: Embed, *, embedder: str = ""
+    ) -> Receipt:
+        """Remove parts of a memory's text, and every version of its artifact that ever saw one of them.
+
+        Of a running memory whole entries go, those that a span touches. A document becomes another one,
+        whose id the receipt tells as ``left``; so that no hash of the old text stays. What would be left
+        without any words is forgotten altogether (``left`` is None). Raises `ConfigError` for a span outside.
+        """
+        check_tenant(tenant)
+        with self._catalog.write() as connection:
+            queries.require_embedder(connection, tenant, embedder)
+            info = queries.info(connection, tenant, memory_id)
+            _check(spans, info.characters)
+            before = {artifact for _, _, artifact in queries.versions(connection, tenant, info.id)}
+            if info.running:
+                receipt = _erase_entries(connection, tenant, info.id, spans)
+            else:
+                receipt = _erase_text(connection, tenant, info.id, spans, embed)
+        self._clear(tenant, [info.id], before)
+        return receipt
+
+    def expired(self, tenant: str, before: datetime) -> list[tuple[str, list[Span] | None]]:
+        """What is older than that: whole memories (None), and spans of running ones."""
+        check_tenant(tenant)
+        limit = queries.microseconds_of(before)
+        found = list[tuple[str, list[Span] | None]]()
+        with self._catalog.read() as connection:
+            for info in queries.infos(connection, tenant):
+                if not info.running:
+                    if queries.microseconds_of(info.created) < limit:
+                        found.append((info.id, None))
+                    continue
+                query = select(entries.c.start, entries.c.end).where(
+                    entries.c.tenant == tenant, entries.c.memory_id == info.id, entries.c.said < limit
+                )
+                if spans := [Span(row.start, row.end) for row in connection.execute(query)]:
+                    found.append((info.id, spans))
+        return found
+
+    def _clear(self, tenant: str, ids: Iterable[str], files: Iterable[str]) -> None:
+        """What is outside the transaction: states of compilations, search indexes, files, the log."""
+        for each in ids:
+            for path in (self._path / "unfinished" / tenant_key(tenant)[:16]).glob(f"{each}*"):
+                path.unlink(missing_ok=True)
+        self._indexes.drop(tenant)
+        self._discard(tenant, files)
+        self._catalog.checkpoint()
+
+
+def _check(spans: Sequence[Span], characters: int) -> None:
+    if not spans:
+        raise ConfigError("there is nothing to erase: give at least one span")
+    for span in spans:
+        if not 0 <= span.start < span.end <= characters:
+            raise ConfigError(f"{span} lies outside the memory's {characters} characters")
+
+
+def _erase_text(
+    connection: Connection, tenant: str, memory_id: str, spans: Sequence[Span], embed: Embed
+) -> Receipt:
+    """Put another document in the place of one."""
+    old = queries.source(connection, tenant, memory_id)
+    kept, at = list[str](), 0
+    for span in sorted(spans, key=lambda s: s.start):
+        kept.append(old.text[at : max(at, span.start)])
+        at = max(at, span.end)
+    text = "".join((*kept, old.text[at:]))
+    receipt = queries.delete_memory(connection, tenant, memory_id)
+    left: str | None = None
+    if text.strip():
+        document = Document(text.strip(), old.title)
+        left = memory_id_of(tenant, document.digest)
+        if queries.find(connection, tenant, left) is None:
+            found, vectors = embedded(document, [Span(0, len(document.text))], embed)
+            queries.insert_memory(connection, tenant, left, document)
+            queries.insert_chunks(connection, tenant, left, found, vectors)
+    return Receipt(memory_id, receipt.artifacts_removed, receipt.chunks_removed, left)
+
+
+def _erase_entries(connection: Connection, tenant: str, memory_id: str, spans: Sequence[Span]) -> Receipt:
+    """Take entries out of a log, and drop the versions that saw them."""
+    mine = and_(entries.c.tenant == tenant, entries.c.memory_id == memory_id)
+    rows = connection.execute(select(entries).where(mine).order_by(entries.c.start.desc())).all()
+    gone = [r for r in rows if any(s.start < r.end and r.start < s.end for s in spans)]
+    if len(gone) == len(rows):
+        receipt = queries.delete_memory(connection, tenant, memory_id)
+        return Receipt(memory_id, receipt.artifacts_removed, receipt.chunks_removed, None)
+    versions = _drop_versions(connection, tenant, memory_id, [(r.number, r.said) for r in gone])
+    removed = 0
+    for row in gone:  # from the end, so that the places of those before stay true
+        removed += _cut(connection, tenant, memory_id, row.number, row.start, row.end)
+    connection.execute(
+        insert(tombstones).values(
+            tenant_key=tenant_key(tenant), memory_hash=memory_hash(tenant, memory_id), forgotten=queries.now()
+        )
+    )
+    queries.next_generation(connection, tenant)
+    return Receipt(memory_id, versions, removed, memory_id)
+
+
+def _drop_versions(
+    connection: Connection, tenant: str, memory_id: str, seen: Sequence[tuple[int, int]]
+) -> int:
+    """Drop the versions that saw one of these entries (number, time); how many those were.
+
+    The newest of the others answers then, unless an older one was chosen that is still there.
+    """
+    mine = and_(artifacts.c.tenant == tenant, artifacts.c.memory_id == memory_id)
+    dropped = [
+        row.version
+        for row in connection.execute(select(artifacts).where(mine))
+        if row.through is None
+        or any(number <= row.through and (row.since is None or said >= row.since) for number, said in seen)
+    ]
+    connection.execute(delete(artifacts).where(mine, artifacts.c.version.in_(dropped)))
+    this = and_(memories.c.tenant == tenant, memories.c.id == memory_id)
+    if connection.execute(select(memories.c.version).where(this)).scalar_one() in dropped:
+        newest = connection.execute(select(func.max(artifacts.c.version)).where(mine)).scalar() or 0
+        status = "compiled" if newest else "text"
+        connection.execute(update(memories).where(this).values(version=newest, status=status, pinned=False))
+    connection.execute(update(memories).where(this).values(error=None, attempt=None))
+    return len(dropped)
+
+
+def _cut(connection: Connection, tenant: str, memory_id: str, number: int, start: int, end: int) -> int:
+    """Take one line out of a log's text; how many chunks went with it."""
+    this = and_(memories.c.tenant == tenant, memories.c.id == memory_id)
+    characters = connection.execute(select(memories.c.characters).where(this)).scalar_one()
+    first, last = (start - 1, end) if end == characters else (start, end + 1)  # with one line break
+    text = func.substr(memories.c.text, 1, first) + func.substr(memories.c.text, last + 1)
+    connection.execute(update(memories).where(this).values(text=text, characters=characters - (last - first)))
+    of_chunk = and_(chunks.c.tenant == tenant, chunks.c.memory_id == memory_id)
+    inside = and_(chunks.c.start >= start, chunks.c.end <= end)
+    removed = connection.execute(delete(chunks).where(of_chunk, inside)).rowcount
+    of_entry = and_(entries.c.tenant == tenant, entries.c.memory_id == memory_id)
+    connection.execute(delete(entries).where(of_entry, entries.c.number == number))
+    shift(connection, tenant, memory_id, last, first - last)
+    return removed

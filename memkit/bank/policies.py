@@ -1,0 +1,79 @@
+"""What a tenant may keep, and for how long."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+
+from sqlalchemy import Connection, delete, func, insert, select
+
+from memkit.bank.catalog import Catalog
+from memkit.bank.records import check_tenant, tenant_key
+from memkit.bank.tables import artifacts, memories, policies
+from memkit.errors import ConfigError, QuotaError
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Limits of one tenant; None is no limit.
+
+    ``keep_days`` after which documents, and entries of running memories, are forgotten by the nightly
+    recompilation; most memories, characters of their texts, and bytes of their artifacts.
+    """
+
+    keep_days: int | None = None
+    max_memories: int | None = None
+    max_characters: int | None = None
+    max_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ConfigError(f"{each.name} must be a whole number from 1 on, got {value!r}")
+
+
+class Policies:
+    """The policies of a bank."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    def get(self, tenant: str) -> Policy:
+        """The tenant's policy; one without limits where none was set."""
+        check_tenant(tenant)
+        with self._catalog.read() as connection:
+            return _policy(connection, tenant)
+
+    def set(self, tenant: str, policy: Policy) -> None:
+        """Limit a tenant from now on; what is there already stays, until `Policy.keep_days` are over."""
+        check_tenant(tenant)
+        key = tenant_key(tenant)
+        with self._catalog.write() as connection:
+            connection.execute(delete(policies).where(policies.c.key == key))
+            if policy != Policy():
+                connection.execute(insert(policies).values(key=key, **asdict(policy)))
+
+
+def require_within(connection: Connection, tenant: str) -> None:
+    """Raise `QuotaError` when the tenant has more than its policy allows; called before a commit."""
+    policy = _policy(connection, tenant)
+    mine = memories.c.tenant == tenant
+    has = {
+        "max_memories": select(func.count()).select_from(memories).where(mine),
+        "max_characters": select(func.sum(memories.c.characters)).where(mine),
+        "max_bytes": select(func.sum(artifacts.c.nbytes)).where(artifacts.c.tenant == tenant),
+    }
+    for name, query in has.items():
+        limit = getattr(policy, name)
+        if limit is not None and (found := connection.execute(query).scalar() or 0) > limit:
+            what = {"max_memories": "memories", "max_characters": "characters", "max_bytes": "artifact bytes"}
+            raise QuotaError(
+                f"the user would have {found:,} {what[name]}, and may have {limit:,}: forget some, or raise "
+                f"the limit ({name})"
+            )
+
+
+def _policy(connection: Connection, tenant: str) -> Policy:
+    query = select(*(policies.c[each.name] for each in fields(Policy)))
+    row = connection.execute(query.where(policies.c.key == tenant_key(tenant))).mappings().first()
+    return Policy(**row) if row else Policy()
