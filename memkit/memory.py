@@ -19,6 +19,7 @@ from memkit.answers import Answer, Part, Trace, parts_of
 from memkit.artifact import Artifact
 from memkit.background import Background
 from memkit.bank import Bank, CompiledFrom, MemoryInfo, Receipt, Said
+from memkit.bank.places import shared
 from memkit.compilers.base import Compiled, Progress, Step, silent
 from memkit.document import Document, Span
 from memkit.engine.transformers import TransformersEngine
@@ -53,6 +54,8 @@ class Memory:
     by words, "sentence" by meaning, "hybrid" by both (default: ``MEMKIT_EMBEDDER``, else lexical);
     ``gate`` decides among them: "auto", "rule", "entropy" or "learned". Artifacts are signed with ``signer``
     (default: the key in the file that ``MEMKIT_SIGNING_KEY`` names, if any). ``clock`` tells the time.
+    ``database`` and ``artifacts`` are those of a bank that machines share (see `memkit.bank.Bank`; without
+    a ``path`` they default to ``MEMKIT_BANK`` and ``MEMKIT_ARTIFACTS``).
     """
 
     def __init__(
@@ -69,11 +72,16 @@ class Memory:
         admission: AdmissionConfig | None = None,
         signer: Signer | None = None,
         clock: Callable[[], datetime] | None = None,
+        database: str | None = None,
+        artifacts: str | None = None,
     ) -> None:
         self.user = user
-        self.bank = (
-            path if isinstance(path, Bank) else Bank(Path(path) if path is not None else default_home())
-        )
+        if isinstance(path, Bank):
+            self.bank = path
+        elif path is not None:
+            self.bank = Bank(path, database=database, artifacts=artifacts)
+        else:
+            self.bank = Bank(default_home(), **shared())
         self._clock = clock or _utc_now
         self._model = model or os.environ.get("MEMKIT_MODEL") or "nano"
         self._engine = engine

@@ -353,7 +353,7 @@ def test_damaged_files(bank: Bank) -> None:
     ids = [remember(bank, "alice", f"text {n}").id for n in range(4)]
     for n, id in enumerate(ids):
         bank.publish("alice", id, artifact("alice", n))
-    paths = [bank._blobs.path("alice", bank.get("alice", id).artifact_id or "") for id in ids]
+    paths = [bank._blobs.local("alice", bank.get("alice", id).artifact_id or "") for id in ids]
     paths[0].unlink()
     paths[1].write_bytes(paths[1].read_bytes()[:-1])
     shutil.copy(paths[3], paths[2])

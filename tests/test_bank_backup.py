@@ -184,7 +184,7 @@ def test_commands(cli: Callable[..., Any], home: Path, tmp_path: Path) -> None:
 # --- repair ----------------------------------------------------------------------------------
 def test_repair_withdraws_damaged_artifacts(bank: Bank) -> None:
     info = bank.list("alice")[0]
-    newest = bank._blobs.path("alice", info.artifact_id or "")
+    newest = bank._blobs.local("alice", info.artifact_id or "")
     newest.write_bytes(newest.read_bytes()[:-1])
     done = bank.repair()
     assert done[0] == f"withdrew version 2 of memory {info.id}, whose artifact was damaged"

@@ -23,6 +23,7 @@ from sqlalchemy import event
 
 from memkit.artifact import Artifact, Manifest
 from memkit.bank import Bank, MemoryInfo
+from memkit.bank.catalog import Catalog
 from memkit.document import Document, Span
 from memkit.errors import BankBusyError, BankError, BankFullError, BankReadOnlyError
 
@@ -168,6 +169,7 @@ def test_a_failing_disk_under_the_artifacts(
 
 def test_a_full_database(bank: Bank) -> None:
     id = remember(bank, "alice", "one").id
+    assert isinstance(bank._catalog, Catalog)
     engine = bank._catalog._open()
 
     def limit(connection: sqlite3.Connection, *_: object) -> None:
@@ -257,6 +259,7 @@ def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
 
 
 def test_threads(bank: Bank) -> None:
+    assert isinstance(bank._catalog, Catalog)
     bank._catalog._timeout = 30
     failures = list[BaseException]()
 

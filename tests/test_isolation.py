@@ -195,7 +195,7 @@ class Tenants(RuleBasedStateMachine):
     @invariant()
     def files_are_those_of_the_model(self) -> None:
         expected = {
-            self.bank._blobs.path(tenant, Artifact.decode(artifact(tenant, n)).id)
+            self.bank._blobs.local(tenant, Artifact.decode(artifact(tenant, n)).id)
             for tenant, memories in self.model.items()
             for _, versions in memories.values()
             for n in versions

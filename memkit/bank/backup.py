@@ -19,13 +19,14 @@ import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, NoReturn
 
-from memkit.bank.blobs import sync_folder
-from memkit.bank.catalog import Catalog
+from memkit.bank.blobs import Store, name_of, sync_folder
+from memkit.bank.catalog import AnyCatalog, Catalog
 from memkit.bank.failures import translated
-from memkit.bank.records import memory_hash, tenant_key
+from memkit.bank.records import entry_key, memory_hash
 from memkit.bank.repair import STAGING
+from memkit.document import Document, Span
 from memkit.errors import BankBusyError, BankError, ConfigError
 
 FORMAT = 1
@@ -39,7 +40,7 @@ class _ChangedError(Exception):
     """Something was forgotten while it was being copied."""
 
 
-def backup(path: Path, catalog: Catalog, target: Path) -> int:
+def backup(path: Path, catalog: AnyCatalog, blobs: Store, target: Path) -> int:
     """Write the bank at ``path`` to a new file; its size in bytes. See `Bank.backup`."""
     if target.exists():
         raise ConfigError(f"{target} exists; give a new file")
@@ -50,7 +51,7 @@ def backup(path: Path, catalog: Catalog, target: Path) -> int:
         for _ in range(TRIES):
             with temporary.open("wb") as out, _staging(path) as staging:
                 try:
-                    _write(path, catalog, staging, out)
+                    _write(path, catalog, blobs, staging, out)
                 except _ChangedError:
                     continue
                 out.flush()
@@ -70,6 +71,7 @@ def backup(path: Path, catalog: Catalog, target: Path) -> int:
 @contextmanager
 def _staging(path: Path) -> Iterator[Path]:
     """A folder for the copy of the catalog: as safe as the bank itself, and `repair` removes what is left."""
+    path.mkdir(parents=True, exist_ok=True)  # of a shared bank nothing may be here yet
     folder = Path(tempfile.mkdtemp(prefix=STAGING, dir=path))
     try:
         yield folder
@@ -77,21 +79,23 @@ def _staging(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _write(path: Path, catalog: Catalog, staging: Path, out: IO[bytes]) -> None:
+def _write(path: Path, catalog: AnyCatalog, blobs: Store, staging: Path, out: IO[bytes]) -> None:
     copy, listed = staging / CATALOG, dict[str, str]()
     catalog.copy_to(copy)
     with closing(sqlite3.connect(copy)) as database:
         artifacts = database.execute("SELECT DISTINCT tenant, id FROM artifacts").fetchall()
         forgotten = _deletions(database)
-    names = [f"artifacts/{tenant_key(tenant)[:16]}/{each}.mka" for tenant, each in artifacts]
-    calibrations = sorted(f"calibrations/{each.name}" for each in path.glob("calibrations/*.json"))
+    calibrations = sorted(path.glob("calibrations/*.json"))
     with tarfile.open(fileobj=out, mode="w") as archive:
-        for name in (*names, *calibrations, CATALOG):
+        for tenant, each in artifacts:
+            name = f"artifacts/{name_of(tenant, each)}"
             try:
-                listed[name] = _add(archive, name, copy if name == CATALOG else path / name)
+                listed[name] = _add(archive, name, blobs.local(tenant, each))
             except FileNotFoundError as error:
-                if name in names:
-                    raise _ChangedError from error
+                raise _ChangedError from error
+        for file in calibrations:
+            listed[f"calibrations/{file.name}"] = _add(archive, f"calibrations/{file.name}", file)
+        listed[CATALOG] = _add(archive, CATALOG, copy)
         text = json.dumps({"format": FORMAT, "files": listed}).encode()
         member = tarfile.TarInfo(LIST)
         member.size = len(text)
@@ -196,6 +200,19 @@ def _forget_again(folder: Path, present: Path) -> None:
         for tenant, memory_id, created in rows:
             if forgotten.get(memory_hash(tenant, memory_id), 0) > created:
                 bank.forget(tenant, memory_id)
+                continue
+            gone = [
+                Span(entry.start, entry.end)
+                for entry in bank.logs.entries(tenant, memory_id)
+                if memory_hash(tenant, entry_key(memory_id, entry.number)) in forgotten
+            ]
+            if gone:  # whole entries, for which nothing is embedded
+                name = bank.embedder(tenant) or ""
+                bank.forgetting.erase(tenant, memory_id, gone, _no_embedding, embedder=name)
+
+
+def _no_embedding(document: Document) -> NoReturn:
+    raise BankError("entries are erased without making vectors")
 
 
 def _count(folder: Path) -> int:

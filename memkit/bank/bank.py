@@ -20,14 +20,13 @@ from sqlalchemy import Connection
 from memkit.artifact import Artifact
 from memkit.bank import queries
 from memkit.bank.backup import backup
-from memkit.bank.blobs import Blobs
-from memkit.bank.catalog import Catalog
 from memkit.bank.failures import translated
 from memkit.bank.forgetting import Forgetting
 from memkit.bank.index import Indexes
 from memkit.bank.keys import Keys
 from memkit.bank.leases import Leases
 from memkit.bank.logs import Embed, Logs, embedded, pieces
+from memkit.bank.places import catalog_of, store_of
 from memkit.bank.policies import Policies, require_within
 from memkit.bank.records import (
     CompiledFrom,
@@ -56,12 +55,22 @@ class Bank:
     The folder and its database are made, or opened, at the first call. A bank may be used by
     several threads and processes at once: writers wait for each other up to ``timeout`` seconds.
     Where the folder is read-only, reading works and writing raises `BankReadOnlyError`.
+
+    Machines share a bank whose ``database`` is in PostgreSQL (``postgresql+psycopg://...``) and whose
+    ``artifacts`` are at a URL that fsspec knows (``s3://...``); the folder then holds what is this machine's.
     """
 
-    def __init__(self, path: str | Path, *, timeout: float = 10.0) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        timeout: float = 10.0,
+        database: str | None = None,
+        artifacts: str | None = None,
+    ) -> None:
         self.path = Path(path)
-        self._catalog = Catalog(self.path / "catalog.sqlite3", timeout)
-        self._blobs = Blobs(self.path / "artifacts")
+        self._catalog = catalog_of(self.path, database, timeout)
+        self._blobs = store_of(self.path, artifacts)
         self._indexes = Indexes()
         self.logs = Logs(self._catalog)
         self.versions = Versions(self._catalog, self._discard)
@@ -329,7 +338,7 @@ class Bank:
         Reading and writing go on meanwhile. Raises `ConfigError` when the file exists.
         """
         with translated(self._catalog.path):
-            return backup(self.path, self._catalog, Path(file))
+            return backup(self.path, self._catalog, self._blobs, Path(file))
 
     def close(self) -> None:
         """Close the database; the next call would open it again."""
@@ -350,7 +359,7 @@ class Bank:
         with self._catalog.write() as connection:
             current = queries.info(connection, tenant, memory_id).artifact_id
             # A forget may have removed the same file again; while the write lock is held none can.
-            if not self._blobs.path(tenant, artifact.id).exists():
+            if not self._blobs.exists(tenant, artifact.id):
                 self._blobs.write(tenant, artifact.id, data)
             if current != artifact.id:
                 queries.insert_version(connection, tenant, memory_id, artifact, made)
@@ -367,7 +376,7 @@ class Bank:
             return queries.info(connection, tenant, memory_id)
 
     def _load(self, tenant: str, artifact_id: str) -> Artifact:
-        artifact = Artifact.open(self._blobs.path(tenant, artifact_id))
+        artifact = Artifact.open(self._blobs.local(tenant, artifact_id))
         if artifact.id != artifact_id:
             artifact.close()
             raise ArtifactError(f"the file of artifact {artifact_id} holds another one")

@@ -6,12 +6,47 @@ import os
 import time
 import uuid
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from memkit.bank.records import tenant_key
 
 _TEMPORARY = ".tmp-"
+SUFFIX = ".mka"
+
+
+def name_of(tenant: str, artifact_id: str) -> str:
+    """What an artifact's file is called below its store."""
+    return f"{tenant_key(tenant)[:16]}/{artifact_id}{SUFFIX}"
+
+
+class Store(Protocol):
+    """Where artifact files lie: `Blobs` on this machine, `memkit.bank.remote.RemoteBlobs` elsewhere."""
+
+    def local(self, tenant: str, artifact_id: str) -> Path:
+        """The artifact's file on this machine; it is not there if the store has none."""
+
+    def exists(self, tenant: str, artifact_id: str) -> bool:
+        """Whether the store has the artifact."""
+
+    def write(self, tenant: str, artifact_id: str, data: bytes) -> None:
+        """Store an artifact, whole or not at all."""
+
+    def remove(self, tenant: str, artifact_id: str) -> None:
+        """Remove an artifact, if it is there."""
+
+    def discard(self, name: str) -> None:
+        """Remove what `strays` named."""
+
+    def strays(self, known: Collection[str], before: float) -> list[str]:
+        """Names of files that are not ``known`` and were last written before that Unix time."""
+
+    def writing(self) -> AbstractContextManager[None]:
+        """Around a write and the transaction that names the file: until then it looks like a stray."""
+
+    def alone(self, timeout: float) -> AbstractContextManager[bool]:
+        """Keeps writers out, if all that are at it end within ``timeout`` seconds; whether they did."""
 
 
 class Blobs:
@@ -20,13 +55,17 @@ class Blobs:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def path(self, tenant: str, artifact_id: str) -> Path:
+    def local(self, tenant: str, artifact_id: str) -> Path:
         """Where the tenant's artifact of that id lies, when there is one."""
-        return self._folder / tenant_key(tenant)[:16] / f"{artifact_id}.mka"
+        return self._folder / name_of(tenant, artifact_id)
+
+    def exists(self, tenant: str, artifact_id: str) -> bool:
+        """Whether there is one."""
+        return self.local(tenant, artifact_id).exists()
 
     def write(self, tenant: str, artifact_id: str, data: bytes) -> None:
         """Store an artifact, in place of a file of that name that may have gone bad."""
-        path = self.path(tenant, artifact_id)
+        path = self.local(tenant, artifact_id)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(_TEMPORARY + uuid.uuid4().hex)
         try:
@@ -42,7 +81,7 @@ class Blobs:
 
     def remove(self, tenant: str, artifact_id: str) -> None:
         """Remove an artifact's file, if it is there."""
-        path = self.path(tenant, artifact_id)
+        path = self.local(tenant, artifact_id)
         path.unlink(missing_ok=True)
         if path.parent.exists():
             sync_folder(path.parent)
@@ -75,10 +114,15 @@ class Blobs:
         finally:
             os.close(descriptor)
 
-    def strays(self, known: Collection[Path], before: float) -> list[Path]:
-        """Files that are not ``known`` and were last written before that Unix time."""
-        found = [p for p in self._folder.glob("*/*") if p.suffix == ".mka" or p.name.startswith(_TEMPORARY)]
-        return sorted(p for p in found if p not in known and written_before(p, before))
+    def strays(self, known: Collection[str], before: float) -> list[str]:
+        """Names of files that are not ``known`` and were last written before that Unix time."""
+        found = [p for p in self._folder.glob("*/*") if p.suffix == SUFFIX or p.name.startswith(_TEMPORARY)]
+        named = {f"{p.parent.name}/{p.name}": p for p in found}
+        return sorted(n for n, p in named.items() if n not in known and written_before(p, before))
+
+    def discard(self, name: str) -> None:
+        """Remove what `strays` named."""
+        (self._folder / name).unlink(missing_ok=True)
 
 
 def written_before(path: Path, before: float) -> bool:

@@ -6,14 +6,36 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any, Protocol
 
 from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
 
 from memkit.bank import schema
 from memkit.bank.failures import read_only, translated
 from memkit.errors import BankBusyError, BankReadOnlyError
+
+
+class AnyCatalog(Protocol):
+    """A catalog: `Catalog` in an SQLite file, or `memkit.bank.postgres.PostgresCatalog`."""
+
+    path: Any  # for messages: the file, or the URL without its password
+
+    def read(self) -> AbstractContextManager[Connection]:
+        """A transaction that sees one state of the catalog."""
+
+    def write(self) -> AbstractContextManager[Connection]:
+        """A transaction that no other writer runs beside."""
+
+    def checkpoint(self) -> None:
+        """See to it that nothing deleted stays."""
+
+    def copy_to(self, path: Path) -> None:
+        """Write one state of the catalog to a new SQLite file."""
+
+    def close(self) -> None:
+        """Close all connections; the next use opens the catalog again."""
 
 
 class Catalog:

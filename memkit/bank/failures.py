@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -17,17 +18,22 @@ from memkit.errors import BankBusyError, BankError, BankFullError, BankReadOnlyE
 _READ_ONLY = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH}
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _FOREIGN = {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}
+_POSTGRES_BUSY = {"55P03", "40001", "40P01"}  # lock not available, serialization failure, deadlock
+_POSTGRES_FULL = {"53100", "53200"}
+_POSTGRES_READ_ONLY = {"25006", "42501"}
 _FULL_ERRNO = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
-def translated(path: Path) -> Iterator[None]:
+def translated(path: Path | str) -> Iterator[None]:
     """Turn failures of the bank at ``path`` into `BankError` and its kinds."""
     try:
         yield
     except PoolTimeoutError as error:
         raise busy(path) from error
     except DBAPIError as error:
+        if hasattr(error.orig, "sqlstate"):
+            raise _from_postgres(path, error.orig) from error
         raise _from_sqlite(path, error.orig) from error
     except sqlite3.Error as error:
         raise _from_sqlite(path, error) from error
@@ -35,7 +41,7 @@ def translated(path: Path) -> Iterator[None]:
         raise _from_system(path, error) from error
 
 
-def read_only(path: Path) -> BankReadOnlyError:
+def read_only(path: Path | str) -> BankReadOnlyError:
     """The error for a write where none is allowed."""
     return BankReadOnlyError(
         f"the bank {path} cannot be written: make its folder and files writable for this user, "
@@ -43,21 +49,21 @@ def read_only(path: Path) -> BankReadOnlyError:
     )
 
 
-def busy(path: Path) -> BankBusyError:
+def busy(path: Path | str) -> BankBusyError:
     """The error for a lock that did not come free in time."""
     return BankBusyError(
         f"another process keeps the bank {path} locked: try again, or open it with a longer timeout"
     )
 
 
-def _full(path: Path) -> BankFullError:
+def _full(path: Path | str) -> BankFullError:
     return BankFullError(
         f"no space is left for the bank {path}: free some, then try again; what was being "
         "written is not in the bank, and all that was there before is"
     )
 
 
-def _from_sqlite(path: Path, error: BaseException | None) -> BankError:
+def _from_sqlite(path: Path | str, error: BaseException | None) -> BankError:
     extended = getattr(error, "sqlite_errorcode", None) or 0
     code = extended & 0xFF
     if code in _READ_ONLY:
@@ -70,12 +76,28 @@ def _from_sqlite(path: Path, error: BaseException | None) -> BankError:
         return BankError(
             f"{path} is not a memkit bank, or is damaged ({error}): give another folder, or restore a backup"
         )
-    if code == sqlite3.SQLITE_CANTOPEN and not _may_write(path.parent):
+    if code == sqlite3.SQLITE_CANTOPEN and not _may_write(Path(path).parent):
         return read_only(path)
     return BankError(f"the bank {path} failed: {error}; check its disk and its permissions")
 
 
-def _from_system(path: Path, error: OSError) -> BankError:
+def _from_postgres(path: Path | str, error: Any) -> BankError:
+    state = error.sqlstate or ""
+    if state in _POSTGRES_BUSY:
+        return busy(path)
+    if state in _POSTGRES_FULL:
+        return _full(path)
+    if state in _POSTGRES_READ_ONLY:
+        return BankReadOnlyError(f"the bank {path} cannot be written by this database user: {error}")
+    if not state or state.startswith(("08", "57P")):
+        return BankError(
+            f"the database {path} cannot be reached, or was stopped ({str(error).strip()}): see that it "
+            "runs, then try again; what was acknowledged is kept"
+        )
+    return BankError(f"the bank {path} failed: {str(error).strip()}")
+
+
+def _from_system(path: Path | str, error: OSError) -> BankError:
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
         return read_only(path)
     if error.errno in _FULL_ERRNO:

@@ -9,10 +9,10 @@ from pathlib import Path
 from sqlalchemy import Connection, and_, delete, func, insert, select, update
 
 from memkit.bank import queries
-from memkit.bank.catalog import Catalog
+from memkit.bank.catalog import AnyCatalog
 from memkit.bank.index import Indexes
 from memkit.bank.logs import Embed, embedded, shift
-from memkit.bank.records import Receipt, check_tenant, memory_hash, memory_id_of, tenant_key
+from memkit.bank.records import Receipt, check_tenant, entry_key, memory_hash, memory_id_of, tenant_key
 from memkit.bank.tables import artifacts, chunks, entries, memories, tombstones
 from memkit.document import Document, Span
 from memkit.errors import ConfigError
@@ -27,7 +27,7 @@ class Forgetting:
     def __init__(
         self,
         path: Path,
-        catalog: Catalog,
+        catalog: AnyCatalog,
         indexes: Indexes,
         discard: Callable[[str, Iterable[str]], None],
     ) -> None:
@@ -138,11 +138,9 @@ def _erase_entries(connection: Connection, tenant: str, memory_id: str, spans: S
     removed = 0
     for row in gone:  # from the end, so that the places of those before stay true
         removed += _cut(connection, tenant, memory_id, row.number, row.start, row.end)
-    connection.execute(
-        insert(tombstones).values(
-            tenant_key=tenant_key(tenant), memory_hash=memory_hash(tenant, memory_id), forgotten=queries.now()
-        )
-    )
+    hashes = [memory_hash(tenant, entry_key(memory_id, row.number)) for row in gone]
+    place = {"tenant_key": tenant_key(tenant), "forgotten": queries.now()}
+    connection.execute(insert(tombstones), [{**place, "memory_hash": each} for each in hashes])
     queries.next_generation(connection, tenant)
     return Receipt(memory_id, versions, removed, memory_id)
 
@@ -176,7 +174,7 @@ def _cut(connection: Connection, tenant: str, memory_id: str, number: int, start
     this = and_(memories.c.tenant == tenant, memories.c.id == memory_id)
     characters = connection.execute(select(memories.c.characters).where(this)).scalar_one()
     first, last = (start - 1, end) if end == characters else (start, end + 1)  # with one line break
-    text = func.substr(memories.c.text, 1, first) + func.substr(memories.c.text, last + 1)
+    text = func.substr(memories.c.text, 1, first).concat(func.substr(memories.c.text, last + 1))
     connection.execute(update(memories).where(this).values(text=text, characters=characters - (last - first)))
     of_chunk = and_(chunks.c.tenant == tenant, chunks.c.memory_id == memory_id)
     inside = and_(chunks.c.start >= start, chunks.c.end <= end)

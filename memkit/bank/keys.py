@@ -11,7 +11,7 @@ from datetime import datetime
 from sqlalchemy import insert, select, update
 
 from memkit.bank import queries
-from memkit.bank.catalog import Catalog
+from memkit.bank.catalog import AnyCatalog
 from memkit.bank.records import check_line, check_tenant
 from memkit.bank.tables import api_keys
 from memkit.errors import NotFoundError
@@ -34,7 +34,7 @@ class Key:
 class Keys:
     """The API keys of a bank."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: AnyCatalog) -> None:
         self._catalog = catalog
 
     def create(self, tenant: str, label: str = "") -> tuple[Key, str]:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Connection, delete, insert, select, update
 
 from memkit.bank import queries
-from memkit.bank.catalog import Catalog
+from memkit.bank.catalog import AnyCatalog
 from memkit.bank.records import check_tenant
 from memkit.bank.tables import leases
 from memkit.errors import BankBusyError
@@ -21,7 +21,7 @@ LENGTH = timedelta(minutes=2)  # that a lease outlives its last renewal: a kille
 class Lease:
     """One memory, held by one compilation; a context that ends the lease."""
 
-    def __init__(self, catalog: Catalog, tenant: str, memory_id: str, owner: str) -> None:
+    def __init__(self, catalog: AnyCatalog, tenant: str, memory_id: str, owner: str) -> None:
         self._catalog, self._owner = catalog, owner
         self._of = (leases.c.tenant == tenant, leases.c.memory_id == memory_id, leases.c.owner == owner)
         self._renewed = datetime.now(UTC)
@@ -51,7 +51,7 @@ class Lease:
 class Leases:
     """The leases of a bank."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: AnyCatalog) -> None:
         self._catalog = catalog
 
     def take(self, tenant: str, memory_id: str) -> Lease:
@@ -71,6 +71,14 @@ class Leases:
             end = queries.microseconds_of(now + LENGTH)
             connection.execute(insert(leases).values(**row, until=end))
         return Lease(self._catalog, tenant, memory_id, owner)
+
+    def clear(self, tenant: str, memory_id: str) -> None:
+        """End a memory's lease, whoever holds it: for one whose holder is known to be gone."""
+        check_tenant(tenant)
+        with self._catalog.write() as connection:
+            connection.execute(
+                delete(leases).where(leases.c.tenant == tenant, leases.c.memory_id == memory_id)
+            )
 
 
 def _until(connection: Connection, tenant: str, memory_id: str) -> datetime | None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, Row, Select, and_, func, insert, select, update
 
 from memkit.bank import queries
-from memkit.bank.catalog import Catalog
+from memkit.bank.catalog import AnyCatalog
 from memkit.bank.policies import require_within
 from memkit.bank.records import (
     Entry,
@@ -54,7 +54,7 @@ class _Draft:
 class Logs:
     """The running memories of a bank."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: AnyCatalog) -> None:
         self._catalog = catalog
 
     def append(
@@ -225,7 +225,7 @@ def _make_room(
         start, whole = characters + 1, memories.c.text + ("\n" + text)
     else:
         before, after = func.substr(memories.c.text, 1, start), func.substr(memories.c.text, start + 1)
-        whole = before + (text + "\n") + after
+        whole = before.concat(text + "\n").concat(after)
         shift(connection, tenant, memory_id, start, len(text) + 1)
     longer = update(memories).where(one).values(text=whole, characters=characters + len(text) + 1)
     connection.execute(longer)

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 
 from sqlalchemy import Connection, delete, func, insert, select
 
-from memkit.bank.catalog import Catalog
+from memkit.bank.catalog import AnyCatalog
 from memkit.bank.records import check_tenant, tenant_key
 from memkit.bank.tables import artifacts, memories, policies
 from memkit.errors import ConfigError, QuotaError
@@ -35,7 +35,7 @@ class Policy:
 class Policies:
     """The policies of a bank."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: AnyCatalog) -> None:
         self._catalog = catalog
 
     def get(self, tenant: str) -> Policy:

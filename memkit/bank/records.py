@@ -159,6 +159,11 @@ def memory_hash(tenant: str, memory_id: str) -> str:
     return hashlib.sha256(f"{tenant}\0{memory_id}".encode()).hexdigest()
 
 
+def entry_key(memory_id: str, number: int) -> str:
+    """What stands for one entry of a running memory where a tombstone is made of it."""
+    return f"{memory_id}:{number}"
+
+
 def check_title(document: Document) -> None:
     """Raise `DocumentError` when the title cannot be stored."""
     try:

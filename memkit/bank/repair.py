@@ -10,8 +10,8 @@ from pathlib import Path
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from memkit.artifact import Artifact
-from memkit.bank.blobs import Blobs, written_before
-from memkit.bank.catalog import Catalog
+from memkit.bank.blobs import Store, name_of, written_before
+from memkit.bank.catalog import AnyCatalog
 from memkit.bank.records import tenant_key
 from memkit.bank.tables import artifacts, chunks, embedders, memories, tenants
 from memkit.errors import ArtifactError, BankError
@@ -22,14 +22,19 @@ STAGING = ".backup-"  # folders in which a backup is put together
 UNFINISHED = 7 * 86400.0  # seconds after which nobody goes on with a compilation
 WAIT = 5.0  # seconds for the writers that are at it
 
+_NAMED = select(artifacts.c.tenant, artifacts.c.id).distinct()
 
-def repair(path: Path, catalog: Catalog, blobs: Blobs, grace: float | None) -> list[str]:
+
+def repair(path: Path, catalog: AnyCatalog, blobs: Store, grace: float | None) -> list[str]:
     """What was done, in words without content; see `Bank.repair`."""
     with blobs.alone(WAIT) as alone, catalog.write() as connection:
         _require_sound(connection, catalog.path)
         withdrawn = list(_withdraw(connection, blobs))
         before = time.time() - (grace if grace is not None else 0.0 if alone else GRACE)
-        strays = _strays(connection, path, blobs, before)
+        files = blobs.strays({name_of(*row) for row in connection.execute(_NAMED)}, before)
+        for name in files:
+            blobs.discard(name)
+        strays = _strays(connection, path, before)
         for stray in strays:
             shutil.rmtree(stray) if stray.is_dir() else stray.unlink(missing_ok=True)
         unsound = _unsound(connection)
@@ -37,24 +42,27 @@ def repair(path: Path, catalog: Catalog, blobs: Blobs, grace: float | None) -> l
             connection.execute(delete(embedders).where(embedders.c.key == tenant_key(tenant)))
             connection.execute(insert(embedders).values(key=tenant_key(tenant), name=DAMAGED))
         renewed = connection.execute(update(tenants).values(generation=tenants.c.generation + 1))
-    done = [f"removed {stray.relative_to(path)}, which no memory needs" for stray in strays]
+    removed = [*(f"artifacts/{name}" for name in files), *(stray.relative_to(path) for stray in strays)]
+    done = [f"removed {each}, which no memory needs" for each in removed]
     if unsound:
         done.append(f"had the vectors of {len(unsound)} tenants made anew, at their next question")
     return [*withdrawn, *done, f"had the search indexes of {renewed.rowcount} tenants rebuilt"]
 
 
-def _require_sound(connection: Connection, path: Path) -> None:
+def _require_sound(connection: Connection, path: Path | str) -> None:
+    if connection.dialect.name != "sqlite":  # a server looks after its files
+        return
     found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
     if found != "ok":
         raise BankError(f"{path} is damaged ({found}), and texts are kept nowhere else: restore a backup")
 
 
-def _withdraw(connection: Connection, blobs: Blobs) -> Iterator[str]:
+def _withdraw(connection: Connection, blobs: Store) -> Iterator[str]:
     """Drop versions whose file is missing or damaged; their memories take the newest sound one, or none."""
     key = (artifacts.c.tenant, artifacts.c.memory_id, artifacts.c.version)
     for row in connection.execute(select(*key, artifacts.c.id)).all():
         try:
-            with Artifact.open(blobs.path(row.tenant, row.id)) as artifact:
+            with Artifact.open(blobs.local(row.tenant, row.id)) as artifact:
                 sound = artifact.id == row.id
         except ArtifactError:
             sound = False
@@ -79,9 +87,7 @@ def _withdraw(connection: Connection, blobs: Blobs) -> Iterator[str]:
         yield f"withdrew version {row.version} of memory {row.memory_id}, whose artifact was damaged"
 
 
-def _strays(connection: Connection, path: Path, blobs: Blobs, before: float) -> list[Path]:
-    rows = connection.execute(select(artifacts.c.tenant, artifacts.c.id).distinct())
-    found = blobs.strays({blobs.path(tenant, artifact_id) for tenant, artifact_id in rows}, before)
+def _strays(connection: Connection, path: Path, before: float) -> list[Path]:
     known = {
         path / "unfinished" / tenant_key(tenant)[:16] / memory_id
         for tenant, memory_id in connection.execute(select(memories.c.tenant, memories.c.id))
@@ -90,7 +96,7 @@ def _strays(connection: Connection, path: Path, blobs: Blobs, before: float) -> 
     files = path.glob("unfinished/*/*")
     unfinished = [each for each in files if each not in known or written_before(each, given_up)]
     left = [*unfinished, *path.glob(STAGING + "*")]
-    return found + sorted(each for each in left if written_before(each, before))
+    return sorted(each for each in left if written_before(each, before))
 
 
 def _unsound(connection: Connection) -> list[str]:

@@ -21,7 +21,7 @@ _GUARD = 3  # `user_version` since: a memkit from before refuses it
 State = Literal["current", "old", "empty"]
 
 
-def state(connection: Connection, path: Path) -> State:
+def state(connection: Connection, path: Path | str) -> State:
     """How the catalog's schema stands; `BankError` when the file is none of ours, or newer than we are."""
     names = set(inspect(connection).get_table_names())
     if not names and not _user_version(connection):
@@ -36,7 +36,7 @@ def state(connection: Connection, path: Path) -> State:
     return "old"
 
 
-def prepare(connection: Connection, path: Path) -> None:
+def prepare(connection: Connection, path: Path | str) -> None:
     """Bring the schema to the newest revision, in the transaction that the connection is in."""
     found = state(connection, path)
     if found == "empty":
@@ -45,7 +45,8 @@ def prepare(connection: Connection, path: Path) -> None:
         connection.exec_driver_sql(f"INSERT INTO alembic_version VALUES ('{REVISIONS[-1]}')")
     elif found == "old":
         migrate(connection)
-    connection.exec_driver_sql(f"PRAGMA user_version={_GUARD}")
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql(f"PRAGMA user_version={_GUARD}")
 
 
 def migrate(connection: Connection, revision: str = "head") -> None:
@@ -62,4 +63,6 @@ def migrate(connection: Connection, revision: str = "head") -> None:
 
 
 def _user_version(connection: Connection) -> int:
+    if connection.dialect.name != "sqlite":
+        return 0
     return int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, and_, delete, select, update
 
 from memkit.bank import queries
-from memkit.bank.catalog import Catalog
+from memkit.bank.catalog import AnyCatalog
 from memkit.bank.records import MemoryInfo, check_tenant
 from memkit.bank.tables import artifacts, memories
 from memkit.errors import ConfigError, NotFoundError
@@ -41,7 +41,7 @@ class Version:
 class Versions:
     """The versions of a bank's memories; ``discard`` removes files that no row names any more."""
 
-    def __init__(self, catalog: Catalog, discard: Callable[[str, Iterable[str]], None]) -> None:
+    def __init__(self, catalog: AnyCatalog, discard: Callable[[str, Iterable[str]], None]) -> None:
         self._catalog, self._discard = catalog, discard
 
     def history(self, tenant: str, memory_id: str) -> list[Version]:

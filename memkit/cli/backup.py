@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from memkit.bank.places import shared
 from memkit.cli.options import Home, Json, home_of, open_bank
 from memkit.cli.output import Output
 from memkit.errors import NotFoundError
@@ -19,7 +20,7 @@ def backup(
 ) -> None:
     """Write the whole bank, all users', to one file. Others may go on reading and writing."""
     output, folder = Output(json), home_of(home)
-    if not folder.exists():
+    if not folder.exists() and shared()["database"] is None:
         raise NotFoundError(f"there is no bank at {folder}")
     with open_bank(home) as bank:
         size = bank.backup(file)

@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 import typer
 
 from memkit._version import __version__
+from memkit.bank.places import shared
 from memkit.cli.options import Home, Json, Model, User, home_of, open_bank, quiet_libraries
 from memkit.cli.output import Output
 from memkit.errors import ArtifactError, MemkitError
@@ -126,7 +127,7 @@ def _model(name: str) -> tuple[Check, str | None]:
 
 
 def _repair(folder: Path) -> tuple[list[str], list[Check]]:
-    if not folder.exists():
+    if not _there(folder):
         return [], []
     try:
         with open_bank(folder) as bank:
@@ -135,8 +136,12 @@ def _repair(folder: Path) -> tuple[list[str], list[Check]]:
         return [], [Check("repair", "fail", str(error))]
 
 
+def _there(folder: Path) -> bool:
+    return folder.exists() or shared()["database"] is not None
+
+
 def _bank(folder: Path, user: str, fingerprint: str | None) -> Iterator[Check]:
-    if not folder.exists():
+    if not _there(folder):
         yield Check("bank", "warn", f"there is none at {folder} yet; the first remember makes it")
         return
     try:

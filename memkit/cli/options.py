@@ -102,16 +102,18 @@ def home_of(home: Path | None) -> Path:
 def open_bank(home: Path | None) -> Bank:
     """The bank without a model: enough for what only reads or forgets."""
     from memkit.bank import Bank
+    from memkit.bank.places import shared
 
-    return Bank(home_of(home))
+    return Bank(home_of(home), **shared())
 
 
 def open_memory(home: Path | None, model: str, user: str, **settings: Any) -> Memory:
     """A user's memory; its model is loaded when first needed."""
     quiet_libraries()
+    from memkit.bank.places import shared
     from memkit.memory import Memory
 
-    return Memory(home_of(home), model, user, **settings)
+    return Memory(home_of(home), model, user, **shared(), **settings)
 
 
 def quiet_libraries() -> None:

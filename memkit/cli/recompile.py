@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from memkit.bank.places import shared
 from memkit.cli.manage import Id
 from memkit.cli.options import (
     Compiler,
@@ -94,7 +95,8 @@ def recompile(
 
     output = Output(json)
     scope = _scope(user, since, budget, limit, retry, keep, always, idle_days)
-    settings = Settings(home_of(home), model, compiler, compiler_options(option, ratio), embedder)
+    options = compiler_options(option, ratio)
+    settings = Settings(home_of(home), model, compiler, options, embedder, **shared())
     with _open(settings) as memory:
         if dry_run:
             _show_plan(output, _planned(memory, scope))
@@ -131,7 +133,8 @@ def schedule(
 
     output = Output()
     scope = _scope(user, None, budget, limit, False, keep, always, idle_days)
-    settings = Settings(home_of(home), model, compiler, compiler_options(option, ratio), embedder)
+    options = compiler_options(option, ratio)
+    settings = Settings(home_of(home), model, compiler, options, embedder, **shared())
 
     def run() -> None:
         with _open(settings) as memory:

@@ -6,6 +6,7 @@ killed leaves no state of its own behind: the next one plans anew, and goes on.
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,11 +38,19 @@ class Settings:
     compiler: str = "lcc"
     options: Mapping[str, Any] = field(default_factory=dict)
     embedder: str | None = None
+    database: str | None = None
+    artifacts: str | None = None
 
     def open(self) -> Memory:
         """A memory that belongs to nobody in particular: `Memory.of` makes it somebody's."""
         return Memory(
-            self.home, self.model, compiler=self.compiler, options=self.options, embedder=self.embedder
+            self.home,
+            self.model,
+            compiler=self.compiler,
+            options=self.options,
+            embedder=self.embedder,
+            database=self.database,
+            artifacts=self.artifacts,
         )
 
 
@@ -111,18 +120,14 @@ def work(
 
 
 @lru_cache(maxsize=1)
-def _opened(home: Path, model: str, compiler: str, options: str, embedder: str | None) -> Memory:
-    import json
-
-    return Settings(home, model, compiler, json.loads(options), embedder).open()
+def _opened(key: str, home: Path) -> Memory:
+    return Settings(home, **json.loads(key)).open()
 
 
 def work_alone(settings: Settings, task: Task, keep: int, deadline: float | None) -> Outcome:
     """Do one task in a process of its own, which keeps the model for the next one."""
-    import json
-
-    options = json.dumps(dict(settings.options), sort_keys=True)
-    memory = _opened(settings.home, settings.model, settings.compiler, options, settings.embedder)
+    values = {name: value for name, value in vars(settings).items() if name != "home"}
+    memory = _opened(json.dumps(values, sort_keys=True, default=dict), settings.home)
     return work(memory, task, keep, deadline)
 
 

@@ -1,0 +1,43 @@
+"""Where a bank lies: in one folder, or in a database and a store that machines share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TypedDict
+
+from memkit.bank.blobs import Blobs, Store
+from memkit.bank.catalog import AnyCatalog, Catalog
+
+
+def catalog_of(folder: Path, database: str | None, timeout: float) -> AnyCatalog:
+    """The catalog in a folder, or in the database of a URL."""
+    if database is None:
+        return Catalog(folder / "catalog.sqlite3", timeout)
+    from memkit.bank.postgres import PostgresCatalog
+
+    return PostgresCatalog(database, timeout)
+
+
+def store_of(folder: Path, artifacts: str | None) -> Store:
+    """The artifact files in a folder, or below a URL."""
+    if artifacts is None:
+        return Blobs(folder / "artifacts")
+    from memkit.bank.remote import RemoteBlobs
+
+    return RemoteBlobs(artifacts, folder / "cache")
+
+
+class Shared(TypedDict):
+    """The parts of a bank that machines share; None: this machine's own."""
+
+    database: str | None
+    artifacts: str | None
+
+
+def shared() -> Shared:
+    """Where ``MEMKIT_BANK`` and ``MEMKIT_ARTIFACTS`` say that the shared parts of a bank are."""
+    return {
+        "database": os.environ.get("MEMKIT_BANK") or None,
+        "artifacts": os.environ.get("MEMKIT_ARTIFACTS") or None,
+    }

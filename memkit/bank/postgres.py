@@ -1,0 +1,117 @@
+"""The catalog in PostgreSQL, where several machines share a bank."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, create_engine, insert, select
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from memkit.bank import schema
+from memkit.bank.failures import translated
+from memkit.bank.tables import metadata
+from memkit.errors import ConfigError, MissingExtraError
+
+LOCK = 0x6D656D6B6974  # "memkit": the advisory lock of all writers
+ROWS = 1000  # copied at once
+_HOLDING = ("memories", "chunks", "entries", "artifacts")  # what is forgotten stood there
+
+
+class PostgresCatalog:
+    """One database; ``url`` is SQLAlchemy's, as ``postgresql+psycopg://user@host/name``.
+
+    A writer holds one advisory lock for its transaction, so that writers queue as they do in SQLite.
+    """
+
+    def __init__(self, url: str, timeout: float) -> None:
+        try:
+            self._url = make_url(url)
+        except ArgumentError as error:
+            raise ConfigError(f"{url.partition('@')[2] or 'it'} is no database URL: {error}") from error
+        if self._url.get_backend_name() != "postgresql":
+            raise ConfigError(
+                f"a shared catalog is postgresql+psycopg://..., got {self._url.get_backend_name()}://..."
+            )
+        self.path = self._url.render_as_string(hide_password=True)
+        self._timeout = timeout
+        self._engine: Engine | None = None
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that sees one state of the catalog."""
+        with translated(self.path), self._open().connect() as plain:
+            connection = plain.execution_options(isolation_level="REPEATABLE READ")
+            with connection.begin():
+                yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that holds the writers' lock from its start."""
+        with translated(self.path), self._open().begin() as connection:
+            self._queue(connection)
+            yield connection
+
+    def _queue(self, connection: Connection) -> None:
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(self._timeout * 1000)}")
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
+
+    def checkpoint(self) -> None:
+        """Have the place of what was deleted used again. PostgreSQL overwrites it in its own time, and its
+        log keeps it for as long as it is set to."""
+        with translated(self.path), self._open().connect() as plain:
+            connection = plain.execution_options(isolation_level="AUTOCOMMIT")
+            for table in _HOLDING:
+                connection.exec_driver_sql(f"VACUUM {table}")
+
+    def copy_to(self, path: Path) -> None:
+        """Write one state of the catalog to a new SQLite file, such as a local bank has."""
+        target = create_engine(f"sqlite:///{path}")
+        try:
+            with self.read() as source, target.begin() as copy:
+                schema.prepare(copy, path)
+                for table in metadata.sorted_tables:
+                    for rows in source.execute(select(table)).mappings().partitions(ROWS):
+                        copy.execute(insert(table), [dict(row) for row in rows])
+        finally:
+            target.dispose()
+
+    def close(self) -> None:
+        """Close all connections; the next use opens the catalog again."""
+        with self._lock:
+            engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.dispose()
+
+    def _open(self) -> Engine:
+        with self._lock:
+            if self._engine is None:
+                self._engine = self._prepared()
+            return self._engine
+
+    def _prepared(self) -> Engine:
+        try:
+            engine = create_engine(
+                self._url,
+                pool_pre_ping=True,  # the server may have been restarted
+                pool_timeout=self._timeout,
+                connect_args={"connect_timeout": max(int(self._timeout), 1)},
+            )
+        except ImportError as error:
+            raise MissingExtraError("psycopg", "pip install 'memkit[postgres]'") from error
+        try:
+            with translated(self.path):
+                with engine.connect() as connection:
+                    current = schema.state(connection, self.path) == "current"
+                if not current:
+                    with engine.begin() as connection:
+                        self._queue(connection)
+                        schema.prepare(connection, self.path)
+        except BaseException:
+            engine.dispose()
+            raise
+        return engine

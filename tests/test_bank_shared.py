@@ -1,0 +1,234 @@
+"""A bank that machines share: PostgreSQL and an S3-compatible store, both real."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pytest
+
+from memkit.artifact import Artifact
+from memkit.bank import Bank, MemoryInfo, Policy, Said
+from memkit.bank.backup import restore
+from memkit.document import Document, Span
+from memkit.errors import BankBusyError, BankError, ConfigError, MissingExtraError, NotFoundError
+from memkit.memory import Memory
+from memkit.recompile.advice import AdvisorConfig
+from memkit.recompile.executors import Here
+from memkit.recompile.plan import Scope, plan
+from memkit.recompile.run import recompile
+from memkit.testing import TEXT, TINY_OPTIONS
+
+_spec = importlib.util.spec_from_file_location("servers", Path(__file__).parent / "servers.py")
+assert _spec is not None
+servers: Any = importlib.util.module_from_spec(_spec)
+assert _spec.loader is not None
+_spec.loader.exec_module(servers)
+
+needs_postgres = pytest.mark.skipif(servers.programs() is None, reason="PostgreSQL is not installed")
+pytestmark = [needs_postgres]
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Any]:
+    with servers.postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def url(postgres: Any) -> str:
+    return str(postgres.database(f"bank_{uuid4().hex}"))
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    with servers.s3() as address:
+        yield address
+
+
+@pytest.fixture
+def bucket(s3: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_ENDPOINT_URL": s3,
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://memkit/{uuid4().hex}"
+
+
+@pytest.fixture
+def machines(url: str, bucket: str, tmp_path: Path) -> Iterator[tuple[Bank, Bank]]:
+    """The same bank, seen from two machines."""
+    with (
+        Bank(tmp_path / "one", database=url, artifacts=bucket) as one,
+        Bank(tmp_path / "two", database=url, artifacts=bucket) as two,
+    ):
+        yield one, two
+
+
+Put = Callable[..., MemoryInfo]
+Make = Callable[..., bytes]
+
+
+def test_what_one_machine_writes_the_other_reads(
+    machines: tuple[Bank, Bank], put: Put, text_artifact: Make
+) -> None:
+    one, two = machines
+    info = put(one, "alice", "Ada lives in Lima.")
+    one.publish("alice", info.id, text_artifact("alice", 1))
+    assert two.get("alice", info.id).version == 1
+    assert two.source("alice", info.id).text == "Ada lives in Lima."
+    with two.artifact("alice", info.id) as artifact:
+        assert artifact.manifest.config == {"n": 1}
+    assert two.check("alice") == one.check("alice") == []
+    (hit,) = two.search("alice", np.eye(8, dtype=np.float32)[0], 1)
+    assert hit.memory_id == info.id
+    two.publish("alice", info.id, text_artifact("alice", 2))
+    with one.artifact("alice", info.id) as artifact:
+        assert artifact.manifest.config == {"n": 2}
+    assert [v.version for v in one.versions.history("alice", info.id)] == [1, 2]
+    with pytest.raises(NotFoundError):
+        two.get("bob", info.id)
+
+
+def test_what_one_machine_forgets_is_gone_from_the_store(
+    machines: tuple[Bank, Bank], put: Put, text_artifact: Make
+) -> None:
+    one, two = machines
+    info = put(one, "alice", "Ada lives in Lima.")
+    one.publish("alice", info.id, text_artifact("alice", 1))
+    artifact_id = one.get("alice", info.id).artifact_id or ""
+    two.artifact("alice", info.id).close()
+    one.forget("alice", info.id)
+    assert not two._blobs.exists("alice", artifact_id)
+    with pytest.raises(NotFoundError):
+        two.artifact("alice", info.id)
+    assert two.search("alice", np.eye(8, dtype=np.float32)[0], 1) == []
+
+
+def test_logs_leases_policies_and_keys(machines: tuple[Bank, Bank]) -> None:
+    one, two = machines
+
+    def embed(document: Document) -> tuple[list[Span], Any]:
+        return [Span(0, len(document.text))], np.ones((1, 4), np.float32)
+
+    when = datetime(2026, 1, 2, tzinfo=UTC)
+    info = one.logs.append("alice", "profile", [Said("lives in Lima", when=when), Said("has a dog")], embed)
+    assert [e.text for e in two.logs.entries("alice", info.id)] == ["lives in Lima", "has a dog"]
+    two.logs.append("alice", "profile", [Said("was born in Cork", when=when.replace(year=2025))], embed)
+    text = one.source("alice", info.id).text
+    assert text.splitlines()[0] == "2025-01-02 user: was born in Cork"
+    start = text.index("Lima")
+    assert two.forgetting.erase("alice", info.id, [Span(start, start + 1)], embed).left == info.id
+    assert "Lima" not in one.source("alice", info.id).text
+    with one.leases.take("alice", info.id), pytest.raises(BankBusyError):
+        two.leases.take("alice", info.id)
+    one.policies.set("alice", Policy(max_memories=1, max_characters=10**6, max_bytes=10**9))
+    assert two.policies.get("alice").max_memories == 1
+    _, secret = one.keys.create("alice")
+    assert two.keys.tenant(secret) == "alice"
+    two.count_asked("alice", {info.id: 2})
+    assert one.get("alice", info.id).asked == 2
+    assert one.tenants() == ["alice"]
+
+
+def test_writers_queue_and_lose_nothing(machines: tuple[Bank, Bank], put: Put) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: put(machines[n % 2], "alice", f"text number {n}"), range(40)))
+    assert len(machines[0].list("alice")) == 40
+
+
+def test_strays_are_removed_once_they_are_old(machines: tuple[Bank, Bank], text_artifact: Make) -> None:
+    one, _ = machines
+    one.list("alice")
+    data = text_artifact("alice", 5)
+    one._blobs.write("alice", Artifact.decode(data).id, data)
+    assert len(one.repair()) == 1  # another machine may be about to name it
+    assert any("no memory needs" in line for line in one.repair(grace=-1))
+    assert not one._blobs.exists("alice", Artifact.decode(data).id)
+
+
+def test_a_backup_becomes_a_local_bank(
+    machines: tuple[Bank, Bank], put: Put, text_artifact: Make, tmp_path: Path
+) -> None:
+    one, two = machines
+    info = put(one, "alice", "Ada lives in Lima.")
+    one.publish("alice", info.id, text_artifact("alice", 1))
+    two.backup(tmp_path / "file.tar")
+    assert restore(tmp_path / "file.tar", tmp_path / "local") == 1
+    with Bank(tmp_path / "local") as local:
+        assert local.get("alice", info.id).version == 1
+        assert local.check("alice") == []
+
+
+def test_a_restarted_server_is_an_error_and_then_none(
+    postgres: Any, url: str, tmp_path: Path, put: Put
+) -> None:
+    with Bank(tmp_path, database=url, timeout=2.0) as bank:
+        info = put(bank, "alice", "Ada lives in Lima.")
+        postgres.stop("immediate")
+        with pytest.raises(BankError, match="cannot be reached") as caught:
+            bank.list("alice")
+        assert "memkit@127.0.0.1" in str(caught.value)
+        postgres.start()
+        assert [m.id for m in bank.list("alice")] == [info.id]
+        put(bank, "alice", "Bo lives in Cork.")
+
+
+def test_a_server_that_stops_in_mid_recompile_loses_nothing(
+    postgres: Any, url: str, tmp_path: Path, engine: Any
+) -> None:
+    scope, stopped = Scope(advisor=AdvisorConfig(enabled=False)), list[int]()
+    with Memory(tmp_path, engine=engine, options=TINY_OPTIONS, database=url) as memory:
+        memory.of("mira").remember(TEXT, compile=False)
+
+        def look(task: Any) -> Any:
+            def step(done: Any) -> None:
+                if not stopped:
+                    stopped.append(done.step)
+                    postgres.stop("immediate")
+
+            return step
+
+        (outcome,) = recompile(plan(memory, scope), scope, Here(memory, look)).outcomes
+        assert (outcome.status, "cannot be reached" in outcome.reason) == ("failed", True)
+        postgres.start()
+        (info,) = memory.bank.list("mira")
+        assert (info.version, info.status) == (0, "text")
+        memory.bank.leases.clear("mira", info.id)
+        (outcome,) = recompile(plan(memory, scope), scope, Here(memory)).outcomes
+        assert outcome.status == "compiled"
+
+
+def test_a_store_that_refuses_writes_changes_nothing(
+    url: str, bucket: str, tmp_path: Path, put: Put, text_artifact: Make
+) -> None:
+    with Bank(tmp_path, database=url, artifacts="s3://no-such-bucket-anywhere/x") as bank:
+        info = put(bank, "alice", "Ada lives in Lima.")
+        with pytest.raises(BankError, match="artifact store"):
+            bank.publish("alice", info.id, text_artifact("alice", 1))
+        assert bank.get("alice", info.id).version == 0
+
+
+def test_wrong_places_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for bad in ("nonsense", "sqlite:///x", "mysql://a@b/c"):
+        with pytest.raises(ConfigError):
+            Bank(tmp_path, database=bad)
+    with Bank(tmp_path, database="postgresql+psycopg://u:secret@127.0.0.1:9/none", timeout=1.0) as bank:
+        with pytest.raises(BankError, match="cannot be reached") as caught:
+            bank.list("alice")
+        assert "secret" not in str(caught.value)
+    with pytest.raises((ConfigError, MissingExtraError)):
+        Bank(tmp_path, artifacts="nonsense://x")
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    with pytest.raises(MissingExtraError, match=r"memkit\[s3\]"):
+        Bank(tmp_path, artifacts="s3://x/y")
