@@ -98,3 +98,18 @@ def bench_gate(
 
     counts = tuple(int(n) for n in numbers(candidates, "--candidates"))
     _measured(json, lambda report: gate(model, tokens, ratio, counts, repeats, report))
+
+
+def bench_crash(
+    kills: Annotated[int, typer.Option(min=1, metavar="N", help="How often to kill a writer.")] = 2000,
+    database: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="An empty PostgreSQL database.", show_default=False),
+    ] = None,
+    seed: Seed = 0,
+    json: Out = None,
+) -> None:
+    """Kill writers at random instants and fault points, and count what is lost, damaged or left over."""
+    from memkit.evals.crash import CrashConfig, crash
+
+    _measured(json, lambda report: crash(CrashConfig(kills, seed, database), report))
