@@ -101,6 +101,7 @@ def build() -> typer.Typer:
     benches.command("compile")(bench.bench_compile)
     benches.command("route")(bench.bench_route)
     benches.command("gate")(bench.bench_gate)
+    benches.command("bank")(bench.bench_bank)
     benches.command("crash")(bench.bench_crash)
     app.add_typer(benches, name="bench")
     return app

@@ -113,3 +113,19 @@ def bench_crash(
     from memkit.evals.crash import CrashConfig, crash
 
     _measured(json, lambda report: crash(CrashConfig(kills, seed, database), report))
+
+
+def bench_bank(
+    memories: Annotated[int, typer.Option(min=1, metavar="N", help="Memories in the large bank.")] = 100_000,
+    processes: Annotated[int, typer.Option(min=1, metavar="N", help="At once on one bank.")] = 8,
+    operations: Annotated[int, typer.Option(min=1, metavar="N", help="Of each process.")] = 500,
+    quick: Annotated[bool, typer.Option("--quick", help="2,000 memories, 2 processes of 50.")] = False,
+    seed: Seed = 0,
+    json: Out = None,
+) -> None:
+    """Measure the bank beside raw files and SQLite, under several processes, and with many memories."""
+    from memkit.evals.bench_bank import BankConfig, bench
+
+    small = BankConfig(2000, 2, 50, 20, seed=seed)
+    config = small if quick else BankConfig(memories, processes, operations, seed=seed)
+    _measured(json, lambda report: bench(config, report))
