@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from memkit import registry
 from memkit.engine.base import Handle, Request
 from memkit.engine.transformers import TransformersEngine, prompt_of
 from memkit.errors import ConfigError
@@ -294,6 +295,8 @@ def _of_compiler(
     name, _, preset = compiler.partition(":")
     bare = compiler == NO_COMPILER
     options = {} if bare else dict(config.options) | ({"preset": preset} if preset else {})
+    if not bare and not registry.takes_ratio(name):
+        options.pop("ratio", None)
     with Memory(
         home,
         user=TENANT,
