@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import builtins
-import hashlib
-import json
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
@@ -14,24 +13,23 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from memkit import registry
-from memkit.admission import AdmissionConfig, judge
+from memkit.admission import AdmissionConfig
 from memkit.answers import Answer, Part, Trace, parts_of
-from memkit.artifact import Artifact
 from memkit.background import Background
-from memkit.bank import Bank, CompiledFrom, MemoryInfo, Receipt, Said
+from memkit.bank import Bank, MemoryInfo, Receipt, Said
 from memkit.bank.places import shared
 from memkit.compilers.base import Compiled, Progress, Step, silent
 from memkit.document import Document, Span
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import (
     BankBusyError,
-    CompileError,
     ConfigError,
     MemkitError,
     NotFoundError,
-    VerificationError,
 )
+from memkit.making import make
 from memkit.models.loading import LoadedModel
+from memkit.observe import LogObserver, Observer
 from memkit.router.candidates import index, refresh
 from memkit.router.embed import Embedder, embedder_of
 from memkit.router.gate import GateConfig, GateName, Route
@@ -41,7 +39,6 @@ from memkit.usage import Usage
 from memkit.verify import Verified, verified
 
 MAX_CHARACTERS = 5_000_000  # of one document
-LOG_SHARE = 0.5  # of the model's window that the compiled part of a running memory may fill
 Message: TypeAlias = "Mapping[str, Any] | Said"
 
 
@@ -54,6 +51,7 @@ class Memory:
     by words, "sentence" by meaning, "hybrid" by both (default: ``MEMKIT_EMBEDDER``, else lexical);
     ``gate`` decides among them: "auto", "rule", "entropy" or "learned". Artifacts are signed with ``signer``
     (default: the key in the file that ``MEMKIT_SIGNING_KEY`` names, if any). ``clock`` tells the time.
+    ``observer`` is told what happens (default: log records; see `memkit.observe`).
     ``database`` and ``artifacts`` are those of a bank that machines share (see `memkit.bank.Bank`; without
     a ``path`` they default to ``MEMKIT_BANK`` and ``MEMKIT_ARTIFACTS``).
     """
@@ -72,6 +70,7 @@ class Memory:
         admission: AdmissionConfig | None = None,
         signer: Signer | None = None,
         clock: Callable[[], datetime] | None = None,
+        observer: Observer | None = None,
         database: str | None = None,
         artifacts: str | None = None,
     ) -> None:
@@ -83,15 +82,16 @@ class Memory:
         else:
             self.bank = Bank(default_home(), **shared())
         self._clock = clock or _utc_now
+        self.observer = observer or LogObserver()
         self._model = model or os.environ.get("MEMKIT_MODEL") or "nano"
         self._engine = engine
         self.compiler, self.options = compiler, dict(options or {})
         registry.compiler(compiler, self.options)  # a wrong option is an error now, not tonight
         gate = GateConfig(gate) if isinstance(gate, str) else gate
         self.router = Router(self.bank, user, lambda: self.engine, embedder_of(embedder), gate)
-        self._admission = admission or AdmissionConfig()
+        self.admission = admission or AdmissionConfig()
         key = os.environ.get("MEMKIT_SIGNING_KEY")
-        self._signer = signer or (Signer.from_file(key) if key else None)
+        self.signer = signer or (Signer.from_file(key) if key else None)
         self._background = Background(self._compile_quietly)
         self._usage = Usage(self.bank)
         self._owner: Memory | None = None  # whose bank and engine these are, where they are another's
@@ -200,48 +200,7 @@ class Memory:
                 lease.renew()
                 progress(done)
 
-            return self._compiled(info, step)
-
-    def _compiled(self, info: MemoryInfo, progress: Progress) -> tuple[MemoryInfo, Compiled]:
-        compiler = registry.compiler(self.compiler, self.options)
-        source, seen = self.snapshot(info)
-        unfinished = self.bank.unfinished(self.user, info.id)
-        try:
-            made = compiler.compile(
-                source, self.engine.base, tenant=self.user, progress=progress, unfinished=unfinished
-            )
-            artifact = Artifact.decode(made.data)
-            verdict = judge(self.engine, source, artifact, self._admission)
-            if verdict.refusal:
-                raise VerificationError(f"the artifact was not published: {verdict.refusal}")
-        except (CompileError, VerificationError) as error:
-            unfinished.unlink(missing_ok=True)
-            self.bank.fail(self.user, info.id, str(error), self.attempt(source))
-            raise
-        unfinished.unlink(missing_ok=True)
-        data = artifact.with_manifest(replace(artifact.manifest, verification=verdict.plain()))
-        if self._signer:
-            data = self._signer.sign(Artifact.decode(data))
-        seen = replace(seen, seconds=made.seconds, flops=made.flops)
-        return self.bank.publish(self.user, info.id, data, seen), made
-
-    def attempt(self, source: Document) -> str:
-        """Names a compilation: of what, how, and for which model; the same one would end the same way."""
-        how = json.dumps([self.compiler, self.options], sort_keys=True, default=str)
-        return hashlib.sha256(f"{how}\n{self.engine.fingerprint}\n{source.digest}".encode()).hexdigest()
-
-    def snapshot(self, info: MemoryInfo) -> tuple[Document, CompiledFrom]:
-        """What is compiled: a document, or as much of the end of a running memory as the model takes in."""
-        if not info.running:
-            return self.bank.source(self.user, info.id), CompiledFrom()
-        document, entries = self.bank.logs.snapshot(self.user, info.id)
-        room, first = int(self.engine.window * LOG_SHARE), len(entries)
-        while first and (room := room - self.engine.count_tokens(entries[first - 1].line)) >= 0:
-            first -= 1
-        first = min(first, len(entries) - 1)  # one entry that is too long is the compiler's to refuse
-        through = max(entry.number for entry in entries)
-        since = entries[first].said if first else None
-        return Document(document.text[entries[first].start :], document.title), CompiledFrom(through, since)
+            return make(self, info, step)
 
     def _compile_quietly(self, memory_id: str) -> None:
         try:
@@ -250,6 +209,10 @@ class Memory:
             pass  # forgotten meanwhile, or another process is at it
         except MemkitError as error:
             self.bank.fail(self.user, memory_id, str(error))
+
+    def queue_age(self) -> float:
+        """Seconds that the oldest compilation has waited in the background; 0 where none does."""
+        return self._background.age()
 
     def wait(self) -> None:
         """Wait until every background compilation has ended."""
@@ -263,6 +226,7 @@ class Memory:
         """
         if not question.strip():
             raise ConfigError("the question is empty")
+        started = time.time()
         routed = self.router.route(question, max_tokens)
         (completion,) = self.engine.generate([routed.request])
         decision, handle = routed.decision, routed.request.handle
@@ -289,7 +253,9 @@ class Memory:
         )
         if chosen is not None and decision.route != "none":
             self._usage.note(self.user, chosen.id)
-        return Answer(completion.text, decision.route, trace)
+        answer = Answer(completion.text, decision.route, trace)
+        self.observer.answered(self.user, answer, started)
+        return answer
 
     def _parts(self, route: Route, memory: MemoryInfo | None, spans: Sequence[Span]) -> tuple[Part, ...]:
         if memory is None:
@@ -318,7 +284,7 @@ class Memory:
         """
         with self.bank.artifact(self.user, memory_id) as artifact:
             source = self.bank.source(self.user, memory_id)
-            return verified(artifact, source, self.engine, self._admission, replay=replay, progress=progress)
+            return verified(artifact, source, self.engine, self.admission, replay=replay, progress=progress)
 
     def forget(
         self, memory_id: str | None = None, *, spans: Sequence[Span] = (), compile: bool = True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import shlex
 import shutil
 import subprocess
@@ -24,7 +26,7 @@ OPTIONS = [word for key, value in TINY_OPTIONS.items() for word in ("--option", 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)  # a Sunday
 
 
-def test_recompile_plans_compiles_and_does_nothing_twice(cli: Cli, document: Path) -> None:
+def test_recompile_plans_compiles_and_does_nothing_twice(cli: Cli, document: Path, tmp_path: Path) -> None:
     assert cli("recompile", "--json").json["outcomes"] == []  # an empty bank
     assert cli("remember", document).code == 0
     planned = cli("recompile", "--dry-run", "--always", "--json", *OPTIONS).json
@@ -35,7 +37,9 @@ def test_recompile_plans_compiles_and_does_nothing_twice(cli: Cli, document: Pat
     done = cli("recompile", "--always", *OPTIONS)
     assert (done.code, "1 compiled" in done.out) == (0, True)
     assert "people.txt" in done.err  # progress
-    again = cli("recompile", "--always", "--json", *OPTIONS).json
+    file = tmp_path / "memkit.prom"
+    again = cli("recompile", "--always", "--json", "--metrics", file, *OPTIONS).json
+    assert 'memkit_recompile_memories{outcome="unchanged"} 1.0' in file.read_text()
     assert (again["outcomes"], again["unchanged"]) == ([], 1)
 
 
@@ -209,3 +213,12 @@ def test_zones_and_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "apscheduler.triggers.cron", None)
     with pytest.raises(MissingExtraError, match="schedule"):
         repeat(lambda: None, "0 3 * * *", "UTC", print)
+
+
+def test_log_records_as_json_by_command(cli: Cli, document: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEMKIT_LOG", "json")
+    monkeypatch.setattr(logging.getLogger("memkit"), "handlers", [])
+    cli("remember", document)
+    done = cli("ask", "Where does Mira live?")
+    (line,) = (json.loads(each) for each in done.err.splitlines() if each.startswith("{"))
+    assert (line["event"], line["route"]) == ("answered", "text")

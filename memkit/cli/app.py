@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with suppress(AttributeError):  # not a text stream of this interpreter
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     output = Output(json=wants_json(arguments))
+    _log()
     command = typer.main.get_command(build())
     try:
         code = command.main(args=arguments, prog_name="memkit", standalone_mode=False)
@@ -49,6 +51,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, InterruptError) as error:
         return output.fail(error if isinstance(error, InterruptError) else InterruptError("interrupted"))
     return code if isinstance(code, int) else 0
+
+
+def _log() -> None:
+    """Log records on standard error, as lines or as JSON, where ``MEMKIT_LOG`` asks for them."""
+    form = os.environ.get("MEMKIT_LOG")
+    if form:
+        import logging
+
+        from memkit.observe import JsonFormatter
+
+        handler = logging.StreamHandler()
+        handler.setFormatter(JsonFormatter() if form == "json" else None)
+        logger = logging.getLogger("memkit")
+        logger.handlers = [handler]
+        logger.setLevel(logging.INFO)
 
 
 def build() -> typer.Typer:

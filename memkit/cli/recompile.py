@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -83,6 +84,10 @@ def recompile(
     ratio: Ratio = None,
     option: Options = None,
     embedder: EmbedderName = None,
+    metrics: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write metrics for the node exporter.", show_default=False),
+    ] = None,
     home: Home = None,
     model: Model = "nano",
     json: Json = False,
@@ -103,6 +108,10 @@ def recompile(
             return
         report = _carry_out(output, memory, settings, scope, executor, workers)
     _show_report(output, report)
+    if metrics is not None:
+        from memkit.metrics import of_recompilation
+
+        of_recompilation(report).write(metrics)
     if any(outcome.status in _BAD for outcome in report.outcomes):
         raise typer.Exit(4)
 
@@ -175,13 +184,14 @@ def explain(
     json: Json = False,
 ) -> None:
     """Say whether a memory is worth compiling, and after how many questions that has paid for itself."""
+    from memkit.making import snapshot
     from memkit.recompile.advice import AdvisorConfig
     from memkit.recompile.plan import examine, why_due
 
     output, options = Output(json), compiler_options(option, ratio)
     with open_memory(home, model, user, compiler=compiler, options=options) as memory:
         info = memory.show(memory_id)
-        source, _ = memory.snapshot(info)
+        source, _ = snapshot(memory, info)
         advice, cost = examine(memory, info, source.text, AdvisorConfig(), datetime.now(UTC))
         due = why_due(info, compiler, memory.engine.fingerprint)
     rows = [

@@ -15,6 +15,7 @@ from memkit.compilers.arithmetic import FlopMeter
 from memkit.compilers.base import Estimate
 from memkit.engine import kv
 from memkit.errors import CompileError, NotFoundError
+from memkit.making import attempt, snapshot
 from memkit.memory import Memory
 from memkit.models.loading import LoadedModel
 from memkit.recompile.advice import Advice, AdvisorConfig, advise
@@ -146,13 +147,13 @@ def _task(
     memory: Memory, info: MemoryInfo, reason: str, scope: Scope, now: datetime, speed: Speed
 ) -> Task | Skipped:
     try:
-        source, _ = memory.snapshot(info)
+        source, _ = snapshot(memory, info)
     except NotFoundError:
         return Skipped(memory.user, info.id, info.title, "it was forgotten meanwhile")
     advice, cost = examine(memory, info, source.text, scope.advisor, now)
     if not advice.compile:
         return Skipped(memory.user, info.id, info.title, advice.reason)
-    if info.attempt and not scope.retry and info.attempt == memory.attempt(source):
+    if info.attempt and not scope.retry and info.attempt == attempt(memory, source):
         return Skipped(memory.user, info.id, info.title, f"it failed before and is the same: {info.error}")
     flops, nbytes = (cost.flops, cost.nbytes) if cost else (None, None)
     seconds = None if flops is None else flops / speed.of(memory.user)

@@ -20,6 +20,7 @@ from memkit.bank import Receipt
 from memkit.compilers.base import Progress, Step, silent
 from memkit.errors import BankBusyError, MemkitError, NotFoundError, VerificationError
 from memkit.memory import Memory
+from memkit.observe import Observer
 from memkit.recompile.plan import Plan, Scope, Skipped, Task
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Settings:
     database: str | None = None
     artifacts: str | None = None
 
-    def open(self) -> Memory:
+    def open(self, observer: Observer | None = None) -> Memory:
         """A memory that belongs to nobody in particular: `Memory.of` makes it somebody's."""
         return Memory(
             self.home,
@@ -51,6 +52,7 @@ class Settings:
             embedder=self.embedder,
             database=self.database,
             artifacts=self.artifacts,
+            observer=observer,
         )
 
 

@@ -1,0 +1,72 @@
+"""The way from a memory's source to its published artifact."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from memkit import registry
+from memkit.admission import judge
+from memkit.artifact import Artifact
+from memkit.bank import CompiledFrom, MemoryInfo
+from memkit.compilers.base import Compiled, Progress
+from memkit.document import Document
+from memkit.errors import CompileError, VerificationError
+
+if TYPE_CHECKING:
+    from memkit.memory import Memory
+
+LOG_SHARE = 0.5  # of the model's window that the compiled part of a running memory may fill
+
+
+def make(memory: Memory, info: MemoryInfo, progress: Progress) -> tuple[MemoryInfo, Compiled]:
+    """Compile a memory and publish the artifact, if the admission gate lets it pass.
+
+    Raises `CompileError` or `VerificationError`; the bank notes why then, and keeps what it had.
+    """
+    bank, user, engine = memory.bank, memory.user, memory.engine
+    compiler = registry.compiler(memory.compiler, memory.options)
+    source, seen = snapshot(memory, info)
+    unfinished = bank.unfinished(user, info.id)
+    try:
+        made = compiler.compile(source, engine.base, tenant=user, progress=progress, unfinished=unfinished)
+        artifact = Artifact.decode(made.data)
+        verdict = judge(engine, source, artifact, memory.admission)
+        if verdict.refusal:
+            raise VerificationError(f"the artifact was not published: {verdict.refusal}")
+    except (CompileError, VerificationError) as error:
+        unfinished.unlink(missing_ok=True)
+        bank.fail(user, info.id, str(error), attempt(memory, source))
+        memory.observer.refused(user, info, error)
+        raise
+    unfinished.unlink(missing_ok=True)
+    verification = verdict.plain()
+    data = artifact.with_manifest(replace(artifact.manifest, verification=verification))
+    if memory.signer:
+        data = memory.signer.sign(Artifact.decode(data))
+    published = bank.publish(user, info.id, data, replace(seen, seconds=made.seconds, flops=made.flops))
+    memory.observer.compiled(user, published, made, verification)
+    return published, made
+
+
+def attempt(memory: Memory, source: Document) -> str:
+    """Names a compilation: of what, how, and for which model; the same one would end the same way."""
+    how = json.dumps([memory.compiler, memory.options], sort_keys=True, default=str)
+    return hashlib.sha256(f"{how}\n{memory.engine.fingerprint}\n{source.digest}".encode()).hexdigest()
+
+
+def snapshot(memory: Memory, info: MemoryInfo) -> tuple[Document, CompiledFrom]:
+    """What is compiled: a document, or as much of the end of a running memory as the model takes in."""
+    if not info.running:
+        return memory.bank.source(memory.user, info.id), CompiledFrom()
+    engine = memory.engine
+    document, entries = memory.bank.logs.snapshot(memory.user, info.id)
+    room, first = int(engine.window * LOG_SHARE), len(entries)
+    while first and (room := room - engine.count_tokens(entries[first - 1].line)) >= 0:
+        first -= 1
+    first = min(first, len(entries) - 1)  # one entry that is too long is the compiler's to refuse
+    through = max(entry.number for entry in entries)
+    since = entries[first].said if first else None
+    return Document(document.text[entries[first].start :], document.title), CompiledFrom(through, since)

@@ -1,0 +1,74 @@
+"""OpenTelemetry spans (the extra ``otel``). Their attributes hold ids and numbers, and no content."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from memkit._version import __version__
+from memkit.errors import MissingExtraError
+from memkit.observe import Observer
+
+if TYPE_CHECKING:
+    from memkit.answers import Answer
+    from memkit.bank import MemoryInfo
+    from memkit.compilers.base import Compiled
+
+
+class Tracing(Observer):
+    """Spans ``memkit.ask`` (with ``memkit.route`` and ``memkit.generate`` in it) and ``memkit.compile``.
+
+    They belong to the span that is current where memkit is called. ``provider`` defaults to the
+    application's.
+    """
+
+    def __init__(self, provider: Any = None) -> None:
+        try:
+            from opentelemetry import trace
+        except ImportError as error:
+            raise MissingExtraError("opentelemetry", "pip install 'memkit[otel]'") from error
+        self._api = trace
+        self._tracer = trace.get_tracer("memkit", __version__, tracer_provider=provider)
+
+    def answered(self, user: str, answer: Answer, started: float) -> None:
+        told = answer.trace
+        begin = int(started * 1e9)
+        middle = begin + int(told.route_ms * 1e6)
+        end = middle + int(told.total_ms * 1e6)
+        span = self._tracer.start_span("memkit.ask", start_time=begin)
+        values = {
+            "memkit.route": told.route,
+            "memkit.gate": told.gate,
+            "memkit.margin": told.margin,
+            "memkit.memory": told.memory_id,
+            "memkit.version": told.version,
+            "memkit.probes": told.probes,
+            "memkit.prompt_tokens": told.prompt_tokens,
+            "memkit.ttft_ms": told.ttft_ms,
+        }
+        span.set_attributes({name: value for name, value in values.items() if value is not None})
+        inside = self._api.set_span_in_context(span)
+        self._tracer.start_span("memkit.route", context=inside, start_time=begin).end(middle)
+        self._tracer.start_span("memkit.generate", context=inside, start_time=middle).end(end)
+        span.end(end)
+
+    def compiled(self, user: str, info: MemoryInfo, made: Compiled, verification: Mapping[str, Any]) -> None:
+        end = time.time_ns()
+        span = self._tracer.start_span("memkit.compile", start_time=end - int(made.seconds * 1e9))
+        span.set_attributes(
+            {
+                "memkit.memory": info.id,
+                "memkit.version": info.version,
+                "memkit.compiler": info.compiler or "",
+                "memkit.flops": made.flops,
+                "memkit.steps": made.steps,
+            }
+        )
+        span.end(end)
+
+    def refused(self, user: str, info: MemoryInfo, error: Exception) -> None:
+        span = self._tracer.start_span("memkit.compile")
+        span.set_attribute("memkit.memory", info.id)
+        span.set_status(self._api.StatusCode.ERROR, type(error).__name__)
+        span.end()
