@@ -1,7 +1,7 @@
 """Fitting a calibration to observed questions.
 
-Observations are split by document into three: the scorers are trained on the first half, the
-thresholds chosen on the next quarter; what is reported comes from the last, which saw neither.
+A quarter of the documents is kept for what is reported. On the others, thresholds are chosen by what scorers
+that were trained without a document say of it (cross-fitting); the scorers that are kept are trained on all.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from memkit.router.scorer import Head
 
 LOST = 0.02  # of the answerable questions may fall below `probe_from`, and below `none_below`
 KEPT = 0.96  # of those whose text is read must pass `text_from`, where that is possible
-RISK = 0.1  # of the questions left to artifacts may be answered wrong
+RISK = 0.05  # of the questions left to artifacts may be answered wrong
+FOLDS = 5  # of the documents that thresholds are chosen on
 LEAST = 10  # questions that memory answers, and others, below which nothing is fitted
 
 Row = tuple[float, ...]
@@ -50,8 +51,13 @@ class Observed:
 
 
 def part_of(group: str) -> str:
-    """Whether a document's questions fit scorers ("fit"), thresholds ("tune") or the report ("report")."""
-    return ("fit", "fit", "tune", "report")[zlib.crc32(group.encode()) % 4]
+    """Whether a document's questions make the calibration ("fit") or the report ("report")."""
+    return ("fit", "fit", "fit", "report")[zlib.crc32(group.encode()) % 4]
+
+
+def fold_of(group: str) -> int:
+    """Which fold a document's questions are in; independent of `part_of`."""
+    return zlib.crc32(f"fold {group}".encode()) % FOLDS
 
 
 def fit(observed: Sequence[Observed], hidden: int, seed: int = 0) -> tuple[dict[str, Head], Thresholds]:
@@ -62,10 +68,13 @@ def fit(observed: Sequence[Observed], hidden: int, seed: int = 0) -> tuple[dict[
             f"{yes} questions that a memory answers and {len(observed) - yes} that none does; at least "
             f"{LEAST} of each are needed to calibrate"
         )
-    first = [o for o in observed if part_of(o.group) == "fit"] or list(observed)
-    second = [o for o in observed if part_of(o.group) == "tune"] or first
-    heads = _heads(first, hidden, seed)
-    return heads, _thresholds(second, heads)
+    mine = [o for o in observed if part_of(o.group) == "fit"] or list(observed)
+    seen = list[tuple[Observed, Believed]]()
+    for fold in range(FOLDS):
+        others = [o for o in mine if fold_of(o.group) != fold] or mine
+        heads = _heads(others, hidden, seed)
+        seen += [(o, believe(o, heads)) for o in mine if fold_of(o.group) == fold and o.found]
+    return _heads(mine, hidden, seed), _thresholds(seen)
 
 
 def _heads(observed: Sequence[Observed], hidden: int, seed: int) -> dict[str, Head]:
@@ -123,8 +132,8 @@ def believe(o: Observed, heads: dict[str, Head]) -> Believed:
     )
 
 
-def _thresholds(observed: Sequence[Observed], heads: dict[str, Head]) -> Thresholds:
-    seen = [believe(o, heads) for o in observed if o.found]
+def _thresholds(pairs: Sequence[tuple[Observed, Believed]]) -> Thresholds:
+    observed, seen = [o for o, _ in pairs], [b for _, b in pairs]
     probe_from = lowest([b.found for b in seen if b.answerable])
     none_below = lowest([b.right for b in seen if b.answerable])
     passed = [b for b in seen if b.found >= probe_from and b.right >= none_below]
