@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from memkit.cli.evaluate import check_writable, numbers, write_json
-from memkit.cli.options import Model, Out, Records, Seed, quiet_libraries
+from memkit.cli.options import Model, Options, Out, Records, Seed, compiler_options, quiet_libraries
 from memkit.cli.output import Output
 from memkit.cli.progress import progress
 
@@ -128,4 +128,19 @@ def bench_bank(
 
     small = BankConfig(2000, 2, 50, 20, seed=seed)
     config = small if quick else BankConfig(memories, processes, operations, seed=seed)
+    _measured(json, lambda report: bench(config, report))
+
+
+def bench_forget(
+    documents: Annotated[int, typer.Option(min=2, metavar="N", help="Documents of eight facts.")] = 34,
+    option: Options = None,
+    seed: Seed = 0,
+    model: Model = "nano",
+    json: Out = None,
+) -> None:
+    """Forget facts, and look for them by every route, version, export, backup and byte."""
+    quiet_libraries()
+    from memkit.evals.forgetting import ForgetConfig, bench
+
+    config = ForgetConfig(documents, model, compiler_options(option), seed)
     _measured(json, lambda report: bench(config, report))
