@@ -120,6 +120,7 @@ def build() -> typer.Typer:
     benches.command("gate")(bench.bench_gate)
     benches.command("bank")(bench.bench_bank)
     benches.command("forget")(bench.bench_forget)
+    benches.command("year")(bench.bench_year)
     benches.command("crash")(bench.bench_crash)
     app.add_typer(benches, name="bench")
     return app

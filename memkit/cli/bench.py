@@ -144,3 +144,32 @@ def bench_forget(
 
     config = ForgetConfig(documents, model, compiler_options(option), seed)
     _measured(json, lambda report: bench(config, report))
+
+
+def bench_year(
+    users: Annotated[int, typer.Option(min=1, metavar="N")] = 50,
+    nights: Annotated[int, typer.Option(min=1, metavar="N")] = 365,
+    facts: Annotated[int, typer.Option(min=1, metavar="N", help="Facts of a user.")] = 6,
+    changes: Annotated[int, typer.Option(min=0, metavar="N", help="Facts that change later.")] = 3,
+    keep: Annotated[int, typer.Option(min=1, metavar="N", help="Versions that are kept.")] = 3,
+    option: Options = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="OUT.svg", help="Draw the bank's size.", show_default=False)
+    ] = None,
+    seed: Seed = 0,
+    model: Model = "nano",
+    json: Out = None,
+) -> None:
+    """Simulate running memories over many nights, and ask what is current in the end."""
+    quiet_libraries()
+    from memkit.evals import year
+
+    config = year.YearConfig(users, nights, facts, changes, keep, model, compiler_options(option), seed)
+
+    def run(report: Progress) -> dict[str, Any]:
+        result = year.bench(config, report)
+        if plot is not None:
+            year.plot(result, plot)
+        return result
+
+    _measured(json, run)

@@ -157,6 +157,10 @@ class Generator:
         text = "\n".join(line for line, _ in sentences)
         return Document(text, tuple(persons), tuple(current), tuple(old), tuple(sentences))
 
+    def statement(self, fact: Fact) -> str:
+        """A sentence that tells a fact by its subject's name."""
+        return self._say(fact, None)
+
     # -- questions ---------------------------------------------------------------------------
     def about(self, fact: Fact, pronoun: bool = False) -> Question:
         """A direct question; with ``pronoun`` the person is only "she" or "he"."""

@@ -1,0 +1,190 @@
+"""A year of running memories: ``memkit bench year``.
+
+Each user's log grows over the nights, and some facts change; whatever changed is recompiled the same night.
+At the end the current facts are asked for: memkit's answers beside those of the model with the whole log in
+view, and how many of either tell what is no longer so.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from memkit.bank import Said
+from memkit.engine.base import Request
+from memkit.evals import metrics
+from memkit.memory import Memory
+from memkit.recompile.advice import AdvisorConfig
+from memkit.recompile.executors import Here
+from memkit.recompile.plan import Scope, plan
+from memkit.recompile.run import recompile
+
+LOG = "profile"
+START = datetime(2025, 1, 1, 20, tzinfo=UTC)
+ANSWER = 32  # tokens
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class YearConfig:
+    """Each user's log has ``facts`` lines and ``changes`` later ones; ``keep`` versions stay."""
+
+    users: int = 50
+    nights: int = 365
+    facts: int = 6
+    changes: int = 3
+    keep: int = 3
+    model: str = "nano"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("users", "nights", "facts", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.changes < 0:
+            raise ValueError(f"changes must not be negative, got {self.changes}")
+
+
+@dataclass(frozen=True)
+class _Life:
+    """What a user says, by night, and what is asked in the end: (question, value, earlier values)."""
+
+    user: str
+    lines: Mapping[int, list[str]]
+    asked: list[tuple[str, str, tuple[str, ...]]]
+
+
+def bench(config: YearConfig, progress: Progress = lambda label, done, total: None) -> dict[str, Any]:
+    """Simulate; returns ``{"bench": "year", "rows": [...]}``. Bytes are those of the bank's files."""
+    lives = [_life(config, number) for number in range(config.users)]
+    storage, outcomes = list[dict[str, int]](), Counter[str]()
+    scope = Scope(advisor=AdvisorConfig(enabled=False), keep=config.keep)
+    with (
+        tempfile.TemporaryDirectory(prefix="memkit-year-") as folder,
+        Memory(Path(folder), config.model, options=config.options) as memory,
+    ):
+        for night in range(config.nights):
+            progress("night", night, config.nights)
+            at = START + timedelta(days=night)
+            spoke = [life for life in lives if life.lines.get(night)]
+            for life in spoke:
+                said = [Said(line, when=at) for line in life.lines[night]]
+                memory.of(life.user).remember(said, memory=LOG)
+            if spoke:
+                report = recompile(plan(memory, scope, at), scope, Here(memory))
+                outcomes.update(outcome.status for outcome in report.outcomes)
+                storage.append({"night": night, "bytes": _bytes(Path(folder))})
+        rows = list(_rows(memory, lives))
+    return {
+        "bench": "year",
+        **{name: getattr(config, name) for name in ("model", "users", "nights", "facts", "changes", "keep")},
+        "seed": config.seed,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "date": datetime.now(UTC).date().isoformat(),
+        "rows": [*rows, {"row": "nights", "compilations": dict(outcomes), **_growth(storage)}],
+        "storage": storage,
+    }
+
+
+def _life(config: YearConfig, number: int) -> _Life:
+    from memkit.models.nano.documents import Generator
+
+    generator = Generator(config.seed + 9_000_000 + number, "eval")
+    log, rng = generator.log(config.facts, 2, config.changes), random.Random(config.seed * 1000 + number)
+    lines = [(generator.statement(fact), fact) for _, fact in log.sentences if fact is not None]
+    nights = sorted(rng.choices(range(config.nights), k=len(lines)))
+    by_night = dict[int, list[str]]()
+    for night, (line, _) in zip(nights, lines, strict=True):
+        by_night.setdefault(night, []).append(line)
+    asked = []
+    for fact in log.facts:
+        same = [f for f in log.superseded if (f.person, f.attribute) == (fact.person, fact.attribute)]
+        asked.append((generator.about(fact).text, fact.value, tuple(f.value for f in same)))
+    return _Life(f"user {number}", by_night, asked)
+
+
+def _rows(memory: Memory, lives: list[_Life]) -> Iterator[dict[str, Any]]:
+    """Answers of memkit, of the artifacts alone, and of the model with the log in view."""
+    scores = dict[str, dict[str, float]]()
+    for name, answer in (("full log", _by_log), ("memkit", _by_memkit), ("artifact", _by_artifact)):
+        current = stale = changed = current_changed = 0
+        for life in lives:
+            for (_, value, earlier), said in zip(life.asked, answer(memory, life), strict=True):
+                right = bool(metrics.contains(said, [value]))
+                current += right
+                changed += bool(earlier)
+                current_changed += right and bool(earlier)
+                stale += not right and bool(metrics.contains(said, earlier))
+        n = sum(len(life.asked) for life in lives)
+        scores[name] = {"current": current / n}
+        full = scores["full log"]["current"]
+        yield {
+            "row": name,
+            "n": n,
+            "current": current / n,
+            "current_ci95": metrics.wilson(current, n),
+            "stale": stale / n,
+            "n_changed": changed,
+            "current_changed": current_changed / changed if changed else None,
+            "relative_to_full_log": current / n / full if full else None,
+        }
+
+
+def _by_memkit(memory: Memory, life: _Life) -> list[str]:
+    mine = memory.of(life.user)
+    return [mine.ask(question, max_tokens=ANSWER).text for question, _, _ in life.asked]
+
+
+def _by_log(memory: Memory, life: _Life) -> list[str]:
+    (info,) = memory.of(life.user).list()
+    text = memory.bank.source(life.user, info.id).text
+    requests = [Request(question, context=text, max_tokens=ANSWER) for question, _, _ in life.asked]
+    return [completion.text for completion in memory.engine.generate(requests)]
+
+
+def _by_artifact(memory: Memory, life: _Life) -> list[str]:
+    (info,) = memory.of(life.user).list()
+    if not info.version:
+        return [""] * len(life.asked)
+    with memory.bank.artifact(life.user, info.id) as artifact:
+        handle = memory.engine.attach(artifact)
+    requests = [Request(question, handle=handle, max_tokens=ANSWER) for question, _, _ in life.asked]
+    said = [completion.text for completion in memory.engine.generate(requests)]
+    memory.engine.detach(handle)
+    return said
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _growth(storage: list[dict[str, int]]) -> dict[str, Any]:
+    """The bank's size at the end of the first half, and at the end."""
+    if not storage:
+        return {"bytes_half": 0, "bytes_end": 0}
+    return {"bytes_half": storage[len(storage) // 2]["bytes"], "bytes_end": storage[-1]["bytes"]}
+
+
+def plot(result: Mapping[str, Any], file: Path) -> None:
+    """The bank's size by night, as an SVG."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        from memkit.errors import MissingExtraError
+
+        raise MissingExtraError("matplotlib", "pip install 'memkit[eval]'") from error
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    axes = figure.subplots()
+    nights = [point["night"] for point in result["storage"]]
+    axes.step(nights, [point["bytes"] / 1e6 for point in result["storage"]], where="post")
+    axes.set(xlabel="night", ylabel="MB", title=f"The bank of {result['users']} running memories", ylim=0)
+    figure.savefig(file, format="svg", metadata={"Date": None})
