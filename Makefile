@@ -40,10 +40,14 @@ STUDY ?= 3
 WORKERS ?= $(shell nproc)
 PAPER_STEPS ?= 50
 RECORDS ?= 3
+ROUTED ?= 100
+ROUTED_LORA ?= 40
+USERS ?= 6
 # SmolLM2 takes seconds a step on one core: few steps, few questions. MEMKIT_DTYPE=bfloat16 is faster
 # on CPUs that have it, and what the file names with bf16 were measured with.
 SMOLLM2 ?= --option self_study=32 --option self_study_batch=4 --option self_study_temperature=0.7 \
 	--option agnostic=8 --option agnostic_batch=1 --option steps=30 --option kv_steps=0
+WORDING := "{question} Answer with words from the text above."
 EVAL = $(BIN)/memkit eval --workers $(WORKERS)
 
 results-run: $(VENV)/.memkit-dev
@@ -62,9 +66,19 @@ results-run: $(VENV)/.memkit-dev
 	$(BIN)/python -m memkit.evals.ttft --json results/7-nano-first-token.json
 	$(BIN)/python -m memkit.evals.calibrate results/2-*.json results/3-*.json results/4-*.json results/5-*.json \
 		--json results/8-nano-admission.json --out memkit/thresholds.json
+	$(BIN)/memkit eval generated:$(ROUTED) --study router --compilers lcc --json results/10-nano-router-lcc.json
+	$(BIN)/memkit eval generated:$(ROUTED_LORA) --study router --compilers lora --json results/10-nano-router-lora.json
+	$(BIN)/memkit bench crash --kills 2000 --json results/11-bank-crash.json
+	$(BIN)/memkit bench forget --option steps=80 --option self_study=128 --json results/12-forgetting.json
+	$(BIN)/memkit bench bank --json results/13-bank.json
+	$(BIN)/memkit bench year --users $(USERS) --option steps=100 --option self_study=128 \
+		--plot results/14-year.svg --json results/14-year.json
 ifdef SQUAD
 	$(EVAL) $(SQUAD) --limit $(RECORDS) --model smollm2 --ratio 4,8,16 $(SMOLLM2) \
 		--baselines full,none,rag,kvpress --json results/9-smollm2-bf16-squad.json
+	MEMKIT_DTYPE=bfloat16 $(EVAL) $(SQUAD) --limit 20 --model smollm2 --compilers lcc:selected --ratio 16 \
+		--baselines full,none,rag,kvpress --wording $(WORDING) --option "wording="$(WORDING) \
+		--json results/9-smollm2-bf16-selected.json
 	$(EVAL) $(SQUAD) --limit $(RECORDS) --model smollm2 --compilers lcc:pure --ratio 16 $(SMOLLM2) \
 		--json results/9-smollm2-bf16-squad-pure.json
 endif

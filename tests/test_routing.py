@@ -152,7 +152,7 @@ def test_the_study_as_a_command(cli: Cli, people: Path, general: Path, tmp_path:
     assert cli("eval", people, "--unrelated", general).code == 2
 
 
-def test_bench_route() -> None:
+def test_bench_route(tmp_path: Path) -> None:
     rows = {row["row"]: row for row in route(RouteConfig(60, 3, 16, 20))["rows"]}
     assert set(rows) == {"faiss", "exact", "inverted", "bank"}
     assert rows["exact"]["recall_ratio_to_faiss"] == rows["bank"]["recall_ratio_to_faiss"] == 1.0
@@ -161,7 +161,7 @@ def test_bench_route() -> None:
     assert rows["bank"]["bytes_ratio_to_faiss"] > 1
     with pytest.raises(ConfigError, match="chunks"):
         RouteConfig(chunks=0)
-    assert "memkit bench route" in bench("route", route(RouteConfig(4, 1, 16, 2)))
+    assert "memkit bench route" in bench("route", route(RouteConfig(4, 1, 16, 2)), tmp_path)
 
 
 def test_bench_gate(tiny_model_folder: Path) -> None:

@@ -165,7 +165,7 @@ ROUTER_COLUMNS = (
 )
 
 
-def router(name: str, report: dict[str, Any]) -> str:
+def router(name: str, report: dict[str, Any], folder: Path) -> str:
     """Retrieval, routing and gates on held-out questions."""
     rows = [[cell(row.get(key), form) for key, _, form in ROUTER_COLUMNS] for row in report["rows"]]
     about = (
@@ -173,18 +173,54 @@ def router(name: str, report: dict[str, Any]) -> str:
         f"{report['records']} records, seed {report['seed']}. Measured on {report['machine']}, "
         f"{report['date']}."
     )
-    return f"## {name}\n\n{about}\n\n{_table([title for _, title, _ in ROUTER_COLUMNS], rows)}\n"
+    text = f"## {name}\n\n{about}\n\n{_table([title for _, title, _ in ROUTER_COLUMNS], rows)}\n"
+    plot = plot_risk(name, report, folder)
+    return text + (f"\n![Risk and coverage of {name}]({plot})\n" if plot else "")
 
 
-def bench(name: str, report: dict[str, Any]) -> str:
-    """The rows of a ``memkit bench``, with all their columns."""
-    names = list(dict.fromkeys(key for row in report["rows"] for key in row))
-    rows = [[_figure(row.get(key)) for key in names] for row in report["rows"]]
+def plot_risk(name: str, report: dict[str, Any], folder: Path) -> str | None:
+    """How many answers of artifacts are wrong, by the share of questions left to them; its path."""
+    curves = {
+        key: found["risk_coverage"]
+        for key, found in report["calibrations"].items()
+        if found.get("risk_coverage")
+    }
+    if not curves:
+        return None
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 3.5), layout="constrained")
+    axes = figure.subplots()
+    for compiler, points in curves.items():
+        axes.plot([x for x, _ in points], [y for _, y in points], label=compiler)
+    axes.set(xlabel="coverage: questions left to artifacts", ylabel="risk: wrong among those", title=name)
+    axes.set(xlim=(0, 1), ylim=0)
+    axes.legend(fontsize="small")
+    file = folder / f"{name}.svg"
+    with rc_context({"svg.hashsalt": name}):
+        figure.savefig(file, metadata={"Date": None})
+    return f"{folder.name}/{file.name}"
+
+
+def bench(name: str, report: dict[str, Any], folder: Path) -> str:
+    """The rows of a ``memkit bench``, those with the same columns in one table."""
     about = f"`memkit bench {report['bench']}`, measured on {report['machine']}, {report['date']}."
-    return f"## {name}\n\n{about}\n\n{_table(names, rows)}\n"
+    text = f"## {name}\n\n{about}\n"
+    tables = dict[tuple[str, ...], list[list[str]]]()
+    for row in report["rows"]:
+        names = tuple(key for key, value in row.items() if value not in ([], {}))
+        tables.setdefault(names, []).append([_figure(row[key]) for key in names])
+    text += "".join(f"\n{_table(list(names), rows)}\n" for names, rows in tables.items())
+    drawn = folder / f"{name}.svg"
+    return text + (f"\n![{name}]({folder.name}/{drawn.name})\n" if drawn.exists() else "")
 
 
 def _figure(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_figure(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return "–".join(map(_figure, value))
     return cell(value, "{:.4g}" if isinstance(value, float) else "{}")
 
 
@@ -239,11 +275,11 @@ def render(folder: Path) -> str:
     for file in sorted(folder.glob("*.json")):
         report = json.loads(file.read_text())
         if report.get("study") == "router":
-            parts.append(router(file.stem, report))
+            parts.append(router(file.stem, report, folder))
         elif report.get("bench") == "compile":
             parts.append(costs(file.stem, report))
         elif "bench" in report:
-            parts.append(bench(file.stem, report))
+            parts.append(bench(file.stem, report, folder))
         elif "ratio_range" in report:
             parts.append(first_token(file.stem, report))
         elif "documents" in report:

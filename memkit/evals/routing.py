@@ -315,4 +315,4 @@ def _of_compiler(
         save(made, folder_of(home))
         one = Study(memory, config)
         rows = [one.candidates(asked), *one.rows(held, progress)]
-        return rows, {"thresholds": made.thresholds, "not_compiled": failed}
+        return rows, {"thresholds": made.thresholds, "risk_coverage": made.curve, "not_compiled": failed}
