@@ -41,7 +41,7 @@ WORKERS ?= $(shell nproc)
 PAPER_STEPS ?= 50
 RECORDS ?= 3
 ROUTED ?= 100
-ROUTED_LORA ?= 40
+ROUTED_LORA ?= 24
 USERS ?= 6
 # SmolLM2 takes seconds a step on one core: few steps, few questions. MEMKIT_DTYPE=bfloat16 is faster
 # on CPUs that have it, and what the file names with bf16 were measured with.

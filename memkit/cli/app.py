@@ -121,6 +121,7 @@ def build() -> typer.Typer:
     benches.command("bank")(bench.bench_bank)
     benches.command("forget")(bench.bench_forget)
     benches.command("year")(bench.bench_year)
+    benches.command("recompile")(bench.bench_recompile)
     benches.command("crash")(bench.bench_crash)
     app.add_typer(benches, name="bench")
     return app

@@ -173,3 +173,19 @@ def bench_year(
         return result
 
     _measured(json, run)
+
+
+def bench_recompile(
+    memories: Annotated[int, typer.Option(min=1, metavar="N", help="Memories, of as many users.")] = 8,
+    workers: Annotated[int, typer.Option(min=1, metavar="N")] = 2,
+    option: Options = None,
+    seed: Seed = 0,
+    model: Model = "nano",
+    json: Out = None,
+) -> None:
+    """Measure how many memories one process compiles, several do, and Ray does."""
+    quiet_libraries()
+    from memkit.evals.bench_recompile import RecompileConfig, bench
+
+    config = RecompileConfig(memories, workers, model, compiler_options(option), seed)
+    _measured(json, lambda report: bench(config, report))

@@ -1,0 +1,83 @@
+"""How many memories a recompilation gets done: ``memkit bench recompile``.
+
+The same memories are compiled by one process, by several and on Ray, each in a bank of its own, one after
+the other. Starting workers and loading their models is counted: a nightly run does that, too.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from memkit.errors import MissingExtraError
+from memkit.evals import records
+from memkit.recompile.advice import AdvisorConfig
+from memkit.recompile.executors import executor
+from memkit.recompile.plan import Scope, plan
+from memkit.recompile.run import Settings, recompile
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class RecompileConfig:
+    """``memories`` of as many users; ``options`` are the compiler's."""
+
+    memories: int = 8
+    workers: int = 2
+    model: str = "nano"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("memories", "workers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+def bench(config: RecompileConfig, progress: Progress = lambda label, done, total: None) -> dict[str, Any]:
+    """Measure; returns ``{"bench": "recompile", "rows": [...]}``; a row without Ray says so."""
+    ways = (("local", 1), ("local", config.workers), ("ray", config.workers))
+    rows = list[dict[str, Any]]()
+    for done, (name, workers) in enumerate(ways):
+        progress(f"{name}, {workers} workers", done, len(ways))
+        rows.append(_row(config, name, workers))
+    one = rows[0]["memories_per_hour"]
+    for row in rows:
+        row["ratio_to_one"] = row["memories_per_hour"] / one if row.get("memories_per_hour") and one else None
+    return {
+        "bench": "recompile",
+        "model": config.model,
+        "seed": config.seed,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "date": datetime.now(UTC).date().isoformat(),
+        "rows": rows,
+    }
+
+
+def _row(config: RecompileConfig, name: str, workers: int) -> dict[str, Any]:
+    row: dict[str, Any] = {"row": name, "workers": workers}
+    scope = Scope(advisor=AdvisorConfig(enabled=False))
+    with tempfile.TemporaryDirectory(prefix="memkit-recompile-") as folder:
+        settings = Settings(Path(folder), config.model, options=dict(config.options))
+        with settings.open() as memory:
+            for number, record in enumerate(records.generated(config.memories, config.seed)):
+                memory.of(f"user {number}").remember(record.context, compile=False)
+            try:
+                doing = executor(name, settings, memory, workers)
+            except MissingExtraError as error:
+                return row | {"absent": str(error)}
+            report = recompile(plan(memory, scope), scope, doing)
+    compiled = sum(outcome.status == "compiled" for outcome in report.outcomes)
+    return row | {
+        "memories": len(report.outcomes),
+        "compiled": compiled,
+        "seconds": report.seconds,
+        "memories_per_hour": 3600 * compiled / report.seconds,
+    }
