@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -214,6 +217,18 @@ def test_a_lease_ends_with_its_process_and_is_renewed_meanwhile(
         memory.bank.leases.take("mira", "0" * 16)
 
 
+def test_a_killed_process_of_this_machine_holds_no_lease(memory: Memory, tmp_path: Path) -> None:
+    info = add(memory, "mira")
+    code = (
+        "import os, signal, sys; from memkit.bank import Bank; "
+        "Bank(sys.argv[1]).leases.take('mira', sys.argv[2]); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "bank"), info.id]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    with memory.bank.leases.take("mira", info.id), pytest.raises(BankBusyError):
+        memory.bank.leases.take("mira", info.id)  # of a process that lives
+
+
 def test_forgotten_meanwhile_and_failed(memory: Memory) -> None:
     info = add(memory, "mira")
     (task,) = plan(memory, Scope(advisor=ALWAYS)).tasks
@@ -286,7 +301,7 @@ def test_unknown_executors_are_refused(memory: Memory, monkeypatch: pytest.Monke
         executor("magic", settings, memory)
     with pytest.raises(ConfigError, match="workers"):
         executor("local", settings, memory, 0)
-    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtraError, match=r"memkit\[ray\]"):
         executor("ray", settings, memory)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 import uuid
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from sqlalchemy import Connection, delete, insert, select, update
 
@@ -57,13 +60,14 @@ class Leases:
     def take(self, tenant: str, memory_id: str) -> Lease:
         """Hold a memory for a compilation. Raises `BankBusyError` while another one does."""
         check_tenant(tenant)
-        owner = f"{socket.gethostname()[:24]}:{os.getpid()}:{uuid.uuid4().hex[:16]}"
+        owner = f"{_here()}:{os.getpid()}:{uuid.uuid4().hex[:16]}"
         now = datetime.now(UTC)
         with self._catalog.write() as connection:
             queries.info(connection, tenant, memory_id)
-            if (until := _until(connection, tenant, memory_id)) is not None:
+            if (held := _held(connection, tenant, memory_id)) is not None:
+                other, until = held
                 # A lease that ends too far ahead was taken before the clock was set back.
-                if now < until <= now + 2 * LENGTH:
+                if now < until <= now + 2 * LENGTH and not _gone(other):
                     raise BankBusyError(f"memory {memory_id} is being compiled by another process")
                 of_it = (leases.c.tenant == tenant, leases.c.memory_id == memory_id)
                 connection.execute(delete(leases).where(*of_it))
@@ -81,7 +85,33 @@ class Leases:
             )
 
 
-def _until(connection: Connection, tenant: str, memory_id: str) -> datetime | None:
-    query = select(leases.c.until).where(leases.c.tenant == tenant, leases.c.memory_id == memory_id)
-    until = connection.execute(query).scalar()
-    return None if until is None else queries.time_of(until)
+def _held(connection: Connection, tenant: str, memory_id: str) -> tuple[str, datetime] | None:
+    """Who holds a memory, and until when."""
+    query = select(leases.c.owner, leases.c.until)
+    query = query.where(leases.c.tenant == tenant, leases.c.memory_id == memory_id)
+    row = connection.execute(query).first()
+    return None if row is None else (row.owner, queries.time_of(row.until))
+
+
+def _here() -> str:
+    """Names where process ids mean what they mean here: this machine since it started, or this container."""
+    marks = [socket.gethostname()]
+    with suppress(OSError):
+        marks.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+        marks.append(str(os.stat("/proc/self/ns/pid").st_ino))
+    return hashlib.sha256("\n".join(marks).encode()).hexdigest()[:16]
+
+
+def _gone(owner: str) -> bool:
+    """Whether the process that took a lease is known to have ended: it was one of this machine's."""
+    place, _, rest = owner.partition(":")
+    process = rest.partition(":")[0]
+    if os.name == "nt" or place != _here() or not process.isdigit():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # it is another user's
+        return False
+    return False
