@@ -35,6 +35,7 @@ CODES = {
     errors.BankReadOnlyError: 5,
     errors.BankFullError: 5,
     errors.BankBusyError: 5,
+    errors.QuotaError: 5,
 }
 
 

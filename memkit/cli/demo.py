@@ -94,7 +94,9 @@ def _run(output: Output, show: Output | None, memory: Memory) -> dict[str, Any]:
         info, made = memory.compiled(info.id, progress=progress)
     tokens = memory.engine.count_tokens(document.text)
     _say(show, f"{tokens} tokens became {made.tokens}, in {made.seconds:.1f} s and {made.steps} steps")
-    latent = _step(show, memory, "Answered from the artifact alone, without the text", questions)
+    latent = _step(
+        show, memory, "Compiled: from the artifact, or from the text where the gate doubts it", questions
+    )
     aside = _step(show, memory, "Questions that the document is not about", [general, stranger])
     receipts = memory.forget(info.id)
     after = _step(
