@@ -16,7 +16,7 @@ from memkit.memory import Memory
 from memkit.testing import TINY_OPTIONS
 
 ROOT = Path(__file__).resolve().parents[1]
-GROUPS = ("bench",)  # commands that have commands
+GROUPS = ("bench", "keys")  # commands that have commands
 
 
 @pytest.fixture

@@ -29,7 +29,8 @@ tenants, names, picks = st.sampled_from(TENANTS), st.sampled_from(NAMES), st.int
 
 def embed(document: Document) -> tuple[Sequence[Span], np.ndarray[Any, Any]]:
     seed = int.from_bytes(bytes.fromhex(document.digest[:8]))
-    return [Span(0, len(document.text))], np.random.default_rng(seed).standard_normal((1, 4)).astype("f4")
+    row = np.random.default_rng(seed).standard_normal((1, 4))
+    return [Span(0, len(document.text))], (row / np.linalg.norm(row)).astype("f4")
 
 
 @dataclass

@@ -309,9 +309,10 @@ def test_unknown_executors_are_refused(memory: Memory, monkeypatch: pytest.Monke
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["local", "ray"])
 def test_several_workers_do_what_one_does(
-    name: str, memory: Memory, tiny_model_folder: Path, tmp_path: Path
+    name: str, memory: Memory, tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Real processes, and a real Ray, each with a model of its own."""
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # Ray's workers are polite, and tests wait for them
     for number in range(3):
         add(memory, f"user {number}", f"{TEXT} Her cat is called Bo{number}.")
     settings = Settings(tmp_path / "bank", str(tiny_model_folder), options=TINY_OPTIONS)
