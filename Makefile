@@ -42,7 +42,7 @@ PAPER_STEPS ?= 50
 RECORDS ?= 3
 ROUTED ?= 100
 ROUTED_LORA ?= 24
-USERS ?= 6
+USERS ?= 3
 # SmolLM2 takes seconds a step on one core: few steps, few questions. MEMKIT_DTYPE=bfloat16 is faster
 # on CPUs that have it, and what the file names with bf16 were measured with.
 SMOLLM2 ?= --option self_study=32 --option self_study_batch=4 --option self_study_temperature=0.7 \
@@ -76,7 +76,7 @@ results-run: $(VENV)/.memkit-dev
 ifdef SQUAD
 	$(EVAL) $(SQUAD) --limit $(RECORDS) --model smollm2 --ratio 4,8,16 $(SMOLLM2) \
 		--baselines full,none,rag,kvpress --json results/9-smollm2-bf16-squad.json
-	MEMKIT_DTYPE=bfloat16 $(EVAL) $(SQUAD) --limit 20 --model smollm2 --compilers lcc:selected --ratio 16 \
+	MEMKIT_DTYPE=bfloat16 $(EVAL) $(SQUAD) --limit 15 --model smollm2 --compilers lcc:selected --ratio 16 \
 		--baselines full,none,rag,kvpress --wording $(WORDING) --option "wording="$(WORDING) \
 		--json results/9-smollm2-bf16-selected.json
 	$(EVAL) $(SQUAD) --limit $(RECORDS) --model smollm2 --compilers lcc:pure --ratio 16 $(SMOLLM2) \
