@@ -11,10 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from prometheus_client.parser import text_string_to_metric_families
 
 from memkit import admission
 from memkit.admission import AdmissionConfig
@@ -27,6 +23,13 @@ from memkit.observe import JsonFormatter, LogObserver, Observer, Observers
 from memkit.testing import TEXT, TINY_OPTIONS
 from memkit.tracing import Tracing
 
+# Where only the package is installed, these are not.
+text_string_to_metric_families = pytest.importorskip(
+    "prometheus_client.parser"
+).text_string_to_metric_families
+trace = pytest.importorskip("opentelemetry.sdk.trace")
+export = pytest.importorskip("opentelemetry.sdk.trace.export")
+memory_export = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter")
 QUESTION = "Where does Mira live?"
 Open = Callable[[Observer], Memory]
 
@@ -121,8 +124,8 @@ def test_the_queues_age_is_that_of_the_oldest() -> None:
 
 
 def test_spans_of_answers_and_compilations(open_memory: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    exporter, provider = InMemorySpanExporter(), TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    exporter, provider = memory_export.InMemorySpanExporter(), trace.TracerProvider()
+    provider.add_span_processor(export.SimpleSpanProcessor(exporter))
     memory = open_memory(Tracing(provider))
     with provider.get_tracer("an application").start_as_current_span("request") as request:
         memory.remember(TEXT, wait=True)
