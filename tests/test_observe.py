@@ -88,7 +88,7 @@ def test_metrics_count_by_route_and_outcome(
     refuse(memory, monkeypatch)
     values = {
         (sample.name, *sample.labels.values()): sample.value
-        for family in text_string_to_metric_families(metrics.text())
+        for family in parser.text_string_to_metric_families(metrics.text())
         for sample in family.samples
     }
     assert [values["memkit_answers_total", route] for route in ("none", "text", "latent")] == [1, 1, 1]
