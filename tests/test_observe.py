@@ -24,9 +24,7 @@ from memkit.testing import TEXT, TINY_OPTIONS
 from memkit.tracing import Tracing
 
 # Where only the package is installed, these are not.
-text_string_to_metric_families = pytest.importorskip(
-    "prometheus_client.parser"
-).text_string_to_metric_families
+parser = pytest.importorskip("prometheus_client.parser")
 trace = pytest.importorskip("opentelemetry.sdk.trace")
 export = pytest.importorskip("opentelemetry.sdk.trace.export")
 memory_export = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter")
