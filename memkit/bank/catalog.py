@@ -66,6 +66,18 @@ class Catalog:
 
     def checkpoint(self) -> None:
         """Move the write-ahead log into the database and empty it, so that nothing deleted stays."""
+        deadline = time.monotonic() + self._timeout
+        while self._checkpoint_blocked():
+            # Another process reads, or does the same: SQLite does not queue for this.
+            if time.monotonic() < deadline:
+                time.sleep(0.02)
+                continue
+            raise BankBusyError(
+                f"deleted text stays in the log of {self.path} until another process ends its read; "
+                "run `memkit doctor --repair` then"
+            )
+
+    def _checkpoint_blocked(self) -> bool:
         with translated(self.path):
             connection = self._open().raw_connection()
             try:
@@ -74,11 +86,7 @@ class Catalog:
                 blocked, _, _ = cursor.fetchone() or (1, 0, 0)
             finally:
                 connection.close()
-        if blocked:
-            raise BankBusyError(
-                f"deleted text stays in the log of {self.path} until another process ends its read; "
-                "run `memkit doctor --repair` then"
-            )
+        return bool(blocked)
 
     def copy_to(self, path: Path) -> None:
         """Write one state of the catalog to a new file, without what was deleted before."""
