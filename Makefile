@@ -68,6 +68,7 @@ results-run: $(VENV)/.memkit-dev
 		--json results/8-nano-admission.json --out memkit/thresholds.json
 	$(BIN)/memkit eval generated:$(ROUTED) --study router --compilers lcc --json results/10-nano-router-lcc.json
 	$(BIN)/memkit eval generated:$(ROUTED_LORA) --study router --compilers lora --json results/10-nano-router-lora.json
+	$(EVAL) generated:$(DOCUMENTS) --compilers lora --baselines full,none --json results/15-nano-lora.json
 	$(BIN)/memkit bench crash --kills 2000 --json results/11-bank-crash.json
 	$(BIN)/memkit bench forget --option steps=80 --option self_study=128 --json results/12-forgetting.json
 	$(BIN)/memkit bench bank --json results/13-bank.json
@@ -79,6 +80,8 @@ ifdef SQUAD
 	MEMKIT_DTYPE=bfloat16 $(EVAL) $(SQUAD) --limit 15 --model smollm2 --compilers lcc:selected --ratio 16 \
 		--baselines full,none,rag,kvpress --wording $(WORDING) --option "wording="$(WORDING) \
 		--json results/9-smollm2-bf16-selected.json
+	MEMKIT_DTYPE=bfloat16 $(EVAL) $(SQUAD) --limit 10 --model smollm2 --compilers "" --ratio 5 \
+		--baselines full,none,kvpress --wording $(WORDING) --json results/9-smollm2-bf16-selected-kvpress5.json
 	$(EVAL) $(SQUAD) --limit $(RECORDS) --model smollm2 --compilers lcc:pure --ratio 16 $(SMOLLM2) \
 		--json results/9-smollm2-bf16-squad-pure.json
 endif
