@@ -70,7 +70,9 @@ def answers(name: str, report: dict[str, Any], folder: Path) -> str:
     text = f"## {name}\n\n{about}\n\n{_table([title for _, title, _ in COLUMNS], rows)}\n"
     if report.get("skipped"):
         text += f"\nLonger than the model's window, left out: {', '.join(report['skipped'])}.\n"
-    failed = [f"{r['method']} at {r['ratio']:g}×: {r['failed']}" for r in report["rows"] if r["failed"]]
+    failed = [
+        f"{r['method']} at {cell(r['ratio'], '{:g}×')}: {r['failed']}" for r in report["rows"] if r["failed"]
+    ]
     if failed:
         text += f"\nRecords that could not be compiled: {'; '.join(failed)}.\n"
     text += _predictions(report["rows"])
@@ -119,7 +121,7 @@ def plot_curves(name: str, report: dict[str, Any], folder: Path) -> str | None:
         lora = max((step for phase, step, _ in row["curve"] if phase == "lora"), default=-5) + 5
         points = {step + (lora if phase == "kv" else 0): loss for phase, step, loss in row["curve"]}
         steps = sorted(points)
-        label = f"{row['method']} {row['ratio']:g}×"
+        label = f"{row['method']} {cell(row['ratio'], '{:g}×')}"
         axes.plot(steps, [points[s] for s in steps], label=label)
     axes.set(xlabel="optimizer step", ylabel="loss (nats per answer token)", yscale="log", title=name)
     axes.legend(fontsize="small")
