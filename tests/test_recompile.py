@@ -257,9 +257,10 @@ def test_the_advisor_leaves_short_tabular_and_seldom_asked_memories(memory: Memo
     memory.bank.count_asked("mira", {prose.id: 2})
     assert plan(memory, seldom).tasks
     info = memory.bank.get("mira", prose.id)
-    found = advise(info, TEXT * 2, base, Estimate(1e9, 1e4), AdvisorConfig(), NOW)
+    tokens = len(base.tokenizer.encode(TEXT * 2, add_special_tokens=False))
+    found = advise(info, TEXT * 2, tokens, base, Estimate(1e9, 1e4), AdvisorConfig(), NOW)
     assert found.break_even == pytest.approx(1e9 / (found.text_flops - found.latent_flops))
-    assert advise(info, "a", base, None, ALWAYS, NOW).break_even is None
+    assert advise(info, "a", 1, base, None, ALWAYS, NOW).break_even is None
 
 
 def test_tables_are_told_from_prose() -> None:

@@ -64,6 +64,7 @@ Always = Annotated[
     typer.Option("--always", help="Also short, tabular and seldom asked memories (see `memkit explain`)."),
 ]
 Idle = Annotated[float, typer.Option(metavar="DAYS", help="Leave memories that nobody asked for so long.")]
+Times = Annotated[str, typer.Option("--cron", metavar="EXPR", help="When: minute hour day month weekday.")]
 ExecutorName = Annotated[str, typer.Option("--executor", metavar="E", help="local or ray.")]
 Workers = Annotated[int, typer.Option(metavar="N", help="Compilations at a time.")]
 
@@ -96,6 +97,7 @@ def recompile(
 
     A memory that fails its checks keeps the version it had. Exit code 4 says that one did.
     """
+    from memkit.recompile.plan import plan
     from memkit.recompile.run import Settings
 
     output = Output(json)
@@ -104,7 +106,7 @@ def recompile(
     settings = Settings(home_of(home), model, compiler, options, embedder, **shared())
     with _open(settings) as memory:
         if dry_run:
-            _show_plan(output, _planned(memory, scope))
+            _show_plan(output, plan(memory, scope))
             return
         report = _carry_out(output, memory, settings, scope, executor, workers)
     _show_report(output, report)
@@ -117,9 +119,7 @@ def recompile(
 
 
 def schedule(
-    cron: Annotated[
-        str, typer.Option(metavar="EXPR", help="When: minute hour day month weekday.")
-    ] = "0 3 * * *",
+    cron: Times = "0 3 * * *",
     zone: Annotated[str, typer.Option(metavar="ZONE", help="The time zone of that.")] = "UTC",
     user: Users = None,
     budget: Budget = None,
@@ -156,9 +156,7 @@ def cron(
     format: Annotated[
         str, typer.Option(metavar="FORMAT", help="crontab, systemd or kubernetes.")
     ] = "crontab",
-    cron: Annotated[
-        str, typer.Option(metavar="EXPR", help="When: minute hour day month weekday.")
-    ] = "0 3 * * *",
+    cron: Times = "0 3 * * *",
     argument: Annotated[
         list[str] | None,
         typer.Argument(metavar="[-- ARGUMENTS]", help="Of memkit recompile.", show_default=False),
@@ -216,17 +214,12 @@ def _open(settings: Settings) -> Memory:
     return settings.open()
 
 
-def _planned(memory: Memory, scope: Scope) -> Plan:
-    from memkit.recompile.plan import plan
-
-    return plan(memory, scope)
-
-
 def _carry_out(
     output: Output, memory: Memory, settings: Settings, scope: Scope, name: str, workers: int
 ) -> Report:
     """Plan and run, with progress on standard error."""
     from memkit.recompile.executors import executor
+    from memkit.recompile.plan import plan
     from memkit.recompile.run import expire, recompile
 
     done = list[Any]()
@@ -239,7 +232,7 @@ def _carry_out(
         chosen = executor(name, settings, memory, workers, compiling)
         report("plan", "looking for what changed", 0, 0)
         expired = expire(memory, scope.users, datetime.now(UTC))
-        planned = _planned(memory, scope)
+        planned = plan(memory, scope)
 
         def outcome(each: Outcome) -> None:
             done.append(each)

@@ -114,7 +114,7 @@ def _life(config: YearConfig, number: int) -> _Life:
 
 def _rows(memory: Memory, lives: list[_Life]) -> Iterator[dict[str, Any]]:
     """Answers of memkit, of the artifacts alone, and of the model with the log in view."""
-    scores = dict[str, dict[str, float]]()
+    full = 0.0
     for name, answer in (("full log", _by_log), ("memkit", _by_memkit), ("artifact", _by_artifact)):
         current = stale = changed = current_changed = 0
         for life in lives:
@@ -125,8 +125,7 @@ def _rows(memory: Memory, lives: list[_Life]) -> Iterator[dict[str, Any]]:
                 current_changed += right and bool(earlier)
                 stale += not right and bool(metrics.contains(said, earlier))
         n = sum(len(life.asked) for life in lives)
-        scores[name] = {"current": current / n}
-        full = scores["full log"]["current"]
+        full = current / n if name == "full log" else full  # which comes first
         yield {
             "row": name,
             "n": n,

@@ -60,14 +60,15 @@ class Advice:
 def advise(
     info: MemoryInfo,
     text: str,
+    tokens: int,
     base: LoadedModel,
     cost: Estimate | None,
     config: AdvisorConfig,
     now: datetime,
     ratio: float = 16.0,
 ) -> Advice:
-    """What is best for a memory whose compilation would take ``text``; ``ratio`` sizes its artifact."""
-    tokens = len(base.tokenizer.encode(text, add_special_tokens=False))
+    """What is best for a memory whose compilation would take ``text``, of that many tokens; ``ratio`` sizes
+    its artifact."""
     table, meter = tabular(text), FlopMeter(base.model)
     read = min(tokens, base.window // 2)  # of a longer text the text route reads the best passages
     by_text, by_latent = meter.ahead(read + QUESTION, 0), meter.ahead(QUESTION, math.ceil(tokens / ratio))

@@ -173,7 +173,7 @@ def examine(
     except CompileError:  # it does not fit; compiling will say so
         cost = None
     ratio = float(getattr(getattr(compiler, "config", None), "ratio", 16.0))
-    return advise(info, text, base, cost, config, now, ratio), cost
+    return advise(info, text, tokens, base, cost, config, now, ratio), cost
 
 
 class Speed:

@@ -85,9 +85,6 @@ class Report:
     seconds: float
     expired: Mapping[str, Sequence[Receipt]] = field(default_factory=dict)
 
-    def count(self, *status: Status) -> int:
-        return sum(outcome.status in status for outcome in self.outcomes)
-
 
 class _OverError(Exception):
     """The budget is spent; not an error of the compilation."""
