@@ -35,6 +35,7 @@ class Trace:
     ``margin`` is how far the ``gate`` was from deciding otherwise; ``candidates`` are all that were
     weighed, best found first; ``spans`` are character spans of the memory's source. ``probes`` counts
     the passes of the model before the answer's own, ``route_ms`` the time of all that came before it.
+    ``stopped``: the model ended its answer, and not the most tokens that were allowed.
     ``parts`` say what of the memory was in front of the model, and in which form.
     """
 
@@ -51,6 +52,8 @@ class Trace:
     spans: tuple[Span, ...]
     probes: int
     prompt_tokens: int
+    completion_tokens: int
+    stopped: bool
     route_ms: float
     ttft_ms: float
     total_ms: float

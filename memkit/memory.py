@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import builtins
 import os
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,7 +13,8 @@ from typing import Any, TypeAlias
 
 from memkit import registry
 from memkit.admission import AdmissionConfig
-from memkit.answers import Answer, Part, Trace, parts_of
+from memkit.answers import Answer, Part, Trace
+from memkit.asking import Sampling, Turns, ask_many, stream
 from memkit.background import Background
 from memkit.bank import Bank, MemoryInfo, Receipt, Said
 from memkit.bank.places import shared
@@ -32,7 +32,7 @@ from memkit.models.loading import LoadedModel
 from memkit.observe import LogObserver, Observer
 from memkit.router.candidates import index, refresh
 from memkit.router.embed import Embedder, embedder_of
-from memkit.router.gate import GateConfig, GateName, Route
+from memkit.router.gate import GateConfig, GateName
 from memkit.router.router import Router
 from memkit.signing import Signer
 from memkit.usage import Usage
@@ -219,52 +219,50 @@ class Memory:
         self._background.wait()
 
     # -- ask ------------------------------------------------------------------------------------
-    def ask(self, question: str, *, max_tokens: int = 64) -> Answer:
+    def ask(
+        self,
+        question: str,
+        *,
+        history: Turns = (),
+        max_tokens: int = 64,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> Answer:
         """Answer a question from the best memory, or without one.
 
+        ``history`` holds earlier questions with their answers, the latest last; what does not fit half the
+        model's window is left out, the oldest first. The memory is chosen by the question alone.
         Raises `ContextTooLongError` when the question itself does not fit the model.
         """
-        if not question.strip():
-            raise ConfigError("the question is empty")
-        started = time.time()
-        routed = self.router.route(question, max_tokens)
-        (completion,) = self.engine.generate([routed.request])
-        decision, handle = routed.decision, routed.request.handle
-        chosen = decision.candidate.memory if decision.candidate else None
-        trace = Trace(
-            question=question,
-            route=decision.route,
-            reason=decision.reason,
-            gate=decision.gate,
-            calibrated=decision.calibrated,
-            margin=decision.margin,
-            candidates=routed.considered,
-            memory_id=chosen.id if chosen else None,
-            artifact_id=handle.artifact_id if handle else None,
-            version=chosen.version if chosen and handle else None,
-            spans=routed.spans,
-            probes=len(routed.asked),
-            prompt_tokens=completion.prompt_tokens,
-            route_ms=routed.ms,
-            ttft_ms=completion.ttft_ms,
-            total_ms=completion.total_ms,
-            notes=routed.notes,
-            parts=self._parts(decision.route, chosen, routed.spans),
-        )
-        if chosen is not None and decision.route != "none":
-            self._usage.note(self.user, chosen.id)
-        answer = Answer(completion.text, decision.route, trace)
-        self.observer.answered(self.user, answer, started)
+        (answer,) = ask_many(self, [question], history, Sampling(max_tokens, temperature, seed))
         return answer
 
-    def _parts(self, route: Route, memory: MemoryInfo | None, spans: Sequence[Span]) -> tuple[Part, ...]:
-        if memory is None:
-            return ()
-        try:
-            entries = self.bank.logs.entries(self.user, memory.id) if memory.running else []
-        except NotFoundError:  # forgotten in the meantime
-            entries = []
-        return parts_of(route, spans, entries, memory.characters)
+    def ask_many(
+        self, questions: Sequence[str], *, max_tokens: int = 64, temperature: float = 0.0, seed: int = 0
+    ) -> builtins.list[Answer]:
+        """Answer several questions, in order; those about one memory are read together."""
+        return ask_many(self, questions, (), Sampling(max_tokens, temperature, seed))
+
+    def stream(
+        self,
+        question: str,
+        *,
+        history: Turns = (),
+        max_tokens: int = 64,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> Iterator[str | Answer]:
+        """The pieces of an answer as they come, then the `Answer` that they make up, with its trace.
+
+        Closing the iterator ends the work. Raises as `ask`, when the first piece is asked for.
+        """
+        return stream(self, question, history, Sampling(max_tokens, temperature, seed))
+
+    def answered(self, answer: Answer, started: float) -> None:
+        """Count an answer that was given, and tell the observer."""
+        if answer.trace.memory_id is not None and answer.route != "none":
+            self._usage.note(self.user, answer.trace.memory_id)
+        self.observer.answered(self.user, answer, started)
 
     # -- manage ---------------------------------------------------------------------------------
     def list(self) -> list[MemoryInfo]:

@@ -13,7 +13,7 @@ from memkit.artifact import Artifact
 from memkit.compilers.lcc import LCC
 from memkit.document import Document
 from memkit.engine import kv, reading
-from memkit.engine.base import Handle, Request
+from memkit.engine.base import Completion, Handle, Request
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import ContextTooLongError, EngineError, FingerprintError
 from memkit.models.loading import LoadedModel
@@ -63,6 +63,55 @@ def test_mixed_requests_keep_their_order(engine: TransformersEngine, artifact: A
     mixed = [Request(QUESTIONS[0]), Request(QUESTIONS[0], handle=handle), Request(QUESTIONS[0], context=TEXT)]
     texts = [c.text for c in engine.generate(mixed)]
     assert texts == [next(iter(engine.generate([r]))).text for r in mixed]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("probed", [False, True])
+def test_a_stream_is_the_answer_in_pieces(
+    engine: TransformersEngine, artifact: Artifact, temperature: float, probed: bool
+) -> None:
+    handle = engine.attach(artifact)
+    for question in QUESTIONS:
+        request = Request(question, handle=handle, max_tokens=12, temperature=temperature, seed=3)
+        (whole,) = engine.generate([request])
+        if probed:
+            engine.score([request])
+        *pieces, last = engine.stream(request)
+        assert isinstance(last, Completion)
+        assert "".join(str(piece) for piece in pieces) == last.text == whole.text
+        assert (last.tokens, last.prompt_tokens, last.stopped) == (
+            whole.tokens,
+            whole.prompt_tokens,
+            whole.stopped,
+        )
+
+
+def test_streams_go_side_by_side(engine: TransformersEngine) -> None:
+    first, second = (engine.stream(Request(q, context=TEXT, max_tokens=8)) for q in QUESTIONS[:2])
+    mixed = [part for pair in zip(first, second, strict=False) for part in pair]
+    (alone,) = engine.generate([Request(QUESTIONS[0], context=TEXT, max_tokens=8)])
+    assert alone.text.startswith(str(mixed[0]))
+
+
+def test_earlier_turns_are_what_the_chat_template_makes_of_them(engine: TransformersEngine) -> None:
+    base, history = engine.base, (("Who is Mira?", "a vet"), ("Where does she live?", "Lasces"))
+    turns = [{"role": r, "content": t} for q, a in history for r, t in (("user", q), ("assistant", a))]
+    turns.append({"role": "user", "content": QUESTIONS[1]})
+    text = base.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    ids = [*base.chat.header, *base.chat.query(base.tokenizer, QUESTIONS[1], False, history)]
+    assert base.tokenizer.decode(ids) == text
+    (completion,) = engine.generate([Request(QUESTIONS[1], history=history, max_tokens=4)])
+    assert completion.prompt_tokens == len(ids)
+
+
+def test_an_answer_that_was_cut_says_so(engine: TransformersEngine) -> None:
+    (cut,) = engine.generate([Request(QUESTIONS[0], context=TEXT, max_tokens=1)])
+    assert not cut.stopped
+
+
+def test_a_temperature_below_zero_is_refused() -> None:
+    with pytest.raises(ValueError, match="temperature"):
+        Request("?", temperature=-1)
 
 
 def test_prompt_tokens_count_everything_in_front(engine: TransformersEngine, artifact: Artifact) -> None:

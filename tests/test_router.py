@@ -58,6 +58,9 @@ class Scripted:
     def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
         raise NotImplementedError
 
+    def stream(self, request: Request) -> Iterator[str | Completion]:
+        raise NotImplementedError
+
     def score(self, requests: Sequence[Request]) -> list[Score]:
         self.scored += requests
         out = []

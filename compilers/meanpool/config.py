@@ -55,6 +55,8 @@ class StageConfig:
     weights: Mapping[str, float] = field(default_factory=dict)  # of a task's tokens in the loss; 1 if absent
     questions: int = 1  # about one text, side by side
     facts: tuple[int, int] = (1, 16)  # of generated texts, at the start and at the end
+    chunks: tuple[int, ...] = ()  # sizes to begin with, in this order, before the compressor's own
+    chunks_share: float = 0.5  # of the steps that these take together
     evaluate_every: int = 200  # steps between measurements on held-out texts
     held_out: int = 256  # held-out texts
     patience: int = 5  # measurements without a new best before training stops
@@ -63,12 +65,15 @@ class StageConfig:
     def __post_init__(self) -> None:
         for name in ("bridges", "facts"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "chunks", tuple(self.chunks))
         for name in ("mixture", "weights"):
             object.__setattr__(self, name, dict(getattr(self, name)))
         require(self, 1, "samples", "bridge_tokens", "batch", "micro_tokens", "sequence", "questions")
         require(self, 1, "evaluate_every", "held_out", "patience")
         require(self, 0, "full_lr", "lora_lr", "projection_lr", "full_decay", "lora_decay")
-        _share(self, "standard_share", "warmup_ratio", "min_lr_ratio")
+        _share(self, "standard_share", "warmup_ratio", "min_lr_ratio", "chunks_share")
+        if any(type(size) is not int or size < 1 for size in self.chunks):
+            raise ValueError(f"chunks must be numbers from 1 on, got {self.chunks}")
         _positive(self, "max_grad_norm")
         _ranges(self, "bridges", 0)
         _ranges(self, "facts", 1)
@@ -79,6 +84,12 @@ class StageConfig:
             raise ValueError(f"mixture must give some task a positive share, got {dict(self.mixture)}")
         if not (self.full_lr or self.lora_lr or self.projection_lr):
             raise ValueError("every learning rate is 0: nothing would be trained")
+
+    def chunk_at(self, reached: float, last: int) -> int:
+        """Tokens of a chunk when a share of the steps is done; ``last`` is the compressor's own size."""
+        sizes = (*self.chunks, last)
+        number = int(reached / self.chunks_share * len(self.chunks)) if self.chunks_share else len(sizes)
+        return sizes[min(number, len(self.chunks))]
 
     @property
     def steps(self) -> int:

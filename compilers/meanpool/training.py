@@ -62,23 +62,27 @@ def optimizers(compressor: Compressor, config: StageConfig) -> list[torch.optim.
     return made
 
 
-def micro_batches(samples: Sequence[Sample], most: int, compressor: Compressor) -> list[Batch]:
+def micro_batches(
+    samples: Sequence[Sample], most: int, compressor: Compressor, chunk: int = 0
+) -> list[Batch]:
     """Batches of at most ``most`` tokens (or one sample), of samples whose branches are about as long.
 
-    Samples with and without a memory are apart.
+    Samples with and without a memory are apart. ``chunk`` is how many tokens become one memory embedding; 0:
+    as many as the compressor is made for.
     """
-    made, device, shape = list[Batch](), compressor.base.model.device, compressor.config
+    made, device, positions = list[Batch](), compressor.base.model.device, compressor.config.positions
+    chunk = chunk or compressor.config.chunk
     for kind in (True, False):
         mine = sorted((s for s in samples if bool(s.context) == kind), key=lambda s: (s.width, s.cost))
         group, widest = list[Sample](), 0
         for sample in mine:
             widest = max(widest, sample.cost)
             if group and (len(group) + 1) * widest > most:
-                made.append(collate(group, shape.chunk, shape.positions, device))
+                made.append(collate(group, chunk, positions, device))
                 group, widest = [], sample.cost
             group.append(sample)
         if group:
-            made.append(collate(group, shape.chunk, shape.positions, device))
+            made.append(collate(group, chunk, positions, device))
     return made
 
 
@@ -115,7 +119,8 @@ class Stage(Run):
     def _step(self, rng: random.Random) -> dict[str, tuple[float, float]]:
         config, state = self.config, self.state
         samples = [self.train.sample(rng, self.reached) for _ in range(config.batch)]
-        batches = micro_batches(samples, config.micro_tokens, self.compressor)
+        chunk = config.chunk_at(self.reached, self.compressor.config.chunk)
+        batches = micro_batches(samples, config.micro_tokens, self.compressor, chunk)
         total = sum(float(batch.weight.sum()) for batch in batches)
         series, self.loss = dict[str, tuple[float, float]](), 0.0
         self.compressor.encoder.student.train()  # dropout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -23,7 +24,10 @@ class Handle:
 
 @dataclass(frozen=True)
 class Request:
-    """One question. In front of it stands an artifact (``handle``), a ``context`` text or nothing."""
+    """One question. In front of it stands an artifact (``handle``), a ``context`` text or nothing.
+
+    ``history`` holds earlier questions with their answers, the latest last; they follow the memory.
+    """
 
     question: str
     handle: Handle | None = None
@@ -31,12 +35,15 @@ class Request:
     max_tokens: int = 64
     temperature: float = 0.0
     seed: int = 0
+    history: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         if self.handle is not None and self.context is not None:
             raise ValueError("a request takes a handle or a context, not both")
         if self.max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature must be from 0 on, got {self.temperature}")
 
     @property
     def follows(self) -> bool:
@@ -46,13 +53,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
-    """An answer. ``prompt_tokens`` counts the positions in front of it, artifact included."""
+    """An answer. ``prompt_tokens`` counts the positions in front of it, artifact included.
+
+    ``stopped``: the model ended it, and not ``max_tokens`` or its window.
+    """
 
     text: str
     tokens: int
     prompt_tokens: int
     ttft_ms: float
     total_ms: float
+    stopped: bool = True
 
 
 @dataclass(frozen=True)
@@ -97,6 +108,12 @@ class Engine(Protocol):
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
         """Answer the requests, in order. Raises `ContextTooLongError` before any work is done."""
+
+    def stream(self, request: Request) -> Iterator[str | Completion]:
+        """The pieces of one answer as they come, then its completion, whose text they make up.
+
+        Closing the iterator ends the work. Raises as `generate`.
+        """
 
     def score(self, requests: Sequence[Request]) -> list[Score]:
         """Read the requests without answering them; those of one memory that follow each other at once."""

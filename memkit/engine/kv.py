@@ -128,13 +128,43 @@ class Packed:
 
 @dataclass(frozen=True)
 class Decoded:
-    """One row's answer, without its end token, and the time to its first token."""
+    """One row's answer, without its end token, and the time to its first token.
+
+    ``stopped``: the model ended it, and not the most tokens that it was allowed.
+    """
 
     ids: list[int]
     ttft_ms: float
+    stopped: bool = True
 
 
-@torch.no_grad()
+class Decoding:
+    """Queries under way behind a shared ``prefix``, one token of each at a time."""
+
+    def __init__(self, model: PreTrainedModel, prefix: KV | None, queries: Sequence[Sequence[int]]) -> None:
+        length = prefix.tokens if prefix else 0
+        packed = Packed.rows(queries, length, model.device, left=True)
+        self._model = model
+        self._cache = prefix.cache(len(queries)) if prefix else DynamicCache()
+        self._ids, self._positions, self._mask = packed.ids, packed.positions, packed.mask
+
+    @torch.no_grad()
+    def step(self, temperature: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
+        """The next token ``[row]`` of each query: the likeliest, or sampled at ``temperature``."""
+        out = self._model.base_model(
+            input_ids=self._ids,
+            attention_mask=self._mask,
+            position_ids=self._positions,
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+        logprobs = output_layer(self._model)(out.last_hidden_state[:, -1]).float().log_softmax(-1)
+        chosen = choose(logprobs, temperature, generator)
+        self._ids, self._positions = chosen[:, None], self._positions[:, -1:] + 1
+        self._mask = torch.cat((self._mask, self._mask.new_ones(len(chosen), 1)), 1)
+        return chosen
+
+
 def decode(
     model: PreTrainedModel,
     prefix: KV | None,
@@ -151,32 +181,21 @@ def decode(
     """
     if max_tokens < 1:
         raise ValueError(f"max_tokens must be at least 1, got {max_tokens}")
-    started = time.perf_counter()
-    length = prefix.tokens if prefix else 0
-    packed = Packed.rows(queries, length, model.device, left=True)
-    cache = prefix.cache(len(queries)) if prefix else DynamicCache()
-    ids, positions, mask = packed.ids, packed.positions, packed.mask
+    started, ttft = time.perf_counter(), 0.0
+    decoding = Decoding(model, prefix, queries)
     answers: list[list[int]] = [[] for _ in queries]
     open_rows = set(range(len(queries)))
-    ttft = 0.0
     for _ in range(max_tokens):
-        out = model.base_model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-        )
-        logprobs = output_layer(model)(out.last_hidden_state[:, -1]).float().log_softmax(-1)
-        chosen = choose(logprobs, temperature, generator)
+        chosen = decoding.step(temperature, generator).tolist()
         ttft = ttft or (time.perf_counter() - started) * 1000
         for row in list(open_rows):
-            token = int(chosen[row])
-            if token == end:
+            if chosen[row] == end:
                 open_rows.discard(row)
             else:
-                answers[row].append(token)
+                answers[row].append(chosen[row])
         if not open_rows:
             break
-        ids, positions = chosen[:, None], positions[:, -1:] + 1
-        mask = torch.cat((mask, mask.new_ones(len(queries), 1)), 1)
-    return [Decoded(answer, ttft) for answer in answers]
+    return [Decoded(answer, ttft, row not in open_rows) for row, answer in enumerate(answers)]
 
 
 def choose(logprobs: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:

@@ -88,19 +88,21 @@ def go_on(
     """The answer to a query that was read, as `memkit.engine.kv.decode` gives it."""
     started = time.perf_counter()
     token = int(kv.choose(start.logprobs[None], temperature, generator)[0])
-    ttft, ids = (time.perf_counter() - started) * 1000, list[int]()
-    if token != end:
-        ids = [token]
-        if max_tokens > 1:
-            past = start.prefix.join(start.query) if start.prefix else start.query
-            (rest,) = kv.decode(
-                model,
-                past,
-                [ids],
-                max_tokens=max_tokens - 1,
-                end=end,
-                temperature=temperature,
-                generator=generator,
-            )
-            ids = [token, *rest.ids]
-    return kv.Decoded(ids, ttft)
+    ttft = (time.perf_counter() - started) * 1000
+    if token == end or max_tokens == 1:
+        return kv.Decoded([] if token == end else [token], ttft, token == end)
+    (rest,) = kv.decode(
+        model,
+        behind(start),
+        [[token]],
+        max_tokens=max_tokens - 1,
+        end=end,
+        temperature=temperature,
+        generator=generator,
+    )
+    return kv.Decoded([token, *rest.ids], ttft, rest.stopped)
+
+
+def behind(start: Read) -> kv.KV:
+    """The KV of a query that was read, with that of what stands in front of it."""
+    return start.prefix.join(start.query) if start.prefix else start.query

@@ -13,17 +13,24 @@ from memkit.artifact import Artifact
 from memkit.engine import kv
 from memkit.engine.base import Completion, Handle, Request, Score
 from memkit.engine.readers import Reader, attached
-from memkit.engine.reading import Read, go_on, read
+from memkit.engine.reading import Read, behind, go_on, read
 from memkit.errors import ContextTooLongError, EngineError
 from memkit.models.loading import LoadedModel, load
 
 MAX_BATCH = 16  # rows that are decoded together
-Prompt = tuple[str, str | None, str | None]
+UNFINISHED = "\ufffd"  # ends a text whose last character's bytes are not all there
+Prompt = tuple[str, str | None, str | None, tuple[tuple[str, str], ...]]
 
 
 def prompt_of(request: Request) -> Prompt:
-    """What the model reads of a request: question, artifact, context."""
-    return request.question, request.handle.artifact_id if request.handle else None, request.context
+    """What the model reads of a request: question, artifact, context, history."""
+    artifact_id = request.handle.artifact_id if request.handle else None
+    return request.question, artifact_id, request.context, request.history
+
+
+def memory_of(request: Request) -> tuple[str | None, str | None]:
+    """What stands in front of a request's question: artifact, context."""
+    return prompt_of(request)[1:3]
 
 
 class TransformersEngine:
@@ -92,7 +99,7 @@ class TransformersEngine:
         return self.reader(request).prefix
 
     def _query(self, request: Request) -> list[int]:
-        return self.base.chat.query(self.base.tokenizer, request.question, request.follows)
+        return self.base.chat.query(self.base.tokenizer, request.question, request.follows, request.history)
 
     def _prompt_tokens(self, request: Request, query: list[int]) -> int:
         context = self.count_tokens(request.context) if request.context is not None else 0
@@ -116,7 +123,7 @@ class TransformersEngine:
     def _generate(
         self, prepared: Sequence[tuple[Request, list[int]]], lengths: Sequence[int]
     ) -> Iterator[Completion]:
-        settings = [(prompt_of(r)[1:], r.max_tokens, r.temperature, r.seed) for r, _ in prepared]
+        settings = [(memory_of(r), r.max_tokens, r.temperature, r.seed) for r, _ in prepared]
         for group in _groups(settings):
             yield from self._batch(prepared[group], lengths[group])
 
@@ -143,9 +150,49 @@ class TransformersEngine:
                 )
             total = (time.perf_counter() - started) * 1000
         return [
-            Completion(self.decode(d.ids), len(d.ids), length, prefill_ms + d.ttft_ms, total)
+            Completion(self.decode(d.ids), len(d.ids), length, prefill_ms + d.ttft_ms, total, d.stopped)
             for d, length in zip(decoded, lengths, strict=True)
         ]
+
+    def stream(self, request: Request) -> Iterator[str | Completion]:
+        query = self._query(request)
+        return self._stream(request, query, self._check(request, query))
+
+    def _stream(self, request: Request, query: list[int], length: int) -> Iterator[str | Completion]:
+        """The lock is free between two tokens: others go on while somebody reads slowly."""
+        started, said, ids, ttft = time.perf_counter(), "", list[int](), 0.0
+        steps, stopped = self._steps(request, query), False
+        for _ in range(min(request.max_tokens, self.window - length)):
+            with self._lock:
+                token = next(steps)
+            ttft = ttft or (time.perf_counter() - started) * 1000
+            if stopped := token == self.base.chat.end:
+                break
+            ids.append(token)
+            text = self.decode(ids)
+            if len(text) > len(said) and not text.endswith(UNFINISHED):
+                yield text[len(said) :]
+                said = text
+        text = self.decode(ids)
+        if len(text) > len(said):
+            yield text[len(said) :]
+        total = (time.perf_counter() - started) * 1000
+        yield Completion(text, len(ids), length, ttft, total, stopped)
+
+    def _steps(self, request: Request, query: list[int]) -> Iterator[int]:
+        """The tokens of an answer, without end."""
+        settings = request.temperature, torch.Generator(self.base.model.device).manual_seed(request.seed)
+        probed = self._probed.get(prompt_of(request))
+        self._probed.clear()  # the question is being answered
+        reader = probed[0] if probed else self.reader(request)
+        if probed:
+            token = int(kv.choose(probed[1].logprobs[None], *settings)[0])
+            yield token
+            decoding = kv.Decoding(reader.model, behind(probed[1]), [[token]])
+        else:
+            decoding = kv.Decoding(reader.model, reader.prefix, [query])
+        while True:
+            yield int(decoding.step(*settings)[0])
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self.base.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
@@ -170,10 +217,10 @@ class TransformersEngine:
         """The reader of each request; a context that several have is read once."""
         made = dict[tuple[str | None, str | None], Reader]()
         for request in requests:
-            memory = prompt_of(request)[1:]
+            memory = memory_of(request)
             if memory not in made:
                 made[memory] = self.reader(request)
-        return [made[prompt_of(request)[1:]] for request in requests]
+        return [made[memory_of(request)] for request in requests]
 
     def _score(self, row: Read) -> Score:
         best = int(row.logprobs.argmax())
@@ -194,7 +241,7 @@ class TransformersEngine:
         for request, query, said in prepared:
             self._check(request, [*query, *said])
         means = list[float]()
-        for group in _groups([prompt_of(request)[1:] for request in requests]):
+        for group in _groups([memory_of(request) for request in requests]):
             means += self._likelihood(requests[group.start], [(q, said) for _, q, said in prepared[group]])
         return means
 

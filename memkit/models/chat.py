@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -51,7 +52,20 @@ class ChatFormat:
         turn = rest.removeprefix(eos) if rest.startswith(eos) else rest
         return cls(ids(header), ids(tail), ids(turn), end)
 
-    def query(self, tokenizer: PreTrainedTokenizerBase, question: str, with_context: bool) -> list[int]:
-        """Ids that follow the context (or the bare header): separator, question, tail."""
-        text = SEPARATOR + question if with_context else question
-        return [*tokenizer.encode(text, add_special_tokens=False), *self.tail]
+    def query(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        question: str,
+        with_context: bool,
+        history: Sequence[tuple[str, str]] = (),
+    ) -> list[int]:
+        """Ids that follow the context (or the bare header): separator, question, tail.
+
+        ``history`` holds earlier questions and answers, which stand between the context and the question.
+        """
+        ids, separator = list[int](), SEPARATOR if with_context else ""
+        for asked, answer in history:
+            ids += tokenizer.encode(separator + asked, add_special_tokens=False)
+            ids += [*self.tail, *tokenizer.encode(answer, add_special_tokens=False), self.end, *self.turn]
+            separator = ""
+        return [*ids, *tokenizer.encode(separator + question, add_special_tokens=False), *self.tail]

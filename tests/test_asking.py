@@ -1,0 +1,127 @@
+"""Batches, streams, history, and the memory for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from memkit.aio import AsyncMemory, stepped
+from memkit.answers import Answer
+from memkit.engine.transformers import TransformersEngine
+from memkit.errors import ConfigError
+from memkit.memory import Memory
+from memkit.testing import TEXT, TINY_OPTIONS
+
+QUESTIONS = ["Where does Mira live?", "What is the capital of France?", "What is the name of Mira's dog?"]
+
+
+@pytest.fixture
+def memory(tmp_path: Path, engine: TransformersEngine) -> Iterator[Memory]:
+    with Memory(tmp_path / "bank", user="mira", engine=engine, options=TINY_OPTIONS) as made:
+        made.remember(TEXT, wait=True)
+        made.remember("Rolan keeps bees in Tarv.", compile=False)
+        yield made
+
+
+def test_many_answers_are_those_of_one_question_each(memory: Memory) -> None:
+    together = memory.ask_many(QUESTIONS, max_tokens=8)
+    alone = [memory.ask(question, max_tokens=8) for question in QUESTIONS]
+    assert [(a.text, a.route, a.trace.question) for a in together] == [
+        (a.text, a.route, a.trace.question) for a in alone
+    ]
+    assert memory.ask_many([]) == []
+
+
+def test_a_stream_ends_with_the_answer(memory: Memory) -> None:
+    *pieces, answer = memory.stream(QUESTIONS[0], max_tokens=8)
+    assert isinstance(answer, Answer)
+    assert (
+        "".join(str(piece) for piece in pieces) == answer.text == memory.ask(QUESTIONS[0], max_tokens=8).text
+    )
+    assert answer.trace.memory_id is not None
+    assert answer.trace.completion_tokens > 0
+
+
+def test_a_stream_that_is_closed_works_no_more(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = list[str | Answer]()
+    pieces = memory.stream("Rolan keeps", max_tokens=64)
+    taken.append(next(pieces))
+    pieces.close()  # type: ignore[attr-defined] # it is a generator
+    assert list(pieces) == []
+    assert isinstance(taken[0], str)
+
+
+def test_history_stands_in_front_of_the_question(memory: Memory) -> None:
+    bare = memory.ask(QUESTIONS[0], max_tokens=4)
+    behind = memory.ask(QUESTIONS[0], max_tokens=4, history=[("Hello?", "Hello."), ("Who are you?", "nano")])
+    assert behind.trace.prompt_tokens > bare.trace.prompt_tokens
+    assert behind.trace.memory_id == bare.trace.memory_id
+
+
+def test_history_that_is_too_long_loses_its_oldest_turns(memory: Memory) -> None:
+    window = memory.engine.window
+    long = [("Who is it? " * 12, "Mira. " * 12)] * 40
+    answer = memory.ask(QUESTIONS[0], max_tokens=8, history=long)
+    assert answer.trace.prompt_tokens + 8 <= window
+
+
+@pytest.mark.parametrize("settings", [{"max_tokens": 0}, {"temperature": -0.5}])
+def test_bad_settings_are_refused(memory: Memory, settings: dict[str, int]) -> None:
+    with pytest.raises(ConfigError):
+        memory.ask(QUESTIONS[0], **settings)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="empty"):
+        list(memory.stream(" "))
+
+
+def test_the_async_memory_does_the_same(memory: Memory) -> None:
+    async def work() -> None:
+        quick = AsyncMemory(memory)
+        other = quick.of("rolan")
+        info = await other.remember("Rolan lives in Tarv.", compile=False)
+        assert [each.id for each in await other.list()] == [info.id]
+        assert (await other.show(info.id)).title == info.title
+        first, second = await asyncio.gather(
+            quick.ask(QUESTIONS[0], max_tokens=4), quick.ask_many(QUESTIONS, max_tokens=4)
+        )
+        assert first.text == second[0].text
+        pieces = [piece async for piece in quick.stream(QUESTIONS[0], max_tokens=4)]
+        assert isinstance(pieces[-1], Answer)
+        assert pieces[-1].text == first.text
+        assert len(await other.forget(info.id)) == 1
+        assert await other.list() == []
+
+    asyncio.run(work())
+
+
+def test_a_cancelled_stream_is_closed_after_its_step() -> None:
+    started, release, closed = threading.Event(), threading.Event(), threading.Event()
+
+    def pieces() -> Iterator[int]:
+        try:
+            yield 1
+            started.set()
+            release.wait(5)
+            yield 2
+        finally:
+            closed.set()
+
+    async def work() -> None:
+        async def read() -> None:
+            async for _ in stepped(pieces()):
+                pass
+
+        task = asyncio.ensure_future(read())
+        await asyncio.to_thread(started.wait, 5)
+        task.cancel()
+        await asyncio.sleep(0)
+        assert not closed.is_set()  # its step is still under way
+        release.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(work())
+    assert closed.is_set()
