@@ -278,7 +278,7 @@ class SGLangEngine:
         payload |= {
             "sampling_params": {"max_new_tokens": 1, "temperature": 0.0},
             "return_logprob": True,
-            "top_logprobs_num": self.config.top,
+            "top_logprobs_num": min(self.config.top, self._info()["vocabulary_size"]),
         }
 
         def work(worker: Worker) -> list[Score]:

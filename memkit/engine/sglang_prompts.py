@@ -109,7 +109,7 @@ def score_of(answer: Mapping[str, Any], vocabulary: int, decode: Callable[[Seque
 
 
 def _hidden(states: Any) -> tuple[float, ...]:
-    """The state at the prompt's last position, of what SGLang returns, ``[token, hidden]`` or ``[hidden]``."""
+    """The state at the prompt's last position, of what SGLang gives: ``[token, hidden]`` or ``[hidden]``."""
     if not states:
         return ()
     first = states[0]

@@ -34,15 +34,47 @@ class Overrides:
     start: int
 
 
-class Admission:
-    """The checks of one server. ``page`` is its page size in tokens.
+def check_harmless(request: Any, trusted: type, vocabulary: int) -> None:
+    """Raise `EngineError` for fields of any request that kill SGLang's scheduler, and all requests with it.
 
-    ``trusted`` is the class that SGLang itself puts into the override field.
+    ``trusted`` is the class that SGLang itself puts into the override field; ``vocabulary`` the number of
+    the model's tokens.
     """
+    given = getattr(request, OVERRIDES, None)
+    for item in given if isinstance(given, list) else [given]:
+        if item is not None and not isinstance(item, trusted):
+            raise EngineError(f"{OVERRIDES} is not accepted from clients")
+    for count in _each(getattr(request, "top_logprobs_num", None)):
+        if count is not None and not 0 <= count <= vocabulary:
+            raise EngineError(f"top_logprobs_num must be from 0 to {vocabulary}, the model's tokens")
+    tokens = _flat([getattr(request, name, None) for name in ("token_ids_logprob", "input_ids")])
+    tokens += [key for each in _each(getattr(request, "sampling_params", None)) for key in _biased(each)]
+    if any(not 0 <= token < vocabulary for token in tokens):
+        raise EngineError(f"token ids must be from 0 to {vocabulary - 1}, the model's last token")
 
-    def __init__(self, prefix: Prefix, artifacts: Artifacts, secret: bytes, page: int, trusted: type) -> None:
+
+def _flat(value: Any) -> list[int]:
+    if isinstance(value, list):
+        return [token for each in value for token in _flat(each)]
+    return [] if value is None else [value]
+
+
+def _biased(sampling: Any) -> list[int]:
+    """The tokens that sampling parameters name."""
+    if not isinstance(sampling, dict):
+        return []
+    try:
+        return [int(key) for key in sampling.get("logit_bias") or ()]
+    except (TypeError, ValueError) as error:
+        raise EngineError("logit_bias names no tokens") from error
+
+
+class Admission:
+    """The checks of one server's requests that name artifacts. ``page`` is its page size in tokens."""
+
+    def __init__(self, prefix: Prefix, artifacts: Artifacts, secret: bytes, page: int) -> None:
         self.prefix, self.artifacts, self.page = prefix, artifacts, page
-        self._secret, self._trusted = secret, trusted
+        self._secret = secret
 
     def check(self, request: Any) -> list[Overrides | None]:
         """The embeddings that belong into each prompt of a request.
@@ -50,7 +82,6 @@ class Admission:
         Raises `EngineError` for a request that must not run, `ArtifactError` for an artifact that cannot be
         used.
         """
-        self._check_overrides(request)
         keys = _each(getattr(request, "extra_key", None))
         adapters = _each(getattr(request, "lora_path", None))
         if not any(_ours(key, SCHEME) for key in keys) and not any(_ours(a, ADAPTER) for a in adapters):
@@ -61,13 +92,6 @@ class Admission:
             for name in ("extra_key", "cache_salt", "lora_path", "return_logprob", "logprob_start_len")
         ]
         return [self._admit(prompt, *row) for prompt, *row in zip(prompts, *fields, strict=True)]
-
-    def _check_overrides(self, request: Any) -> None:
-        """A dictionary in that field kills SGLang's scheduler; only its own objects are let through."""
-        given = getattr(request, OVERRIDES, None)
-        for item in given if isinstance(given, list) else [given]:
-            if item is not None and not isinstance(item, self._trusted):
-                raise EngineError(f"{OVERRIDES} is not accepted from clients")
 
     def _admit(
         self, ids: Sequence[int], key: Any, cache_salt: Any, adapter: Any, logprobs: Any, start: Any

@@ -17,7 +17,7 @@ from memkit._version import __version__
 from memkit.errors import ArtifactError, BankError, EngineError, MemkitError
 from memkit.serving import guard
 from memkit.serving.adapters import Adapters
-from memkit.serving.admission import OVERRIDES, Admission, embedded
+from memkit.serving.admission import OVERRIDES, Admission, check_harmless, embedded
 from memkit.serving.config import ServingConfig
 from memkit.serving.naming import ADAPTER, Claim
 from memkit.serving.prefix import Prefix, read_secret
@@ -58,14 +58,12 @@ class Serving:
     """What a server knows of its bank; ``problem`` says why it serves no artifacts, "" when it does."""
 
     def __init__(self, manager: Any, config: ServingConfig) -> None:
-        from sglang.srt.managers.embed_types import PositionalEmbeds
-
         arguments = manager.server_args
         self.prefix = Prefix.open(config.prefix)
         self.artifacts = Artifacts(files_of(config), config.capacity)
         self.page = int(getattr(arguments, "page_size", None) or 1)
         secret = read_secret(config.secret)
-        self.admission = Admission(self.prefix, self.artifacts, secret, self.page, PositionalEmbeds)
+        self.admission = Admission(self.prefix, self.artifacts, secret, self.page)
         self.adapters = Adapters(self.artifacts, self.prefix.fingerprint)
         self.fingerprint: str | None = None
         self.vocabulary: str | None = None
@@ -177,8 +175,11 @@ def before_request(manager: Any, obj: Any, *_arguments: Any, **_options: Any) ->
 
     Raises `RefusedError`, which SGLang turns into an answer with its status code.
     """
+    from sglang.srt.managers.embed_types import PositionalEmbeds
+
     serving: Serving | None = getattr(manager, "memkit", None)
     try:
+        check_harmless(obj, PositionalEmbeds, int(manager.model_config.vocab_size))
         if serving is None:
             _without_bank(obj)
             return
@@ -187,8 +188,6 @@ def before_request(manager: Any, obj: Any, *_arguments: Any, **_options: Any) ->
             return
         serving.require()
         if any(each is not None for each in found):
-            from sglang.srt.managers.embed_types import PositionalEmbeds
-
             single = not isinstance(obj.input_ids[0], list)
             setattr(obj, OVERRIDES, embedded(found, PositionalEmbeds, single))
     except MemkitError as error:
@@ -196,18 +195,10 @@ def before_request(manager: Any, obj: Any, *_arguments: Any, **_options: Any) ->
 
 
 def _without_bank(obj: Any) -> None:
-    """Of a server without memkit's flags: what holds all the same."""
-    from sglang.srt.managers.embed_types import PositionalEmbeds
-
-    given = getattr(obj, OVERRIDES, None)
-    if any(e is not None and not isinstance(e, PositionalEmbeds) for e in _each(given)):
-        raise EngineError(f"{OVERRIDES} is not accepted from clients")
-    if any(isinstance(key, str) and Claim.parse(key) for key in _each(getattr(obj, "extra_key", None))):
+    """Refuse artifacts on a server that was started without memkit's flags."""
+    keys = getattr(obj, "extra_key", None)
+    if any(isinstance(key, str) and Claim.parse(key) for key in (keys if isinstance(keys, list) else [keys])):
         raise EngineError("this server was started without memkit's flags; see memkit sglang-args")
-
-
-def _each(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
 
 
 async def around_load(original: Callable[..., Any], manager: Any, obj: Any, *rest: Any) -> Any:
