@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from memkit import registry
 from memkit.admission import AdmissionConfig
 from memkit.answers import Answer, Part, Trace
-from memkit.asking import Sampling, Turns, ask_many, stream
+from memkit.asking import Found, Recalled, Sampling, Turns, ask_many, recall, search, stream
 from memkit.background import Background
 from memkit.bank import Bank, MemoryInfo, Receipt, Said
 from memkit.bank.places import shared
@@ -227,14 +227,16 @@ class Memory:
         max_tokens: int = 64,
         temperature: float = 0.0,
         seed: int = 0,
+        system: str = "",
     ) -> Answer:
         """Answer a question from the best memory, or without one.
 
         ``history`` holds earlier questions with their answers, the latest last; what does not fit half the
-        model's window is left out, the oldest first. The memory is chosen by the question alone.
+        model's window is left out, the oldest first. The memory is chosen by the question alone, whatever
+        the instructions ``system`` say.
         Raises `ContextTooLongError` when the question itself does not fit the model.
         """
-        (answer,) = ask_many(self, [question], history, Sampling(max_tokens, temperature, seed))
+        (answer,) = ask_many(self, [question], history, Sampling(max_tokens, temperature, seed, system))
         return answer
 
     def ask_many(
@@ -251,12 +253,21 @@ class Memory:
         max_tokens: int = 64,
         temperature: float = 0.0,
         seed: int = 0,
+        system: str = "",
     ) -> Iterator[str | Answer]:
         """The pieces of an answer as they come, then the `Answer` that they make up, with its trace.
 
         Closing the iterator ends the work. Raises as `ask`, when the first piece is asked for.
         """
-        return stream(self, question, history, Sampling(max_tokens, temperature, seed))
+        return stream(self, question, history, Sampling(max_tokens, temperature, seed, system))
+
+    def recall(self, question: str, *, max_tokens: int = 64) -> Recalled:
+        """The passages that an answer of ``max_tokens`` should be written from, for another model to read."""
+        return recall(self, question, max_tokens)
+
+    def search(self, query: str, k: int = 4) -> builtins.list[Found]:
+        """The best passage of each of the ``k`` memories that fit a query best; no model is asked."""
+        return search(self, query, k)
 
     def answered(self, answer: Answer, started: float) -> None:
         """Count an answer that was given, and tell the observer."""
