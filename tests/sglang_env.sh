@@ -51,6 +51,9 @@ if not _has_ops():
     for _name in ("nms", "qnms"):
         torch.library.define(f"torchvision::{_name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 PY
-install --no-deps "$here/sglang_cpu"
+copy=$(mktemp -d) # setuptools writes beside what it builds
+trap 'rm -rf "$copy"' EXIT
+cp -r "$here/sglang_cpu" "$copy"
+install --no-deps "$copy/sglang_cpu"
 echo "$recipe" > "$folder/.memkit"
 echo "$folder"

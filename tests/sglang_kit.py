@@ -31,7 +31,7 @@ KINDS = ("kv", "embeds", "lora")
 def embeds_artifact(base: LoadedModel, text: str, tenant: str, chunk: int = 4) -> Artifact:
     """Memory embeddings: the means of a text's token embeddings."""
     ids = base.tokenizer.encode(text, add_special_tokens=False)
-    rows = base.model.get_input_embeddings().weight.detach()[torch.tensor(ids)]
+    rows = base.model.get_input_embeddings().get_parameter("weight").detach()[torch.tensor(ids)]
     made = torch.stack([part.mean(0) for part in rows.split(chunk)])
     manifest = Manifest("embeds", "mean", "1", {}, 0, base.fingerprint, len(made), tenant, ())
     return Artifact.decode(Artifact.encode(manifest, {"embeddings": (made, ("chunk", "hidden"))}))

@@ -116,10 +116,10 @@ def test_a_stream_that_is_given_up_harms_nobody(bench: Bench) -> None:
 
 
 def test_earlier_turns_stand_between_memory_and_question(bench: Bench, reference: Bench) -> None:
-    history = (("Who is Mira?", "a vet"),)
+    history, system = (("Who is Mira?", "a vet"),), "Answer in one word."
     for mine, theirs in zip(
-        bench.requests(history=history, max_tokens=6),
-        reference.requests(history=history, max_tokens=6),
+        bench.requests(history=history, system=system, max_tokens=6),
+        reference.requests(history=history, system=system, max_tokens=6),
         strict=True,
     ):
         (got,), (expected,) = bench.engine.generate([mine]), reference.engine.generate([theirs])

@@ -22,6 +22,7 @@ from memkit.cli import (
     forget,
     manage,
     recompile,
+    serving,
     tenants,
     train,
     use,
@@ -102,6 +103,7 @@ def build() -> typer.Typer:
     app.command("calibrate")(calibrate.calibrate)
     app.command("train-compressor")(train.train_compressor)
     app.command("doctor")(doctor.doctor)
+    app.command("sglang-args")(serving.sglang_args)
     app.command("backup")(backup.backup)
     app.command("restore")(backup.restore)
     keys = typer.Typer(

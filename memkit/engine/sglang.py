@@ -93,16 +93,13 @@ class SGLangEngine:
         found: Mapping[str, Any] = known or self._workers.run("", self._workers.ready)
         return found
 
-    @property
-    def servers(self) -> dict[str, Mapping[str, Any]]:
-        """What each server says of itself, by its URL. Raises as `generate` for one that cannot be used."""
-        found = dict[str, Mapping[str, Any]]()
-        for worker in self._workers.all:
-            try:
-                found[worker.url] = self._workers.ready(worker)
-            except WorkerError as error:
-                raise EngineError(str(error)) from error
-        return found
+    def server(self, url: str) -> Mapping[str, Any]:
+        """What the server at one of the URLs says of itself. Raises `EngineError` when it cannot be used."""
+        worker = next(worker for worker in self._workers.all if worker.url == url)
+        try:
+            return self._workers.ready(worker)
+        except WorkerError as error:
+            raise EngineError(str(error)) from error
 
     @property
     def fingerprint(self) -> str:

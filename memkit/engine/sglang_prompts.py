@@ -54,7 +54,8 @@ class Prompts:
 
     def of(self, request: Request, claim: Claim | None, salt: str) -> Prompt:
         """The prompt of a request whose artifact, if any, is the claim's."""
-        query = self.chat.query(self.tokenizer, request.question, request.follows, request.history)
+        asked = request.question, request.follows, request.history, request.system
+        query = self.chat.query(self.tokenizer, *asked)
         header = list(self.chat.header)
         if request.context is not None:
             return Prompt((*header, *self.encode(request.context), *query), "", salt)
