@@ -66,14 +66,21 @@ def tiny(tiny_model_folder: Path, checkpoint_store: Path) -> LoadedModel:
 
 
 @pytest.fixture(scope="session")
-def sglang(tiny: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """The tiny model on one real SGLang server, which all tests share."""
-    from memkit.evals.sglang_server import environment
+def environment() -> None:
+    """An environment with SGLang, or the test is skipped."""
+    from memkit.evals import sglang_server
 
     try:
-        environment()
+        sglang_server.environment()
     except ConfigError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def sglang(
+    tiny: LoadedModel, environment: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
+    """The tiny model on one real SGLang server, which all tests share."""
     from sglang_kit import serving
 
     folder, flags = tmp_path_factory.mktemp("sglang"), ServerFlags(lora_rank=8, loaded=4, batched=2)

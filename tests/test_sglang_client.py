@@ -97,8 +97,8 @@ class Fake:
 
             def _answer(self, asked: Any) -> None:
                 fake.calls.append((self.path, asked))
-                known = fake.routes.get(self.path, lambda _: (404, {"detail": "Not Found"}))
-                status, answer = known(asked)
+                known = fake.routes.get(self.path)
+                status, answer = known(asked) if known else (404, {"detail": "Not Found"})
                 events = isinstance(answer, list)
                 parts = [f"data: {json.dumps(a)}\n\n" for a in answer] if events else [json.dumps(answer)]
                 self.send_response(status)
@@ -276,7 +276,11 @@ def test_too_many_requests_are_refused_and_the_others_wait(fakes: list[Fake]) ->
 
 
 def test_waiting_has_an_end(fakes: list[Fake]) -> None:
-    fakes[0].routes["/generate"] = lambda asked: (time.sleep(1.5), Fake.generate(fakes[0], asked))[1]
+    def slow(asked: Any) -> tuple[int, Any]:
+        time.sleep(1.5)
+        return Fake.generate(fakes[0], asked)
+
+    fakes[0].routes["/generate"] = slow
     with connected(fakes[0], in_flight=1, wait=0.2) as engine:
         _ = engine.window
         thread = threading.Thread(target=lambda: list(engine.generate([Request("?")])))

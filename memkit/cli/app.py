@@ -125,6 +125,7 @@ def build() -> typer.Typer:
     benches.command("year")(bench.bench_year)
     benches.command("recompile")(bench.bench_recompile)
     benches.command("crash")(bench.bench_crash)
+    benches.command("serve")(bench.bench_serve)
     app.add_typer(benches, name="bench")
     return app
 

@@ -266,6 +266,25 @@ class SGLangEngine:
                 self._loras.forget(worker)
                 raise WorkerError(str(error)) from error
 
+    def said(self, request: Request) -> list[tuple[int, float]]:
+        """The tokens of a greedy answer, its end included, with their log-probabilities: for measurements."""
+        prompt = self._prompt(request)
+        sampling = {
+            "max_new_tokens": request.max_tokens,
+            "temperature": 0.0,
+            "stop_token_ids": [self._prompts.chat.end],
+        }
+        payload = {**prompt.payload(), "sampling_params": sampling, "return_logprob": True}
+
+        def work(worker: Worker) -> list[tuple[int, float]]:
+            with self._using(worker, [prompt]):
+                answer = self._workers.ask(worker, "/generate", payload)
+            require_cached(answer, prompt)
+            given = answer["meta_info"]["output_token_logprobs"]
+            return [(int(token), float(logprob)) for logprob, token, *_ in given]
+
+        return self._workers.run(prompt.key or prompt.salt, work)
+
     def score(self, requests: Sequence[Request]) -> list[Score]:
         prompts = [self._prompt(request) for request in requests]
         if not prompts:
