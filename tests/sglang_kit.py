@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import torch
 
 from memkit.artifact import Artifact, Manifest
@@ -92,8 +91,10 @@ class Served:
     base: LoadedModel
     engine: SGLangEngine
 
-    def post(self, path: str, payload: dict[str, Any], server: int = 0) -> httpx.Response:
+    def post(self, path: str, payload: dict[str, Any], server: int = 0) -> Any:
         """What the server answers to anybody."""
+        import httpx
+
         return httpx.post(self.servers[server].url + path, json=payload, timeout=60)
 
     def prompt(self, artifact: Artifact, question: str = "Where does Mira live?") -> list[int]:

@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +154,7 @@ class Serve:
         made = list[Item]()
         while len(made) < self.config.pairs:
             tenant = TENANTS[len(made) // 8 % len(TENANTS)]
-            made += islice(self.maker.items(kind, tenant, page, TOKENS), 5)
+            made += self.maker.items(kind, tenant, 5, page)
         for item in made:
             self.shelf.publish(item)
         return made[: self.config.pairs]

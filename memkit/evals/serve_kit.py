@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,18 +60,19 @@ class Maker:
         self._records = generated(1_000_000, seed)
         self._seed = seed
 
-    def items(self, kind: str, tenant: str, multiple: int = 1, max_tokens: int = 16) -> Iterator[Item]:
-        """One item for each question of one document after the other."""
-        while True:
-            record = next(self._records)
-            artifact = self.artifact(kind, record.context, tenant, multiple)
-            for asked in record.questions:
-                yield Item(artifact, asked.question, self.answer(artifact, asked.question, max_tokens))
+    def items(self, kind: str, tenant: str, count: int, multiple: int = 1) -> list[Item]:
+        """``count`` questions about one document, not yet answered."""
+        record = next(self._records)
+        artifact = self.artifact(kind, record.context, tenant, multiple)
+        return [Item(artifact, asked.text, "") for asked in record.questions[:count]]
 
-    def answer(self, artifact: Artifact, question: str, max_tokens: int) -> str:
-        handle = self.reference.attach(artifact)
-        (completion,) = self.reference.generate([Request(question, handle=handle, max_tokens=max_tokens)])
-        return completion.text
+    def answered(self, item: Item, max_tokens: int) -> Item:
+        """The item with what the model answers."""
+        handle = self.reference.attach(item.artifact)
+        request = Request(item.question, handle=handle, max_tokens=max_tokens)
+        (completion,) = self.reference.generate([request])
+        self.reference.detach(handle)
+        return replace(item, expected=completion.text)
 
     def artifact(self, kind: str, text: str, tenant: str, multiple: int = 1) -> Artifact:
         """An artifact of a text; one of the kind kv ends with a page of ``multiple`` tokens."""
@@ -81,6 +81,7 @@ class Maker:
         ids += ids[: -(header + len(ids)) % multiple] if kind == "kv" else []
         digest = Document(text).digest
         settings: dict[str, Any] = {"metrics": {}}
+        tensors: dict[str, tuple[torch.Tensor, tuple[str, ...]]]
         if kind == "kv":
             read = kv.prefill(self.base.model, [*self.base.chat.header, *ids]).slice(header)
             tensors = {"keys": (torch.cat(read.keys), AXES), "values": (torch.cat(read.values), AXES)}

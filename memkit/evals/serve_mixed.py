@@ -1,4 +1,4 @@
-"""Mixed load on two SGLang servers: artifacts come, change and go, tenants try each other's, a server dies."""
+"""Mixed load on two SGLang servers: artifacts come and go, tenants try each other's, a server dies."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 from memkit.engine.base import Request
@@ -115,7 +114,7 @@ def _items(run: Serve, count: int) -> list[Item]:
     for kind, share in SHARES:
         for number in range(max(round(count * share), 1)):
             tenant = TENANTS[number % len(TENANTS)]
-            made += islice(run.maker.items(kind, tenant, 1, TOKENS), 1)
+            made += [run.maker.answered(item, TOKENS) for item in run.maker.items(kind, tenant, 1)]
             run.progress("mixed, artifacts", len(made), count)
     return made
 
