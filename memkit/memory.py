@@ -103,7 +103,7 @@ class Memory:
         """The memories of another user in the same bank, in front of the same model."""
         other = copy(self)
         other.user, other._owner = user, self
-        other.router = Router(self.bank, user, lambda: self.engine, self.router.embedder, self.router.config)
+        other.router = Router(self.bank, user, lambda: other.engine, self.router.embedder, self.router.config)
         other._background = Background(other._compile_quietly)
         return other
 

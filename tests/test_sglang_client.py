@@ -23,7 +23,9 @@ from memkit.engine.sglang import SGLangEngine
 from memkit.engine.sglang_check import version_of
 from memkit.engine.sglang_workers import SGLangConfig, urls_of
 from memkit.errors import ConfigError, EngineError, FingerprintError, MissingExtraError
+from memkit.memory import Memory
 from memkit.models.loading import LoadedModel, tokenizer_digest
+from memkit.serving.naming import salt, tenant_key
 from memkit.serving.prefix import make_secret
 
 SECRET = b"0123456789abcdef"
@@ -321,6 +323,20 @@ def test_a_server_without_loras(fakes: list[Fake], lora: list[Artifact]) -> None
     fakes[0].info["lora"] = False
     with connected(fakes[0]) as engine, pytest.raises(EngineError, match="--lora-rank"):
         engine.attach(lora[0])
+
+
+# --- tenants ---------------------------------------------------------------------------------
+def test_every_user_of_a_memory_asks_in_their_own_name(fakes: list[Fake], home: Path) -> None:
+    with connected(fakes[0]) as engine, Memory(home, fakes[0].base, "mira", engine=engine) as mira:
+        asked = [mira, mira.of("jalo"), mira.of("jalo").of("tovin")]
+        for memory, name in zip(asked, ("mira", "jalo", "tovin"), strict=True):
+            memory.ask("Where does Mira live?")
+            payload = fakes[0].of("/generate")[-1]
+            assert payload["cache_salt"] == salt(SECRET, tenant_key(name))
+            for view in (memory.engine, memory.router._engine()):
+                assert isinstance(view, SGLangEngine)
+                assert view._tenant == tenant_key(name)
+        assert mira.local is asked[2].local
 
 
 # --- choosing --------------------------------------------------------------------------------

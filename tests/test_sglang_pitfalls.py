@@ -60,7 +60,7 @@ def expected(base: LoadedModel, artifact: Artifact) -> str:
 
 def error_of(response: Any) -> str:
     assert response.status_code >= 400, response.text
-    return response.text
+    return str(response.text)
 
 
 # --- what clients may not send ---------------------------------------------------------------

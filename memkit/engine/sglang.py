@@ -16,6 +16,7 @@ from copy import copy
 from typing import Any
 
 from memkit.artifact import Artifact
+from memkit.engine import kv
 from memkit.engine.base import Completion, Handle, Request, Score
 from memkit.engine.sglang_check import checked
 from memkit.engine.sglang_loras import Loras
@@ -289,26 +290,31 @@ class SGLangEngine:
         prompts = [self._prompt(request) for request in requests]
         if not prompts:
             return []
-        fields = [prompt.payload() for prompt in prompts]
+
+        def work(worker: Worker) -> list[Score]:
+            limit = int(self._workers.ready(worker).get("max_loaded_loras") or len(prompts))
+            several = sum(prompt.adapter is not None for prompt in prompts) > limit
+            groups = kv.chunked(prompts, limit if several else len(prompts))
+            return [score for group in groups for score in self._scores(worker, group)]
+
+        return self._workers.run(prompts[0].key or prompts[0].salt, work)
+
+    def _scores(self, worker: Worker, prompts: Sequence[Prompt]) -> list[Score]:
+        """All in one request, so that the server reads them together."""
+        info = self._workers.ready(worker)
+        vocabulary, fields = int(info["vocabulary_size"]), [prompt.payload() for prompt in prompts]
         payload: dict[str, Any] = {name: [each.get(name) for each in fields] for name in fields[0]}
         payload |= {
             "sampling_params": {"max_new_tokens": 1, "temperature": 0.0},
             "return_logprob": True,
-            "top_logprobs_num": min(self.config.top, self._info()["vocabulary_size"]),
+            "top_logprobs_num": min(self.config.top, vocabulary),
+            "return_hidden_states": bool(info["hidden_states"]),
         }
-
-        def work(worker: Worker) -> list[Score]:
-            info = self._workers.ready(worker)
-            payload["return_hidden_states"] = bool(info["hidden_states"])
-            with self._using(worker, prompts):
-                answers = self._workers.ask(worker, "/generate", payload)
-            for answer, prompt in zip(answers, prompts, strict=True):
-                require_cached(answer, prompt)
-            return [
-                score_of(answer, int(info["vocabulary_size"]), self._prompts.decode) for answer in answers
-            ]
-
-        return self._workers.run(prompts[0].key or prompts[0].salt, work)
+        with self._using(worker, prompts):
+            answers = self._workers.ask(worker, "/generate", payload)
+        for answer, prompt in zip(answers, prompts, strict=True):
+            require_cached(answer, prompt)
+        return [score_of(answer, vocabulary, self._prompts.decode) for answer in answers]
 
     def likelihood(self, requests: Sequence[Request], answers: Sequence[str]) -> list[float]:
         if len(requests) != len(answers):
