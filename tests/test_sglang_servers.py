@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from memkit.evals.sglang_server import Server
 from memkit.memory import Memory
 from memkit.models.loading import LoadedModel
 from memkit.serving.flags import ServerFlags, prepare
+from memkit.serving.prefix import AXES
 from memkit.testing import TEXT, TINY_OPTIONS
 
 pytestmark = pytest.mark.sglang
@@ -27,9 +29,10 @@ QUESTIONS = ["Where does Mira live?", "Who works at Brimtek?"]
 
 @pytest.fixture(scope="module")
 def pair(tiny: LoadedModel, environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """Two servers with pages of 16 tokens, which read at most 32 tokens at once."""
+    """Two servers with pages of 16 tokens, which read at most 32 at once and have room for 512."""
     folder, flags = tmp_path_factory.mktemp("pair"), ServerFlags(page=PAGE, hidden_states=False)
-    with serving(folder, tiny, flags, 2, ["--chunked-prefill-size", "32"], attempts=8) as made:
+    small = ["--chunked-prefill-size", "32", "--max-total-tokens", "512"]
+    with serving(folder, tiny, flags, 2, small, attempts=8) as made:
         yield made
 
 
@@ -55,6 +58,21 @@ def answers(engine: Any, artifacts: list[Artifact]) -> list[str]:
 def test_pages_and_chunks_change_nothing(pair: Served, padded: list[Artifact]) -> None:
     wanted = answers(TransformersEngine(pair.base), padded)
     assert [answers(pair.engine, padded) for _ in range(2)] == [wanted, wanted]
+
+
+def test_little_room_changes_nothing(pair: Served) -> None:
+    """More memories than the servers' caches hold: they push each other out, and are loaded again."""
+    made = artifact_of("kv", pair.base, multiple=3 * PAGE)
+    tensors = {"keys": made.tensor("keys"), "values": made.tensor("values")}
+    many = list[Artifact]()
+    for number in range(12):
+        changed = {name: (part * (1 + number / 10), AXES) for name, part in tensors.items()}
+        many.append(Artifact.decode(Artifact.encode(replace(made.manifest, seed=number), changed)))
+    for each in many:
+        pair.shelf.publish(each)
+    wanted = answers(TransformersEngine(pair.base), many)
+    assert len(set(wanted)) > 12
+    assert [answers(pair.engine, many) for _ in range(3)] == [wanted] * 3
 
 
 def test_a_memory_that_does_not_end_with_a_page_is_refused(pair: Served) -> None:

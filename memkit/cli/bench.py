@@ -181,6 +181,9 @@ def bench_serve(
     quick: Annotated[
         bool, typer.Option("--quick", help="A few pairs, 60 requests, one length: a few minutes.")
     ] = False,
+    only: Annotated[
+        str, typer.Option("--only", metavar="PART,...", help="Of equality, mixed, overhead and ttft.")
+    ] = "equality,mixed,overhead,ttft",
     seed: Seed = 0,
     model: Model = "nano",
     json: Out = None,
@@ -196,7 +199,11 @@ def bench_serve(
 
     from memkit.evals.bench_serve import QUICK, ServeConfig, bench
 
-    config = replace(QUICK if quick else ServeConfig(), seed=seed, model=model)
+    parts = tuple(part for part in only.split(",") if part)
+    try:
+        config = replace(QUICK if quick else ServeConfig(), parts=parts, seed=seed, model=model)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     _measured(json, lambda report: bench(config, report))
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from copy import copy
 from typing import Any
 
@@ -204,33 +204,45 @@ class SGLangEngine:
             yield from pool.map(self._answer, requests, prompts)
 
     def _answer(self, request: Request, prompt: Prompt) -> Completion:
-        *_, last = self._pieces(request, prompt)
-        if not isinstance(last, Completion):
-            raise EngineError("the answer has no end")
-        return last
+        started, ttft = time.perf_counter(), 0.0
+        answer = self._begin(request, prompt)
+        for _ in self._growing(request, prompt, answer):
+            ttft = ttft or (time.perf_counter() - started) * 1000
+        return self._done(prompt, answer, started, ttft)
 
     def stream(self, request: Request) -> Iterator[str | Completion]:
-        return self._pieces(request, self._prompt(request))
+        return self._stream(request, self._prompt(request))
 
-    def _pieces(self, request: Request, prompt: Prompt) -> Iterator[str | Completion]:
-        """An answer in pieces. Where a server is lost, another one goes on behind the tokens that came."""
+    def _stream(self, request: Request, prompt: Prompt) -> Iterator[str | Completion]:
         started, said, ttft = time.perf_counter(), "", 0.0
-        answer = Growing(min(request.max_tokens, self.window - len(prompt.ids)), self._prompts.chat.end)
+        answer = self._begin(request, prompt)
+        with closing(self._growing(request, prompt, answer)) as growing:
+            for _ in growing:
+                ttft = ttft or (time.perf_counter() - started) * 1000
+                text = self._prompts.decode(answer.ids)
+                if len(text) > len(said) and not text.endswith(UNFINISHED):
+                    yield text[len(said) :]
+                    said = text
+        done = self._done(prompt, answer, started, ttft)
+        if len(done.text) > len(said):
+            yield done.text[len(said) :]
+        yield done
+
+    def _begin(self, request: Request, prompt: Prompt) -> Growing:
+        return Growing(min(request.max_tokens, self.window - len(prompt.ids)), self._prompts.chat.end)
+
+    def _growing(self, request: Request, prompt: Prompt, answer: Growing) -> Generator[None, None, None]:
+        """Each token or few. Where a server is lost, another one goes on behind the tokens that came."""
 
         def start(worker: Worker) -> Iterator[None]:
             return self._grow(worker, request, prompt, answer)
 
-        for _ in self._workers.stream(prompt.key or prompt.salt, start):
-            ttft = ttft or (time.perf_counter() - started) * 1000
-            text = self._prompts.decode(answer.ids)
-            if len(text) > len(said) and not text.endswith(UNFINISHED):
-                yield text[len(said) :]
-                said = text
-        text = self._prompts.decode(answer.ids)
-        if len(text) > len(said):
-            yield text[len(said) :]
+        return self._workers.stream(prompt.key or prompt.salt, start)
+
+    def _done(self, prompt: Prompt, answer: Growing, started: float, ttft: float) -> Completion:
         total = (time.perf_counter() - started) * 1000
-        yield Completion(text, len(answer.ids), len(prompt.ids), ttft, total, answer.stopped)
+        text = self._prompts.decode(answer.ids)
+        return Completion(text, len(answer.ids), len(prompt.ids), ttft, total, answer.stopped)
 
     def _grow(self, worker: Worker, request: Request, prompt: Prompt, answer: Growing) -> Iterator[None]:
         before = list(answer.ids)
@@ -246,8 +258,8 @@ class SGLangEngine:
         }
         if answer.room == len(before):  # the server was lost behind the last token
             return
-        with self._using(worker, [prompt]):
-            for event in self._workers.events(worker, payload):
+        with self._using(worker, [prompt]), closing(self._workers.events(worker, payload)) as events:
+            for event in events:
                 require_cached(event, prompt)
                 answer.take(event, before)
                 yield

@@ -6,7 +6,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -116,7 +116,7 @@ class Workers:
         except ValueError as error:
             raise WorkerError(f"{worker.url} answered {path} with what is no JSON") from error
 
-    def events(self, worker: Worker, payload: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    def events(self, worker: Worker, payload: Mapping[str, Any]) -> Generator[dict[str, Any], None, None]:
         """A server's answer as it grows; closing the iterator ends the work there."""
         try:
             with self._client.stream("POST", worker.url + "/generate", json=payload) as answer:
@@ -158,7 +158,7 @@ class Workers:
         (result,) = self.stream(affinity, lambda worker: iter([work(worker)]))
         return result
 
-    def stream(self, affinity: str, start: Callable[[Worker], Iterator[T]]) -> Iterator[T]:
+    def stream(self, affinity: str, start: Callable[[Worker], Iterator[T]]) -> Generator[T, None, None]:
         """What ``start`` gives with one server; where that fails, what it gives then with another one.
 
         Requests of the same ``affinity`` go to the same server while it has room, for the sake of its cache.

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ Progress = Callable[[str, int, int], None]
 TENANTS = ("mira", "jalo", "tovin", "keldor")
 QUESTION = "Where does Mira live?"
 TOKENS = 16  # of an answer
+PARTS = ("equality", "mixed", "overhead", "ttft")
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class ServeConfig:
 
     Equality: ``pairs`` of an artifact and a question of each kind, on servers with each of the ``pages``
     (tokens). Mixed: ``requests``, ``concurrent`` at once, over ``artifacts``, on two servers. First token:
-    documents of ``lengths`` tokens. Overhead and first token are measured ``repeats`` times.
+    documents of ``lengths`` tokens. Overhead is measured ``repeats`` times, the first token a tenth as often.
+    ``parts`` are those of `PARTS` that are measured.
     """
 
     model: str = "nano"
@@ -52,9 +55,12 @@ class ServeConfig:
     artifacts: int = 200
     lengths: tuple[int, ...] = (256, 512, 1024, 2000)
     repeats: int = 100
+    parts: tuple[str, ...] = PARTS
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if not self.parts or not set(self.parts) <= set(PARTS):
+            raise ValueError(f"parts must be of {', '.join(PARTS)}, got {', '.join(self.parts)}")
         for name in ("pairs", "requests", "concurrent", "artifacts", "repeats"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -79,10 +85,14 @@ def bench(config: ServeConfig, progress: Progress = lambda label, done, total: N
     rows = list[dict[str, Any]]()
     with tempfile.TemporaryDirectory(prefix="memkit-serve-") as folder:
         run = Serve(config, reference, Path(folder), progress)
-        rows += run.equality()
-        rows.append(mixed(run))
-        rows.append(run.overhead())
-        rows += run.first_token()
+        work: dict[str, Callable[[], list[dict[str, Any]]]] = {
+            "equality": run.equality,
+            "mixed": lambda: [mixed(run)],
+            "overhead": lambda: [run.overhead()],
+            "ttft": run.first_token,
+        }
+        for part in config.parts:
+            rows += work[part]()
     return {
         "bench": "serve",
         "engine": "sglang",
@@ -107,13 +117,14 @@ class Serve:
 
     @contextmanager
     def serving(
-        self, count: int = 1, page: int = 1, more: Sequence[str] = (), **options: Any
+        self, count: int = 1, page: int = 1, more: Sequence[str] = (), lora: int = RANK, **options: Any
     ) -> Iterator[tuple[list[Server], SGLangEngine]]:
         """Servers over the shelf, and an engine that uses them."""
         self._started += 1
-        flags = ServerFlags(page=page, lora_rank=RANK, loaded=8, batched=4, hidden_states=False)
+        flags = ServerFlags(page=page, lora_rank=lora, loaded=8, batched=4, hidden_states=False)
         words = flags.of(locate(self.config.model)[0], self.shelf.config, "float32")
-        words += ["--lora-backend", "torch_native", "--max-total-tokens", "16384", *more]
+        words += ["--lora-backend", "torch_native"] if lora else []
+        words += ["--max-total-tokens", "16384", *more]
         with servers(self.folder / str(self._started), words, count) as made:
             settings = SGLangConfig(tuple(each.url for each in made), **options)
             engine = SGLangEngine(settings, self.config.model, secret=read_secret(self.shelf.config.secret))
@@ -186,40 +197,47 @@ class Serve:
 
     # -- costs ----------------------------------------------------------------------------------
     def overhead(self) -> dict[str, Any]:
-        """The same prompts through memkit, and as they are to an SGLang without its plugin, turn by turn."""
+        """The same prompts, turn by turn: to an SGLang without memkit's plugin (``bare``), to one with it,
+        both as they are (``plugin``), and through the engine (``memkit``). No server serves LoRAs.
+        """
         import httpx
 
         text = filler(self.reference, 200)
-        bare = Server(
-            self.folder / "bare",
-            ["--model-path", locate(self.config.model)[0], "--max-total-tokens", "16384"],
-            plugin=False,
-        )
+        words = ["--model-path", locate(self.config.model)[0], "--max-total-tokens", "16384"]
+        bare = Server(self.folder / "bare", words, plugin=False)
+        times: dict[str, list[float]] = {"bare": [], "plugin": [], "memkit": []}
         try:
-            with self.serving() as (_, engine), httpx.Client(timeout=60) as client:
+            with self.serving(lora=0) as (made, engine), httpx.Client(timeout=60) as client:
                 bare.wait()
-                times: dict[str, list[float]] = {"bare": [], "memkit": []}
                 for number in range(self.config.repeats + 3):
                     self.progress("overhead", number, self.config.repeats)
                     request = Request(f"{QUESTION} {number}", context=text, max_tokens=TOKENS)
                     payload = self._bare_payload(request)
-                    runs: dict[str, Callable[[], Any]] = {
-                        "bare": lambda payload=payload: client.post(f"{bare.url}/generate", json=payload),  # type: ignore[misc] # a default binds it
-                        "memkit": lambda request=request: list(engine.generate([request])),  # type: ignore[misc] # as above
-                    }
-                    for name, run in sorted(runs.items(), reverse=bool(number % 2)):
+
+                    def raw(url: str, payload: dict[str, Any] = payload) -> None:
+                        client.post(f"{url}/generate", json=payload).raise_for_status()
+
+                    def through(request: Request = request) -> None:
+                        list(engine.generate([request]))
+
+                    runs: list[tuple[str, Callable[[], None]]] = [
+                        ("bare", partial(raw, bare.url)),
+                        ("plugin", partial(raw, made[0].url)),
+                        ("memkit", through),
+                    ]
+                    for name, run in runs[number % 3 :] + runs[: number % 3]:
                         taken = _timed(run)
                         if number >= 3:  # the first ones warm up
                             times[name].append(taken)
         finally:
             bare.kill()
-        medians = {name: statistics.median(each) for name, each in times.items()}
+        medians = {f"{name}_p50_ms": statistics.median(each) for name, each in times.items()}
         return {
             "row": "overhead",
             "repeats": self.config.repeats,
-            "bare_p50_ms": medians["bare"],
-            "memkit_p50_ms": medians["memkit"],
-            "overhead": medians["memkit"] / medians["bare"] - 1,
+            **medians,
+            "overhead": medians["memkit_p50_ms"] / medians["bare_p50_ms"] - 1,
+            "of_engine": medians["memkit_p50_ms"] / medians["plugin_p50_ms"] - 1,
         }
 
     def _bare_payload(self, request: Request) -> dict[str, Any]:
