@@ -74,6 +74,10 @@ results-run: $(VENV)/.memkit-dev
 	$(BIN)/memkit bench bank --json results/13-bank.json
 	$(BIN)/memkit bench year --users $(USERS) --option steps=100 --option self_study=128 \
 		--plot results/14-year.svg --json results/14-year.json
+	tests/sglang_env.sh
+	for part in mixed equality overhead,ttft; do \
+		$(BIN)/memkit bench serve --engine sglang --only $$part --json results/20-sglang-$${part%%,*}.json; \
+	done
 ifdef SQUAD
 	$(EVAL) $(SQUAD) --limit $(RECORDS) --model smollm2 --ratio 4,8,16 $(SMOLLM2) \
 		--baselines full,none,rag,kvpress --json results/9-smollm2-bf16-squad.json

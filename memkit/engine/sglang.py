@@ -279,6 +279,10 @@ class SGLangEngine:
                 self._loras.forget(worker)
                 raise WorkerError(str(error)) from error
 
+    def sent(self, request: Request) -> dict[str, Any]:
+        """The fields that name a request's prompt and artifact, as a server gets them: for measurements."""
+        return self._prompt(request).payload()
+
     def said(self, request: Request) -> list[tuple[int, float]]:
         """The tokens of a greedy answer, its end included, with their log-probabilities: for measurements."""
         prompt = self._prompt(request)

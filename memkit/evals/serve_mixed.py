@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,24 +15,32 @@ from memkit.engine.base import Request
 from memkit.engine.sglang import SGLangEngine
 from memkit.errors import EngineError
 from memkit.evals.bench_serve import TENANTS, TOKENS, Serve
-from memkit.evals.serve_kit import Item
+from memkit.evals.serve_kit import Item, Shelf
+from memkit.evals.sglang_server import Server
 
 SHARES = (("kv", 0.6), ("embeds", 0.3), ("lora", 0.1))  # of the artifacts
 PROBES = 0.1  # share of requests in which a tenant tries another one's artifact
+LATE = 0.1  # share of requests for what has been forgotten, once there is such
 CHANGES = 0.25  # artifacts that are replaced or forgotten, of all
 
 
 @dataclass
 class Board:
-    """What is published, as far as a request can know; ``gone`` are artifacts that were forgotten."""
+    """What is published, as far as a request can know.
+
+    By their ids, artifacts are ``leaving`` from when they begin to be forgotten, and ``gone`` afterwards.
+    """
 
     live: list[Item]
-    gone: set[str] = field(default_factory=set)
+    leaving: set[str] = field(default_factory=set)
+    gone: dict[str, Item] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def pick(self, random_: random.Random) -> Item:
+    def pick(self, random_: random.Random, late: float = 0.0) -> Item:
         with self.lock:
-            return random_.choice(self.live)
+            return random_.choice(
+                [*self.gone.values()] if random_.random() < late and self.gone else self.live
+            )
 
     def replace(self, old: Item, new: Item | None) -> None:
         with self.lock:
@@ -39,13 +48,12 @@ class Board:
             if new is not None:
                 self.live.append(new)
 
-    def forgotten(self, item: Item) -> bool:
+    def forget(self, item: Item, shelf: Shelf) -> None:
         with self.lock:
-            return item.artifact.id in self.gone
-
-    def forget(self, item: Item) -> None:
+            self.leaving.add(item.artifact.id)
+        shelf.forget(item)
         with self.lock:
-            self.gone.add(item.artifact.id)
+            self.gone[item.artifact.id] = item
 
 
 def mixed(run: Serve) -> dict[str, Any]:
@@ -54,7 +62,8 @@ def mixed(run: Serve) -> dict[str, Any]:
     An answer is right when it is the one that the engine in this process gives. A request is lost when its
     artifact was published all the time and it got no answer; refused, when the artifact was forgotten
     before it was over. Leaked are answers with an artifact that had been forgotten before, and answers to a
-    tenant with another one's.
+    tenant with another one's: a tenth of the requests ask for either. The second ask as the client would not:
+    the artifact's name and its placeholders, with the salt of another tenant.
     """
     config, random_ = run.config, random.Random(run.config.seed)
     items, spare = _items(run, config.artifacts), _items(run, int(config.artifacts * CHANGES) + 1)
@@ -71,7 +80,7 @@ def mixed(run: Serve) -> dict[str, Any]:
         def ask(plan: tuple[bool, int]) -> None:
             nonlocal count
             started = time.perf_counter()
-            found = _ask(views, board, *plan)
+            found = _ask(views, board, made, *plan)
             with board.lock:
                 tally[found] += 1
                 times.append(time.perf_counter() - started)
@@ -119,25 +128,38 @@ def _items(run: Serve, count: int) -> list[Item]:
     return made
 
 
-def _ask(views: dict[str, SGLangEngine], board: Board, probe: bool, seed: int) -> str:
+def _ask(
+    views: dict[str, SGLangEngine], board: Board, servers: Sequence[Server], probe: bool, seed: int
+) -> str:
     """One request; what became of it."""
     random_ = random.Random(seed)
-    item = board.pick(random_)
-    tenant = item.tenant
-    if probe:
-        tenant = random_.choice([other for other in TENANTS if other != item.tenant])
-    was_gone = board.forgotten(item)
+    item = board.pick(random_, 0.0 if probe else LATE)
+    was_gone, view = item.artifact.id in board.gone, views[item.tenant]
     try:
-        handle = views[tenant].attach(item.artifact)
-        request = Request(item.question, handle=handle, max_tokens=TOKENS)
-        (completion,) = views[tenant].generate([request])
-    except EngineError:
+        request = Request(item.question, handle=view.attach(item.artifact), max_tokens=TOKENS)
         if probe:
-            return "probes_refused"
-        return "refused" if board.forgotten(item) else "lost"
-    if probe or was_gone:
+            other = random_.choice([other for other in TENANTS if other != item.tenant])
+            return _probe(view.sent(request), views[other].sent(Request("?"))["cache_salt"], servers)
+        (completion,) = view.generate([request])
+    except EngineError:
+        return "refused" if item.artifact.id in board.leaving else "lost"
+    if was_gone:
         return "leaked"
     return "right" if completion.text == item.expected else "wrong_artifact"
+
+
+def _probe(sent: dict[str, Any], salt: str, servers: Sequence[Server]) -> str:
+    """Ask for an artifact with another tenant's salt."""
+    import httpx
+
+    payload = {**sent, "cache_salt": salt, "sampling_params": {"max_new_tokens": 1}}
+    for server in reversed(servers):  # the first one is going to die
+        try:
+            status = httpx.post(f"{server.url}/generate", json=payload, timeout=60).status_code
+        except httpx.TransportError:
+            continue
+        return "leaked" if status == 200 else "probes_refused"
+    return "lost"
 
 
 def _change(run: Serve, board: Board, spare: list[Item], done: threading.Event) -> None:
@@ -152,5 +174,4 @@ def _change(run: Serve, board: Board, spare: list[Item], done: threading.Event) 
             board.replace(old, new)
         else:
             board.replace(old, None)
-        run.shelf.forget(old)
-        board.forget(old)
+        board.forget(old, run.shelf)
