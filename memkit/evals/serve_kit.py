@@ -25,6 +25,7 @@ from memkit.serving.prefix import AXES
 MAKER = "memkit.evals.serve_kit"
 RANK = 4
 TARGETS = ("q_proj", "v_proj")
+STRENGTH = 0.6  # so much that answers differ from one LoRA to the other
 KINDS = ("kv", "embeds", "lora")
 
 
@@ -109,7 +110,7 @@ class Maker:
         random, made = torch.Generator().manual_seed(seed), dict[str, tuple[torch.Tensor, tuple[str, ...]]]()
         for name, layer in targeted(self.base.model, TARGETS).items():
             a = torch.randn(RANK, layer.in_features, generator=random) / layer.in_features**0.5
-            b = torch.randn(layer.out_features, RANK, generator=random) * 0.05
+            b = torch.randn(layer.out_features, RANK, generator=random) * STRENGTH
             for key, weight, axes in (("A", a, AXES_A), ("B", b, AXES_B)):
                 made[f"base_model.model.{name}.lora_{key}.weight"] = (weight.to(self.base.model.dtype), axes)
         return made
