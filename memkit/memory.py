@@ -114,6 +114,15 @@ class Memory:
             self._engine = TransformersEngine(self._model)
         return self._engine
 
+    @property
+    def model(self) -> str:
+        """The model's name, as far as it is known before it is loaded."""
+        if self._owner is not None:
+            return self._owner.model
+        if self._engine is not None:
+            return self._engine.model
+        return self._model if isinstance(self._model, str) else self._model.name
+
     # -- remember -------------------------------------------------------------------------------
     def remember(
         self,

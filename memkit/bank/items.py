@@ -25,6 +25,7 @@ from memkit.errors import ConfigError
 
 MAX_ITEM_KEY = 512  # characters
 MAX_VALUE = 1_000_000  # characters of JSON
+MAX_TTL = 52_560_000  # minutes: a hundred years
 MINUTE = 60_000_000  # microseconds
 SEPARATOR = "/"  # between a tenant and the spaces beneath it
 
@@ -71,8 +72,8 @@ class Items:
         check_line("a key", key, MAX_ITEM_KEY)
         if len(value) > MAX_VALUE:
             raise ConfigError(f"the value has {len(value):,} characters of JSON, the most is {MAX_VALUE:,}")
-        if ttl is not None and not ttl > 0:
-            raise ConfigError(f"ttl is a number of minutes above 0, got {ttl}")
+        if ttl is not None and not 0 < ttl <= MAX_TTL:
+            raise ConfigError(f"ttl is a number of minutes above 0 and up to {MAX_TTL:,}, got {ttl}")
         spans, vectors = embedded(document, [Span(0, len(document.text))], embed)
         memory_id = memory_id_of(tenant, document.digest)
         at = queries.microseconds_of(now or datetime.now(UTC))
