@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from memkit.memory import Memory
     from memkit.router.gate import GateConfig
 
-User = Annotated[str, typer.Option("--user", "-u", metavar="U", help="Whose memories.")]
+User = Annotated[str, typer.Option("--user", "-u", metavar="U", envvar="MEMKIT_USER", help="Whose memories.")]
 Home = Annotated[
     Path | None,
     typer.Option(
@@ -33,7 +33,9 @@ Model = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on standard output.")]
-Compiler = Annotated[str, typer.Option("--compiler", metavar="C", help="How to compile.")]
+Compiler = Annotated[
+    str, typer.Option("--compiler", metavar="C", envvar="MEMKIT_COMPILER", help="How to compile.")
+]
 Ratio = Annotated[
     float | None,
     typer.Option("--ratio", metavar="R", help="Context tokens per artifact token.", show_default=False),
