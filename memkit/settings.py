@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
 from memkit.errors import ConfigError
 
@@ -136,3 +136,18 @@ def template() -> str:
             "",
         ]
     return "\n".join(lines)
+
+
+class Shared(TypedDict):
+    """The parts of a bank that machines share; None: this machine's own."""
+
+    database: str | None
+    artifacts: str | None
+
+
+def shared() -> Shared:
+    """Where ``MEMKIT_BANK`` and ``MEMKIT_ARTIFACTS`` say that the shared parts of a bank are."""
+    return {
+        "database": os.environ.get("MEMKIT_BANK") or None,
+        "artifacts": os.environ.get("MEMKIT_ARTIFACTS") or None,
+    }

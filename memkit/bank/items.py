@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, func, insert, or_, select, update
-from sqlalchemy.orm import aliased
 
 from memkit.bank import queries
 from memkit.bank.catalog import AnyCatalog
@@ -137,7 +136,7 @@ class Items:
     def stale(self, tenant: str) -> list[str]:
         """Memories of values that were replaced and that no item has: they are to be forgotten."""
         check_tenant(tenant)
-        other = aliased(items)
+        other = items.alias()
         needed = select(other.c.key).where(other.c.tenant == tenant, other.c.memory_id == items.c.stale)
         there = select(memories.c.id).where(memories.c.tenant == tenant, memories.c.id == items.c.stale)
         query = select(items.c.stale).distinct()

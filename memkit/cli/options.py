@@ -104,7 +104,7 @@ def home_of(home: Path | None) -> Path:
 def open_bank(home: Path | None) -> Bank:
     """The bank without a model: enough for what only reads or forgets."""
     from memkit.bank import Bank
-    from memkit.bank.places import shared
+    from memkit.settings import shared
 
     return Bank(home_of(home), **shared())
 
@@ -112,8 +112,8 @@ def open_bank(home: Path | None) -> Bank:
 def open_memory(home: Path | None, model: str, user: str, **settings: Any) -> Memory:
     """A user's memory; its model is loaded when first needed."""
     quiet_libraries()
-    from memkit.bank.places import shared
     from memkit.memory import Memory
+    from memkit.settings import shared
 
     return Memory(home_of(home), model, user, **shared(), **settings)
 
