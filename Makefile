@@ -1,6 +1,7 @@
 # make demo      set up and show the whole path on one document, offline
 # make test      set up and check everything: lint, types, tests
 # make results   print RESULTS.md again from the measurements in results/
+# make docs      build the pages of docs/ into build/site
 # make results-run   measure again (an hour or two); SQUAD=FILE.jsonl adds SmolLM2 on its first 3 records
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # On few cores, several threads of small matrix products wait for each other more than they work.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test lint types pytest results results-run clean
+.PHONY: help demo test lint types pytest docs results results-run clean
 
 help:
 	@sed -n '1,/^PYTHON/s/^# //p' Makefile
@@ -29,6 +30,9 @@ types: $(VENV)/.memkit-dev
 
 pytest: $(VENV)/.memkit-dev
 	$(BIN)/python -m pytest
+
+docs: $(VENV)/.memkit-dev
+	$(BIN)/mkdocs build --strict
 
 results: $(VENV)/.memkit-dev
 	$(BIN)/python -m memkit.evals.report results
