@@ -38,6 +38,29 @@ def test_quickstart(capsys: pytest.CaptureFixture[str]) -> None:
     assert forgotten == "forgotten: now by the none route"
 
 
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("example", "said"),
+    [
+        ("assistant", r"Where does Simsem spend the summer\? (.|\n)*\(text; said \d{4}"),
+        ("documents", r"from staff\.txt, characters 0-\d+: .*KD-417"),
+        ("langchain_agent", r"remembered: \['Simsem lives in Lasces\.'"),
+        ("on_device", r"\d+ bytes, \d+ tokens\nWhere does Simsem live\?"),
+        ("nightly", r"0 3 \* \* \* (.|\n)*2 compiled(.|\n)*nothing was due"),
+    ],
+)
+def test_examples(example: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if example == "langchain_agent":
+        pytest.importorskip("langchain")
+    runpy.run_path(str(ROOT / "examples" / f"{example}.py"), run_name="__main__")
+    assert re.search(said, capsys.readouterr().out)
+
+
+def test_every_example_is_run() -> None:
+    tested = {"quickstart", "assistant", "documents", "langchain_agent", "on_device", "nightly"}
+    assert {file.stem for file in (ROOT / "examples").glob("*.py")} == tested
+
+
 DOCUMENTS = sorted(str(p.relative_to(ROOT)) for p in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")))
 PYTHON = [name for name in DOCUMENTS if "```python\n" in (ROOT / name).read_text()]
 NEEDS = {"docs/howto/langchain.md": "langchain"}
