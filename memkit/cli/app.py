@@ -153,6 +153,8 @@ def build() -> typer.Typer:
     benches.command("year")(bench.bench_year)
     benches.command("recompile")(bench.bench_recompile)
     benches.command("crash")(bench.bench_crash)
+    benches.command("ttft")(bench.bench_ttft)
+    benches.command("start")(bench.bench_start)
     app.add_typer(benches, name="bench", rich_help_panel=_MEASURE)
     return app
 
