@@ -18,6 +18,7 @@ class LCCConfig:
     """Hyper-parameters; the defaults are the ``fast`` recipe, ``PRESETS["paper"]`` is the paper's."""
 
     ratio: float = 16.0  # context tokens per buffer token
+    multiple: int = 1  # header and memory together take a multiple of so many tokens: a server's page size
     rank: int = 8  # of the LoRA
     alpha: float = 16.0  # scale of the LoRA
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -65,7 +66,7 @@ class LCCConfig:
         if "{question}" not in self.wording:
             raise ValueError(f"wording must contain {{question}}, got {self.wording!r}")
         require(self, 1, "rank", "accumulate", "answer_tokens", "patience", "top_k", "segment_tokens")
-        require(self, 1, "reconstruction_batch")
+        require(self, 1, "reconstruction_batch", "multiple")
         require(self, 0, "steps", "kv_steps", "self_study", "agnostic", "reconstruction_window", "warmup")
         require(self, 0, "self_study_again", "self_study_temperature", "reconstruction", "together_steps")
         require(self, 0, "phrases")

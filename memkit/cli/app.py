@@ -25,6 +25,7 @@ from memkit.cli import (
     forget,
     manage,
     recompile,
+    serving,
     tenants,
     train,
     use,
@@ -67,7 +68,12 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "schedule": recompile.schedule,
         "cron": recompile.cron,
     },
-    _RUN: {"limit": tenants.limit, "backup": backup.backup, "restore": backup.restore},
+    _RUN: {
+        "sglang-args": serving.sglang_args,
+        "limit": tenants.limit,
+        "backup": backup.backup,
+        "restore": backup.restore,
+    },
     _MEASURE: {
         "eval": evaluate.evaluate,
         "calibrate": calibrate.calibrate,
@@ -155,6 +161,7 @@ def build() -> typer.Typer:
     benches.command("crash")(bench.bench_crash)
     benches.command("ttft")(bench.bench_ttft)
     benches.command("start")(bench.bench_start)
+    benches.command("serve")(bench.bench_serve)
     app.add_typer(benches, name="bench", rich_help_panel=_MEASURE)
     return app
 

@@ -12,6 +12,7 @@ from memkit.cli.evaluate import check_writable, numbers, write_json
 from memkit.cli.options import Model, Options, Out, Records, Seed, compiler_options, quiet_libraries
 from memkit.cli.output import Output
 from memkit.cli.progress import progress
+from memkit.errors import ConfigError
 
 Progress = Callable[[str, int, int], None]
 QUICK = {"source": "generated:1", "paper_steps": 50}
@@ -173,6 +174,30 @@ def bench_year(
         return result
 
     _measured(json, run)
+
+
+def bench_serve(
+    engine: Annotated[str, typer.Option("--engine", metavar="E", help="sglang.")] = "sglang",
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A few pairs, 60 requests, one length: a few minutes.")
+    ] = False,
+    seed: Seed = 0,
+    model: Model = "nano",
+    json: Out = None,
+) -> None:
+    """Compare answers through SGLang with those in this process, under mixed load, and measure its cost.
+
+    Starts SGLang servers on this machine, on its CPU, from the environment of tests/sglang_env.sh.
+    """
+    if engine != "sglang":
+        raise ConfigError(f"the engine that can be measured is sglang, not {engine!r:.40}")
+    quiet_libraries()
+    from dataclasses import replace
+
+    from memkit.evals.bench_serve import QUICK, ServeConfig, bench
+
+    config = replace(QUICK if quick else ServeConfig(), seed=seed, model=model)
+    _measured(json, lambda report: bench(config, report))
 
 
 def bench_recompile(
