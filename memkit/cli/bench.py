@@ -239,3 +239,19 @@ def bench_start(
     from memkit.evals.bench_start import StartConfig, bench
 
     _measured(json, lambda report: bench(StartConfig(repeats), report))
+
+
+def bench_bytes(
+    source: Records = "generated:20",
+    ratio: Annotated[float, typer.Option(metavar="R", help="Context tokens per artifact token.")] = 16.0,
+    option: Options = None,
+    seed: Seed = 0,
+    model: Model = "nano",
+    json: Out = None,
+) -> None:
+    """Measure what artifacts of bfloat16, int8 and int4 lose, and what they save."""
+    quiet_libraries()
+    from memkit.evals.bench_bytes import BytesConfig, bench
+
+    config = BytesConfig(source, ratio, model, compiler_options(option), seed)
+    _measured(json, lambda report: bench(config, report))
