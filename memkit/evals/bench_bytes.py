@@ -10,6 +10,7 @@ import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from statistics import fmean
 from typing import Any
 
 from memkit.artifact import Artifact
@@ -20,7 +21,6 @@ from memkit.engine.transformers import TransformersEngine
 from memkit.errors import ConfigError
 from memkit.evals import records
 from memkit.evals.measure import Measurer
-from memkit.evals.metrics import mean
 from memkit.quantize import STORED, Stored, quantized
 
 Progress = Callable[[str, int, int], None]
@@ -49,9 +49,9 @@ def bench(config: BytesConfig, progress: Progress = lambda label, done, total: N
     """
     engine = TransformersEngine(config.model)
     measurer = Measurer(engine)
-    right = {name: list[float]() for name in ("full", "none", *STORED)}
-    kl = {name: list[float]() for name in STORED}
-    size, tokens = dict.fromkeys(STORED, 0), 0
+    right: dict[str, list[float]] = {name: [] for name in ("full", "none", *STORED)}
+    kl: dict[str, list[float]] = {name: [] for name in STORED}
+    size, tokens = dict[str, int].fromkeys(STORED, 0), 0
     chosen = records.load(config.source, None, config.seed)
     compiler = LCC({**config.options, "ratio": config.ratio, "seed": config.seed})
     for done, record in enumerate(chosen):
@@ -89,19 +89,20 @@ def _report(
     tokens: int,
 ) -> dict[str, Any]:
     raw = kv_bytes(engine.base.model, tokens)
-    full, none = mean(right["full"]), mean(right["none"])
-    kept = {name: (mean(right[name]) - none) / (full - none) if full > none else None for name in STORED}
+    full, none = fmean(right["full"]), fmean(right["none"])
+    room = full - none
     rows = list[dict[str, Any]]()
     for name in STORED:
-        lost = None if kept[name] is None or kept["model"] is None else 100 * (kept["model"] - kept[name])
+        contains = fmean(right[name])
+        lost = fmean(right["model"]) - contains
         rows.append(
             {
                 "row": name,
                 "n": len(right[name]),
-                "contains": mean(right[name]),
-                "retention": kept[name],
-                "loss_points": lost,
-                "kl": mean(kl[name]),
+                "contains": contains,
+                "retention": (contains - none) / room if room > 0 else None,
+                "loss_points": 100 * lost / room if room > 0 else None,
+                "kl": fmean(kl[name]),
                 "bytes": size[name],
                 "bytes_per_token": size[name] / tokens,
                 "saving": raw / size[name],
