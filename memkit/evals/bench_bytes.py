@@ -51,7 +51,8 @@ def bench(config: BytesConfig, progress: Progress = lambda label, done, total: N
     measurer = Measurer(engine)
     right: dict[str, list[float]] = {name: [] for name in ("full", "none", *STORED)}
     kl: dict[str, list[float]] = {name: [] for name in STORED}
-    size, tokens = dict[str, int].fromkeys(STORED, 0), 0
+    size: dict[str, int] = dict.fromkeys(STORED, 0)
+    tokens = 0
     chosen = records.load(config.source, None, config.seed)
     compiler = LCC({**config.options, "ratio": config.ratio, "seed": config.seed})
     for done, record in enumerate(chosen):
