@@ -80,6 +80,11 @@ class MeanPool:
     def __init__(self, options: Mapping[str, Any] | None = None) -> None:
         self.config = configure(MeanPoolConfig, PRESETS, options)
 
+    @staticmethod
+    def own_ratio(base: LoadedModel) -> float:
+        """That of the checkpoint which is taken for a model. Raises `CompileError` when there is none."""
+        return float(checkpoint.newest(base, None).about["config"]["chunk"])
+
     def compile(
         self,
         document: Document,
