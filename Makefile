@@ -1,6 +1,7 @@
 # make demo      set up and show the whole path on one document, offline
 # make test      set up and check everything: lint, types, tests
 # make results   print RESULTS.md again from the measurements in results/
+# make docs      build the pages of docs/ into build/site
 # make results-run   measure again (an hour or two); SQUAD=FILE.jsonl adds SmolLM2 on its first 3 records
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # On few cores, several threads of small matrix products wait for each other more than they work.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test lint types pytest results results-run clean
+.PHONY: help demo test lint types pytest docs results results-run clean
 
 help:
 	@sed -n '1,/^PYTHON/s/^# //p' Makefile
@@ -29,6 +30,9 @@ types: $(VENV)/.memkit-dev
 
 pytest: $(VENV)/.memkit-dev
 	$(BIN)/python -m pytest
+
+docs: $(VENV)/.memkit-dev
+	$(BIN)/mkdocs build --strict
 
 results: $(VENV)/.memkit-dev
 	$(BIN)/python -m memkit.evals.report results
@@ -63,7 +67,7 @@ results-run: $(VENV)/.memkit-dev
 	$(EVAL) generated:$(STUDY) --study lcc --html results/5-nano-studies.html --json results/5-nano-studies.json
 	$(BIN)/memkit bench compile generated:1 --paper-steps $(PAPER_STEPS) --tokens 2000,8000,16000 \
 		--json results/6-nano-costs.json
-	$(BIN)/python -m memkit.evals.ttft --json results/7-nano-first-token.json
+	$(BIN)/memkit bench ttft --json results/7-nano-first-token.json
 	$(BIN)/python -m memkit.evals.calibrate results/2-*.json results/3-*.json results/4-*.json results/5-*.json \
 		--json results/8-nano-admission.json --out memkit/thresholds.json
 	$(BIN)/memkit eval generated:$(ROUTED) --study router --compilers lcc --json results/10-nano-router-lcc.json

@@ -55,6 +55,7 @@ from memkit.engine import kv
 from memkit.errors import CompileError
 from memkit.models.loading import LoadedModel
 from memkit.prompts import phrase_questions
+from memkit.quantize import Stored, quantized
 
 
 class LCC:
@@ -108,7 +109,7 @@ class LCC:
             },
         )
         return Compiled(
-            encode(manifest, memory),
+            encode(manifest, memory, config.stored),
             memory.tokens,
             time.perf_counter() - started,
             meter.total,
@@ -150,14 +151,11 @@ def buffer_tokens(context_tokens: int, ratio: float) -> int:
     return math.ceil(context_tokens / ratio)
 
 
-def encode(manifest: Manifest, memory: kv.KV) -> bytes:
+def encode(manifest: Manifest, memory: kv.KV, stored: Stored = "model") -> bytes:
     """An artifact with ``keys`` and ``values`` ``[layer, kv_head, token, head_dim]``."""
-    axes = ("layer", "kv_head", "token", "head_dim")
-    stacked = {
-        "keys": (torch.cat(memory.keys).detach().cpu().contiguous(), axes),
-        "values": (torch.cat(memory.values).detach().cpu().contiguous(), axes),
-    }
-    return Artifact.encode(manifest, stacked)
+    both = {"keys": memory.keys, "values": memory.values}
+    parts = {name: torch.cat(layers).detach().cpu() for name, layers in both.items()}
+    return Artifact.encode(manifest, quantized(parts, stored))
 
 
 def segments(base: LoadedModel, config: LCCConfig, tokens: int) -> list[slice]:

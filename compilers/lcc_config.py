@@ -9,6 +9,7 @@ from memkit.compilers.base import require
 from memkit.compilers.objective import Loss
 from memkit.compilers.training import Schedule
 from memkit.compilers.writer import Init
+from memkit.quantize import STORED, Stored
 
 KVInit = Literal["buffer", "attention"]
 
@@ -50,6 +51,7 @@ class LCCConfig:
     segment_tokens: int = 1024  # longest piece of a document that is compiled at once
     accumulate: int = 1  # draws whose gradients make one optimizer step
     coupled: bool = False  # the LoRA answers, too (§4.5): an ablation, which no artifact can serve
+    stored: Stored = "model"  # numbers of the artifact: as the model's, bfloat16, or int8 or int4 with scales
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -63,6 +65,8 @@ class LCCConfig:
             raise ValueError("kv_init='attention' takes the place of the LoRA phase: set steps=0")
         if self.kv_init == "attention" and not (self.self_study or self.phrases):
             raise ValueError("kv_init='attention' needs questions to attend by: set self_study or phrases")
+        if self.stored not in STORED:
+            raise ValueError(f"stored must be one of {', '.join(STORED)}, got {self.stored!r}")
         if "{question}" not in self.wording:
             raise ValueError(f"wording must contain {{question}}, got {self.wording!r}")
         require(self, 1, "rank", "accumulate", "answer_tokens", "patience", "top_k", "segment_tokens")

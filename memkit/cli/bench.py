@@ -221,3 +221,44 @@ def bench_recompile(
 
     config = RecompileConfig(memories, workers, model, compiler_options(option), seed)
     _measured(json, lambda report: bench(config, report))
+
+
+def bench_ttft(
+    tokens: Annotated[str, typer.Option(metavar="N,...", help="Lengths of the texts.")] = "500,1000,2000",
+    ratio: Annotated[float, typer.Option(metavar="R", help="Context tokens per artifact token.")] = 16.0,
+    repeats: Annotated[int, typer.Option(min=1, metavar="N")] = 15,
+    model: Model = "nano",
+    json: Out = None,
+) -> None:
+    """Measure the time to the first token, from an artifact and from the text, beside what FLOPs allow."""
+    quiet_libraries()
+    from memkit.evals.ttft import TtftConfig, bench
+
+    config = TtftConfig(tuple(int(n) for n in numbers(tokens, "--tokens")), ratio, repeats, model)
+    _measured(json, lambda report: bench(config, report))
+
+
+def bench_start(
+    repeats: Annotated[int, typer.Option(min=1, metavar="N")] = 15,
+    json: Out = None,
+) -> None:
+    """Measure what importing memkit and starting its command cost beside bare Python."""
+    from memkit.evals.bench_start import StartConfig, bench
+
+    _measured(json, lambda report: bench(StartConfig(repeats), report))
+
+
+def bench_bytes(
+    source: Records = "generated:20",
+    ratio: Annotated[float, typer.Option(metavar="R", help="Context tokens per artifact token.")] = 16.0,
+    option: Options = None,
+    seed: Seed = 0,
+    model: Model = "nano",
+    json: Out = None,
+) -> None:
+    """Measure what artifacts of bfloat16, int8 and int4 lose, and what they save."""
+    quiet_libraries()
+    from memkit.evals.bench_bytes import BytesConfig, bench
+
+    config = BytesConfig(source, ratio, model, compiler_options(option), seed)
+    _measured(json, lambda report: bench(config, report))

@@ -47,7 +47,9 @@ def evaluate(
         str, typer.Option(metavar="C,...", help="Compilers, each a name or name:preset.")
     ] = "lcc",
     baselines: Annotated[str, typer.Option(metavar="B,...", help="What to compare with.")] = "full,none",
-    ratio: Annotated[str, typer.Option(metavar="R,...", help="Context tokens per artifact token.")] = "16",
+    ratio: Annotated[
+        str | None, _some("R,...", "Context tokens per artifact token; default: 16, or what meanpool has.")
+    ] = None,
     limit: Limit = None,
     questions: Questions = None,
     seed: Seed = 0,
@@ -77,7 +79,8 @@ def evaluate(
         raise ConfigError("--html needs --study")
     options = compiler_options(option) | ({} if preset is None else {"preset": preset})
     quiet_libraries()
-    ratios = numbers(ratio, "--ratio")
+    names = ["meanpool"] if study == "meanpool" else _names(compilers)
+    ratios = numbers(ratio, "--ratio") if ratio is not None else (_own_ratio(names, model) or 16.0,)
     parts: dict[str, Any] = {"source": source, "model": model, "limit": limit}
     parts |= {"questions": questions, "seed": seed, "embedder": embedder}
     if wording is not None and study in ("router", "meanpool"):
@@ -96,6 +99,15 @@ def evaluate(
         raise ConfigError("--unrelated, --unanswerable and --home belong to --study router")
     parts |= {"compilers": _names(compilers), "baselines": _names(baselines), "options": options}
     _compilers(output, parts, ratios, judge, study, target, html, workers)
+
+
+def _own_ratio(names: Sequence[str], model: str) -> float | None:
+    """The ratio of compilers that all have the same one of their own."""
+    from memkit import registry
+    from memkit.models.loading import load
+
+    found = {registry.own_ratio(name.partition(":")[0], lambda: load(model)) for name in names}
+    return found.pop() if len(found) == 1 else None
 
 
 def _compilers(

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal, TypeAlias
 import typer
 
 from memkit._version import __version__
-from memkit.bank.places import shared
 from memkit.cli.options import Home, Json, Model, home_of, quiet_libraries
 from memkit.cli.output import Output
 from memkit.errors import ConfigError, MemkitError
+from memkit.settings import shared
 
 Status: TypeAlias = Literal["ok", "warn", "fail"]
 

@@ -14,6 +14,7 @@ from memkit.engine.lora import load_adapter
 from memkit.engine.trained import load_decoder
 from memkit.errors import ArtifactError, EngineError
 from memkit.models.loading import LoadedModel
+from memkit.quantize import dequantized
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def embeddings_of(artifact: Artifact, hidden: int) -> Tensor:
 def _memory(artifact: Artifact, model: PreTrainedModel) -> kv.KV:
     """The artifact's tensors ``keys`` and ``values``, ``[layer, kv_head, token, head_dim]``."""
     keys, values = (
-        tuple(layer[None].to(model.device, model.dtype) for layer in artifact.tensor(name))
+        tuple(layer[None].to(model.device, model.dtype) for layer in dequantized(artifact, name))
         for name in ("keys", "values")
     )
     if len(keys) != int(model.config.num_hidden_layers):

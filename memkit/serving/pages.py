@@ -9,6 +9,7 @@ from torch import Tensor
 
 from memkit.artifact import Artifact
 from memkit.errors import ArtifactError, EngineError
+from memkit.quantize import dequantized
 from memkit.serving.prefix import Prefix
 
 POOLED = ("float32", "bfloat16", "float16")  # numbers of a pool that memkit writes
@@ -56,7 +57,7 @@ class Pages:
 
     def __init__(self, prefix: Prefix, artifact: Artifact, share: Share) -> None:
         self._header = prefix.keys, prefix.values
-        memory = artifact.tensor("keys"), artifact.tensor("values")
+        memory = dequantized(artifact, "keys"), dequantized(artifact, "values")
         self._memory, self._share = memory, share
         wanted = list(prefix.keys.shape)
         wanted[2] = artifact.manifest.tokens
