@@ -22,7 +22,7 @@ NEAR = 1e-4  # nats
 
 @dataclass(frozen=True)
 class Bench:
-    """An engine with an artifact of each kind published for it."""
+    """An engine with an artifact of each kind, and one in few bits, published for it."""
 
     engine: Engine
     artifacts: dict[str, Artifact]
@@ -42,7 +42,8 @@ class Bench:
 
 @pytest.fixture(scope="module")
 def artifacts(tiny: LoadedModel) -> dict[str, Artifact]:
-    return {kind: kit.artifact_of(kind, tiny) for kind in kit.KINDS}
+    made = {kind: kit.artifact_of(kind, tiny) for kind in kit.KINDS}
+    return {**made, "int8": kit.artifact_of("kv", tiny, stored="int8")}
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +132,7 @@ def test_what_is_detached_is_refused(bench: Bench) -> None:
         bench.engine.detach(handle)
         with pytest.raises(EngineError, match="not attached"):
             list(bench.engine.generate([Request("?", handle=handle)]))
-    assert len(list(bench.engine.generate(bench.requests(max_tokens=1)))) == 15
+    assert len(list(bench.engine.generate(bench.requests(max_tokens=1)))) == 18
 
 
 def test_an_artifact_of_another_model_is_refused(bench: Bench, other_model_folder: Path) -> None:
