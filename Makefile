@@ -35,7 +35,7 @@ docs: $(VENV)/.memkit-dev
 	$(BIN)/mkdocs build --strict
 
 results: $(VENV)/.memkit-dev
-	$(BIN)/python -m memkit.evals.report results
+	$(BIN)/memkit eval results --report > RESULTS.md
 
 NANO := memkit/models/nano/weights
 DOCUMENTS ?= 20

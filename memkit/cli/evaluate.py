@@ -63,6 +63,9 @@ def evaluate(
     judge: Annotated[str | None, _some("URL,MODEL", "Also let an LLM grade answers, 0 to 5.")] = None,
     wording: Annotated[str | None, _some("TEXT", "How to put a {question}.")] = None,
     workers: Annotated[int, typer.Option(min=1, metavar="N", help="Processes that measure records.")] = 1,
+    report: Annotated[
+        bool, typer.Option("--report", help="Print the report of a folder of results instead.")
+    ] = False,
     option: Options = None,
     model: Model = "nano",
     json: Out = None,
@@ -71,6 +74,9 @@ def evaluate(
 
     With --json OUT, an interrupted evaluation goes on where it was when the same command runs again.
     """
+    if report:
+        _report(source)
+        return
     output, target = Output(json == "-"), None if json in (None, "-") else Path(json)
     for path in (target, html):
         if path is not None:
@@ -99,6 +105,15 @@ def evaluate(
         raise ConfigError("--unrelated, --unanswerable and --home belong to --study router")
     parts |= {"compilers": _names(compilers), "baselines": _names(baselines), "options": options}
     _compilers(output, parts, ratios, judge, study, target, html, workers)
+
+
+def _report(folder: str) -> None:
+    """What ``RESULTS.md`` holds, from the JSON files of a folder."""
+    from memkit.evals.report import render
+
+    if not list(Path(folder).glob("*.json")):
+        raise ConfigError(f"there are no results in {folder}: it holds no .json files")
+    print(render(Path(folder)), end="")
 
 
 def _own_ratio(names: Sequence[str], model: str) -> float | None:
