@@ -15,7 +15,7 @@ from memkit.evals.records import QUESTION
 
 HEAD = """# Results
 
-Printed by `memkit eval results --report` from the files in `results/`; `make results-run` measures them again.
+Printed by `memkit eval results --report` from the files in `results/`; `make results-run` measures again.
 Retention is (contains - none) / (full - none). Agreement is the share of answers that contain what the model
 answers with the full context, right or wrong. KL is in nats per answer token against the full context; drift
 is measured on general questions that the compiler never saw.
