@@ -25,17 +25,24 @@ AROUND_TURN = 16  # tokens that a chat template puts around a turn, roughly
 
 @dataclass(frozen=True)
 class Sampling:
-    """How an answer is written: greedily at temperature 0, of at most ``max_tokens`` tokens."""
+    """How an answer is written: greedily at temperature 0, of at most ``max_tokens`` tokens.
+
+    ``instructions`` stand in front of the question, and have no part in choosing the memory; with
+    ``within`` only the memory of that id may be chosen.
+    """
 
     max_tokens: int = 64
     temperature: float = 0.0
     seed: int = 0
+    instructions: str = ""
+    within: str | None = None
 
 
 @dataclass(frozen=True)
 class Asked:
     """A question that was routed, and when it was put."""
 
+    question: str
     routed: Routed
     request: Request
     started: float
@@ -67,10 +74,13 @@ def _route(memory: Memory, question: str, history: Turns, how: Sampling) -> Aske
     started, kept, taken = time.time(), tuple[tuple[str, str], ...](), 0
     if history:
         kept, taken = _latest(memory.engine, history)
+    asked = f"{how.instructions}\n\n{question}" if how.instructions else question
+    taken += memory.engine.count_tokens(how.instructions) if how.instructions else 0
     try:
-        routed = memory.router.route(question, how.max_tokens + taken)
+        routed = memory.router.route(question, how.max_tokens + taken, how.within)
         request = replace(
             routed.request,
+            question=asked,
             history=kept,
             max_tokens=how.max_tokens,
             temperature=how.temperature,
@@ -78,7 +88,7 @@ def _route(memory: Memory, question: str, history: Turns, how: Sampling) -> Aske
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    return Asked(routed, request, started)
+    return Asked(question, routed, request, started)
 
 
 def _latest(engine: Engine, history: Turns) -> tuple[tuple[tuple[str, str], ...], int]:
@@ -97,7 +107,7 @@ def _answer(memory: Memory, asked: Asked, completion: Completion) -> Answer:
     decision, handle = routed.decision, routed.request.handle
     chosen = decision.candidate.memory if decision.candidate else None
     trace = Trace(
-        question=asked.request.question,
+        question=asked.question,
         route=decision.route,
         reason=decision.reason,
         gate=decision.gate,

@@ -227,14 +227,18 @@ class Memory:
         max_tokens: int = 64,
         temperature: float = 0.0,
         seed: int = 0,
+        instructions: str = "",
+        within: str | None = None,
     ) -> Answer:
-        """Answer a question from the best memory, or without one.
+        """Answer a question from the best memory, or without one; or from no other than that ``within``.
 
         ``history`` holds earlier questions with their answers, the latest last; what does not fit half the
-        model's window is left out, the oldest first. The memory is chosen by the question alone.
-        Raises `ContextTooLongError` when the question itself does not fit the model.
+        model's window is left out, the oldest first. ``instructions`` stand in front of the question. The
+        memory is chosen by the question alone. Raises `ContextTooLongError` when the question itself does
+        not fit the model, `NotFoundError` for a memory that is not there.
         """
-        (answer,) = ask_many(self, [question], history, Sampling(max_tokens, temperature, seed))
+        how = Sampling(max_tokens, temperature, seed, instructions, within)
+        (answer,) = ask_many(self, [question], history, how)
         return answer
 
     def ask_many(
@@ -251,12 +255,15 @@ class Memory:
         max_tokens: int = 64,
         temperature: float = 0.0,
         seed: int = 0,
+        instructions: str = "",
+        within: str | None = None,
     ) -> Iterator[str | Answer]:
         """The pieces of an answer as they come, then the `Answer` that they make up, with its trace.
 
         Closing the iterator ends the work. Raises as `ask`, when the first piece is asked for.
         """
-        return stream(self, question, history, Sampling(max_tokens, temperature, seed))
+        how = Sampling(max_tokens, temperature, seed, instructions, within)
+        return stream(self, question, history, how)
 
     def answered(self, answer: Answer, started: float) -> None:
         """Count an answer that was given, and tell the observer."""

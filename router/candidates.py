@@ -59,10 +59,16 @@ def candidates(
     *,
     memories: int = 8,
     vector: Vectors | None = None,
+    within: str | None = None,
 ) -> list[Candidate]:
-    """The tenant's best ``memories`` memories for a question (with its ``vector [dim]``), best first."""
+    """The tenant's best ``memories`` memories for a question (with its ``vector [dim]``), best first.
+
+    With ``within`` only the memory of that id is looked at. Raises `NotFoundError` where there is none.
+    """
     vector = embedder.question(question) if vector is None else vector
-    hits = bank.search(tenant, vector, WIDTH * memories)
+    if within is not None:
+        within = bank.get(tenant, within).id
+    hits = bank.search(tenant, vector, 1 if within else WIDTH * memories, within=within)
     texts = bank.excerpts(tenant, hits, AROUND)
     plain, telling = _overlaps(question, texts)
     strengths = [(hit.score + told) / 2 for hit, told in zip(hits, telling, strict=True)]

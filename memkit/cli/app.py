@@ -22,6 +22,7 @@ from memkit.cli import (
     forget,
     manage,
     recompile,
+    serve,
     tenants,
     train,
     use,
@@ -97,6 +98,7 @@ def build() -> typer.Typer:
     app.command("schedule")(recompile.schedule)
     app.command("cron")(recompile.cron)
     app.command("explain")(recompile.explain)
+    app.command("serve")(serve.serve)
     app.command("limit")(tenants.limit)
     app.command("eval")(evaluate.evaluate)
     app.command("calibrate")(calibrate.calibrate)
