@@ -12,6 +12,7 @@ from memkit.bank import MemoryInfo
 from memkit.document import Span
 from memkit.engine.base import Completion, Engine, Request
 from memkit.errors import ConfigError, NotFoundError
+from memkit.router.candidates import candidates, refresh
 from memkit.router.gate import Route
 from memkit.router.router import Routed
 
@@ -27,22 +28,44 @@ AROUND_TURN = 16  # tokens that a chat template puts around a turn, roughly
 class Sampling:
     """How an answer is written: greedily at temperature 0, of at most ``max_tokens`` tokens.
 
-    ``instructions`` stand in front of the question, and have no part in choosing the memory; with
-    ``within`` only the memory of that id may be chosen.
+    ``system`` are instructions, which the model reads and the router does not; with ``within`` only the memory
+    of that id may be chosen.
     """
 
     max_tokens: int = 64
     temperature: float = 0.0
     seed: int = 0
-    instructions: str = ""
+    system: str = ""
     within: str | None = None
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """What to read before a question is answered, for models that take no artifacts.
+
+    ``text`` holds the passages of a memory at its ``spans``; it is empty where none should be read.
+    """
+
+    text: str
+    memory_id: str | None
+    spans: tuple[Span, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """A passage that was found: characters ``span`` of a memory; ``score`` orders them."""
+
+    text: str
+    memory: MemoryInfo
+    span: Span
+    score: float
 
 
 @dataclass(frozen=True)
 class Asked:
     """A question that was routed, and when it was put."""
 
-    question: str
     routed: Routed
     request: Request
     started: float
@@ -64,6 +87,33 @@ def stream(memory: Memory, question: str, history: Turns, how: Sampling) -> Iter
         yield piece if isinstance(piece, str) else _answer(memory, asked, piece)
 
 
+def recall(memory: Memory, question: str, max_tokens: int) -> Recalled:
+    """The passages of the memory that the gate would use, at most as many tokens, or none."""
+    if not question.strip():
+        raise ConfigError("the question is empty")
+    looked = memory.router.look(question, max_tokens)
+    decision, text, spans = memory.router.decide(looked)
+    if decision.route == "latent" and decision.candidate is not None:
+        text, spans = memory.router.text(looked, decision.candidate)
+    chosen = decision.candidate.memory.id if decision.candidate and text else None
+    return Recalled(text, chosen, spans if text else (), decision.reason)
+
+
+def search(memory: Memory, query: str, k: int) -> list[Found]:
+    """The best passage of each of the ``k`` best memories."""
+    if k < 1:
+        raise ConfigError(f"k must be at least 1, got {k}")
+    bank, user, embedder = memory.bank, memory.user, memory.router.embedder
+    refresh(bank, user, embedder)
+    ranked = candidates(bank, user, query, embedder, memories=k) if query.strip() else []
+    texts = bank.excerpts(user, [each.hit for each in ranked])
+    return [
+        Found(text, each.memory, Span(each.hit.start, each.hit.end), each.strength)
+        for each, text in zip(ranked, texts, strict=True)
+        if text
+    ]
+
+
 def _front(request: Request) -> tuple[str, str]:
     return request.handle.artifact_id if request.handle else "", request.context or ""
 
@@ -74,21 +124,21 @@ def _route(memory: Memory, question: str, history: Turns, how: Sampling) -> Aske
     started, kept, taken = time.time(), tuple[tuple[str, str], ...](), 0
     if history:
         kept, taken = _latest(memory.engine, history)
-    asked = f"{how.instructions}\n\n{question}" if how.instructions else question
-    taken += memory.engine.count_tokens(how.instructions) if how.instructions else 0
+    if how.system:
+        taken += memory.engine.count_tokens(how.system) + AROUND_TURN
     try:
         routed = memory.router.route(question, how.max_tokens + taken, how.within)
         request = replace(
             routed.request,
-            question=asked,
             history=kept,
+            system=how.system,
             max_tokens=how.max_tokens,
             temperature=how.temperature,
             seed=how.seed,
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    return Asked(question, routed, request, started)
+    return Asked(routed, request, started)
 
 
 def _latest(engine: Engine, history: Turns) -> tuple[tuple[tuple[str, str], ...], int]:
@@ -107,7 +157,7 @@ def _answer(memory: Memory, asked: Asked, completion: Completion) -> Answer:
     decision, handle = routed.decision, routed.request.handle
     chosen = decision.candidate.memory if decision.candidate else None
     trace = Trace(
-        question=asked.question,
+        question=asked.request.question,
         route=decision.route,
         reason=decision.reason,
         gate=decision.gate,

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from memkit import registry
 from memkit.admission import AdmissionConfig
 from memkit.answers import Answer, Part, Trace
-from memkit.asking import Sampling, Turns, ask_many, stream
+from memkit.asking import Found, Recalled, Sampling, Turns, ask_many, recall, search, stream
 from memkit.background import Background
 from memkit.bank import Bank, MemoryInfo, Receipt, Said
 from memkit.bank.places import shared
@@ -227,17 +227,17 @@ class Memory:
         max_tokens: int = 64,
         temperature: float = 0.0,
         seed: int = 0,
-        instructions: str = "",
+        system: str = "",
         within: str | None = None,
     ) -> Answer:
-        """Answer a question from the best memory, or without one; or from no other than that ``within``.
+        """Answer a question from the best memory, or without one; or from no other than the one ``within``.
 
         ``history`` holds earlier questions with their answers, the latest last; what does not fit half the
-        model's window is left out, the oldest first. ``instructions`` stand in front of the question. The
-        memory is chosen by the question alone. Raises `ContextTooLongError` when the question itself does
-        not fit the model, `NotFoundError` for a memory that is not there.
+        model's window is left out, the oldest first. The memory is chosen by the question alone, whatever
+        the instructions ``system`` say. Raises `ContextTooLongError` when the question itself does not fit
+        the model, `NotFoundError` where there is no memory ``within``.
         """
-        how = Sampling(max_tokens, temperature, seed, instructions, within)
+        how = Sampling(max_tokens, temperature, seed, system, within)
         (answer,) = ask_many(self, [question], history, how)
         return answer
 
@@ -255,15 +255,23 @@ class Memory:
         max_tokens: int = 64,
         temperature: float = 0.0,
         seed: int = 0,
-        instructions: str = "",
+        system: str = "",
         within: str | None = None,
     ) -> Iterator[str | Answer]:
         """The pieces of an answer as they come, then the `Answer` that they make up, with its trace.
 
         Closing the iterator ends the work. Raises as `ask`, when the first piece is asked for.
         """
-        how = Sampling(max_tokens, temperature, seed, instructions, within)
+        how = Sampling(max_tokens, temperature, seed, system, within)
         return stream(self, question, history, how)
+
+    def recall(self, question: str, *, max_tokens: int = 64) -> Recalled:
+        """The passages that an answer of ``max_tokens`` should be written from, for another model to read."""
+        return recall(self, question, max_tokens)
+
+    def search(self, query: str, k: int = 4) -> builtins.list[Found]:
+        """The best passage of each of the ``k`` memories that fit a query best; no model is asked."""
+        return search(self, query, k)
 
     def answered(self, answer: Answer, started: float) -> None:
         """Count an answer that was given, and tell the observer."""

@@ -69,6 +69,33 @@ def test_history_that_is_too_long_loses_its_oldest_turns(memory: Memory) -> None
     assert answer.trace.prompt_tokens + 8 <= window
 
 
+def test_instructions_are_read_and_not_routed(memory: Memory) -> None:
+    bare = memory.ask(QUESTIONS[0], max_tokens=4)
+    told = memory.ask(QUESTIONS[0], max_tokens=4, system="Rolan keeps bees in Tarv. Rolan! Bees! Tarv!")
+    assert told.trace.prompt_tokens > bare.trace.prompt_tokens
+    assert told.trace.candidates == bare.trace.candidates
+
+
+def test_recall_gives_the_passages_of_what_the_gate_would_use(memory: Memory) -> None:
+    answer, recalled = memory.ask(QUESTIONS[0], max_tokens=4), memory.recall(QUESTIONS[0])
+    assert answer.route == "latent"
+    assert recalled.memory_id == answer.trace.memory_id
+    assert "Mira" in recalled.text
+    assert recalled.text == "\n".join(TEXT[s.start : s.end].strip() for s in recalled.spans)
+    nothing = memory.recall("zzz qqq vvv")
+    assert (nothing.text, nothing.memory_id, nothing.spans) == ("", None, ())
+
+
+def test_search_finds_the_best_passage_of_each_memory(memory: Memory) -> None:
+    found = memory.search("Who keeps bees?", 2)
+    assert found[0].text == "Rolan keeps bees in Tarv."
+    assert len({each.memory.id for each in found}) == 2
+    assert memory.search(" ") == []
+    assert memory.of("nobody").search("bees") == []
+    with pytest.raises(ConfigError, match="at least 1"):
+        memory.search("bees", 0)
+
+
 @pytest.mark.parametrize("settings", [{"max_tokens": 0}, {"temperature": -0.5}])
 def test_bad_settings_are_refused(memory: Memory, settings: dict[str, int]) -> None:
     with pytest.raises(ConfigError):

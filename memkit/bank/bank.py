@@ -23,6 +23,7 @@ from memkit.bank.backup import backup
 from memkit.bank.failures import translated
 from memkit.bank.forgetting import Forgetting
 from memkit.bank.index import Indexes
+from memkit.bank.items import Items
 from memkit.bank.keys import Keys
 from memkit.bank.leases import Leases
 from memkit.bank.logs import Embed, Logs, embedded, pieces
@@ -77,6 +78,7 @@ class Bank:
         self.leases = Leases(self._catalog)
         self.policies = Policies(self._catalog)
         self.keys = Keys(self._catalog)
+        self.items = Items(self._catalog)
         self.forgetting = Forgetting(self.path, self._catalog, self._indexes, self._discard)
 
     def remember(

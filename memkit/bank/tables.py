@@ -122,6 +122,23 @@ leases = Table(
     Column("until", BigInteger, nullable=False),
     _of_memory(),
 )
+# What stores keep under keys. The memory makes it found; several items may have the same text.
+items = Table(
+    "items",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("number", Integer, nullable=False),  # in the order of arrival
+    Column("value", Text, nullable=False),  # JSON
+    Column("memory_id", String(16), nullable=False),
+    Column("stale", String(16)),  # the memory that it had before, until that is forgotten
+    Column("searched", Boolean, nullable=False),
+    Column("created", BigInteger, nullable=False),
+    Column("updated", BigInteger, nullable=False),
+    Column("ttl", Float),  # minutes
+    Column("expires", BigInteger),
+    _of_memory(),
+)
 policies = Table(
     "policies",
     metadata,

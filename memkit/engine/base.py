@@ -26,7 +26,8 @@ class Handle:
 class Request:
     """One question. In front of it stands an artifact (``handle``), a ``context`` text or nothing.
 
-    ``history`` holds earlier questions with their answers, the latest last; they follow the memory.
+    ``history`` holds earlier questions with their answers, the latest last; they follow the memory, and
+    the instructions ``system`` stand in front of them.
     """
 
     question: str
@@ -36,6 +37,7 @@ class Request:
     temperature: float = 0.0
     seed: int = 0
     history: tuple[tuple[str, str], ...] = ()
+    system: str = ""
 
     def __post_init__(self) -> None:
         if self.handle is not None and self.context is not None:

@@ -19,13 +19,13 @@ from memkit.models.loading import LoadedModel, load
 
 MAX_BATCH = 16  # rows that are decoded together
 UNFINISHED = "\ufffd"  # ends a text whose last character's bytes are not all there
-Prompt = tuple[str, str | None, str | None, tuple[tuple[str, str], ...]]
+Prompt = tuple[str, str | None, str | None, tuple[tuple[str, str], ...], str]
 
 
 def prompt_of(request: Request) -> Prompt:
-    """What the model reads of a request: question, artifact, context, history."""
+    """What the model reads of a request: question, artifact, context, history, instructions."""
     artifact_id = request.handle.artifact_id if request.handle else None
-    return request.question, artifact_id, request.context, request.history
+    return request.question, artifact_id, request.context, request.history, request.system
 
 
 def memory_of(request: Request) -> tuple[str | None, str | None]:
@@ -99,7 +99,8 @@ class TransformersEngine:
         return self.reader(request).prefix
 
     def _query(self, request: Request) -> list[int]:
-        return self.base.chat.query(self.base.tokenizer, request.question, request.follows, request.history)
+        base, asked = self.base, (request.question, request.follows, request.history, request.system)
+        return base.chat.query(base.tokenizer, *asked)
 
     def _prompt_tokens(self, request: Request, query: list[int]) -> int:
         context = self.count_tokens(request.context) if request.context is not None else 0

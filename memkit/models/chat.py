@@ -58,12 +58,15 @@ class ChatFormat:
         question: str,
         with_context: bool,
         history: Sequence[tuple[str, str]] = (),
+        system: str = "",
     ) -> list[int]:
         """Ids that follow the context (or the bare header): separator, question, tail.
 
-        ``history`` holds earlier questions and answers, which stand between the context and the question.
+        ``history`` holds earlier questions and answers, which stand between the context and the question;
+        the instructions ``system`` stand in front of the first of them.
         """
         ids, separator = list[int](), SEPARATOR if with_context else ""
+        separator += system + SEPARATOR if system else ""
         for asked, answer in history:
             ids += tokenizer.encode(separator + asked, add_special_tokens=False)
             ids += [*self.tail, *tokenizer.encode(answer, add_special_tokens=False), self.end, *self.turn]

@@ -31,7 +31,7 @@ class Question:
     temperature: float = 0.0
     seed: int = 0
     history: tuple[tuple[str, str], ...] = ()
-    instructions: str = ""
+    system: str = ""
     within: str | None = None
     gate: GateName | None = None
 
@@ -114,7 +114,7 @@ def _pieces(memory: Memory, question: Question) -> Generator[str | Answer, None,
         max_tokens=question.max_tokens,
         temperature=question.temperature,
         seed=question.seed,
-        instructions=question.instructions,
+        system=question.system,
         within=question.within,
     )
 

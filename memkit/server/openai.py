@@ -61,9 +61,9 @@ async def chat(body: ChatBody, desk: AtDesk, request: Request, response: Respons
         upstream: Upstream = request.app.state.upstream
         return _with(await upstream.chat(desk, body, _last(body.messages), within), response)
     _check(desk, body)
-    history, question, instructions = turns_in(body.messages)
+    history, question, system = turns_in(body.messages)
     asked = await to_thread.run_sync(_question, desk, body, request, question, body.max_completion_tokens)
-    asked = replace(asked, history=history, instructions=instructions)
+    asked = replace(asked, history=history, system=system)
     return await _answered(_Form("chat.completion", "chatcmpl"), desk, body, asked, request, response)
 
 
