@@ -28,8 +28,8 @@ AROUND_TURN = 16  # tokens that a chat template puts around a turn, roughly
 class Sampling:
     """How an answer is written: greedily at temperature 0, of at most ``max_tokens`` tokens.
 
-    ``system`` are instructions, which the model reads and the router does not; with ``within`` only the memory
-    of that id may be chosen.
+    ``system`` are instructions, which the model reads and the router does not; with ``within`` only the
+    memory of that id may be chosen.
     """
 
     max_tokens: int = 64

@@ -21,6 +21,7 @@ from memkit.cli import (
     evaluate,
     forget,
     manage,
+    mcp,
     recompile,
     serve,
     tenants,
@@ -99,6 +100,7 @@ def build() -> typer.Typer:
     app.command("cron")(recompile.cron)
     app.command("explain")(recompile.explain)
     app.command("serve")(serve.serve)
+    app.command("mcp")(mcp.mcp)
     app.command("limit")(tenants.limit)
     app.command("eval")(evaluate.evaluate)
     app.command("calibrate")(calibrate.calibrate)

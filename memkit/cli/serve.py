@@ -1,4 +1,4 @@
-"""``memkit serve`` and ``memkit mcp``."""
+"""``memkit serve``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -123,7 +123,7 @@ def serve(
     run(create_app(config), host, port, Output())
 
 
-def run(app: FastAPI, host: str, port: int, output: Output) -> None:
+def run(app: Any, host: str, port: int, output: Output) -> None:
     """Serve an application until it is stopped; requests under way may end."""
     import uvicorn
 

@@ -17,7 +17,7 @@ from memkit.memory import Memory
 from memkit.recompile.executors import Here
 from memkit.recompile.plan import Scope, Task, plan
 from memkit.recompile.run import Outcome, expire, recompile, work
-from memkit.server.people import SEPARATOR, Caller
+from memkit.server.people import SEPARATOR
 
 log = logging.getLogger("memkit.server")
 State = Literal["waiting", "running", "done", "failed", "stopped"]
@@ -89,16 +89,16 @@ class Jobs:
         self._stopping = False
 
     # -- for callers ----------------------------------------------------------------------------
-    def compile(self, caller: Caller, memory_id: str) -> Job | None:
+    def compile(self, owner: str, memory_id: str) -> Job | None:
         """Compile one memory when its turn comes; None where too many wait, it then stays on its text."""
-        key = f"{caller.owner}\0{memory_id}"
+        key = f"{owner}\0{memory_id}"
 
         def run(job: Job) -> None:
-            task = Task(caller.owner, memory_id, "", "", 0, None, None, None)
+            task = Task(owner, memory_id, "", "", 0, None, None, None)
             job.outcomes.append(Done.of(work(self._root, task, self._keep, None, self._progress(job, task))))
 
-        job = Job(caller.tenant, "compile", run, key, total=1)
-        job.now = Progress(caller.user, memory_id)
+        job = Job(owner.partition(SEPARATOR)[0], "compile", run, key, total=1)
+        job.now = Progress(_user(owner), memory_id)
         return self._add(job)
 
     def recompile(self, tenant: str, scope: Scope) -> Job | None:

@@ -204,7 +204,7 @@ def compile_later(desk: Desk, memory_id: str) -> str | None:
         raise ApiError(
             409, "answers come from an upstream here: there is no model to compile for", "no_model"
         )
-    job = desk.services.jobs.compile(desk.caller, memory_id)
+    job = desk.services.jobs.compile(desk.owner, memory_id)
     return job.id if job else None
 
 
