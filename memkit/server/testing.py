@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx2
 import uvicorn
@@ -18,6 +19,11 @@ from memkit.engine.transformers import TransformersEngine
 from memkit.server.app import create_app
 from memkit.server.config import ServerConfig
 from memkit.server.services import Services
+
+if TYPE_CHECKING:
+    from selenium.webdriver.chrome.webdriver import WebDriver
+
+BROWSER, DRIVER = "chromium", "chromedriver"  # as Debian's packages chromium and chromium-driver name them
 
 
 @dataclass(frozen=True)
@@ -79,3 +85,31 @@ def running(app: Any) -> Iterator[str]:
         finally:
             server.should_exit = True
             thread.join()
+
+
+def has_browser() -> bool:
+    """Whether Chromium and its driver are installed."""
+    return shutil.which(BROWSER) is not None and shutil.which(DRIVER) is not None
+
+
+@contextmanager
+def browser(width: int = 1200, height: int = 900, *, dark: bool = False) -> Iterator[WebDriver]:
+    """A headless Chromium with a window of that size, in a light or dark scheme."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(shutil.which(BROWSER))
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(str(shutil.which(DRIVER))))
+    try:
+        # A window has a least width; a device has not.
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
+        yield driver
+    finally:
+        driver.quit()
