@@ -17,7 +17,6 @@ from memkit.answers import Answer, Part, Trace
 from memkit.asking import Found, Recalled, Sampling, Turns, ask_many, recall, search, stream
 from memkit.background import Background
 from memkit.bank import Bank, MemoryInfo, Receipt, Said
-from memkit.bank.places import shared
 from memkit.compilers.base import Compiled, Progress, Step, silent
 from memkit.document import Document, Span
 from memkit.engine.transformers import TransformersEngine
@@ -34,6 +33,7 @@ from memkit.router.candidates import index, refresh
 from memkit.router.embed import Embedder, embedder_of
 from memkit.router.gate import GateConfig, GateName
 from memkit.router.router import Router
+from memkit.settings import shared
 from memkit.signing import Signer
 from memkit.usage import Usage
 from memkit.verify import Verified, verified
@@ -113,6 +113,15 @@ class Memory:
         if self._engine is None:
             self._engine = TransformersEngine(self._model)
         return self._engine
+
+    @property
+    def model(self) -> str:
+        """The model's name, as far as it is known before it is loaded."""
+        if self._owner is not None:
+            return self._owner.model
+        if self._engine is not None:
+            return self._engine.model
+        return self._model if isinstance(self._model, str) else self._model.name
 
     # -- remember -------------------------------------------------------------------------------
     def remember(

@@ -112,6 +112,7 @@ def cli(
     monkeypatch.setenv("MEMKIT_HOME", str(home))
     monkeypatch.setenv("MEMKIT_MODEL", str(tiny_model_folder))
     monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home.parent / "settings"))
 
     def run(*words: object, stdin: bytes = b"") -> Done:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))

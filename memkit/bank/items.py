@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, func, insert, or_, select, update
-from sqlalchemy.orm import aliased
 
 from memkit.bank import queries
 from memkit.bank.catalog import AnyCatalog
@@ -25,6 +24,7 @@ from memkit.errors import ConfigError
 
 MAX_ITEM_KEY = 512  # characters
 MAX_VALUE = 1_000_000  # characters of JSON
+MAX_TTL = 52_560_000  # minutes: a hundred years
 MINUTE = 60_000_000  # microseconds
 SEPARATOR = "/"  # between a tenant and the spaces beneath it
 
@@ -71,8 +71,8 @@ class Items:
         check_line("a key", key, MAX_ITEM_KEY)
         if len(value) > MAX_VALUE:
             raise ConfigError(f"the value has {len(value):,} characters of JSON, the most is {MAX_VALUE:,}")
-        if ttl is not None and not ttl > 0:
-            raise ConfigError(f"ttl is a number of minutes above 0, got {ttl}")
+        if ttl is not None and not 0 < ttl <= MAX_TTL:
+            raise ConfigError(f"ttl is a number of minutes above 0 and up to {MAX_TTL:,}, got {ttl}")
         spans, vectors = embedded(document, [Span(0, len(document.text))], embed)
         memory_id = memory_id_of(tenant, document.digest)
         at = queries.microseconds_of(now or datetime.now(UTC))
@@ -136,7 +136,7 @@ class Items:
     def stale(self, tenant: str) -> list[str]:
         """Memories of values that were replaced and that no item has: they are to be forgotten."""
         check_tenant(tenant)
-        other = aliased(items)
+        other = items.alias()
         needed = select(other.c.key).where(other.c.tenant == tenant, other.c.memory_id == items.c.stale)
         there = select(memories.c.id).where(memories.c.tenant == tenant, memories.c.id == items.c.stale)
         query = select(items.c.stale).distinct()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import TypedDict
 
 from memkit.bank.blobs import Blobs, Store
 from memkit.bank.catalog import AnyCatalog, Catalog
@@ -26,18 +24,3 @@ def store_of(folder: Path, artifacts: str | None) -> Store:
     from memkit.bank.remote import RemoteBlobs
 
     return RemoteBlobs(artifacts, folder / "cache")
-
-
-class Shared(TypedDict):
-    """The parts of a bank that machines share; None: this machine's own."""
-
-    database: str | None
-    artifacts: str | None
-
-
-def shared() -> Shared:
-    """Where ``MEMKIT_BANK`` and ``MEMKIT_ARTIFACTS`` say that the shared parts of a bank are."""
-    return {
-        "database": os.environ.get("MEMKIT_BANK") or None,
-        "artifacts": os.environ.get("MEMKIT_ARTIFACTS") or None,
-    }

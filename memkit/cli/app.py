@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import pairwise, takewhile
 from typing import Annotated
 
 import typer
 
+from memkit import settings
 from memkit._version import __version__
 from memkit.cli import (
     backup,
     bench,
     calibrate,
+    chat,
+    config,
     demo,
     doctor,
     evaluate,
@@ -30,9 +33,55 @@ from memkit.cli import (
     versions,
 )
 from memkit.cli.output import EXIT_CODES, InterruptError, Output
-from memkit.errors import MemkitError
+from memkit.errors import ConfigError, MemkitError
 
 _EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
+
+_GUIDE = """Memory for LLM agents: documents compiled once into small artifacts for a frozen model.
+
+Begin with [bold]memkit demo[/bold]. Then [bold]memkit remember notes.txt --wait[/bold] and
+[bold]memkit ask "..." --trace[/bold], or talk: [bold]memkit chat[/bold]. Every night, [bold]memkit
+recompile[/bold]. [bold]memkit COMMAND --help[/bold] tells more."""
+_RUN, _MEASURE = "Run it for others", "Train and measure"
+_COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
+    "Begin": {"demo": demo.demo, "init": config.init, "config": config.config, "doctor": doctor.doctor},
+    "Remember and ask": {
+        "remember": use.remember,
+        "ask": use.ask,
+        "chat": chat.chat,
+        "list": manage.list_memories,
+        "show": manage.show,
+        "explain": recompile.explain,
+        "forget": forget.forget,
+    },
+    "Versions": {
+        "history": versions.history,
+        "diff": versions.diff,
+        "rollback": versions.rollback,
+        "pin": versions.pin,
+        "verify": manage.verify,
+        "export": versions.export_bundle,
+        "import": versions.import_bundle,
+        "keygen": manage.keygen,
+    },
+    "Every night": {
+        "recompile": recompile.recompile,
+        "schedule": recompile.schedule,
+        "cron": recompile.cron,
+    },
+    _RUN: {
+        "serve": serve.serve,
+        "mcp": mcp.mcp,
+        "limit": tenants.limit,
+        "backup": backup.backup,
+        "restore": backup.restore,
+    },
+    _MEASURE: {
+        "eval": evaluate.evaluate,
+        "calibrate": calibrate.calibrate,
+        "train-compressor": train.train_compressor,
+    },
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,10 +91,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         with suppress(AttributeError):  # not a text stream of this interpreter
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     output = Output(json=wants_json(arguments))
+    try:
+        found = {} if arguments[:1] in (["init"], ["config"]) else settings.read()
+    except ConfigError as error:
+        return output.fail(error)
+    with settings.applied(found):
+        return _run(arguments, output)
+
+
+def _run(arguments: Sequence[str], output: Output) -> int:
     _log()
     command = typer.main.get_command(build())
     try:
-        code = command.main(args=arguments, prog_name="memkit", standalone_mode=False)
+        code = command.main(args=list(arguments), prog_name="memkit", standalone_mode=False)
         if code == 130:  # typer turns Ctrl-C into an exit code
             raise KeyboardInterrupt
     except (MemkitError, typer.TyperException) as error:
@@ -74,40 +132,16 @@ def build() -> typer.Typer:
     """The application with all its commands."""
     app = typer.Typer(
         name="memkit",
-        help="Memory for LLM agents: documents compiled once into small artifacts for a frozen model.",
+        help=_GUIDE,
         epilog=_EPILOG,
-        add_completion=False,
+        rich_markup_mode="rich",
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(invoke_without_command=True)(_root)
-    app.command("demo")(demo.demo)
-    app.command("remember")(use.remember)
-    app.command("ask")(use.ask)
-    app.command("list")(manage.list_memories)
-    app.command("show")(manage.show)
-    app.command("forget")(forget.forget)
-    app.command("verify")(manage.verify)
-    app.command("keygen")(manage.keygen)
-    app.command("history")(versions.history)
-    app.command("diff")(versions.diff)
-    app.command("rollback")(versions.rollback)
-    app.command("pin")(versions.pin)
-    app.command("export")(versions.export_bundle)
-    app.command("import")(versions.import_bundle)
-    app.command("recompile")(recompile.recompile)
-    app.command("schedule")(recompile.schedule)
-    app.command("cron")(recompile.cron)
-    app.command("explain")(recompile.explain)
-    app.command("serve")(serve.serve)
-    app.command("mcp")(mcp.mcp)
-    app.command("limit")(tenants.limit)
-    app.command("eval")(evaluate.evaluate)
-    app.command("calibrate")(calibrate.calibrate)
-    app.command("train-compressor")(train.train_compressor)
-    app.command("doctor")(doctor.doctor)
-    app.command("backup")(backup.backup)
-    app.command("restore")(backup.restore)
+    for panel, commands in _COMMANDS.items():
+        for name, function in commands.items():
+            app.command(name, rich_help_panel=panel)(function)
     keys = typer.Typer(
         help="API keys, each of which lets its holder act for one user.",
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -116,7 +150,7 @@ def build() -> typer.Typer:
     keys.command("create")(tenants.create_key)
     keys.command("list")(tenants.list_keys)
     keys.command("revoke")(tenants.revoke_key)
-    app.add_typer(keys, name="keys")
+    app.add_typer(keys, name="keys", rich_help_panel=_RUN)
     benches = typer.Typer(help="Measure costs.", context_settings={"help_option_names": ["-h", "--help"]})
     benches.callback()(lambda: None)
     benches.command("compile")(bench.bench_compile)
@@ -127,7 +161,7 @@ def build() -> typer.Typer:
     benches.command("year")(bench.bench_year)
     benches.command("recompile")(bench.bench_recompile)
     benches.command("crash")(bench.bench_crash)
-    app.add_typer(benches, name="bench")
+    app.add_typer(benches, name="bench", rich_help_panel=_MEASURE)
     return app
 
 

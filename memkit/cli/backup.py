@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from memkit.bank.places import shared
 from memkit.cli.options import Home, Json, home_of, open_bank
 from memkit.cli.output import Output
 from memkit.errors import NotFoundError
+from memkit.settings import shared
 
 
 def backup(

@@ -15,10 +15,10 @@ from typing import Annotated, Literal
 import typer
 
 from memkit._version import __version__
-from memkit.bank.places import shared
 from memkit.cli.options import Home, Json, Model, User, home_of, open_bank, quiet_libraries
 from memkit.cli.output import Output
 from memkit.errors import ArtifactError, MemkitError
+from memkit.settings import shared
 
 _PACKAGES = {  # import name: distribution
     "torch": "torch",

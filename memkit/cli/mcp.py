@@ -17,7 +17,7 @@ from memkit.cli.options import (
     open_memory,
 )
 from memkit.cli.output import Output
-from memkit.cli.serve import BankHome, run
+from memkit.cli.serve import BankHome, Compiles, Host, Port, run
 from memkit.errors import ConfigError, MissingExtraError
 
 
@@ -26,11 +26,9 @@ def mcp(
         str, typer.Option(metavar="T", help="stdio, or http: streamable HTTP at /mcp, with API keys.")
     ] = "stdio",
     user: User = "default",
-    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Of http: where to listen.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(metavar="N", help="Of http; 0: any that is free.")] = 8378,
-    background: Annotated[
-        bool, typer.Option("--compile/--no-compile", help="Compile what is remembered in the background.")
-    ] = True,
+    host: Host = "127.0.0.1",
+    port: Port = 8378,
+    background: Compiles = True,
     model: Model = "nano",
     home: BankHome = None,
     compiler: Compiler = "lcc",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from memkit.memory import Memory
     from memkit.router.gate import GateConfig
 
-User = Annotated[str, typer.Option("--user", "-u", metavar="U", help="Whose memories.")]
+User = Annotated[str, typer.Option("--user", "-u", metavar="U", envvar="MEMKIT_USER", help="Whose memories.")]
 Home = Annotated[
     Path | None,
     typer.Option(
@@ -33,7 +33,9 @@ Model = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on standard output.")]
-Compiler = Annotated[str, typer.Option("--compiler", metavar="C", help="How to compile.")]
+Compiler = Annotated[
+    str, typer.Option("--compiler", metavar="C", envvar="MEMKIT_COMPILER", help="How to compile.")
+]
 Ratio = Annotated[
     float | None,
     typer.Option("--ratio", metavar="R", help="Context tokens per artifact token.", show_default=False),
@@ -102,7 +104,7 @@ def home_of(home: Path | None) -> Path:
 def open_bank(home: Path | None) -> Bank:
     """The bank without a model: enough for what only reads or forgets."""
     from memkit.bank import Bank
-    from memkit.bank.places import shared
+    from memkit.settings import shared
 
     return Bank(home_of(home), **shared())
 
@@ -110,8 +112,8 @@ def open_bank(home: Path | None) -> Bank:
 def open_memory(home: Path | None, model: str, user: str, **settings: Any) -> Memory:
     """A user's memory; its model is loaded when first needed."""
     quiet_libraries()
-    from memkit.bank.places import shared
     from memkit.memory import Memory
+    from memkit.settings import shared
 
     return Memory(home_of(home), model, user, **shared(), **settings)
 

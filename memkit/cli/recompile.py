@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memkit.bank.places import shared
 from memkit.cli.manage import Id
 from memkit.cli.options import (
     Compiler,
@@ -31,6 +30,7 @@ from memkit.cli.options import (
 from memkit.cli.output import InterruptError, Output
 from memkit.cli.progress import progress as showing
 from memkit.errors import ConfigError
+from memkit.settings import shared
 
 if TYPE_CHECKING:
     from memkit.compilers.base import Progress

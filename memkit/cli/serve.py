@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memkit.bank.places import shared
 from memkit.cli.options import (
     Compiler,
     EmbedderName,
@@ -23,6 +23,7 @@ from memkit.cli.options import (
 )
 from memkit.cli.output import Output
 from memkit.errors import ConfigError, MissingExtraError
+from memkit.settings import shared
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -43,43 +44,43 @@ BankHome = Annotated[
 ]
 
 
+Host = Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen.")]
+Port = Annotated[int, typer.Option(metavar="N", help="0: any that is free.")]
+Compiles = Annotated[
+    bool, typer.Option("--compile/--no-compile", help="Compile what is remembered in the background.")
+]
+UpstreamUrl = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        envvar="MEMKIT_UPSTREAM",
+        help="An OpenAI-compatible server that answers instead; its key is in MEMKIT_UPSTREAM_KEY.",
+        show_default=False,
+    ),
+]
+Origins = Annotated[
+    list[str] | None,
+    typer.Option(metavar="URL", help="A web page's origin that may call; repeatable.", show_default=False),
+]
+Reports = Annotated[
+    Path | None,
+    typer.Option(metavar="PATH", help="Evaluation reports (JSON) for the dashboard.", show_default=False),
+]
+
+
 def serve(
-    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(metavar="N", help="0: any that is free.")] = 8377,
+    host: Host = "127.0.0.1",
+    port: Port = 8377,
     model: Model = "nano",
     home: BankHome = None,
-    upstream: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL",
-            envvar="MEMKIT_UPSTREAM",
-            help="An OpenAI-compatible server that answers instead; its key is in MEMKIT_UPSTREAM_KEY.",
-            show_default=False,
-        ),
-    ] = None,
-    upstream_key: Annotated[
-        str | None, typer.Option(envvar="MEMKIT_UPSTREAM_KEY", hidden=True, show_default=False)
-    ] = None,
+    upstream: UpstreamUrl = None,
     rate: Annotated[int, typer.Option(metavar="N", help="Requests of one key in a minute.")] = 600,
     max_body: Annotated[int, typer.Option(metavar="BYTES", help="Largest body of a request.")] = 8 * 2**20,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Longest time of an answer.")] = 120.0,
     max_tokens: Annotated[int, typer.Option(metavar="N", help="Longest answer.")] = 1024,
-    background: Annotated[
-        bool, typer.Option("--compile/--no-compile", help="Compile what is remembered in the background.")
-    ] = True,
-    origin: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="URL", help="A web page's origin that may call; repeatable.", show_default=False
-        ),
-    ] = None,
-    reports: Annotated[
-        Path | None,
-        typer.Option(metavar="PATH", help="Evaluation reports (JSON) for the dashboard.", show_default=False),
-    ] = None,
-    metrics_token: Annotated[
-        str | None, typer.Option(envvar="MEMKIT_METRICS_TOKEN", hidden=True, show_default=False)
-    ] = None,
+    background: Compiles = True,
+    origin: Origins = None,
+    reports: Reports = None,
     gate: Annotated[str, typer.Option(metavar="G", help="auto, rule, entropy or learned.")] = "auto",
     compiler: Compiler = "lcc",
     ratio: Ratio = None,
@@ -100,7 +101,6 @@ def serve(
         config = ServerConfig(
             home=home_of(home),
             model=model,
-            **shared(),
             compiler=compiler,
             options=compiler_options(option, ratio),
             embedder=embedder,
@@ -113,10 +113,12 @@ def serve(
             max_tokens=max_tokens,
             compile=background,
             origins=tuple(origin or ()),
-            metrics_token=metrics_token or None,
             reports=reports,
             upstream=upstream or None,
-            upstream_key=upstream_key or None,
+            upstream_key=os.environ.get("MEMKIT_UPSTREAM_KEY")
+            or None,  # secrets have no flags: others see those
+            metrics_token=os.environ.get("MEMKIT_METRICS_TOKEN") or None,
+            **shared(),
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error

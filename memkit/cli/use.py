@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memkit.bank.records import Said
 from memkit.cli.options import (
     Compiler,
     EmbedderName,
@@ -84,7 +83,9 @@ def remember(
         if name is None:
             info = memory.remember(document, compile=False)
         else:
-            info = memory.remember([Said(document.text, speaker, when)], memory=name, key=key)
+            info = memory.remember(
+                [{"role": speaker, "content": document.text, "when": when}], memory=name, key=key
+            )
         before = info.version
         if wait:
             info = _compile(output, memory, document, info)

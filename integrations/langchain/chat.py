@@ -1,0 +1,151 @@
+"""`ChatMemkit`: a chat model that answers from a user's memories, or without one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from langchain_core.callbacks import CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel, LangSmithParams
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from pydantic import ConfigDict, Field, SkipValidation
+
+from memkit.answers import Answer
+from memkit.integrations.langchain.messages import Conversation, conversation
+from memkit.memory import Memory
+
+
+class ChatMemkit(BaseChatModel):
+    """A chat model in front of one user's memories.
+
+    The router looks at the last human message; messages before it, and system messages, are read by the
+    model alone. ``response_metadata["memkit"]`` of an answer tells which memory was used and why.
+
+    Example:
+        >>> chat = ChatMemkit(memory=Memory("bank", user="mira"))
+        >>> chat.invoke("Where does Simsem live?").content
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    memory: SkipValidation[Memory] = Field(default_factory=Memory, exclude=True)
+    max_tokens: int = Field(default=64, ge=1)
+    temperature: float = Field(default=0.0, ge=0)
+    seed: int = 0
+    stop: list[str] | None = None
+
+    @property
+    def _llm_type(self) -> str:
+        return "memkit"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        return {"model": self.memory.model, "max_tokens": self.max_tokens, "seed": self.seed}
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        model = kwargs.get("model", self.memory.model)
+        params = LangSmithParams(ls_provider="memkit", ls_model_name=model, ls_model_type="chat")
+        params["ls_max_tokens"] = kwargs.get("max_tokens", self.max_tokens)
+        params["ls_temperature"] = kwargs.get("temperature", self.temperature)
+        if stop := stop or self.stop:
+            params["ls_stop"] = stop
+        return params
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        if ends := stop or self.stop:
+            # Only a stream can be left early.
+            parts = list(self._stream(messages, ends, **kwargs))
+            whole = sum(parts[1:], parts[0])
+            chunk = whole.message
+            message = AIMessage(
+                content=chunk.content,
+                response_metadata=chunk.response_metadata,
+                usage_metadata=getattr(chunk, "usage_metadata", None),
+            )
+            return ChatResult(generations=[ChatGeneration(message=message)])
+        asked = conversation(messages)
+        answer = self.memory.ask(asked.question, history=asked.history, **self._settings(asked, kwargs))
+        message = AIMessage(
+            content=answer.text, response_metadata=self._about(answer), usage_metadata=usage_of(answer)
+        )
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        asked = conversation(messages)
+        pieces = self.memory.stream(asked.question, history=asked.history, **self._settings(asked, kwargs))
+        for piece in until(pieces, stop or self.stop or []):
+            if isinstance(piece, str):
+                chunk = ChatGenerationChunk(message=AIMessageChunk(content=piece))
+            else:
+                about = self._about(piece) if isinstance(piece, Answer) else self._cut()
+                used = usage_of(piece) if isinstance(piece, Answer) else None
+                last = AIMessageChunk(
+                    content="", response_metadata=about, usage_metadata=used, chunk_position="last"
+                )
+                chunk = ChatGenerationChunk(message=last)
+            if run_manager:
+                run_manager.on_llm_new_token(str(chunk.message.content), chunk=chunk)
+            yield chunk
+
+    def _settings(self, asked: Conversation, given: dict[str, Any]) -> dict[str, Any]:
+        own = {name: given.get(name, getattr(self, name)) for name in ("max_tokens", "temperature", "seed")}
+        return {**own, "system": asked.system}
+
+    def _about(self, answer: Answer) -> dict[str, Any]:
+        trace = answer.trace
+        used: dict[str, Any] = {"route": trace.route, "reason": trace.reason, "memory_id": trace.memory_id}
+        used |= {"artifact_id": trace.artifact_id, "version": trace.version}
+        used["spans"] = [[span.start, span.end] for span in trace.spans]
+        return {**self._cut(), "finish_reason": "stop" if trace.stopped else "length", "memkit": used}
+
+    def _cut(self) -> dict[str, Any]:
+        return {"model_name": self.memory.model, "model_provider": "memkit", "finish_reason": "stop"}
+
+
+def usage_of(answer: Answer) -> UsageMetadata:
+    """Tokens of an answer; ``input_tokens`` are positions in front of it, artifact included."""
+    read, written = answer.trace.prompt_tokens, answer.trace.completion_tokens
+    return UsageMetadata(input_tokens=read, output_tokens=written, total_tokens=read + written)
+
+
+def until(pieces: Iterator[str | Answer], ends: list[str]) -> Iterator[str | Answer | None]:
+    """The pieces up to the first of ``ends``; then None instead of the answer, which is left unfinished.
+
+    What might be the start of an end is held back.
+    """
+    held, longest = "", max((len(end) for end in ends), default=0)
+    for piece in pieces:
+        if not isinstance(piece, str):
+            if held:
+                yield held
+            yield piece
+            return
+        held += piece
+        if cuts := [at for end in ends if (at := held.find(end)) >= 0]:
+            if held[: min(cuts)]:
+                yield held[: min(cuts)]
+            getattr(pieces, "close", lambda: None)()
+            yield None
+            return
+        keep = max(
+            (n for n in range(1, longest) if any(end.startswith(held[-n:]) for end in ends)), default=0
+        )
+        if ready := held[: len(held) - keep]:
+            yield ready
+            held = held[len(ready) :]
+    if held:
+        yield held

@@ -1,0 +1,42 @@
+"""`MemkitChatMessageHistory`: a conversation kept as a running memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from langchain_core.chat_history import BaseChatMessageHistory
+from langchain_core.messages import BaseMessage
+
+from memkit.integrations.langchain.messages import message_of, role_of, text_of
+from memkit.memory import Memory
+
+
+class MemkitChatMessageHistory(BaseChatMessageHistory):
+    """The messages of one session, each an entry of the running memory ``session``.
+
+    They can be asked about as all memories. Only who said what and when is kept of a message; messages
+    without text, as those that only call tools, are left out. Works under ``RunnableWithMessageHistory``,
+    which LangChain marks as deprecated; new code takes `MemkitMiddleware`.
+    """
+
+    def __init__(self, session: str, memory: Memory | None = None) -> None:
+        self.session, self.memory = session, memory or Memory()
+
+    @property
+    def messages(self) -> list[BaseMessage]:  # type: ignore[override] # LangChain's is a class attribute
+        """All messages, in the order of their dates."""
+        bank, user = self.memory.bank, self.memory.user
+        info = bank.logs.find(user, self.session)
+        entries = bank.logs.entries(user, info.id) if info else []
+        return [message_of(entry.speaker, entry.text) for entry in entries]
+
+    def add_messages(self, messages: Sequence[BaseMessage]) -> None:
+        """Add messages, all or none."""
+        said = [{"role": role_of(m), "content": text} for m in messages if (text := text_of(m)).strip()]
+        if said:
+            self.memory.remember(said, memory=self.session)
+
+    def clear(self) -> None:
+        """Forget the session, with all that was compiled from it."""
+        if info := self.memory.bank.logs.find(self.memory.user, self.session):
+            self.memory.forget(info.id)

@@ -1,0 +1,43 @@
+"""`MemkitRetriever`: passages of a user's memories."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from langchain_core.callbacks import CallbackManagerForRetrieverRun
+from langchain_core.documents import Document
+from langchain_core.retrievers import BaseRetriever
+from pydantic import ConfigDict, Field, SkipValidation
+
+from memkit.memory import Memory
+
+
+class MemkitRetriever(BaseRetriever):
+    """The best passage of each of the ``k`` memories that fit a query best.
+
+    ``metadata`` of a passage names its ``memory_id``, ``title``, ``start`` and ``end`` (characters of the
+    source) and ``score``.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    memory: SkipValidation[Memory] = Field(default_factory=Memory, exclude=True)
+    k: int = Field(default=4, ge=1)
+
+    def _get_relevant_documents(
+        self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **kwargs: Any
+    ) -> list[Document]:
+        return [
+            Document(
+                found.text,
+                id=f"{found.memory.id}:{found.span.start}-{found.span.end}",
+                metadata={
+                    "memory_id": found.memory.id,
+                    "title": found.memory.title,
+                    "start": found.span.start,
+                    "end": found.span.end,
+                    "score": found.score,
+                },
+            )
+            for found in self.memory.search(query, kwargs.get("k", self.k))
+        ]

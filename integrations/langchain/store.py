@@ -1,0 +1,263 @@
+"""`MemkitStore`: a LangGraph store whose items are memories."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote, unquote
+
+from langgraph.store.base import (
+    BaseStore,
+    GetOp,
+    Item,
+    ListNamespacesOp,
+    MatchCondition,
+    Op,
+    PutOp,
+    Result,
+    SearchItem,
+    SearchOp,
+    TTLConfig,
+)
+from langgraph.store.base.embed import get_text_at_path, tokenize_path
+
+from memkit.bank.items import SEPARATOR
+from memkit.bank.items import Item as Kept
+from memkit.document import Document
+from memkit.errors import ConfigError, NotFoundError
+from memkit.memory import Memory
+from memkit.router.candidates import candidates, index, refresh
+
+Namespace = tuple[str, ...]
+_ORDER: dict[str, Callable[[Any, Any], bool]] = {
+    "$gt": operator.gt,
+    "$gte": operator.ge,
+    "$lt": operator.lt,
+    "$lte": operator.le,
+}
+
+
+class MemkitStore(BaseStore):
+    """Items in a bank, found by meaning and words; each namespace is a tenant of its own.
+
+    The tenants lie beneath ``memory.user``: the namespace ``("a", "b")`` of the user "app" is the tenant
+    "app/a/b". No store sees what is not beneath its user. An item's texts (all of its value, or the paths
+    that ``index`` names) are a memory, which `Memory.of` that tenant can also answer from.
+    ``PutOp(value=None)`` forgets it, with every artifact that saw it; so do an item's expiry, at the next
+    write, and a new value.
+
+    ``ttl``: LangGraph's settings (minutes); items live longer when they are read, unless told otherwise.
+    """
+
+    supports_ttl = True
+
+    def __init__(
+        self,
+        memory: Memory | None = None,
+        *,
+        ttl: TTLConfig | None = None,
+        index: list[str] | None = None,
+        clock: Callable[[], datetime] | None = None,
+    ) -> None:
+        self.memory, self.ttl_config, self.index = memory or Memory(), ttl, index
+        self._clock = clock or _utc_now
+
+    def batch(self, ops: Iterable[Op]) -> list[Result]:
+        """Carry out the operations: those that read see the store as it was before those that write.
+
+        Of several that write one item the last counts.
+        """
+        results, puts = list[Result](), dict[tuple[Namespace, str], PutOp]()
+        for op in ops:
+            if isinstance(op, GetOp):
+                results.append(self._get(op))
+            elif isinstance(op, SearchOp):
+                results.append(self._search(op))
+            elif isinstance(op, ListNamespacesOp):
+                results.append(self._namespaces(op))
+            elif isinstance(op, PutOp):
+                puts[op.namespace, op.key] = op
+                results.append(None)
+            else:
+                raise ConfigError(f"a store has no operation {type(op).__name__}")
+        for put in puts.values():
+            self._put(put)
+        return results
+
+    async def abatch(self, ops: Iterable[Op]) -> list[Result]:
+        """As `batch`, in a thread."""
+        return await asyncio.to_thread(self.batch, list(ops))
+
+    # -- writing --------------------------------------------------------------------------------
+    def _put(self, op: PutOp) -> None:
+        memory, items = self.memory.of(self._tenant(op.namespace)), self.memory.bank.items
+        self._forget(memory, items.stale(memory.user))
+        for key in items.expired(memory.user, self._clock()):
+            self._remove(memory, key)
+        if op.value is None:
+            self._remove(memory, op.key)
+            return
+        try:
+            value = json.dumps(op.value, ensure_ascii=False)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"a value must be JSON: {error}") from error
+        text = self._text(op)
+        embedder = memory.router.embedder
+        refresh(memory.bank, memory.user, embedder)
+        items.put(
+            memory.user,
+            op.key,
+            value,
+            Document(text or value, op.key),
+            lambda document: index(document, embedder),
+            embedder=embedder.name,
+            searched=bool(text),
+            ttl=op.ttl,
+            now=self._clock(),
+        )
+        self._forget(memory, items.stale(memory.user))
+
+    def _remove(self, memory: Memory, key: str) -> None:
+        if (of_it := memory.bank.items.remove(memory.user, key)) is not None:
+            self._forget(memory, [of_it])
+
+    @staticmethod
+    def _forget(memory: Memory, memory_ids: Iterable[str]) -> None:
+        for memory_id in memory_ids:
+            try:
+                memory.forget(memory_id)
+            except NotFoundError:  # somebody else did
+                continue
+
+    def _text(self, op: PutOp) -> str:
+        if op.index is False or op.value is None:
+            return ""
+        paths = op.index if isinstance(op.index, list) else self.index
+        if paths is None:
+            return "\n".join(_lines(op.value))
+        found = [text for path in paths for text in get_text_at_path(dict(op.value), tokenize_path(path))]
+        return "\n".join(text for text in found if text.strip())
+
+    # -- reading --------------------------------------------------------------------------------
+    def _get(self, op: GetOp) -> Item | None:
+        tenant, now = self._tenant(op.namespace), self._clock()
+        kept = self.memory.bank.items.get(tenant, op.key, now)
+        if kept is None:
+            return None
+        self._used(op.refresh_ttl, [kept], now)
+        return Item(**self._about(kept))
+
+    def _search(self, op: SearchOp) -> list[SearchItem]:
+        now, found = self._clock(), list[tuple[Kept, float | None]]()
+        for tenant in self._beneath(op.namespace_prefix):
+            kept = [k for k in self.memory.bank.items.all(tenant, now) if _fits(k, op.filter)]
+            scores = self._scores(tenant, op.query, kept) if op.query else {}
+            found += [(each, scores.get(each.memory_id) if each.searched else None) for each in kept]
+        if op.query:
+            found.sort(key=lambda each: -each[1] if each[1] is not None else 1.0)
+        shown = found[op.offset : op.offset + op.limit]
+        self._used(op.refresh_ttl, [each for each, _ in shown], now)
+        return [SearchItem(**self._about(each), score=score) for each, score in shown]
+
+    def _scores(self, tenant: str, query: str, kept: list[Kept]) -> dict[str, float]:
+        bank, embedder = self.memory.bank, self.memory.router.embedder
+        refresh(bank, tenant, embedder)
+        ranked = candidates(bank, tenant, query, embedder, memories=max(len(kept), 1))
+        return {each.memory.id: each.strength for each in ranked}
+
+    def _namespaces(self, op: ListNamespacesOp) -> list[Namespace]:
+        wanted = op.match_conditions or ()
+        all_of = [self._namespace(tenant) for tenant in self._beneath(())]
+        matching = [each for each in all_of if all(_matches(condition, each) for condition in wanted)]
+        cut = sorted({each[: op.max_depth] for each in matching})
+        return cut[op.offset : op.offset + op.limit]
+
+    def _used(self, refresh_ttl: bool, kept: list[Kept], now: datetime) -> None:
+        if not refresh_ttl:
+            return
+        for each in kept:
+            if each.ttl is not None:
+                self.memory.bank.items.used(each.tenant, [each.key], now)
+
+    # -- names ----------------------------------------------------------------------------------
+    def _tenant(self, namespace: Namespace) -> str:
+        """The tenant of a namespace; its labels are quoted, so that none of them can name another."""
+        return SEPARATOR.join((self.memory.user, *(quote(label, safe=" ") for label in namespace)))
+
+    def _namespace(self, tenant: str) -> Namespace:
+        labels = tenant.removeprefix(self.memory.user + SEPARATOR).split(SEPARATOR)
+        return tuple(unquote(label) for label in labels)
+
+    def _beneath(self, prefix: Namespace) -> list[str]:
+        names, width = self.memory.bank.items.spaces(self.memory.user), len(prefix)
+        now = self._clock()
+        return [
+            name
+            for name in names
+            if self._namespace(name)[:width] == prefix and self.memory.bank.items.all(name, now)
+        ]
+
+    def _about(self, kept: Kept) -> dict[str, Any]:
+        return {
+            "namespace": self._namespace(kept.tenant),
+            "key": kept.key,
+            "value": json.loads(kept.value),
+            "created_at": kept.created,
+            "updated_at": kept.updated,
+        }
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _lines(value: Any, name: str = "") -> Iterable[str]:
+    """The texts and numbers of a value, one a line; a name in front of each but where it is the only one."""
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            inner = "" if len(value) == 1 else f"{name} {key}".strip()
+            yield from _lines(each, inner)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _lines(each, name)
+    elif value is not None and not isinstance(value, bool) and str(value).strip():
+        yield f"{name}: {value}" if name else str(value)
+
+
+def _fits(kept: Kept, conditions: dict[str, Any] | None) -> bool:
+    value = json.loads(kept.value) if conditions else {}
+    return all(_compared(value.get(key), wanted) for key, wanted in (conditions or {}).items())
+
+
+def _compared(value: Any, wanted: Any) -> bool:
+    if isinstance(wanted, dict) and any(key.startswith("$") for key in wanted):
+        return all(_operated(value, name, limit) for name, limit in wanted.items())
+    if isinstance(wanted, dict):
+        return isinstance(value, dict) and all(_compared(value.get(k), w) for k, w in wanted.items())
+    if isinstance(wanted, list | tuple):
+        same = isinstance(value, list | tuple) and len(value) == len(wanted)
+        return same and all(_compared(v, w) for v, w in zip(value, wanted, strict=True))
+    return bool(value == wanted)
+
+
+def _operated(value: Any, name: str, limit: Any) -> bool:
+    if name in ("$eq", "$ne"):
+        return bool((value == limit) == (name == "$eq"))
+    if name not in _ORDER:
+        raise ConfigError(f"a filter knows $eq, $ne, {', '.join(_ORDER)}, not {name}")
+    try:
+        return _ORDER[name](float(value), float(limit))
+    except (TypeError, ValueError):
+        return False
+
+
+def _matches(condition: MatchCondition, namespace: Namespace) -> bool:
+    path = condition.path
+    if len(namespace) < len(path):
+        return False
+    part = namespace[: len(path)] if condition.match_type == "prefix" else namespace[-len(path) :]
+    return all(wanted in ("*", label) for wanted, label in zip(path, part if path else (), strict=True))

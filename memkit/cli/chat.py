@@ -1,0 +1,113 @@
+"""``memkit chat``: a conversation that is remembered."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from memkit.cli.options import Compiler, EmbedderName, Home, Model, User, check_text, open_memory
+from memkit.cli.output import Output
+from memkit.errors import MemkitError
+
+if TYPE_CHECKING:
+    from memkit.answers import Answer
+    from memkit.memory import Memory
+
+_HELP = """What does not end with a question mark is remembered. Commands:
+/why      why the last answer is what it is
+/list     what is remembered
+/compile  compile the running memory now
+/forget   forget the whole running memory
+/quit     leave (or Ctrl-D)"""
+
+
+def chat(
+    user: User = "default",
+    name: Annotated[
+        str, typer.Option("--memory", metavar="NAME", help="The running memory that it goes to.")
+    ] = "profile",
+    max_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Most tokens of an answer.")] = 64,
+    compiler: Compiler = "lcc",
+    embedder: EmbedderName = None,
+    home: Home = None,
+    model: Model = "nano",
+) -> None:
+    """Talk with the model. What you tell it is remembered; questions are answered from all memories."""
+    output = Output()
+    with open_memory(home, model, user, compiler=compiler, embedder=embedder) as memory:
+        if sys.stdin.isatty():
+            output.note(_HELP)
+        Chat(memory, name, max_tokens, output).run(_lines())
+
+
+class Chat:
+    """One conversation; what was said so far is read again with every question."""
+
+    def __init__(self, memory: Memory, name: str, max_tokens: int, output: Output) -> None:
+        self.memory, self.name, self.max_tokens, self.output = memory, name, max_tokens, output
+        self.turns = list[tuple[str, str]]()
+        self.last: Answer | None = None
+
+    def run(self, lines: Iterator[str]) -> None:
+        """Answer each line; an error ends no conversation."""
+        for line in lines:
+            if line == "/quit":
+                return
+            try:
+                self._command(line) if line.startswith("/") else self._say(line)
+            except MemkitError as error:
+                self.output.note(f"error: {error}")
+
+    def _say(self, line: str) -> None:
+        if not line.endswith("?"):
+            self.memory.remember(line, memory=self.name)
+            self.output.note("remembered")
+            return
+        said, live = "", self.output.out.is_terminal
+        for piece in self.memory.stream(line, history=self.turns, max_tokens=self.max_tokens):
+            if isinstance(piece, str):
+                said += piece
+                if live:
+                    self.output.out.out(piece, end="", highlight=False)
+            else:
+                self.last = piece
+        self.output.say("" if live else said)
+        self.turns.append((line, said))
+
+    def _command(self, line: str) -> None:
+        memory, output = self.memory, self.output
+        info = memory.bank.logs.find(memory.user, self.name)
+        if line == "/why" and self.last is not None:
+            output.say(f"{self.last.route}: {self.last.trace.reason}")
+        elif line == "/list":
+            for entry in memory.bank.logs.entries(memory.user, info.id) if info else []:
+                output.say(entry.line)
+        elif line == "/compile" and info is not None:
+            done = memory.compile(info.id)
+            output.note(f"compiled {done.entries} entries")
+        elif line == "/forget":
+            if info is not None:
+                memory.forget(info.id)
+            self.turns.clear()
+            output.note("forgotten")
+        else:
+            output.note(_HELP)
+
+
+def _lines() -> Iterator[str]:
+    """Lines of standard input without space around them; empty ones are left out."""
+    terminal = sys.stdin.isatty()
+    if terminal:
+        with suppress(ImportError):
+            import readline  # noqa: F401 # lets input() edit lines
+    while True:
+        try:
+            line = (input("> ") if terminal else next(sys.stdin)).strip()
+        except (EOFError, StopIteration):
+            return
+        if line:
+            yield check_text("line", line)

@@ -1,0 +1,58 @@
+"""``memkit init`` and ``memkit config``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from memkit import settings
+from memkit.cli.options import Json
+from memkit.cli.output import Output
+from memkit.errors import ConfigError
+
+_HIDDEN = "(hidden)"
+
+
+def init(
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH", help="Default: the platform's folder for configuration.", show_default=False
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")] = False,
+    json: Json = False,
+) -> None:
+    """Write a file with every setting, commented out, to be edited."""
+    output, path = Output(json), file or settings.default_file()
+    if path.exists() and not force:
+        raise ConfigError(f"{path} is there already; --force overwrites it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(settings.template(), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}") from error
+    output.result({"file": path}, lambda: output.say(f"wrote {path}; `memkit config` shows what counts"))
+
+
+def config(json: Json = False) -> None:
+    """Show every setting, and whether the environment, the file or a default decides it."""
+    output, path = Output(json), settings.default_file()
+    shown = [
+        {
+            "setting": each.setting.name,
+            "value": _HIDDEN if each.setting.secret and each.value else each.value,
+            "from": each.source,
+            "variable": each.setting.variable,
+        }
+        for each in settings.values(settings.read())
+    ]
+
+    def show() -> None:
+        there = "" if path.exists() else " (not there: `memkit init` writes it)"
+        output.say(f"file: {path}{there}")
+        output.table(list(shown[0]), [list(row.values()) for row in shown])
+
+    output.result({"file": path, "exists": path.exists(), "settings": shown}, show)

@@ -1,0 +1,259 @@
+"""`MemkitStore` does what LangGraph's own store does, and forgets for real."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("langgraph")
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from langgraph.store.base import (
+    BaseStore,
+    GetOp,
+    InvalidNamespaceError,
+    ListNamespacesOp,
+    MatchCondition,
+    PutOp,
+    SearchItem,
+    SearchOp,
+)
+from langgraph.store.memory import InMemoryStore
+
+from memkit.engine.transformers import TransformersEngine
+from memkit.errors import ConfigError
+from memkit.integrations.langchain import MemkitStore
+from memkit.memory import Memory
+from memkit.testing import TEXT, TINY_OPTIONS
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = datetime(2026, 1, 5, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+@pytest.fixture
+def memory(tmp_path: Path, engine: TransformersEngine) -> Iterator[Memory]:
+    with Memory(tmp_path / "bank", user="app", engine=engine, options=TINY_OPTIONS) as made:
+        yield made
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store(memory: Memory, clock: Clock) -> MemkitStore:
+    return MemkitStore(memory, clock=clock)
+
+
+labels = st.sampled_from(["a", "b", "a/b", "é %2F", "*"])
+namespaces = st.lists(labels, min_size=1, max_size=3).map(tuple)
+keys = st.sampled_from(["k", "l", "k/l"])
+values = st.dictionaries(
+    st.sampled_from(["text", "n", "deep"]),
+    st.one_of(st.integers(0, 3), st.sampled_from(["bees", "boats"]), st.lists(st.integers(0, 1), max_size=2)),
+    max_size=2,
+)
+filters = st.one_of(
+    st.none(),
+    st.dictionaries(
+        st.sampled_from(["text", "n"]), st.one_of(st.integers(0, 3), st.just("bees")), max_size=1
+    ),
+    st.builds(lambda n: {"n": {"$ne": n}}, st.integers(0, 3)),
+)
+paths = st.lists(st.one_of(labels, st.just("*")), min_size=1, max_size=2).map(tuple)
+conditions = st.lists(
+    st.builds(MatchCondition, st.sampled_from(["prefix", "suffix"]), paths), max_size=2
+).map(tuple)
+anywhere = st.one_of(st.just(()), namespaces)
+operations = st.one_of(
+    st.builds(lambda n, k: GetOp(n, k), namespaces, keys),
+    st.builds(lambda n, k, v: PutOp(n, k, v), namespaces, keys, st.one_of(values, values, st.none())),
+    st.builds(lambda n, f: SearchOp(n, f, 100), anywhere, filters),
+    st.builds(
+        lambda c, depth, limit: ListNamespacesOp(c, depth, limit),
+        conditions,
+        st.one_of(st.none(), st.integers(1, 3)),
+        st.integers(0, 5),
+    ),
+)
+
+
+def plain(result: Any) -> Any:
+    if isinstance(result, list):
+        return [plain(each) for each in result]
+    if result is None or isinstance(result, tuple):
+        return result
+    return result.namespace, result.key, result.value
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(batches=st.lists(st.lists(operations, max_size=4), max_size=6))
+def test_it_does_what_langgraphs_store_does(memory: Memory, batches: list[list[Any]]) -> None:
+    mine, theirs = MemkitStore(memory), InMemoryStore()
+    try:
+        for batch in batches:
+            ops = sorted(batch, key=lambda op: not isinstance(op, ListNamespacesOp))
+            for empty in [space for space, kept in theirs._data.items() if not kept]:
+                del theirs._data[empty]  # theirs lists namespaces that were only looked into
+            for op, got, wanted in zip(ops, mine.batch(ops), theirs.batch(ops), strict=True):
+                if isinstance(op, SearchOp):  # namespaces come in another order
+                    assert sorted(plain(got), key=repr) == sorted(plain(wanted), key=repr)
+                else:
+                    assert plain(got) == plain(wanted)
+    finally:
+        for space in memory.bank.items.spaces(memory.user):
+            memory.of(space).forget()
+
+
+def test_the_usual_calls(store: MemkitStore) -> None:
+    store.put(("users", "mira"), "home", {"text": "Mira lives in Lasces."})
+    item = store.get(("users", "mira"), "home")
+    assert item is not None
+    assert (item.key, item.namespace, item.value) == (
+        "home",
+        ("users", "mira"),
+        {"text": "Mira lives in Lasces."},
+    )
+    assert store.list_namespaces(prefix=("users",)) == [("users", "mira")]
+    store.delete(("users", "mira"), "home")
+    store.delete(("users", "mira"), "home")
+    assert store.get(("users", "mira"), "home") is None
+    assert store.list_namespaces() == []
+
+
+def test_async_calls(store: MemkitStore) -> None:
+    async def work() -> None:
+        await store.aput(("a",), "k", {"text": "bees"})
+        found = await store.asearch(("a",), query="bees")
+        assert [each.key for each in found] == ["k"]
+        await store.adelete(("a",), "k")
+        assert await store.aget(("a",), "k") is None
+
+    asyncio.run(work())
+
+
+def test_search_ranks_by_the_query(store: MemkitStore) -> None:
+    store.put(("n",), "ferry", {"text": "The ferry to Osk leaves at nine."})
+    store.put(("n",), "bees", {"about": "Rolan", "text": "He keeps bees in Tarv."})
+    store.put(("m",), "boats", {"text": "Keldor paints boats."})
+    store.put(("n",), "secret", {"text": "Bees, bees, bees."}, index=False)
+    found = store.search((), query="Who keeps bees?", limit=4)
+    assert found[0].key == "bees"
+    assert found[-1].key == "secret"
+    assert found[-1].score is None
+    assert [each.key for each in store.search(("n",), query="the ferry", limit=1)] == ["ferry"]
+    assert all(isinstance(each, SearchItem) for each in found)
+
+
+def test_paths_choose_what_is_searched(memory: Memory) -> None:
+    store = MemkitStore(memory, index=["title"])
+    store.put(("n",), "a", {"title": "ferries", "body": "bees"})
+    store.put(("n",), "b", {"title": "boats", "body": "ferries"}, index=["body"])
+    texts = {
+        each.title: memory.of("app/n").bank.source("app/n", each.id).text
+        for each in memory.of("app/n").list()
+    }
+    assert texts == {"a": "ferries", "b": "ferries"} or set(texts.values()) == {"ferries"}
+
+
+def test_an_item_is_a_memory_that_answers(store: MemkitStore, memory: Memory) -> None:
+    store.put(("users", "mira"), "bio", {"text": TEXT})
+    answer = memory.of("app/users/mira").ask("Where does Mira live?", max_tokens=4)
+    assert answer.route == "text"
+    assert memory.ask("Where does Mira live?", max_tokens=4).route == "none"
+
+
+def test_deleting_and_replacing_forget_for_real(store: MemkitStore, memory: Memory) -> None:
+    mira = memory.of("app/mira")
+    store.put(("mira",), "bio", {"text": TEXT})
+    (info,) = mira.list()
+    mira.compile(info.id)
+    artifacts = list(memory.bank.path.rglob("*.mka"))
+    assert len(artifacts) == 1
+    store.put(("mira",), "bio", {"text": "Mira moved away."})
+    assert [each.id for each in mira.list()] != [info.id]
+    assert len(mira.list()) == 1
+    assert not artifacts[0].exists()
+    store.put(("mira",), "bio", None)  # type: ignore[arg-type] # LangGraph's way to delete
+    assert mira.list() == []
+    whole = b"".join(p.read_bytes() for p in memory.bank.path.rglob("*") if p.is_file())
+    assert b"Mira moved away" not in whole
+    assert TEXT[:30].encode() not in whole
+
+
+def test_items_with_one_text_share_a_memory(store: MemkitStore, memory: Memory) -> None:
+    store.put(("n",), "a", {"text": "Rolan keeps bees."})
+    store.put(("n",), "b", {"text": "Rolan keeps bees."})
+    assert len(memory.of("app/n").list()) == 1
+    store.delete(("n",), "a")
+    item = store.get(("n",), "b")
+    assert item is not None
+    assert item.value == {"text": "Rolan keeps bees."}
+    store.put(("n",), "b", {"text": "Rolan keeps cats."})
+    assert [memory.bank.source("app/n", m.id).text for m in memory.of("app/n").list()] == [
+        "Rolan keeps cats."
+    ]
+
+
+def test_forgetting_a_user_takes_the_items_along(store: MemkitStore, memory: Memory) -> None:
+    store.put(("n",), "a", {"text": "Rolan keeps bees."})
+    memory.of("app/n").forget()
+    assert store.get(("n",), "a") is None
+    assert store.search(()) == []
+
+
+def test_items_expire(store: MemkitStore, clock: Clock, memory: Memory) -> None:
+    store.put(("n",), "short", {"text": "bees"}, ttl=10)
+    store.put(("n",), "long", {"text": "boats"}, ttl=None)
+    clock.now += timedelta(minutes=9)
+    assert store.get(("n",), "short") is not None  # lives ten minutes from now
+    clock.now += timedelta(minutes=9)
+    assert [each.key for each in store.search(("n",), refresh_ttl=False)] == ["short", "long"]
+    clock.now += timedelta(minutes=2)
+    assert store.get(("n",), "short") is None
+    assert [each.key for each in store.search(("n",))] == ["long"]
+    store.put(("n",), "new", {"text": "ferries"})
+    assert sorted(m.title for m in memory.of("app/n").list()) == ["long", "new"]
+
+
+def test_no_store_sees_what_is_not_beneath_its_user(memory: Memory) -> None:
+    mine, other = MemkitStore(memory), MemkitStore(memory.of("app2"))
+    wide = MemkitStore(memory.of("ap"))
+    memory.of("app").remember("Rolan keeps bees.", compile=False)
+    mine.put(("/", "app2"), "k", {"text": "bees"})
+    mine.put(("a/b",), "k", {"text": "boats"})
+    for store in (other, wide):
+        assert store.search(()) == []
+        assert store.list_namespaces() == []
+        assert store.get(("a/b",), "k") is None
+    assert mine.get(("a", "b"), "k") is None
+    assert mine.list_namespaces() == [("/", "app2"), ("a/b",)]
+
+
+def test_bad_input_is_refused(store: MemkitStore) -> None:
+    with pytest.raises(ConfigError, match="JSON"):
+        store.put(("n",), "k", {"text": object()})
+    with pytest.raises(ConfigError, match="key"):
+        store.put(("n",), "k" * 1000, {"text": "bees"})
+    with pytest.raises(ConfigError, match="ttl"):
+        store.put(("n",), "k", {"text": "bees"}, ttl=-1)
+    with pytest.raises(ConfigError, match="ttl"):
+        store.put(("n",), "k", {"text": "bees"}, ttl=1e12)
+    with pytest.raises(InvalidNamespaceError):
+        store.put((), "k", {"text": "bees"})
+    store.put(("n",), "k", {"n": 1})
+    with pytest.raises(ConfigError, match="filter"):
+        store.search(("n",), filter={"n": {"$like": 1}})
+    assert isinstance(store, BaseStore)
