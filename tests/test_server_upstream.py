@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import json
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +30,7 @@ class Other:
     bodies: list[dict[str, Any]] = field(default_factory=list)
     keys: set[str] = field(default_factory=set)
     status: int = 200
+    left: bool = False  # whether somebody hung up
 
     def app(self) -> FastAPI:
         app = FastAPI()
@@ -47,18 +51,26 @@ class Other:
             if self.status != 200:
                 return JSONResponse({"error": {"message": "no", "type": "x"}}, self.status)
             if body.get("stream"):
-                return StreamingResponse(self._events(frame), media_type="text/event-stream")
+                return StreamingResponse(
+                    self._events(frame, "endless" in body), media_type="text/event-stream"
+                )
             message = {"role": "assistant", "content": "Keldor"}
             choice = {"index": 0, "message": message, "finish_reason": "stop"}
             return JSONResponse({**frame, "object": "chat.completion", "choices": [choice]})
 
         return app
 
-    async def _events(self, frame: dict[str, Any]) -> AsyncIterator[str]:
-        for piece in ("Kel", "dor"):
-            choice = {"index": 0, "delta": {"content": piece}, "finish_reason": None}
-            yield f"data: {json.dumps({**frame, 'object': 'chat.completion.chunk', 'choices': [choice]})}\n\n"
-        yield "data: [DONE]\n\n"
+    async def _events(self, frame: dict[str, Any], endless: bool) -> AsyncIterator[str]:
+        chunk = {**frame, "object": "chat.completion.chunk"}
+        try:
+            for piece in itertools.cycle(["Kel", "dor"]) if endless else ("Kel", "dor"):
+                choice = {"index": 0, "delta": {"content": piece}, "finish_reason": None}
+                yield f"data: {json.dumps({**chunk, 'choices': [choice]})}\n\n"
+                await asyncio.sleep(0.01)
+            yield "data: [DONE]\n\n"
+        except asyncio.CancelledError:
+            self.left = True
+            raise
 
 
 @pytest.fixture
@@ -110,6 +122,22 @@ def test_a_stream_is_passed_on(client: openai.OpenAI) -> None:
     chunks = list(client.chat.completions.create(**ASKED, user="mira", stream=True))
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "Keldor"
     assert (chunks[0].model_extra or {})["memkit"]["route"] == "text"
+
+
+def test_who_hangs_up_here_hangs_up_there(server: Served, other: Other) -> None:
+    body = {**ASKED, "stream": True, "endless": True}
+    with server.client("acme") as client, client.stream("POST", "/v1/chat/completions", json=body) as answer:
+        next(answer.iter_lines())
+    for _ in range(100):
+        if other.left:
+            break
+        time.sleep(0.05)
+    assert other.left
+
+
+def test_what_is_remembered_stays_on_its_text(server: Served) -> None:
+    with server.client("acme") as client:
+        assert client.post("/memories", json={"text": "Jalo works at Brimtek."}).json()["job"] is None
 
 
 def test_models_are_the_upstreams(client: openai.OpenAI) -> None:

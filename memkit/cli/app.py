@@ -161,6 +161,8 @@ def build() -> typer.Typer:
     benches.command("year")(bench.bench_year)
     benches.command("recompile")(bench.bench_recompile)
     benches.command("crash")(bench.bench_crash)
+    benches.command("fuzz")(bench.bench_fuzz)
+    benches.command("load")(bench.bench_load)
     app.add_typer(benches, name="bench", rich_help_panel=_MEASURE)
     return app
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ from memkit.cli.evaluate import check_writable, numbers, write_json
 from memkit.cli.options import Model, Options, Out, Records, Seed, compiler_options, quiet_libraries
 from memkit.cli.output import Output
 from memkit.cli.progress import progress
+from memkit.errors import MissingExtraError
 
 Progress = Callable[[str, int, int], None]
 QUICK = {"source": "generated:1", "paper_steps": 50}
@@ -189,3 +191,39 @@ def bench_recompile(
 
     config = RecompileConfig(memories, workers, model, compiler_options(option), seed)
     _measured(json, lambda report: bench(config, report))
+
+
+def bench_fuzz(
+    cases: Annotated[int, typer.Option(min=1, metavar="N", help="Requests.")] = 10_000,
+    seed: Seed = 0,
+    json: Out = None,
+) -> None:
+    """Send the HTTP server requests that fit its description, and others; count what it fails at."""
+    quiet_libraries()
+    fuzz = _served("fuzz")
+    _measured(json, lambda report: fuzz.bench(fuzz.FuzzConfig(cases, seed), report))
+
+
+def bench_load(
+    clients: Annotated[int, typer.Option(min=1, metavar="N", help="That stream answers at once.")] = 64,
+    seconds: Annotated[float, typer.Option(min=1, metavar="S")] = 300.0,
+    remembers: Annotated[float, typer.Option(min=0, max=1, help="Share of requests.")] = 0.2,
+    forgets: Annotated[float, typer.Option(min=0, max=1, help="Share of requests.")] = 0.02,
+    tenants: Annotated[int, typer.Option(min=1, metavar="N")] = 8,
+    seed: Seed = 0,
+    model: Model = "nano",
+    json: Out = None,
+) -> None:
+    """Let many clients stream answers, remember and forget; count errors and what the server adds."""
+    quiet_libraries()
+    load = _served("load")
+    config = load.LoadConfig(clients, seconds, remembers, forgets, tenants, model, seed)
+    _measured(json, lambda report: load.bench(config, report))
+
+
+def _served(name: str) -> Any:
+    """A module that needs the server's extra."""
+    try:
+        return import_module(f"memkit.evals.{name}")
+    except ImportError as error:
+        raise MissingExtraError(error.name or "fastapi", "pip install 'memkit[server]'") from error

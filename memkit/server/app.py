@@ -5,12 +5,14 @@ from __future__ import annotations
 import mimetypes
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from anyio import to_thread
 from fastapi import APIRouter, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.openapi.utils import get_openapi
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 
@@ -91,7 +93,23 @@ def create_app(config: ServerConfig, engine: TransformersEngine | None = None) -
             expose_headers=["X-Request-Id", "X-Memkit-Route", "X-Memkit-Memory", "X-Memkit-Version"],
         )
     app.add_middleware(Guard, max_body=config.max_body)
+    app.openapi = partial(_described, app)  # type: ignore[method-assign] # as FastAPI's documentation says
     return app
+
+
+def _described(app: FastAPI) -> dict[str, Any]:
+    """The API's description; what FastAPI says of 422 is left out, as bad requests get 400 here."""
+    if app.openapi_schema is None:
+        described = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes
+        )
+        for methods in described["paths"].values():
+            for how in methods.values():
+                how["responses"].pop("422", None)
+        for name in ("HTTPValidationError", "ValidationError"):
+            described["components"]["schemas"].pop(name, None)
+        app.openapi_schema = described
+    return app.openapi_schema
 
 
 def _operation(route: APIRoute) -> str:

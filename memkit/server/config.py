@@ -69,6 +69,11 @@ class ServerConfig:
                 raise ValueError(f"{url!r} is no address of the form https://host")
 
     @property
+    def compiles(self) -> bool:
+        """Whether what is remembered is compiled as it comes; for an upstream there is nothing to compile."""
+        return self.compile and self.upstream is None
+
+    @property
     def model_id(self) -> str:
         """The model's name for those who call: of a path only its last part."""
         name = os.path.basename(os.path.normpath(self.model)) if os.sep in self.model else self.model

@@ -77,6 +77,12 @@ def unauthorized() -> ApiError:
     return ApiError(401, NO_KEY, "invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
 
 
+def queue_full() -> ApiError:
+    """The answer where a tenant's compilations wait already, as many as may."""
+    message = "too many of this tenant's compilations wait; try again later"
+    return ApiError(429, message, "queue_full", headers={"Retry-After": "60"})
+
+
 def api_error(error: Exception) -> ApiError:
     """What a caller is told of an error; what is behind one that is not the caller's stays in the log."""
     if isinstance(error, ApiError):

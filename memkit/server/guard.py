@@ -18,6 +18,7 @@ from memkit.server.errors import ApiError, api_error, body_of
 log = logging.getLogger("memkit.server")
 READ_TIMEOUT = 30.0  # seconds between two parts of a body
 DRAINED, DRAIN_SECONDS = 4 * 2**20, 2.0  # of a body that is refused: read on so that the sender hears why
+UNBUFFERED = {"X-Accel-Buffering": "no"}  # of streams: a proxy in front passes on each piece at once
 _ID = re.compile(rb"[\w.-]{1,64}")
 POLICY = "; ".join(
     [

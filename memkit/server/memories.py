@@ -11,7 +11,7 @@ from memkit.bank import MemoryInfo, Said
 from memkit.cli.output import plain
 from memkit.document import Document, Span
 from memkit.errors import NotFoundError
-from memkit.server.errors import ApiError
+from memkit.server.errors import ApiError, queue_full
 from memkit.server.schemas import (
     DifferenceOut,
     EntryOut,
@@ -44,6 +44,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         413: "The body is too large.",
         429: "Too many requests of this key.",
         503: "Not now; try again.",
+        504: "It took too long.",
     }.items()
 }
 Id = Annotated[str, Path(description="A memory's id.", examples=["0123456789abcdef"])]
@@ -67,7 +68,8 @@ def remember(body: RememberBody, desk: AtDesk) -> RememberedOut:
             info = memory.remember(Document(body.text, body.title), compile=False)
         else:
             info = memory.remember(_said(body), memory=body.memory, when=body.when, key=body.key)
-    due = body.compile and desk.services.config.compile and not info.version and not info.running
+    config = desk.services.config
+    due = body.compile and config.compiles and not info.version and not info.running
     job = compile_later(desk, info.id) if due else None
     return RememberedOut(memory=memory_out(info), job=job)
 
@@ -180,9 +182,7 @@ def compile_memory(memory_id: Id, desk: AtDesk) -> JobOut:
     job = compile_later(desk, info.id)
     found = desk.services.jobs.get(desk.caller.tenant, job) if job else None
     if found is None:
-        raise ApiError(
-            503, "too many compilations wait; try again later", "queue_full", headers={"Retry-After": "60"}
-        )
+        raise queue_full()
     return JobOut.model_validate(found)
 
 
@@ -218,9 +218,8 @@ def _forgotten(desk: Desk, memory_id: str | None, spans: list[Span] | None = Non
     desk.services.jobs.forgotten(desk.owner, memory_id)
     with desk.memory() as memory:
         receipts = memory.forget(memory_id, spans=spans or (), compile=False)
-    config = desk.services.config
     for receipt in receipts:
-        if receipt.left and receipt.artifacts_removed and config.compile and config.upstream is None:
+        if receipt.left and receipt.artifacts_removed and desk.services.config.compiles:
             compile_later(desk, receipt.left)
     return ForgottenOut(receipts=[ReceiptOut.model_validate(each) for each in receipts])
 

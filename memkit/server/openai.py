@@ -8,10 +8,10 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 from anyio import to_thread
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from memkit.answers import Answer
@@ -20,8 +20,17 @@ from memkit.router.gate import GateName
 from memkit.server.answering import Question
 from memkit.server.asking import headers_of, longest, turns_of, used
 from memkit.server.errors import ApiError, api_error, body_of, request_id_of
+from memkit.server.guard import UNBUFFERED
 from memkit.server.memories import ERRORS, the
-from memkit.server.openai_schemas import ChatBody, ChatMessage, Common, CompletionBody, Model, Models
+from memkit.server.openai_schemas import (
+    ChatBody,
+    ChatMessage,
+    ChatOut,
+    Common,
+    CompletionBody,
+    Model,
+    Models,
+)
 from memkit.server.people import header_text
 from memkit.server.services import AtDesk, Desk
 from memkit.server.stops import Stopper
@@ -35,6 +44,29 @@ _EXTENSION = (
     "stream it is in the last chunk. Without a stream the headers X-Memkit-Route, -Gate, -Memory and "
     "-Version tell it in short. X-Memkit-User, X-Memkit-Memory (an id) and X-Memkit-Gate choose."
 )
+
+
+class Choices:
+    """What headers choose in place of the router: one memory, and the gate."""
+
+    def __init__(
+        self,
+        x_memkit_memory: Annotated[
+            str, Header(description="The id of the one memory that may be used.")
+        ] = "",
+        x_memkit_gate: Annotated[str, Header(description="auto, rule, entropy or learned.")] = "",
+    ) -> None:
+        self._memory, self._gate = x_memkit_memory, x_memkit_gate
+
+    def of(self, desk: Desk) -> tuple[str | None, GateName | None]:
+        """The memory and the gate; `NotFoundError` for a memory that the caller has not."""
+        if self._gate and self._gate not in _GATES:
+            raise ConfigError(f"X-Memkit-Gate is one of {', '.join(_GATES)}")
+        memory = the(desk, header_text(self._memory)).id if self._memory else None
+        return memory, _GATES[self._gate] if self._gate else None
+
+
+Chosen = Annotated[Choices, Depends()]
 routes = APIRouter(prefix="/v1", tags=["OpenAI-compatible"], responses=ERRORS)
 
 
@@ -53,22 +85,28 @@ def model(model_id: str, desk: AtDesk) -> Model:
     return _model(desk)
 
 
-@routes.post("/chat/completions", description=_EXTENSION)
-async def chat(body: ChatBody, desk: AtDesk, request: Request, response: Response) -> Response:
+@routes.post(
+    "/chat/completions", description=_EXTENSION, response_model=None, responses={200: {"model": ChatOut}}
+)
+async def chat(
+    body: ChatBody, desk: AtDesk, request: Request, response: Response, chosen: Chosen
+) -> Response:
     desk = desk.of(body.user)
     if desk.services.config.upstream is not None:
-        within, _ = await to_thread.run_sync(choices_in, desk, request)
+        within, _ = await to_thread.run_sync(chosen.of, desk)
         upstream: Upstream = request.app.state.upstream
         return _with(await upstream.chat(desk, body, _last(body.messages), within), response)
     _check(desk, body)
     history, question, system = turns_in(body.messages)
-    asked = await to_thread.run_sync(_question, desk, body, request, question, body.max_completion_tokens)
+    asked = await to_thread.run_sync(_question, desk, body, chosen, question, body.max_completion_tokens)
     asked = replace(asked, history=history, system=system)
     return await _answered(_Form("chat.completion", "chatcmpl"), desk, body, asked, request, response)
 
 
-@routes.post("/completions", description=_EXTENSION)
-async def completions(body: CompletionBody, desk: AtDesk, request: Request, response: Response) -> Response:
+@routes.post("/completions", description=_EXTENSION, response_model=None, responses={200: {"model": ChatOut}})
+async def completions(
+    body: CompletionBody, desk: AtDesk, request: Request, response: Response, chosen: Chosen
+) -> Response:
     desk = desk.of(body.user)
     if desk.services.config.upstream is not None:
         raise ApiError(
@@ -76,7 +114,7 @@ async def completions(body: CompletionBody, desk: AtDesk, request: Request, resp
         )
     _check(desk, body)
     prompt = body.prompt if isinstance(body.prompt, str) else body.prompt[0]
-    asked = await to_thread.run_sync(_question, desk, body, request, prompt, None)
+    asked = await to_thread.run_sync(_question, desk, body, chosen, prompt, None)
     return await _answered(_Form("text_completion", "cmpl"), desk, body, asked, request, response)
 
 
@@ -143,11 +181,11 @@ def _model(desk: Desk) -> Model:
     return Model(id=desk.services.config.model_id, created=desk.services.started)
 
 
-def _question(desk: Desk, body: Common, request: Request, text: str, most: int | None) -> Question:
+def _question(desk: Desk, body: Common, chosen: Choices, text: str, most: int | None) -> Question:
     if not text.strip():
         raise ApiError(400, "the question is empty", "invalid_value", "messages")
     tokens = most or body.max_tokens or DEFAULT_TOKENS
-    within, gate = choices_in(desk, request)
+    within, gate = chosen.of(desk)
     return Question(
         text,
         min(tokens, longest(desk)),
@@ -156,14 +194,6 @@ def _question(desk: Desk, body: Common, request: Request, text: str, most: int |
         within=within,
         gate=gate,
     )
-
-
-def choices_in(desk: Desk, request: Request) -> tuple[str | None, GateName | None]:
-    """The memory and the gate that headers choose."""
-    memory, gate = request.headers.get("x-memkit-memory"), request.headers.get("x-memkit-gate")
-    if gate and gate not in _GATES:
-        raise ConfigError(f"X-Memkit-Gate is one of {', '.join(_GATES)}")
-    return the(desk, header_text(memory)).id if memory else None, _GATES[gate] if gate else None
 
 
 # -- what is answered ---------------------------------------------------------------------------
@@ -210,7 +240,8 @@ async def _answered(
             await pieces.aclose()
             raise
         events = _events(form, desk, body, first, pieces, request_id_of(request))
-        return _with(StreamingResponse(events, media_type="text/event-stream"), response)
+        streamed = StreamingResponse(events, media_type="text/event-stream", headers=UNBUFFERED)
+        return _with(streamed, response)
     answer = await turns_of(request).answer(desk, asked, request)
     stopper = Stopper(body.stops)
     text = stopper.take(answer.text) + stopper.rest()

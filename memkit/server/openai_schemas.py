@@ -135,6 +135,40 @@ class Usage(BaseModel):
     total_tokens: int
 
 
+class Used(BaseModel):
+    """What an answer was made from: memkit's own field in OpenAI's answers."""
+
+    user: str = Field(description="Whose memories; empty: the tenant's own.")
+    route: Literal["latent", "text", "none"] = Field(description="Artifact, text, or neither.")
+    reason: str = Field(description="Why, in words.")
+    gate: str
+    calibrated: bool
+    margin: float | None = Field(description="How far the gate was from deciding otherwise.")
+    memory_id: str | None
+    artifact_id: str | None
+    version: int | None = Field(description="Of the artifact.")
+    spans: list[dict[str, int]] = Field(description="Characters of the memory's source.")
+    route_ms: float | None = None
+    ttft_ms: float | None = None
+    total_ms: float | None = None
+    notes: list[str]
+    ignored: list[str] = Field(description="Fields of the request that changed nothing.")
+
+
+class ChatOut(BaseModel):
+    """OpenAI's answer with memkit's field."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    object: str
+    created: int
+    model: str
+    choices: list[dict[str, Any]]
+    usage: Usage | None = None
+    memkit: Used
+
+
 class Model(BaseModel):
     """The model that answers."""
 

@@ -36,7 +36,9 @@ class Pool:
     def of(self, owner: str) -> Iterator[Memory]:
         """One owner's memory, which stays as long as it is used."""
         with self._lock:
-            kept = self._kept.setdefault(owner, _Kept(self.root.of(owner)))
+            kept = self._kept.get(owner)
+            if kept is None:
+                kept = self._kept[owner] = _Kept(self.root.of(owner))
             self._kept.move_to_end(owner)
             kept.uses += 1
         try:

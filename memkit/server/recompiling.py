@@ -10,7 +10,7 @@ from memkit.errors import ConfigError, NotFoundError
 from memkit.recompile.advice import AdvisorConfig
 from memkit.recompile.plan import Scope, plan
 from memkit.server.asking import require_model
-from memkit.server.errors import ApiError
+from memkit.server.errors import queue_full
 from memkit.server.memories import ERRORS
 from memkit.server.people import SEPARATOR, Caller, users_of
 from memkit.server.schemas import JobOut, JobsOut, PlanOut, RecompileBody, SkippedOut, TaskOut
@@ -56,9 +56,7 @@ def start(body: RecompileBody, desk: AtDesk) -> JobOut:
     require_model(desk)
     job = desk.services.jobs.recompile(desk.caller.tenant, _scope(desk, body))
     if job is None:
-        raise ApiError(
-            503, "too many compilations wait; try again later", "queue_full", headers={"Retry-After": "60"}
-        )
+        raise queue_full()
     return JobOut.model_validate(job)
 
 

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends, Request, Response
+from fastapi import Depends, Header, Request, Response, Security
+from fastapi.security import HTTPBearer
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
@@ -26,6 +27,9 @@ from memkit.server.errors import ApiError, unauthorized
 from memkit.server.jobs import Jobs
 from memkit.server.people import Caller, header_text
 from memkit.server.pool import Pool
+
+BEARER = HTTPBearer(auto_error=False, description="An API key: `memkit keys create --tenant NAME`.")
+_USER = "A user of the key's tenant, percent-encoded; without it the tenant's own memories are meant."
 
 
 class Services:
@@ -58,6 +62,7 @@ class Services:
         """Load the model, so that the first question does not wait for it."""
         if self.config.upstream is None:
             _ = self.root.engine
+        _ = self.pool
 
     @property
     def pool(self) -> Pool:
@@ -139,13 +144,17 @@ def services_of(request: Request) -> Services:
     return found
 
 
-def desk_of(request: Request, response: Response) -> Desk:
+def desk_of(
+    request: Request,
+    response: Response,
+    _: Annotated[object, Security(BEARER)],
+    x_memkit_user: Annotated[str, Header(description=_USER)] = "",
+) -> Desk:
     """The caller, by API key and ``X-Memkit-User``; 401 without a valid key, 429 for too many requests."""
     services = services_of(request)
     tenant, key = services.tenant(request.headers.get("authorization", ""))
     services.count(key, response)
-    user = header_text(request.headers.get("x-memkit-user", ""))
-    return Desk(services, Caller(tenant, user))
+    return Desk(services, Caller(tenant, header_text(x_memkit_user)))
 
 
 AtDesk = Annotated[Desk, Depends(desk_of)]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx2
-from anyio import to_thread
+from anyio import CancelScope, to_thread
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from memkit.document import Span
@@ -21,6 +21,7 @@ from memkit.errors import NotFoundError
 from memkit.router.gate import EMPTY, Decision, by_rule
 from memkit.router.text import passages
 from memkit.server.errors import ApiError
+from memkit.server.guard import UNBUFFERED
 from memkit.server.openai_schemas import ChatBody
 from memkit.server.services import Desk, Services
 
@@ -108,7 +109,9 @@ class Upstream:
                 return _told(await self._whole(answered), answered, told, headers)
             finally:
                 await answered.aclose()
-        return StreamingResponse(_lines(answered, told), media_type="text/event-stream", headers=headers)
+        return StreamingResponse(
+            _lines(answered, told), media_type="text/event-stream", headers={**headers, **UNBUFFERED}
+        )
 
     def look(self, desk: Desk, question: str, within: str | None) -> Found:
         """The memory that a question is about, and its passages."""
@@ -183,7 +186,8 @@ async def _lines(answered: httpx2.Response, told: dict[str, Any]) -> AsyncIterat
     except httpx2.HTTPError:
         yield 'data: {"error": {"message": "the upstream broke off", "type": "server_error"}}\n\n'
     finally:
-        await answered.aclose()
+        with CancelScope(shield=True):  # else its connection stays open where the reader hung up
+            await answered.aclose()
 
 
 def _marked(line: str, told: dict[str, Any]) -> str:

@@ -41,7 +41,7 @@ function rowsOf(memories, count) {
   return table(caption, [
     { title: "Title", text: true, of: (m) => h("a", { href: `#/memory/${m.id}` }, m.title || m.name || m.id) },
     { title: "Kind", of: (m) => (m.name ? `log, ${number(m.entries)} entries` : "document") },
-    { title: "Status", of: (m) => h("span", { class: { failed: "bad", compiled: "good" }[m.status] ?? "" }, STATUS[m.status], m.pinned && ", pinned", m.behind > 0 && m.version > 0 && `, ${m.behind} newer entries`) },
+    { title: "Status", of: (m) => h("span", { class: { failed: "bad", compiled: "good" }[m.status] ?? "" }, STATUS[m.status], m.pinned && ", pinned", m.behind > 0 && m.version > 0 && `, ${m.behind} newer ${m.behind === 1 ? "entry" : "entries"}`) },
     { title: "Version", number: true, of: (m) => m.version || "–" },
     { title: "Characters", number: true, of: (m) => number(m.characters) },
     { title: "Artifact", number: true, of: (m) => bytes(m.artifact_bytes) },
