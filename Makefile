@@ -2,6 +2,7 @@
 # make test      set up and check everything: lint, types, tests
 # make screenshots   pictures of the dashboard for docs/images/, with Chromium
 # make results   print RESULTS.md again from the measurements in results/
+# make docs      build the pages of docs/ into build/site
 # make results-run   measure again (an hour or two); SQUAD=FILE.jsonl adds SmolLM2 on its first 3 records
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # On few cores, several threads of small matrix products wait for each other more than they work.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test lint types pytest screenshots results results-run clean
+.PHONY: help demo test lint types pytest screenshots docs results results-run clean
 
 help:
 	@sed -n '1,/^PYTHON/s/^# //p' Makefile
@@ -33,6 +34,9 @@ pytest: $(VENV)/.memkit-dev
 
 screenshots: $(VENV)/.memkit-dev
 	$(BIN)/python tests/screenshots.py docs/images
+
+docs: $(VENV)/.memkit-dev
+	$(BIN)/mkdocs build --strict
 
 results: $(VENV)/.memkit-dev
 	$(BIN)/python -m memkit.evals.report results

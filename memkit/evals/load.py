@@ -1,4 +1,4 @@
-"""Many clients at once: are they answered, from their own memories only, and does the server keep its size?"""
+"""Many clients at once: are they answered, by their own memories only, and does the server keep its size?"""
 
 from __future__ import annotations
 

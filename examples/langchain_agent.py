@@ -1,0 +1,31 @@
+"""An agent of LangChain with memory: ``python examples/langchain_agent.py``. Needs ``memkit[langchain]``.
+
+Any chat model will do in the place of nano, which this example takes so that it needs no network.
+"""
+
+from __future__ import annotations
+
+import tempfile
+
+from langchain.agents import create_agent
+
+import memkit
+from memkit.integrations.langchain import ChatMemkit, MemkitMiddleware
+
+SAID = ["Simsem lives in Lasces.", "Where does Simsem live?"]
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder, memkit.Memory(folder, user="mira") as memory:
+        # The model itself has no memories: all that it knows comes from the middleware.
+        model = ChatMemkit(memory=memory.of("nobody"))
+        agent = create_agent(model, middleware=[MemkitMiddleware(memory, introduction="")])
+        for text in SAID:  # two conversations: the second one knows nothing of the first
+            state = agent.invoke({"messages": [{"role": "user", "content": text}]})
+            print(f"{text} {state['messages'][-1].content}")
+        (log,) = memory.list()
+        print("remembered:", [entry.text for entry in memory.bank.logs.entries("mira", log.id)])
+
+
+if __name__ == "__main__":
+    main()
