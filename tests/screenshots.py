@@ -41,11 +41,16 @@ def main(folder: Path) -> None:
                 "queue": "#/queue",
                 "report": "#/reports/2-nano-lcc",
             }
-            for name, width, dark in (("", 1200, False), ("-dark", 1200, True), ("-phone", 400, False)):
+            views = (
+                ("", 1200, False, pages),
+                ("-dark", 1200, True, ["ask"]),
+                ("-phone", 400, False, ["bank"]),
+            )
+            for name, width, dark, shown in views:
                 with browser(width, 900, dark=dark) as driver:
                     enter(driver, server)
-                    for page, address in pages.items():
-                        show(driver, page, address)
+                    for page in shown:
+                        show(driver, page, pages[page])
                         driver.save_screenshot(str(folder / f"dashboard-{page}{name}.png"))
                         print(folder / f"dashboard-{page}{name}.png", flush=True)
 

@@ -11,8 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
+
+pytest.importorskip("fastapi")
+pytest.importorskip("httpx2")
+
+import httpx2
 
 from memkit.bank import Bank
 

@@ -10,8 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
+
+pytest.importorskip("fastapi")
+pytest.importorskip("limits")
+
+import httpx2
 
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import BankBusyError, ConfigError

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("fastapi")
+pytest.importorskip("schemathesis")
+
 from memkit.errors import ConfigError
 from memkit.evals.fuzz import FuzzConfig
 from memkit.evals.fuzz import bench as fuzz

@@ -6,8 +6,12 @@ import secrets
 from collections.abc import Iterator
 from typing import Any
 
-import httpx2
 import pytest
+
+pytest.importorskip("fastapi")
+pytest.importorskip("limits")
+
+import httpx2
 
 from memkit.engine.transformers import TransformersEngine
 from memkit.server.config import ServerConfig

@@ -7,9 +7,13 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
+
+pytest.importorskip("fastapi")
+pytest.importorskip("openai")
+
 import httpx2
 import openai
-import pytest
 
 from memkit.engine.transformers import TransformersEngine
 from memkit.server.config import ServerConfig

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from urllib.parse import quote
 
-import httpx2
 import pytest
+
+pytest.importorskip("fastapi")
+pytest.importorskip("limits")
+
+import httpx2
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
