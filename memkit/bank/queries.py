@@ -8,7 +8,18 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    RowMapping,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from memkit.artifact import Artifact
 from memkit.bank.index import Chunk
@@ -52,6 +63,11 @@ _INFO = select(
 )
 
 
+_EXCERPT = select(func.substr(memories.c.text, bindparam("first"), bindparam("length"))).where(
+    memories.c.tenant == bindparam("tenant"), memories.c.id == bindparam("memory_id")
+)
+
+
 def not_found(memory_id: str) -> NotFoundError:
     """The error for an id that names no memory of the tenant."""
     return NotFoundError(f"this tenant has no memory {memory_id!r:.80}; list its memories to see the ids")
@@ -61,6 +77,12 @@ def infos(connection: Connection, tenant: str, prefix: str = "") -> list[MemoryI
     """The tenant's memories whose id starts with a prefix, oldest first."""
     query = _INFO.where(memories.c.tenant == tenant, memories.c.id.startswith(prefix, autoescape=True))
     query = query.order_by(memories.c.created, memories.c.id)
+    return [_to_info(row) for row in connection.execute(query).mappings()]
+
+
+def some(connection: Connection, tenant: str, memory_ids: Sequence[str]) -> list[MemoryInfo]:
+    """The tenant's memories with these ids, as far as they are there."""
+    query = _INFO.where(memories.c.tenant == tenant, memories.c.id.in_(memory_ids))
     return [_to_info(row) for row in connection.execute(query).mappings()]
 
 
@@ -96,8 +118,8 @@ def source(connection: Connection, tenant: str, memory_id: str) -> Document:
 def excerpt(connection: Connection, tenant: str, memory_id: str, start: int, end: int) -> str:
     """Characters ``[start, end)`` of a memory's text, as far as it goes; "" without such a memory."""
     first = max(start, 0)
-    part = func.substr(memories.c.text, first + 1, end - first)
-    return connection.execute(select(part).where(_is(tenant, memory_id))).scalar() or ""
+    values = {"tenant": tenant, "memory_id": memory_id, "first": first + 1, "length": end - first}
+    return connection.execute(_EXCERPT, values).scalar() or ""
 
 
 def insert_memory(

@@ -118,14 +118,15 @@ def _tenants(config: LoadConfig, rng: random.Random) -> list[Tenant]:
     ]
 
 
-def _filled(server: Served, tenants: list[Tenant]) -> list[tuple[httpx2.Client, str]]:
-    """Clients of the first tenants with their facts, and a question of each person."""
-    pairs = list[tuple[httpx2.Client, str]]()
+def _filled(server: Served, tenants: list[Tenant]) -> list[tuple[str, str]]:
+    """Keys of the first tenants, whose facts are there, with a question about each person."""
+    pairs = list[tuple[str, str]]()
     for tenant in tenants[:2]:
-        client = server.client(tenant.name)
-        for fact in tenant.facts():
-            client.post("/memories", json={"text": fact}).raise_for_status()
-        pairs += [(client, f"Where does {person} live?") for person in tenant.places]
+        with server.client(tenant.name) as client:
+            for fact in tenant.facts():
+                client.post("/memories", json={"text": fact}).raise_for_status()
+        key = server.key(tenant.name)
+        pairs += [(key, f"Where does {person} live?") for person in tenant.places]
     return pairs
 
 

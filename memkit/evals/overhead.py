@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
+
+import httpx2
 
 from memkit.artifact import Artifact
 from memkit.engine.base import Completion, Handle, Request, Score
@@ -20,10 +24,10 @@ WARM = 10  # requests that are not counted
 
 
 class Timed(TransformersEngine):
-    """An engine that adds up the time spent in it, in seconds."""
+    """An engine that adds up the seconds spent in it, for one request after the other."""
 
     def __init__(self, model: str) -> None:
-        self.seconds, self._depth = 0.0, threading.local()
+        self.seconds, self.requests, self._depth = 0.0, list[float](), threading.local()
         super().__init__(model)
 
     @contextmanager
@@ -53,40 +57,55 @@ class Timed(TransformersEngine):
     def stream(self, request: Request) -> Iterator[str | Completion]:
         with self._inside():
             pieces = super().stream(request)
-        while True:
-            with self._inside():
-                piece = next(pieces, None)
-            if piece is None:
-                return
-            yield piece
+        try:
+            while True:
+                with self._inside():
+                    piece = next(pieces, None)
+                if piece is None:
+                    return
+                yield piece
+        finally:  # it may be left after its last piece
+            self.requests.append(self.seconds)
+            self.seconds = 0.0
 
 
 def overhead(
     model: str,
     home: Path,
-    fill: Callable[[Served], list[tuple[Any, str]]],
-    ask: Callable[[Any, str], Any],
+    fill: Callable[[Served], list[tuple[str, str]]],
+    ask: Callable[[httpx2.Client, str], None],
     count: int,
 ) -> dict[str, Any]:
     """Milliseconds of a streamed answer that are not the engine's, of ``count`` requests one after the other.
 
-    ``fill`` gives clients with their questions. The client's own work is part of it, as it runs here, too.
+    ``fill`` gives keys with questions. A process of its own asks them, as clients do.
     """
     engine = Timed(model)
-    added, whole = list[float](), list[float]()
     with served(ServerConfig(home, model, rate=10**9, compile=False), engine) as server:
         pairs = fill(server)
-        for number in range(WARM + count):
-            client, question = pairs[number % len(pairs)]
-            engine.seconds, started = 0.0, time.perf_counter()
-            ask(client, question)
-            took = time.perf_counter() - started
-            if number >= WARM:
-                added.append((took - engine.seconds) * 1000)
-                whole.append(took * 1000)
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            took = pool.submit(_asked, server.url, pairs, ask, WARM + count).result()
+    rows = [(whole, whole - inside) for whole, inside in zip(took, engine.requests, strict=True)][WARM:]
+    added = [rest * 1000 for _, rest in rows]
     return {
         "overhead_n": count,
         "overhead_ms_p50": median(added),
         "overhead_ms_p95": quantiles(added, n=20)[-1],
-        "alone_answer_ms_p50": median(whole),
+        "alone_answer_ms_p50": median(whole * 1000 for whole, _ in rows),
     }
+
+
+def _asked(
+    url: str, pairs: Sequence[tuple[str, str]], ask: Callable[[httpx2.Client, str], None], count: int
+) -> list[float]:
+    """How long each answer took, in seconds."""
+    took = list[float]()
+    with httpx2.Client(base_url=url, timeout=60) as client:
+        for number in range(count):
+            key, question = pairs[number % len(pairs)]
+            client.headers["Authorization"] = f"Bearer {key}"
+            started = time.perf_counter()
+            ask(client, question)
+            took.append(time.perf_counter() - started)
+    return took

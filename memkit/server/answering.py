@@ -19,6 +19,7 @@ from memkit.router.gate import GateConfig, GateName
 from memkit.server.errors import ApiError
 from memkit.server.services import Desk
 
+TOGETHER = 0.02  # seconds for which pieces are gathered before they are passed on
 THREADS = 8  # that wait for the engine, which serves one at a time; the others wait without one
 
 
@@ -55,9 +56,12 @@ class Turns:
             )
         try:
             with desk.memory() as memory, closing(_asked(memory, question)) as pieces:
-                while (made := await to_thread.run_sync(_next, pieces, limiter=self._threads)) is not None:
-                    yield made
-                    if time.monotonic() > deadline and isinstance(made, str):
+                together = 0.0  # the first piece goes out at once
+                while made := await to_thread.run_sync(_next, pieces, together, limiter=self._threads):
+                    together = TOGETHER
+                    for piece in made:
+                        yield piece
+                    if time.monotonic() > deadline and isinstance(made[-1], str):
                         late = f"no whole answer within {self.timeout:g} s; ask for fewer tokens"
                         raise ApiError(504, late, "timeout")
         finally:
@@ -119,5 +123,11 @@ def _pieces(memory: Memory, question: Question) -> Generator[str | Answer, None,
     )
 
 
-def _next(pieces: Generator[str | Answer, None, None]) -> str | Answer | None:
-    return next(pieces, None)
+def _next(pieces: Generator[str | Answer, None, None], seconds: float) -> list[str | Answer]:
+    """The next pieces, as many as come in that time: to change threads for each would take longer than it."""
+    made, until = list[str | Answer](), time.monotonic() + seconds
+    for piece in pieces:
+        made.append(piece)
+        if time.monotonic() >= until:
+            break
+    return made

@@ -46,27 +46,31 @@ _EXTENSION = (
 )
 
 
+@dataclass(frozen=True)
 class Choices:
     """What headers choose in place of the router: one memory, and the gate."""
 
-    def __init__(
-        self,
-        x_memkit_memory: Annotated[
-            str, Header(description="The id of the one memory that may be used.")
-        ] = "",
-        x_memkit_gate: Annotated[str, Header(description="auto, rule, entropy or learned.")] = "",
-    ) -> None:
-        self._memory, self._gate = x_memkit_memory, x_memkit_gate
+    memory: str
+    gate: str
 
-    def of(self, desk: Desk) -> tuple[str | None, GateName | None]:
-        """The memory and the gate; `NotFoundError` for a memory that the caller has not."""
-        if self._gate and self._gate not in _GATES:
+    async def of(self, desk: Desk) -> tuple[str | None, GateName | None]:
+        """The memory's id and the gate; `NotFoundError` for a memory that the caller has not."""
+        if self.gate and self.gate not in _GATES:
             raise ConfigError(f"X-Memkit-Gate is one of {', '.join(_GATES)}")
-        memory = the(desk, header_text(self._memory)).id if self._memory else None
-        return memory, _GATES[self._gate] if self._gate else None
+        gate = _GATES[self.gate] if self.gate else None
+        if not self.memory:
+            return None, gate
+        return (await to_thread.run_sync(the, desk, header_text(self.memory))).id, gate
 
 
-Chosen = Annotated[Choices, Depends()]
+async def _choices(
+    x_memkit_memory: Annotated[str, Header(description="Id of the one memory that may be used.")] = "",
+    x_memkit_gate: Annotated[str, Header(description="auto, rule, entropy or learned.")] = "",
+) -> Choices:
+    return Choices(x_memkit_memory, x_memkit_gate)
+
+
+Chosen = Annotated[Choices, Depends(_choices)]
 routes = APIRouter(prefix="/v1", tags=["OpenAI-compatible"], responses=ERRORS)
 
 
@@ -93,12 +97,12 @@ async def chat(
 ) -> Response:
     desk = desk.of(body.user)
     if desk.services.config.upstream is not None:
-        within, _ = await to_thread.run_sync(chosen.of, desk)
+        within, _ = await chosen.of(desk)
         upstream: Upstream = request.app.state.upstream
         return _with(await upstream.chat(desk, body, _last(body.messages), within), response)
     _check(desk, body)
     history, question, system = turns_in(body.messages)
-    asked = await to_thread.run_sync(_question, desk, body, chosen, question, body.max_completion_tokens)
+    asked = await _question(desk, body, chosen, question, body.max_completion_tokens)
     asked = replace(asked, history=history, system=system)
     return await _answered(_Form("chat.completion", "chatcmpl"), desk, body, asked, request, response)
 
@@ -114,7 +118,7 @@ async def completions(
         )
     _check(desk, body)
     prompt = body.prompt if isinstance(body.prompt, str) else body.prompt[0]
-    asked = await to_thread.run_sync(_question, desk, body, chosen, prompt, None)
+    asked = await _question(desk, body, chosen, prompt, None)
     return await _answered(_Form("text_completion", "cmpl"), desk, body, asked, request, response)
 
 
@@ -181,11 +185,11 @@ def _model(desk: Desk) -> Model:
     return Model(id=desk.services.config.model_id, created=desk.services.started)
 
 
-def _question(desk: Desk, body: Common, chosen: Choices, text: str, most: int | None) -> Question:
+async def _question(desk: Desk, body: Common, chosen: Choices, text: str, most: int | None) -> Question:
     if not text.strip():
         raise ApiError(400, "the question is empty", "invalid_value", "messages")
     tokens = most or body.max_tokens or DEFAULT_TOKENS
-    within, gate = chosen.of(desk)
+    within, gate = await chosen.of(desk)
     return Question(
         text,
         min(tokens, longest(desk)),

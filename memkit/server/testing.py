@@ -69,7 +69,7 @@ def served(config: ServerConfig, engine: TransformersEngine | None = None) -> It
 @contextmanager
 def running(app: Any) -> Iterator[str]:
     """The address of an application that is served."""
-    with socket.socket() as listener:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
         server = uvicorn.Server(
             uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5)
