@@ -55,6 +55,7 @@ from memkit.engine import kv
 from memkit.errors import CompileError
 from memkit.models.loading import LoadedModel
 from memkit.prompts import phrase_questions
+from memkit.quantize import Stored, quantized
 
 
 class LCC:
@@ -108,7 +109,7 @@ class LCC:
             },
         )
         return Compiled(
-            encode(manifest, memory),
+            encode(manifest, memory, config.stored),
             memory.tokens,
             time.perf_counter() - started,
             meter.total,
@@ -150,14 +151,11 @@ def buffer_tokens(context_tokens: int, ratio: float) -> int:
     return math.ceil(context_tokens / ratio)
 
 
-def encode(manifest: Manifest, memory: kv.KV) -> bytes:
+def encode(manifest: Manifest, memory: kv.KV, stored: Stored = "model") -> bytes:
     """An artifact with ``keys`` and ``values`` ``[layer, kv_head, token, head_dim]``."""
-    axes = ("layer", "kv_head", "token", "head_dim")
-    stacked = {
-        "keys": (torch.cat(memory.keys).detach().cpu().contiguous(), axes),
-        "values": (torch.cat(memory.values).detach().cpu().contiguous(), axes),
-    }
-    return Artifact.encode(manifest, stacked)
+    both = {"keys": memory.keys, "values": memory.values}
+    parts = {name: torch.cat(layers).detach().cpu() for name, layers in both.items()}
+    return Artifact.encode(manifest, quantized(parts, stored))
 
 
 def segments(base: LoadedModel, config: LCCConfig, tokens: int) -> list[slice]:
@@ -167,7 +165,8 @@ def segments(base: LoadedModel, config: LCCConfig, tokens: int) -> list[slice]:
     longest piece must fit the window together.
     """
     queries = max(min(2 * config.reconstruction_window, tokens), config.answer_tokens) + MAX_QUESTION
-    room = base.window - len(base.chat.header) - queries - buffer_tokens(tokens, config.ratio) - 1
+    memory = buffer_tokens(tokens, config.ratio) + config.multiple - 1
+    room = base.window - len(base.chat.header) - queries - memory - 1
     if room < min(tokens, SHORTEST_PIECE):
         raise CompileError(
             f"the document has {tokens:,} tokens, too many to compile at {config.ratio:g}x for {base.name}, "
@@ -187,10 +186,12 @@ def _compile(
     """The memory of all pieces, in order."""
     before = kv.prefill(base.model, list(base.chat.header)) if base.chat.header else None
     header = before.tokens if before else 0
+    counts = [buffer_tokens(len(piece), config.ratio) for piece in pieces]
+    counts[-1:] = [count + -(header + sum(counts)) % config.multiple for count in counts[-1:]]
     objectives, previous = list[Objective](), list[int]()
-    for number, piece in enumerate(pieces, start=1):
+    for number, (piece, count) in enumerate(zip(pieces, counts, strict=True), start=1):
         teacher = Teacher(base, piece, before, previous)
-        segment = _Segment(config, teacher, buffer_tokens(len(piece), config.ratio), meter)
+        segment = _Segment(config, teacher, count, meter)
         label = f" {number}/{len(pieces)}" if len(pieces) > 1 else ""
         memory = segment.train(run, label)
         before = before.join(memory) if before else memory
@@ -198,6 +199,8 @@ def _compile(
         objectives.append(segment.objective)
     if before is None:
         raise CompileError("the document has no tokens")
+    if before.tokens % config.multiple:  # there were fewer tokens to keep than it takes
+        raise CompileError(f"the document is too short for a memory in multiples of {config.multiple} tokens")
     memory = before.slice(header)
     if len(objectives) > 1 and config.together_steps:
         whole = Objective.union(objectives, before.slice(0, header))

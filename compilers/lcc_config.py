@@ -9,6 +9,7 @@ from memkit.compilers.base import require
 from memkit.compilers.objective import Loss
 from memkit.compilers.training import Schedule
 from memkit.compilers.writer import Init
+from memkit.quantize import STORED, Stored
 
 KVInit = Literal["buffer", "attention"]
 
@@ -18,6 +19,7 @@ class LCCConfig:
     """Hyper-parameters; the defaults are the ``fast`` recipe, ``PRESETS["paper"]`` is the paper's."""
 
     ratio: float = 16.0  # context tokens per buffer token
+    multiple: int = 1  # header and memory together take a multiple of so many tokens: a server's page size
     rank: int = 8  # of the LoRA
     alpha: float = 16.0  # scale of the LoRA
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -49,6 +51,7 @@ class LCCConfig:
     segment_tokens: int = 1024  # longest piece of a document that is compiled at once
     accumulate: int = 1  # draws whose gradients make one optimizer step
     coupled: bool = False  # the LoRA answers, too (§4.5): an ablation, which no artifact can serve
+    stored: Stored = "model"  # numbers of the artifact: as the model's, bfloat16, or int8 or int4 with scales
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -62,10 +65,12 @@ class LCCConfig:
             raise ValueError("kv_init='attention' takes the place of the LoRA phase: set steps=0")
         if self.kv_init == "attention" and not (self.self_study or self.phrases):
             raise ValueError("kv_init='attention' needs questions to attend by: set self_study or phrases")
+        if self.stored not in STORED:
+            raise ValueError(f"stored must be one of {', '.join(STORED)}, got {self.stored!r}")
         if "{question}" not in self.wording:
             raise ValueError(f"wording must contain {{question}}, got {self.wording!r}")
         require(self, 1, "rank", "accumulate", "answer_tokens", "patience", "top_k", "segment_tokens")
-        require(self, 1, "reconstruction_batch")
+        require(self, 1, "reconstruction_batch", "multiple")
         require(self, 0, "steps", "kv_steps", "self_study", "agnostic", "reconstruction_window", "warmup")
         require(self, 0, "self_study_again", "self_study_temperature", "reconstruction", "together_steps")
         require(self, 0, "phrases")

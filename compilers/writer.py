@@ -56,6 +56,10 @@ class Writer:
         if init == "vocabulary_mean":
             weight = self.model.get_input_embeddings().get_parameter("weight")
             return weight.mean(0).expand(1, self.count, -1).clone()
+        n = self.embedded.shape[1]
+        if self.count > n:  # padded to a server's pages
+            spread = torch.arange(self.count, device=self.embedded.device) * n // self.count
+            return torch.as_tensor(self.embedded[:, spread]).clone()
         chunks = self.embedded[0].tensor_split(self.count)
         return torch.stack([chunk.mean(0) for chunk in chunks])[None].clone()
 

@@ -29,7 +29,7 @@ def make(memory: Memory, info: MemoryInfo, progress: Progress) -> tuple[MemoryIn
 
     Raises `CompileError` or `VerificationError`; the bank notes why then, and keeps what it had.
     """
-    bank, user, engine = memory.bank, memory.user, memory.engine
+    bank, user, engine = memory.bank, memory.user, memory.local
     compiler = registry.compiler(memory.compiler, memory.options)
     source, seen = snapshot(memory, info)
     unfinished = bank.unfinished(user, info.id)
@@ -65,14 +65,14 @@ def _thinned(curve: Sequence[tuple[str, int, float]]) -> list[list[str | int | f
 def attempt(memory: Memory, source: Document) -> str:
     """Names a compilation: of what, how, and for which model; the same one would end the same way."""
     how = json.dumps([memory.compiler, memory.options], sort_keys=True, default=str)
-    return hashlib.sha256(f"{how}\n{memory.engine.fingerprint}\n{source.digest}".encode()).hexdigest()
+    return hashlib.sha256(f"{how}\n{memory.local.fingerprint}\n{source.digest}".encode()).hexdigest()
 
 
 def snapshot(memory: Memory, info: MemoryInfo) -> tuple[Document, CompiledFrom]:
     """What is compiled: a document, or as much of the end of a running memory as the model takes in."""
     if not info.running:
         return memory.bank.source(memory.user, info.id), CompiledFrom()
-    engine = memory.engine
+    engine = memory.local
     document, entries = memory.bank.logs.snapshot(memory.user, info.id)
     room, first = int(engine.window * LOG_SHARE), len(entries)
     while first and (room := room - engine.count_tokens(entries[first - 1].line)) >= 0:

@@ -19,6 +19,7 @@ from memkit.background import Background
 from memkit.bank import Bank, MemoryInfo, Receipt, Said
 from memkit.compilers.base import Compiled, Progress, Step, silent
 from memkit.document import Document, Span
+from memkit.engine.base import Engine
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import (
     BankBusyError,
@@ -49,7 +50,8 @@ class Memory:
     ``model`` a name that `memkit.models.loading.load` knows (default: ``MEMKIT_MODEL``, else nano).
     Everything is read and written in the name of ``user`` alone. ``embedder`` finds memories: "lexical"
     by words, "sentence" by meaning, "hybrid" by both (default: ``MEMKIT_EMBEDDER``, else lexical);
-    ``gate`` decides among them: "auto", "rule", "entropy" or "learned". Artifacts are signed with ``signer``
+    ``gate`` decides among them: "auto", "rule", "entropy" or "learned". ``engine`` answers (default: one in
+    this process, which in any case compiles). Artifacts are signed with ``signer``
     (default: the key in the file that ``MEMKIT_SIGNING_KEY`` names, if any). ``clock`` tells the time.
     ``observer`` is told what happens (default: log records; see `memkit.observe`).
     ``database`` and ``artifacts`` are those of a bank that machines share (see `memkit.bank.Bank`; without
@@ -64,7 +66,7 @@ class Memory:
         *,
         compiler: str = "lcc",
         options: Mapping[str, Any] | None = None,
-        engine: TransformersEngine | None = None,
+        engine: Engine | None = None,
         embedder: str | Embedder | None = None,
         gate: GateConfig | GateName | None = None,
         admission: AdmissionConfig | None = None,
@@ -84,7 +86,7 @@ class Memory:
         self._clock = clock or _utc_now
         self.observer = observer or LogObserver()
         self._model = model or os.environ.get("MEMKIT_MODEL") or "nano"
-        self._engine = engine
+        self._engine, self._local = engine, engine if isinstance(engine, TransformersEngine) else None
         self.compiler, self.options = compiler, dict(options or {})
         registry.compiler(compiler, self.options)  # a wrong option is an error now, not tonight
         gate = GateConfig(gate) if isinstance(gate, str) else gate
@@ -101,18 +103,29 @@ class Memory:
         """The memories of another user in the same bank, in front of the same model."""
         other = copy(self)
         other.user, other._owner = user, self
-        other.router = Router(self.bank, user, lambda: self.engine, self.router.embedder, self.router.config)
+        other.router = Router(self.bank, user, lambda: other.engine, self.router.embedder, self.router.config)
         other._background = Background(other._compile_quietly)
         return other
 
     @property
-    def engine(self) -> TransformersEngine:
-        """The engine; loading the model waits until it is needed."""
+    def engine(self) -> Engine:
+        """The engine that answers, in this user's name; loading the model waits until it is needed."""
+        shared = (self._owner or self)._engine
+        return self.local if shared is None else shared.for_tenant(self.user)
+
+    @property
+    def _ready(self) -> Engine | None:
+        """The engine that answers, if there is one yet."""
+        return self._engine or self._local
+
+    @property
+    def local(self) -> TransformersEngine:
+        """The engine in this process, which compiles and tests artifacts, whatever answers."""
         if self._owner is not None:
-            return self._owner.engine
-        if self._engine is None:
-            self._engine = TransformersEngine(self._model)
-        return self._engine
+            return self._owner.local
+        if self._local is None:
+            self._local = TransformersEngine(self._model)
+        return self._local
 
     @property
     def model(self) -> str:
@@ -306,7 +319,7 @@ class Memory:
         """
         with self.bank.artifact(self.user, memory_id) as artifact:
             source = self.bank.source(self.user, memory_id)
-            return verified(artifact, source, self.engine, self.admission, replay=replay, progress=progress)
+            return verified(artifact, source, self.local, self.admission, replay=replay, progress=progress)
 
     def forget(
         self, memory_id: str | None = None, *, spans: Sequence[Span] = (), compile: bool = True
@@ -323,7 +336,7 @@ class Memory:
         chosen = [self.show(memory_id)] if memory_id is not None else self.list()
         for info in chosen:
             for version in self.bank.versions.history(self.user, info.id):
-                self.router.forget(version.artifact_id, (self._owner or self)._engine)
+                self.router.forget(version.artifact_id, (self._owner or self)._ready)
         if not spans:
             return self.bank.forget(self.user, None if memory_id is None else chosen[0].id)
         embedder = self.router.embedder

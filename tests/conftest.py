@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -18,8 +18,13 @@ from memkit.bank import Bank, MemoryInfo
 from memkit.cli import main
 from memkit.document import Document, Span
 from memkit.engine.transformers import TransformersEngine
+from memkit.errors import ConfigError
 from memkit.models.loading import LoadedModel, load
+from memkit.serving.flags import ServerFlags
 from memkit.testing import TEXT, TINY_OPTIONS, build_tiny_compressor, build_tiny_model
+
+if TYPE_CHECKING:
+    from sglang_kit import Served
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +63,30 @@ def tiny(tiny_model_folder: Path, checkpoint_store: Path) -> LoadedModel:
     base = load(str(tiny_model_folder))
     build_tiny_compressor(base, checkpoint_store)
     return base
+
+
+@pytest.fixture(scope="session")
+def environment() -> None:
+    """An environment with SGLang, or the test is skipped."""
+    from memkit.evals import sglang_server
+
+    try:
+        sglang_server.environment()
+    except ConfigError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def sglang(
+    tiny: LoadedModel, environment: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
+    """The tiny model on one real SGLang server, which all tests share."""
+    from sglang_kit import serving
+
+    folder, flags = tmp_path_factory.mktemp("sglang"), ServerFlags(lora_rank=8, loaded=4, batched=2)
+    # The likeliest tokens are all of them: entropies are exact.
+    with serving(folder, tiny, flags, top=len(tiny.tokenizer)) as served:
+        yield served
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from memkit.compilers.meanpool.evaluate import quotes
 from memkit.compilers.meanpool.rewards import F1, Judged, contains, exact, extracted, reward_function
 from memkit.compilers.meanpool.rl import Rollouts
 from memkit.compilers.meanpool.sources import open_source
+from memkit.compilers.meanpool.team import Team
 from memkit.compilers.meanpool.training import cosine
 from memkit.engine import trained
 from memkit.errors import ConfigError, MemkitError
@@ -150,7 +151,8 @@ def test_sft_leaves_the_projection_alone(tiny: LoadedModel, tmp_path: Path) -> N
     compressor, _ = curriculum.begin(plan("sft", tmp_path), tiny)
     before = compressor.head.projection.weight.clone()
     moved = {name: p.clone() for name, p in compressor.encoder.full.items()}
-    started = curriculum._run(plan("sft", tmp_path), compressor, tmp_path / "sft", lambda step: None)
+    where = tmp_path / "sft"
+    started = curriculum._run(plan("sft", tmp_path), compressor, where, lambda step: None, Team())
     started.step()
     assert torch.equal(before, compressor.head.projection.weight)
     assert any(not torch.equal(moved[name], p) for name, p in compressor.encoder.full.items())

@@ -100,7 +100,7 @@ def test_forget_leaves_nothing(memory: Memory) -> None:
     assert memory.list() == []
     assert artifact_files(memory) == []
     assert memory.ask("Where does Mira live?").route == "none"
-    assert info.artifact_id not in memory.engine._attached
+    assert info.artifact_id not in memory.local._attached
     with pytest.raises(NotFoundError):
         memory.forget(info.id)
 

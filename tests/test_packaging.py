@@ -57,6 +57,13 @@ def test_lcc_comes_through_its_entry_point() -> None:
 
 
 @pytest.mark.wheel
+def test_sglang_finds_the_plugin_by_its_entry_point() -> None:
+    (point,) = entry_points(group="sglang.srt.plugins", name="memkit")
+    assert point.value == "memkit.serving.plugin:install"
+    assert callable(point.load())
+
+
+@pytest.mark.wheel
 def test_mapped_folders_refuse_their_bare_names() -> None:
     for name in MAPPED:
         package = Path(str(__import__(f"memkit.{name}", fromlist=["_"]).__file__)).parent

@@ -241,7 +241,7 @@ def test_forgotten_meanwhile_and_failed(memory: Memory) -> None:
 
 
 def test_the_advisor_leaves_short_tabular_and_seldom_asked_memories(memory: Memory) -> None:
-    base = memory.engine.base
+    base = memory.local.base
     short = add(memory, "mira", "Short.")
     table = add(memory, "mira", "name, age, town\nMira, 31, Lima\nJalo, 40, Oslo\nTovin, 3, Keldor\n" * 3)
     prose = add(memory, "mira", TEXT * 2)

@@ -45,6 +45,9 @@ class Scripted:
         self.attached: dict[str, Handle] = {}
         self.scored: list[Request] = []
 
+    def for_tenant(self, tenant: str) -> Scripted:
+        return self
+
     def attach(self, artifact: Artifact) -> Handle:
         artifact.require(self.fingerprint)
         return self.attached.setdefault(artifact.id, Handle(artifact.id, 4))

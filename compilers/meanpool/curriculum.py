@@ -9,7 +9,7 @@ import hashlib
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from memkit.compilers.meanpool.rl import Reinforcement, Rollouts
 from memkit.compilers.meanpool.run import Run
 from memkit.compilers.meanpool.sources import Draw, Text, open_source
 from memkit.compilers.meanpool.tasks import Sampler
+from memkit.compilers.meanpool.team import Team
 from memkit.compilers.meanpool.training import Stage
 from memkit.engine import trained
 from memkit.engine.trained import Trained
@@ -40,7 +41,8 @@ from memkit.models.loading import LoadedModel
 @dataclass(frozen=True)
 class Plan:
     """One stage of one compressor. ``options`` are fields of the stage's configuration, ``model_options`` of
-    the compressor's, for the first stage; ``start`` is the checkpoint to begin from ("": the newest).
+    the compressor's, for the first stage; ``start`` is the checkpoint to begin from ("": the newest of the
+    stage before; for the first stage: none, else one of another ratio).
     """
 
     stage: StageName
@@ -75,14 +77,17 @@ class Finished:
     entry: Mapping[str, Any]
 
 
-def run(plan: Plan, base: LoadedModel, progress: Progress = silent) -> Finished:
+def run(plan: Plan, base: LoadedModel, progress: Progress = silent, team: Team | None = None) -> Finished:
     """Train a stage, evaluate it and write its checkpoint; the same plan goes on where it was interrupted.
+
+    Of a ``team`` the leading process writes.
 
     Raises `ConfigError` when the stage before it has not been run, or a setting or the data is unusable.
     """
     compressor, history = begin(plan, base)
     folder = plan.store / f"{_slug(base)}-{compressor.config.chunk}x-{plan.stage}"
-    under_way = _run(plan, compressor, folder, progress)
+    team = team or Team()
+    under_way = _run(plan, compressor, folder, progress, team)
     state = under_way.run()
     entry = {
         "stage": plan.stage,
@@ -96,13 +101,17 @@ def run(plan: Plan, base: LoadedModel, progress: Progress = silent) -> Finished:
         "evaluation": evaluate(plan, compressor),
     }
     name = f"{_slug(base)}-{compressor.config.chunk}x"
-    made = checkpoint.save(compressor, folder, plan.stage, name, [*history, entry])
-    return Finished(made, entry)
+    if team.leads:
+        checkpoint.save(compressor, folder, plan.stage, name, [*history, entry])
+    team.wait()
+    return Finished(Trained.open(folder), entry)
 
 
 def begin(plan: Plan, base: LoadedModel) -> tuple[Compressor, Sequence[Mapping[str, Any]]]:
     """The compressor that a stage trains, and the history of the stages before it."""
     config, number = plan.config, STAGES.index(plan.stage)
+    if number == 0 and plan.start:
+        return _of_another_ratio(plan, base)
     if number == 0:
         shape = compressor_config(plan.preset, {"chunk": plan.ratio, **plan.model_options})
         return Compressor(base, shape, config.seed), []
@@ -111,6 +120,18 @@ def begin(plan: Plan, base: LoadedModel) -> tuple[Compressor, Sequence[Mapping[s
     if isinstance(config, RLConfig) and compressor.decoder is compressor.encoder:
         compressor.part_decoder(config.rank, config.seed)
     return compressor, before.about["history"]
+
+
+def _of_another_ratio(plan: Plan, base: LoadedModel) -> tuple[Compressor, Sequence[Mapping[str, Any]]]:
+    """A compressor that was trained for chunks of another size: shorter ones are learned sooner."""
+    found = trained.by_id(plan.start, plan.store)
+    if plan.model_options:
+        raise ConfigError(f"{found.label} has its own options: give those of the compressor without --start")
+    compressor = checkpoint.load(found, base)
+    if compressor.decoder is not compressor.encoder:
+        raise ConfigError(f"{found.label} has a decoder of its own; begin from a stage before rl")
+    compressor.config = replace(compressor.config, chunk=plan.ratio)
+    return compressor, found.about["history"]
 
 
 def _before(plan: Plan, base: LoadedModel, stage: StageName) -> Trained:
@@ -133,16 +154,16 @@ def _before(plan: Plan, base: LoadedModel, stage: StageName) -> Trained:
     )
 
 
-def _run(plan: Plan, compressor: Compressor, folder: Path, progress: Progress) -> Run:
+def _run(plan: Plan, compressor: Compressor, folder: Path, progress: Progress, team: Team) -> Run:
     config, key = plan.config, f"{plan.stage} {_digest(plan, compressor)}"
     train, held_out = _draws(plan)
     if isinstance(config, RLConfig):
         reward = reward_function(config)
         first, second = (Rollouts(compressor, config, draw, reward) for draw in (train, held_out))
-        return Reinforcement(first, second, folder, key, progress)
+        return Reinforcement(first, second, folder, key, progress, team)
     standard = compressor.config.decoder != "frozen"  # an untouched decoder has nothing to forget
     samplers = [Sampler(compressor.base, config, draw, standard) for draw in (train, held_out)]
-    return Stage(compressor, samplers[0], samplers[1], folder, key, progress)
+    return Stage(compressor, samplers[0], samplers[1], folder, key, progress, team)
 
 
 def _draws(plan: Plan) -> tuple[Draw, Draw]:

@@ -23,6 +23,7 @@ from memkit.compilers.meanpool.model import Compressor
 from memkit.compilers.meanpool.rewards import Judged, RewardFunction
 from memkit.compilers.meanpool.run import Run, autocast
 from memkit.compilers.meanpool.sources import Draw
+from memkit.compilers.meanpool.team import Team
 from memkit.engine import kv
 from memkit.errors import ConfigError
 
@@ -145,6 +146,7 @@ class Reinforcement(Run):
         folder: Path,
         key: str,
         progress: Progress = silent,
+        team: Team | None = None,
     ) -> None:
         self.rollouts, self.held_out, self.loss = rollouts, held_out, 0.0
         config, compressor = rollouts.config, rollouts.compressor
@@ -155,7 +157,7 @@ class Reinforcement(Run):
         optimizer = torch.optim.AdamW(
             compressor.decoder.parameters, lr=config.lr, weight_decay=config.weight_decay
         )
-        super().__init__(compressor, [optimizer], config, folder, key, progress)
+        super().__init__(compressor, [optimizer], config, folder, key, progress, team)
 
     def step(self) -> dict[str, tuple[float, float]]:
         """Roll out, judge, drop what teaches nothing, and update in mini-batches."""
@@ -165,7 +167,7 @@ class Reinforcement(Run):
             self.loss = self._update(lessons[start : start + self.config.mini_batch])
         series = self._series(seen)
         if isinstance(self.rollouts.reward, Judged):
-            series[SKIPPED] = (float(self.rollouts.reward.failures), 1.0)
+            series |= self.team.total({SKIPPED: (float(self.rollouts.reward.failures), 1 / self.team.size)})
         return series
 
     def _collect(self) -> tuple[list[Group], list[Group]]:
@@ -174,7 +176,7 @@ class Reinforcement(Run):
         for draw in range(config.draws):
             seed = (config.seed * 1_000_003 + self.state.step) * config.draws + draw
             prompts = self.rollouts.prompts(random.Random(seed), config.batch, self.reached)
-            found = self.rollouts.groups(prompts, seed)
+            found = self.team.gather(self.rollouts.groups(self.team.run(prompts), seed + self.team.rank))
             seen += found
             if self.state.step < config.dynamic_sampling_after:
                 return found, seen
@@ -207,9 +209,11 @@ class Reinforcement(Run):
             len(a) for x in lessons for a, ok in zip(x.group.answers, x.group.valid, strict=True) if ok
         )
         groups = [lesson.group for lesson in lessons]
-        start = 0
+        start, parts = 0, list[tuple[Sequence[Group], Sequence[Lesson]]]()
         for part in self._parts(groups):
-            mine, start = lessons[start : start + len(part)], start + len(part)
+            parts.append((part, lessons[start : start + len(part)]))
+            start += len(part)
+        for part, mine in self.team.share(parts):
             each = torch.cat([_per_token(x.group, x.advantages) for x in mine]).to(device)
             mask = torch.cat([_per_token(x.group, x.group.valid.float()) for x in mine]).to(device)
             old = torch.cat([x.old for x in mine])
@@ -217,6 +221,7 @@ class Reinforcement(Run):
             loss = dapo.token_mean(losses, mask) * mask.sum() / max(learned, 1)
             loss.backward()
             total += float(loss.detach())
+        total = sum(self.team.gather([total]))
         self.check(total)
         warm = min((self.state.step + 1) / max(config.warmup_steps, 1), 1.0)
         self.advance(warm, self.compressor.decoder.parameters)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from memkit.compilers.base import Progress, silent
 from memkit.compilers.meanpool.config import RLConfig, StageConfig
 from memkit.compilers.meanpool.model import Compressor
+from memkit.compilers.meanpool.team import Team
 from memkit.errors import CompileError, ConfigError
 
 SAVE_EVERY = 60.0  # seconds between two writes of the state
@@ -58,7 +59,9 @@ class Run:
         folder: Path,
         key: str,
         progress: Progress = silent,
+        team: Team | None = None,
     ) -> None:
+        self.team = team or Team()
         self.compressor, self.optimizers, self.config = compressor, list(optimizers), config
         self.folder, self.key, self.progress = folder, key, progress
         for group in (g for o in self.optimizers for g in o.param_groups):
@@ -117,7 +120,8 @@ class Run:
         return state
 
     def advance(self, scale: float, parameters: Sequence[nn.Parameter]) -> None:
-        """Clip the gradients and take a step at ``scale`` times the learning rates."""
+        """Add up and clip the gradients, and take a step at ``scale`` times the learning rates."""
+        self.team.add_gradients(parameters)
         nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -147,6 +151,8 @@ class Run:
         state = self.state
         rounded = {name: round(value, 4) for name, value in sorted(series.items())}
         state.curve += [(name, state.step, value) for name, value in rounded.items()]
+        if not self.team.leads:
+            return
         with suppress(OSError), (self.folder / "log.jsonl").open("a") as log:
             log.write(json.dumps({"step": state.step, "seconds": round(state.seconds), **rounded}) + "\n")
 
@@ -185,7 +191,10 @@ class Run:
         self.state.curve = [(s, n, v) for s, n, v in self.state.curve]
 
     def save(self) -> None:
-        """Write the state beside the old one, then replace it."""
+        """Write the state beside the old one, then replace it; one of a team does."""
+        self._saved = time.monotonic()
+        if not self.team.leads:
+            return
         state = {
             "format": FORMAT,
             "key": self.key,
@@ -201,7 +210,6 @@ class Run:
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
             temporary.unlink(missing_ok=True)
             raise CompileError(f"cannot keep the run's state in {self.folder}: {error}") from error
-        self._saved = time.monotonic()
 
 
 def means(recent: Sequence[Mapping[str, tuple[float, float]]]) -> dict[str, float]:

@@ -16,6 +16,7 @@ from memkit.compilers.meanpool.config import StageConfig
 from memkit.compilers.meanpool.model import Compressor
 from memkit.compilers.meanpool.run import Run, autocast, means
 from memkit.compilers.meanpool.tasks import Sampler
+from memkit.compilers.meanpool.team import Team
 from memkit.errors import ConfigError
 
 
@@ -105,10 +106,11 @@ class Stage(Run):
         folder: Path,
         key: str,
         progress: Progress = silent,
+        team: Team | None = None,
     ) -> None:
         self.train, self.held_out = train, held_out
         made = optimizers(compressor, train.config)
-        super().__init__(compressor, made, train.config, folder, key, progress)
+        super().__init__(compressor, made, train.config, folder, key, progress, team)
 
     def step(self) -> dict[str, tuple[float, float]]:
         seed = self.config.seed * 1_000_003 + self.state.step
@@ -124,7 +126,7 @@ class Stage(Run):
         total = sum(float(batch.weight.sum()) for batch in batches)
         series, self.loss = dict[str, tuple[float, float]](), 0.0
         self.compressor.encoder.student.train()  # dropout
-        for batch in batches:
+        for batch in self.team.share(batches):
             with autocast(self.compressor, config.precision):
                 losses = -self.compressor(batch)
             loss = (losses * batch.weight).sum() / total
@@ -134,6 +136,8 @@ class Stage(Run):
                 before = series.get(task, (0.0, 0.0))
                 series[task] = before[0] + value, before[1] + count
         self.compressor.encoder.student.eval()
+        series = self.team.total(series)
+        self.loss = sum(self.team.gather([self.loss]))
         self.check(self.loss)
         warmup = round(config.warmup_ratio * config.steps)
         self.advance(cosine(state.step, config.steps, warmup, config.min_lr_ratio), self.compressor.trained)
@@ -145,13 +149,14 @@ class Stage(Run):
         config, rng = self.config, random.Random(self.config.seed + 1)
         samples = [self.held_out.sample(rng, 1.0) for _ in range(config.held_out)]
         total, weight, found = 0.0, 0.0, list[dict[str, tuple[float, float]]]()
-        for batch in micro_batches(samples, config.micro_tokens, self.compressor):
+        for batch in self.team.share(micro_batches(samples, config.micro_tokens, self.compressor)):
             with autocast(self.compressor, config.precision):
                 losses = -self.compressor(batch)
             total += float((losses * batch.weight).sum())
             weight += float(batch.weight.sum())
             found.append(by_task(batch, losses))
-        return total / max(weight, 1e-9), means(found)
+        total, weight = (sum(self.team.gather([value])) for value in (total, weight))
+        return total / max(weight, 1e-9), means(self.team.gather(found))
 
     def report(self) -> None:
         state, phase = self.state, self.key.partition(" ")[0]

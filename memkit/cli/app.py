@@ -16,6 +16,7 @@ from memkit._version import __version__
 from memkit.cli import (
     backup,
     bench,
+    bench_server,
     calibrate,
     chat,
     config,
@@ -27,6 +28,7 @@ from memkit.cli import (
     mcp,
     recompile,
     serve,
+    serving,
     tenants,
     train,
     use,
@@ -72,6 +74,7 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     _RUN: {
         "serve": serve.serve,
         "mcp": mcp.mcp,
+        "sglang-args": serving.sglang_args,
         "limit": tenants.limit,
         "backup": backup.backup,
         "restore": backup.restore,
@@ -161,8 +164,12 @@ def build() -> typer.Typer:
     benches.command("year")(bench.bench_year)
     benches.command("recompile")(bench.bench_recompile)
     benches.command("crash")(bench.bench_crash)
-    benches.command("fuzz")(bench.bench_fuzz)
-    benches.command("load")(bench.bench_load)
+    benches.command("ttft")(bench.bench_ttft)
+    benches.command("fuzz")(bench_server.bench_fuzz)
+    benches.command("load")(bench_server.bench_load)
+    benches.command("start")(bench.bench_start)
+    benches.command("bytes")(bench.bench_bytes)
+    benches.command("serve")(bench.bench_serve)
     app.add_typer(benches, name="bench", rich_help_panel=_MEASURE)
     return app
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +12,7 @@ from memkit.cli.evaluate import check_writable, numbers, write_json
 from memkit.cli.options import Model, Options, Out, Records, Seed, compiler_options, quiet_libraries
 from memkit.cli.output import Output
 from memkit.cli.progress import progress
-from memkit.errors import MissingExtraError
+from memkit.errors import ConfigError
 
 Progress = Callable[[str, int, int], None]
 QUICK = {"source": "generated:1", "paper_steps": 50}
@@ -177,6 +176,30 @@ def bench_year(
     _measured(json, run)
 
 
+def bench_serve(
+    engine: Annotated[str, typer.Option("--engine", metavar="E", help="sglang.")] = "sglang",
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A few pairs, 60 requests, one length: a few minutes.")
+    ] = False,
+    seed: Seed = 0,
+    model: Model = "nano",
+    json: Out = None,
+) -> None:
+    """Compare answers through SGLang with those in this process, under mixed load, and measure its cost.
+
+    Starts SGLang servers on this machine, on its CPU, from the environment of tests/sglang_env.sh.
+    """
+    if engine != "sglang":
+        raise ConfigError(f"the engine that can be measured is sglang, not {engine!r:.40}")
+    quiet_libraries()
+    from dataclasses import replace
+
+    from memkit.evals.bench_serve import QUICK, ServeConfig, bench
+
+    config = replace(QUICK if quick else ServeConfig(), seed=seed, model=model)
+    _measured(json, lambda report: bench(config, report))
+
+
 def bench_recompile(
     memories: Annotated[int, typer.Option(min=1, metavar="N", help="Memories, of as many users.")] = 8,
     workers: Annotated[int, typer.Option(min=1, metavar="N")] = 2,
@@ -193,37 +216,42 @@ def bench_recompile(
     _measured(json, lambda report: bench(config, report))
 
 
-def bench_fuzz(
-    cases: Annotated[int, typer.Option(min=1, metavar="N", help="Requests.")] = 10_000,
-    seed: Seed = 0,
+def bench_ttft(
+    tokens: Annotated[str, typer.Option(metavar="N,...", help="Lengths of the texts.")] = "500,1000,2000",
+    ratio: Annotated[float, typer.Option(metavar="R", help="Context tokens per artifact token.")] = 16.0,
+    repeats: Annotated[int, typer.Option(min=1, metavar="N")] = 15,
+    model: Model = "nano",
     json: Out = None,
 ) -> None:
-    """Send the HTTP server requests that fit its description, and others; count what it fails at."""
+    """Measure the time to the first token, from an artifact and from the text, beside what FLOPs allow."""
     quiet_libraries()
-    fuzz = _served("fuzz")
-    _measured(json, lambda report: fuzz.bench(fuzz.FuzzConfig(cases, seed), report))
+    from memkit.evals.ttft import TtftConfig, bench
+
+    config = TtftConfig(tuple(int(n) for n in numbers(tokens, "--tokens")), ratio, repeats, model)
+    _measured(json, lambda report: bench(config, report))
 
 
-def bench_load(
-    clients: Annotated[int, typer.Option(min=1, metavar="N", help="That stream answers at once.")] = 64,
-    seconds: Annotated[float, typer.Option(min=1, metavar="S")] = 300.0,
-    remembers: Annotated[float, typer.Option(min=0, max=1, help="Share of requests.")] = 0.2,
-    forgets: Annotated[float, typer.Option(min=0, max=1, help="Share of requests.")] = 0.02,
-    tenants: Annotated[int, typer.Option(min=1, metavar="N")] = 8,
+def bench_start(
+    repeats: Annotated[int, typer.Option(min=1, metavar="N")] = 15,
+    json: Out = None,
+) -> None:
+    """Measure what importing memkit and starting its command cost beside bare Python."""
+    from memkit.evals.bench_start import StartConfig, bench
+
+    _measured(json, lambda report: bench(StartConfig(repeats), report))
+
+
+def bench_bytes(
+    source: Records = "generated:20",
+    ratio: Annotated[float, typer.Option(metavar="R", help="Context tokens per artifact token.")] = 16.0,
+    option: Options = None,
     seed: Seed = 0,
     model: Model = "nano",
     json: Out = None,
 ) -> None:
-    """Let many clients stream answers, remember and forget; count errors and what the server adds."""
+    """Measure what artifacts of bfloat16, int8 and int4 lose, and what they save."""
     quiet_libraries()
-    load = _served("load")
-    config = load.LoadConfig(clients, seconds, remembers, forgets, tenants, model, seed)
-    _measured(json, lambda report: load.bench(config, report))
+    from memkit.evals.bench_bytes import BytesConfig, bench
 
-
-def _served(name: str) -> Any:
-    """A module that needs the server's extra."""
-    try:
-        return import_module(f"memkit.evals.{name}")
-    except ImportError as error:
-        raise MissingExtraError(error.name or "fastapi", "pip install 'memkit[server]'") from error
+    config = BytesConfig(source, ratio, model, compiler_options(option), seed)
+    _measured(json, lambda report: bench(config, report))

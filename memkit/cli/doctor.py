@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,8 +16,9 @@ from typing import Annotated, Literal
 import typer
 
 from memkit._version import __version__
-from memkit.cli.options import Home, Json, Model, User, home_of, open_bank, quiet_libraries
+from memkit.cli.options import Home, Json, Model, Urls, User, home_of, open_bank, quiet_libraries
 from memkit.cli.output import Output
+from memkit.cli.serving import server_checks
 from memkit.errors import ArtifactError, MemkitError
 from memkit.settings import shared
 
@@ -50,11 +52,12 @@ def doctor(
         typer.Option("--repair", help="First remove what no memory needs, make anew what can be derived."),
     ] = False,
     user: User = "default",
+    url: Urls = None,
     home: Home = None,
     model: Model = "nano",
     json: Json = False,
 ) -> None:
-    """Check versions, the model, the bank and the disk; exits with 1 if any check fails."""
+    """Check versions, the model, the bank, the disk and SGLang servers; exits with 1 if any check fails."""
     output = Output(json)
     folder = home_of(home)
     packages = list(_packages())
@@ -70,6 +73,7 @@ def doctor(
             *repaired,
             *_bank(folder, user, fingerprint),
             _disk(folder),
+            *_servers(url, model, folder, fingerprint),
         ]
     failed = [check for check in checks if check.status == "fail"]
 
@@ -124,6 +128,14 @@ def _model(name: str) -> tuple[Check, str | None]:
         return Check(f"model {name}", "fail", str(error)), None
     detail = f"{loaded.window} tokens, on {loaded.model.device}, fingerprint {loaded.fingerprint[:16]}"
     return Check(f"model {name}", "ok", detail), loaded.fingerprint
+
+
+def _servers(
+    urls: Sequence[str] | None, model: str, folder: Path, fingerprint: str | None
+) -> Iterator[Check]:
+    if urls or os.environ.get("MEMKIT_SGLANG_URLS"):
+        for name, status, detail in server_checks(urls or (), model, folder, fingerprint):
+            yield Check(name, status, detail)
 
 
 def _repair(folder: Path) -> tuple[list[str], list[Check]]:

@@ -32,6 +32,25 @@ Model = Annotated[
         help="nano, smollm2, a hub id, a folder or a .gguf file.",
     ),
 ]
+EngineOption = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        metavar="E",
+        envvar="MEMKIT_ENGINE",
+        help="What answers: transformers (in this process, the default) or sglang.",
+        show_default=False,
+    ),
+]
+Urls = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--url",
+        metavar="URL",
+        help="An SGLang server; repeatable. Default: MEMKIT_SGLANG_URLS, a comma between two.",
+        show_default=False,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on standard output.")]
 Compiler = Annotated[
     str, typer.Option("--compiler", metavar="C", envvar="MEMKIT_COMPILER", help="How to compile.")
@@ -109,13 +128,24 @@ def open_bank(home: Path | None) -> Bank:
     return Bank(home_of(home), **shared())
 
 
-def open_memory(home: Path | None, model: str, user: str, **settings: Any) -> Memory:
-    """A user's memory; its model is loaded when first needed."""
+def open_memory(
+    home: Path | None,
+    model: str,
+    user: str,
+    *,
+    engine: str | None = None,
+    urls: Sequence[str] | None = None,
+    **settings: Any,
+) -> Memory:
+    """A user's memory; its model is loaded when first needed, and the servers of an engine are asked then."""
     quiet_libraries()
+    from memkit.engine.choice import engine_of
     from memkit.memory import Memory
     from memkit.settings import shared
 
-    return Memory(home_of(home), model, user, **shared(), **settings)
+    folder = home_of(home)
+    chosen = engine_of(engine, model, urls or (), home=folder)
+    return Memory(folder, model, user, engine=chosen, **shared(), **settings)
 
 
 def quiet_libraries() -> None:

@@ -191,7 +191,7 @@ def explain(
         info = memory.show(memory_id)
         source, _ = snapshot(memory, info)
         advice, cost = examine(memory, info, source.text, AdvisorConfig(), datetime.now(UTC))
-        due = why_due(info, compiler, memory.engine.fingerprint)
+        due = why_due(info, compiler, memory.local.fingerprint)
     rows = [
         ("memory", f"{info.id} {info.title}"),
         ("advice", "compile" if advice.compile else f"leave it on its text ({advice.reason})"),

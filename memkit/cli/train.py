@@ -49,11 +49,14 @@ def train_compressor(
 ) -> None:
     """Train the mean-pool compressor for a model, one stage after the other.
 
-    An interrupted stage goes on where it was when the same command runs again.
+    An interrupted stage goes on where it was when the same command runs again. On several GPUs:
+    accelerate launch --num_processes N -m memkit train-compressor ...
     """
     output = Output(json)
     quiet_libraries()
+    from memkit.compilers.base import silent
     from memkit.compilers.meanpool import curriculum
+    from memkit.compilers.meanpool.team import Team
     from memkit.models.loading import load
 
     options = compiler_options(option)
@@ -63,9 +66,12 @@ def train_compressor(
     plan = curriculum.Plan(stage, tuple(data), chosen, ratio, options, shape, start, out, texts)  # type: ignore[arg-type]
     if plot is not None and not plot.resolve().parent.is_dir():
         raise ConfigError(f"cannot write {plot}: its folder does not exist")
+    team = Team.of_environment()
     base = load(model)
     with compilation(output) as report:
-        finished = curriculum.run(plan, base, report)
+        finished = curriculum.run(plan, base, report if team.leads else silent, team)
+    if not team.leads:
+        return
     if plot is not None:
         from memkit.evals.meanpool import curves
 

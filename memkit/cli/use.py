@@ -13,11 +13,13 @@ import typer
 from memkit.cli.options import (
     Compiler,
     EmbedderName,
+    EngineOption,
     Home,
     Json,
     Model,
     Options,
     Ratio,
+    Urls,
     User,
     check_text,
     compiler_options,
@@ -65,6 +67,8 @@ def remember(
     ratio: Ratio = None,
     option: Options = None,
     embedder: EmbedderName = None,
+    engine: EngineOption = None,
+    url: Urls = None,
     wait: Annotated[bool, typer.Option("--wait", help="Compile now, and return when that is done.")] = False,
     home: Home = None,
     model: Model = "nano",
@@ -79,7 +83,8 @@ def remember(
     if name is None and (when is not None or key is not None):
         raise ConfigError("--when and --key belong to a running memory: name one with --memory")
     options = compiler_options(option, ratio)
-    with open_memory(home, model, user, compiler=compiler, options=options, embedder=embedder) as memory:
+    settings: dict[str, Any] = {"compiler": compiler, "options": options, "embedder": embedder}
+    with open_memory(home, model, user, engine=engine, urls=url, **settings) as memory:
         if name is None:
             info = memory.remember(document, compile=False)
         else:
@@ -145,6 +150,8 @@ def ask(
         str, typer.Option("--gate", metavar="G", help="auto, rule, entropy or learned.")
     ] = "auto",
     embedder: EmbedderName = None,
+    engine: EngineOption = None,
+    url: Urls = None,
     home: Home = None,
     model: Model = "nano",
     json: Json = False,
@@ -156,7 +163,8 @@ def ask(
     """
     output = Output(json)
     check_text("question", question)
-    with open_memory(home, model, user, gate=gate_of(gate), embedder=embedder) as memory:
+    settings: dict[str, Any] = {"gate": gate_of(gate), "embedder": embedder}
+    with open_memory(home, model, user, engine=engine, urls=url, **settings) as memory:
         answer = memory.ask(question, max_tokens=max_tokens)
     output.result(answer, lambda: output.say(answer.text))
     if trace and not json:

@@ -98,6 +98,9 @@ class Engine(Protocol):
     def window(self) -> int:
         """Longest prompt plus answer, in tokens."""
 
+    def for_tenant(self, tenant: str) -> Engine:
+        """This engine in the name of a tenant: what it caches for one is never used for another."""
+
     def attach(self, artifact: Artifact) -> Handle:
         """Make an artifact ready. Raises `FingerprintError` for another model's, `ArtifactError` for one
         that is not sound and `EngineError` for a kind that the engine cannot attach."""

@@ -14,6 +14,7 @@ from memkit.engine.lora import load_adapter
 from memkit.engine.trained import load_decoder
 from memkit.errors import ArtifactError, EngineError
 from memkit.models.loading import LoadedModel
+from memkit.quantize import dequantized
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,9 @@ def attached(artifact: Artifact, base: LoadedModel, header: kv.KV | None) -> Rea
     if answers is not base.model and base.chat.header:
         header = kv.prefill(answers, list(base.chat.header))
     if kind == "embeds":
-        return Reader(answers, _read(decoder, _embeddings(artifact, base.model), header), True)
+        made = embeddings_of(artifact, int(base.model.config.hidden_size))[None]
+        read = _read(decoder, made.to(base.model.device, base.model.dtype), header)
+        return Reader(answers, read, True)
     memory = _memory(artifact, base.model)
     return Reader(answers, header.join(memory) if header else memory, True)
 
@@ -71,13 +74,12 @@ def _read(model: PreTrainedModel, embeddings: Tensor, past: kv.KV | None) -> kv.
     return kv.KV.of(cache)
 
 
-def _embeddings(artifact: Artifact, model: PreTrainedModel) -> Tensor:
+def embeddings_of(artifact: Artifact, hidden: int) -> Tensor:
     """The artifact's ``embeddings``, ``[chunk, hidden]``, each between ``wrappers``, ``[2, hidden]``, if any.
 
-    Returns ``[1, token, hidden]``.
+    Returns ``[token, hidden]``. Raises `ArtifactError` for a memory that is not sound.
     """
     names = {spec.name for spec in artifact.manifest.tensors}
-    hidden = int(model.config.hidden_size)
     parts = {name: artifact.tensor(name) for name in ("embeddings", *sorted(names & {"wrappers"}))}
     for name, part in parts.items():
         if part.dim() != 2 or part.shape[1] != hidden or not bool(part.isfinite().all()):
@@ -92,13 +94,13 @@ def _embeddings(artifact: Artifact, model: PreTrainedModel) -> Tensor:
         made = torch.stack((start, made, end), 1).flatten(0, 1)
     if len(made) != artifact.manifest.tokens:
         raise ArtifactError(f"not a sound memory: {len(made)} positions, {artifact.manifest.tokens} claimed")
-    return made[None].to(model.device, model.dtype)
+    return made
 
 
 def _memory(artifact: Artifact, model: PreTrainedModel) -> kv.KV:
     """The artifact's tensors ``keys`` and ``values``, ``[layer, kv_head, token, head_dim]``."""
     keys, values = (
-        tuple(layer[None].to(model.device, model.dtype) for layer in artifact.tensor(name))
+        tuple(layer[None].to(model.device, model.dtype) for layer in dequantized(artifact, name))
         for name in ("keys", "values")
     )
     if len(keys) != int(model.config.num_hidden_layers):

@@ -62,6 +62,10 @@ class TransformersEngine:
     def window(self) -> int:
         return self.base.window
 
+    def for_tenant(self, tenant: str) -> TransformersEngine:
+        """This engine: whatever it keeps is named by an artifact's id or by the text itself."""
+        return self
+
     # -- artifacts ------------------------------------------------------------------------------
     def attach(self, artifact: Artifact) -> Handle:
         artifact.require(self.fingerprint)

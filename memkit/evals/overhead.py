@@ -90,6 +90,7 @@ def overhead(
     added = [rest * 1000 for _, rest in rows]
     return {
         "overhead_n": count,
+        "overhead_ms_p10": quantiles(added, n=10)[0],
         "overhead_ms_p50": median(added),
         "overhead_ms_p95": quantiles(added, n=20)[-1],
         "alone_answer_ms_p50": median(whole * 1000 for whole, _ in rows),

@@ -226,18 +226,6 @@ def _figure(value: Any) -> str:
     return cell(value, "{:.4g}" if isinstance(value, float) else "{}")
 
 
-def first_token(name: str, report: dict[str, Any]) -> str:
-    """Artifact from disk against the whole text."""
-    return (
-        f"## {name}\n\n{report['model']}, {report['context_tokens']} context tokens as "
-        f"{report['buffer_tokens']} buffer tokens ({report['artifact_bytes']:,} bytes), "
-        f"{report['repeats']} interleaved repeats: opening the artifact and answering the first token "
-        f"{report['artifact_ms']:.1f} ms, reading the text again {report['full_ms']:.1f} ms: "
-        f"**{report['ratio']:.1f}× faster** "
-        f"(range {report['ratio_range'][0]:.1f}-{report['ratio_range'][1]:.1f}).\n"
-    )
-
-
 COSTS = (
     ("row", "compiled", "{}"),
     ("context_tokens", "context tokens", "{:,}"),
@@ -282,8 +270,6 @@ def render(folder: Path) -> str:
             parts.append(costs(file.stem, report))
         elif "bench" in report:
             parts.append(bench(file.stem, report, folder))
-        elif "ratio_range" in report:
-            parts.append(first_token(file.stem, report))
         elif "documents" in report:
             parts.append(skills(file.stem, report))
         elif "auc" in report:

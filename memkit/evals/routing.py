@@ -69,7 +69,7 @@ class Study:
 
     def __init__(self, memory: Memory, config: RoutingConfig) -> None:
         self.memory, self.config = memory, config
-        self.engine = memory.engine
+        self.engine = memory.local
         self.work = Work(self.engine)
         self.routers = {
             name: Router(memory.bank, TENANT, lambda: memory.engine, memory.router.embedder, GateConfig(name))

@@ -1,71 +1,143 @@
 """Time to the first token: an artifact from disk against reading the whole text again.
 
-``python -m memkit.evals.ttft --model nano --tokens 1500 --json OUT``. Both sides run interleaved in one
-process; the figure that matters is their ratio.
+Both sides run interleaved in one process; the figure that matters is their ratio, beside the one that the
+arithmetic allows.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
+import os
+import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from memkit.artifact import Artifact
 from memkit.compilers.lcc import LCC
 from memkit.document import Document
-from memkit.engine.base import Request
+from memkit.engine.base import Handle, Request
 from memkit.engine.transformers import TransformersEngine
+from memkit.errors import ConfigError
+from memkit.evals.work import Work
 from memkit.models.nano.documents import Generator
 
+Progress = Callable[[str, int, int], None]
 QUESTION = "Where does Mira live?"
 # What the artifact knows does not change how fast it is read: one step is enough.
 OPTIONS = {"steps": 1, "kv_steps": 0, "self_study": 0, "agnostic": 1, "answer_tokens": 1, "warmup": 0}
+MATRIX = 1024  # rows and columns of the products that the matrix rate is measured with
 
 
-def measure(engine: TransformersEngine, tokens: int, ratio: float, repeats: int) -> dict[str, Any]:
-    """Medians in ms of opening + attaching + first token, and of full prefill + first token."""
-    text = filler(engine, tokens)
-    made = LCC({**OPTIONS, "ratio": ratio}).compile(Document(text), engine.base, tenant="benchmark")
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "memory.mka"
-        file.write_bytes(made.data)
+@dataclass(frozen=True)
+class TtftConfig:
+    """Texts of about ``tokens`` each, compiled at ``ratio``."""
 
-        def from_artifact() -> None:
-            with Artifact.open(file) as artifact:
-                handle = engine.attach(artifact)
-                list(engine.generate([Request(QUESTION, handle=handle, max_tokens=1)]))
-                engine.detach(handle)
+    tokens: tuple[int, ...] = (500, 1000, 2000)
+    ratio: float = 16.0
+    repeats: int = 15
+    model: str = "nano"
 
-        def from_text() -> None:
-            list(engine.generate([Request(QUESTION, context=text, max_tokens=1)]))
+    def __post_init__(self) -> None:
+        if not self.tokens or min(self.tokens) < 1 or self.repeats < 1:
+            raise ConfigError("tokens and repeats must be numbers from 1 on")
 
-        from_artifact()
-        from_text()
-        pairs = [(_time(from_artifact), _time(from_text)) for _ in range(repeats)]
-    latent, full = ([p[i] for p in pairs] for i in (0, 1))
-    ratios = sorted(f / a for a, f in pairs)
+
+def bench(config: TtftConfig, progress: Progress = lambda label, done, total: None) -> dict[str, Any]:
+    """Measure; returns ``{"bench": "ttft", "rows": [...]}`` with a row for each length.
+
+    ``cold_ms``: the artifact is opened, attached and answered from; ``warm_ms``: it is attached already;
+    ``full_ms``: the text is read. ``ratio`` is full over cold, ``ideal`` that of their FLOPs, ``floor_ms``
+    the FLOPs of the cold path at the rate of a matrix product, which is measured in the same run.
+    """
+    engine = TransformersEngine(config.model)
+    rows = list[dict[str, Any]]()
+    for done, tokens in enumerate(config.tokens):
+        progress(f"{tokens} tokens", done, len(config.tokens))
+        rows.append(_row(engine, tokens, config))
     return {
-        "model": engine.base.name,
-        "context_tokens": engine.count_tokens(text),
-        "buffer_tokens": made.tokens,
-        "artifact_bytes": len(made.data),
-        "repeats": repeats,
-        "artifact_ms": statistics.median(latent),
-        "full_ms": statistics.median(full),
-        "ratio": statistics.median(ratios),
-        "ratio_range": [ratios[0], ratios[-1]],
+        "bench": "ttft",
+        "model": config.model,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "date": datetime.now(UTC).date().isoformat(),
+        "matrix_gflops": matrix_rate(engine.base.model.dtype) / 1e9,
+        "rows": rows,
     }
 
 
-def _time(call: Callable[[], None]) -> float:
+def _row(engine: TransformersEngine, tokens: int, config: TtftConfig) -> dict[str, Any]:
+    text = filler(engine, tokens)
+    made = LCC({**OPTIONS, "ratio": config.ratio}).compile(Document(text), engine.base, tenant="benchmark")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "memory.mka"
+        file.write_bytes(made.data)
+        with Artifact.open(file) as artifact:
+            kept = engine.attach(artifact)
+
+        def cold() -> None:
+            engine.detach(kept)
+            with Artifact.open(file) as artifact:
+                _first(engine, handle=engine.attach(artifact))
+
+        def warm() -> None:
+            _first(engine, handle=kept)
+
+        def full() -> None:
+            _first(engine, context=text)
+
+        times = interleaved((cold, warm, full), config.repeats)
+        asked = [Request(QUESTION, handle=kept, max_tokens=1), Request(QUESTION, context=text, max_tokens=1)]
+        flops = [Work(engine).probe(each) for each in asked]
+        engine.detach(kept)
+    ratios = sorted(f / c for c, f in zip(times[0], times[2], strict=True))
+    ratio, ideal = statistics.median(ratios), flops[1] / flops[0]
+    rate = matrix_rate(engine.base.model.dtype)
+    return {
+        "row": f"{engine.count_tokens(text)} tokens",
+        "buffer_tokens": made.tokens,
+        "artifact_bytes": len(made.data),
+        "cold_ms": statistics.median(times[0]),
+        "warm_ms": statistics.median(times[1]),
+        "full_ms": statistics.median(times[2]),
+        "ratio": ratio,
+        "ratio_range": [ratios[0], ratios[-1]],
+        "warm_ratio": statistics.median(f / w for w, f in zip(times[1], times[2], strict=True)),
+        "ideal": ideal,
+        "of_ideal": ratio / ideal,
+        "floor_ms": 1000 * flops[0] / rate,
+        "full_of_rate": flops[1] / rate / (statistics.median(times[2]) / 1000),
+    }
+
+
+def _first(engine: TransformersEngine, handle: Handle | None = None, context: str | None = None) -> None:
+    list(engine.generate([Request(QUESTION, handle=handle, context=context, max_tokens=1)]))
+
+
+def interleaved(calls: Sequence[Callable[[], object]], repeats: int) -> list[list[float]]:
+    """Milliseconds of each call, in turn, after one round that is not counted."""
+    for call in calls:
+        call()
+    rounds = [[_time(call) for call in calls] for _ in range(repeats)]
+    return [list(column) for column in zip(*rounds, strict=True)]
+
+
+def _time(call: Callable[[], object]) -> float:
     started = time.perf_counter()
     call()
     return (time.perf_counter() - started) * 1000
+
+
+def matrix_rate(dtype: torch.dtype, repeats: int = 9) -> float:
+    """FLOPs a second of a matrix product, the median of some."""
+    a, b = (torch.randn(MATRIX, MATRIX).to(dtype) for _ in range(2))
+    (times,) = interleaved([lambda: a @ b], repeats)
+    return 2 * MATRIX**3 / (statistics.median(times) / 1000)
 
 
 def filler(engine: TransformersEngine, tokens: int) -> str:
@@ -74,22 +146,3 @@ def filler(engine: TransformersEngine, tokens: int) -> str:
     while engine.count_tokens(text) < tokens:
         text = f"{text} {generator.filler()}".strip()
     return text
-
-
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="nano")
-    parser.add_argument("--tokens", type=int, default=1500)
-    parser.add_argument("--ratio", type=float, default=16.0)
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args(argv)
-    report = measure(TransformersEngine(options.model), options.tokens, options.ratio, options.repeats)
-    text = json.dumps(report, indent=1)
-    if options.json:
-        options.json.write_text(text + "\n")
-    print(text)
-
-
-if __name__ == "__main__":
-    main()

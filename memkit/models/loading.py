@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def load(name: str = "nano", device: str | None = None, dtype: str | None = None
     elsewhere); artifacts belong to a model *and* its dtype. Raises `ModelError` when it cannot be found
     or read, `MissingExtraError` when a package that carries it, or reads it, is absent.
     """
-    folder, options = _locate(name)
+    folder, options = locate(name)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     wanted = dtype or os.environ.get("MEMKIT_DTYPE") or ("float32" if device == "cpu" else "bfloat16")
     if wanted not in DTYPES:
@@ -60,11 +61,24 @@ def load(name: str = "nano", device: str | None = None, dtype: str | None = None
         model.hf_quantizer = None  # dequantized on load; else the model refuses to be saved or copied
     model = model.to(device).eval().requires_grad_(False)
     window = int(getattr(model.config, "max_position_embeddings", 2048))
+    return LoadedModel(name, model, tokenizer, _chat(name, tokenizer), fingerprint(model, tokenizer), window)
+
+
+def load_tokenizer(name: str) -> tuple[PreTrainedTokenizerBase, ChatFormat]:
+    """A model's tokenizer and chat format, without its weights; names and errors as of `load`."""
+    folder, options = locate(name)
     try:
-        chat = ChatFormat.of(tokenizer)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(f"cannot load the tokenizer of {name!r}: {error}") from error
+    return tokenizer, _chat(name, tokenizer)
+
+
+def _chat(name: str, tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
+    try:
+        return ChatFormat.of(tokenizer)
     except ValueError as error:
         raise ModelError(f"the tokenizer of {name!r} cannot be used: {error}") from error
-    return LoadedModel(name, model, tokenizer, chat, fingerprint(model, tokenizer), window)
 
 
 def quiet_libraries() -> None:
@@ -75,7 +89,8 @@ def quiet_libraries() -> None:
     logging.disable_progress_bar()
 
 
-def _locate(name: str) -> tuple[str, dict[str, Any]]:
+def locate(name: str) -> tuple[str, dict[str, Any]]:
+    """Where a model is, and what transformers' loaders must be told; see `load` for names and errors."""
     if name == "nano":
         if not (NANO_FOLDER / "model.safetensors").exists():
             raise ModelError(f"the nano model is missing from this installation ({NANO_FOLDER})")
@@ -104,7 +119,17 @@ def _gguf(path: Path) -> tuple[str, dict[str, Any]]:
 
 def fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
     """SHA-256, in hex, over what must agree for an artifact to mean the same thing."""
-    config = model.config.to_dict()
+    tensors = sorted(model.state_dict().items())
+    return fingerprint_of(model.config.to_dict(), ((n, t.dtype, t) for n, t in tensors), tokenizer)
+
+
+def fingerprint_of(
+    config: Mapping[str, Any],
+    tensors: Iterable[tuple[str, torch.dtype, torch.Tensor]],
+    tokenizer: PreTrainedTokenizerBase,
+) -> str:
+    """The fingerprint of a model that is given in parts: all its ``tensors``, of any shape, in the order of
+    their names, each with the type of numbers in which the model holds it."""
     keys = (
         "model_type hidden_size num_hidden_layers num_attention_heads num_key_value_heads head_dim "
         "intermediate_size rope_theta rope_scaling rope_parameters rms_norm_eps vocab_size hidden_act"
@@ -112,10 +137,19 @@ def fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> s
     digest = hashlib.sha256(
         json.dumps({k: config.get(k) for k in keys}, sort_keys=True, default=str).encode()
     )
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
-        raw = tensor.detach().cpu().contiguous().view(torch.uint8)
-        digest.update(memoryview(raw.numpy()).cast("B"))
-    vocabulary = sorted(tokenizer.get_vocab().items())
-    digest.update(json.dumps([vocabulary, tokenizer.chat_template], sort_keys=True).encode())
+    for name, dtype, tensor in tensors:
+        digest.update(f"{name}:{dtype}:{tuple(tensor.shape)}".encode())
+        raw: Any = tensor.detach().to(dtype).cpu().contiguous().view(torch.uint8).numpy()
+        digest.update(memoryview(raw).cast("B"))
+    digest.update(_vocabulary(tokenizer))
     return digest.hexdigest()
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256, in hex, over a tokenizer's vocabulary and chat template."""
+    return hashlib.sha256(_vocabulary(tokenizer)).hexdigest()
+
+
+def _vocabulary(tokenizer: PreTrainedTokenizerBase) -> bytes:
+    vocabulary = sorted(tokenizer.get_vocab().items())
+    return json.dumps([vocabulary, tokenizer.chat_template], sort_keys=True).encode()

@@ -112,7 +112,7 @@ def plan(memory: Memory, scope: Scope, now: datetime | None = None) -> Plan:
     for user in users:
         one = memory.of(user)
         for info in memory.bank.list(user):
-            reason = why_due(info, memory.compiler, memory.engine.fingerprint)
+            reason = why_due(info, memory.compiler, memory.local.fingerprint)
             if not reason or (scope.since and (info.changed or info.created) < scope.since):
                 unchanged += 1
                 continue
@@ -164,7 +164,7 @@ def examine(
     memory: Memory, info: MemoryInfo, text: str, config: AdvisorConfig, now: datetime
 ) -> tuple[Advice, Estimate | None]:
     """The advice on a memory, and what its compilation would cost."""
-    base = memory.engine.base
+    base = memory.local.base
     tokens = len(base.tokenizer.encode(text, add_special_tokens=False))
     compiler = registry.compiler(memory.compiler, memory.options)
     estimate: Callable[[int, LoadedModel], Estimate] | None = getattr(compiler, "estimate", None)
@@ -193,7 +193,7 @@ class Speed:
 
     @cached_property
     def _measured(self) -> float:
-        base = self._memory.engine.base
+        base = self._memory.local.base
         ids = [base.chat.end] * min(PROBED, base.window // 2)
         kv.prefill(base.model, ids)  # the first one also allocates
         started = time.perf_counter()

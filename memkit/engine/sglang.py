@@ -1,0 +1,342 @@
+"""The engine over SGLang: one frozen model on one server or many, with a bank's artifacts in front of it.
+
+It sends token ids to ``/generate`` and nothing else, and names artifacts by their ids: the servers look them
+up in the bank themselves (`memkit.serving`). An answer without the artifact in place is refused.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from copy import copy
+from typing import Any
+
+from memkit.artifact import Artifact
+from memkit.engine import kv
+from memkit.engine.base import Completion, Handle, Request, Score
+from memkit.engine.sglang_check import checked
+from memkit.engine.sglang_loras import Loras
+from memkit.engine.sglang_prompts import Growing, Prompt, Prompts, mean_logprob, require_cached, score_of
+from memkit.engine.sglang_workers import SGLangConfig, Worker, WorkerError, Workers
+from memkit.errors import ContextTooLongError, EngineError
+from memkit.models.loading import load_tokenizer, tokenizer_digest
+from memkit.serving.naming import Claim, salt, tenant_key
+
+UNFINISHED = "\ufffd"  # ends a text whose last character's bytes are not all there
+UNLOADED = "never been loaded"  # in what SGLang says of a LoRA that a restart has lost
+
+
+class SGLangEngine:
+    """Answers through SGLang servers that share a bank's artifacts.
+
+    ``model`` names the tokenizer, as `memkit.models.loading.load` knows models; ``secret`` is the bank's, by
+    which tenants' caches are kept apart (see `memkit.serving.prefix.read_secret`). With a ``fingerprint``
+    only servers of that model are used; without one they must agree with each other.
+
+    `for_tenant` gives the same engine in the name of a tenant. Without one, requests that name no artifact
+    share a cache with nobody else's. May be used from several threads.
+    """
+
+    def __init__(
+        self,
+        config: SGLangConfig | str | Sequence[str],
+        model: str = "nano",
+        *,
+        secret: bytes,
+        fingerprint: str | None = None,
+    ) -> None:
+        if not isinstance(config, SGLangConfig):
+            config = SGLangConfig((config,) if isinstance(config, str) else tuple(config))
+        tokenizer, chat = load_tokenizer(model)
+        self.config, self._model, self._secret = config, model, secret
+        self._prompts = Prompts(tokenizer, chat)
+        self._vocabulary = tokenizer_digest(tokenizer)
+        self._expected = fingerprint
+        self._workers = Workers(config, self._check)
+        self._loras = Loras(self._workers)
+        self._attached: dict[str, Claim] = {}
+        self._lock = threading.Lock()
+        self._tenant: str | None = None
+        self._salt = secrets.token_hex(16)
+
+    def for_tenant(self, tenant: str) -> SGLangEngine:
+        """This engine in the name of a tenant, whose artifacts alone it attaches."""
+        mine = copy(self)
+        mine._tenant = tenant_key(tenant)
+        mine._salt = salt(self._secret, mine._tenant)
+        return mine
+
+    # -- the servers ----------------------------------------------------------------------------
+    def _check(self, worker: Worker) -> Mapping[str, Any]:
+        """What a server says of itself. Raises `EngineError` for one that must not be used."""
+        info = checked(self._workers, worker, self.config.wait)
+        with self._lock:
+            self._expected = self._expected or str(info["fingerprint"])
+            if info["fingerprint"] != self._expected:
+                raise EngineError(
+                    f"{worker.url} runs the model {str(info['fingerprint'])[:12]} ({info['model']}, "
+                    f"{info['dtype']}), {self._expected[:12]} was expected; check the URL"
+                )
+        if info["vocabulary"] != self._vocabulary or info["header"] != list(self._prompts.chat.header):
+            raise EngineError(
+                f"{worker.url} has another tokenizer than {self._model}: name its model with --model"
+            )
+        self._loras.forget(worker)
+        return info
+
+    def _info(self) -> Mapping[str, Any]:
+        """What any of the servers says of itself."""
+        known = next((worker.info for worker in self._workers.all if worker.info), None)
+        found: Mapping[str, Any] = known or self._workers.run("", self._workers.ready)
+        return found
+
+    def server(self, url: str) -> Mapping[str, Any]:
+        """What the server at one of the URLs says of itself. Raises `EngineError` when it cannot be used."""
+        worker = next(worker for worker in self._workers.all if worker.url == url)
+        try:
+            return self._workers.ready(worker)
+        except WorkerError as error:
+            raise EngineError(str(error)) from error
+
+    @property
+    def fingerprint(self) -> str:
+        return str(self._info()["fingerprint"])
+
+    @property
+    def model(self) -> str:
+        return self._model
+
+    @property
+    def window(self) -> int:
+        return int(self._info()["window"])
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._workers.close()
+
+    # -- artifacts ------------------------------------------------------------------------------
+    def attach(self, artifact: Artifact) -> Handle:
+        """As `Engine.attach`; the artifact must have been published in the bank that the servers read."""
+        handle = Handle(artifact.id, artifact.manifest.tokens)
+        claim = self._claim(artifact)
+        with self._lock:
+            if artifact.id in self._attached:
+                return handle
+        artifact.require(self.fingerprint)
+        look = {"extra_key": claim.key, "cache_salt": salt(self._secret, claim.tenant)}
+        self._workers.run(claim.key, lambda worker: self._workers.ask(worker, "/memkit/artifact", look))
+        if claim.kind == "lora":
+            self._load(claim)
+        with self._lock:
+            self._attached[artifact.id] = claim
+        return handle
+
+    def _claim(self, artifact: Artifact) -> Claim:
+        """Its name for the servers. Raises `EngineError` for what they cannot attach, or another tenant's."""
+        manifest = artifact.manifest
+        tenant, metrics = tenant_key(manifest.tenant), manifest.metrics
+        if self._tenant not in (None, tenant):
+            raise EngineError("the artifact is another tenant's")
+        if manifest.kind not in ("kv", "embeds", "lora"):
+            raise EngineError(f"this engine attaches kv, embeds and lora artifacts, not {manifest.kind!r}")
+        if metrics.get("decoder") and (manifest.kind, metrics.get("answers")) != ("kv", "base"):
+            raise EngineError("the artifact is read by a trained decoder, which SGLang does not run")
+        page = int(self._info()["page_size"])
+        tokens = len(self._prompts.chat.header) + manifest.tokens
+        if manifest.kind == "kv" and tokens % page:
+            raise EngineError(
+                f"header and artifact take {tokens} positions, no multiple of the server's page size {page}: "
+                f"start it with --page-size 1, or compile with --option multiple={page}"
+            )
+        return Claim(manifest.kind, tenant, artifact.id)
+
+    def _load(self, claim: Claim) -> None:
+        """Load a LoRA on every server that answers; the others load it when they are used."""
+        for worker in self._workers.all:
+            try:
+                self._workers.ready(worker)
+                with self._loras.using(worker, [claim]):
+                    continue
+            except WorkerError:
+                continue
+
+    def detach(self, handle: Handle) -> None:
+        with self._lock:
+            claim = self._attached.pop(handle.artifact_id, None)
+        if claim is not None and claim.kind == "lora":
+            self._loras.drop(claim)
+
+    # -- requests -------------------------------------------------------------------------------
+    def count_tokens(self, text: str) -> int:
+        return len(self._prompts.encode(text))
+
+    def _prompt(self, request: Request, more: Sequence[int] = ()) -> Prompt:
+        """What is sent for a request. Raises `ContextTooLongError`, or `EngineError` for no such artifact."""
+        claim = None
+        if request.handle is not None:
+            with self._lock:
+                claim = self._attached.get(request.handle.artifact_id)
+            if claim is None or self._tenant not in (None, claim.tenant):
+                raise EngineError(f"artifact {request.handle.artifact_id[:12]} is not attached")
+        cache_salt = self._salt if claim is None else salt(self._secret, claim.tenant)
+        prompt = self._prompts.of(request, claim, cache_salt)
+        if len(prompt.ids) + len(more) + 1 > self.window:
+            raise ContextTooLongError(
+                f"the prompt has {len(prompt.ids) + len(more)} tokens, the model reads {self.window}; "
+                "shorten the question, or remember the document instead of sending it"
+            )
+        return prompt
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
+        prompts = [self._prompt(request) for request in requests]
+        return self._generate(requests, prompts)
+
+    def _generate(self, requests: Sequence[Request], prompts: Sequence[Prompt]) -> Iterator[Completion]:
+        if len(requests) == 1:
+            yield self._answer(requests[0], prompts[0])
+            return
+        most = self.config.in_flight * len(self.config.urls)
+        with ThreadPoolExecutor(max(min(len(requests), most), 1), "memkit-sglang") as pool:
+            yield from pool.map(self._answer, requests, prompts)
+
+    def _answer(self, request: Request, prompt: Prompt) -> Completion:
+        *_, last = self._pieces(request, prompt)
+        if not isinstance(last, Completion):
+            raise EngineError("the answer has no end")
+        return last
+
+    def stream(self, request: Request) -> Iterator[str | Completion]:
+        return self._pieces(request, self._prompt(request))
+
+    def _pieces(self, request: Request, prompt: Prompt) -> Iterator[str | Completion]:
+        """An answer in pieces. Where a server is lost, another one goes on behind the tokens that came."""
+        started, said, ttft = time.perf_counter(), "", 0.0
+        answer = Growing(min(request.max_tokens, self.window - len(prompt.ids)), self._prompts.chat.end)
+
+        def start(worker: Worker) -> Iterator[None]:
+            return self._grow(worker, request, prompt, answer)
+
+        for _ in self._workers.stream(prompt.key or prompt.salt, start):
+            ttft = ttft or (time.perf_counter() - started) * 1000
+            text = self._prompts.decode(answer.ids)
+            if len(text) > len(said) and not text.endswith(UNFINISHED):
+                yield text[len(said) :]
+                said = text
+        text = self._prompts.decode(answer.ids)
+        if len(text) > len(said):
+            yield text[len(said) :]
+        total = (time.perf_counter() - started) * 1000
+        yield Completion(text, len(answer.ids), len(prompt.ids), ttft, total, answer.stopped)
+
+    def _grow(self, worker: Worker, request: Request, prompt: Prompt, answer: Growing) -> Iterator[None]:
+        before = list(answer.ids)
+        payload = {
+            **prompt.payload(before),
+            "stream": True,
+            "sampling_params": {
+                "max_new_tokens": answer.room - len(before),
+                "temperature": request.temperature,
+                "sampling_seed": request.seed,
+                "stop_token_ids": [answer.end],
+            },
+        }
+        if answer.room == len(before):  # the server was lost behind the last token
+            return
+        with self._using(worker, [prompt]):
+            for event in self._workers.events(worker, payload):
+                require_cached(event, prompt)
+                answer.take(event, before)
+                yield
+                if answer.done:
+                    return
+        raise WorkerError(f"the answer of {worker.url} broke off")
+
+    @contextmanager
+    def _using(self, worker: Worker, prompts: Sequence[Prompt]) -> Iterator[None]:
+        """While this lasts the LoRAs of these prompts are loaded on a server."""
+        with self._loras.using(worker, [p.adapter for p in prompts if p.adapter is not None]):
+            try:
+                yield
+            except EngineError as error:
+                if UNLOADED not in str(error):
+                    raise
+                self._loras.forget(worker)
+                raise WorkerError(str(error)) from error
+
+    def said(self, request: Request) -> list[tuple[int, float]]:
+        """The tokens of a greedy answer, its end included, with their log-probabilities: for measurements."""
+        prompt = self._prompt(request)
+        sampling = {
+            "max_new_tokens": request.max_tokens,
+            "temperature": 0.0,
+            "stop_token_ids": [self._prompts.chat.end],
+        }
+        payload = {**prompt.payload(), "sampling_params": sampling, "return_logprob": True}
+
+        def work(worker: Worker) -> list[tuple[int, float]]:
+            with self._using(worker, [prompt]):
+                answer = self._workers.ask(worker, "/generate", payload)
+            require_cached(answer, prompt)
+            given = answer["meta_info"]["output_token_logprobs"]
+            return [(int(token), float(logprob)) for logprob, token, *_ in given]
+
+        return self._workers.run(prompt.key or prompt.salt, work)
+
+    def score(self, requests: Sequence[Request]) -> list[Score]:
+        prompts = [self._prompt(request) for request in requests]
+        if not prompts:
+            return []
+
+        def work(worker: Worker) -> list[Score]:
+            limit = int(self._workers.ready(worker).get("max_loaded_loras") or len(prompts))
+            several = sum(prompt.adapter is not None for prompt in prompts) > limit
+            groups = kv.chunked(prompts, limit if several else len(prompts))
+            return [score for group in groups for score in self._scores(worker, group)]
+
+        return self._workers.run(prompts[0].key or prompts[0].salt, work)
+
+    def _scores(self, worker: Worker, prompts: Sequence[Prompt]) -> list[Score]:
+        """All in one request, so that the server reads them together."""
+        info = self._workers.ready(worker)
+        vocabulary, fields = int(info["vocabulary_size"]), [prompt.payload() for prompt in prompts]
+        payload: dict[str, Any] = {name: [each.get(name) for each in fields] for name in fields[0]}
+        payload |= {
+            "sampling_params": {"max_new_tokens": 1, "temperature": 0.0},
+            "return_logprob": True,
+            "top_logprobs_num": min(self.config.top, vocabulary),
+            "return_hidden_states": bool(info["hidden_states"]),
+        }
+        with self._using(worker, prompts):
+            answers = self._workers.ask(worker, "/generate", payload)
+        for answer, prompt in zip(answers, prompts, strict=True):
+            require_cached(answer, prompt)
+        return [score_of(answer, vocabulary, self._prompts.decode) for answer in answers]
+
+    def likelihood(self, requests: Sequence[Request], answers: Sequence[str]) -> list[float]:
+        if len(requests) != len(answers):
+            raise ValueError(f"{len(requests)} requests but {len(answers)} answers")
+        said = [[*self._prompts.encode(answer), self._prompts.chat.end] for answer in answers]
+        prompts = [self._prompt(request, more) for request, more in zip(requests, said, strict=True)]
+        most = self.config.in_flight * len(self.config.urls)
+        with ThreadPoolExecutor(max(min(len(requests), most), 1), "memkit-sglang") as pool:
+            return list(pool.map(self._likelihood, prompts, said))
+
+    def _likelihood(self, prompt: Prompt, said: Sequence[int]) -> float:
+        payload = {
+            **prompt.payload(said),
+            "sampling_params": {"max_new_tokens": 0, "temperature": 0.0},
+            "return_logprob": True,
+            "logprob_start_len": len(prompt.ids) - 1,
+        }
+
+        def work(worker: Worker) -> float:
+            with self._using(worker, [prompt]):
+                answer = self._workers.ask(worker, "/generate", payload)
+            require_cached(answer, prompt)
+            return mean_logprob(answer, said)
+
+        return self._workers.run(prompt.key or prompt.salt, work)

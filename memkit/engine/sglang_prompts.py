@@ -1,0 +1,126 @@
+"""What is sent to SGLang for a request, and what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from memkit.engine.base import Request, Score
+from memkit.engine.signals import entropy_of_top
+from memkit.errors import EngineError
+from memkit.serving.naming import PLACEHOLDER, Claim
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from memkit.models.chat import ChatFormat
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Token ``ids`` under the artifact's ``key`` ("" for none) and a tenant's ``salt``.
+
+    ``cached`` tokens at their start must come from an artifact; ``adapter`` is a LoRA's artifact.
+    """
+
+    ids: tuple[int, ...]
+    key: str
+    salt: str
+    cached: int = 0
+    adapter: Claim | None = None
+
+    def payload(self, more: Sequence[int] = ()) -> dict[str, Any]:
+        """The fields that name prompt and artifact, with ``more`` ids behind the prompt."""
+        return {
+            "input_ids": [*self.ids, *more],
+            "extra_key": self.key,
+            "cache_salt": self.salt,
+            "lora_path": self.adapter and self.adapter.adapter,
+        }
+
+
+class Prompts:
+    """Turns requests into prompts, and token ids into text."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, chat: ChatFormat) -> None:
+        self.tokenizer, self.chat = tokenizer, chat
+
+    def encode(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
+    def of(self, request: Request, claim: Claim | None, salt: str) -> Prompt:
+        """The prompt of a request whose artifact, if any, is the claim's."""
+        asked = request.question, request.follows, request.history, request.system
+        query = self.chat.query(self.tokenizer, *asked)
+        header = list(self.chat.header)
+        if request.context is not None:
+            return Prompt((*header, *self.encode(request.context), *query), "", salt)
+        if request.handle is None or claim is None:
+            return Prompt((*header, *query), "", salt)
+        if claim.kind == "lora":
+            return Prompt((*header, *query), claim.key, salt, adapter=claim)
+        ids = (*header, *[PLACEHOLDER] * request.handle.tokens, *query)
+        cached = len(header) + request.handle.tokens if claim.kind == "kv" else 0
+        return Prompt(ids, claim.key, salt, cached)
+
+
+@dataclass
+class Growing:
+    """An answer of at most ``room`` tokens, as far as it has come; ``end`` ends it and is no part of it."""
+
+    room: int
+    end: int
+    ids: list[int] = field(default_factory=list)
+    done: bool = False
+    stopped: bool = False
+
+    def take(self, event: Mapping[str, Any], before: Sequence[int]) -> None:
+        """One event: all of SGLang's tokens so far, which follow those that came ``before`` it."""
+        ids = [int(token) for token in event["output_ids"]]
+        reason = event["meta_info"].get("finish_reason")
+        if reason is not None:
+            self.done, self.stopped = True, reason.get("type") == "stop"
+            if ids and ids[-1] == self.end:
+                ids.pop()
+        if len(ids) + len(before) >= len(self.ids):
+            self.ids = [*before, *ids]
+
+
+def require_cached(answer: Mapping[str, Any], prompt: Prompt) -> None:
+    """Raise `EngineError` for an answer whose artifact was not in place."""
+    cached = int(answer["meta_info"].get("cached_tokens") or 0)
+    if cached < prompt.cached:
+        raise EngineError(
+            f"the server had {cached} of the artifact's {prompt.cached} positions, so that its answer is "
+            "refused: it runs without memkit's plugin, or with another version; see memkit doctor"
+        )
+
+
+def score_of(answer: Mapping[str, Any], vocabulary: int, decode: Callable[[Sequence[int]], str]) -> Score:
+    """What an answer of one token says about its distribution; `entropy_of_top` tells the entropy's error."""
+    about = answer["meta_info"]
+    top = [(float(logprob), int(token)) for logprob, token, *_ in about["output_top_logprobs"][0]]
+    entropy, _ = entropy_of_top([logprob for logprob, _ in top], vocabulary)
+    best, token = max(top)
+    return Score(entropy, best, decode([token]), _hidden(about.get("hidden_states")))
+
+
+def _hidden(states: Any) -> tuple[float, ...]:
+    """The state at the prompt's last position, of what SGLang gives: ``[token, hidden]`` or ``[hidden]``."""
+    if not states:
+        return ()
+    first = states[0]
+    last = first[-1] if first and isinstance(first[0], list) else first
+    return tuple(float(value) for value in last)
+
+
+def mean_logprob(answer: Mapping[str, Any], said: Sequence[int]) -> float:
+    """The mean log-probability of the last tokens of a prompt, those that were ``said``."""
+    given = answer["meta_info"]["input_token_logprobs"][-len(said) :]
+    if [int(token) for _, token, *_ in given] != list(said):
+        raise EngineError("the server returned the log-probabilities of other tokens than were asked for")
+    return sum(float(logprob) for logprob, *_ in given) / len(said)

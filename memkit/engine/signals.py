@@ -1,0 +1,30 @@
+"""What can be known of a distribution from its likeliest tokens alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from memkit.errors import EngineError
+
+NOISE = 1e-6  # of a sum of float32 probabilities
+
+
+def entropy_of_top(logprobs: Sequence[float], vocabulary: int) -> tuple[float, float]:
+    """The entropy in nats, estimated from the log-probabilities of the likeliest tokens, and its error.
+
+    What the other tokens of the ``vocabulary`` have in common is their mass r. Each of them has at most the
+    probability c of the last one given, and at most r, so that their part of the entropy is at least
+    -r · log min(c, r), and at most, spread evenly, r · log(others / r). The estimate takes the middle; the
+    true value is at most the error away from it.
+    """
+    given = sorted((value for value in logprobs if value > -math.inf), reverse=True)
+    if not given:
+        raise EngineError("the server returned no log-probabilities of the likeliest tokens")
+    known = -sum(math.exp(value) * value for value in given)
+    rest, others = 1.0 - math.fsum(math.exp(value) for value in given), vocabulary - len(given)
+    if rest <= NOISE or others < 1:
+        return max(known, 0.0), 0.0
+    most = rest * math.log(others / rest)
+    least = min(-rest * min(given[-1], math.log(rest)), most)
+    return known + (least + most) / 2, (most - least) / 2

@@ -1,0 +1,248 @@
+"""SGLang's door to an external KV store, over a bank: artifacts are read into the device's KV pool.
+
+It only reads. Whatever cannot be loaded fails the request, with nothing cached: SGLang itself would compute
+the placeholders as text and keep the result under the artifact's name. `memkit.serving.guard` tells the
+linker which artifact a request names, and refuses what slips past it.
+"""
+
+from __future__ import annotations
+
+import logging
+from array import array
+from collections import OrderedDict
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from sglang.srt.mem_cache.hicache_storage import PoolName
+from sglang.srt.mem_cache.radix_cache import RadixKey
+from sglang.srt.mem_cache.unified_cache.unified_cache_linker import LayerWiseLoadCounter, UnifiedCacheLinker
+from sglang.srt.mem_cache.utils import get_storage_hash_str
+from sglang.srt.runtime_context import get_parallel
+
+from memkit.errors import ArtifactError, ConfigError, EngineError, MemkitError
+from memkit.serving import guard
+from memkit.serving.config import ServingConfig
+from memkit.serving.naming import PLACEHOLDER, Claim, page_hashes
+from memkit.serving.pages import Pages, Share, heads_of, require_pooled
+from memkit.serving.prefix import Prefix
+from memkit.serving.store import Artifacts, files_of
+
+log = logging.getLogger(__name__)
+REMEMBERED = 4096  # requests, and names of prefixes, that are remembered
+
+
+@dataclass(frozen=True)
+class Loading:
+    """Slots ``indices`` that get an artifact's positions from ``start`` on; no artifact: the load fails."""
+
+    claim: Claim
+    start: int
+    indices: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a request's prompt starts with: an artifact, of which the device holds ``cached`` positions.
+
+    ``tokens`` counts header and artifact; None: the artifact cannot be opened.
+    """
+
+    claim: Claim
+    salt: str | None
+    cached: int
+    tokens: int | None
+
+
+class MemkitLinker(UnifiedCacheLinker):  # type: ignore[misc] # SGLang is not installed where this is checked
+    """Loads artifacts of kind kv, with the header in front of them, into one rank's pool."""
+
+    def __init__(
+        self,
+        server_args: Any,
+        params: Any,
+        *,
+        components: Any,
+        extra_config: Mapping[str, Any] | None = None,
+        forward_stream: Any = None,
+    ) -> None:
+        guard.require_installed()
+        config = ServingConfig.of(extra_config)
+        self.prefix = Prefix.open(config.prefix)
+        self.artifacts = Artifacts(files_of(config), config.capacity)
+        self.page = int(params.page_size)
+        self.pool = params.token_to_kv_pool_allocator.get_kvcache()
+        self.forward_stream = forward_stream
+        self.pools = {PoolName.KV: self.pool}
+        self.layer_done_counter = LayerWiseLoadCounter(self.pool.layer_num)
+        self._share = _share(self.prefix, self.pool)
+        self._expected: Expected | None = None
+        self._queued: dict[str, Loading] = {}
+        self._matched: OrderedDict[str, tuple[Claim, int]] = OrderedDict()  # what to load, from where on
+        self._named: OrderedDict[tuple[str, str | None], list[str]] = OrderedDict()  # pages of a prefix
+        self._running: Future[None] | None = None
+        self._thread = ThreadPoolExecutor(1, "memkit-load")
+        _check_server(server_args, self.page)
+
+    # -- what a request may load ----------------------------------------------------------------
+    def expect(self, claim: Claim | None, salt: str | None, cached: int) -> Expected | None:
+        """Told before each `lookup`: which artifact the request names, if any, and what the device holds."""
+        self._expected = None
+        if claim is None or claim.kind != "kv":
+            return None
+        try:
+            artifact = self.artifacts.get(claim, self.prefix.fingerprint, verify=False)
+            tokens: int | None = len(self.prefix.ids) + artifact.manifest.tokens
+        except MemkitError as error:
+            log.error("artifact %s cannot be loaded: %s", claim.artifact[:12], error)
+            tokens = None
+        self._expected = Expected(claim, salt, cached, tokens)
+        return self._expected
+
+    def lookup(self, rid: str, transfers: list[Any]) -> list[int]:
+        expected = self._expected
+        self._matched.pop(rid, None)
+        if expected is None:
+            return []
+        (keys,) = (transfer.keys for transfer in transfers if transfer.name == PoolName.KV)
+        if expected.tokens is not None:
+            if expected.cached >= expected.tokens:
+                return []
+            known = self._pages_of(expected.claim, expected.salt, expected.tokens)
+            known = known[expected.cached // self.page :]
+            if known and keys[: len(known)] == known:
+                self._match(rid, expected.claim, expected.cached)
+                return [len(known)]
+        # Claimed all the same: the load then fails the request, instead of computing what is not text.
+        self._match(rid, expected.claim, -1)
+        return [len(keys)]
+
+    def _match(self, rid: str, claim: Claim, start: int) -> None:
+        self._matched[rid] = claim, start
+        if len(self._matched) > REMEMBERED:  # of requests that were given up while they waited
+            self._matched.popitem(last=False)
+
+    def _pages_of(self, claim: Claim, salt: str | None, tokens: int) -> list[str]:
+        """The names of the prefix's pages."""
+        known = self._named.pop((claim.key, salt), None)
+        if known is None:
+            ids = [*self.prefix.ids, *[PLACEHOLDER] * (tokens - len(self.prefix.ids))]
+            known = page_hashes(ids, self.page, claim.key, salt)
+        self._named[claim.key, salt] = known
+        if len(self._named) > REMEMBERED:
+            self._named.popitem(last=False)
+        return known
+
+    # -- loading --------------------------------------------------------------------------------
+    def load(self, rid: str, transfers: list[Any]) -> bool:
+        if rid not in self._matched:
+            return False  # SGLang would compute it now; the guard sees to it that nobody gets that
+        claim, start = self._matched.pop(rid)
+        (indices,) = (transfer.device_indices for transfer in transfers if transfer.name == PoolName.KV)
+        self._queued[rid] = Loading(claim, start, indices)
+        return True
+
+    def start_layer_wise_loading(self) -> int:
+        if not self._queued:
+            return -1
+        index = int(self.layer_done_counter.update_producer())
+        batch, self._queued = list(self._queued.values()), {}
+        ready = self.record_offload_ready() if self.pool.k_buffer[0].is_cuda else []
+        self._running = self._thread.submit(self._run, index, batch, ready)
+        return index
+
+    def _run(self, index: int, batch: list[Loading], ready: list[Any]) -> None:
+        try:
+            if ready:
+                stream = torch.cuda.Stream(self.pool.k_buffer[0].device)
+                with torch.cuda.stream(stream):
+                    for event in ready:
+                        stream.wait_event(event)
+                    self._copy(index, batch, stream)
+            else:
+                self._copy(index, batch, None)
+        except BaseException as error:  # whatever it is, the requests that wait for it must not go on
+            log.error("artifacts were not loaded: %s", error)
+            self.layer_done_counter.fail(index, error)
+
+    def _copy(self, index: int, batch: list[Loading], stream: Any) -> None:
+        """Layer by layer, so that the first ones are computed with while the others are on their way."""
+        work = [(self._pages(each), each) for each in batch]
+        for layer in range(self.pool.layer_num):
+            for pages, each in work:
+                stop = each.start + len(each.indices)
+                buffers = self.pool.k_buffer[layer], self.pool.v_buffer[layer]
+                rows = pages.rows(layer, each.start, stop, buffers[0].dtype)
+                for buffer, part in zip(buffers, rows, strict=True):
+                    buffer[each.indices] = part.to(buffer.device)
+            if stream is not None:
+                stream.synchronize()
+            self.layer_done_counter.complete(index, layer)
+
+    def _pages(self, each: Loading) -> Pages:
+        if each.start < 0:
+            raise ArtifactError(f"artifact {each.claim.artifact[:12]} cannot be loaded")
+        artifact = self.artifacts.get(each.claim, self.prefix.fingerprint, verify=True)
+        pages = Pages(self.prefix, artifact, self._share)
+        if each.start + len(each.indices) > pages.tokens:
+            raise ArtifactError(f"artifact {each.claim.artifact[:12]} has fewer positions than were matched")
+        return pages
+
+    def finish_layer_wise_loading(self, counter_index: int) -> bool:
+        return bool(self.layer_done_counter.finish(counter_index))
+
+    def cancel_queued_load(self, rid: str) -> bool:
+        self._matched.pop(rid, None)
+        return self._queued.pop(rid, None) is not None
+
+    # -- it only reads --------------------------------------------------------------------------
+    def offload(self, transfers: list[Any], session_id: str | None = None) -> bool:
+        return False
+
+    def num_completed_offloads(self) -> int:
+        return 0
+
+    def pop_completed_offload(self) -> bool:
+        return False
+
+    def reset(self) -> None:
+        if self._running is not None:
+            self._running.result()
+        self._queued.clear()
+        self._matched.clear()
+        self.layer_done_counter.reset()
+
+    def close(self) -> None:
+        self.reset()
+        self._thread.shutdown()
+
+
+def _share(prefix: Prefix, pool: Any) -> Share:
+    """This rank's part of the model's keys and values. Raises `EngineError` for a pool of another layout."""
+    buffers = getattr(pool, "k_buffer", None)
+    if not buffers or buffers[0].dim() != 3 or getattr(pool, "use_hnd", False):
+        raise EngineError(f"memkit cannot write a KV cache of the type {type(pool).__name__}")
+    require_pooled(buffers[0].dtype)
+    parallel = get_parallel()
+    heads = heads_of(prefix.keys.shape[1], int(parallel.attn_tp_size), int(parallel.attn_tp_rank))
+    start = int(getattr(pool, "start_layer", 0) or 0)
+    share = Share(slice(start, start + int(pool.layer_num)), heads)
+    mine = prefix.keys[share.layers, share.heads]
+    if mine.shape[0] != pool.layer_num or tuple(mine.shape[1::2]) != tuple(buffers[0].shape[1:]):
+        raise EngineError(
+            f"the header's shape, [layer, kv_head, token, head_dim], is {list(prefix.keys.shape)}, not "
+            "that of this server's model; run memkit sglang-args for it"
+        )
+    return share
+
+
+def _check_server(server_args: Any, page: int) -> None:
+    """Raise `ConfigError` for what cannot work with artifacts, and where SGLang names pages otherwise."""
+    if getattr(server_args, "speculative_algorithm", None):
+        raise ConfigError("speculative decoding has a cache that artifacts do not fill: leave it out")
+    ids, key, salt = list(range(2 * page)), "memkit:self-test", "salt"
+    theirs = get_storage_hash_str(RadixKey(array("q", ids), extra_key=key, cache_salt=salt), page_size=page)
+    if list(theirs) != page_hashes(ids, page, key, salt):
+        raise ConfigError("this SGLang names cache pages in another way; memkit doctor tells which fit")

@@ -1,0 +1,103 @@
+"""Names on the wire between memkit and an SGLang server, in pure Python.
+
+A request names its artifact in SGLang's ``extra_key``, which is part of every cache key: other artifacts,
+other keys. ``cache_salt`` is part of it, too, and is the tenant's secret: who does not know it neither hits
+what was cached for the tenant nor is served its artifacts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from memkit.errors import EngineError
+
+Served = Literal["kv", "embeds", "lora"]
+SCHEME = "memkit:"  # starts the extra_key of a request that names an artifact
+ADAPTER = "memkit-"  # starts the name of a LoRA that is an artifact
+PLACEHOLDER = 0  # the token that stands where an artifact's positions are
+MIN_SECRET = 16  # bytes
+_CLAIM = re.compile(r"memkit:(kv|embeds|lora):([0-9a-f]{16}):([0-9a-f]{64})")
+_SEED = b"sglang-cache-namespace-v1"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An artifact as a request names it: its ``kind``, the ``tenant``'s key and the ``artifact``'s id.
+
+    The key is what the bank's folder of that tenant is called: 16 hex digits that tell nothing.
+    """
+
+    kind: Served
+    tenant: str
+    artifact: str
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Served) or not _CLAIM.fullmatch(self.key):
+            raise ValueError(f"no artifact can be called {self.key!r:.120}")
+
+    @property
+    def key(self) -> str:
+        """The request's ``extra_key``."""
+        return f"{SCHEME}{self.kind}:{self.tenant}:{self.artifact}"
+
+    @property
+    def adapter(self) -> str:
+        """The name under which a server holds the artifact, if it is a LoRA."""
+        return f"{ADAPTER}{self.tenant}-{self.artifact}"
+
+    @property
+    def file(self) -> str:
+        """The artifact's file below the bank's artifacts."""
+        return f"{self.tenant}/{self.artifact}.mka"
+
+    @classmethod
+    def parse(cls, extra_key: str | None) -> Claim | None:
+        """What an ``extra_key`` names; None if it is none of memkit's. Raises `EngineError` if malformed."""
+        if extra_key is None or not extra_key.startswith(SCHEME):
+            return None
+        found = _CLAIM.match(extra_key)
+        rest = extra_key[found.end() :] if found else ""
+        if found is None or (rest and found[1] != "lora"):  # SGLang appends the LoRA's id
+            raise EngineError(f"extra_key {extra_key!r:.120} names no artifact; upgrade memkit on both sides")
+        kind: Served = "kv" if found[1] == "kv" else "embeds" if found[1] == "embeds" else "lora"
+        return cls(kind, found[2], found[3])
+
+
+def tenant_key(tenant: str) -> str:
+    """The tenant's key: what the bank calls the folder with the tenant's artifacts."""
+    return hashlib.sha256(tenant.encode()).hexdigest()[:16]
+
+
+def salt(secret: bytes, tenant: str) -> str:
+    """The ``cache_salt`` of a tenant, given by its key: 32 hex digits, known to holders of the secret."""
+    return hmac.new(secret, b"memkit cache salt\0" + tenant.encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def page_hashes(ids: Sequence[int], page: int, extra_key: str | None, cache_salt: str | None) -> list[str]:
+    """The names under which SGLang looks for the full pages of a prompt's tokens ``ids`` in a store."""
+    digest = _seed(extra_key, cache_salt)
+    hashes = list[str]()
+    for start in range(0, len(ids) - page + 1, page):
+        tokens = struct.pack(f"<{page}I", *ids[start : start + page])
+        digest = hashlib.sha256(digest + tokens).digest()
+        hashes.append(digest.hex())
+    return hashes
+
+
+def _seed(extra_key: str | None, cache_salt: str | None) -> bytes:
+    if extra_key is None and cache_salt is None:
+        return b""
+    seed = hashlib.sha256(_SEED)
+    for part in (extra_key, cache_salt):
+        if part is None:
+            seed.update(b"\x00")
+        else:
+            encoded = part.encode()
+            seed.update(b"\x01" + len(encoded).to_bytes(8, "little") + encoded)
+    return seed.digest()

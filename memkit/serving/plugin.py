@@ -1,0 +1,234 @@
+"""The plugin that SGLang loads in each of its processes, by the entry-point group ``sglang.srt.plugins``.
+
+In the process that takes requests it checks each one (`memkit.serving.admission`), puts memory embeddings in
+their places, resolves LoRA artifacts and answers ``/memkit``; in the scheduler's it installs
+`memkit.serving.guard`.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from memkit._version import __version__
+from memkit.errors import ArtifactError, BankError, EngineError, MemkitError
+from memkit.serving import guard
+from memkit.serving.adapters import Adapters
+from memkit.serving.admission import OVERRIDES, Admission, check_harmless, embedded
+from memkit.serving.config import ServingConfig
+from memkit.serving.naming import ADAPTER, Claim
+from memkit.serving.prefix import Prefix, read_secret
+from memkit.serving.store import Artifacts, files_of
+
+log = logging.getLogger(__name__)
+MANAGER = "sglang.srt.managers.tokenizer_manager.TokenizerManager"
+SERVER = "sglang.srt.entrypoints.http_server"
+INFO, LOOK = "/memkit", "/memkit/artifact"
+
+
+def install() -> None:
+    """Register memkit's hooks; SGLang calls this once in each process."""
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+    guard.install()
+    hooks: dict[str, tuple[Callable[..., Any], Any]] = {
+        "__init__": (after_start, HookType.AFTER),
+        "generate_request": (before_request, HookType.BEFORE),
+        "load_lora_adapter": (around_load, HookType.AROUND),
+        "load_lora_adapter_from_tensors": (around_load_tensors, HookType.AROUND),
+        "_unload_lora_adapter_locked": (around_unload, HookType.AROUND),
+    }
+    for name, (hook, kind) in hooks.items():
+        HookRegistry.register(f"{MANAGER}.{name}", hook, kind)
+
+
+class RefusedError(ValueError):
+    """A request that is not served; SGLang answers with the ``status_code``."""
+
+    def __init__(self, error: MemkitError) -> None:
+        super().__init__(f"memkit: {error}")
+        kinds = ((BankError, 503), (ArtifactError, 404))
+        self.status_code = next((code for kind, code in kinds if isinstance(error, kind)), 400)
+
+
+class Serving:
+    """What a server knows of its bank; ``problem`` says why it serves no artifacts, "" when it does."""
+
+    def __init__(self, manager: Any, config: ServingConfig) -> None:
+        arguments = manager.server_args
+        self.prefix = Prefix.open(config.prefix)
+        self.artifacts = Artifacts(files_of(config), config.capacity)
+        self.page = int(getattr(arguments, "page_size", None) or 1)
+        secret = read_secret(config.secret)
+        self.admission = Admission(self.prefix, self.artifacts, secret, self.page)
+        self.adapters = Adapters(self.artifacts, self.prefix.fingerprint)
+        self.fingerprint: str | None = None
+        self.vocabulary: str | None = None
+        self.problem = "the server is still checking its model; try again in a moment"
+        self.starting = True
+        self._manager = manager
+        threading.Thread(target=self._identify, name="memkit-fingerprint", daemon=True).start()
+
+    def _identify(self) -> None:
+        """Find out whether the server's model is the one that the bank was prepared for."""
+        from memkit.serving.fingerprints import fingerprint_at
+
+        model = self._manager.model_config
+        try:
+            self.fingerprint, self.vocabulary = fingerprint_at(model.model_path, model.dtype)
+            same = self.fingerprint == self.prefix.fingerprint
+            self.problem = (
+                ""
+                if same
+                else (
+                    f"the bank was prepared for model {self.prefix.fingerprint[:12]}, this server runs "
+                    f"{self.fingerprint[:12]} ({model.model_path}, {model.dtype}); run memkit sglang-args"
+                )
+            )
+        except Exception as error:  # transformers raises many kinds; the server goes on without artifacts
+            self.problem = f"the server's model could not be identified: {error}"
+        self.starting = False
+        if self.problem:
+            log.error("memkit serves no artifacts: %s", self.problem)
+
+    def require(self) -> None:
+        """Raise `BankError` while the model is being checked, `EngineError` when it is another one."""
+        if self.problem:
+            raise BankError(self.problem) if self.starting else EngineError(self.problem)
+
+    def _window(self) -> int:
+        """Longest prompt plus answer: what the model reads, or less where the KV cache is smaller."""
+        longest = int(self._manager.model_config.context_len)
+        room = getattr(self._manager, "max_req_input_len", None)
+        return longest if room is None else min(longest, int(room))
+
+    def info(self) -> dict[str, Any]:
+        """What a client has to know to use this server."""
+        from sglang.version import __version__ as sglang
+
+        arguments, model = self._manager.server_args, self._manager.model_config
+        return {
+            "memkit": __version__,
+            "sglang": sglang,
+            "fingerprint": self.fingerprint,
+            "prepared_for": self.prefix.fingerprint,
+            "vocabulary": self.vocabulary,
+            "problem": self.problem,
+            "starting": self.starting,
+            "model": str(model.model_path),
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "page_size": self.page,
+            "window": self._window(),
+            "vocabulary_size": int(model.vocab_size),
+            "header": list(self.prefix.ids),
+            "end": self.prefix.end,
+            "hidden_states": bool(getattr(arguments, "enable_return_hidden_states", False)),
+            "lora": bool(getattr(arguments, "enable_lora", False)),
+            "max_loaded_loras": getattr(arguments, "max_loaded_loras", None),
+        }
+
+
+def after_start(_result: None, manager: Any, *_arguments: Any, **_options: Any) -> None:
+    """After SGLang's tokenizer manager was made: read the bank's files, and add memkit's routes."""
+    config = ServingConfig.of_server(manager.server_args)
+    if config is None:
+        return
+    manager.memkit = Serving(manager, config)
+    server = sys.modules.get(SERVER)  # absent where SGLang is used as a library
+    if server is not None:
+        _add_routes(server.app, manager.memkit)
+
+
+def _add_routes(app: Any, serving: Serving) -> None:
+    from starlette.requests import Request
+    from starlette.responses import JSONResponse, Response
+
+    async def info(_request: Request) -> Response:
+        return JSONResponse(serving.info())
+
+    async def look(request: Request) -> Response:
+        """Whether an artifact can be used here: ``{"extra_key", "cache_salt"}``."""
+        try:
+            asked = await request.json()
+            claim = Claim.parse(str(asked["extra_key"]))
+            if claim is None:
+                raise EngineError("extra_key names no artifact")
+            serving.require()
+            serving.admission.authorize(claim, asked["cache_salt"])
+            artifact = serving.artifacts.get(claim, serving.prefix.fingerprint, verify=False)
+        except MemkitError as error:
+            refused = RefusedError(error)
+            return JSONResponse({"error": {"message": str(refused)}}, refused.status_code)
+        except (KeyError, TypeError, ValueError):
+            return JSONResponse({"error": {"message": "memkit: give extra_key and cache_salt"}}, 400)
+        return JSONResponse({"tokens": artifact.manifest.tokens, "kind": artifact.manifest.kind})
+
+    app.router.add_route(INFO, info, methods=["GET"])
+    app.router.add_route(LOOK, look, methods=["POST"])
+
+
+def before_request(manager: Any, obj: Any, *_arguments: Any, **_options: Any) -> None:
+    """Before SGLang takes a request: refuse it, or put its memory embeddings in place.
+
+    Raises `RefusedError`, which SGLang turns into an answer with its status code.
+    """
+    from sglang.srt.managers.embed_types import PositionalEmbeds
+
+    serving: Serving | None = getattr(manager, "memkit", None)
+    try:
+        check_harmless(obj, PositionalEmbeds, int(manager.model_config.vocab_size))
+        if serving is None:
+            _without_bank(obj)
+            return
+        found = serving.admission.check(obj)
+        if not found:
+            return
+        serving.require()
+        if any(each is not None for each in found):
+            single = not isinstance(obj.input_ids[0], list)
+            setattr(obj, OVERRIDES, embedded(found, PositionalEmbeds, single))
+    except MemkitError as error:
+        raise RefusedError(error) from error
+
+
+def _without_bank(obj: Any) -> None:
+    """Refuse artifacts on a server that was started without memkit's flags."""
+    keys = getattr(obj, "extra_key", None)
+    if any(isinstance(key, str) and Claim.parse(key) for key in (keys if isinstance(keys, list) else [keys])):
+        raise EngineError("this server was started without memkit's flags; see memkit sglang-args")
+
+
+async def around_load(original: Callable[..., Any], manager: Any, obj: Any, *rest: Any) -> Any:
+    """Around the loading of a LoRA: one that is an artifact is read from the bank."""
+    serving: Serving | None = getattr(manager, "memkit", None)
+    if serving is not None:
+        try:
+            obj.lora_path = serving.adapters.path(obj.lora_name, obj.lora_path)
+        except (MemkitError, OSError, ValueError) as error:
+            return _not_loaded(f"memkit: {error}")
+    return await original(manager, obj, *rest)
+
+
+async def around_load_tensors(original: Callable[..., Any], manager: Any, obj: Any, *rest: Any) -> Any:
+    """Around the loading of a LoRA that a client sends: it may not take an artifact's name."""
+    if str(obj.lora_name).startswith(ADAPTER):
+        return _not_loaded(f"memkit: names that start with {ADAPTER} are kept for artifacts")
+    return await original(manager, obj, *rest)
+
+
+async def around_unload(original: Callable[..., Any], manager: Any, obj: Any) -> Any:
+    """Around the unloading of a LoRA: the files of an artifact go with it."""
+    result = await original(manager, obj)
+    serving: Serving | None = getattr(manager, "memkit", None)
+    if serving is not None and result.success:
+        serving.adapters.unloaded(str(obj.lora_name))
+    return result
+
+
+def _not_loaded(reason: str) -> Any:
+    from sglang.srt.managers.io_struct import LoadLoRAAdapterReqOutput
+
+    return LoadLoRAAdapterReqOutput(success=False, error_message=reason)

@@ -1,0 +1,139 @@
+"""What stands in front of every artifact: the header of the prompt, as the frozen model reads it.
+
+A server loads the header's keys and values together with an artifact's. They lie in a file of the artifact
+format, made once for a model by whoever prepares a bank for serving.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from memkit._version import __version__
+from memkit.artifact import Artifact, Manifest
+from memkit.errors import ArtifactError, ConfigError
+from memkit.serving.naming import MIN_SECRET
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from memkit.models.loading import LoadedModel
+
+MAKER = "memkit.serving.prefix"
+TENANT = "memkit"  # the file is nobody's
+AXES = ("layer", "kv_head", "token", "head_dim")
+SECRET = "secret"
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The header: its token ``ids``, and ``keys`` and ``values``, ``[layer, kv_head, token, head_dim]``.
+
+    ``fingerprint`` is the model's; ``end`` the token that ends an answer; ``hidden`` the width of embeddings.
+    """
+
+    fingerprint: str
+    ids: tuple[int, ...]
+    end: int
+    hidden: int
+    keys: Tensor
+    values: Tensor
+
+    @classmethod
+    def open(cls, path: str | Path) -> Prefix:
+        """Read the file that `write` made. Raises `ArtifactError` when it is absent or not sound."""
+        with Artifact.open(path) as artifact:
+            manifest = artifact.manifest
+            ids, end, hidden = (manifest.config.get(name) for name in ("ids", "end", "hidden"))
+            if manifest.compiler != MAKER or not isinstance(ids, Sequence):
+                raise ArtifactError(f"{path} holds no header; make it again: memkit sglang-args")
+            if not isinstance(end, int) or not isinstance(hidden, int):
+                raise ArtifactError(f"{path} holds no sound header; make it again: memkit sglang-args")
+            keys, values = artifact.tensor("keys").clone(), artifact.tensor("values").clone()
+        if keys.dim() != 4 or keys.shape != values.shape or keys.shape[2] != len(ids):
+            raise ArtifactError(f"{path} holds a header of another shape; make it again: memkit sglang-args")
+        return cls(manifest.fingerprint, tuple(int(str(i)) for i in ids), end, hidden, keys, values)
+
+
+def write(base: LoadedModel, folder: Path) -> Path:
+    """Write the header of a model below ``folder``, unless it is there; returns the file.
+
+    Raises `ConfigError` where it cannot be written.
+    """
+    import torch
+
+    from memkit.engine import kv
+
+    path = folder / f"{base.fingerprint[:16]}.mka"
+    if path.exists():
+        return path
+    ids, config = list(base.chat.header), base.model.config
+    if ids:
+        read = kv.prefill(base.model, ids)
+        keys, values = (torch.stack([layer[0] for layer in part]) for part in (read.keys, read.values))
+    else:
+        empty = torch.empty(_shape(config), dtype=base.model.dtype)
+        keys, values = empty, empty
+    manifest = Manifest(
+        kind="kv",
+        compiler=MAKER,
+        compiler_version=__version__,
+        config={"ids": ids, "end": base.chat.end, "hidden": int(config.hidden_size)},
+        seed=0,
+        fingerprint=base.fingerprint,
+        tokens=len(ids),
+        tenant=TENANT,
+        sources=(),
+    )
+    data = Artifact.encode(manifest, {"keys": (keys.cpu(), AXES), "values": (values.cpu(), AXES)})
+    _place(path, data, 0o644)
+    return path
+
+
+def _shape(config: Any) -> tuple[int, int, int, int]:
+    heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+    width = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+    return int(config.num_hidden_layers), heads, 0, width
+
+
+def make_secret(folder: Path) -> Path:
+    """Write the secret of a bank below ``folder``, unless it is there; only its owner may read it."""
+    path = folder / SECRET
+    if not path.exists():
+        _place(path, secrets.token_hex(32).encode(), 0o600)
+    return path
+
+
+def read_secret(path: str | Path) -> bytes:
+    """A bank's secret. Raises `ConfigError` when it cannot be read or is too short."""
+    try:
+        secret = Path(path).read_bytes().strip()
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read the secret {path}: {error.strerror}; memkit sglang-args makes it"
+        ) from error
+    if len(secret) < MIN_SECRET:
+        raise ConfigError(f"the secret {path} has {len(secret)} bytes, at least {MIN_SECRET} are needed")
+    return secret
+
+
+def _place(path: Path, data: bytes, mode: int) -> None:
+    """A new file, whole or not at all; one that somebody else wrote meanwhile stays."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            pass
+        finally:
+            temporary.unlink()
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}") from error

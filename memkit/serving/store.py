@@ -1,0 +1,150 @@
+"""A bank's artifacts as a server reads them: memory-mapped, by name, a bounded number of them open."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, Protocol
+
+from memkit.artifact import Artifact
+from memkit.errors import ArtifactError, BankError, MissingExtraError
+from memkit.serving.config import ServingConfig
+from memkit.serving.naming import Claim, tenant_key
+
+FRESH = 5.0  # seconds for which a fetched file counts as still there
+
+
+class Files(Protocol):
+    """Where the files are. Raises `ArtifactError` for what is not there (any more), `BankError` when the
+    store cannot be reached."""
+
+    def local(self, name: str) -> Path:
+        """The file on this machine."""
+
+
+class LocalFiles:
+    """The files below a folder that this machine sees."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def local(self, name: str) -> Path:
+        path = self._root / name
+        if path.is_file():
+            return path
+        if not self._root.is_dir():
+            raise BankError(f"the artifact store {self._root} cannot be reached from this server")
+        raise ArtifactError("there is no such artifact (any more) for this tenant")
+
+
+class RemoteFiles:
+    """The files below a URL that fsspec knows, fetched into a folder.
+
+    Whether one is still there is asked again after `FRESH` seconds.
+    """
+
+    def __init__(self, url: str, cache: Path) -> None:
+        try:
+            import fsspec
+        except ImportError as error:
+            raise MissingExtraError("fsspec", "pip install fsspec and the driver of your store") from error
+        filesystem, root = fsspec.core.url_to_fs(url)
+        self._fs: Any = filesystem
+        self._root, self._url, self._cache = str(root).rstrip("/"), url, cache
+        self._seen: dict[str, float] = {}
+
+    def local(self, name: str) -> Path:
+        path, now = self._cache / name, time.monotonic()
+        if path.exists() and now - self._seen.get(name, -FRESH) < FRESH:
+            return path
+        key = f"{self._root}/{name}"
+        try:
+            if not path.exists():
+                self._fetch(key, path)
+            elif not self._fs.exists(key):
+                raise FileNotFoundError(key)
+        except FileNotFoundError:
+            path.unlink(missing_ok=True)
+            self._seen.pop(name, None)
+            raise ArtifactError("there is no such artifact (any more) for this tenant") from None
+        except Exception as error:  # drivers raise errors of their own libraries
+            raise BankError(
+                f"the artifact store {self._url} cannot be reached from this server: {type(error).__name__}"
+            ) from error
+        self._seen[name] = now
+        return path
+
+    def _fetch(self, key: str, path: Path) -> None:
+        data = self._fs.cat_file(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
+        temporary.write_bytes(data)
+        temporary.replace(path)
+
+
+def files_of(config: ServingConfig) -> Files:
+    """The files that a configuration names."""
+    if "://" in config.artifacts:
+        return RemoteFiles(config.artifacts, Path(config.cache))
+    return LocalFiles(Path(config.artifacts))
+
+
+class Artifacts:
+    """Opened artifacts; those used longest ago are let go beyond ``capacity`` bytes.
+
+    Each use asks whether the file is still there, so that what was forgotten is served no longer.
+    May be used from several threads.
+    """
+
+    def __init__(self, files: Files, capacity: int) -> None:
+        self._files, self._capacity = files, capacity
+        self._open: OrderedDict[str, Artifact] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what is open."""
+        with self._lock:
+            return sum(artifact.nbytes for artifact in self._open.values())
+
+    def get(self, claim: Claim, fingerprint: str, *, verify: bool) -> Artifact:
+        """The artifact that a request names, for the model of that fingerprint.
+
+        Its manifest is checked; its tensors, against the name, only with ``verify``, and once. Raises
+        `ArtifactError` or `FingerprintError` when it cannot be used, `BankError` when nothing can be read.
+        """
+        path = self._files.local(claim.file)
+        with self._lock:
+            artifact = self._open.pop(claim.file, None)
+        if artifact is None:
+            artifact = Artifact.open(path, verify_tensors=False)
+        _require(artifact, claim, fingerprint)
+        if verify and artifact.id != claim.artifact:
+            raise ArtifactError(f"the file of artifact {claim.artifact[:12]} holds something else")
+        self._keep(claim.file, artifact)
+        return artifact
+
+    def _keep(self, name: str, artifact: Artifact) -> None:
+        with self._lock:
+            self._open[name] = artifact
+            spare = sum(each.nbytes for each in self._open.values()) - self._capacity
+            for other in list(self._open)[:-1]:
+                if spare <= 0:
+                    break
+                spare -= self._open.pop(other).nbytes  # not closed: somebody may be reading it
+
+
+def _require(artifact: Artifact, claim: Claim, fingerprint: str) -> None:
+    manifest = artifact.manifest
+    artifact.require(fingerprint)
+    if manifest.kind != claim.kind:
+        raise ArtifactError(
+            f"artifact {claim.artifact[:12]} is of the kind {manifest.kind}, not {claim.kind}"
+        )
+    if tenant_key(manifest.tenant) != claim.tenant:
+        raise ArtifactError(f"artifact {claim.artifact[:12]} is another tenant's")
+    if manifest.metrics.get("decoder") and (claim.kind, manifest.metrics.get("answers")) != ("kv", "base"):
+        raise ArtifactError("the artifact is read by a trained decoder, which SGLang does not run")
