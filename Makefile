@@ -85,8 +85,8 @@ results-run: $(VENV)/.memkit-dev
 	$(BIN)/memkit bench bank --json results/13-bank.json
 	$(BIN)/memkit bench year --users $(USERS) --option steps=100 --option self_study=128 \
 		--plot results/14-year.svg --json results/14-year.json
-	$(BIN)/memkit bench load --json results/17-server-load.json
-	$(BIN)/memkit bench fuzz --json results/18-server-fuzz.json
+	$(BIN)/memkit bench load --json results/20-server-load.json
+	$(BIN)/memkit bench fuzz --json results/20-server-fuzz.json
 ifdef SQUAD
 	$(EVAL) $(SQUAD) --limit $(RECORDS) --model smollm2 --ratio 4,8,16 $(SMOLLM2) \
 		--baselines full,none,rag,kvpress --json results/9-smollm2-bf16-squad.json

@@ -63,9 +63,16 @@ _INFO = select(
 )
 
 
-_EXCERPT = select(func.substr(memories.c.text, bindparam("first"), bindparam("length"))).where(
-    memories.c.tenant == bindparam("tenant"), memories.c.id == bindparam("memory_id")
-)
+# What every question asks for is built once: that takes longer than running it.
+_mine = memories.c.tenant == bindparam("tenant")
+_this = and_(_mine, memories.c.id == bindparam("memory_id"))
+_ONE = _INFO.where(_this)
+_SOME = _INFO.where(_mine, memories.c.id.in_(bindparam("memory_ids", expanding=True)))
+_TEXT = select(memories.c.text).where(_this)
+_EXCERPT = select(func.substr(memories.c.text, bindparam("first"), bindparam("length"))).where(_this)
+_EXISTS = select(memories.c.id).where(_mine).limit(1)
+_EMBEDDER = select(embedders.c.name).where(embedders.c.key == bindparam("key"))
+_GENERATION = select(tenants.c.generation).where(tenants.c.key == bindparam("key"))
 
 
 def not_found(memory_id: str) -> NotFoundError:
@@ -82,15 +89,15 @@ def infos(connection: Connection, tenant: str, prefix: str = "") -> list[MemoryI
 
 def some(connection: Connection, tenant: str, memory_ids: Sequence[str]) -> list[MemoryInfo]:
     """The tenant's memories with these ids, as far as they are there."""
-    query = _INFO.where(memories.c.tenant == tenant, memories.c.id.in_(memory_ids))
-    return [_to_info(row) for row in connection.execute(query).mappings()]
+    rows = connection.execute(_SOME, {"tenant": tenant, "memory_ids": list(memory_ids)}).mappings()
+    return [_to_info(row) for row in rows]
 
 
 def find(connection: Connection, tenant: str, memory_id: str) -> MemoryInfo | None:
     """The memory with exactly that id."""
     if not _ID.fullmatch(memory_id):  # it may be text that cannot even be encoded
         return None
-    row = connection.execute(_INFO.where(_is(tenant, memory_id))).mappings().first()
+    row = connection.execute(_ONE, {"tenant": tenant, "memory_id": memory_id}).mappings().first()
     return None if row is None else _to_info(row)
 
 
@@ -104,14 +111,13 @@ def info(connection: Connection, tenant: str, memory_id: str) -> MemoryInfo:
 
 def exists(connection: Connection, tenant: str) -> bool:
     """Whether the tenant has memories."""
-    query = select(memories.c.id).where(memories.c.tenant == tenant)
-    return connection.execute(query.limit(1)).first() is not None
+    return connection.execute(_EXISTS, {"tenant": tenant}).first() is not None
 
 
 def source(connection: Connection, tenant: str, memory_id: str) -> Document:
     """A memory's document."""
     title = info(connection, tenant, memory_id).title
-    text = connection.execute(select(memories.c.text).where(_is(tenant, memory_id))).scalar_one()
+    text = connection.execute(_TEXT, {"tenant": tenant, "memory_id": memory_id}).scalar_one()
     return Document(text, title)
 
 
@@ -146,8 +152,7 @@ def embedder(connection: Connection, tenant: str) -> str | None:
     """The name of the embedder that the tenant's vectors were made with; None when there are none."""
     if not exists(connection, tenant):
         return None
-    query = select(embedders.c.name).where(embedders.c.key == tenant_key(tenant))
-    return connection.execute(query).scalar() or ""
+    return connection.execute(_EMBEDDER, {"key": tenant_key(tenant)}).scalar() or ""
 
 
 def require_embedder(connection: Connection, tenant: str, name: str) -> None:
@@ -202,8 +207,7 @@ def insert_chunks(
 
 def generation(connection: Connection, tenant: str) -> int:
     """A number that changes whenever the tenant's chunks do."""
-    query = select(tenants.c.generation).where(tenants.c.key == tenant_key(tenant))
-    return connection.execute(query).scalar() or 0
+    return connection.execute(_GENERATION, {"key": tenant_key(tenant)}).scalar() or 0
 
 
 def load_chunks(connection: Connection, tenant: str) -> tuple[list[Chunk], Vectors]:

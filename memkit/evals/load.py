@@ -85,6 +85,7 @@ class Seen:
 def bench(config: LoadConfig, progress: Progress = lambda label, done, total: None) -> dict[str, Any]:
     """The load on a server process on loopback, after what the server adds was measured one by one."""
     rng = random.Random(config.seed)
+    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # of other programs
     tenants, model_id = _tenants(config, rng), ServerConfig(Path(), config.model).model_id
     with tempfile.TemporaryDirectory() as folder:
         progress("overhead", 0, 2)
@@ -98,7 +99,14 @@ def bench(config: LoadConfig, progress: Progress = lambda label, done, total: No
         progress("load", 1, 2)
         loaded = _load(config, tenants, Path(folder) / "bank")
     progress("done", 2, 2)
-    row = {"clients": config.clients, "seconds": config.seconds, "tenants": config.tenants, **loaded, **alone}
+    row = {
+        "clients": config.clients,
+        "seconds": config.seconds,
+        "tenants": config.tenants,
+        **loaded,
+        **alone,
+        "load_average_before": busy,
+    }
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
     about = {"bench": "load", "model": config.model, "seed": config.seed, "machine": machine}
     return {**about, "date": datetime.now(UTC).date().isoformat(), "rows": [row]}

@@ -24,23 +24,24 @@ WARM = 10  # requests that are not counted
 
 
 class Timed(TransformersEngine):
-    """An engine that adds up the seconds spent in it, for one request after the other."""
+    """An engine that adds up the seconds spent in it: of each request, and those of the processor in all."""
 
     def __init__(self, model: str) -> None:
-        self.seconds, self.requests, self._depth = 0.0, list[float](), threading.local()
+        self.seconds, self.cpu, self.requests, self._depth = 0.0, 0.0, list[float](), threading.local()
         super().__init__(model)
 
     @contextmanager
     def _inside(self) -> Iterator[None]:
         deep = getattr(self._depth, "value", 0)
         self._depth.value = deep + 1
-        started = time.perf_counter()
+        started, busy = time.perf_counter(), time.thread_time()
         try:
             yield
         finally:
             self._depth.value = deep
             if not deep:
                 self.seconds += time.perf_counter() - started
+                self.cpu += time.thread_time() - busy
 
     def attach(self, artifact: Artifact) -> Handle:
         with self._inside():
@@ -78,18 +79,22 @@ def overhead(
 ) -> dict[str, Any]:
     """Milliseconds of a streamed answer that are not the engine's, of ``count`` requests one after the other.
 
-    ``fill`` gives keys with questions. A process of its own asks them, as clients do.
+    ``fill`` gives keys with questions. A process of its own asks them, as clients do. The processor's time
+    (``overhead_cpu_ms``, a mean) says the same where other programs keep the processors busy.
     """
     engine = Timed(model)
     with served(ServerConfig(home, model, rate=10**9, compile=False), engine) as server:
         pairs = fill(server)
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(1, mp_context=context) as pool:
+            busy, engine.cpu = time.process_time(), 0.0
             took = pool.submit(_asked, server.url, pairs, ask, WARM + count).result()
+            busy = time.process_time() - busy - engine.cpu
     rows = [(whole, whole - inside) for whole, inside in zip(took, engine.requests, strict=True)][WARM:]
     added = [rest * 1000 for _, rest in rows]
     return {
         "overhead_n": count,
+        "overhead_cpu_ms": busy * 1000 / (WARM + count),
         "overhead_ms_p10": quantiles(added, n=10)[0],
         "overhead_ms_p50": median(added),
         "overhead_ms_p95": quantiles(added, n=20)[-1],
