@@ -63,9 +63,7 @@ def evaluate(
     judge: Annotated[str | None, _some("URL,MODEL", "Also let an LLM grade answers, 0 to 5.")] = None,
     wording: Annotated[str | None, _some("TEXT", "How to put a {question}.")] = None,
     workers: Annotated[int, typer.Option(min=1, metavar="N", help="Processes that measure records.")] = 1,
-    report: Annotated[
-        bool, typer.Option("--report", help="Print the report of a folder of results instead.")
-    ] = False,
+    report: Annotated[bool, typer.Option("--report", help="Print a folder's results instead.")] = False,
     option: Options = None,
     model: Model = "nano",
     json: Out = None,
@@ -75,8 +73,7 @@ def evaluate(
     With --json OUT, an interrupted evaluation goes on where it was when the same command runs again.
     """
     if report:
-        _report(source)
-        return
+        return _report(source)
     output, target = Output(json == "-"), None if json in (None, "-") else Path(json)
     for path in (target, html):
         if path is not None:
@@ -93,12 +90,10 @@ def evaluate(
         raise ConfigError(f"--study {study} puts questions as they are; leave --wording out")
     if study == "router":
         parts |= {"unrelated": unrelated, "unanswerable": unanswerable, "home": home}
-        _router(output, parts, _names(compilers), options | {"ratio": ratios[0]}, target)
-        return
+        return _router(output, parts, _names(compilers), options | {"ratio": ratios[0]}, target)
     if study == "meanpool":
         parts.pop("embedder")
-        _meanpool(output, parts | {"ratio": ratios[0]}, target, html)
-        return
+        return _meanpool(output, parts | {"ratio": ratios[0]}, target, html)
     if wording is not None:
         parts["wording"] = wording
     if unrelated or unanswerable or home:
