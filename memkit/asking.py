@@ -28,13 +28,15 @@ AROUND_TURN = 16  # tokens that a chat template puts around a turn, roughly
 class Sampling:
     """How an answer is written: greedily at temperature 0, of at most ``max_tokens`` tokens.
 
-    ``system`` are instructions, which the model reads and the router does not.
+    ``system`` are instructions, which the model reads and the router does not; with ``within`` only the
+    memory of that id may be chosen.
     """
 
     max_tokens: int = 64
     temperature: float = 0.0
     seed: int = 0
     system: str = ""
+    within: str | None = None
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def _route(memory: Memory, question: str, history: Turns, how: Sampling) -> Aske
     if how.system:
         taken += memory.engine.count_tokens(how.system) + AROUND_TURN
     try:
-        routed = memory.router.route(question, how.max_tokens + taken)
+        routed = memory.router.route(question, how.max_tokens + taken, how.within)
         request = replace(
             routed.request,
             history=kept,

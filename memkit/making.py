@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,7 @@ from memkit.errors import CompileError, VerificationError
 if TYPE_CHECKING:
     from memkit.memory import Memory
 
+CURVE = 32  # points of a loss curve that an artifact keeps, about
 LOG_SHARE = 0.5  # of the model's window that the compiled part of a running memory may fill
 
 
@@ -42,13 +45,21 @@ def make(memory: Memory, info: MemoryInfo, progress: Progress) -> tuple[MemoryIn
         memory.observer.refused(user, info, error)
         raise
     unfinished.unlink(missing_ok=True)
-    verification = verdict.plain()
+    verification = {**verdict.plain(), "curve": _thinned(made.curve)}
     data = artifact.with_manifest(replace(artifact.manifest, verification=verification))
     if memory.signer:
         data = memory.signer.sign(Artifact.decode(data))
     published = bank.publish(user, info.id, data, replace(seen, seconds=made.seconds, flops=made.flops))
     memory.observer.compiled(user, published, made, verification)
     return published, made
+
+
+def _thinned(curve: Sequence[tuple[str, int, float]]) -> list[list[str | int | float]]:
+    """At most `CURVE` points of a loss curve, the first and the last of each phase among them."""
+    ends = {i for i, (phase, *_) in enumerate(curve) if i in (0, len(curve) - 1) or curve[i - 1][0] != phase}
+    ends |= {i - 1 for i in ends if i}
+    stride = max(1, math.ceil(len(curve) / (CURVE - min(len(ends), CURVE - 1))))
+    return [list(point) for i, point in enumerate(curve) if i in ends or i % stride == 0]
 
 
 def attempt(memory: Memory, source: Document) -> str:

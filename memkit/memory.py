@@ -250,15 +250,17 @@ class Memory:
         temperature: float = 0.0,
         seed: int = 0,
         system: str = "",
+        within: str | None = None,
     ) -> Answer:
-        """Answer a question from the best memory, or without one.
+        """Answer a question from the best memory, or without one; or from no other than the one ``within``.
 
         ``history`` holds earlier questions with their answers, the latest last; what does not fit half the
         model's window is left out, the oldest first. The memory is chosen by the question alone, whatever
-        the instructions ``system`` say.
-        Raises `ContextTooLongError` when the question itself does not fit the model.
+        the instructions ``system`` say. Raises `ContextTooLongError` when the question itself does not fit
+        the model, `NotFoundError` where there is no memory ``within``.
         """
-        (answer,) = ask_many(self, [question], history, Sampling(max_tokens, temperature, seed, system))
+        how = Sampling(max_tokens, temperature, seed, system, within)
+        (answer,) = ask_many(self, [question], history, how)
         return answer
 
     def ask_many(
@@ -276,12 +278,14 @@ class Memory:
         temperature: float = 0.0,
         seed: int = 0,
         system: str = "",
+        within: str | None = None,
     ) -> Iterator[str | Answer]:
         """The pieces of an answer as they come, then the `Answer` that they make up, with its trace.
 
         Closing the iterator ends the work. Raises as `ask`, when the first piece is asked for.
         """
-        return stream(self, question, history, Sampling(max_tokens, temperature, seed, system))
+        how = Sampling(max_tokens, temperature, seed, system, within)
+        return stream(self, question, history, how)
 
     def recall(self, question: str, *, max_tokens: int = 64) -> Recalled:
         """The passages that an answer of ``max_tokens`` should be written from, for another model to read."""

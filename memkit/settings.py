@@ -59,6 +59,9 @@ SETTINGS = (
     Setting("checkpoints", "MEMKIT_CHECKPOINTS", "", "Folder of trained compressors."),
     Setting("cache", "MEMKIT_CACHE", "", "Folder of what can be made again."),
     Setting("log", "MEMKIT_LOG", "", "Log records on standard error: text or json; empty: none."),
+    Setting("upstream", "MEMKIT_UPSTREAM", "", "OpenAI-compatible server that answers for `memkit serve`."),
+    Setting("upstream_key", "MEMKIT_UPSTREAM_KEY", "", "What the upstream asks for.", secret=True),
+    Setting("metrics_token", "MEMKIT_METRICS_TOKEN", "", "Opens /metrics of `memkit serve`.", secret=True),
     Setting("judge_key", "MEMKIT_JUDGE_KEY", "", "Key for the server that judges answers.", secret=True),
 )
 

@@ -51,3 +51,11 @@ class Attached:
             handle = self._handles.pop(artifact_id, Handle(artifact_id, 0))
         if engine is not None:
             engine.detach(handle)
+
+    def clear(self, engine: Engine | None) -> None:
+        """Detach all of them."""
+        with self._lock:
+            handles, self._handles = list(self._handles.values()), OrderedDict()
+        if engine is not None:
+            for handle in handles:
+                engine.detach(handle)

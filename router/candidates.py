@@ -10,7 +10,6 @@ import numpy as np
 
 from memkit.bank import Bank, Hit, MemoryInfo
 from memkit.document import Document, Span, sentences
-from memkit.errors import NotFoundError
 from memkit.router.embed import Embedder, Vectors, weighted_words, words_of
 
 WIDTH = 4  # times as many memories are searched as are returned
@@ -59,24 +58,26 @@ def candidates(
     *,
     memories: int = 8,
     vector: Vectors | None = None,
+    within: str | None = None,
 ) -> list[Candidate]:
-    """The tenant's best ``memories`` memories for a question (with its ``vector [dim]``), best first."""
+    """The tenant's best ``memories`` memories for a question (with its ``vector [dim]``), best first.
+
+    With ``within`` only the memory of that id is looked at. Raises `NotFoundError` where there is none.
+    """
     vector = embedder.question(question) if vector is None else vector
-    hits = bank.search(tenant, vector, WIDTH * memories)
+    if within is not None:
+        within = bank.get(tenant, within).id
+    hits = bank.search(tenant, vector, 1 if within else WIDTH * memories, within=within)
     texts = bank.excerpts(tenant, hits, AROUND)
     plain, telling = _overlaps(question, texts)
     strengths = [(hit.score + told) / 2 for hit, told in zip(hits, telling, strict=True)]
     order = sorted(range(len(hits)), key=lambda i: (-strengths[i], -hits[i].score, hits[i].memory_id))
-    found = list[Candidate]()
-    for i in order:
-        try:
-            info = bank.get(tenant, hits[i].memory_id)
-        except NotFoundError:  # forgotten in the meantime
-            continue
-        found.append(Candidate(info, hits[i].score, plain[i], strengths[i], hits[i]))
-        if len(found) == memories:
-            break
-    return found
+    infos = bank.some(tenant, [hits[i].memory_id for i in order[:memories]])
+    return [  # without what was forgotten in the meantime
+        Candidate(infos[hits[i].memory_id], hits[i].score, plain[i], strengths[i], hits[i])
+        for i in order[:memories]
+        if hits[i].memory_id in infos
+    ]
 
 
 def _overlaps(question: str, texts: Sequence[str]) -> tuple[list[float], list[float]]:

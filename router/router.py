@@ -122,11 +122,15 @@ class Router:
         """Detach an artifact that is about to be forgotten."""
         self._attached.forget(artifact_id, engine)
 
+    def release(self, engine: Engine | None) -> None:
+        """Detach all artifacts; the next question attaches anew what it needs."""
+        self._attached.clear(engine)
+
     # -- a question -----------------------------------------------------------------------------
-    def route(self, question: str, max_tokens: int) -> Routed:
-        """Decide what goes in front of a question, and how it is asked."""
+    def route(self, question: str, max_tokens: int, within: str | None = None) -> Routed:
+        """Decide what goes in front of a question, and how it is asked; ``within`` leaves one memory."""
         started = time.perf_counter()
-        looked = self.look(question, max_tokens)
+        looked = self.look(question, max_tokens, within)
         decision, context, spans = self.decide(looked)
         request = self._request(looked, decision, context)
         used = [request.handle] if request.handle else []
@@ -135,11 +139,11 @@ class Router:
         notes, asked = tuple(looked.notes), tuple(looked.asked)
         return Routed(decision, request, spans, self._considered(looked), notes, asked, ms)
 
-    def look(self, question: str, max_tokens: int = 64) -> Looked:
+    def look(self, question: str, max_tokens: int = 64, within: str | None = None) -> Looked:
         """Find a question's candidates; nothing is probed yet."""
         made = refresh(self.bank, self.tenant, self.embedder)
         vector = self.embedder.question(question)
-        ranked = candidates(self.bank, self.tenant, question, self.embedder, vector=vector)
+        ranked = candidates(self.bank, self.tenant, question, self.embedder, vector=vector, within=within)
         looked = Looked(question, vector, max_tokens, ranked)
         if made:
             looked.notes.append(f"the vectors of {made} memories were made anew by {self.embedder.name}")

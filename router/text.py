@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import zip_longest
+from typing import Protocol
 
 from memkit.bank import Bank, Hit, MemoryInfo
 from memkit.document import Span
@@ -15,8 +16,15 @@ CLOSE = 0.5  # of the best score, that the newest chunks must reach
 AROUND = 48  # tokens of chat template and separators
 
 
+class Counter(Protocol):
+    """Tells how much room a text takes; an engine does."""
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of ``text``."""
+
+
 def passages(
-    bank: Bank, tenant: str, engine: Engine, memory: MemoryInfo, vector: Vectors, room: int
+    bank: Bank, tenant: str, engine: Counter, memory: MemoryInfo, vector: Vectors, room: int
 ) -> tuple[str, tuple[Span, ...]]:
     """The memory's best chunks for a question's vector ``[dim]`` that fit ``room`` tokens.
 

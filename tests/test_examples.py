@@ -63,7 +63,7 @@ def test_every_example_is_run() -> None:
 
 DOCUMENTS = sorted(str(p.relative_to(ROOT)) for p in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")))
 PYTHON = [name for name in DOCUMENTS if "```python\n" in (ROOT / name).read_text()]
-NEEDS = {"docs/howto/langchain.md": "langchain"}
+NEEDS = {"docs/howto/langchain.md": "langchain", "docs/howto/server.md": "openai"}
 
 
 @pytest.mark.usefixtures("quick")

@@ -167,6 +167,8 @@ def test_wheel(wheel: Path) -> None:
             inside = "/".join([top, *rest] if top == "memkit" else ["memkit", top, *rest])
             assert inside in names
     assert "memkit/py.typed" in names
+    for file in (ROOT / "memkit" / "server" / "pages").iterdir():
+        assert f"memkit/server/pages/{file.name}" in names
     tops = {name.split("/")[0] for name in names}
     assert tops == {"memkit", f"memkit-{memkit.__version__}.dist-info"}
     weights = ROOT / "memkit" / "models" / "nano" / "weights"

@@ -212,6 +212,12 @@ class Bank:
             raise queries.not_found(memory_id)
         return found[0]
 
+    def some(self, tenant: str, memory_ids: Sequence[str]) -> dict[str, MemoryInfo]:
+        """Memories by their ids, as far as the tenant has them, all of one moment."""
+        check_tenant(tenant)
+        with self._catalog.read() as connection:
+            return {info.id: info for info in queries.some(connection, tenant, memory_ids)}
+
     def list(self, tenant: str) -> builtins.list[MemoryInfo]:
         """All memories of the tenant, oldest first; none for a tenant that is not known."""
         check_tenant(tenant)

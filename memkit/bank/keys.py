@@ -14,7 +14,7 @@ from memkit.bank import queries
 from memkit.bank.catalog import AnyCatalog
 from memkit.bank.records import check_line, check_tenant
 from memkit.bank.tables import api_keys
-from memkit.errors import NotFoundError
+from memkit.errors import ConfigError, NotFoundError
 
 PREFIX = "mk"
 MAX_LABEL = 128  # characters
@@ -38,8 +38,15 @@ class Keys:
         self._catalog = catalog
 
     def create(self, tenant: str, label: str = "") -> tuple[Key, str]:
-        """A new key and its secret, which nobody can look up later."""
+        """A new key and its secret, which nobody can look up later.
+
+        Raises `ConfigError` for a name with a slash, which parts a tenant from its users.
+        """
         check_tenant(tenant)
+        if "/" in tenant:
+            raise ConfigError(
+                f"a key's tenant has no '/' in its name, got {tenant!r:.80}: it parts a tenant from its users"
+            )
         if label:
             check_line("a label", label, MAX_LABEL)
         key_id = secrets.token_hex(8)

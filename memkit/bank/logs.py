@@ -142,8 +142,12 @@ def _draft(said: Said, part: int, clock: int) -> _Draft:
     check_line("a speaker", said.speaker, MAX_SPEAKER)
     if said.when is None:
         return _Draft(text, said.speaker, None, part)
-    at = queries.microseconds_of(said.when)
-    if queries.time_of(at) > queries.time_of(clock) + AHEAD:
+    try:
+        at = queries.microseconds_of(said.when)
+        late = queries.time_of(at) > queries.time_of(clock) + AHEAD
+    except OverflowError as error:  # beyond the years that a date can have, in UTC
+        raise ConfigError(f"{said.when} is no date that can be kept") from error
+    if late:
         raise ConfigError(f"{said.when} has not come yet: a memory's date says when something was said")
     return _Draft(text, said.speaker, at, part)
 

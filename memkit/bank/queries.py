@@ -8,7 +8,18 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    RowMapping,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from memkit.artifact import Artifact
 from memkit.bank.index import Chunk
@@ -52,6 +63,18 @@ _INFO = select(
 )
 
 
+# What every question asks for is built once: that takes longer than running it.
+_mine = memories.c.tenant == bindparam("tenant")
+_this = and_(_mine, memories.c.id == bindparam("memory_id"))
+_ONE = _INFO.where(_this)
+_SOME = _INFO.where(_mine, memories.c.id.in_(bindparam("memory_ids", expanding=True)))
+_TEXT = select(memories.c.text).where(_this)
+_EXCERPT = select(func.substr(memories.c.text, bindparam("first"), bindparam("length"))).where(_this)
+_EXISTS = select(memories.c.id).where(_mine).limit(1)
+_EMBEDDER = select(embedders.c.name).where(embedders.c.key == bindparam("key"))
+_GENERATION = select(tenants.c.generation).where(tenants.c.key == bindparam("key"))
+
+
 def not_found(memory_id: str) -> NotFoundError:
     """The error for an id that names no memory of the tenant."""
     return NotFoundError(f"this tenant has no memory {memory_id!r:.80}; list its memories to see the ids")
@@ -64,11 +87,17 @@ def infos(connection: Connection, tenant: str, prefix: str = "") -> list[MemoryI
     return [_to_info(row) for row in connection.execute(query).mappings()]
 
 
+def some(connection: Connection, tenant: str, memory_ids: Sequence[str]) -> list[MemoryInfo]:
+    """The tenant's memories with these ids, as far as they are there."""
+    rows = connection.execute(_SOME, {"tenant": tenant, "memory_ids": list(memory_ids)}).mappings()
+    return [_to_info(row) for row in rows]
+
+
 def find(connection: Connection, tenant: str, memory_id: str) -> MemoryInfo | None:
     """The memory with exactly that id."""
     if not _ID.fullmatch(memory_id):  # it may be text that cannot even be encoded
         return None
-    row = connection.execute(_INFO.where(_is(tenant, memory_id))).mappings().first()
+    row = connection.execute(_ONE, {"tenant": tenant, "memory_id": memory_id}).mappings().first()
     return None if row is None else _to_info(row)
 
 
@@ -82,22 +111,21 @@ def info(connection: Connection, tenant: str, memory_id: str) -> MemoryInfo:
 
 def exists(connection: Connection, tenant: str) -> bool:
     """Whether the tenant has memories."""
-    query = select(memories.c.id).where(memories.c.tenant == tenant)
-    return connection.execute(query.limit(1)).first() is not None
+    return connection.execute(_EXISTS, {"tenant": tenant}).first() is not None
 
 
 def source(connection: Connection, tenant: str, memory_id: str) -> Document:
     """A memory's document."""
     title = info(connection, tenant, memory_id).title
-    text = connection.execute(select(memories.c.text).where(_is(tenant, memory_id))).scalar_one()
+    text = connection.execute(_TEXT, {"tenant": tenant, "memory_id": memory_id}).scalar_one()
     return Document(text, title)
 
 
 def excerpt(connection: Connection, tenant: str, memory_id: str, start: int, end: int) -> str:
     """Characters ``[start, end)`` of a memory's text, as far as it goes; "" without such a memory."""
     first = max(start, 0)
-    part = func.substr(memories.c.text, first + 1, end - first)
-    return connection.execute(select(part).where(_is(tenant, memory_id))).scalar() or ""
+    values = {"tenant": tenant, "memory_id": memory_id, "first": first + 1, "length": end - first}
+    return connection.execute(_EXCERPT, values).scalar() or ""
 
 
 def insert_memory(
@@ -124,8 +152,7 @@ def embedder(connection: Connection, tenant: str) -> str | None:
     """The name of the embedder that the tenant's vectors were made with; None when there are none."""
     if not exists(connection, tenant):
         return None
-    query = select(embedders.c.name).where(embedders.c.key == tenant_key(tenant))
-    return connection.execute(query).scalar() or ""
+    return connection.execute(_EMBEDDER, {"key": tenant_key(tenant)}).scalar() or ""
 
 
 def require_embedder(connection: Connection, tenant: str, name: str) -> None:
@@ -180,8 +207,7 @@ def insert_chunks(
 
 def generation(connection: Connection, tenant: str) -> int:
     """A number that changes whenever the tenant's chunks do."""
-    query = select(tenants.c.generation).where(tenants.c.key == tenant_key(tenant))
-    return connection.execute(query).scalar() or 0
+    return connection.execute(_GENERATION, {"key": tenant_key(tenant)}).scalar() or 0
 
 
 def load_chunks(connection: Connection, tenant: str) -> tuple[list[Chunk], Vectors]:

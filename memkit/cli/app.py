@@ -16,6 +16,7 @@ from memkit._version import __version__
 from memkit.cli import (
     backup,
     bench,
+    bench_server,
     calibrate,
     chat,
     config,
@@ -24,7 +25,9 @@ from memkit.cli import (
     evaluate,
     forget,
     manage,
+    mcp,
     recompile,
+    serve,
     serving,
     tenants,
     train,
@@ -69,6 +72,8 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "cron": recompile.cron,
     },
     _RUN: {
+        "serve": serve.serve,
+        "mcp": mcp.mcp,
         "sglang-args": serving.sglang_args,
         "limit": tenants.limit,
         "backup": backup.backup,
@@ -160,8 +165,11 @@ def build() -> typer.Typer:
     benches.command("recompile")(bench.bench_recompile)
     benches.command("crash")(bench.bench_crash)
     benches.command("ttft")(bench.bench_ttft)
+    benches.command("fuzz")(bench_server.bench_fuzz)
+    benches.command("load")(bench_server.bench_load)
     benches.command("start")(bench.bench_start)
     benches.command("bytes")(bench.bench_bytes)
+    benches.command("lora")(bench.bench_lora)
     benches.command("serve")(bench.bench_serve)
     app.add_typer(benches, name="bench", rich_help_panel=_MEASURE)
     return app

@@ -63,6 +63,7 @@ def evaluate(
     judge: Annotated[str | None, _some("URL,MODEL", "Also let an LLM grade answers, 0 to 5.")] = None,
     wording: Annotated[str | None, _some("TEXT", "How to put a {question}.")] = None,
     workers: Annotated[int, typer.Option(min=1, metavar="N", help="Processes that measure records.")] = 1,
+    report: Annotated[bool, typer.Option("--report", help="Print a folder's results instead.")] = False,
     option: Options = None,
     model: Model = "nano",
     json: Out = None,
@@ -71,6 +72,8 @@ def evaluate(
 
     With --json OUT, an interrupted evaluation goes on where it was when the same command runs again.
     """
+    if report:
+        return _report(source)
     output, target = Output(json == "-"), None if json in (None, "-") else Path(json)
     for path in (target, html):
         if path is not None:
@@ -87,18 +90,25 @@ def evaluate(
         raise ConfigError(f"--study {study} puts questions as they are; leave --wording out")
     if study == "router":
         parts |= {"unrelated": unrelated, "unanswerable": unanswerable, "home": home}
-        _router(output, parts, _names(compilers), options | {"ratio": ratios[0]}, target)
-        return
+        return _router(output, parts, _names(compilers), options | {"ratio": ratios[0]}, target)
     if study == "meanpool":
         parts.pop("embedder")
-        _meanpool(output, parts | {"ratio": ratios[0]}, target, html)
-        return
+        return _meanpool(output, parts | {"ratio": ratios[0]}, target, html)
     if wording is not None:
         parts["wording"] = wording
     if unrelated or unanswerable or home:
         raise ConfigError("--unrelated, --unanswerable and --home belong to --study router")
     parts |= {"compilers": _names(compilers), "baselines": _names(baselines), "options": options}
     _compilers(output, parts, ratios, judge, study, target, html, workers)
+
+
+def _report(folder: str) -> None:
+    """What ``RESULTS.md`` holds, from the JSON files of a folder."""
+    from memkit.evals.report import render
+
+    if not list(Path(folder).glob("*.json")):
+        raise ConfigError(f"there are no results in {folder}: it holds no .json files")
+    print(render(Path(folder)), end="")
 
 
 def _own_ratio(names: Sequence[str], model: str) -> float | None:

@@ -89,7 +89,8 @@ def _artifact(bank: Bank, user: str, info: MemoryInfo) -> dict[str, Any] | None:
 
 def _flat(value: Any) -> Any:
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_flat(item)}" for key, item in value.items()) or None
+        shown = {key: item for key, item in value.items() if key != "curve"}  # the dashboard draws it
+        return ", ".join(f"{key} {_flat(item)}" for key, item in shown.items()) or None
     if isinstance(value, list | tuple):
         return "; ".join(str(_flat(vars(v) if hasattr(v, "__dict__") else v)) for v in value) or None
     return value

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+COLDEST = 1e-4  # temperature below which the likeliest token is taken: dividing by less overflows
+
 
 @dataclass(frozen=True)
 class KV:
@@ -200,7 +202,7 @@ def decode(
 
 def choose(logprobs: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
     """A token for every row of ``logprobs [row, vocabulary]``: the likeliest, or sampled."""
-    if temperature <= 0:
+    if temperature < COLDEST:
         return logprobs.argmax(-1)
     return torch.multinomial((logprobs / temperature).softmax(-1), 1, generator=generator).squeeze(1)
 

@@ -1,0 +1,48 @@
+"""``memkit bench fuzz`` and ``load``: the HTTP server under odd requests, and under many."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+
+from memkit.cli.bench import _measured
+from memkit.cli.options import Model, Out, Seed, quiet_libraries
+from memkit.errors import MissingExtraError
+
+
+def bench_fuzz(
+    cases: Annotated[int, typer.Option(min=1, metavar="N", help="Requests.")] = 10_000,
+    seed: Seed = 0,
+    json: Out = None,
+) -> None:
+    """Send the HTTP server requests that fit its description, and others; count what it fails at."""
+    quiet_libraries()
+    fuzz = _served("fuzz")
+    _measured(json, lambda report: fuzz.bench(fuzz.FuzzConfig(cases, seed), report))
+
+
+def bench_load(
+    clients: Annotated[int, typer.Option(min=1, metavar="N", help="That stream answers at once.")] = 64,
+    seconds: Annotated[float, typer.Option(min=1, metavar="S")] = 300.0,
+    remembers: Annotated[float, typer.Option(min=0, max=1, help="Share of requests.")] = 0.2,
+    forgets: Annotated[float, typer.Option(min=0, max=1, help="Share of requests.")] = 0.02,
+    tenants: Annotated[int, typer.Option(min=1, metavar="N")] = 8,
+    seed: Seed = 0,
+    model: Model = "nano",
+    json: Out = None,
+) -> None:
+    """Let many clients stream answers, remember and forget; count errors and what the server adds."""
+    quiet_libraries()
+    load = _served("load")
+    config = load.LoadConfig(clients, seconds, remembers, forgets, tenants, model, seed)
+    _measured(json, lambda report: load.bench(config, report))
+
+
+def _served(name: str) -> Any:
+    """A module that needs the server's extra."""
+    try:
+        return import_module(f"memkit.evals.{name}")
+    except ImportError as error:
+        raise MissingExtraError(error.name or "fastapi", "pip install 'memkit[server]'") from error

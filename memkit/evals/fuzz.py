@@ -1,0 +1,175 @@
+"""Requests that fit the API's description, and requests that nearly do: does the server ever fail?"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import os
+import platform
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from unittest import SkipTest
+
+from memkit.errors import ConfigError, MissingExtraError
+from memkit.server.config import ServerConfig
+from memkit.server.testing import Served, served
+from memkit.testing import TEXT, TINY_OPTIONS, build_tiny_model
+
+PASS = 32  # requests of one kind to one operation before the next ones have their turn
+LONGEST = 4  # tokens of an answer, so that many requests fit a minute
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class FuzzConfig:
+    """At least ``cases`` requests, as many of each kind and operation as there are to tell apart."""
+
+    cases: int = 10_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.cases < 1:
+            raise ConfigError(f"cases must be at least 1, got {self.cases}")
+
+
+class _Fuzz:
+    """What was sent to one server, and what came back."""
+
+    def __init__(self, server: Served) -> None:
+        self._server, self._client = server, server.client("acme", "mira")
+        self._key = server.key("acme")
+        self.statuses, self.failures = Counter[int](), list[str]()
+
+    def memory(self) -> str:
+        """The id of a memory that is there now."""
+        body = {"text": TEXT, "compile": False}
+        answer = self._client.post("/memories", json=body)
+        return str(answer.json()["memory"]["id"])
+
+    def send(self, case: Any, session: Any, checks: Any) -> None:
+        headers = {"Authorization": f"Bearer {self._key}"}
+        if case.path_parameters and case.path_parameters.get("memory_id") == "here":
+            case.path_parameters["memory_id"] = self.memory()
+            headers["X-Memkit-User"] = "mira"
+        answer = case.call(base_url=self._server.url, session=session, headers=headers, timeout=60)
+        self.statuses[answer.status_code] += 1
+        try:
+            case.validate_response(answer, checks=checks)
+        except (Exception, BaseExceptionGroup) as error:
+            said = " ".join(str(error).split())
+            self.failures.append(f"{case.operation.label}: {said:.500}")
+
+
+def bench(config: FuzzConfig, progress: Progress = lambda label, done, total: None) -> dict[str, Any]:
+    """Send the requests to a server with a tiny model on loopback; one row, with what failed."""
+    try:
+        import schemathesis
+    except ImportError as error:
+        raise MissingExtraError("schemathesis", "pip install schemathesis") from error
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        build_tiny_model(home / "tiny")
+        settings = ServerConfig(
+            home / "bank",
+            str(home / "tiny"),
+            options=TINY_OPTIONS,
+            rate=10**9,
+            queue=10**6,
+            max_tokens=LONGEST,
+            compile=False,
+        )
+        with served(settings) as server:
+            fuzz = _Fuzz(server)
+            schema = schemathesis.openapi.from_dict(_described(server))
+            found: list[Any] = list(schema.get_all_operations())
+            operations = [each.ok() for each in found]
+            _run(config, fuzz, operations, progress)
+    failed = sum(count for status, count in fuzz.statuses.items() if status >= 500)
+    row = {
+        "operations": len(operations),
+        "cases": fuzz.statuses.total(),
+        "server_errors": failed,
+        "not_as_described": len(fuzz.failures) - failed,
+        "statuses": {str(status): count for status, count in sorted(fuzz.statuses.items())},
+    }
+    machine = f"{platform.machine()}, {os.cpu_count()} cores"
+    about = {"bench": "fuzz", "seed": config.seed, "machine": machine}
+    return {
+        **about,
+        "date": datetime.now(UTC).date().isoformat(),
+        "rows": [row],
+        "failures": fuzz.failures[:20],
+    }
+
+
+def _run(config: FuzzConfig, fuzz: _Fuzz, operations: list[Any], progress: Progress) -> None:
+    import requests
+    from hypothesis import HealthCheck, Phase, given, seed
+    from hypothesis import settings as how
+    from hypothesis.errors import Unsatisfiable
+    from schemathesis import GenerationMode
+    from schemathesis.checks import not_a_server_error
+    from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
+
+    checks = [not_a_server_error, response_schema_conformance, status_code_conformance]
+    plans = [
+        (operation, mode, here)
+        for operation in operations
+        for mode in GenerationMode
+        for here in ([False, True] if "{memory_id}" in operation.path else [False])
+    ]
+    passes = itertools.count()
+    with requests.Session() as session:
+        while fuzz.statuses.total() < config.cases:
+            number = next(passes)
+            for operation, mode, here in plans:
+                progress(operation.label, min(fuzz.statuses.total(), config.cases), config.cases)
+
+                @seed(config.seed + number)
+                @how(
+                    max_examples=PASS,
+                    deadline=None,
+                    database=None,
+                    phases=[Phase.generate],
+                    suppress_health_check=list(HealthCheck),
+                )
+                @given(operation.as_strategy(mode, path_parameters={"memory_id": "here"} if here else None))
+                def one(case: Any) -> None:
+                    fuzz.send(case, session, checks)
+
+                with suppress(Unsatisfiable, SkipTest):  # some operations have no wrong requests
+                    one()
+    progress("done", config.cases, config.cases)
+
+
+def _described(server: Served) -> dict[str, Any]:
+    """The API's description, so narrow that most requests get as far as a memory or the model."""
+    described: dict[str, Any] = copy.deepcopy(server.app.openapi())
+    schemas = described["components"]["schemas"]
+    for name in ("ChatBody", "CompletionBody"):
+        schemas[name]["properties"]["model"] = {"const": "tiny"}
+    text, messages = {"type": "string", "minLength": 1}, schemas["RememberBody"]["properties"]["messages"]
+    kinds = ({"text": text, "title": {"type": "string"}}, {"messages": messages["anyOf"][0], "memory": text})
+    schemas["RememberBody"] = {
+        "oneOf": [
+            {
+                "type": "object",
+                "properties": kind,
+                "required": [next(iter(kind))],
+                "additionalProperties": False,
+            }
+            for kind in kinds
+        ]
+    }
+    # Else most wrong requests would be those without a key, which tests of their own try.
+    described["components"].pop("securitySchemes")
+    for methods in described["paths"].values():
+        for how in methods.values():
+            how.pop("security", None)
+    return described

@@ -1,0 +1,306 @@
+"""Many clients at once: are they answered, by their own memories only, and does the server keep its size?"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import platform
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+import httpx2
+
+from memkit.bank import Bank
+from memkit.errors import ConfigError, EngineError
+from memkit.evals.overhead import overhead
+from memkit.models.nano import words
+from memkit.server.config import ServerConfig
+from memkit.server.testing import Served
+
+PEOPLE, WARM_UP, SAMPLES = 12, 0.2, 200  # people whom all tenants know; share of the time; overhead requests
+KINDS = ("answers", "remembers", "forgets")
+TIMEOUT = 180.0  # seconds of one request
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class LoadConfig:
+    """``clients`` of ``tenants`` for so many ``seconds``; ``remembers`` and ``forgets`` are shares."""
+
+    clients: int = 64
+    seconds: float = 300.0
+    remembers: float = 0.2
+    forgets: float = 0.02
+    tenants: int = 8
+    model: str = "nano"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.clients, self.tenants) < 1 or self.seconds <= 0:
+            raise ConfigError("clients and tenants must be at least 1, and seconds positive")
+        if not 0 <= self.remembers + self.forgets <= 1:
+            raise ConfigError("the shares of remembers and forgets are 1 together at most")
+
+
+@dataclass
+class Tenant:
+    """One tenant, where each person lives for it, and the ids that are its own."""
+
+    name: str
+    places: dict[str, str]
+    key: str = ""
+    ids: set[str] = field(default_factory=set)
+    free: list[str] = field(default_factory=list)  # that may be forgotten
+
+    def facts(self) -> Iterator[str]:
+        for person, place in self.places.items():
+            yield f"{person} lives in {place}."
+
+
+@dataclass
+class Seen:
+    """What all clients saw."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    errors: list[str] = field(default_factory=list)
+    first: list[float] = field(default_factory=list)
+    whole: list[float] = field(default_factory=list)
+    crossed: list[str] = field(default_factory=list)
+
+
+def bench(config: LoadConfig, progress: Progress = lambda label, done, total: None) -> dict[str, Any]:
+    """The load on a server process on loopback, after what the server adds was measured one by one."""
+    rng = random.Random(config.seed)
+    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # of other programs
+    tenants, model_id = _tenants(config, rng), ServerConfig(Path(), config.model).model_id
+    with tempfile.TemporaryDirectory() as folder:
+        progress("overhead", 0, 2)
+        alone = overhead(
+            config.model,
+            Path(folder) / "alone",
+            lambda server: _filled(server, tenants),
+            partial(_asked_once, model_id),
+            SAMPLES,
+        )
+        progress("load", 1, 2)
+        loaded = _load(config, tenants, Path(folder) / "bank")
+    progress("done", 2, 2)
+    row = {
+        "clients": config.clients,
+        "seconds": config.seconds,
+        "tenants": config.tenants,
+        **loaded,
+        **alone,
+        "load_average_before": busy,
+    }
+    machine = f"{platform.machine()}, {os.cpu_count()} cores"
+    about = {"bench": "load", "model": config.model, "seed": config.seed, "machine": machine}
+    return {**about, "date": datetime.now(UTC).date().isoformat(), "rows": [row]}
+
+
+def _tenants(config: LoadConfig, rng: random.Random) -> list[Tenant]:
+    """Tenants who know the same people, who live for each of them in a place that no other tenant has."""
+    drawn = set[str]()
+    while len(drawn) < PEOPLE * (config.tenants + 1):
+        drawn.add(words.value(rng, "place", "train"))
+    names = sorted(drawn)
+    rng.shuffle(names)
+    people = names[:PEOPLE]
+    return [
+        Tenant(f"tenant {t}", dict(zip(people, names[PEOPLE * (t + 1) :], strict=False)))
+        for t in range(config.tenants)
+    ]
+
+
+def _filled(server: Served, tenants: list[Tenant]) -> list[tuple[str, str]]:
+    """Keys of the first tenants, whose facts are there, with a question about each person."""
+    pairs = list[tuple[str, str]]()
+    for tenant in tenants[:2]:
+        with server.client(tenant.name) as client:
+            for fact in tenant.facts():
+                client.post("/memories", json={"text": fact}).raise_for_status()
+        key = server.key(tenant.name)
+        pairs += [(key, f"Where does {person} live?") for person in tenant.places]
+    return pairs
+
+
+def _body(model: str, question: str) -> dict[str, Any]:
+    messages = [{"role": "user", "content": question}]
+    return {"model": model, "stream": True, "max_tokens": 16, "messages": messages}
+
+
+def _asked_once(model: str, client: httpx2.Client, question: str) -> None:
+    with client.stream("POST", "/v1/chat/completions", json=_body(model, question)) as answer:
+        if "data: [DONE]" not in list(answer.iter_lines()):
+            raise EngineError("a stream was not whole")
+
+
+# -- the load -------------------------------------------------------------------------------------
+def _load(config: LoadConfig, tenants: list[Tenant], home: Path) -> dict[str, Any]:
+    with Bank(home) as bank:
+        for tenant in tenants:
+            tenant.key = bank.keys.create(tenant.name)[1]
+    with _server(home, config.model) as (url, process):
+        seen, memory = Seen(), list[int]()
+        asyncio.run(_clients(config, tenants, url, process.pid, seen, memory))
+        waited = _health(url)
+    kept = memory[int(len(memory) * WARM_UP) :] or [0]
+    third = max(len(kept) // 3, 1)
+    before, after = median(kept[:third]), median(kept[-third:])
+    return {
+        "requests": sum(seen.counts[name] for name in KINDS),
+        **{name: seen.counts[name] for name in KINDS},
+        "errors": len(seen.errors),
+        "first_errors": seen.errors[:5],
+        "cross_tenant": len(seen.crossed),
+        "right": seen.counts["right"] / max(seen.counts["answers"], 1),
+        "answers_per_second": seen.counts["answers"] / config.seconds,
+        "first_token_ms_p50": _percentile(seen.first, 50),
+        "first_token_ms_p95": _percentile(seen.first, 95),
+        "answer_ms_p50": _percentile(seen.whole, 50),
+        "answer_ms_p95": _percentile(seen.whole, 95),
+        "rss_mb_before": before / 2**20,
+        "rss_mb_after": after / 2**20,
+        "memory_growth": after / before - 1 if before else None,
+        "health_ms_afterwards": waited,
+    }
+
+
+@contextmanager
+def _server(home: Path, model: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """``memkit serve`` as its own process, which compiles nothing meanwhile."""
+    command = [sys.executable, "-m", "memkit", "serve", "--port", "0", "--home", str(home), "--model", model]
+    command += ["--rate", str(10**9), "--no-compile", "--timeout", str(TIMEOUT)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        for line in process.stderr or ():
+            if found := re.search(r"http://[\d.:]+", line):
+                yield found.group(), process
+                return
+        raise EngineError(f"the server ended with {process.wait()}")
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+async def _clients(
+    config: LoadConfig, tenants: list[Tenant], url: str, pid: int, seen: Seen, memory: list[int]
+) -> None:
+    limits = httpx2.Limits(max_connections=None)
+    async with httpx2.AsyncClient(base_url=url, timeout=TIMEOUT, limits=limits) as http:
+        for tenant in tenants:
+            for fact in tenant.facts():
+                await _remember(http, tenant, fact, seen, kept=True)
+        seen.counts.clear()
+        until = time.monotonic() + config.seconds
+        watching = asyncio.create_task(_watch(pid, memory, until))
+        await asyncio.gather(
+            *(_client(config, tenants, number, http, seen, until) for number in range(config.clients))
+        )
+        await watching
+
+
+async def _watch(pid: int, memory: list[int], until: float) -> None:
+    """The server's resident memory, in bytes; nothing where the system does not tell."""
+    file, page = Path(f"/proc/{pid}/statm"), os.sysconf("SC_PAGE_SIZE")
+    while time.monotonic() < until and file.exists():
+        memory.append(int(file.read_text().split()[1]) * page)
+        await asyncio.sleep(0.5)
+
+
+async def _client(
+    config: LoadConfig,
+    tenants: list[Tenant],
+    number: int,
+    http: httpx2.AsyncClient,
+    seen: Seen,
+    until: float,
+) -> None:
+    tenant, rng = tenants[number % len(tenants)], random.Random(f"{config.seed} {number}")
+    model = ServerConfig(Path(), config.model).model_id
+    others = {place for other in tenants if other is not tenant for place in other.places.values()}
+    while time.monotonic() < until:
+        drawn = rng.random()
+        try:
+            if drawn < config.remembers:
+                name, thing = words.value(rng, "name", "train"), words.value(rng, "thing", "train")
+                await _remember(http, tenant, f"{name}'s dog is called {thing.capitalize()}.", seen)
+            elif drawn < config.remembers + config.forgets and tenant.free:
+                await _forget(http, tenant, seen)
+            else:
+                await _ask(http, model, tenant, rng.choice(list(tenant.places)), others, seen)
+        except (httpx2.HTTPError, ValueError, KeyError) as error:
+            seen.errors.append(f"{type(error).__name__}: {error}"[:200])
+
+
+def _headers(tenant: Tenant) -> dict[str, str]:
+    return {"Authorization": f"Bearer {tenant.key}"}
+
+
+async def _remember(
+    http: httpx2.AsyncClient, tenant: Tenant, text: str, seen: Seen, *, kept: bool = False
+) -> None:
+    answer = await http.post("/memories", json={"text": text}, headers=_headers(tenant))
+    answer.raise_for_status()
+    memory_id = answer.json()["memory"]["id"]
+    tenant.ids.add(memory_id)
+    if not kept:
+        tenant.free.append(memory_id)
+    seen.counts["remembers"] += 1
+
+
+async def _forget(http: httpx2.AsyncClient, tenant: Tenant, seen: Seen) -> None:
+    memory_id = tenant.free.pop()
+    (await http.delete(f"/memories/{memory_id}", headers=_headers(tenant))).raise_for_status()
+    seen.counts["forgets"] += 1
+
+
+async def _ask(
+    http: httpx2.AsyncClient, model: str, tenant: Tenant, person: str, others: set[str], seen: Seen
+) -> None:
+    started, first, text, used, done = time.perf_counter(), 0.0, "", None, False
+    body = _body(model, f"Where does {person} live?")
+    async with http.stream("POST", "/v1/chat/completions", json=body, headers=_headers(tenant)) as answer:
+        if answer.status_code != 200:
+            await answer.aread()
+            answer.raise_for_status()
+        async for line in answer.aiter_lines():
+            first = first or (time.perf_counter() - started) * 1000
+            if line == "data: [DONE]":
+                done = True
+            elif line.startswith("data: "):
+                chunk = json.loads(line.removeprefix("data: "))
+                text += chunk["choices"][0]["delta"].get("content", "")
+                used = chunk.get("memkit", {}).get("memory_id", used)
+    seen.counts["answers"] += 1
+    seen.first.append(first)
+    seen.whole.append((time.perf_counter() - started) * 1000)
+    if not done:
+        seen.errors.append("a stream was not whole")
+    if any(place in text for place in others) or (used is not None and used not in tenant.ids):
+        seen.crossed.append(f"{tenant.name}: {text!r:.100} from {used}")
+    seen.counts["right"] += tenant.places[person].lower() in text.lower()
+
+
+def _health(url: str) -> float:
+    started = time.perf_counter()
+    httpx2.get(f"{url}/health", timeout=TIMEOUT).raise_for_status()
+    return (time.perf_counter() - started) * 1000
+
+
+def _percentile(values: list[float], share: int) -> float | None:
+    return quantiles(values, n=100)[share - 1] if len(values) > 1 else None

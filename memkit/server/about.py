@@ -1,0 +1,143 @@
+"""Whether the server is well, what it serves, what it counted, and evaluation reports."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from fastapi import APIRouter, Request
+from fastapi.responses import PlainTextResponse
+from pydantic import BaseModel
+
+from memkit._version import __version__
+from memkit.errors import NotFoundError
+from memkit.server.errors import ApiError
+from memkit.server.memories import ERRORS
+from memkit.server.people import users_of
+from memkit.server.services import AtDesk, services_of
+
+MAX_REPORT = 16 * 2**20  # bytes
+_NAME = re.compile(r"[\w][\w.-]{0,99}")
+routes = APIRouter(tags=["about"], responses=ERRORS)
+open_routes = APIRouter(tags=["about"])
+
+
+class Health(BaseModel):
+    """Whether the server answers."""
+
+    status: Literal["ok"]
+    version: str
+
+
+class Status(BaseModel):
+    """What this server serves, and what the tenant has here."""
+
+    version: str
+    tenant: str
+    user: str
+    model: str
+    fingerprint: str | None
+    window: int | None
+    compiler: str
+    embedder: str
+    gate: str
+    upstream: bool
+    memories: int
+    compiled: int
+    characters: int
+    artifact_bytes: int
+    waiting: int
+
+
+class Users(BaseModel):
+    """The tenant's users who have memories; "" is the tenant itself."""
+
+    users: list[str]
+
+
+class Reports(BaseModel):
+    """Names of the evaluation reports."""
+
+    reports: list[str]
+
+
+@open_routes.get("/health")
+def health() -> Health:
+    """Tell that the server answers. Needs no key."""
+    return Health(status="ok", version=__version__)
+
+
+@open_routes.get(
+    "/metrics", response_class=PlainTextResponse, responses={404: {"description": "It is closed."}}
+)
+def metrics(request: Request) -> str:
+    """Counts for Prometheus, with the token that the server was started with. They name no tenant."""
+    services = services_of(request)
+    if not services.may_see_metrics(request.headers.get("authorization", "")):
+        raise ApiError(404, "there is nothing at this address", "http_error")
+    return services.metrics.text()
+
+
+@routes.get("/status")
+def status(desk: AtDesk) -> Status:
+    """Tell what this server serves, and how much the user has in it."""
+    services, infos = desk.services, desk.services.bank.list(desk.owner)
+    engine = None if services.config.upstream else services.root.engine
+    waiting = [job for job in services.jobs.list(desk.caller.tenant) if job.state in ("waiting", "running")]
+    return Status(
+        version=__version__,
+        tenant=desk.caller.tenant,
+        user=desk.caller.user,
+        model=services.config.model_id,
+        fingerprint=engine.fingerprint if engine else None,
+        window=engine.window if engine else None,
+        compiler=services.config.compiler,
+        embedder=services.root.router.embedder.name,
+        gate=services.config.gate,
+        upstream=services.config.upstream is not None,
+        memories=len(infos),
+        compiled=sum(info.version > 0 for info in infos),
+        characters=sum(info.characters for info in infos),
+        artifact_bytes=sum(info.artifact_bytes or 0 for info in infos),
+        waiting=len(waiting),
+    )
+
+
+@routes.get("/users")
+def users(desk: AtDesk) -> Users:
+    """List the tenant's users who have memories."""
+    return Users(users=users_of(desk.caller.tenant, desk.services.bank.tenants()))
+
+
+@routes.get("/reports")
+def reports(desk: AtDesk) -> Reports:
+    """List the evaluation reports that the server was given to show."""
+    return Reports(reports=sorted(_reports(desk.services.config.reports)))
+
+
+@routes.get("/reports/{name}")
+def report(name: str, desk: AtDesk) -> dict[str, Any]:
+    """Show one evaluation report, as ``memkit eval --json`` or ``memkit bench --json`` wrote it."""
+    file = _reports(desk.services.config.reports).get(name)
+    if file is None:
+        raise NotFoundError(f"there is no report {name!r:.80}; /reports lists what there is")
+    try:
+        found = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ApiError(409, f"the report {name} cannot be read", "report_unreadable") from error
+    if not isinstance(found, dict):
+        raise ApiError(409, f"the report {name} is none", "report_unreadable")
+    return found
+
+
+def _reports(folder: Path | None) -> dict[str, Path]:
+    """Reports by name; a name is looked up among them and never made into a path."""
+    if folder is None or not folder.is_dir():
+        return {}
+    return {
+        path.stem: path
+        for path in folder.glob("*.json")
+        if _NAME.fullmatch(path.stem) and path.is_file() and path.stat().st_size <= MAX_REPORT
+    }

@@ -1,0 +1,135 @@
+"""The HTTP application."""
+
+from __future__ import annotations
+
+import mimetypes
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from functools import partial
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from anyio import to_thread
+from fastapi import APIRouter, FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import Response
+from fastapi.routing import APIRoute
+
+from memkit._version import __version__
+from memkit.server import about, asking, memories, openai, recompiling
+from memkit.server.answering import Turns
+from memkit.server.config import ServerConfig
+from memkit.server.errors import ApiError, add_handlers
+from memkit.server.guard import Guard
+from memkit.server.services import Services
+from memkit.server.upstream import Upstream
+
+if TYPE_CHECKING:
+    from memkit.engine.transformers import TransformersEngine
+
+DESCRIPTION = """Memory for LLM agents: documents compiled once into small artifacts for a frozen model.
+
+Every call but `/health` and `/metrics` needs an API key: `Authorization: Bearer mk_...`, made by
+`memkit keys create --tenant T`. A key acts for one tenant. The header `X-Memkit-User` (percent-encoded UTF-8)
+names a user within the tenant, with memories of their own; without it the tenant's own memories are meant.
+Errors have one shape, `{"error": {"message", "type", "param", "code", "request_id"}}`.
+"""
+
+
+def create_app(config: ServerConfig, engine: TransformersEngine | None = None) -> FastAPI:
+    """The application of a configuration. With an ``engine`` no other model is loaded.
+
+    Raises `ConfigError` for settings that do not fit together. What is open is closed when the application
+    shuts down.
+    """
+    services = Services(config, engine)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
+        await to_thread.run_sync(services.load)
+        async with Upstream.of(services) as upstream:
+            app.state.upstream = upstream
+            try:
+                yield
+            finally:
+                await to_thread.run_sync(services.close)
+
+    app = FastAPI(
+        title="memkit",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,  # they load scripts from elsewhere; the dashboard has a page for this
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=_operation,
+    )
+    app.state.services = services
+    app.state.turns = Turns(config.answers, config.answer_timeout)
+    add_handlers(app)
+    groups = (
+        about.open_routes,
+        about.routes,
+        memories.routes,
+        asking.routes,
+        recompiling.routes,
+        openai.routes,
+    )
+    for routes in (*groups, _pages()):
+        app.include_router(routes)
+    if config.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(config.origins),
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=[
+                "Authorization",
+                "Content-Type",
+                "X-Memkit-User",
+                "X-Memkit-Memory",
+                "X-Memkit-Gate",
+            ],
+            expose_headers=["X-Request-Id", "X-Memkit-Route", "X-Memkit-Memory", "X-Memkit-Version"],
+        )
+    app.add_middleware(Guard, max_body=config.max_body)
+    app.openapi = partial(_described, app)  # type: ignore[method-assign] # as FastAPI's documentation says
+    return app
+
+
+def _described(app: FastAPI) -> dict[str, Any]:
+    """The API's description; what FastAPI says of 422 is left out, as bad requests get 400 here."""
+    if app.openapi_schema is None:
+        described = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes
+        )
+        for methods in described["paths"].values():
+            for how in methods.values():
+                how["responses"].pop("422", None)
+        for name in ("HTTPValidationError", "ValidationError"):
+            described["components"]["schemas"].pop(name, None)
+        app.openapi_schema = described
+    return app.openapi_schema
+
+
+def _operation(route: APIRoute) -> str:
+    return route.name
+
+
+def _pages() -> APIRouter:
+    """The dashboard: files of the package, read once."""
+    routes = APIRouter(include_in_schema=False)
+    found = {item.name: item.read_bytes() for item in files("memkit.server").joinpath("pages").iterdir()}
+
+    @routes.get("/")
+    def index() -> Response:
+        return Response(found["index.html"], media_type="text/html; charset=utf-8")
+
+    @routes.get("/pages/{name}")
+    def asset(name: str) -> Response:
+        if name not in found:
+            raise ApiError(404, "there is nothing at this address", "http_error")
+        kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+        return Response(found[name], media_type=kind)
+
+    return routes

@@ -1,0 +1,88 @@
+"""``/ask``: a question to the user's memories, and why the answer is what it is."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from anyio import to_thread
+from fastapi import APIRouter, Request, Response
+
+from memkit.answers import Answer
+from memkit.cli.output import plain
+from memkit.server.answering import Question, Turns
+from memkit.server.errors import ApiError
+from memkit.server.memories import ERRORS, the
+from memkit.server.schemas import AnswerOut, AskBody
+from memkit.server.services import AtDesk, Desk
+
+routes = APIRouter(tags=["questions"], responses=ERRORS)
+
+
+@routes.post("/ask")
+async def ask(body: AskBody, desk: AtDesk, request: Request, response: Response) -> AnswerOut:
+    """Answer a question from the user's best memory, compiled or as text, or without one; and say why."""
+    require_model(desk)
+    within = None
+    if body.within is not None:
+        within = (await to_thread.run_sync(the, desk, body.within)).id
+    most = min(body.max_tokens, longest(desk))
+    question = Question(
+        body.question,
+        most,
+        body.temperature,
+        body.seed,
+        tuple(body.history),
+        within=within,
+        gate=body.gate,
+    )
+    answer = await turns_of(request).answer(desk, question, request)
+    response.headers.update(headers_of(desk, answer))
+    return AnswerOut(
+        text=answer.text, route=answer.route, user=desk.caller.user, trace=plain(asdict(answer.trace))
+    )
+
+
+def turns_of(request: Request) -> Turns:
+    """Whose turn it is."""
+    found: Turns = request.app.state.turns
+    return found
+
+
+def longest(desk: Desk) -> int:
+    """The most tokens that an answer may have: the memory and the question need room, too."""
+    return min(desk.services.config.max_tokens, desk.services.root.engine.window // 2)
+
+
+def require_model(desk: Desk) -> None:
+    """Raise where answers come from an upstream."""
+    if desk.services.config.upstream is not None:
+        raise ApiError(409, "answers come from an upstream here: ask at /v1/chat/completions", "no_model")
+
+
+def used(desk: Desk, answer: Answer) -> dict[str, Any]:
+    """What an answer was made from: the field ``memkit`` of the OpenAI-compatible answers."""
+    trace = answer.trace
+    return {
+        "user": desk.caller.user,
+        "route": trace.route,
+        "reason": trace.reason,
+        "gate": trace.gate,
+        "calibrated": trace.calibrated,
+        "margin": plain(trace.margin),
+        "memory_id": trace.memory_id if trace.route != "none" else None,
+        "artifact_id": trace.artifact_id,
+        "version": trace.version,
+        "spans": plain(trace.spans),
+        "route_ms": round(trace.route_ms, 2),
+        "ttft_ms": round(trace.ttft_ms, 2),
+        "total_ms": round(trace.total_ms, 2),
+        "notes": list(trace.notes),
+    }
+
+
+def headers_of(desk: Desk, answer: Answer) -> dict[str, str]:
+    """The same in short, as ``X-Memkit-*`` headers."""
+    about = used(desk, answer)
+    names = {"route": "Route", "gate": "Gate", "memory_id": "Memory", "version": "Version"}
+    return {f"X-Memkit-{name}": str(about[key]) for key, name in names.items() if about[key] is not None}

@@ -1,0 +1,240 @@
+"""The memory API: remember, look, go back, forget."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query
+
+from memkit.bank import MemoryInfo, Said
+from memkit.cli.output import plain
+from memkit.document import Document, Span
+from memkit.errors import NotFoundError
+from memkit.server.errors import ApiError, queue_full
+from memkit.server.schemas import (
+    DifferenceOut,
+    EntryOut,
+    ErrorOut,
+    ForgetBody,
+    ForgottenOut,
+    HistoryOut,
+    JobOut,
+    MemoriesOut,
+    MemoryOut,
+    PinBody,
+    ReceiptOut,
+    RememberBody,
+    RememberedOut,
+    RollbackBody,
+    SourceOut,
+    VersionOut,
+)
+from memkit.server.services import AtDesk, Desk
+from memkit.versions import difference
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    code: {"model": ErrorOut, "description": text}
+    for code, text in {
+        400: "The request is not valid.",
+        401: "No valid API key.",
+        403: "More than this tenant may have.",
+        404: "There is no such thing for this user.",
+        409: "It cannot be done with what is there.",
+        413: "The body is too large.",
+        429: "Too many requests of this key.",
+        503: "Not now; try again.",
+        504: "It took too long.",
+    }.items()
+}
+Id = Annotated[str, Path(description="A memory's id.", examples=["0123456789abcdef"])]
+Number = Annotated[int, Query(ge=1, description="One that the history shows.")]
+_ID = re.compile(r"[0-9a-f]{16}")
+routes = APIRouter(tags=["memories"], responses=ERRORS)
+
+
+@routes.get("/memories")
+def list_memories(desk: AtDesk) -> MemoriesOut:
+    """List the user's memories, oldest first."""
+    infos = desk.services.bank.list(desk.owner)
+    return MemoriesOut(user=desk.caller.user, memories=[memory_out(info) for info in infos])
+
+
+@routes.post("/memories", status_code=201)
+def remember(body: RememberBody, desk: AtDesk) -> RememberedOut:
+    """Remember a document, or add to a running memory. It can be asked about at once, from its text."""
+    with desk.memory() as memory:
+        if body.text is not None and body.memory is None:
+            info = memory.remember(Document(body.text, body.title), compile=False)
+        else:
+            info = memory.remember(_said(body), memory=body.memory, when=body.when, key=body.key)
+    config = desk.services.config
+    due = body.compile and config.compiles and not info.version and not info.running
+    job = compile_later(desk, info.id) if due else None
+    return RememberedOut(memory=memory_out(info), job=job)
+
+
+@routes.delete("/memories")
+def forget_all(
+    desk: AtDesk, all: Annotated[bool, Query(description="Must be true: it says that you mean it.")] = False
+) -> ForgottenOut:
+    """Forget everything that the user has."""
+    if not all:
+        raise ApiError(
+            400, "this forgets all of the user's memories: say so with ?all=true", "not_confirmed", "all"
+        )
+    return _forgotten(desk, None)
+
+
+@routes.get("/memories/{memory_id}")
+def show(memory_id: Id, desk: AtDesk) -> MemoryOut:
+    """Show one memory."""
+    return memory_out(the(desk, memory_id))
+
+
+@routes.delete("/memories/{memory_id}")
+def forget(memory_id: Id, desk: AtDesk) -> ForgottenOut:
+    """Forget a memory: its text, vectors, and artifacts of all versions."""
+    return _forgotten(desk, the(desk, memory_id).id)
+
+
+@routes.post("/memories/{memory_id}/forget")
+def forget_part(memory_id: Id, body: ForgetBody, desk: AtDesk) -> ForgottenOut:
+    """Forget a part of a memory, with every version that saw it. What remains may have another id."""
+    info = the(desk, memory_id)
+    spans = [Span(each.start, each.end) for each in body.spans]
+    if body.matching is not None:
+        spans = _matching(desk, info, body.matching)
+    return _forgotten(desk, info.id, spans)
+
+
+@routes.get("/memories/{memory_id}/source")
+def source(memory_id: Id, desk: AtDesk) -> SourceOut:
+    """Show a memory's source text, and of a running memory who said what when."""
+    info, bank = the(desk, memory_id), desk.services.bank
+    document, entries = bank.logs.snapshot(desk.owner, info.id)
+    return SourceOut(
+        id=info.id,
+        title=document.title,
+        digest=document.digest,
+        text=document.text,
+        entries=[EntryOut.model_validate(each) for each in entries],
+    )
+
+
+@routes.get("/memories/{memory_id}/artifact")
+def artifact(
+    memory_id: Id, desk: AtDesk, version: Annotated[int | None, Query(ge=1)] = None
+) -> dict[str, Any]:
+    """Show what a memory's artifact says about itself: what it was made of, how, and what it showed."""
+    info = the(desk, memory_id)
+    with desk.services.bank.artifact(desk.owner, info.id, version) as found:
+        manifest = found.manifest
+        tensors = [
+            {"name": t.name, "dtype": t.dtype, "axes": dict(zip(t.axes, t.shape, strict=True))}
+            for t in manifest.tensors
+        ]
+        facts = {name: value for name, value in vars(manifest).items() if name not in ("tenant", "tensors")}
+        return {"id": found.id, "nbytes": found.nbytes, **plain(_vars(facts)), "tensors": tensors}
+
+
+@routes.get("/memories/{memory_id}/history")
+def history(memory_id: Id, desk: AtDesk) -> HistoryOut:
+    """Show the versions of a memory's artifact that are kept, oldest first."""
+    info = the(desk, memory_id)
+    versions = desk.services.bank.versions.history(desk.owner, info.id)
+    return HistoryOut(
+        id=info.id, pinned=info.pinned, versions=[VersionOut.model_validate(each) for each in versions]
+    )
+
+
+@routes.get("/memories/{memory_id}/diff")
+def diff(memory_id: Id, older: Number, newer: Number, desk: AtDesk) -> DifferenceOut:
+    """Compare two versions: what each was compiled from, and what it showed when it was admitted."""
+    found = difference(desk.services.bank, desk.owner, the(desk, memory_id).id, older, newer)
+    return DifferenceOut(
+        older=older,
+        newer=newer,
+        added=[each.line for each in found.added],
+        removed=[each.line for each in found.removed],
+        figures=plain(found.fidelity),
+    )
+
+
+@routes.post("/memories/{memory_id}/rollback")
+def rollback(memory_id: Id, body: RollbackBody, desk: AtDesk) -> MemoryOut:
+    """Let an earlier (or later) version answer. Its source does not change."""
+    info = the(desk, memory_id)
+    return memory_out(desk.services.bank.versions.rollback(desk.owner, info.id, body.version))
+
+
+@routes.post("/memories/{memory_id}/pin")
+def pin(memory_id: Id, body: PinBody, desk: AtDesk) -> MemoryOut:
+    """Let the current version answer until it is unpinned, whatever is compiled meanwhile."""
+    info = the(desk, memory_id)
+    return memory_out(desk.services.bank.versions.pin(desk.owner, info.id, body.pinned))
+
+
+@routes.post("/memories/{memory_id}/compile", status_code=202)
+def compile_memory(memory_id: Id, desk: AtDesk) -> JobOut:
+    """Compile a memory when its turn comes; ``/recompile/{id}`` tells how far it is."""
+    info = the(desk, memory_id)
+    job = compile_later(desk, info.id)
+    found = desk.services.jobs.get(desk.caller.tenant, job) if job else None
+    if found is None:
+        raise queue_full()
+    return JobOut.model_validate(found)
+
+
+def the(desk: Desk, memory_id: str) -> MemoryInfo:
+    """The caller's memory of exactly that id; what is another's is as unknown as what is nobody's."""
+    if not _ID.fullmatch(memory_id):
+        raise NotFoundError(f"this user has no memory {memory_id!r:.80}; list the memories to see the ids")
+    return desk.services.bank.get(desk.owner, memory_id)
+
+
+def memory_out(info: MemoryInfo) -> MemoryOut:
+    """A memory as the API gives it."""
+    return MemoryOut.model_validate(info)
+
+
+def compile_later(desk: Desk, memory_id: str) -> str | None:
+    """The id of the job; None where the queue is full or no model is here."""
+    if desk.services.config.upstream is not None:
+        raise ApiError(
+            409, "answers come from an upstream here: there is no model to compile for", "no_model"
+        )
+    job = desk.services.jobs.compile(desk.owner, memory_id)
+    return job.id if job else None
+
+
+def _said(body: RememberBody) -> str | list[Said]:
+    if body.text is not None:
+        return body.text
+    return [Said(each.content, each.role, each.when) for each in body.messages or ()]
+
+
+def _forgotten(desk: Desk, memory_id: str | None, spans: list[Span] | None = None) -> ForgottenOut:
+    desk.services.jobs.forgotten(desk.owner, memory_id)
+    with desk.memory() as memory:
+        receipts = memory.forget(memory_id, spans=spans or (), compile=False)
+    for receipt in receipts:
+        if receipt.left and receipt.artifacts_removed and desk.services.config.compiles:
+            compile_later(desk, receipt.left)
+    return ForgottenOut(receipts=[ReceiptOut.model_validate(each) for each in receipts])
+
+
+def _matching(desk: Desk, info: MemoryInfo, text: str) -> list[Span]:
+    source = desk.services.bank.source(desk.owner, info.id).text
+    places = [each.start() for each in re.finditer(re.escape(text), source)]
+    if not places:
+        raise NotFoundError(f"memory {info.id} does not hold that text")
+    return [Span(start, start + len(text)) for start in places]
+
+
+def _vars(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _vars(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_vars(item) for item in value]
+    return vars(value) if hasattr(value, "__dataclass_fields__") else value

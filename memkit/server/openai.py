@@ -1,0 +1,313 @@
+"""The OpenAI-compatible routes. Answers come from the caller's memories, and say in ``memkit`` from which."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+from anyio import to_thread
+from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+
+from memkit.answers import Answer
+from memkit.errors import ConfigError, MemkitError
+from memkit.router.gate import GateName
+from memkit.server.answering import Question
+from memkit.server.asking import headers_of, longest, turns_of, used
+from memkit.server.errors import ApiError, api_error, body_of, request_id_of
+from memkit.server.guard import UNBUFFERED
+from memkit.server.memories import ERRORS, the
+from memkit.server.openai_schemas import (
+    ChatBody,
+    ChatMessage,
+    ChatOut,
+    Common,
+    CompletionBody,
+    Model,
+    Models,
+)
+from memkit.server.people import header_text
+from memkit.server.services import AtDesk, Desk
+from memkit.server.stops import Stopper
+from memkit.server.upstream import Upstream
+
+DEFAULT_TOKENS = 256
+_GATES: dict[str, GateName] = {"auto": "auto", "rule": "rule", "entropy": "entropy", "learned": "learned"}
+_EXTENSION = (
+    "The field `memkit` tells what was used: user, route (latent, text or none), reason, gate, margin, "
+    "memory_id, artifact_id, version, spans and times, and which fields of the request were ignored. In a "
+    "stream it is in the last chunk. Without a stream the headers X-Memkit-Route, -Gate, -Memory and "
+    "-Version tell it in short. X-Memkit-User, X-Memkit-Memory (an id) and X-Memkit-Gate choose."
+)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What headers choose in place of the router: one memory, and the gate."""
+
+    memory: str
+    gate: str
+
+    async def of(self, desk: Desk) -> tuple[str | None, GateName | None]:
+        """The memory's id and the gate; `NotFoundError` for a memory that the caller has not."""
+        if self.gate and self.gate not in _GATES:
+            raise ConfigError(f"X-Memkit-Gate is one of {', '.join(_GATES)}")
+        gate = _GATES[self.gate] if self.gate else None
+        if not self.memory:
+            return None, gate
+        return (await to_thread.run_sync(the, desk, header_text(self.memory))).id, gate
+
+
+async def _choices(
+    x_memkit_memory: Annotated[str, Header(description="Id of the one memory that may be used.")] = "",
+    x_memkit_gate: Annotated[str, Header(description="auto, rule, entropy or learned.")] = "",
+) -> Choices:
+    return Choices(x_memkit_memory, x_memkit_gate)
+
+
+Chosen = Annotated[Choices, Depends(_choices)]
+routes = APIRouter(prefix="/v1", tags=["OpenAI-compatible"], responses=ERRORS)
+
+
+@routes.get("/models", response_model=Models)
+async def models(desk: AtDesk, request: Request) -> Models | Response:
+    """List the one model that answers; or those of the upstream."""
+    if desk.services.config.upstream is not None:
+        return JSONResponse(await request.app.state.upstream.models())
+    return Models(data=[_model(desk)])
+
+
+@routes.get("/models/{model_id:path}")
+def model(model_id: str, desk: AtDesk) -> Model:
+    """Show the model."""
+    _require_model(desk, model_id)
+    return _model(desk)
+
+
+@routes.post(
+    "/chat/completions", description=_EXTENSION, response_model=None, responses={200: {"model": ChatOut}}
+)
+async def chat(
+    body: ChatBody, desk: AtDesk, request: Request, response: Response, chosen: Chosen
+) -> Response:
+    desk = desk.of(body.user)
+    if desk.services.config.upstream is not None:
+        within, _ = await chosen.of(desk)
+        upstream: Upstream = request.app.state.upstream
+        return _with(await upstream.chat(desk, body, _last(body.messages), within), response)
+    _check(desk, body)
+    history, question, system = turns_in(body.messages)
+    asked = await _question(desk, body, chosen, question, body.max_completion_tokens)
+    asked = replace(asked, history=history, system=system)
+    return await _answered(_Form("chat.completion", "chatcmpl"), desk, body, asked, request, response)
+
+
+@routes.post("/completions", description=_EXTENSION, response_model=None, responses={200: {"model": ChatOut}})
+async def completions(
+    body: CompletionBody, desk: AtDesk, request: Request, response: Response, chosen: Chosen
+) -> Response:
+    desk = desk.of(body.user)
+    if desk.services.config.upstream is not None:
+        raise ApiError(
+            400, "answers come from an upstream here: use /v1/chat/completions", "unsupported", "prompt"
+        )
+    _check(desk, body)
+    prompt = body.prompt if isinstance(body.prompt, str) else body.prompt[0]
+    asked = await _question(desk, body, chosen, prompt, None)
+    return await _answered(_Form("text_completion", "cmpl"), desk, body, asked, request, response)
+
+
+# -- what is asked ------------------------------------------------------------------------------
+def turns_in(messages: list[ChatMessage]) -> tuple[tuple[tuple[str, str], ...], str, str]:
+    """Earlier turns, the question and the instructions of a conversation."""
+    instructions, turns = list[str](), list[list[str]]()
+    for number, message in enumerate(messages):
+        text = _text(message, f"messages.{number}")
+        if message.role in ("system", "developer"):
+            instructions.append(text)
+        elif message.role == "user":
+            turns.append([text])
+        elif message.role != "assistant":
+            raise ApiError(
+                400,
+                "the model here calls no tools, and reads none of their results",
+                "unsupported",
+                "messages",
+            )
+        elif turns:
+            turns[-1].append(text)
+    if not turns or len(turns[-1]) != 1:
+        raise ApiError(400, "the last message must be the user's question", "invalid_value", "messages")
+    history = [(turn[0], "\n".join(turn[1:])) for turn in turns[:-1]]
+    return tuple(history), turns[-1][0], "\n\n".join(filter(None, instructions))
+
+
+def _last(messages: list[ChatMessage]) -> str:
+    """The user's latest words, by which a memory is found for an upstream."""
+    said = [message.content for message in messages if message.role == "user"]
+    if not said or said[-1] is None:
+        return ""
+    return said[-1] if isinstance(said[-1], str) else "\n".join(part.text or "" for part in said[-1])
+
+
+def _text(message: ChatMessage, where: str) -> str:
+    if message.content is None or isinstance(message.content, str):
+        return message.content or ""
+    if any(part.type not in ("text", "refusal") for part in message.content):
+        raise ApiError(
+            400, "the model here reads text only: leave out other parts", "unsupported", f"{where}.content"
+        )
+    return "\n".join(part.text or "" for part in message.content)
+
+
+def _check(desk: Desk, body: Common) -> None:
+    _require_model(desk, body.model)
+    if found := body.impossible():
+        raise ApiError(400, found[1], "unsupported", found[0])
+
+
+def _require_model(desk: Desk, name: str) -> None:
+    if name != desk.services.config.model_id:
+        raise ApiError(
+            404,
+            f"the model {name!r:.80} does not exist; /v1/models lists what there is",
+            "model_not_found",
+            "model",
+        )
+
+
+def _model(desk: Desk) -> Model:
+    return Model(id=desk.services.config.model_id, created=desk.services.started)
+
+
+async def _question(desk: Desk, body: Common, chosen: Choices, text: str, most: int | None) -> Question:
+    if not text.strip():
+        raise ApiError(400, "the question is empty", "invalid_value", "messages")
+    tokens = most or body.max_tokens or DEFAULT_TOKENS
+    within, gate = await chosen.of(desk)
+    return Question(
+        text,
+        min(tokens, longest(desk)),
+        body.temperature or 0.0,
+        (body.seed or 0) % 2**63,
+        within=within,
+        gate=gate,
+    )
+
+
+# -- what is answered ---------------------------------------------------------------------------
+@dataclass(frozen=True)
+class _Form:
+    """One of the two shapes of an answer."""
+
+    object: str
+    prefix: str
+
+    def choice(self, text: str, finish: str | None) -> dict[str, Any]:
+        said = (
+            {"message": {"role": "assistant", "content": text}}
+            if self.prefix == "chatcmpl"
+            else {"text": text}
+        )
+        return {"index": 0, **said, "logprobs": None, "finish_reason": finish}
+
+    def piece(self, text: str | None, finish: str | None, first: bool) -> dict[str, Any]:
+        if self.prefix != "chatcmpl":
+            return {"index": 0, "text": text or "", "logprobs": None, "finish_reason": finish}
+        delta = ({"role": "assistant"} if first else {}) | ({} if text is None else {"content": text})
+        return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+
+    def frame(self, desk: Desk, streamed: bool) -> dict[str, Any]:
+        kind = f"{self.object}.chunk" if streamed and self.prefix == "chatcmpl" else self.object
+        return {
+            "id": f"{self.prefix}-{secrets.token_hex(12)}",
+            "object": kind,
+            "created": int(time.time()),
+            "model": desk.services.config.model_id,
+            "system_fingerprint": desk.services.root.engine.fingerprint[:16],
+        }
+
+
+async def _answered(
+    form: _Form, desk: Desk, body: Common, asked: Question, request: Request, response: Response
+) -> Response:
+    if body.stream:
+        pieces = turns_of(request).stream(desk, asked)
+        try:
+            first = await anext(pieces)  # errors before it have a status of their own
+        except BaseException:
+            await pieces.aclose()
+            raise
+        events = _events(form, desk, body, first, pieces, request_id_of(request))
+        streamed = StreamingResponse(events, media_type="text/event-stream", headers=UNBUFFERED)
+        return _with(streamed, response)
+    answer = await turns_of(request).answer(desk, asked, request)
+    stopper = Stopper(body.stops)
+    text = stopper.take(answer.text) + stopper.rest()
+    found = {
+        **form.frame(desk, False),
+        "choices": [form.choice(text, _finish(answer, stopper))],
+        "usage": _usage(answer),
+        "memkit": {**used(desk, answer), "ignored": body.ignored()},
+    }
+    return _with(JSONResponse(found, headers=headers_of(desk, answer)), response)
+
+
+async def _events(
+    form: _Form,
+    desk: Desk,
+    body: Common,
+    first: str | Answer,
+    pieces: AsyncGenerator[str | Answer, None],
+    request_id: str,
+) -> AsyncIterator[str]:
+    """Server-sent events of a stream. Where its reader hangs up, it is closed, and no more is generated."""
+    frame, stopper, began = form.frame(desk, True), Stopper(body.stops), False
+    usage = body.stream_options is not None and bool(body.stream_options.include_usage)
+    async with aclosing(pieces):
+        piece: str | Answer = first
+        while True:
+            if isinstance(piece, Answer):
+                last = [(stopper.rest(), None)] if stopper.waiting else []
+                for text, finish in [*last, (None, _finish(piece, stopper))]:
+                    chunk = {**frame, "choices": [form.piece(text, finish, not began)]}
+                    began = True
+                    if finish:
+                        chunk["memkit"] = {**used(desk, piece), "ignored": body.ignored()}
+                    yield _event(chunk)
+                if usage:
+                    yield _event({**frame, "choices": [], "usage": _usage(piece)})
+                break
+            if text := stopper.take(piece):
+                yield _event({**frame, "choices": [form.piece(text, None, not began)]})
+                began = True
+            try:
+                piece = await anext(pieces)
+            except (MemkitError, ApiError) as error:
+                yield _event(body_of(api_error(error), request_id))
+                return
+    yield "data: [DONE]\n\n"
+
+
+def _event(value: dict[str, Any]) -> str:
+    return f"data: {json.dumps(value)}\n\n"
+
+
+def _finish(answer: Answer, stopper: Stopper) -> str:
+    return "stop" if stopper.stopped or answer.trace.stopped else "length"
+
+
+def _usage(answer: Answer) -> dict[str, int]:
+    prompt, said = answer.trace.prompt_tokens, answer.trace.completion_tokens
+    return {"prompt_tokens": prompt, "completion_tokens": said, "total_tokens": prompt + said}
+
+
+def _with(made: Response, response: Response) -> Response:
+    """A response of our own with the headers that the dependencies set."""
+    made.headers.update({k: v for k, v in response.headers.items() if k.lower().startswith("x-")})
+    return made

@@ -1,0 +1,185 @@
+"""OpenAI's requests, as far as they are understood; fields that change nothing here are ignored and named."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from memkit.server.schemas import MAX_MESSAGES, MAX_QUESTION
+
+Stop = str | list[str] | None
+_IMPOSSIBLE = {
+    "tools": "the model here calls no tools: leave out `tools`, or let an upstream answer",
+    "functions": "the model here calls no functions: leave out `functions`",
+    "tool_choice": "the model here calls no tools: leave out `tool_choice`",
+    "function_call": "the model here calls no functions: leave out `function_call`",
+    "response_format": "the model here answers in plain text: leave out `response_format`",
+    "logprobs": "log-probabilities are not given here: leave out `logprobs`",
+    "n": "one answer is given to a request: leave out `n`, and ask several times",
+    "best_of": "one answer is given to a request: leave out `best_of`",
+    "echo": "the prompt is not repeated here: leave out `echo`",
+    "suffix": "text is not inserted here: leave out `suffix`",
+    "audio": "the model here answers in text: leave out `audio`",
+    "modalities": "the model here answers in text: leave out `modalities`",
+}
+_HARMLESS: dict[str, tuple[Any, ...]] = {
+    "tools": ([],),
+    "functions": ([],),
+    "tool_choice": ("none", "auto"),
+    "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"},),
+    "logprobs": (False, 0),
+    "n": (1,),
+    "best_of": (1,),
+    "echo": (False,),
+    "suffix": ("",),
+    "modalities": (["text"],),
+}
+
+
+class Part(BaseModel):
+    """A part of a message's content."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(max_length=64)
+    text: str | None = Field(default=None, max_length=MAX_QUESTION)
+
+
+class ChatMessage(BaseModel):
+    """One message of a conversation."""
+
+    model_config = ConfigDict(extra="allow")
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[Part] | None = None
+
+
+class StreamOptions(BaseModel):
+    """Whether a last chunk tells the usage."""
+
+    model_config = ConfigDict(extra="allow")
+
+    include_usage: bool | None = False
+
+
+class Common(BaseModel):
+    """What both kinds of completions take."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str = Field(max_length=512, examples=["nano"])
+    user: str | None = Field(
+        default=None,
+        description="Whose memories: a user of the key's tenant. The header X-Memkit-User comes first.",
+    )
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(default=None, ge=1, le=10_000_000)
+    temperature: float | None = Field(default=None, ge=0.0, le=2.0)
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    stop: Stop = None
+
+    @field_validator("stop")
+    @classmethod
+    def _few(cls, stop: Stop) -> Stop:
+        words = [stop] if isinstance(stop, str) else stop or []
+        if len(words) > 4 or any(not 1 <= len(word) <= 256 for word in words):
+            raise ValueError("at most 4 texts of 1 to 256 characters")
+        return stop
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    def ignored(self) -> list[str]:
+        """Fields that were given and changed nothing."""
+        return sorted(str(name)[:64] for name in self.model_extra or {})[:32]
+
+    def impossible(self) -> tuple[str, str] | None:
+        """A field that asks for what cannot be done, and what to do."""
+        given = self.model_extra or {}
+        for name, advice in _IMPOSSIBLE.items():
+            value = given.get(name)
+            if value is not None and value not in _HARMLESS.get(name, ()):
+                return name, advice
+        return None
+
+
+class ChatBody(Common):
+    """A conversation, whose last message is answered."""
+
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
+    max_completion_tokens: int | None = Field(default=None, ge=1, le=10_000_000)
+
+
+class CompletionBody(Common):
+    """A prompt, which is answered like a question."""
+
+    prompt: str | list[str] = Field(max_length=MAX_QUESTION)
+
+    @field_validator("prompt")
+    @classmethod
+    def _one(cls, prompt: str | list[str], info: ValidationInfo) -> str | list[str]:
+        if isinstance(prompt, list) and len(prompt) != 1:
+            raise ValueError("one prompt is answered at a time")
+        return prompt
+
+
+class Usage(BaseModel):
+    """Tokens. Those of the prompt include what stands for the memory."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class Used(BaseModel):
+    """What an answer was made from: memkit's own field in OpenAI's answers."""
+
+    user: str = Field(description="Whose memories; empty: the tenant's own.")
+    route: Literal["latent", "text", "none"] = Field(description="Artifact, text, or neither.")
+    reason: str = Field(description="Why, in words.")
+    gate: str
+    calibrated: bool
+    margin: float | None = Field(description="How far the gate was from deciding otherwise.")
+    memory_id: str | None
+    artifact_id: str | None
+    version: int | None = Field(description="Of the artifact.")
+    spans: list[dict[str, int]] = Field(description="Characters of the memory's source.")
+    route_ms: float | None = None
+    ttft_ms: float | None = None
+    total_ms: float | None = None
+    notes: list[str]
+    ignored: list[str] = Field(description="Fields of the request that changed nothing.")
+
+
+class ChatOut(BaseModel):
+    """OpenAI's answer with memkit's field."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    object: str
+    created: int
+    model: str
+    choices: list[dict[str, Any]]
+    usage: Usage | None = None
+    memkit: Used
+
+
+class Model(BaseModel):
+    """The model that answers."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "memkit"
+
+
+class Models(BaseModel):
+    """All models: one."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]

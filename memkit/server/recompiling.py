@@ -1,0 +1,94 @@
+"""``/recompile``: what is due, doing it, and how far it is."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query
+
+from memkit.errors import ConfigError, NotFoundError
+from memkit.recompile.advice import AdvisorConfig
+from memkit.recompile.plan import Scope, plan
+from memkit.server.asking import require_model
+from memkit.server.errors import queue_full
+from memkit.server.memories import ERRORS
+from memkit.server.people import SEPARATOR, Caller, users_of
+from memkit.server.schemas import JobOut, JobsOut, PlanOut, RecompileBody, SkippedOut, TaskOut
+from memkit.server.services import AtDesk, Desk
+
+routes = APIRouter(prefix="/recompile", tags=["recompilation"], responses=ERRORS)
+
+
+def _asked(
+    user: Annotated[str | None, Query(description="Of one user; without it of all.")] = None,
+    retry: Annotated[bool, Query(description="Also what failed before and is the same.")] = False,
+    always: Annotated[bool, Query(description="Also what is better left on its text.")] = False,
+) -> RecompileBody:
+    return RecompileBody(user=user, retry=retry, always=always)
+
+
+@routes.get("")
+def list_jobs(desk: AtDesk) -> JobsOut:
+    """List the tenant's compilations and recompilations, newest first."""
+    jobs = desk.services.jobs.list(desk.caller.tenant)
+    return JobsOut(jobs=[JobOut.model_validate(each) for each in jobs])
+
+
+@routes.get("/plan")
+def show_plan(desk: AtDesk, asked: Annotated[RecompileBody, Depends(_asked)]) -> PlanOut:
+    """Tell what is due, in which order, and about what it costs. Nothing is compiled."""
+    require_model(desk)
+    found = plan(desk.services.root, _scope(desk, asked))
+    return PlanOut(
+        tasks=[TaskOut.model_validate({**vars(task), "user": _user(task.user)}) for task in found.tasks],
+        skipped=[
+            SkippedOut(user=_user(each.user), memory_id=each.memory_id, reason=each.reason)
+            for each in found.skipped
+        ],
+        unchanged=found.unchanged,
+        seconds=found.seconds,
+    )
+
+
+@routes.post("", status_code=202)
+def start(body: RecompileBody, desk: AtDesk) -> JobOut:
+    """Recompile what is due, when its turn comes."""
+    require_model(desk)
+    job = desk.services.jobs.recompile(desk.caller.tenant, _scope(desk, body))
+    if job is None:
+        raise queue_full()
+    return JobOut.model_validate(job)
+
+
+@routes.get("/{job_id}")
+def show_job(job_id: str, desk: AtDesk) -> JobOut:
+    """Tell how far a compilation or recompilation is."""
+    job = desk.services.jobs.get(desk.caller.tenant, job_id)
+    if job is None:
+        raise NotFoundError(f"there is no job {job_id!r:.40}; those that ended long ago are not kept")
+    return JobOut.model_validate(job)
+
+
+def _scope(desk: Desk, body: RecompileBody) -> Scope:
+    tenant = desk.caller.tenant
+    if body.user is not None:
+        owners = [Caller(tenant, body.user).owner]
+        if not desk.services.bank.exists(owners[0]):
+            raise NotFoundError(f"the user {body.user!r:.80} has no memories")
+    else:
+        owners = [Caller(tenant, user).owner for user in users_of(tenant, desk.services.bank.tenants())]
+    try:
+        return Scope(
+            users=tuple(owners),
+            limit=body.limit,
+            budget=body.budget,
+            retry=body.retry,
+            keep=desk.services.config.keep,
+            advisor=AdvisorConfig(enabled=not body.always),
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _user(owner: str) -> str:
+    return owner.partition(SEPARATOR)[2]

@@ -1,0 +1,167 @@
+"""What all routes share: the bank, the memories that are kept ready, the queue, limits and counts."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Header, Request, Response, Security
+from fastapi.security import HTTPBearer
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import SlidingWindowCounterRateLimiter
+
+from memkit.engine.transformers import TransformersEngine
+from memkit.errors import ConfigError
+from memkit.memory import Memory
+from memkit.metrics import Metrics
+from memkit.observe import LogObserver, Observers
+from memkit.router.gate import GateConfig
+from memkit.server.config import ServerConfig
+from memkit.server.errors import ApiError, unauthorized
+from memkit.server.jobs import Jobs
+from memkit.server.people import Caller, header_text
+from memkit.server.pool import Pool
+
+BEARER = HTTPBearer(auto_error=False, description="An API key: `memkit keys create --tenant NAME`.")
+_USER = "A user of the key's tenant, percent-encoded; without it the tenant's own memories are meant."
+
+
+class Services:
+    """Everything behind the routes of one server."""
+
+    def __init__(self, config: ServerConfig, engine: TransformersEngine | None = None) -> None:
+        self.config = config
+        self.started = int(time.time())
+        self.metrics = Metrics()
+        self.root = Memory(
+            config.home,
+            config.model,
+            compiler=config.compiler,
+            options=config.options,
+            engine=engine,
+            embedder=config.embedder,
+            gate=_gate(config.gate),
+            observer=Observers(LogObserver(), self.metrics),
+            database=config.database,
+            artifacts=config.artifacts,
+        )
+        self.bank = self.root.bank
+        self.jobs = Jobs(self.root, config.queue, config.keep)
+        self.metrics.watch(self.jobs.age)
+        self._rate = RateLimitItemPerMinute(config.rate)
+        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._pool: Pool | None = None
+
+    def load(self) -> None:
+        """Load the model, so that the first question does not wait for it."""
+        if self.config.upstream is None:
+            _ = self.root.engine
+        _ = self.pool
+
+    @property
+    def pool(self) -> Pool:
+        if self._pool is None:
+            engine = None if self.config.upstream else self.root.engine
+            self._pool = Pool(self.root, self.config.users, engine)
+        return self._pool
+
+    def close(self) -> None:
+        """End the compilation under way, and close the bank."""
+        self.jobs.stop()
+        self.root.close()
+
+    # -- who calls ------------------------------------------------------------------------------
+    def tenant(self, authorization: str) -> tuple[str, str]:
+        """A key's tenant, and what stands for the key in counts; one error for all that is no key."""
+        kind, _, secret = authorization.partition(" ")
+        secret = secret.strip() if kind.lower() == "bearer" else ""
+        tenant = self.bank.keys.tenant(secret)
+        if tenant is None:
+            raise unauthorized()
+        try:
+            Caller(tenant)
+        except ConfigError as error:
+            raise ApiError(403, f"{error}: this key's tenant cannot be served", "tenant_name") from error
+        return tenant, hashlib.sha256(secret.encode()).hexdigest()[:16]
+
+    def count(self, key: str, response: Response) -> None:
+        """Count a request of a key; 429 for one too many."""
+        free = self._limiter.hit(self._rate, key)
+        left = self._limiter.get_window_stats(self._rate, key)
+        seconds = max(1, round(left.reset_time - time.time()))
+        headers = {
+            "X-RateLimit-Limit": str(self.config.rate),
+            "X-RateLimit-Remaining": str(max(left.remaining, 0)),
+            "X-RateLimit-Reset": str(seconds),
+        }
+        if not free:
+            message = f"this key may make {self.config.rate} requests a minute; try again in {seconds} s"
+            raise ApiError(
+                429, message, "rate_limit_exceeded", headers={**headers, "Retry-After": str(seconds)}
+            )
+        response.headers.update(headers)
+
+    def may_see_metrics(self, authorization: str) -> bool:
+        """Whether that is the token which opens the metrics."""
+        token = self.config.metrics_token
+        given = authorization.removeprefix("Bearer ").encode()
+        return token is not None and hmac.compare_digest(given, token.encode())
+
+
+@dataclass(frozen=True)
+class Desk:
+    """One request's caller, with what serves it."""
+
+    services: Services
+    caller: Caller
+
+    @property
+    def owner(self) -> str:
+        return self.caller.owner
+
+    @contextmanager
+    def memory(self) -> Iterator[Memory]:
+        """The caller's memory."""
+        with self.services.pool.of(self.owner) as memory:
+            yield memory
+
+    def of(self, user: str | None) -> Desk:
+        """The same for a user that the request's body names, unless its header has named one."""
+        if not user or self.caller.user:
+            return self
+        return Desk(self.services, Caller(self.caller.tenant, user))
+
+
+def services_of(request: Request) -> Services:
+    """The server's services."""
+    found: Services = request.app.state.services
+    return found
+
+
+def desk_of(
+    request: Request,
+    response: Response,
+    _: Annotated[object, Security(BEARER)],
+    x_memkit_user: Annotated[str, Header(description=_USER)] = "",
+) -> Desk:
+    """The caller, by API key and ``X-Memkit-User``; 401 without a valid key, 429 for too many requests."""
+    services = services_of(request)
+    tenant, key = services.tenant(request.headers.get("authorization", ""))
+    services.count(key, response)
+    return Desk(services, Caller(tenant, header_text(x_memkit_user)))
+
+
+AtDesk = Annotated[Desk, Depends(desk_of)]
+
+
+def _gate(name: str) -> GateConfig:
+    try:
+        return GateConfig(name)  # type: ignore[arg-type] # checked there
+    except ValueError as error:
+        raise ConfigError(str(error)) from error

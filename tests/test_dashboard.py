@@ -1,0 +1,271 @@
+"""The dashboard in a real browser: what it shows, that nothing in it runs, and that all can use it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi")
+pytest.importorskip("selenium")
+
+import httpx2
+from selenium.webdriver.chrome.webdriver import WebDriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select, WebDriverWait
+
+from memkit.compilers.base import Step
+from memkit.engine.transformers import TransformersEngine
+from memkit.recompile.run import work
+from memkit.server.config import ServerConfig
+from memkit.server.testing import Served, browser, has_browser, served
+from memkit.testing import TEXT, TINY_OPTIONS
+
+AXE = Path(sys.prefix) / "npm" / "node_modules" / "axe-core" / "axe.min.js"
+EVIL = "<img src=x onerror=\"document.title='owned'\"><script>window.owned = 1</script>"
+PAGES = ["#/", "#/ask", "#/queue", "#/reports", "#/reports/1-rows", "#/api"]
+REPORT = {
+    "model": "nano",
+    "rows": [
+        {
+            "method": EVIL,
+            "ratio": 4.0,
+            "n": 160,
+            "curve": [["lora", 0, 5.2], ["lora", 5, 0.4], ["kv", 5, 0.1]],
+        },
+        {"method": "none", "ratio": None, "n": 160, "curve": []},
+    ],
+    "calibrations": {"lcc": {"risk_coverage": [[0.1, 0.0], [1.0, 0.2]]}},
+}
+
+pytestmark = pytest.mark.skipif(
+    not has_browser(), reason="no browser: apt-get install chromium chromium-driver"
+)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, engine: TransformersEngine) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "reports").mkdir()
+    (folder / "reports" / "1-rows.json").write_text(json.dumps(REPORT))
+    config = ServerConfig(
+        folder / "bank", "tiny", options=TINY_OPTIONS, rate=100_000, reports=folder / "reports"
+    )
+    with served(config, engine) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def log_id(server: Served) -> str:
+    """A running memory with two versions, beside two documents of the same user."""
+    with server.client("acme", "mira") as client:
+        client.post("/memories", json={"text": TEXT, "title": "People of Keldor"})
+        client.post("/memories", json={"text": f"Rolan keeps bees in Tarv. {EVIL}", "title": EVIL})
+        server.settled()
+        memory_id = ""
+        for line in ("Mira moved to Oslo.", f"Her cat is called {EVIL}"):
+            said = {"text": line, "memory": "profile"}
+            memory_id = client.post("/memories", json=said).json()["memory"]["id"]
+            client.post(f"/memories/{memory_id}/compile")
+            server.settled()
+    return memory_id
+
+
+@pytest.fixture(scope="module")
+def driver(server: Served, log_id: str) -> Iterator[WebDriver]:
+    with browser() as made:
+        enter(made, server)
+        yield made
+
+
+def enter(driver: WebDriver, server: Served) -> None:
+    """Sign in by hand."""
+    driver.get(server.url)
+    wait(driver, "#field-api-key").send_keys(server.key("acme"))
+    driver.find_element(By.ID, "field-user").send_keys("mira", Keys.ENTER)
+    WebDriverWait(driver, 10).until(lambda d: d.find_elements(By.CSS_SELECTOR, "main table"))
+
+
+def wait(driver: WebDriver, selector: str, text: str = "") -> Any:
+    """An element, once it is there and holds that text."""
+
+    def found(_: WebDriver) -> Any:
+        elements = driver.find_elements(By.CSS_SELECTOR, selector)
+        return next((each for each in elements if text in (each.text or "")), None)
+
+    return WebDriverWait(driver, 10, ignored_exceptions=[Exception]).until(found)
+
+
+def go(driver: WebDriver, page: str) -> None:
+    driver.execute_script("location.hash = arguments[0]", page)
+    WebDriverWait(driver, 10).until(
+        lambda d: d.execute_script("return document.getElementById('main').dataset.shown") == page
+    )
+
+
+def click(driver: WebDriver, text: str) -> None:
+    wait(driver, "button", text).click()
+
+
+def test_a_wrong_key_is_told(server: Served) -> None:
+    with browser() as made:
+        made.get(server.url)
+        wait(made, "#field-api-key").send_keys("mk_wrong", Keys.ENTER)
+        wait(made, "[role=alert]", "valid API key")
+        assert made.execute_script("return sessionStorage.length") == 0
+
+
+def test_the_bank(driver: WebDriver) -> None:
+    go(driver, "#/")
+    text = driver.find_element(By.TAG_NAME, "main").text
+    assert "Memories of mira" in text
+    assert "People of Keldor" in text
+    assert EVIL in text
+    wait(driver, "nav a[aria-current=page]", "Bank")
+
+
+def test_users_are_chosen(driver: WebDriver) -> None:
+    go(driver, "#/")
+    Select(wait(driver, "#who")).select_by_value("")
+    wait(driver, "main h1", "Memories of acme")
+    wait(driver, "main p", "Nothing is remembered yet.")
+    Select(wait(driver, "#who")).select_by_value("mira")
+    wait(driver, "main h1", "Memories of mira")
+
+
+def test_one_memory(driver: WebDriver, server: Served, log_id: str) -> None:
+    go(driver, f"#/memory/{log_id}")
+    main = driver.find_element(By.TAG_NAME, "main")
+    assert "Mira moved to Oslo." in main.text
+    assert "the artifact was made of characters" in main.text
+    assert [each.get_attribute("role") for each in main.find_elements(By.TAG_NAME, "svg")] == ["img"] * 2
+    assert "Loss of the newest compilation" in main.text
+    click(driver, "Compare")
+    wait(driver, "main td", "only in the newer")
+    click(driver, "Roll back to 1")
+    wait(driver, "main button", "Roll back to 2")
+    click(driver, "Pin version 1")
+    wait(driver, "main button", "Unpin")
+    with server.client("acme", "mira") as client:
+        info = client.get(f"/memories/{log_id}").json()
+    assert (info["version"], info["pinned"]) == (1, True)
+
+
+def test_an_answer_shows_why(driver: WebDriver) -> None:
+    go(driver, "#/ask")
+    wait(driver, "#field-question").send_keys("Where does Mira live?", Keys.ENTER)
+    wait(driver, "#answer h2", "Memories that were weighed")
+    text = wait(driver, "#answer").text
+    for part in ("Because", "Margin", "Similarity", "(used)", "from deciding otherwise"):
+        assert part in text
+    assert wait(driver, "#answer mark").text
+
+
+def test_the_queue_shows_progress(driver: WebDriver, server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slowly(*arguments: Any) -> Any:
+        progress = arguments[-1]
+        for step in range(30):
+            progress(Step("lora", step, 30, 1.5, 0.1))
+            time.sleep(0.15)
+        return work(*arguments)
+
+    monkeypatch.setattr("memkit.server.jobs.work", slowly)
+    go(driver, "#/queue")
+    with server.client("acme", "mira") as client:
+        memory_id = client.post("/memories", json={"text": "Vekek works at Palhus."}).json()["memory"]["id"]
+    wait(driver, "#jobs progress")
+    wait(driver, "#jobs .soft", "of 30, loss 1.5")
+    server.settled()
+    wait(driver, "#jobs td", f"{memory_id}: compiled")
+    click(driver, "Show what is due")
+    wait(driver, "main h2", "What is due")
+
+
+def test_reports(driver: WebDriver) -> None:
+    go(driver, "#/reports/1-rows")
+    text = driver.find_element(By.TAG_NAME, "main").text
+    assert EVIL in text
+    assert "Training loss" in text
+    assert "by the share of questions left to them" in text
+
+
+def test_remembering_and_forgetting(driver: WebDriver, server: Served) -> None:
+    go(driver, "#/")
+    wait(driver, "#field-title").send_keys("A new one")
+    wait(driver, "#field-text").send_keys("Jalo works at Brimtek.")
+    click(driver, "Remember")
+    wait(driver, "main h1", "A new one")
+    server.settled()
+    click(driver, "Forget")
+    wait(driver, "dialog button", "Forget").click()
+    wait(driver, "main h1", "Memories of mira")
+    assert "A new one" not in driver.find_element(By.CSS_SELECTOR, "main table").text
+
+
+def test_nothing_in_a_document_runs(driver: WebDriver, log_id: str) -> None:
+    for page in [*PAGES, f"#/memory/{log_id}"]:
+        go(driver, page)
+        assert driver.title != "owned"
+        assert driver.execute_script("return window.owned") is None
+        assert driver.find_elements(By.CSS_SELECTOR, "main img, main script") == []
+
+
+def test_the_policy_of_the_page_forbids_scripts_from_elsewhere(server: Served) -> None:
+    policy = httpx2.get(server.url).headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    for name in ("index.html", "app.js", "style.css"):
+        assert httpx2.get(f"{server.url}/pages/{name}").status_code == 200
+    for name in ("nothing.js", "..%2fapp.py", "%2e%2e/app.py"):
+        assert httpx2.get(f"{server.url}/pages/{name}").status_code == 404
+
+
+def test_the_keyboard_reaches_everything(driver: WebDriver) -> None:
+    go(driver, "#/")
+    driver.execute_script("document.body.tabIndex = -1; document.body.focus()")
+    active = driver.switch_to.active_element
+    active.send_keys(Keys.TAB)
+    assert driver.switch_to.active_element.text == "Skip to the content"
+    seen = set[str]()
+    for _ in range(30):
+        driver.switch_to.active_element.send_keys(Keys.TAB)
+        seen.add(driver.switch_to.active_element.text.strip())
+    assert {"Bank", "Ask", "Queue", "Sign out", "People of Keldor", "Remember"} <= seen
+
+
+@pytest.mark.skipif(not AXE.exists(), reason=f"no axe-core: npm install --prefix {sys.prefix}/npm axe-core")
+@pytest.mark.parametrize(("width", "dark"), [(1200, False), (1200, True), (360, False)])
+def test_accessibility(server: Served, log_id: str, width: int, dark: bool) -> None:
+    with browser(width, 900, dark=dark) as made:
+        made.get(server.url)
+        wait(made, "#field-api-key")
+        assert violations(made) == []
+        enter(made, server)
+        for page in [*PAGES, f"#/memory/{log_id}"]:
+            go(made, page)
+            if page == "#/ask":
+                wait(made, "#field-question").send_keys("Where does Mira live?", Keys.ENTER)
+                wait(made, "#answer h2", "Memories that were weighed")
+            if page.startswith("#/memory"):
+                click(made, "Compare")
+                wait(made, "main caption", "What they showed")
+            assert violations(made) == []
+            wide = made.execute_script("return document.documentElement.scrollWidth")
+            assert wide <= width, f"{page} is {wide} wide"
+        errors = [each for each in made.get_log("browser") if each["level"] == "SEVERE"]  # type: ignore[no-untyped-call]
+        assert errors == []
+
+
+def violations(driver: WebDriver) -> list[str]:
+    """What axe-core finds fault with."""
+    # Through the debugger, as the page's policy lets no script in.
+    driver.execute_cdp_cmd("Runtime.evaluate", {"expression": AXE.read_text()})
+    script = "const done = arguments[0]; axe.run(document).then((r) => done(r.violations))"
+    found = driver.execute_async_script(script)
+    return [f"{v['id']}: {v['nodes'][0]['html']}" for v in found]

@@ -1,0 +1,123 @@
+"""No value that a caller can send reaches another tenant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.parse import quote
+
+import pytest
+
+pytest.importorskip("fastapi")
+pytest.importorskip("limits")
+
+import httpx2
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from memkit.engine.transformers import TransformersEngine
+from memkit.errors import ConfigError
+from memkit.server.config import ServerConfig
+from memkit.server.people import Caller, header_text, users_of
+from memkit.server.testing import Served, remember, served
+
+names = st.text(st.characters(codec="utf-8"), max_size=12) | st.text("ab/%. \x00\u2215", max_size=6)
+TENANTS = ("acme", "acm", "acme2", "Acme", "e/acme".replace("/", " "))
+SECRET = "The vault of {} is under the {}."
+
+
+def owner(tenant: str, user: str) -> str | None:
+    try:
+        return Caller(tenant, user).owner
+    except ConfigError:
+        return None
+
+
+@settings(max_examples=2000)
+@given(names, names, names, names)
+def test_two_callers_are_one_owner_only_where_they_are_the_same(a: str, b: str, c: str, d: str) -> None:
+    one, two = owner(a, b), owner(c, d)
+    if one is not None and one == two:
+        assert (a, b) == (c, d)
+
+
+@settings(max_examples=1000)
+@given(names, names, st.lists(names))
+def test_a_tenants_users_are_its_own(tenant: str, user: str, others: list[str]) -> None:
+    if (mine := owner(tenant, user)) is None:
+        return
+    owners = [mine, *others]
+    for each in users_of(tenant, owners):
+        assert (f"{tenant}/{each}" if each else tenant) in owners
+    assert user in users_of(tenant, owners)
+
+
+@given(st.text(st.characters(codec="utf-8")))
+def test_a_header_carries_any_name(name: str) -> None:
+    assert header_text(quote(name)) == name
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, engine: TransformersEngine) -> Iterator[Served]:
+    with served(ServerConfig(tmp_path_factory.mktemp("s") / "bank", "tiny", rate=10**6), engine) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def clients(server: Served) -> Iterator[dict[str, httpx2.Client]]:
+    """A client of each tenant, whose memories and whose user's tell whose they are."""
+    made = {tenant: server.client(tenant) for tenant in TENANTS}
+    for tenant, client in made.items():
+        remember(client, SECRET.format(tenant, "tenant"))
+        client.headers["X-Memkit-User"] = "mira"
+        remember(client, SECRET.format(tenant, "user"))
+        del client.headers["X-Memkit-User"]
+    yield made
+    for client in made.values():
+        client.close()
+
+
+sent = st.sampled_from(
+    [
+        *TENANTS,
+        "",
+        "mira",
+        "acme/mira",
+        "/acme",
+        "../acme",
+        "acme%2Fmira",
+        "acme\0mira",
+        "mira ",
+        "MIRA",
+        "*",
+        "%",
+    ]
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(TENANTS), sent | names, sent | names, st.booleans())
+def test_whatever_is_sent_only_ones_own_is_seen(
+    clients: dict[str, httpx2.Client], tenant: str, header: str, user: str, ask: bool
+) -> None:
+    client, headers = clients[tenant], {"X-Memkit-User": quote(header)} if header else {}
+    if ask:
+        body = {"model": "tiny", "user": user, "max_tokens": 1}
+        asked = [{"role": "user", "content": "Where is the vault?"}]
+        answer = client.post("/v1/chat/completions", headers=headers, json={**body, "messages": asked})
+        assert answer.status_code in (200, 400)
+        used = answer.json().get("memkit", {}).get("memory_id")
+        owned = {m["id"] for who in ("", "mira") for m in listed(client, who)}
+        assert used is None or used in owned
+    else:
+        answer = client.get("/memories", headers=headers)
+        assert answer.status_code in (200, 400)
+        for memory in answer.json().get("memories", ()):
+            text = client.get(f"/memories/{memory['id']}/source", headers=headers).json()["text"]
+            assert text in (SECRET.format(tenant, "tenant"), SECRET.format(tenant, "user"))
+
+
+def listed(client: httpx2.Client, user: str) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = client.get(
+        "/memories", headers={"X-Memkit-User": user} if user else {}
+    ).json()["memories"]
+    return found
