@@ -39,7 +39,7 @@ docs: $(VENV)/.memkit-dev
 	$(BIN)/mkdocs build --strict
 
 results: $(VENV)/.memkit-dev
-	$(BIN)/python -m memkit.evals.report results
+	$(BIN)/memkit eval results --report > RESULTS.md
 
 # The dashboard's tests look for faults of accessibility with axe-core; without npm they leave that out.
 NPM ?= npm

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -230,3 +231,10 @@ def test_rouge_l() -> None:
     assert metrics.rouge_l("a b c d", ["d c b a"]) == pytest.approx(2 / 6)  # "a" is an article
     assert metrics.rouge_l("", ["x"]) == 0
     assert metrics.rouge_l("same words here", ["other", "same words here"]) == 1
+
+
+def test_the_committed_report_is_what_the_results_say(cli: Callable[..., Any]) -> None:
+    root = Path(__file__).resolve().parents[1]
+    done = cli("eval", root / "results", "--report")
+    assert done.out == (root / "RESULTS.md").read_text()
+    assert cli("eval", root / "memkit", "--report").code == 2

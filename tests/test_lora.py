@@ -260,11 +260,9 @@ def test_targets_are_the_same_however_the_context_is_read(tiny: LoadedModel) -> 
         torch.testing.assert_close(once.logprobs, again.logprobs, rtol=1e-3, atol=1e-4)
 
 
-def test_the_bench_measures_both_savings(tmp_path: Path, tiny_model_folder: Path) -> None:
-    file = tmp_path / "bench.json"
-    words = f"--model {tiny_model_folder} --tokens 40 --documents 2 --steps 1 --repeats 1 --json {file}"
-    lora_bench.main(words.split())
-    prefix, side = json.loads(file.read_text())["rows"]
+def test_the_bench_measures_both_savings(tiny_model_folder: Path) -> None:
+    config = lora_bench.LoraConfig((40,), (2,), steps=1, repeats=1, model=str(tiny_model_folder))
+    prefix, side = lora_bench.bench(config)["rows"]
     assert prefix["context_tokens"] >= 40
     assert prefix["speedup_over_rows"] == pytest.approx(prefix["rows_s"] / prefix["once_s"])
     assert side["speedup"] == pytest.approx(side["alone_s"] / side["together_s"])

@@ -183,6 +183,10 @@ def test_the_newest_checkpoint_that_can_answer_is_taken(tiny: LoadedModel, check
         trained.write(folder, about, found.tensors(), torch.bfloat16)
     chosen = checkpoint.newest(tiny, 4)
     assert (chosen.about["stage"], chosen.about["created"]) == ("sft", "2002")
+    assert checkpoint.newest(tiny, None).about["config"]["chunk"] == registry.own_ratio(
+        "meanpool", lambda: tiny
+    )
+    assert registry.own_ratio("lcc", lambda: pytest.fail("no model is needed")) is None
     assert checkpoint.newest(tiny, 4, "cpt1").about["stage"] == "cpt1"
     made = registry.compiler("meanpool", {"ratio": 4}).compile(Document(TEXT), tiny, tenant="mira")
     assert chosen.label in str(Artifact.decode(made.data).manifest.metrics["checkpoint"])

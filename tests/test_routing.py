@@ -154,11 +154,11 @@ def test_the_study_as_a_command(cli: Cli, people: Path, general: Path, tmp_path:
 
 def test_bench_route(tmp_path: Path) -> None:
     rows = {row["row"]: row for row in route(RouteConfig(60, 3, 16, 20))["rows"]}
-    assert set(rows) == {"faiss", "exact", "inverted", "bank"}
-    assert rows["exact"]["recall_ratio_to_faiss"] == rows["bank"]["recall_ratio_to_faiss"] == 1.0
+    assert set(rows) == {"faiss", "exact", "inverted", "memkit"}
+    assert rows["exact"]["recall_ratio_to_faiss"] == rows["memkit"]["recall_ratio_to_faiss"] == 1.0
     assert rows["inverted"]["recall_ratio_to_faiss"] > 0.5
     assert all(row["ratio_to_faiss_p50"] > 0 for name, row in rows.items() if name != "faiss")
-    assert rows["bank"]["bytes_ratio_to_faiss"] > 1
+    assert rows["memkit"]["bytes_ratio_to_faiss"] > 1
     with pytest.raises(ConfigError, match="chunks"):
         RouteConfig(chunks=0)
     assert "memkit bench route" in bench("route", route(RouteConfig(4, 1, 16, 2)), tmp_path)

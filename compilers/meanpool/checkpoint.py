@@ -73,18 +73,18 @@ def candidates(base: LoadedModel, chunk: int | None = None) -> list[Trained]:
     )
 
 
-def newest(base: LoadedModel, chunk: int, stage: str = "") -> Trained:
+def newest(base: LoadedModel, chunk: int | None, stage: str = "") -> Trained:
     """The newest checkpoint for a base model at C = ``chunk``, of one ``stage`` or, before others, sft or rl.
 
-    Raises `CompileError` when there is none; it says which other ones there are.
+    None is any C. Raises `CompileError` when there is none; it says which other ones there are.
     """
     everything = candidates(base)
     for found in everything:
-        if found.about["config"].get("chunk") == chunk and stage in ("", found.about["stage"]):
+        if chunk in (None, found.about["config"].get("chunk")) and stage in ("", found.about["stage"]):
             return found
     others = "; there are: " + ", ".join(c.label for c in everything) if everything else ""
-    wanted = f"{chunk}x" + (f" after the stage {stage}" if stage else "")
+    wanted = ("" if chunk is None else f" at {chunk}x") + (f" after the stage {stage}" if stage else "")
     raise CompileError(
-        f"no mean-pool checkpoint at {wanted} was trained for {base.name}{others}. Train one: memkit "
-        f"train-compressor --model {base.name} --ratio {chunk} --stage {STAGES[0]} --data FILE"
+        f"no mean-pool checkpoint{wanted} was trained for {base.name}{others}. Train one: memkit "
+        f"train-compressor --model {base.name} --ratio {chunk or 16} --stage {STAGES[0]} --data FILE"
     )

@@ -13,7 +13,7 @@ Requirements
     A checkpoint for the base model (``memkit train-compressor``); one for nano ships with memkit.
 
 Example
-    >>> MeanPool({"ratio": 16}).compile(document, base, tenant="mira")
+    >>> MeanPool({"form": "embeds"}).compile(document, base, tenant="mira")
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ ANSWER_TOKENS = 64  # that must fit the window behind a memory and a question
 class MeanPoolConfig:
     """Options; what was trained comes with the checkpoint."""
 
-    ratio: float = 16.0  # C, tokens for each memory embedding: the checkpoint's nominal ratio
+    ratio: float | None = None  # C, tokens for each memory embedding; None takes what the checkpoint has
     form: Form = "kv"
     checkpoint: str = ""  # an id, or its beginning; "" takes the newest for the base model and the ratio
     stage: str = ""  # of that checkpoint; "" takes the furthest
     seed: int = 0  # nothing is drawn
 
     def __post_init__(self) -> None:
-        if not self.ratio >= 1 or self.ratio != int(self.ratio):
+        if self.ratio is not None and (not self.ratio >= 1 or self.ratio != int(self.ratio)):
             raise ValueError(f"ratio must be a whole number of tokens from 1 on, got {self.ratio}")
         if self.form not in get_args(Form):
             raise ValueError(f"form must be one of {', '.join(get_args(Form))}, got {self.form!r}")
@@ -79,6 +79,11 @@ class MeanPool:
 
     def __init__(self, options: Mapping[str, Any] | None = None) -> None:
         self.config = configure(MeanPoolConfig, PRESETS, options)
+
+    @staticmethod
+    def own_ratio(base: LoadedModel) -> float:
+        """That of the checkpoint which is taken for a model. Raises `CompileError` when there is none."""
+        return float(checkpoint.newest(base, None).about["config"]["chunk"])
 
     def compile(
         self,
@@ -125,7 +130,8 @@ class MeanPool:
     def _checkpoint(self, base: LoadedModel) -> Trained:
         if self.config.checkpoint:
             return trained.by_id(self.config.checkpoint)
-        return checkpoint.newest(base, int(self.config.ratio), self.config.stage)
+        ratio = self.config.ratio
+        return checkpoint.newest(base, None if ratio is None else int(ratio), self.config.stage)
 
     def _tokens(self, compressor: Compressor, ids: list[int]) -> int:
         """Positions that the memory takes. Raises `CompileError` when they do not fit the window."""

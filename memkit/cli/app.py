@@ -169,6 +169,7 @@ def build() -> typer.Typer:
     benches.command("load")(bench_server.bench_load)
     benches.command("start")(bench.bench_start)
     benches.command("bytes")(bench.bench_bytes)
+    benches.command("lora")(bench.bench_lora)
     benches.command("serve")(bench.bench_serve)
     app.add_typer(benches, name="bench", rich_help_panel=_MEASURE)
     return app

@@ -255,3 +255,22 @@ def bench_bytes(
 
     config = BytesConfig(source, ratio, model, compiler_options(option), seed)
     _measured(json, lambda report: bench(config, report))
+
+
+def bench_lora(
+    tokens: Annotated[str, typer.Option(metavar="N,...", help="Lengths of the contexts.")] = "256,1024",
+    documents: Annotated[str, typer.Option(metavar="N,...", help="Trained side by side.")] = "1,4,16",
+    repeats: Annotated[int, typer.Option(min=1, metavar="N")] = 5,
+    model: Model = "nano",
+    json: Out = None,
+) -> None:
+    """Measure what reading the teacher's prefix once saves, and training documents side by side."""
+    quiet_libraries()
+    from memkit.evals.lora_bench import LoraConfig, bench
+
+    lengths, counts = (
+        tuple(int(n) for n in numbers(text, name))
+        for text, name in ((tokens, "--tokens"), (documents, "--documents"))
+    )
+    config = LoraConfig(lengths, counts, repeats=repeats, model=model)
+    _measured(json, lambda report: bench(config, report))

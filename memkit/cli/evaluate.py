@@ -47,7 +47,9 @@ def evaluate(
         str, typer.Option(metavar="C,...", help="Compilers, each a name or name:preset.")
     ] = "lcc",
     baselines: Annotated[str, typer.Option(metavar="B,...", help="What to compare with.")] = "full,none",
-    ratio: Annotated[str, typer.Option(metavar="R,...", help="Context tokens per artifact token.")] = "16",
+    ratio: Annotated[
+        str | None, _some("R,...", "Context tokens per artifact token; default: 16, or what meanpool has.")
+    ] = None,
     limit: Limit = None,
     questions: Questions = None,
     seed: Seed = 0,
@@ -61,6 +63,9 @@ def evaluate(
     judge: Annotated[str | None, _some("URL,MODEL", "Also let an LLM grade answers, 0 to 5.")] = None,
     wording: Annotated[str | None, _some("TEXT", "How to put a {question}.")] = None,
     workers: Annotated[int, typer.Option(min=1, metavar="N", help="Processes that measure records.")] = 1,
+    report: Annotated[
+        bool, typer.Option("--report", help="Print the report of a folder of results instead.")
+    ] = False,
     option: Options = None,
     model: Model = "nano",
     json: Out = None,
@@ -69,6 +74,9 @@ def evaluate(
 
     With --json OUT, an interrupted evaluation goes on where it was when the same command runs again.
     """
+    if report:
+        _report(source)
+        return
     output, target = Output(json == "-"), None if json in (None, "-") else Path(json)
     for path in (target, html):
         if path is not None:
@@ -77,7 +85,8 @@ def evaluate(
         raise ConfigError("--html needs --study")
     options = compiler_options(option) | ({} if preset is None else {"preset": preset})
     quiet_libraries()
-    ratios = numbers(ratio, "--ratio")
+    names = ["meanpool"] if study == "meanpool" else _names(compilers)
+    ratios = numbers(ratio, "--ratio") if ratio is not None else (_own_ratio(names, model) or 16.0,)
     parts: dict[str, Any] = {"source": source, "model": model, "limit": limit}
     parts |= {"questions": questions, "seed": seed, "embedder": embedder}
     if wording is not None and study in ("router", "meanpool"):
@@ -96,6 +105,24 @@ def evaluate(
         raise ConfigError("--unrelated, --unanswerable and --home belong to --study router")
     parts |= {"compilers": _names(compilers), "baselines": _names(baselines), "options": options}
     _compilers(output, parts, ratios, judge, study, target, html, workers)
+
+
+def _report(folder: str) -> None:
+    """What ``RESULTS.md`` holds, from the JSON files of a folder."""
+    from memkit.evals.report import render
+
+    if not list(Path(folder).glob("*.json")):
+        raise ConfigError(f"there are no results in {folder}: it holds no .json files")
+    print(render(Path(folder)), end="")
+
+
+def _own_ratio(names: Sequence[str], model: str) -> float | None:
+    """The ratio of compilers that all have the same one of their own."""
+    from memkit import registry
+    from memkit.models.loading import load
+
+    found = {registry.own_ratio(name.partition(":")[0], lambda: load(model)) for name in names}
+    return found.pop() if len(found) == 1 else None
 
 
 def _compilers(

@@ -170,7 +170,7 @@ def _bank(
         found, times = _timed(lambda q: bank.search(TENANT, q, TOP), questions)
         size = bank.index_bytes(TENANT)
     recall = _recall([{ids[hit.memory_id] for hit in hits} for hits in found], truth)
-    return _compared("bank", times, recall, size, raw) | {"build_s": built}
+    return _compared("memkit", times, recall, size, raw) | {"build_s": built}
 
 
 # --- probes ------------------------------------------------------------------------------------

@@ -1,18 +1,17 @@
 """What the LoRA compiler saves: the teacher's prefix read once, and documents trained side by side.
 
-``python -m memkit.evals.lora_bench --model nano --tokens 256,1024 --documents 1,4,16 --json OUT``. The
-ways that are compared run in turn in one process; the figures that matter are their ratios.
+``memkit bench lora``. The ways that are compared run in turn in one process; the figures that matter are
+their ratios.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import torch
@@ -23,7 +22,10 @@ from memkit.compilers.teacher import Example, Teacher, targets
 from memkit.document import Document
 from memkit.engine import kv
 from memkit.engine.transformers import TransformersEngine
+from memkit.errors import ConfigError
 from memkit.evals.ttft import QUESTION, filler
+
+Progress = Callable[[str, int, int], None]
 
 EXAMPLES, BATCH, TOP_K = 32, 8, 256
 ANSWER_TOKENS = 16
@@ -120,30 +122,36 @@ def _speedup(slow: Sequence[float], fast: Sequence[float]) -> float:
     return statistics.median(s / f for s, f in zip(slow, fast, strict=True))
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="nano")
-    parser.add_argument("--tokens", default="256,1024", help="lengths of the contexts")
-    parser.add_argument("--documents", default="1,4,16", help="trained side by side")
-    parser.add_argument("--batch", type=int, default=4, help="questions a step and document")
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args(argv)
-    engine = TransformersEngine(options.model)
-    rows = [prefix_reuse(engine, int(n), options.repeats) for n in options.tokens.split(",")]
-    rows += [side_by_side(engine, int(n), options.steps, options.batch) for n in options.documents.split(",")]
-    report = {
+@dataclass(frozen=True)
+class LoraConfig:
+    """Contexts of ``tokens``; so many ``documents`` side by side, ``batch`` questions of each a step."""
+
+    tokens: tuple[int, ...] = (256, 1024)
+    documents: tuple[int, ...] = (1, 4, 16)
+    batch: int = 4
+    steps: int = 10
+    repeats: int = 5
+    model: str = "nano"
+
+    def __post_init__(self) -> None:
+        if min((*self.tokens, *self.documents, self.batch, self.steps, self.repeats)) < 1:
+            raise ConfigError("tokens, documents, batch, steps and repeats must be numbers from 1 on")
+
+
+def bench(config: LoraConfig, progress: Progress = lambda label, done, total: None) -> dict[str, Any]:
+    """Measure; rows ``prefix`` for each length, then rows ``side by side``."""
+    engine, rows = TransformersEngine(config.model), list[dict[str, Any]]()
+    total = len(config.tokens) + len(config.documents)
+    for tokens in config.tokens:
+        progress(f"prefix of {tokens}", len(rows), total)
+        rows.append(prefix_reuse(engine, tokens, config.repeats))
+    for count in config.documents:
+        progress(f"{count} side by side", len(rows), total)
+        rows.append(side_by_side(engine, count, config.steps, config.batch))
+    return {
         "bench": "lora",
         "model": engine.base.name,
         "machine": f"{platform.machine()}, {engine.base.model.device}, {torch.get_num_threads()} threads",
+        "date": datetime.now(UTC).date().isoformat(),
         "rows": rows,
     }
-    text = json.dumps(report, indent=1)
-    if options.json:
-        options.json.write_text(text + "\n")
-    print(text)
-
-
-if __name__ == "__main__":
-    main()

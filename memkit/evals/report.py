@@ -1,21 +1,21 @@
-"""RESULTS.md from the JSON files of the evaluations: ``python -m memkit.evals.report results``.
+"""RESULTS.md from the JSON files of the evaluations: ``memkit eval results --report``.
 
-The folder holds what ``memkit eval --json``, the nano evaluation and the TTFT measurement wrote.
+The folder holds what ``memkit eval --json``, ``memkit bench --json`` and the nano evaluation wrote.
 Nothing is typed by hand: the same files give the same report.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
+from memkit.errors import ConfigError
 from memkit.evals.records import QUESTION
 
 HEAD = """# Results
 
-Printed by `make results` from the JSON files in `results/`; `make results-run` measures them again.
+Printed by `memkit eval results --report` from the files in `results/`; `make results-run` measures again.
 Retention is (contains - none) / (full - none). Agreement is the share of answers that contain what the model
 answers with the full context, right or wrong. KL is in nats per answer token against the full context; drift
 is measured on general questions that the compiler never saw.
@@ -260,10 +260,13 @@ def calibration(name: str, report: dict[str, Any]) -> str:
 
 
 def render(folder: Path) -> str:
-    """The whole report, in the order of the file names."""
+    """The whole report, in the order of the file names. Raises `ConfigError` for a file that is no result."""
     parts = [HEAD]
     for file in sorted(folder.glob("*.json")):
-        report = json.loads(file.read_text())
+        try:
+            report = json.loads(file.read_text())
+        except ValueError as error:
+            raise ConfigError(f"{file} is no JSON: {error}") from error
         if report.get("study") == "router":
             parts.append(router(file.stem, report, folder))
         elif report.get("bench") == "compile":
@@ -274,18 +277,8 @@ def render(folder: Path) -> str:
             parts.append(skills(file.stem, report))
         elif "auc" in report:
             parts.append(calibration(file.stem, report))
-        else:
+        elif "rows" in report:
             parts.append(answers(file.stem, report, folder))
+        else:
+            raise ConfigError(f"{file} is no result of an evaluation or a bench")
     return "\n".join(parts)
-
-
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--out", type=Path, default=Path("RESULTS.md"))
-    options = parser.parse_args(argv)
-    options.out.write_text(render(options.folder))
-
-
-if __name__ == "__main__":
-    main()
