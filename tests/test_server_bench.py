@@ -26,7 +26,7 @@ def test_no_request_makes_the_server_fail() -> None:
 
 @pytest.mark.slow
 def test_clients_at_once_see_only_their_own(tiny_model_folder: Path) -> None:
-    found = load(LoadConfig(clients=6, seconds=4, tenants=3, model=str(tiny_model_folder)))
+    found = load(LoadConfig(clients=6, seconds=4, tenants=3, model=str(tiny_model_folder), samples=20))
     (row,) = found["rows"]
     assert row["answers"] > 0
     assert (row["errors"], row["cross_tenant"]) == (0, 0), row["first_errors"]
