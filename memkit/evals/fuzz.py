@@ -124,7 +124,7 @@ def _run(config: FuzzConfig, fuzz: _Fuzz, operations: list[Any], progress: Progr
         for mode in GenerationMode
         for here in ([False, True] if "{memory_id}" in operation.path else [False])
     ]
-    passes = itertools.count()
+    passes, each = itertools.count(), min(PASS, -(-config.cases // len(plans)))
     with requests.Session() as session:
         while fuzz.statuses.total() < config.cases:
             number = next(passes)
@@ -133,7 +133,7 @@ def _run(config: FuzzConfig, fuzz: _Fuzz, operations: list[Any], progress: Progr
 
                 @seed(config.seed + number)
                 @how(
-                    max_examples=PASS,
+                    max_examples=each,
                     deadline=None,
                     database=None,
                     phases=[Phase.generate],

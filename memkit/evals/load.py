@@ -31,7 +31,7 @@ from memkit.models.nano import words
 from memkit.server.config import ServerConfig
 from memkit.server.testing import Served
 
-PEOPLE, WARM_UP, SAMPLES = 12, 0.2, 200  # people whom all tenants know; share of the time; overhead requests
+PEOPLE, WARM_UP = 12, 0.2  # people whom all tenants know; share of the time
 KINDS = ("answers", "remembers", "forgets")
 TIMEOUT = 180.0  # seconds of one request
 Progress = Callable[[str, int, int], None]
@@ -48,6 +48,7 @@ class LoadConfig:
     tenants: int = 8
     model: str = "nano"
     seed: int = 0
+    samples: int = 200  # requests one by one, for the overhead
 
     def __post_init__(self) -> None:
         if min(self.clients, self.tenants) < 1 or self.seconds <= 0:
@@ -94,7 +95,7 @@ def bench(config: LoadConfig, progress: Progress = lambda label, done, total: No
             Path(folder) / "alone",
             lambda server: _filled(server, tenants),
             partial(_asked_once, model_id),
-            SAMPLES,
+            config.samples,
         )
         progress("load", 1, 2)
         loaded = _load(config, tenants, Path(folder) / "bank")
