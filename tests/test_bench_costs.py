@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from memkit.errors import ConfigError
-from memkit.evals import bench_start, report, ttft
+from memkit.evals import bench_codec, bench_start, report, ttft
 
 Cli = Callable[..., Any]
 
@@ -37,3 +37,11 @@ def test_starting_is_measured_beside_bare_python(cli: Cli, tmp_path: Path) -> No
     assert result["rows"][0] == {**result["rows"][0], "row": "python", "extra_ms": 0.0}
     with pytest.raises(ConfigError):
         bench_start.StartConfig(0)
+
+
+def test_damaged_artifacts_are_refused(tmp_path: Path) -> None:
+    (row,) = bench_codec.bench(bench_codec.CodecConfig(400, 1))["rows"]
+    assert row["refused"] + row["unchanged"] == row["cases"] == 400
+    assert (row["other_errors"], row["accepted"]) == (0, 0)
+    with pytest.raises(ConfigError):
+        bench_codec.CodecConfig(0)

@@ -170,6 +170,7 @@ def build() -> typer.Typer:
     benches.command("start")(bench.bench_start)
     benches.command("bytes")(bench.bench_bytes)
     benches.command("lora")(bench.bench_lora)
+    benches.command("codec")(bench.bench_codec)
     benches.command("serve")(bench.bench_serve)
     app.add_typer(benches, name="bench", rich_help_panel=_MEASURE)
     return app

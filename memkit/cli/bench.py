@@ -281,3 +281,14 @@ def bench_lora(
     )
     config = LoraConfig(lengths, counts, repeats=repeats, model=model)
     _measured(json, lambda report: bench(config, report))
+
+
+def bench_codec(
+    cases: Annotated[int, typer.Option(min=1, metavar="N", help="Files.")] = 100_000,
+    seed: Seed = 0,
+    json: Out = None,
+) -> None:
+    """Decode damaged artifact files, and count those that are not refused as they should be."""
+    from memkit.evals.bench_codec import CodecConfig, bench
+
+    _measured(json, lambda report: bench(CodecConfig(cases, seed), report))
