@@ -228,7 +228,7 @@ def test_weights_that_are_not_this_models_are_refused(tiny: LoadedModel) -> None
 def test_an_artifact_whose_decoder_is_not_here_says_so(
     tiny: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = registry.compiler("meanpool").compile(Document(TEXT), tiny, tenant="mira")
+    made = registry.compiler("meanpool", {"ratio": 16}).compile(Document(TEXT), tiny, tenant="mira")
     monkeypatch.setenv("MEMKIT_CHECKPOINTS", str(tmp_path))
     with pytest.raises(EngineError, match="MEMKIT_CHECKPOINTS"):
         TransformersEngine(tiny).attach(Artifact.decode(made.data))

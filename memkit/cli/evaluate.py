@@ -116,6 +116,8 @@ def _own_ratio(names: Sequence[str], model: str) -> float | None:
     from memkit import registry
     from memkit.models.loading import load
 
+    if "none" in names:  # of the router's study: no compiler
+        return None
     found = {registry.own_ratio(name.partition(":")[0], lambda: load(model)) for name in names}
     return found.pop() if len(found) == 1 else None
 
