@@ -36,17 +36,18 @@ def decided(cli: Cli) -> dict[str, tuple[str, str]]:
 def test_a_flag_goes_before_the_environment_and_that_before_the_file(
     cli: Cli, file: Path, document: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file.write_text('user = "file"\nembedder = "hybrid"\nmodel = "nowhere"\n')
+    file.write_text('user = "file"\ncompiler = "lora"\nmodel = "nowhere"\n')
     assert decided(cli)["user"] == ("file", "file")
     assert decided(cli)["model"][1] == "environment"
-    assert decided(cli)["compiler"] == ("lcc", "default")
+    assert decided(cli)["compiler"] == ("lora", "file")
+    assert decided(cli)["embedder"] == ("lexical", "default")
     cli("remember", document)
     assert len(cli("list", "--user", "file", "--json").json["memories"]) == 1
     monkeypatch.setenv("MEMKIT_USER", "environment")
     cli("remember", document)
     assert len(cli("list", "--json").json["memories"]) == 1
     assert cli("list", "--user", "flag", "--json").json["memories"] == []
-    assert "MEMKIT_EMBEDDER" not in os.environ  # it was the file's, for as long as the command ran
+    assert "MEMKIT_COMPILER" not in os.environ  # it was the file's, for as long as the command ran
 
 
 def test_init_writes_a_file_that_changes_nothing(cli: Cli, file: Path) -> None:

@@ -206,8 +206,10 @@ def plot_risk(name: str, report: dict[str, Any], folder: Path) -> str | None:
 
 
 def bench(name: str, report: dict[str, Any], folder: Path) -> str:
-    """The rows of a ``memkit bench``, those with the same columns in one table."""
-    about = f"`memkit bench {report['bench']}`, measured on {report['machine']}, {report['date']}."
+    """The rows of a ``memkit bench`` or a study, those with the same columns in one table."""
+    what = f"bench {report['bench']}" if "bench" in report else f"eval --study {report['study']}"
+    of = f" {report['source']}, seed {report['seed']}," if "study" in report else ""
+    about = f"`memkit {what}`,{of} measured on {report['machine']}, {report['date']}."
     text = f"## {name}\n\n{about}\n"
     tables = dict[tuple[str, ...], list[list[str]]]()
     for row in report["rows"]:
@@ -271,7 +273,7 @@ def render(folder: Path) -> str:
             parts.append(router(file.stem, report, folder))
         elif report.get("bench") == "compile":
             parts.append(costs(file.stem, report))
-        elif "bench" in report:
+        elif "bench" in report or report.get("study") == "meanpool":
             parts.append(bench(file.stem, report, folder))
         elif "documents" in report:
             parts.append(skills(file.stem, report))
