@@ -167,7 +167,7 @@ class Reinforcement(Run):
             self.loss = self._update(lessons[start : start + self.config.mini_batch])
         series = self._series(seen)
         if isinstance(self.rollouts.reward, Judged):
-            series |= self.team.total({SKIPPED: (float(self.rollouts.reward.failures), 1 / self.team.size)})
+            series |= self.team.total([{SKIPPED: (float(self.rollouts.reward.failures), 1 / self.team.size)}])
         return series
 
     def _collect(self) -> tuple[list[Group], list[Group]]:

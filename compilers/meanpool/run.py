@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from memkit.compilers.base import Progress, silent
 from memkit.compilers.meanpool.config import RLConfig, StageConfig
 from memkit.compilers.meanpool.model import Compressor
-from memkit.compilers.meanpool.team import Team
+from memkit.compilers.meanpool.team import Team, added
 from memkit.errors import CompileError, ConfigError
 
 SAVE_EVERY = 60.0  # seconds between two writes of the state
@@ -214,11 +214,7 @@ class Run:
 
 def means(recent: Sequence[Mapping[str, tuple[float, float]]]) -> dict[str, float]:
     """Means of each series over (sum, count) pairs; series of which there was nothing are left out."""
-    sums, counts = dict[str, float](), dict[str, float]()
-    for step in recent:
-        for name, (total, count) in step.items():
-            sums[name], counts[name] = sums.get(name, 0.0) + total, counts.get(name, 0.0) + count
-    return {name: total / counts[name] for name, total in sums.items() if counts[name]}
+    return {name: total / count for name, (total, count) in added(recent).items() if count}
 
 
 def autocast(compressor: Compressor, precision: str) -> Any:

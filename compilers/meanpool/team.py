@@ -62,13 +62,9 @@ class Team:
         distributed.all_gather_object(parts, list(mine))
         return [each for part in parts for each in part]
 
-    def total(self, series: Series) -> dict[str, tuple[float, float]]:
-        """(sum, count) of each series over all processes."""
-        made = dict[str, tuple[float, float]]()
-        for name, (value, count) in (pair for part in self.gather([dict(series)]) for pair in part.items()):
-            before = made.get(name, (0.0, 0.0))
-            made[name] = before[0] + value, before[1] + count
-        return made
+    def total(self, found: Sequence[Series]) -> dict[str, tuple[float, float]]:
+        """(sum, count) of each series over all that all processes found."""
+        return added(self.gather(found))
 
     @torch.no_grad()
     def add_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
@@ -85,3 +81,12 @@ class Team:
         """Wait for the others."""
         if self.size > 1:
             distributed.barrier()
+
+
+def added(found: Sequence[Series]) -> dict[str, tuple[float, float]]:
+    """(sum, count) of each series, over all that was found."""
+    made = dict[str, tuple[float, float]]()
+    for name, (value, count) in (pair for each in found for pair in each.items()):
+        before = made.get(name, (0.0, 0.0))
+        made[name] = before[0] + value, before[1] + count
+    return made

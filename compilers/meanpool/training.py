@@ -124,7 +124,7 @@ class Stage(Run):
         chunk = config.chunk_at(self.reached, self.compressor.config.chunk)
         batches = micro_batches(samples, config.micro_tokens, self.compressor, chunk)
         total = sum(float(batch.weight.sum()) for batch in batches)
-        series, self.loss = dict[str, tuple[float, float]](), 0.0
+        found, self.loss = list[dict[str, tuple[float, float]]](), 0.0
         self.compressor.encoder.student.train()  # dropout
         for batch in self.team.share(batches):
             with autocast(self.compressor, config.precision):
@@ -132,11 +132,9 @@ class Stage(Run):
             loss = (losses * batch.weight).sum() / total
             loss.backward()
             self.loss += float(loss.detach())
-            for task, (value, count) in by_task(batch, losses).items():
-                before = series.get(task, (0.0, 0.0))
-                series[task] = before[0] + value, before[1] + count
+            found.append(by_task(batch, losses))
         self.compressor.encoder.student.eval()
-        series = self.team.total(series)
+        series = self.team.total(found)
         self.loss = sum(self.team.gather([self.loss]))
         self.check(self.loss)
         warmup = round(config.warmup_ratio * config.steps)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import operator
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -177,11 +178,12 @@ class MemkitStore(BaseStore):
         return cut[op.offset : op.offset + op.limit]
 
     def _used(self, refresh_ttl: bool, kept: list[Kept], now: datetime) -> None:
-        if not refresh_ttl:
-            return
+        keys = defaultdict[str, list[str]](list)
         for each in kept:
-            if each.ttl is not None:
-                self.memory.bank.items.used(each.tenant, [each.key], now)
+            if refresh_ttl and each.ttl is not None:
+                keys[each.tenant].append(each.key)
+        for tenant, used in keys.items():
+            self.memory.bank.items.used(tenant, used, now)
 
     # -- names ----------------------------------------------------------------------------------
     def _tenant(self, namespace: Namespace) -> str:
@@ -193,13 +195,8 @@ class MemkitStore(BaseStore):
         return tuple(unquote(label) for label in labels)
 
     def _beneath(self, prefix: Namespace) -> list[str]:
-        names, width = self.memory.bank.items.spaces(self.memory.user), len(prefix)
-        now = self._clock()
-        return [
-            name
-            for name in names
-            if self._namespace(name)[:width] == prefix and self.memory.bank.items.all(name, now)
-        ]
+        spaces = self.memory.bank.items.spaces(self.memory.user, self._clock())
+        return [name for name in spaces if self._namespace(name)[: len(prefix)] == prefix]
 
     def _about(self, kept: Kept) -> dict[str, Any]:
         return {

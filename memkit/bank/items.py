@@ -151,11 +151,11 @@ class Items:
         with self._catalog.read() as connection:
             return list(connection.execute(query).scalars())
 
-    def spaces(self, tenant: str) -> list[str]:
-        """Names of the tenants beneath one, ``tenant/...``, that have items."""
+    def spaces(self, tenant: str, now: datetime | None = None) -> list[str]:
+        """Names of the tenants beneath one, ``tenant/...``, that have items which have not expired."""
         check_tenant(tenant)
         beneath = items.c.tenant.startswith(tenant + SEPARATOR, autoescape=True)
-        query = select(items.c.tenant).where(beneath).group_by(items.c.tenant).order_by(items.c.tenant)
+        query = select(items.c.tenant).where(beneath, _alive(now)).distinct().order_by(items.c.tenant)
         with self._catalog.read() as connection:
             return list(connection.execute(query).scalars())
 

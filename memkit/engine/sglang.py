@@ -22,11 +22,11 @@ from memkit.engine.sglang_check import checked
 from memkit.engine.sglang_loras import Loras
 from memkit.engine.sglang_prompts import Growing, Prompt, Prompts, mean_logprob, require_cached, score_of
 from memkit.engine.sglang_workers import SGLangConfig, Worker, WorkerError, Workers
+from memkit.engine.spoken import Spoken
 from memkit.errors import ContextTooLongError, EngineError
 from memkit.models.loading import load_tokenizer, tokenizer_digest
 from memkit.serving.naming import Claim, salt, tenant_key
 
-UNFINISHED = "\ufffd"  # ends a text whose last character's bytes are not all there
 UNLOADED = "never been loaded"  # in what SGLang says of a LoRA that a restart has lost
 
 
@@ -214,18 +214,16 @@ class SGLangEngine:
         return self._stream(request, self._prompt(request))
 
     def _stream(self, request: Request, prompt: Prompt) -> Iterator[str | Completion]:
-        started, said, ttft = time.perf_counter(), "", 0.0
+        started, spoken, ttft = time.perf_counter(), Spoken(), 0.0
         answer = self._begin(request, prompt)
         with closing(self._growing(request, prompt, answer)) as growing:
             for _ in growing:
                 ttft = ttft or (time.perf_counter() - started) * 1000
-                text = self._prompts.decode(answer.ids)
-                if len(text) > len(said) and not text.endswith(UNFINISHED):
-                    yield text[len(said) :]
-                    said = text
+                if piece := spoken.more(self._prompts.decode(answer.ids)):
+                    yield piece
         done = self._done(prompt, answer, started, ttft)
-        if len(done.text) > len(said):
-            yield done.text[len(said) :]
+        if piece := spoken.more(done.text, last=True):
+            yield piece
         yield done
 
     def _begin(self, request: Request, prompt: Prompt) -> Growing:

@@ -14,11 +14,11 @@ from memkit.engine import kv
 from memkit.engine.base import Completion, Handle, Request, Score
 from memkit.engine.readers import Reader, attached
 from memkit.engine.reading import Read, behind, go_on, read
+from memkit.engine.spoken import Spoken
 from memkit.errors import ContextTooLongError, EngineError
 from memkit.models.loading import LoadedModel, load
 
 MAX_BATCH = 16  # rows that are decoded together
-UNFINISHED = "\ufffd"  # ends a text whose last character's bytes are not all there
 Prompt = tuple[str, str | None, str | None, tuple[tuple[str, str], ...], str]
 
 
@@ -165,7 +165,7 @@ class TransformersEngine:
 
     def _stream(self, request: Request, query: list[int], length: int) -> Iterator[str | Completion]:
         """The lock is free between two tokens: others go on while somebody reads slowly."""
-        started, said, ids, ttft = time.perf_counter(), "", list[int](), 0.0
+        started, spoken, ids, ttft = time.perf_counter(), Spoken(), list[int](), 0.0
         steps, stopped = self._steps(request, query), False
         for _ in range(min(request.max_tokens, self.window - length)):
             with self._lock:
@@ -174,13 +174,11 @@ class TransformersEngine:
             if stopped := token == self.base.chat.end:
                 break
             ids.append(token)
-            text = self.decode(ids)
-            if len(text) > len(said) and not text.endswith(UNFINISHED):
-                yield text[len(said) :]
-                said = text
+            if piece := spoken.more(self.decode(ids)):
+                yield piece
         text = self.decode(ids)
-        if len(text) > len(said):
-            yield text[len(said) :]
+        if piece := spoken.more(text, last=True):
+            yield piece
         total = (time.perf_counter() - started) * 1000
         yield Completion(text, len(ids), length, ttft, total, stopped)
 

@@ -57,21 +57,21 @@ def bench(config: TtftConfig, progress: Progress = lambda label, done, total: No
     the FLOPs of the cold path at the rate of a matrix product, which is measured in the same run.
     """
     engine = TransformersEngine(config.model)
-    rows = list[dict[str, Any]]()
+    rows, rate = list[dict[str, Any]](), matrix_rate(engine.base.model.dtype)
     for done, tokens in enumerate(config.tokens):
         progress(f"{tokens} tokens", done, len(config.tokens))
-        rows.append(_row(engine, tokens, config))
+        rows.append(_row(engine, tokens, config, rate))
     return {
         "bench": "ttft",
         "model": config.model,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "date": datetime.now(UTC).date().isoformat(),
-        "matrix_gflops": matrix_rate(engine.base.model.dtype) / 1e9,
+        "matrix_gflops": rate / 1e9,
         "rows": rows,
     }
 
 
-def _row(engine: TransformersEngine, tokens: int, config: TtftConfig) -> dict[str, Any]:
+def _row(engine: TransformersEngine, tokens: int, config: TtftConfig, rate: float) -> dict[str, Any]:
     text = filler(engine, tokens)
     made = LCC({**OPTIONS, "ratio": config.ratio}).compile(Document(text), engine.base, tenant="benchmark")
     with tempfile.TemporaryDirectory() as folder:
@@ -97,7 +97,6 @@ def _row(engine: TransformersEngine, tokens: int, config: TtftConfig) -> dict[st
         engine.detach(kept)
     ratios = sorted(f / c for c, f in zip(times[0], times[2], strict=True))
     ratio, ideal = statistics.median(ratios), flops[1] / flops[0]
-    rate = matrix_rate(engine.base.model.dtype)
     return {
         "row": f"{engine.count_tokens(text)} tokens",
         "buffer_tokens": made.tokens,
