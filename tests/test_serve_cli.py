@@ -18,6 +18,8 @@ pytest.importorskip("httpx2")
 
 import httpx2
 
+import memkit
+import memkit.server
 from memkit.bank import Bank
 
 
@@ -81,6 +83,7 @@ def test_wrong_settings(cli: Callable[..., Any], words: tuple[object, ...]) -> N
 
 
 def test_without_the_extra(cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memkit, "server", memkit.server)  # importing it again replaces it
     for name in [name for name in sys.modules if name.startswith("memkit.server")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "fastapi", None)

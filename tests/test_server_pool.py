@@ -13,10 +13,18 @@ import pytest
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import NotFoundError
 from memkit.memory import Memory
+from memkit.models.loading import LoadedModel
 from memkit.recompile.run import work
+from memkit.server import jobs as jobs_module
 from memkit.server.jobs import Jobs
 from memkit.server.pool import Pool
 from memkit.testing import TEXT, TINY_OPTIONS
+
+
+@pytest.fixture
+def engine(tiny: LoadedModel) -> TransformersEngine:
+    """One of its own: what other tests left attached would look like ours."""
+    return TransformersEngine(tiny)
 
 
 @pytest.fixture
@@ -54,7 +62,7 @@ def test_tenants_take_turns(root: Memory, monkeypatch: pytest.MonkeyPatch) -> No
         go_on.wait(10)
         return work(memory, task, *rest)
 
-    monkeypatch.setattr("memkit.server.jobs.work", slowly)
+    monkeypatch.setattr(jobs_module, "work", slowly)
     jobs = Jobs(root, most=2, keep=5)
     first = jobs.compile("a", "0" * 16)
     started.wait(10)
