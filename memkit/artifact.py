@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import mmap
+import os
 import struct
 import sys
 from collections.abc import Mapping
@@ -49,6 +50,7 @@ FORMAT_VERSION = 1
 _MAGIC = b"MKA\x00"
 _HEADER = struct.Struct("<4sIQ32s")
 _ALIGN = 64
+READ_UP_TO = 1 << 20  # bytes of a file: faults on the pages of a mapping take longer than copying so few
 
 
 class Artifact:
@@ -102,15 +104,19 @@ class Artifact:
 
     @classmethod
     def open(cls, path: str | Path, *, verify_tensors: bool = True) -> Artifact:
-        """Like `decode`, but the file is memory-mapped. Use as a context manager, or `close` it."""
+        """Like `decode` for a file, memory-mapped unless small. Use as a context manager, or `close` it."""
+        source: mmap.mmap | None = None
         try:
-            with Path(path).open("rb") as file:
-                # A private writable mapping: torch accepts it, and no write reaches the file.
-                source = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            with open(path, "rb", buffering=0) as file:
+                size = os.fstat(file.fileno()).st_size
+                if size > READ_UP_TO:
+                    # A private writable mapping: torch accepts it, and no write reaches the file.
+                    source = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+                data = memoryview(source or bytearray(file.readall()))
         except (OSError, ValueError) as error:
             raise ArtifactError(f"cannot read the artifact {path}: {error}") from error
         try:
-            artifact = cls.decode(memoryview(source), verify_tensors=verify_tensors)
+            artifact = cls.decode(data, verify_tensors=verify_tensors)
         except ArtifactError as error:
             raise ArtifactError(f"{path}: {error}") from error
         artifact._source = source

@@ -79,6 +79,9 @@ class Manifest:
     signature: Mapping[str, JSON] = field(default_factory=dict)  # see `memkit.signing`
 
 
+_WANTED = {cls: {f.name: str(f.type) for f in fields(cls)} for cls in (Manifest, Provenance, TensorSpec)}
+
+
 def refuse(reason: str) -> NoReturn:
     """Raise the `ArtifactError` for unsound content."""
     raise ArtifactError(f"not a sound artifact: {reason}")
@@ -150,7 +153,7 @@ def _unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
 
 def _fields(raw: object, cls: type[Any], where: str) -> dict[str, Any]:
     """The map's values, when it has exactly the keys of that dataclass, with their types."""
-    wanted = {f.name: str(f.type) for f in fields(cls)}
+    wanted = _WANTED[cls]
     if not isinstance(raw, dict):
         refuse(f"{where} is not a map")
     if wrong := sorted(set(raw) ^ set(wanted)):

@@ -54,6 +54,7 @@ class Blobs:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._synced = set[str]()  # names of folders that survive a power cut themselves
 
     def local(self, tenant: str, artifact_id: str) -> Path:
         """Where the tenant's artifact of that id lies, when there is one."""
@@ -66,6 +67,7 @@ class Blobs:
     def write(self, tenant: str, artifact_id: str, data: bytes) -> None:
         """Store an artifact, in place of a file of that name that may have gone bad."""
         path = self.local(tenant, artifact_id)
+        synced = path.parent.name in self._synced and path.parent.exists()
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(_TEMPORARY + uuid.uuid4().hex)
         try:
@@ -76,8 +78,11 @@ class Blobs:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-        for folder in (path.parent, self._folder, self._folder.parent):
-            sync_folder(folder)
+        sync_folder(path.parent)
+        if not synced:
+            sync_folder(self._folder)
+            sync_folder(self._folder.parent)
+            self._synced.add(path.parent.name)
 
     def remove(self, tenant: str, artifact_id: str) -> None:
         """Remove an artifact's file, if it is there."""

@@ -38,6 +38,11 @@ from memkit.errors import BankError, ConfigError, NotFoundError
 
 _ID = re.compile(r"[0-9a-f]{16}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_current = and_(
+    artifacts.c.tenant == memories.c.tenant,
+    artifacts.c.memory_id == memories.c.id,
+    artifacts.c.version == memories.c.version,
+)
 _of_it = and_(entries.c.tenant == memories.c.tenant, entries.c.memory_id == memories.c.id)
 _INFO = select(
     *(column for column in memories.c if column is not memories.c.text),
@@ -51,16 +56,7 @@ _INFO = select(
     .scalar_subquery()
     .label("behind"),
     select(func.max(entries.c.said)).where(_of_it).scalar_subquery().label("latest"),
-).join_from(
-    memories,
-    artifacts,
-    and_(
-        artifacts.c.tenant == memories.c.tenant,
-        artifacts.c.memory_id == memories.c.id,
-        artifacts.c.version == memories.c.version,
-    ),
-    isouter=True,
-)
+).join_from(memories, artifacts, _current, isouter=True)
 
 
 # What every question asks for is built once: that takes longer than running it.
@@ -68,6 +64,7 @@ _mine = memories.c.tenant == bindparam("tenant")
 _this = and_(_mine, memories.c.id == bindparam("memory_id"))
 _ONE = _INFO.where(_this)
 _SOME = _INFO.where(_mine, memories.c.id.in_(bindparam("memory_ids", expanding=True)))
+_ARTIFACT = select(artifacts.c.id).join_from(memories, artifacts, _current, isouter=True).where(_this)
 _TEXT = select(memories.c.text).where(_this)
 _EXCERPT = select(func.substr(memories.c.text, bindparam("first"), bindparam("length"))).where(_this)
 _EXISTS = select(memories.c.id).where(_mine).limit(1)
@@ -106,6 +103,17 @@ def info(connection: Connection, tenant: str, memory_id: str) -> MemoryInfo:
     found = find(connection, tenant, memory_id)
     if found is None:
         raise not_found(memory_id)
+    return found
+
+
+def artifact_id(connection: Connection, tenant: str, memory_id: str) -> str | None:
+    """The id of the memory's current artifact, None where none was published; or `NotFoundError`."""
+    row = None
+    if _ID.fullmatch(memory_id):
+        row = connection.execute(_ARTIFACT, {"tenant": tenant, "memory_id": memory_id}).first()
+    if row is None:
+        raise not_found(memory_id)
+    found: str | None = row.id
     return found
 
 
