@@ -6,14 +6,15 @@ import os
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from memkit import settings
-from memkit.cli.app import build
+from memkit.cli.commands import COMMANDS
+from memkit.cli.lazy import Command, Group
 from memkit.errors import ConfigError
 from memkit.testing import TEXT
 
@@ -122,8 +123,19 @@ def test_the_shell_completes_commands() -> None:
     assert "remember" in done.stdout.split()
 
 
-def test_every_command_stands_in_a_panel_of_the_help(cli: Cli) -> None:
-    assert all(c.rich_help_panel for c in build().registered_commands)
+def _all(commands: Mapping[str, Command | Group]) -> Iterator[tuple[str, Command | Group]]:
+    for name, each in commands.items():
+        yield name, each
+        if isinstance(each, Group):
+            yield from _all(each.commands)
+
+
+@pytest.mark.parametrize(("name", "command"), [pair for part in COMMANDS.values() for pair in _all(part)])
+def test_the_table_of_commands_says_what_they_say(name: str, command: Command | Group) -> None:
+    said = command.load(name).help.split("\n\n")[0]
+    assert " ".join(said.split()) == command.summary
+
+
+def test_the_help_has_headings(cli: Cli) -> None:
     done = cli("--help")
-    assert "Commands" not in done.out
     assert "Remember and ask" in done.out

@@ -57,7 +57,7 @@ def doctor(
     model: Model = "nano",
     json: Json = False,
 ) -> None:
-    """Check versions, the model, the bank, the disk and SGLang servers; exits with 1 if any check fails."""
+    """Check versions, model, bank, disk and SGLang servers; exits with 1 if any check fails."""
     output = Output(json)
     folder = home_of(home)
     packages = list(_packages())

@@ -114,7 +114,7 @@ def verify(
     model: Model = "nano",
     json: Json = False,
 ) -> None:
-    """Re-read artifacts: check every byte, that they are for this model, and test their answers again."""
+    """Re-read artifacts: check every byte and the model, and test their answers again."""
     output = Output(json)
     if (memory_id is None) != every:
         raise ConfigError("give the ID of a memory, or --all")

@@ -36,8 +36,9 @@ def mcp(
     option: Options = None,
     embedder: EmbedderName = None,
 ) -> None:
-    """Serve memories to agents by the Model Context Protocol: remember, ask, forget, list, explain, status.
+    """Serve memories to agents by the Model Context Protocol.
 
+    They can remember, ask, forget, list, explain, and see the status.
     Over stdio it acts for --user. Over http it acts for whom an API key names: Authorization: Bearer mk_...
     """
     if transport not in ("stdio", "http"):

@@ -8,13 +8,11 @@ import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from memkit.errors import (
     ArtifactError,
@@ -24,6 +22,10 @@ from memkit.errors import (
     NotFoundError,
     VerificationError,
 )
+
+if TYPE_CHECKING:  # a help page needs none of it
+    from rich.console import Console
+    from rich.text import Text
 
 EXIT_CODES: Mapping[int, str] = {
     0: "all went well",
@@ -62,11 +64,20 @@ class Output:
 
     def __init__(self, json: bool = False) -> None:
         self.json = json
-        self.out, self.err = _console(sys.stdout), _console(sys.stderr)
+
+    @cached_property
+    def out(self) -> Console:
+        """Standard output."""
+        return _console(sys.stdout)
+
+    @cached_property
+    def err(self) -> Console:
+        """Standard error."""
+        return _console(sys.stderr)
 
     def note(self, text: str) -> None:
         """A line for people, on standard error."""
-        self.err.print(Text(clean(text)), soft_wrap=True)
+        self.err.print(_text(text), soft_wrap=True)
 
     def result(self, document: Any, show: Callable[[], None]) -> None:
         """The command's result: ``document`` as JSON, or whatever ``show`` prints."""
@@ -77,16 +88,18 @@ class Output:
 
     def say(self, text: str) -> None:
         """A line of the result, on standard output."""
-        self.out.print(Text(clean(text)), soft_wrap=True)
+        self.out.print(_text(text), soft_wrap=True)
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, err: bool = False) -> None:
         """A table whose cells are never cut off and never read as markup."""
+        from rich.table import Table
+
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in columns:
             longest = max((len(word) for word in column.split()), default=0)  # a title breaks at spaces only
-            table.add_column(Text(column), overflow="fold", min_width=longest)
+            table.add_column(_text(column), overflow="fold", min_width=longest)
         for row in rows:
-            table.add_row(*(Text(clean(cell(value)), style=_STYLES.get(str(value), "")) for value in row))
+            table.add_row(*(_text(cell(value), _STYLES.get(str(value), "")) for value in row))
         (self.err if err else self.out).print(table)
 
     def fail(self, error: BaseException) -> int:
@@ -104,7 +117,16 @@ class Output:
 _STYLES = {"ok": "green", "✓": "green", "warn": "yellow", "fail": "bold red", "✗": "bold red"}
 
 
+def _text(text: str, style: str = "") -> Text:
+    """Text that rich prints as it is."""
+    from rich.text import Text
+
+    return Text(clean(text), style=style)
+
+
 def _console(stream: Any) -> Console:
+    from rich.console import Console
+
     console = Console(file=stream, highlight=False)
     if not console.is_terminal:
         console.width = 160  # nobody's window; long enough to keep rows on a line

@@ -1,0 +1,88 @@
+"""Groups of commands that are imported when they are wanted, so that none waits for the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, ClassVar, TypeAlias
+
+import typer
+from typer.core import TyperGroup
+
+SETTINGS = {"help_option_names": ["-h", "--help"]}
+
+
+@dataclass(frozen=True)
+class Command:
+    """A function of a module in `memkit.cli`; the summary is the first paragraph of its docstring."""
+
+    module: str
+    function: str
+    summary: str
+
+    def load(self, name: str) -> Any:
+        """The command that typer makes of the function."""
+        app = typer.Typer(
+            add_completion=False,
+            rich_markup_mode=None,
+            pretty_exceptions_enable=False,
+            context_settings=SETTINGS,
+        )
+        app.command(name)(getattr(import_module(f"memkit.cli.{self.module}"), self.function))
+        return typer.main.get_command(app)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Commands below a command."""
+
+    summary: str
+    commands: Commands
+
+    def load(self, name: str) -> Any:
+        """The group that typer makes of them."""
+        app = group(name, self.summary, {"Commands": self.commands}, lambda: None, add_completion=False)
+        return typer.main.get_command(app)
+
+
+Commands: TypeAlias = Mapping[str, Command | Group]
+
+
+def group(
+    name: str, text: str, headings: Mapping[str, Commands], callback: Callable[..., None], **settings: Any
+) -> typer.Typer:
+    """An application whose help shows commands under ``headings``."""
+
+    class Lazy(_Lazy):
+        table = headings
+
+    app = typer.Typer(
+        name=name,
+        cls=Lazy,
+        help=text,
+        rich_markup_mode=None,  # drawing boxes takes longer than all else that --help does
+        pretty_exceptions_enable=False,
+        context_settings=SETTINGS,
+        **settings,
+    )
+    app.callback(invoke_without_command="epilog" in settings)(callback)
+    return app
+
+
+class _Lazy(TyperGroup):
+    table: ClassVar[Mapping[str, Commands]] = {}
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [name for commands in self.table.values() for name in commands]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        for commands in self.table.values():
+            if cmd_name in commands:
+                return commands[cmd_name].load(cmd_name)
+        return None
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        for heading, commands in self.table.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name, each.summary) for name, each in commands.items()])
