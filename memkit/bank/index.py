@@ -15,7 +15,9 @@ from memkit.errors import BankError, ConfigError, MissingExtraError
 # `memkit bench route` measures both kinds of search: exact search stays below the few milliseconds
 # that nobody notices before an answer up to here, and misses nothing.
 EXACT_BELOW = 20_000  # vectors of a tenant
-PROBED_SHARE = 6  # one in so many lists of an inverted file is searched
+# Of an inverted file's lists. What exact search finds, it is to find, too: a fifth of the lists would be four
+# times as fast, and miss one memory in ten.
+PROBED_SHARE = 0.8
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def _inverted(flat: Any, vectors: Vectors) -> Any:
     lists = max(int(2 * len(vectors) ** 0.5), 1)
     index = faiss.IndexIVFFlat(flat, vectors.shape[1], lists, faiss.METRIC_INNER_PRODUCT)
     index.cp.niter, index.cp.max_points_per_centroid, index.cp.min_points_per_centroid = 8, 64, 1
-    index.nprobe = max(lists // PROBED_SHARE, min(lists, 16))
+    index.nprobe = max(int(PROBED_SHARE * lists), min(lists, 16))
     index.train(vectors)
     index.set_direct_map_type(faiss.DirectMap.Array)  # to read single vectors again
     return index

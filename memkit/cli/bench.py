@@ -22,7 +22,7 @@ def bench_compile(
     source: Records = "generated:3",
     ratio: Annotated[float, typer.Option(metavar="R", help="Context tokens per artifact token.")] = 16.0,
     paper_steps: Annotated[
-        int, typer.Option(metavar="N", help="How many of the paper's 22,500 steps to run.")
+        int, typer.Option(metavar="N", help="How many of the paper's 22,500 steps to run; 0: lengths alone.")
     ] = 22_500,
     tokens: Annotated[
         str, typer.Option(metavar="N,...", help="Also measure the cost of texts of these lengths.")

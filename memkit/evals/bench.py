@@ -7,18 +7,16 @@ report come from one run on one machine; compare ratios, not seconds of differen
 from __future__ import annotations
 
 import multiprocessing
-import os
-import platform
 import resource
 import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from memkit.errors import ConfigError
 from memkit.evals import records
+from memkit.evals.timing import matrix_rate, stamp
 
 KEPT = ("n", "retention", "retention_ci95", "compile_s", "compile_steps", "compile_flops", "failed")
 PAPER_STEPS = 22_500  # 45 epochs of 4,000 samples in batches of 8 (LCC, Appendix A)
@@ -26,7 +24,7 @@ PAPER_STEPS = 22_500  # 45 epochs of 4,000 samples in batches of 8 (LCC, Appendi
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """``paper_steps`` of the paper's 22,500 are run; its FLOPs are those of all of them.
+    """``paper_steps`` of the paper's 22,500 are run; its FLOPs are those of all of them. None: lengths alone.
 
     Every step of a preset costs the same, so its FLOPs are exact; its retention is that of the
     steps that were run. ``lengths`` (tokens) adds rows of ``length_steps`` steps a phase and segment.
@@ -41,7 +39,7 @@ class BenchConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 1 <= self.paper_steps <= PAPER_STEPS:
+        if not (0 if self.lengths else 1) <= self.paper_steps <= PAPER_STEPS:
             raise ConfigError(f"paper_steps must be in [1, {PAPER_STEPS}], got {self.paper_steps}")
         if self.ratio < 1 or any(length < 1 for length in self.lengths) or self.length_steps < 1:
             raise ConfigError("the ratio, every length and length_steps must be at least 1")
@@ -53,34 +51,40 @@ Progress = Callable[[str, int, int], None]
 def bench(config: BenchConfig, progress: Progress = lambda label, done, total: None) -> dict[str, Any]:
     """Measure; returns ``{"rows": [...]}`` with the rows ``fast``, ``paper`` and one per length.
 
-    ``flops_ratio_vs_paper`` is the share of the paper's training FLOPs, ``retention_ratio_vs_paper``
-    the retention divided by the paper's (None where the paper's is nothing).
+    ``floor_s`` are the FLOPs at the rate of a matrix product, which is measured in the same run, and
+    ``of_rate`` its share of the time that was taken. ``flops_ratio_vs_paper`` is the share of the paper's
+    training FLOPs, ``retention_ratio_vs_paper`` the retention divided by the paper's (None where the
+    paper's is nothing).
     """
     jobs: list[tuple[str, Callable[..., dict[str, Any]], tuple[Any, ...]]] = [
         ("fast", _compile_records, (config, {})),
         ("paper", _paper, (config,)),
     ]
+    jobs = jobs if config.paper_steps else []
     jobs += [(f"{n} tokens", _compile_length, (config, n)) for n in config.lengths]
     rows = list[dict[str, Any]]()
     for done, (name, work, arguments) in enumerate(jobs):
         progress(name, done, len(jobs))
         rows.append({"row": name, **_apart(work, *arguments)})
     progress("done", len(jobs), len(jobs))
-    fast, paper = rows[:2]
-    for row in (fast, paper):
-        row["flops_ratio_vs_paper"] = row["compile_flops"] / paper["compile_flops"]
-        kept = paper["retention"]
-        row["retention_ratio_vs_paper"] = row["retention"] / kept if kept and row["retention"] else None
+    if config.paper_steps:
+        _compare(*rows[:2])
     return {
         "bench": "compile",
         "model": config.model,
         "source": config.source.rpartition("/")[2],
         "ratio": config.ratio,
         "seed": config.seed,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "date": datetime.now(UTC).date().isoformat(),
+        **stamp(),
         "rows": rows,
     }
+
+
+def _compare(fast: dict[str, Any], paper: dict[str, Any]) -> None:
+    for row in (fast, paper):
+        row["flops_ratio_vs_paper"] = row["compile_flops"] / paper["compile_flops"]
+        kept = paper["retention"]
+        row["retention_ratio_vs_paper"] = row["retention"] / kept if kept and row["retention"] else None
 
 
 def _apart(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
@@ -152,7 +156,7 @@ def _compile_length(config: BenchConfig, tokens: int) -> dict[str, Any]:
     from memkit.evals.ttft import filler
 
     engine = TransformersEngine(config.model)
-    before = _peak_bytes()
+    rate, before = matrix_rate(engine.base.model.dtype), _peak_bytes()
     phases = ("steps", "kv_steps", "together_steps")
     steps = dict.fromkeys(phases, config.length_steps) | {"warmup": 0}
     made = LCC({"ratio": config.ratio, "self_study": 16, **steps}).compile(
@@ -164,6 +168,8 @@ def _compile_length(config: BenchConfig, tokens: int) -> dict[str, Any]:
         "compile_steps": made.steps,
         "compile_flops": made.flops,
         "flops_per_token": made.flops / tokens,
+        "floor_s": made.flops / rate,
+        "of_rate": made.flops / rate / made.seconds,
         "artifact_bytes": len(made.data),
         **_memory(before),
     }

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
-import platform
 import random
 import sqlite3
 import statistics
@@ -20,7 +19,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +29,7 @@ from memkit.bank import Bank, Said
 from memkit.bank.blobs import sync_folder
 from memkit.document import Document, Span
 from memkit.errors import BankBusyError, NotFoundError
+from memkit.evals.timing import stamp
 
 DIM = 384
 TENANT = "bench"
@@ -66,8 +65,7 @@ def bench(config: BankConfig, progress: Progress = lambda label, done, total: No
     return {
         "bench": "bank",
         "seed": config.seed,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "date": datetime.now(UTC).date().isoformat(),
+        **stamp(),
         "rows": rows,
     }
 

@@ -5,11 +5,8 @@ Each record is compiled once; the same memory is then stored in every form and a
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from statistics import fmean
 from typing import Any
 
@@ -21,6 +18,7 @@ from memkit.engine.transformers import TransformersEngine
 from memkit.errors import ConfigError
 from memkit.evals import records
 from memkit.evals.measure import Measurer
+from memkit.evals.timing import stamp
 from memkit.quantize import STORED, Stored, quantized
 
 Progress = Callable[[str, int, int], None]
@@ -117,7 +115,6 @@ def _report(
         "source": config.source,
         "ratio": config.ratio,
         "seed": config.seed,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "date": datetime.now(UTC).date().isoformat(),
+        **stamp(),
         "rows": rows,
     }

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from memkit.artifact import Artifact, Manifest, Provenance
 from memkit.errors import ArtifactError, ConfigError
+from memkit.evals.timing import stamp
 from memkit.quantize import quantized
 
 Progress = Callable[[str, int, int], None]
@@ -50,8 +48,7 @@ def bench(config: CodecConfig, progress: Progress = lambda label, done, total: N
     return {
         "bench": "codec",
         "seed": config.seed,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "date": datetime.now(UTC).date().isoformat(),
+        **stamp(),
         "rows": [{"row": "codec", "cases": config.cases, **{name: found[name] for name in names}}],
     }
 

@@ -6,17 +6,15 @@ the other. Starting workers and loading their models is counted: a nightly run d
 
 from __future__ import annotations
 
-import os
-import platform
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from memkit.errors import MissingExtraError
 from memkit.evals import records
+from memkit.evals.timing import stamp
 from memkit.recompile.advice import AdvisorConfig
 from memkit.recompile.executors import executor
 from memkit.recompile.plan import Scope, plan
@@ -55,8 +53,7 @@ def bench(config: RecompileConfig, progress: Progress = lambda label, done, tota
         "bench": "recompile",
         "model": config.model,
         "seed": config.seed,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "date": datetime.now(UTC).date().isoformat(),
+        **stamp(),
         "rows": rows,
     }
 

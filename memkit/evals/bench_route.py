@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ from memkit.bank.index import EXACT_BELOW, Chunk, TenantIndex
 from memkit.bank.records import Vectors
 from memkit.document import Document, Span
 from memkit.errors import ConfigError
+from memkit.evals.timing import stamp
 
 TENANT = "benchmark"
 TOP = 8  # memories
@@ -254,6 +252,5 @@ def _report(name: str, about: dict[str, Any]) -> dict[str, Any]:
     return {
         "bench": name,
         **about,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "date": datetime.now(UTC).date().isoformat(),
+        **stamp(),
     }

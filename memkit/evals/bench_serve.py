@@ -5,8 +5,6 @@ It starts servers of its own, in the environment that `memkit.evals.sglang_serve
 
 from __future__ import annotations
 
-import os
-import platform
 import statistics
 import tempfile
 import time
@@ -14,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +22,7 @@ from memkit.engine.sglang_workers import SGLangConfig
 from memkit.engine.transformers import TransformersEngine
 from memkit.evals.serve_kit import KINDS, RANK, Item, Maker, Shelf, reference_said
 from memkit.evals.sglang_server import SGLANG, Server, servers
+from memkit.evals.timing import stamp
 from memkit.evals.ttft import filler
 from memkit.models.loading import locate
 from memkit.serving.flags import ServerFlags
@@ -98,8 +96,7 @@ def bench(config: ServeConfig, progress: Progress = lambda label, done, total: N
         "engine": "sglang",
         "sglang": SGLANG,
         "config": asdict(config),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, no GPU",
-        "date": datetime.now(UTC).date().isoformat(),
+        **stamp("no GPU"),
         "rows": rows,
     }
 

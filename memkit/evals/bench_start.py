@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import statistics
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from memkit.errors import ConfigError
-from memkit.evals.ttft import interleaved
+from memkit.evals.timing import interleaved, stamp
 
 Progress = Callable[[str, int, int], None]
 ROWS = {
@@ -50,8 +47,7 @@ def bench(config: StartConfig, progress: Progress = lambda label, done, total: N
     ]
     return {
         "bench": "start",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "date": datetime.now(UTC).date().isoformat(),
+        **stamp(),
         "rows": rows,
     }
 

@@ -7,13 +7,10 @@ left, in exports, in a backup made later, and in every byte of the bank's files.
 
 from __future__ import annotations
 
-import os
-import platform
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,7 @@ from memkit.engine.base import Request
 from memkit.errors import CompileError, VerificationError
 from memkit.evals import metrics, records
 from memkit.evals.records import Asked, Record
+from memkit.evals.timing import stamp
 from memkit.memory import Memory
 from memkit.router.gate import GateConfig, GateName
 from memkit.signing import Signer, generate
@@ -82,8 +80,7 @@ def bench(config: ForgetConfig, progress: Progress = lambda label, done, total: 
         "model": config.model,
         "fingerprint": fingerprint,
         "seed": config.seed,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "date": datetime.now(UTC).date().isoformat(),
+        **stamp(),
         "rows": rows,
     }
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import copy
 import itertools
-import os
-import platform
 import tempfile
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from unittest import SkipTest
 
 from memkit.errors import ConfigError, MissingExtraError
+from memkit.evals.timing import stamp
 from memkit.server.config import ServerConfig
 from memkit.server.testing import Served, served
 from memkit.testing import TEXT, TINY_OPTIONS, build_tiny_model
@@ -98,11 +96,10 @@ def bench(config: FuzzConfig, progress: Progress = lambda label, done, total: No
         "not_as_described": len(fuzz.failures) - failed,
         "statuses": {str(status): count for status, count in sorted(fuzz.statuses.items())},
     }
-    machine = f"{platform.machine()}, {os.cpu_count()} cores"
-    about = {"bench": "fuzz", "seed": config.seed, "machine": machine}
     return {
-        **about,
-        "date": datetime.now(UTC).date().isoformat(),
+        "bench": "fuzz",
+        "seed": config.seed,
+        **stamp(),
         "rows": [row],
         "failures": fuzz.failures[:20],
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import platform
 import random
 import re
 import subprocess
@@ -16,7 +15,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
@@ -27,6 +25,7 @@ import httpx2
 from memkit.bank import Bank
 from memkit.errors import ConfigError, EngineError
 from memkit.evals.overhead import overhead
+from memkit.evals.timing import stamp
 from memkit.models.nano import words
 from memkit.server.config import ServerConfig
 from memkit.server.testing import Served
@@ -108,9 +107,8 @@ def bench(config: LoadConfig, progress: Progress = lambda label, done, total: No
         **alone,
         "load_average_before": busy,
     }
-    machine = f"{platform.machine()}, {os.cpu_count()} cores"
-    about = {"bench": "load", "model": config.model, "seed": config.seed, "machine": machine}
-    return {**about, "date": datetime.now(UTC).date().isoformat(), "rows": [row]}
+    about = {"bench": "load", "model": config.model, "seed": config.seed, **stamp()}
+    return {**about, "rows": [row]}
 
 
 def _tenants(config: LoadConfig, rng: random.Random) -> list[Tenant]:

@@ -6,12 +6,10 @@ their ratios.
 
 from __future__ import annotations
 
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import torch
@@ -23,6 +21,7 @@ from memkit.document import Document
 from memkit.engine import kv
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import ConfigError
+from memkit.evals.timing import stamp
 from memkit.evals.ttft import QUESTION, filler
 
 Progress = Callable[[str, int, int], None]
@@ -151,7 +150,6 @@ def bench(config: LoraConfig, progress: Progress = lambda label, done, total: No
     return {
         "bench": "lora",
         "model": engine.base.name,
-        "machine": f"{platform.machine()}, {engine.base.model.device}, {torch.get_num_threads()} threads",
-        "date": datetime.now(UTC).date().isoformat(),
+        **stamp(str(engine.base.model.device), f"{torch.get_num_threads()} threads"),
         "rows": rows,
     }

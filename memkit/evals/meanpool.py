@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import html
 import io
-import os
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from memkit.compilers.meanpool import checkpoint
@@ -23,6 +20,7 @@ from memkit.engine.trained import Trained
 from memkit.errors import ConfigError, MissingExtraError
 from memkit.evals import records
 from memkit.evals.page import STYLE
+from memkit.evals.timing import stamp
 from memkit.models.loading import LoadedModel, load
 
 Progress = Callable[[str, int, int], None]
@@ -65,8 +63,7 @@ def study(config: MeanPoolStudy, progress: Progress = lambda label, done, total:
             rows.append(_row(row, used, base, texts, config.seed))
     gained(rows)
     table: dict[str, Any] = {"model": config.model, "source": config.source, "seed": config.seed}
-    table |= {"study": "meanpool", "ratio": config.ratio, "date": datetime.now(UTC).date().isoformat()}
-    table |= {"machine": f"{platform.machine()}, {os.cpu_count()} cores", "rows": rows}
+    table |= {"study": "meanpool", "ratio": config.ratio, **stamp(), "rows": rows}
     if config.needles:
         progress("needles", len(stages), len(stages))
         furthest = _frozen(checkpoint.load(found[0], base))

@@ -7,11 +7,8 @@ documents; all rows but the candidates' are of the rest.
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ from memkit.engine.transformers import TransformersEngine, prompt_of
 from memkit.errors import ConfigError
 from memkit.evals import gating, metrics
 from memkit.evals.gating import ANSWER_TOKENS, TENANT, Query, Sources
+from memkit.evals.timing import stamp
 from memkit.evals.work import Work
 from memkit.memory import Memory
 from memkit.router import fit
@@ -275,8 +273,7 @@ def study(
         "source": config.sources.source.rpartition("/")[2],
         "seed": config.sources.seed,
         "records": len(loaded[0]),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {engine.base.model.device.type}",
-        "date": datetime.now(UTC).date().isoformat(),
+        **stamp(engine.base.model.device.type),
         "calibrations": reports,
         "rows": rows,
     }

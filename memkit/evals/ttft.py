@@ -6,18 +6,12 @@ arithmetic allows.
 
 from __future__ import annotations
 
-import os
-import platform
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from memkit.artifact import Artifact
 from memkit.compilers.lcc import LCC
@@ -25,6 +19,7 @@ from memkit.document import Document
 from memkit.engine.base import Handle, Request
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import ConfigError
+from memkit.evals.timing import interleaved, matrix_rate, stamp
 from memkit.evals.work import Work
 from memkit.models.nano.documents import Generator
 
@@ -32,7 +27,6 @@ Progress = Callable[[str, int, int], None]
 QUESTION = "Where does Mira live?"
 # What the artifact knows does not change how fast it is read: one step is enough.
 OPTIONS = {"steps": 1, "kv_steps": 0, "self_study": 0, "agnostic": 1, "answer_tokens": 1, "warmup": 0}
-MATRIX = 1024  # rows and columns of the products that the matrix rate is measured with
 
 
 @dataclass(frozen=True)
@@ -64,8 +58,7 @@ def bench(config: TtftConfig, progress: Progress = lambda label, done, total: No
     return {
         "bench": "ttft",
         "model": config.model,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "date": datetime.now(UTC).date().isoformat(),
+        **stamp(),
         "matrix_gflops": rate / 1e9,
         "rows": rows,
     }
@@ -116,27 +109,6 @@ def _row(engine: TransformersEngine, tokens: int, config: TtftConfig, rate: floa
 
 def _first(engine: TransformersEngine, handle: Handle | None = None, context: str | None = None) -> None:
     list(engine.generate([Request(QUESTION, handle=handle, context=context, max_tokens=1)]))
-
-
-def interleaved(calls: Sequence[Callable[[], object]], repeats: int) -> list[list[float]]:
-    """Milliseconds of each call, in turn, after one round that is not counted."""
-    for call in calls:
-        call()
-    rounds = [[_time(call) for call in calls] for _ in range(repeats)]
-    return [list(column) for column in zip(*rounds, strict=True)]
-
-
-def _time(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    call()
-    return (time.perf_counter() - started) * 1000
-
-
-def matrix_rate(dtype: torch.dtype, repeats: int = 9) -> float:
-    """FLOPs a second of a matrix product, the median of some."""
-    a, b = (torch.randn(MATRIX, MATRIX).to(dtype) for _ in range(2))
-    (times,) = interleaved([lambda: a @ b], repeats)
-    return 2 * MATRIX**3 / (statistics.median(times) / 1000)
 
 
 def filler(engine: TransformersEngine, tokens: int) -> str:

@@ -7,8 +7,6 @@ view, and how many of either tell what is no longer so.
 
 from __future__ import annotations
 
-import os
-import platform
 import random
 import tempfile
 from collections import Counter
@@ -21,6 +19,7 @@ from typing import Any
 from memkit.bank import Said
 from memkit.engine.base import Request
 from memkit.evals import metrics
+from memkit.evals.timing import stamp
 from memkit.memory import Memory
 from memkit.recompile.advice import AdvisorConfig
 from memkit.recompile.executors import Here
@@ -88,8 +87,7 @@ def bench(config: YearConfig, progress: Progress = lambda label, done, total: No
         "bench": "year",
         **{name: getattr(config, name) for name in ("model", "users", "nights", "facts", "changes", "keep")},
         "seed": config.seed,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "date": datetime.now(UTC).date().isoformat(),
+        **stamp(),
         "rows": [*rows, {"row": "nights", "compilations": dict(outcomes), **_growth(storage)}],
         "storage": storage,
     }

@@ -1,0 +1,45 @@
+"""How all benchmarks time things, and the limits of the machine that they compare with."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+MATRIX = 1024  # rows and columns of the products that the matrix rate is measured with
+
+
+def stamp(*more: str) -> dict[str, str]:
+    """Where and when something was measured; ``more`` tells more of the machine."""
+    machine = ", ".join([platform.machine(), f"{os.cpu_count()} cores", *more])
+    return {"machine": machine, "date": datetime.now(UTC).date().isoformat()}
+
+
+def interleaved(calls: Sequence[Callable[[], object]], repeats: int) -> list[list[float]]:
+    """Milliseconds of each call, in turn, after one round that is not counted."""
+    for call in calls:
+        call()
+    rounds = [[_time(call) for call in calls] for _ in range(repeats)]
+    return [list(column) for column in zip(*rounds, strict=True)]
+
+
+def matrix_rate(dtype: torch.dtype, repeats: int = 9) -> float:
+    """FLOPs a second of a matrix product, the median of some."""
+    import torch
+
+    a, b = (torch.randn(MATRIX, MATRIX).to(dtype) for _ in range(2))
+    (times,) = interleaved([lambda: a @ b], repeats)
+    return 2 * MATRIX**3 / (statistics.median(times) / 1000)
+
+
+def _time(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return (time.perf_counter() - started) * 1000
