@@ -39,6 +39,13 @@ def matrix_rate(dtype: torch.dtype, repeats: int = 9) -> float:
     return 2 * MATRIX**3 / (statistics.median(times) / 1000)
 
 
+def copy_rate(nbytes: int = 1 << 24, repeats: int = 9) -> float:
+    """Bytes a second of a copy in memory, the median of some."""
+    data = bytes(nbytes)
+    (times,) = interleaved([lambda: bytearray(data)], repeats)
+    return nbytes / (statistics.median(times) / 1000)
+
+
 def _time(call: Callable[[], object]) -> float:
     started = time.perf_counter()
     call()

@@ -1,4 +1,4 @@
-"""Time to the first token: an artifact from disk against reading the whole text again.
+"""Time to the first token: an artifact from a bank against reading the whole text again.
 
 Both sides run interleaved in one process; the figure that matters is their ratio, beside the one that the
 arithmetic allows.
@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memkit.artifact import Artifact
+import numpy as np
+
+from memkit.bank import Bank
 from memkit.compilers.lcc import LCC
-from memkit.document import Document
+from memkit.document import Document, Span
 from memkit.engine.base import Handle, Request
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import ConfigError
@@ -24,6 +26,7 @@ from memkit.evals.work import Work
 from memkit.models.nano.documents import Generator
 
 Progress = Callable[[str, int, int], None]
+TENANT = "benchmark"
 QUESTION = "Where does Mira live?"
 # What the artifact knows does not change how fast it is read: one step is enough.
 OPTIONS = {"steps": 1, "kv_steps": 0, "self_study": 0, "agnostic": 1, "answer_tokens": 1, "warmup": 0}
@@ -46,9 +49,9 @@ class TtftConfig:
 def bench(config: TtftConfig, progress: Progress = lambda label, done, total: None) -> dict[str, Any]:
     """Measure; returns ``{"bench": "ttft", "rows": [...]}`` with a row for each length.
 
-    ``cold_ms``: the artifact is opened, attached and answered from; ``warm_ms``: it is attached already;
-    ``full_ms``: the text is read. ``ratio`` is full over cold, ``ideal`` that of their FLOPs, ``floor_ms``
-    the FLOPs of the cold path at the rate of a matrix product, which is measured in the same run.
+    ``cold_ms``: an artifact is read from a bank, attached and answered from; ``warm_ms``: it is attached
+    already; ``full_ms``: the text is read. ``ratio`` is full over cold, ``ideal`` that of their FLOPs,
+    ``floor_ms`` the FLOPs of the cold path at the rate of a matrix product measured in the same run.
     """
     engine = TransformersEngine(config.model)
     rows, rate = list[dict[str, Any]](), matrix_rate(engine.base.model.dtype)
@@ -66,16 +69,18 @@ def bench(config: TtftConfig, progress: Progress = lambda label, done, total: No
 
 def _row(engine: TransformersEngine, tokens: int, config: TtftConfig, rate: float) -> dict[str, Any]:
     text = filler(engine, tokens)
-    made = LCC({**OPTIONS, "ratio": config.ratio}).compile(Document(text), engine.base, tenant="benchmark")
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "memory.mka"
-        file.write_bytes(made.data)
-        with Artifact.open(file) as artifact:
+    document = Document(text)
+    made = LCC({**OPTIONS, "ratio": config.ratio}).compile(document, engine.base, tenant=TENANT)
+    with tempfile.TemporaryDirectory() as folder, Bank(Path(folder)) as bank:
+        vector = np.ones((1, 1), dtype=np.float32)  # nothing is searched for
+        memory_id = bank.remember(TENANT, document, [Span(0, len(text))], vector).id
+        bank.publish(TENANT, memory_id, made.data)
+        with bank.artifact(TENANT, memory_id) as artifact:
             kept = engine.attach(artifact)
 
         def cold() -> None:
             engine.detach(kept)
-            with Artifact.open(file) as artifact:
+            with bank.artifact(TENANT, memory_id) as artifact:
                 _first(engine, handle=engine.attach(artifact))
 
         def warm() -> None:
