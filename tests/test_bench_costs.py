@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
-from memkit.errors import ConfigError
-from memkit.evals import bench_codec, bench_start, report, ttft
+from memkit.errors import ConfigError, ModelError
+from memkit.evals import bench_codec, bench_start, figures, report, ttft
+from memkit.evals.bench import BenchConfig, bench
+from memkit.models import shapes
+from memkit.models.loading import load
 
 Cli = Callable[..., Any]
 
@@ -45,3 +48,50 @@ def test_damaged_artifacts_are_refused(tmp_path: Path) -> None:
     assert (row["other_errors"], row["accepted"]) == (0, 0)
     with pytest.raises(ConfigError):
         bench_codec.CodecConfig(0)
+
+
+def test_a_shape_is_compiled_at_a_share_of_the_matrix_rate() -> None:
+    result = bench(BenchConfig(model="shape:tiny", ratio=8.0, paper_steps=0, lengths=(60,), length_steps=1))
+    (row,) = result["rows"]
+    assert row["floor_s"] == pytest.approx(row["of_rate"] * row["compile_s"])
+    assert 0 < row["of_rate"] < 1
+    with pytest.raises(ConfigError, match="paper_steps"):
+        BenchConfig(paper_steps=0)
+
+
+def test_shapes_have_the_sizes_of_their_models() -> None:
+    assert load("shape:tiny").fingerprint == load("shape:tiny").fingerprint
+    with pytest.raises(ModelError, match=r"shape:qwen2\.5-7b"):
+        load("shape:none")
+    sizes = {name: sum(p.numel() for p in _meta(name).parameters()) for name in shapes.SHAPES}
+    assert 7.6e9 < sizes["qwen2.5-7b"] < 7.7e9
+    assert 1.34e8 < sizes["smollm2-135m"] < 1.35e8
+
+
+def _meta(name: str) -> Any:
+    """Without the memory for its weights."""
+    import torch
+
+    return shapes.build(name, "meta", torch.bfloat16)
+
+
+def test_ratios_are_drawn(cli: Cli, tmp_path: Path) -> None:
+    plot = tmp_path / "route.svg"
+    assert cli("bench", "route", "--memories", "30", "--queries", "3", "--plot", plot).code == 0
+    drawn = plot.read_text()
+    assert drawn.startswith("<?xml")
+    assert all(words in drawn for words in ("raw FAISS = 1", "recall", "memkit bench route"))
+    with pytest.raises(ConfigError, match="--plot"):
+        figures.bars({"bench": "crash", "rows": [{"row": "crash", "lost": 0}]})
+    assert cli("bench", "start", "--repeats", "1", "--plot", tmp_path / "none" / "x.svg").code == 2
+
+
+def test_without_a_gpu(cli: Cli) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    for name in ("ttft", "compile"):
+        done = cli("bench", name, "--gpu")
+        assert done.code == 2
+        assert "needs a GPU" in done.err

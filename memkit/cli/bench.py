@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from memkit.cli.evaluate import check_writable, numbers, write_json
+from memkit.cli.evaluate import numbers
+from memkit.cli.measuring import GPU_MODEL, Gpu, Plot, Progress, Quick, measured, require_gpu
 from memkit.cli.options import Model, Options, Out, Records, Seed, compiler_options, quiet_libraries
-from memkit.cli.output import Output
-from memkit.cli.progress import progress
 from memkit.errors import ConfigError
-
-Progress = Callable[[str, int, int], None]
-QUICK = {"source": "generated:1", "paper_steps": 50}
 
 
 def bench_compile(
@@ -27,47 +22,25 @@ def bench_compile(
     tokens: Annotated[
         str, typer.Option(metavar="N,...", help="Also measure the cost of texts of these lengths.")
     ] = "",
-    quick: Annotated[
-        bool, typer.Option("--quick", help="One document, and 50 of the paper's steps.")
-    ] = False,
+    quick: Quick = False,
+    gpu: Gpu = False,
+    plot: Plot = None,
     seed: Seed = 0,
     model: Model = "nano",
     json: Out = None,
 ) -> None:
     """Measure what a compilation costs: the fast recipe beside the paper's, and by length."""
-    output = Output(json == "-")
-    if json not in (None, "-"):
-        check_writable(Path(json))
     quiet_libraries()
     from memkit.evals.bench import BenchConfig, bench
 
-    settings = {"source": source, "paper_steps": paper_steps} | (QUICK if quick else {})
+    if quick:
+        source, paper_steps, tokens = "generated:1", 50, "500"
+    if gpu:
+        require_gpu()
+        model, paper_steps, tokens = GPU_MODEL, 0, "8000"
     lengths = tuple(int(n) for n in numbers(tokens, "--tokens"))
-    config = BenchConfig(model=model, ratio=ratio, lengths=lengths, seed=seed, **settings)  # type: ignore[arg-type]
-    with progress(output) as report:
-        result = bench(config, progress=lambda label, done, total: report(label, "", done, total))
-    if json not in (None, "-"):
-        write_json(Path(json), result)
-    _show(output, result)
-
-
-def _show(output: Output, result: dict[str, Any]) -> None:
-    names = list(dict.fromkeys(name for row in result["rows"] for name in row))
-    output.result(
-        result, lambda: output.table(names, [[row.get(n) for n in names] for row in result["rows"]])
-    )
-
-
-def _measured(json: str | None, run: Callable[[Progress], dict[str, Any]]) -> None:
-    """Run a bench under a progress display, write and show its rows."""
-    output = Output(json == "-")
-    if json not in (None, "-"):
-        check_writable(Path(json))
-    with progress(output) as report:
-        result = run(lambda label, done, total: report(label, "", done, total))
-    if json not in (None, "-"):
-        write_json(Path(json), result)
-    _show(output, result)
+    config = BenchConfig(source, model, ratio, paper_steps, lengths, seed=seed)
+    measured(json, lambda report: bench(config, report), plot)
 
 
 def bench_route(
@@ -75,14 +48,16 @@ def bench_route(
     chunks: Annotated[int, typer.Option(min=1, metavar="N", help="Vectors of a memory.")] = 4,
     dim: Annotated[int, typer.Option(min=1, metavar="N", help="Width of a vector.")] = 384,
     queries: Annotated[int, typer.Option(min=1, metavar="N")] = 200,
+    quick: Quick = False,
+    plot: Plot = None,
     seed: Seed = 0,
     json: Out = None,
 ) -> None:
     """Measure what finding memories costs, exactly and approximately, beside raw FAISS; no embedding."""
     from memkit.evals.bench_route import RouteConfig, route
 
-    config = RouteConfig(memories, chunks, dim, queries, seed)
-    _measured(json, lambda report: route(config, report))
+    config = RouteConfig(*((1000, 4, 384, 50) if quick else (memories, chunks, dim, queries)), seed)
+    measured(json, lambda report: route(config, report), plot)
 
 
 def bench_gate(
@@ -90,6 +65,8 @@ def bench_gate(
     ratio: Annotated[float, typer.Option(metavar="R", help="Context tokens per artifact token.")] = 16.0,
     candidates: Annotated[str, typer.Option(metavar="N,...", help="How many to probe.")] = "1,2,4,8,16",
     repeats: Annotated[int, typer.Option(min=1, metavar="N")] = 9,
+    quick: Quick = False,
+    plot: Plot = None,
     model: Model = "nano",
     json: Out = None,
 ) -> None:
@@ -97,8 +74,8 @@ def bench_gate(
     quiet_libraries()
     from memkit.evals.bench_route import gate
 
-    counts = tuple(int(n) for n in numbers(candidates, "--candidates"))
-    _measured(json, lambda report: gate(model, tokens, ratio, counts, repeats, report))
+    counts = (1, 2, 4) if quick else tuple(int(n) for n in numbers(candidates, "--candidates"))
+    measured(json, lambda report: gate(model, tokens, ratio, counts, 3 if quick else repeats, report), plot)
 
 
 def bench_crash(
@@ -113,14 +90,15 @@ def bench_crash(
     """Kill writers at random instants and fault points, and count what is lost, damaged or left over."""
     from memkit.evals.crash import CrashConfig, crash
 
-    _measured(json, lambda report: crash(CrashConfig(kills, seed, database), report))
+    measured(json, lambda report: crash(CrashConfig(kills, seed, database), report))
 
 
 def bench_bank(
     memories: Annotated[int, typer.Option(min=1, metavar="N", help="Memories in the large bank.")] = 100_000,
     processes: Annotated[int, typer.Option(min=1, metavar="N", help="At once on one bank.")] = 8,
     operations: Annotated[int, typer.Option(min=1, metavar="N", help="Of each process.")] = 500,
-    quick: Annotated[bool, typer.Option("--quick", help="2,000 memories, 2 processes of 50.")] = False,
+    quick: Quick = False,
+    plot: Plot = None,
     seed: Seed = 0,
     json: Out = None,
 ) -> None:
@@ -129,7 +107,7 @@ def bench_bank(
 
     small = BankConfig(2000, 2, 50, 20, seed=seed)
     config = small if quick else BankConfig(memories, processes, operations, seed=seed)
-    _measured(json, lambda report: bench(config, report))
+    measured(json, lambda report: bench(config, report), plot)
 
 
 def bench_forget(
@@ -144,7 +122,7 @@ def bench_forget(
     from memkit.evals.forgetting import ForgetConfig, bench
 
     config = ForgetConfig(documents, model, compiler_options(option), seed)
-    _measured(json, lambda report: bench(config, report))
+    measured(json, lambda report: bench(config, report))
 
 
 def bench_year(
@@ -173,17 +151,16 @@ def bench_year(
             year.plot(result, plot)
         return result
 
-    _measured(json, run)
+    measured(json, run)
 
 
 def bench_serve(
     engine: Annotated[str, typer.Option("--engine", metavar="E", help="sglang.")] = "sglang",
-    quick: Annotated[
-        bool, typer.Option("--quick", help="A few pairs, 60 requests, one length: a few minutes.")
-    ] = False,
+    quick: Quick = False,
     only: Annotated[
         str, typer.Option("--only", metavar="PART,...", help="Of equality, mixed, overhead and ttft.")
     ] = "equality,mixed,overhead,ttft",
+    plot: Plot = None,
     seed: Seed = 0,
     model: Model = "nano",
     json: Out = None,
@@ -204,7 +181,7 @@ def bench_serve(
         config = replace(QUICK if quick else ServeConfig(), parts=parts, seed=seed, model=model)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    _measured(json, lambda report: bench(config, report))
+    measured(json, lambda report: bench(config, report), plot)
 
 
 def bench_recompile(
@@ -220,13 +197,16 @@ def bench_recompile(
     from memkit.evals.bench_recompile import RecompileConfig, bench
 
     config = RecompileConfig(memories, workers, model, compiler_options(option), seed)
-    _measured(json, lambda report: bench(config, report))
+    measured(json, lambda report: bench(config, report))
 
 
 def bench_ttft(
     tokens: Annotated[str, typer.Option(metavar="N,...", help="Lengths of the texts.")] = "500,1000,2000",
     ratio: Annotated[float, typer.Option(metavar="R", help="Context tokens per artifact token.")] = 16.0,
     repeats: Annotated[int, typer.Option(min=1, metavar="N")] = 15,
+    quick: Quick = False,
+    gpu: Gpu = False,
+    plot: Plot = None,
     model: Model = "nano",
     json: Out = None,
 ) -> None:
@@ -234,18 +214,24 @@ def bench_ttft(
     quiet_libraries()
     from memkit.evals.ttft import TtftConfig, bench
 
+    if quick:
+        tokens, repeats = "500", 5
+    if gpu:
+        require_gpu()
+        tokens, model = "4000,8000,16000,32000,64000,120000", GPU_MODEL
     config = TtftConfig(tuple(int(n) for n in numbers(tokens, "--tokens")), ratio, repeats, model)
-    _measured(json, lambda report: bench(config, report))
+    measured(json, lambda report: bench(config, report), plot)
 
 
 def bench_start(
     repeats: Annotated[int, typer.Option(min=1, metavar="N")] = 15,
+    plot: Plot = None,
     json: Out = None,
 ) -> None:
     """Measure what importing memkit and starting its command cost beside bare Python."""
     from memkit.evals.bench_start import StartConfig, bench
 
-    _measured(json, lambda report: bench(StartConfig(repeats), report))
+    measured(json, lambda report: bench(StartConfig(repeats), report), plot)
 
 
 def bench_bytes(
@@ -261,7 +247,7 @@ def bench_bytes(
     from memkit.evals.bench_bytes import BytesConfig, bench
 
     config = BytesConfig(source, ratio, model, compiler_options(option), seed)
-    _measured(json, lambda report: bench(config, report))
+    measured(json, lambda report: bench(config, report))
 
 
 def bench_lora(
@@ -280,7 +266,7 @@ def bench_lora(
         for text, name in ((tokens, "--tokens"), (documents, "--documents"))
     )
     config = LoraConfig(lengths, counts, repeats=repeats, model=model)
-    _measured(json, lambda report: bench(config, report))
+    measured(json, lambda report: bench(config, report))
 
 
 def bench_codec(
@@ -291,4 +277,4 @@ def bench_codec(
     """Decode damaged artifact files, and count those that are not refused as they should be."""
     from memkit.evals.bench_codec import CodecConfig, bench
 
-    _measured(json, lambda report: bench(CodecConfig(cases, seed), report))
+    measured(json, lambda report: bench(CodecConfig(cases, seed), report))

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from memkit.cli.bench import _measured
+from memkit.cli.measuring import measured
 from memkit.cli.options import Model, Out, Seed, quiet_libraries
 from memkit.errors import MissingExtraError
 
@@ -20,7 +20,7 @@ def bench_fuzz(
     """Send the HTTP server requests that fit its description, and others; count what it fails at."""
     quiet_libraries()
     fuzz = _served("fuzz")
-    _measured(json, lambda report: fuzz.bench(fuzz.FuzzConfig(cases, seed), report))
+    measured(json, lambda report: fuzz.bench(fuzz.FuzzConfig(cases, seed), report))
 
 
 def bench_load(
@@ -37,7 +37,7 @@ def bench_load(
     quiet_libraries()
     load = _served("load")
     config = load.LoadConfig(clients, seconds, remembers, forgets, tenants, model, seed)
-    _measured(json, lambda report: load.bench(config, report))
+    measured(json, lambda report: load.bench(config, report))
 
 
 def _served(name: str) -> Any:

@@ -7,7 +7,6 @@ answers, what reinforcement learning gained and how often answers quote the sour
 from __future__ import annotations
 
 import html
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +16,9 @@ from memkit.compilers.meanpool.evaluate import Evaluator, question_answering, re
 from memkit.compilers.meanpool.model import Compressor
 from memkit.compilers.meanpool.sources import Question, Text
 from memkit.engine.trained import Trained
-from memkit.errors import ConfigError, MissingExtraError
+from memkit.errors import ConfigError
 from memkit.evals import records
+from memkit.evals.figures import figure_of
 from memkit.evals.page import STYLE
 from memkit.evals.timing import stamp
 from memkit.models.loading import LoadedModel, load
@@ -126,20 +126,6 @@ def needles(
                 {"length": length, "depth": depth, "right": right / count, "full": full / count, "n": count}
             )
     return rows
-
-
-def figure_of(draw: Callable[[Any], None], size: tuple[float, float] = (7, 3.5)) -> str:
-    """An SVG of what ``draw`` puts into matplotlib's axes. Raises `MissingExtraError`."""
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "pip install 'memkit[eval]'") from error
-    with rc_context({"svg.hashsalt": "meanpool", "svg.fonttype": "none"}):
-        figure, buffer = Figure(figsize=size, layout="constrained"), io.StringIO()
-        draw(figure.subplots())
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
 
 
 def curves(points: Sequence[tuple[str, int, float]], title: str) -> str:

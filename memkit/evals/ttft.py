@@ -118,7 +118,8 @@ def _first(engine: TransformersEngine, handle: Handle | None = None, context: st
 
 def filler(engine: TransformersEngine, tokens: int) -> str:
     """Filler of exactly or nearly ``tokens`` tokens."""
-    generator, text = Generator(0), ""
-    while engine.count_tokens(text) < tokens:
-        text = f"{text} {generator.filler()}".strip()
-    return text
+    generator, sentences, counted = Generator(0), list[str](), 0
+    while counted < tokens:  # sentence by sentence: a long text is slow to count again and again
+        sentences.append(generator.filler())
+        counted += engine.count_tokens(f" {sentences[-1]}" if len(sentences) > 1 else sentences[-1])
+    return " ".join(sentences)

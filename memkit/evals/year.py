@@ -19,6 +19,7 @@ from typing import Any
 from memkit.bank import Said
 from memkit.engine.base import Request
 from memkit.evals import metrics
+from memkit.evals.figures import figure_of
 from memkit.evals.timing import stamp
 from memkit.memory import Memory
 from memkit.recompile.advice import AdvisorConfig
@@ -173,15 +174,10 @@ def _growth(storage: list[dict[str, int]]) -> dict[str, Any]:
 
 def plot(result: Mapping[str, Any], file: Path) -> None:
     """The bank's size by night, as an SVG."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        from memkit.errors import MissingExtraError
-
-        raise MissingExtraError("matplotlib", "pip install 'memkit[eval]'") from error
-    figure = Figure(figsize=(7, 3), layout="constrained")
-    axes = figure.subplots()
     nights = [point["night"] for point in result["storage"]]
-    axes.step(nights, [point["bytes"] / 1e6 for point in result["storage"]], where="post")
-    axes.set(xlabel="night", ylabel="MB", title=f"The bank of {result['users']} running memories", ylim=0)
-    figure.savefig(file, format="svg", metadata={"Date": None})
+
+    def draw(axes: Any) -> None:
+        axes.step(nights, [point["bytes"] / 1e6 for point in result["storage"]], where="post")
+        axes.set(xlabel="night", ylabel="MB", title=f"The bank of {result['users']} running memories", ylim=0)
+
+    file.write_text(figure_of(draw, (7, 3)), encoding="utf-8")

@@ -1,4 +1,7 @@
-"""Load a base model by name: ``nano``, ``smollm2``, a hub id, a local folder or a GGUF file."""
+"""Load a base model by name: ``nano``, ``smollm2``, a hub id, a local folder or a GGUF file.
+
+``shape:qwen2.5-7b`` and its like have random weights (`memkit.models.shapes`).
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from memkit.errors import MissingExtraError, ModelError
+from memkit.models import shapes
 from memkit.models.chat import ChatFormat
 
 NANO_FOLDER = Path(__file__).parent / "nano" / "weights"
@@ -52,7 +56,10 @@ def load(name: str = "nano", device: str | None = None, dtype: str | None = None
         raise ModelError(f"the dtype is one of {', '.join(DTYPES)}, not {wanted!r}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[wanted], **options)
+        if name.startswith(shapes.PREFIX):
+            model: Any = shapes.build(name.removeprefix(shapes.PREFIX), device, DTYPES[wanted])
+        else:
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[wanted], **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(
             f"cannot load the model {name!r}: {error}. Give nano, smollm2, a hub id, a folder or a .gguf file"
@@ -91,7 +98,7 @@ def quiet_libraries() -> None:
 
 def locate(name: str) -> tuple[str, dict[str, Any]]:
     """Where a model is, and what transformers' loaders must be told; see `load` for names and errors."""
-    if name == "nano":
+    if name == "nano" or name.startswith(shapes.PREFIX):  # a shape has nano's tokenizer
         if not (NANO_FOLDER / "model.safetensors").exists():
             raise ModelError(f"the nano model is missing from this installation ({NANO_FOLDER})")
         return str(NANO_FOLDER), {}

@@ -1,0 +1,51 @@
+"""What all of ``memkit bench`` share: their options, and how a result is shown, written and drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from memkit.cli.evaluate import check_writable, write_json
+from memkit.cli.output import Output
+from memkit.cli.progress import progress
+from memkit.errors import ConfigError
+
+Progress = Callable[[str, int, int], None]
+Plot = Annotated[
+    Path | None,
+    typer.Option(metavar="SVG", help="Also draw the rows beside their peer.", show_default=False),
+]
+Quick = Annotated[bool, typer.Option("--quick", help="Small, in less than five minutes on two cores.")]
+Gpu = Annotated[bool, typer.Option("--gpu", help="On a GPU, at the shape of Qwen2.5-7B with random weights.")]
+GPU_MODEL = "shape:qwen2.5-7b"
+
+
+def measured(json: str | None, run: Callable[[Progress], dict[str, Any]], plot: Path | None = None) -> None:
+    """Run a bench under a progress display; write, draw and show its rows."""
+    output, written = Output(json == "-"), None if json in (None, "-") else Path(str(json))
+    for path in (written, plot):
+        if path is not None:
+            check_writable(path)
+    with progress(output) as report:
+        result = run(lambda label, done, total: report(label, "", done, total))
+    if written is not None:
+        write_json(written, result)
+    if plot is not None:
+        from memkit.evals.figures import bars
+
+        plot.write_text(bars(result), encoding="utf-8")
+    names = list(dict.fromkeys(name for row in result["rows"] for name in row))
+    output.result(
+        result, lambda: output.table(names, [[row.get(n) for n in names] for row in result["rows"]])
+    )
+
+
+def require_gpu() -> None:
+    """Raise `ConfigError` where there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ConfigError("--gpu needs a GPU that PyTorch can use; leave it out to measure on the CPU")
