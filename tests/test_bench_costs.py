@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from memkit.errors import ConfigError, ModelError
-from memkit.evals import bench_codec, bench_start, figures, report, ttft
+from memkit.evals import bench_codec, bench_figures, bench_start, report, ttft
 from memkit.evals.bench import BenchConfig, bench
 from memkit.models import shapes
 from memkit.models.loading import load
@@ -82,7 +82,7 @@ def test_ratios_are_drawn(cli: Cli, tmp_path: Path) -> None:
     assert drawn.startswith("<?xml")
     assert all(words in drawn for words in ("raw FAISS = 1", "recall", "memkit bench route"))
     with pytest.raises(ConfigError, match="--plot"):
-        figures.bars({"bench": "crash", "rows": [{"row": "crash", "lost": 0}]})
+        bench_figures.bars({"bench": "crash", "rows": [{"row": "crash", "lost": 0}]})
     assert cli("bench", "start", "--repeats", "1", "--plot", tmp_path / "none" / "x.svg").code == 2
 
 

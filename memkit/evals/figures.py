@@ -1,88 +1,76 @@
-"""Figures, as SVG that is the same whenever it is drawn again."""
+"""Plots as SVG, which pages hold inline. They need matplotlib, of the extra ``eval``."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from memkit.errors import ConfigError, MissingExtraError
+from memkit.errors import MissingExtraError
 
 
-def figure_of(draw: Callable[[Any], None], size: tuple[float, float] = (7, 3.5)) -> str:
-    """An SVG of what ``draw`` puts into matplotlib's axes. Raises `MissingExtraError`."""
+def figure_of(
+    draw: Callable[[Any], None], size: tuple[float, float] = (7, 3.5), panels: int = 1, salt: str = "memkit"
+) -> str:
+    """An SVG of what ``draw`` puts into matplotlib's axes, or into a list of several.
+
+    SVGs of one page need a ``salt`` each, which makes their ids. Raises `MissingExtraError`.
+    """
     try:
         from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtraError("matplotlib", "pip install 'memkit[eval]'") from error
-    with rc_context({"svg.hashsalt": "memkit", "svg.fonttype": "none"}):
+    with rc_context({"svg.hashsalt": salt, "svg.fonttype": "none"}):
         figure, buffer = Figure(figsize=size, layout="constrained"), io.StringIO()
-        draw(figure.subplots())
+        draw(figure.subplots() if panels == 1 else list(figure.subplots(1, panels)))
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
 
 
-@dataclass(frozen=True)
-class Bars:
-    """What a benchmark's figure shows of each row that has it: columns with their names, against ``peer``."""
-
-    columns: Mapping[str, str]
-    axis: str
-    peer: str | None = None  # what 1 stands for
-    log: bool = False
+def inline(svg: str) -> str:
+    """The SVG as an element of a page."""
+    return svg[svg.index("<svg") :]
 
 
-BENCHES: Mapping[str, Bars] = {
-    "bank": Bars({"rate_to_raw": "memkit"}, "operations a second", "raw files and SQLite"),
-    "compile": Bars({"of_rate": "whole compilation"}, "share of the matrix rate", "a matrix product"),
-    "gate": Bars(
-        {"ms_ratio_to_prefill": "time", "flops_ratio_to_prefill": "FLOPs"},
-        "cost",
-        "reading one text",
-        log=True,
-    ),
-    "route": Bars(
-        {"ratio_to_faiss_p50": "time", "recall_ratio_to_faiss": "recall", "bytes_ratio_to_faiss": "bytes"},
-        "ratio",
-        "raw FAISS",
-    ),
-    "serve": Bars({"ratio_cold": "first use", "ratio_warm": "in use"}, "times faster", "reading the text"),
-    "start": Bars({"extra_ms": "memkit"}, "ms more than bare Python"),
-    "ttft": Bars(
-        {"ratio": "from the bank", "warm_ratio": "attached", "ideal": "FLOPs"},
-        "times faster",
-        "the text",
-        log=True,
-    ),
-}
+def heat_map(axes: Any, found: Mapping[tuple[float, float], float], unit: str) -> None:
+    """Needles found, from 0 to 1, by (length, depth in percent); lengths are in ``unit``."""
+    lengths, depths = sorted({length for length, _ in found}), sorted({depth for _, depth in found})
+    grid = [[found.get((length, depth), float("nan")) for length in lengths] for depth in depths]
+    image = axes.imshow(grid, vmin=0, vmax=1, aspect="auto", cmap="RdYlGn")
+    axes.set(xticks=range(len(lengths)), xticklabels=[f"{length:g}" for length in lengths], xlabel=unit)
+    axes.set(yticks=range(len(depths)), yticklabels=[f"{depth:g} %" for depth in depths])
+    axes.set(ylabel="depth of the needle")
+    for y, line in enumerate(grid):
+        for x, value in enumerate(line):
+            if value == value:  # not a gap
+                ink = "black" if 0.15 < value < 0.85 else "white"  # the ends of the scale are dark
+                axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize="small", color=ink)
+    axes.figure.colorbar(image, ax=axes, label="found")
 
 
-def bars(result: Mapping[str, Any]) -> str:
-    """A benchmark's rows as an SVG. Raises `ConfigError` where there is nothing to draw."""
-    kind = BENCHES.get(result["bench"])
-    rows = [row for row in result["rows"] if kind and any(row.get(key) is not None for key in kind.columns)]
-    if kind is None or not rows:
-        drawn = ", ".join(BENCHES)
-        raise ConfigError(f"nothing of this can be drawn: --plot is for the ratios of bench {drawn}")
-    height = 0.8 / len(kind.columns)
-
-    def draw(axes: Any) -> None:
-        for i, (key, name) in enumerate(kind.columns.items()):
-            places = [(y + i * height, row[key]) for y, row in enumerate(rows) if row.get(key) is not None]
-            drawn = axes.barh([y for y, _ in places], [x for _, x in places], height, label=name)
-            axes.bar_label(drawn, fmt="%.3g", padding=2, fontsize="small")
-        if kind.peer:
-            axes.axvline(1, color="black", linestyle="--", linewidth=1, label=f"{kind.peer} = 1")
-        middle = (len(kind.columns) - 1) * height / 2
-        axes.set_yticks([y + middle for y in range(len(rows))], [str(row["row"]) for row in rows])
-        axes.set(
-            xlabel=kind.axis, title=f"memkit bench {result['bench']}, {result['machine']}", ylim=(None, None)
-        )
-        axes.set_xscale("log" if kind.log else "linear")
-        axes.invert_yaxis()
-        axes.margins(x=0.15)
+def by_ratio(axes: Any, rows: Sequence[Mapping[str, Any]], name: str, colours: Mapping[str, str]) -> None:
+    """A figure with its 95 % interval against the ratio, a line a method; one without a ratio is a level."""
+    known = [row for row in rows if row[name] is not None]
+    for method, colour in colours.items():
+        mine = [row for row in known if row["method"] == method]
+        for row in mine:
+            if row["ratio"] is None:
+                axes.axhline(row[name], linestyle="--", color=colour, label=method)
+        drawn = [row for row in mine if row["ratio"] is not None]
+        if drawn:
+            ratios, values = [row["ratio"] for row in drawn], [row[name] for row in drawn]
+            bars = list(zip(*(_bar(row, name) for row in drawn), strict=True))
+            axes.errorbar(ratios, values, yerr=bars, fmt="o-", capsize=4, color=colour, label=method)
+    ratios = sorted({row["ratio"] for row in rows if row["ratio"] is not None})
+    axes.set_xscale("log", base=2)
+    axes.set(xlabel="ratio", ylabel=name, xticks=ratios, xticklabels=[f"{ratio:g}×" for ratio in ratios])
+    axes.grid(axis="y", alpha=0.3)
+    if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize="small")
 
-    return figure_of(draw, (7, 1.2 + 0.35 * len(rows) * max(len(kind.columns), 2)))
+
+def _bar(row: Mapping[str, Any], name: str) -> tuple[float, float]:
+    """How far the interval reaches below and above the figure; nowhere without one."""
+    low, high = row[f"{name}_ci95"] or (row[name], row[name])
+    return max(row[name] - low, 0), max(high - row[name], 0)

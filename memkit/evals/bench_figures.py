@@ -1,0 +1,74 @@
+"""The ratios that benchmarks measure, as figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from memkit.errors import ConfigError
+from memkit.evals.figures import figure_of
+
+
+@dataclass(frozen=True)
+class Bars:
+    """What a benchmark's figure shows of each row that has it: columns with their names, against ``peer``."""
+
+    columns: Mapping[str, str]
+    axis: str
+    peer: str | None = None  # what 1 stands for
+    log: bool = False
+
+
+BENCHES: Mapping[str, Bars] = {
+    "bank": Bars({"rate_to_raw": "memkit"}, "operations a second", "raw files and SQLite"),
+    "compile": Bars({"of_rate": "whole compilation"}, "share of the matrix rate", "a matrix product"),
+    "gate": Bars(
+        {"ms_ratio_to_prefill": "time", "flops_ratio_to_prefill": "FLOPs"},
+        "cost",
+        "reading one text",
+        log=True,
+    ),
+    "route": Bars(
+        {"ratio_to_faiss_p50": "time", "recall_ratio_to_faiss": "recall", "bytes_ratio_to_faiss": "bytes"},
+        "ratio",
+        "raw FAISS",
+    ),
+    "serve": Bars({"ratio_cold": "first use", "ratio_warm": "in use"}, "times faster", "reading the text"),
+    "start": Bars({"extra_ms": "memkit"}, "ms more than bare Python"),
+    "ttft": Bars(
+        {"ratio": "from the bank", "warm_ratio": "attached", "ideal": "FLOPs"},
+        "times faster",
+        "the text",
+        log=True,
+    ),
+}
+
+
+def bars(result: Mapping[str, Any]) -> str:
+    """A benchmark's rows as an SVG. Raises `ConfigError` where there is nothing to draw."""
+    kind = BENCHES.get(result["bench"])
+    rows = [row for row in result["rows"] if kind and any(row.get(key) is not None for key in kind.columns)]
+    if kind is None or not rows:
+        drawn = ", ".join(BENCHES)
+        raise ConfigError(f"nothing of this can be drawn: --plot is for the ratios of bench {drawn}")
+    height = 0.8 / len(kind.columns)
+
+    def draw(axes: Any) -> None:
+        for i, (key, name) in enumerate(kind.columns.items()):
+            places = [(y + i * height, row[key]) for y, row in enumerate(rows) if row.get(key) is not None]
+            drawn = axes.barh([y for y, _ in places], [x for _, x in places], height, label=name)
+            axes.bar_label(drawn, fmt="%.3g", padding=2, fontsize="small")
+        if kind.peer:
+            axes.axvline(1, color="black", linestyle="--", linewidth=1, label=f"{kind.peer} = 1")
+        middle = (len(kind.columns) - 1) * height / 2
+        axes.set_yticks([y + middle for y in range(len(rows))], [str(row["row"]) for row in rows])
+        axes.set(
+            xlabel=kind.axis, title=f"memkit bench {result['bench']}, {result['machine']}", ylim=(None, None)
+        )
+        axes.set_xscale("log" if kind.log else "linear")
+        axes.invert_yaxis()
+        axes.margins(x=0.15)
+        axes.legend(fontsize="small")
+
+    return figure_of(draw, (7, 1.2 + 0.35 * len(rows) * max(len(kind.columns), 2)))
