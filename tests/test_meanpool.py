@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -117,6 +119,29 @@ def test_the_engine_answers_as_the_trained_compressor_does(
     with torch.no_grad():
         expected = again(collate([sample], 8, made.config.positions))
     assert given == pytest.approx(float(expected.mean()), abs=1e-3)
+
+
+def test_artifacts_of_a_checkpoint_share_its_decoder(
+    tiny: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_tiny_compressor(tiny, tmp_path)
+    monkeypatch.setenv("MEMKIT_CHECKPOINTS", str(tmp_path))
+    engine, requests, decoders = TransformersEngine(tiny), list[Request](), set[int]()
+    for number in range(3):
+        document = Document(f"{TEXT} Number {number}.")
+        made = registry.compiler("meanpool").compile(document, tiny, tenant="mira")
+        requests.append(Request("Where does Mira live?", handle=engine.attach(Artifact.decode(made.data))))
+        decoders.add(id(engine.reader(requests[-1]).model))
+    assert len(decoders) == 1
+    assert id(tiny.model) not in decoders
+    together = [each.text for each in engine.generate(requests)]
+    assert together == [each.text for request in requests for each in engine.generate([request])]
+    decoder = weakref.ref(engine.reader(requests[0]).model)
+    for request in requests:
+        assert request.handle is not None
+        engine.detach(request.handle)
+    gc.collect()
+    assert decoder() is None  # nobody reads with it any more
 
 
 def test_nominal_and_effective_ratio(tiny: LoadedModel) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ class Reader:
     model: PreTrainedModel
     prefix: kv.KV | None
     follows: bool
+    keeps: object = field(default=None, repr=False)  # what must not go before this reader does
 
     @property
     def tokens(self) -> int:
@@ -38,30 +40,64 @@ class Reader:
         return base.chat.query(base.tokenizer, question, self.follows)
 
 
-def attached(artifact: Artifact, base: LoadedModel, header: kv.KV | None) -> Reader:
-    """The reader that answers with an artifact. ``base`` is not changed.
+@dataclass(frozen=True)
+class _Decoder:
+    """A trained decoder, and the KV of the header as it reads it."""
 
-    Raises `EngineError` for a kind that this engine does not attach, a memory of another size or a trained
-    decoder that is not here, `ArtifactError` for a memory or an adapter that is not sound.
+    model: PreTrainedModel
+    header: kv.KV | None
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, base: LoadedModel) -> _Decoder:
+        ids = list(base.chat.header)
+        return cls(model, kv.prefill(model, ids) if ids else None)
+
+
+class Readers:
+    """The readers of one base model's artifacts. The base is not changed.
+
+    Artifacts of one checkpoint share its decoder, so that it is in memory once, and so that one pass of it
+    can read questions behind several of them.
     """
-    kind = artifact.manifest.kind
-    if kind == "lora":
-        model = load_adapter(artifact, base.model)
-        ids = list(base.chat.header)  # read again: the adapter changes how
-        return Reader(model, kv.prefill(model, ids) if ids else None, False)
-    if kind not in ("kv", "embeds"):
-        raise EngineError(f"this engine attaches kv, embeds and lora artifacts, not {kind!r}")
-    identity = artifact.manifest.metrics.get("decoder")
-    decoder = load_decoder(str(identity), base) if identity else base.model
-    answers = base.model if artifact.manifest.metrics.get("answers") == "base" else decoder
-    if answers is not base.model and base.chat.header:
-        header = kv.prefill(answers, list(base.chat.header))
-    if kind == "embeds":
-        made = embeddings_of(artifact, int(base.model.config.hidden_size))[None]
-        read = _read(decoder, made.to(base.model.device, base.model.dtype), header)
-        return Reader(answers, read, True)
-    memory = _memory(artifact, base.model)
-    return Reader(answers, header.join(memory) if header else memory, True)
+
+    def __init__(self, base: LoadedModel) -> None:
+        self.base = base
+        self._plain = _Decoder.of(base.model, base)
+        self._decoders = WeakValueDictionary[str, _Decoder]()  # gone with the last artifact that needs it
+
+    @property
+    def header(self) -> kv.KV | None:
+        """The KV of the header, as the base model reads it."""
+        return self._plain.header
+
+    def of(self, artifact: Artifact) -> Reader:
+        """The reader that answers with an artifact.
+
+        Raises `EngineError` for a kind that this engine does not attach, a memory of another size or a
+        trained decoder that is not here, `ArtifactError` for a memory or an adapter that is not sound.
+        """
+        kind, base = artifact.manifest.kind, self.base
+        if kind == "lora":  # the header is read again: the adapter changes how
+            own = _Decoder.of(load_adapter(artifact, base.model), base)
+            return Reader(own.model, own.header, False)
+        if kind not in ("kv", "embeds"):
+            raise EngineError(f"this engine attaches kv, embeds and lora artifacts, not {kind!r}")
+        metrics = artifact.manifest.metrics
+        decoder = self._decoder(str(metrics["decoder"])) if metrics.get("decoder") else self._plain
+        answers = self._plain if metrics.get("answers") == "base" else decoder
+        if kind == "embeds":
+            made = embeddings_of(artifact, int(base.model.config.hidden_size))[None]
+            read = _read(decoder.model, made.to(base.model.device, base.model.dtype), answers.header)
+            return Reader(answers.model, read, True, answers)
+        memory = _memory(artifact, base.model)
+        prefix = answers.header.join(memory) if answers.header else memory
+        return Reader(answers.model, prefix, True, answers)
+
+    def _decoder(self, identity: str) -> _Decoder:
+        found = self._decoders.get(identity)
+        if found is None:
+            found = self._decoders[identity] = _Decoder.of(load_decoder(identity, self.base), self.base)
+        return found
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ import torch
 from memkit.artifact import Artifact
 from memkit.engine import kv
 from memkit.engine.base import Completion, Handle, Request, Score
-from memkit.engine.readers import Reader, attached
+from memkit.engine.readers import Reader, Readers
 from memkit.engine.reading import Read, behind, go_on, read
 from memkit.engine.spoken import Spoken
 from memkit.errors import ContextTooLongError, EngineError
@@ -45,8 +45,8 @@ class TransformersEngine:
     def __init__(self, model: LoadedModel | str = "nano") -> None:
         self.base = load(model) if isinstance(model, str) else model
         self._lock = threading.RLock()
-        header = list(self.base.chat.header)
-        self._header = kv.prefill(self.base.model, header) if header else None
+        self._reading = Readers(self.base)
+        self._header = self._reading.header
         self._attached: dict[str, Reader] = {}
         self._probed: dict[Prompt, tuple[Reader, Read]] = {}  # of the last question, to be gone on from
 
@@ -71,7 +71,7 @@ class TransformersEngine:
         artifact.require(self.fingerprint)
         with self._lock:
             if artifact.id not in self._attached:
-                self._attached[artifact.id] = attached(artifact, self.base, self._header)
+                self._attached[artifact.id] = self._reading.of(artifact)
         return Handle(artifact.id, artifact.manifest.tokens)
 
     def detach(self, handle: Handle) -> None:
