@@ -22,4 +22,7 @@ environment() {
 
 mkdir -p "$folder"
 environment mem0 mem0ai==2.2.1 faiss-cpu==1.15.1 openai==3.57.0
-environment langgraph langgraph==1.2.24 langgraph-checkpoint-sqlite==3.1.2 sqlite-vec==0.1.9 numpy
+# Many builds of Python cannot load extensions into SQLite, which the vectors of SqliteStore need; pysqlite3 can.
+# With numpy, InMemoryStore compares vectors faster.
+environment langgraph langgraph==1.2.24 langgraph-checkpoint-sqlite==3.1.2 sqlite-vec==0.1.9 \
+	pysqlite3-binary==0.5.4.post2 numpy==2.4.6

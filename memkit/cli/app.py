@@ -16,6 +16,7 @@ from memkit._version import __version__
 from memkit.cli import (
     backup,
     bench,
+    bench_peers,
     bench_server,
     calibrate,
     chat,
@@ -172,6 +173,7 @@ def build() -> typer.Typer:
     benches.command("lora")(bench.bench_lora)
     benches.command("codec")(bench.bench_codec)
     benches.command("serve")(bench.bench_serve)
+    benches.command("peers")(bench_peers.bench_peers)
     app.add_typer(benches, name="bench", rich_help_panel=_MEASURE)
     return app
 
