@@ -4,7 +4,7 @@
 #
 #     tests/peers_env.sh [FOLDER]
 #
-# FOLDER defaults to $MEMKIT_PEERS, then to ~/.cache/memkit/peers. It takes some 2 minutes and 700 MB, and needs
+# FOLDER defaults to $MEMKIT_PEERS, then to ~/.cache/memkit/peers. It takes some 2 minutes and 500 MB, and needs
 # Python 3.11 or newer (PYTHON). memkit itself is not put in them: their workers never import it.
 set -euo pipefail
 folder=${1:-${MEMKIT_PEERS:-${XDG_CACHE_HOME:-$HOME/.cache}/memkit/peers}}

@@ -80,7 +80,7 @@ class Peer:
         kept = {name: os.environ[name] for name in KEPT if name in os.environ}
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [str(python), str(LOOP), str(script)],
+                [str(python), "-P", str(LOOP), str(script)],
                 env={**kept, **QUIET, "HOME": str(folder), "MEM0_DIR": str(folder / "mem0")},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

@@ -106,7 +106,7 @@ class OwnBank:
         return nbytes(self._folder)
 
 
-class Looked:
+class Given:
     """An embedder that makes no vectors: it is told the one of the text that comes next."""
 
     name, dim, min_similarity, by_sentence = f"given:{DIM}", DIM, 0.0, False
@@ -127,7 +127,7 @@ class OwnStore:
     def __init__(self, folder: Path, items: Items) -> None:
         from memkit.integrations.langchain import MemkitStore
 
-        self._folder, self._items, self._embedder = folder, items, Looked()
+        self._folder, self._items, self._embedder = folder, items, Given()
         self._memory = Memory(folder, embedder=self._embedder)
         self._store = MemkitStore(self._memory)
 

@@ -78,8 +78,9 @@ class Ours:
     ) -> None:
         self.name = f"memkit, {compiler or 'text'}"
         self._folder, self._compiles = folder, bool(compiler)
-        made = {"compiler": compiler, "options": options} if compiler else {}
-        self._memory = Memory(folder, engine=engine, embedder="lexical", **made)  # type: ignore[arg-type]
+        self._memory = Memory(
+            folder, engine=engine, embedder="lexical", compiler=compiler or "lcc", options=options
+        )
 
     def remember(self, text: str) -> tuple[int, Took]:
         taken = stopwatch()
