@@ -87,6 +87,9 @@ results-run: $(VENV)/.memkit-dev
 		--plot results/14-year.svg --json results/14-year.json
 	$(BIN)/memkit bench load --json results/20-server-load.json
 	$(BIN)/memkit bench fuzz --json results/20-server-fuzz.json
+	tests/peers_env.sh
+	$(BIN)/memkit bench peers --only mem0,rag --compilers meanpool --json results/24-peers.json
+	$(BIN)/memkit bench peers --only langgraph --json results/24-peers-stores.json
 	tests/sglang_env.sh
 	for part in mixed equality overhead,ttft; do \
 		$(BIN)/memkit bench serve --engine sglang --only $$part --json results/20-sglang-$${part%%,*}.json; \

@@ -41,8 +41,9 @@ def client(server: Served) -> Iterator[openai.OpenAI]:
 
 
 def test_models(client: openai.OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == ["tiny"]
-    assert client.models.retrieve("tiny").owned_by == "memkit"
+    assert [model.id for model in client.models.list()] == ["tiny", "lexical:2048"]
+    for name in ("tiny", "lexical:2048"):
+        assert client.models.retrieve(name).owned_by == "memkit"
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("gpt-9")
 

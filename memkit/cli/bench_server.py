@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from memkit.cli.measuring import measured
+from memkit.cli.measuring import measured, with_server
 from memkit.cli.options import Model, Out, Seed, quiet_libraries
-from memkit.errors import MissingExtraError
 
 
 def bench_fuzz(
@@ -19,7 +17,7 @@ def bench_fuzz(
 ) -> None:
     """Send the HTTP server requests that fit its description, and others; count what it fails at."""
     quiet_libraries()
-    fuzz = _served("fuzz")
+    fuzz = with_server("fuzz")
     measured(json, lambda report: fuzz.bench(fuzz.FuzzConfig(cases, seed), report))
 
 
@@ -35,14 +33,6 @@ def bench_load(
 ) -> None:
     """Let many clients stream answers, remember and forget; count errors and what the server adds."""
     quiet_libraries()
-    load = _served("load")
+    load = with_server("load")
     config = load.LoadConfig(clients, seconds, remembers, forgets, tenants, model, seed)
     measured(json, lambda report: load.bench(config, report))
-
-
-def _served(name: str) -> Any:
-    """A module that needs the server's extra."""
-    try:
-        return import_module(f"memkit.evals.{name}")
-    except ImportError as error:
-        raise MissingExtraError(error.name or "fastapi", "pip install 'memkit[server]'") from error

@@ -90,6 +90,11 @@ _BENCHES: Commands = {
         "bench_serve",
         "Compare answers through SGLang with those in this process, under mixed load, and measure its cost.",
     ),
+    "peers": Command(
+        "bench_peers",
+        "bench_peers",
+        "Measure memkit beside mem0, LangGraph's stores and retrieval by hand, on the same work.",
+    ),
 }
 COMMANDS: Mapping[str, Commands] = {
     "Begin": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +12,7 @@ import typer
 from memkit.cli.evaluate import check_writable, write_json
 from memkit.cli.output import Output
 from memkit.cli.progress import progress
-from memkit.errors import ConfigError
+from memkit.errors import ConfigError, MissingExtraError
 
 Progress = Callable[[str, int, int], None]
 Plot = Annotated[
@@ -49,3 +50,11 @@ def require_gpu() -> None:
 
     if not torch.cuda.is_available():
         raise ConfigError("--gpu needs a GPU that PyTorch can use; leave it out to measure on the CPU")
+
+
+def with_server(name: str) -> Any:
+    """A module of `memkit.evals` that needs the server's extra."""
+    try:
+        return import_module(f"memkit.evals.{name}")
+    except ImportError as error:
+        raise MissingExtraError(error.name or "fastapi", "pip install 'memkit[server]'") from error

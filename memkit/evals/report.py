@@ -210,7 +210,7 @@ def bench(name: str, report: dict[str, Any], folder: Path) -> str:
     what = f"bench {report['bench']}" if "bench" in report else f"eval --study {report['study']}"
     of = f" {report['source']}, seed {report['seed']}," if "study" in report else ""
     about = f"`memkit {what}`,{of} measured on {report['machine']}, {report['date']}."
-    text = f"## {name}\n\n{about}\n"
+    text = f"## {name}\n\n{about}\n" + "".join(f"\n{note}\n" for note in report.get("notes", ()))
     tables = dict[tuple[str, ...], list[list[str]]]()
     for row in report["rows"]:
         names = tuple(key for key, value in row.items() if value not in ([], {}))

@@ -17,7 +17,7 @@ from fastapi.responses import Response
 from fastapi.routing import APIRoute
 
 from memkit._version import __version__
-from memkit.server import about, asking, memories, openai, recompiling
+from memkit.server import about, asking, embeddings, memories, openai, recompiling
 from memkit.server.answering import Turns
 from memkit.server.config import ServerConfig
 from memkit.server.errors import ApiError, add_handlers
@@ -75,6 +75,7 @@ def create_app(config: ServerConfig, engine: TransformersEngine | None = None) -
         asking.routes,
         recompiling.routes,
         openai.routes,
+        embeddings.routes,
     )
     for routes in (*groups, _pages()):
         app.include_router(routes)

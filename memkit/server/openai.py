@@ -32,7 +32,7 @@ from memkit.server.openai_schemas import (
     Models,
 )
 from memkit.server.people import header_text
-from memkit.server.services import AtDesk, Desk
+from memkit.server.services import AtDesk, Desk, with_headers
 from memkit.server.stops import Stopper
 from memkit.server.upstream import Upstream
 
@@ -76,17 +76,18 @@ routes = APIRouter(prefix="/v1", tags=["OpenAI-compatible"], responses=ERRORS)
 
 @routes.get("/models", response_model=Models)
 async def models(desk: AtDesk, request: Request) -> Models | Response:
-    """List the one model that answers; or those of the upstream."""
+    """List the model that answers and the embedder; or the models of the upstream."""
     if desk.services.config.upstream is not None:
         return JSONResponse(await request.app.state.upstream.models())
-    return Models(data=[_model(desk)])
+    return Models(data=[_model(desk, name) for name in _names(desk)])
 
 
 @routes.get("/models/{model_id:path}")
 def model(model_id: str, desk: AtDesk) -> Model:
-    """Show the model."""
-    _require_model(desk, model_id)
-    return _model(desk)
+    """Show the model or the embedder."""
+    if model_id not in _names(desk):
+        raise _unknown(model_id)
+    return _model(desk, model_id)
 
 
 @routes.post(
@@ -99,7 +100,7 @@ async def chat(
     if desk.services.config.upstream is not None:
         within, _ = await chosen.of(desk)
         upstream: Upstream = request.app.state.upstream
-        return _with(await upstream.chat(desk, body, _last(body.messages), within), response)
+        return with_headers(await upstream.chat(desk, body, _last(body.messages), within), response)
     _check(desk, body)
     history, question, system = turns_in(body.messages)
     asked = await _question(desk, body, chosen, question, body.max_completion_tokens)
@@ -173,16 +174,25 @@ def _check(desk: Desk, body: Common) -> None:
 
 def _require_model(desk: Desk, name: str) -> None:
     if name != desk.services.config.model_id:
-        raise ApiError(
-            404,
-            f"the model {name!r:.80} does not exist; /v1/models lists what there is",
-            "model_not_found",
-            "model",
-        )
+        raise _unknown(name)
 
 
-def _model(desk: Desk) -> Model:
-    return Model(id=desk.services.config.model_id, created=desk.services.started)
+def _unknown(name: str) -> ApiError:
+    return ApiError(
+        404,
+        f"the model {name!r:.80} does not answer here; /v1/models lists what there is",
+        "model_not_found",
+        "model",
+    )
+
+
+def _names(desk: Desk) -> tuple[str, str]:
+    """The model that answers, and the embedder."""
+    return desk.services.config.model_id, desk.services.root.router.embedder.name
+
+
+def _model(desk: Desk, name: str) -> Model:
+    return Model(id=name, created=desk.services.started)
 
 
 async def _question(desk: Desk, body: Common, chosen: Choices, text: str, most: int | None) -> Question:
@@ -245,7 +255,7 @@ async def _answered(
             raise
         events = _events(form, desk, body, first, pieces, request_id_of(request))
         streamed = StreamingResponse(events, media_type="text/event-stream", headers=UNBUFFERED)
-        return _with(streamed, response)
+        return with_headers(streamed, response)
     answer = await turns_of(request).answer(desk, asked, request)
     stopper = Stopper(body.stops)
     text = stopper.take(answer.text) + stopper.rest()
@@ -255,7 +265,7 @@ async def _answered(
         "usage": _usage(answer),
         "memkit": {**used(desk, answer), "ignored": body.ignored()},
     }
-    return _with(JSONResponse(found, headers=headers_of(desk, answer)), response)
+    return with_headers(JSONResponse(found, headers=headers_of(desk, answer)), response)
 
 
 async def _events(
@@ -305,9 +315,3 @@ def _finish(answer: Answer, stopper: Stopper) -> str:
 def _usage(answer: Answer) -> dict[str, int]:
     prompt, said = answer.trace.prompt_tokens, answer.trace.completion_tokens
     return {"prompt_tokens": prompt, "completion_tokens": said, "total_tokens": prompt + said}
-
-
-def _with(made: Response, response: Response) -> Response:
-    """A response of our own with the headers that the dependencies set."""
-    made.headers.update({k: v for k, v in response.headers.items() if k.lower().startswith("x-")})
-    return made

@@ -38,6 +38,11 @@ _HARMLESS: dict[str, tuple[Any, ...]] = {
 }
 
 
+def _extra(body: BaseModel) -> list[str]:
+    """Names of fields that a body has no place for."""
+    return sorted(str(name)[:64] for name in body.model_extra or {})[:32]
+
+
 class Part(BaseModel):
     """A part of a message's content."""
 
@@ -95,7 +100,7 @@ class Common(BaseModel):
 
     def ignored(self) -> list[str]:
         """Fields that were given and changed nothing."""
-        return sorted(str(name)[:64] for name in self.model_extra or {})[:32]
+        return _extra(self)
 
     def impossible(self) -> tuple[str, str] | None:
         """A field that asks for what cannot be done, and what to do."""
@@ -125,6 +130,49 @@ class CompletionBody(Common):
         if isinstance(prompt, list) and len(prompt) != 1:
             raise ValueError("one prompt is answered at a time")
         return prompt
+
+
+class EmbeddingsBody(BaseModel):
+    """Texts to make vectors of. Arrays of tokens have a place in OpenAI's form, and are refused."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str = Field(max_length=512, examples=["lexical:2048"])
+    input: str | list[str] | list[int] | list[list[int]] = Field(examples=["Simsem lives in Lasces."])
+    encoding_format: Literal["float", "base64"] | None = "float"
+    dimensions: int | None = Field(default=None, description="No other than the vectors have.")
+    input_type: Literal["passage", "query"] | None = Field(
+        default="passage", description="Whether these are texts to be found, or questions."
+    )
+
+    def ignored(self) -> list[str]:
+        """Fields that were given and changed nothing."""
+        return _extra(self)
+
+
+class Embedding(BaseModel):
+    """One text's vector: numbers, or little-endian float32 in base64."""
+
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingsUsage(BaseModel):
+    """Tokens of the texts."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingsOut(BaseModel):
+    """OpenAI's answer; `memkit` names the fields of the request that changed nothing."""
+
+    object: Literal["list"] = "list"
+    model: str
+    data: list[Embedding]
+    usage: EmbeddingsUsage
+    memkit: dict[str, list[str]]
 
 
 class Usage(BaseModel):
@@ -170,7 +218,7 @@ class ChatOut(BaseModel):
 
 
 class Model(BaseModel):
-    """The model that answers."""
+    """The model that answers, or the embedder."""
 
     id: str
     object: Literal["model"] = "model"
@@ -179,7 +227,7 @@ class Model(BaseModel):
 
 
 class Models(BaseModel):
-    """All models: one."""
+    """All models: two."""
 
     object: Literal["list"] = "list"
     data: list[Model]

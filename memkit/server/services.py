@@ -160,6 +160,12 @@ def desk_of(
 AtDesk = Annotated[Desk, Depends(desk_of)]
 
 
+def with_headers(made: Response, response: Response) -> Response:
+    """A response of our own with the headers that the dependencies set."""
+    made.headers.update({k: v for k, v in response.headers.items() if k.lower().startswith("x-")})
+    return made
+
+
 def _gate(name: str) -> GateConfig:
     try:
         return GateConfig(name)  # type: ignore[arg-type] # checked there

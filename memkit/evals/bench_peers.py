@@ -1,0 +1,151 @@
+"""memkit beside other memory systems: ``memkit bench peers``.
+
+Peers run in interpreters of their own (`memkit.evals.peers`), with the same documents, model and embedder.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from memkit.engine.transformers import TransformersEngine
+from memkit.errors import ConfigError
+from memkit.evals.peers import asking, stores
+from memkit.evals.peers.process import Environment
+from memkit.evals.peers.systems import TOKENS, Mem0, Ours, Rag, Reader, System
+from memkit.evals.records import generated
+from memkit.evals.timing import stamp
+from memkit.router.embed import embedder_of
+from memkit.server.config import ServerConfig
+from memkit.server.testing import served
+
+Progress = Callable[[str, int, int], None]
+PEERS = ("mem0", "langgraph", "rag")
+ASKED = (
+    "Documents remembered and asked about: one model in this process answers for all, with at most "
+    f"{TOKENS} tokens, and all vectors are the lexical embedder's; mem0 gets them over HTTP on loopback "
+    "(embed_p50_ms, a part of its search). rag writes its files without fsync. Ratios are of medians, to "
+    f"{asking.REFERENCE}; cpu_ms are the processor's, which other programs lengthen least."
+)
+STORED = (
+    "Items put into stores and found again, with vectors made beforehand: search is among eight, "
+    "search_after_put follows a write each time, found is the share of questions whose item was among the "
+    f"eight. Ratios are of medians, to {stores.REFERENCE}."
+)
+
+
+@dataclass(frozen=True)
+class PeersConfig:
+    """How much is measured.
+
+    ``only`` are those of `PEERS` that memkit is compared with; their environments are beneath ``peers``.
+    ``documents`` are generated ones of eight facts, each fact a question; with ``compilers`` memkit also
+    answers from their artifacts, made with ``options``. Stores hold each of the ``sizes`` (items), and
+    ``measured`` calls of each kind are timed.
+    """
+
+    documents: int = 12
+    compilers: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    sizes: tuple[int, ...] = (1_000, 10_000)
+    measured: int = 200
+    only: tuple[str, ...] = PEERS
+    peers: Path | None = None
+    model: str = "nano"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.only or not set(self.only) <= set(PEERS):
+            raise ConfigError(f"only may name {', '.join(PEERS)}, got {', '.join(self.only) or 'nothing'}")
+        if self.documents < 1:
+            raise ConfigError(f"documents must be at least 1, got {self.documents}")
+        if not self.sizes or not 1 <= self.measured <= min(self.sizes):
+            raise ConfigError(f"measured must be from 1 to the least of the sizes, got {self.measured}")
+
+
+QUICK: Mapping[str, Any] = {"documents": 2, "sizes": (200,), "measured": 40}
+
+
+def bench(
+    config: PeersConfig,
+    progress: Progress = lambda label, done, total: None,
+    engine: TransformersEngine | None = None,
+) -> dict[str, Any]:
+    """Measure; a peer without an environment has a row that says so.
+
+    ``engine`` is one of the configuration's model that is loaded already.
+    """
+    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # of other programs
+    found, absent = _environments(config)
+    rows, notes = list[dict[str, Any]](), [f"Load average before: {busy}."] if busy is not None else []
+    with tempfile.TemporaryDirectory(prefix="memkit-peers-") as folder:
+        if "rag" in config.only or "mem0" in found:
+            rows, failures = _asked(config, found.get("mem0"), Path(folder), progress, engine)
+            notes += [ASKED, *_compiled(config), *failures]
+        notes += [STORED] if "langgraph" in found else []
+        for size in config.sizes if "langgraph" in found else ():
+            place = Path(folder) / f"stores-{size}"
+            rows += stores.compare(place, found["langgraph"], size, config.measured, config.seed, progress)
+    return {
+        "bench": "peers",
+        "model": config.model,
+        "documents": config.documents,
+        "seed": config.seed,
+        "versions": {name: environment.version for name, environment in found.items()},
+        **stamp(),
+        "notes": notes,
+        "rows": rows + absent,
+    }
+
+
+def _compiled(config: PeersConfig) -> list[str]:
+    """What the rows of compilers mean, if there are any."""
+    if not config.compilers:
+        return []
+    chosen = ", ".join(f"{key}={value}" for key, value in config.options.items()) or "the defaults"
+    return [
+        f"memkit, {', '.join(config.compilers)}: artifacts made with {chosen}; where the gate trusts none, "
+        "the text answers (latent_share: the others). Its search includes the probes of the model."
+    ]
+
+
+def _environments(config: PeersConfig) -> tuple[dict[str, Environment], list[dict[str, Any]]]:
+    """The peers that are there, and a row for each that is not."""
+    found, absent = dict[str, Environment](), list[dict[str, Any]]()
+    for name in config.only:
+        if name == "rag":
+            continue
+        try:
+            found[name] = Environment.of(name, config.peers)
+        except ConfigError as error:
+            absent.append({"row": name, "absent": str(error)})
+    return found, absent
+
+
+def _asked(
+    config: PeersConfig,
+    mem0: Environment | None,
+    folder: Path,
+    progress: Progress,
+    engine: TransformersEngine | None,
+) -> tuple[list[dict[str, Any]], list[str]]:
+    engine = engine or TransformersEngine(config.model)
+    reader = Reader(engine)
+    with ExitStack() as stack:
+        systems: list[System] = [Ours(folder / "text", engine)]
+        systems += [Ours(folder / name, engine, name, config.options) for name in config.compilers]
+        if "rag" in config.only:
+            systems.append(Rag(folder / "rag", reader, embedder_of("lexical")))
+        if mem0 is not None:
+            home = folder / "served"
+            settings = ServerConfig(home, config.model, embedder="lexical", rate=10**9, compile=False)
+            server = stack.enter_context(served(settings, engine))
+            for infer in (False, True):
+                systems.append(Mem0(folder / f"mem0-{infer}", mem0, server, reader, infer=infer))
+        records = list(generated(config.documents, config.seed))
+        return asking.compare(systems, records, progress)

@@ -1,0 +1,103 @@
+"""The first part: the same documents remembered, and the same questions asked, by every system in turn."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from memkit.errors import MemkitError
+from memkit.evals.metrics import contains, wilson
+from memkit.evals.peers.figures import Took, add_ratios, costs, spread, turns
+from memkit.evals.peers.systems import Asked, System
+from memkit.evals.records import Record
+
+Progress = Callable[[str, int, int], None]
+REFERENCE = "memkit, text"
+SAID = 240  # characters of a failure that are kept
+
+
+@dataclass
+class Seen:
+    """What a system did with the documents."""
+
+    remembered: list[Took] = field(default_factory=list)
+    memories: int = 0
+    failures: list[str] = field(default_factory=list)
+    prepare_s: list[float] = field(default_factory=list)
+
+
+def compare(
+    systems: Sequence[System], records: Sequence[Record], progress: Progress
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """A row for each system and variant, times in milliseconds; and what failed, in words.
+
+    The systems take turns at every document and every question, each time beginning with another one.
+    """
+    seen = {system.name: Seen() for system in systems}
+    for done, record in enumerate(records):
+        progress("remember", done, len(records))
+        for system in turns(systems, done):
+            _remember(system, record.context, seen[system.name])
+    for done, system in enumerate(systems):
+        progress("compile", done, len(systems))
+        seen[system.name].prepare_s = system.prepare()
+    asked = [question for record in records for question in record.questions]
+    for system in systems:  # what is made at first use is made before
+        list(system.ask(asked[0].text))
+    answers = defaultdict[tuple[str, str], list[tuple[Asked, float]]](list)
+    for done, question in enumerate(asked):
+        progress("ask", done, len(asked))
+        for system in turns(systems, done):
+            for answer in system.ask(question.text):
+                right = contains(answer.text, question.answers)
+                answers[system.name, answer.variant].append((answer, right))
+    sizes = {system.name: system.close() for system in systems}
+    rows = [
+        _row(name, variant, seen[name], answers[name, variant], sizes[name])
+        for name in seen
+        for variant in [v for n, v in answers if n == name]
+    ]
+    add_ratios(rows, REFERENCE, ("remember", "search", "answer", "ask"))
+    return rows, [_failed(name, each) for name, each in seen.items() if each.failures]
+
+
+def _remember(system: System, text: str, seen: Seen) -> None:
+    try:
+        memories, took = system.remember(text)
+    except MemkitError as error:
+        seen.failures.append(" ".join(str(error).split()))
+        return
+    seen.memories += memories
+    seen.remembered.append(took)
+
+
+def _row(
+    name: str, variant: str, seen: Seen, answers: Sequence[tuple[Asked, float]], size: int
+) -> dict[str, Any]:
+    right, given = sum(score for _, score in answers), [answer for answer, _ in answers]
+    embedded = [answer.embed_ms for answer in given if answer.embed_ms is not None]
+    return {
+        "row": f"{name}, {variant}" if variant else name,
+        "memories": seen.memories,
+        "failed": len(seen.failures),
+        "n": len(given),
+        "contains": right / len(given),
+        "contains_ci95": list(wilson(right, len(given))),
+        "latent_share": sum(answer.latent for answer in given) / len(given),
+        **costs("remember", seen.remembered),
+        "compile_p50_s": median(seen.prepare_s) if seen.prepare_s else None,
+        **spread("search", [answer.search_ms for answer in given]),
+        "embed_p50_ms": median(embedded) if embedded else None,
+        **spread("answer", [answer.answer_ms for answer in given]),
+        **spread("ask", [answer.search_ms + answer.answer_ms for answer in given]),
+        "ask_cpu_ms": median(answer.cpu_ms for answer in given),
+        "bytes": size,
+    }
+
+
+def _failed(name: str, seen: Seen) -> str:
+    count = len(seen.failures)
+    return f"{name}: {count} documents could not be remembered; the first: {seen.failures[0][:SAID]}"

@@ -1,0 +1,267 @@
+"""The second part: the same items put into stores, and found again; the vectors are made beforehand."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Protocol
+
+import numpy as np
+
+from memkit.bank import Bank
+from memkit.document import Document, Span
+from memkit.evals.peers.figures import Took, add_ratios, costs, nbytes, stopwatch, turns
+from memkit.evals.peers.process import Environment, Peer
+from memkit.memory import Memory
+from memkit.router.embed import Vectors
+
+Progress = Callable[[str, int, int], None]
+DIM, TOP, TENANT, NAMESPACE = 384, 8, "bench", ("bench",)
+KINDS = ("put", "search", "search_after_put", "get")
+ROUNDS = 20  # of a put and a search after it
+REFERENCE = "MemkitStore"
+DURABLE = "SQLite, journal wal, synchronous FULL"  # memkit.bank.catalog
+LANGGRAPH = Path(__file__).with_name("langgraph_worker.py")
+
+
+@dataclass(frozen=True)
+class Items:
+    """Texts with vectors float32 [items, DIM], and a question about each with a vector near it."""
+
+    vectors: Vectors
+    asked: Vectors
+
+    @classmethod
+    def drawn(cls, count: int, seed: int) -> Items:
+        rng = np.random.default_rng(seed)
+        vectors = _unit(rng.standard_normal((count, DIM), dtype=np.float32))
+        noise = rng.standard_normal((count, DIM), dtype=np.float32) / DIM**0.5
+        return cls(vectors, _unit(vectors + noise))
+
+    def text(self, number: int) -> str:
+        return f"Item {number}: the boat to island {number} leaves at {number % 24}:{number % 60:02}."
+
+    def question(self, number: int) -> str:
+        return f"When does the boat to island {number} leave?"
+
+
+def _unit(rows: Vectors) -> Vectors:
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float32)
+
+
+class Store(Protocol):
+    """A store under test. Every call says what it took."""
+
+    name: str
+    durability: str
+
+    def put(self, number: int) -> Took:
+        """Keep the item of that number."""
+
+    def search(self, number: int) -> tuple[bool, Took]:
+        """Whether the question about an item finds it among `TOP`."""
+
+    def get(self, number: int) -> Took:
+        """Read an item."""
+
+    def close(self) -> int:
+        """Let go of everything; the bytes that stay on disk."""
+
+
+class OwnBank:
+    """memkit's bank, with nothing around it."""
+
+    name, durability = "Bank", DURABLE
+
+    def __init__(self, folder: Path, items: Items) -> None:
+        self._bank, self._folder, self._items = Bank(folder), folder, items
+        self._ids = dict[int, str]()
+
+    def put(self, number: int) -> Took:
+        document = Document(self._items.text(number))
+        spans, vectors = [Span(0, len(document.text))], self._items.vectors[number][None]
+        took = stopwatch()
+        info = self._bank.remember(TENANT, document, spans, vectors)
+        taken = took()
+        self._ids[number] = info.id
+        return taken
+
+    def search(self, number: int) -> tuple[bool, Took]:
+        took = stopwatch()
+        hits = self._bank.search(TENANT, self._items.asked[number], TOP)
+        taken = took()
+        return self._ids[number] in [hit.memory_id for hit in hits], taken
+
+    def get(self, number: int) -> Took:
+        took = stopwatch()
+        self._bank.source(TENANT, self._ids[number])
+        return took()
+
+    def close(self) -> int:
+        self._bank.close()
+        return nbytes(self._folder)
+
+
+class Given:
+    """An embedder that makes no vectors: it is told the one of the text that comes next."""
+
+    name, dim, min_similarity, by_sentence = f"given:{DIM}", DIM, 0.0, False
+    next: Vectors
+
+    def passages(self, texts: Sequence[str]) -> Vectors:
+        return np.repeat(self.next[None], len(texts), axis=0)
+
+    def question(self, text: str) -> Vectors:
+        return self.next
+
+
+class OwnStore:
+    """memkit's store for LangGraph, called as LangGraph calls it."""
+
+    name, durability = REFERENCE, DURABLE
+
+    def __init__(self, folder: Path, items: Items) -> None:
+        from memkit.integrations.langchain import MemkitStore
+
+        self._folder, self._items, self._embedder = folder, items, Given()
+        self._memory = Memory(folder, embedder=self._embedder)
+        self._store = MemkitStore(self._memory)
+
+    def put(self, number: int) -> Took:
+        self._embedder.next = self._items.vectors[number]
+        took = stopwatch()
+        self._store.put(NAMESPACE, str(number), {"text": self._items.text(number)})
+        return took()
+
+    def search(self, number: int) -> tuple[bool, Took]:
+        self._embedder.next = self._items.asked[number]
+        took = stopwatch()
+        found = self._store.search(NAMESPACE, query=self._items.question(number), limit=TOP)
+        taken = took()
+        return str(number) in [item.key for item in found], taken
+
+    def get(self, number: int) -> Took:
+        took = stopwatch()
+        self._store.get(NAMESPACE, str(number))
+        return took()
+
+    def close(self) -> int:
+        self._memory.close()
+        return nbytes(self._folder)
+
+
+class Langgraph:
+    """One of LangGraph's own stores, in its interpreter; times are those in there."""
+
+    def __init__(self, kind: str, folder: Path, items: Items, environment: Environment) -> None:
+        self._data, self._items = folder / "data", items
+        self._data.mkdir(parents=True)
+        settings = {"kind": kind, "dim": DIM, "data": str(self._data)}
+        self._peer = Peer(environment.python, LANGGRAPH, folder, settings)
+        self.name, self.durability = kind, str(self._peer.call("durability").result)
+
+    def put(self, number: int) -> Took:
+        vector = self._items.vectors[number].tolist()
+        return self._peer.call("put", key=str(number), text=self._items.text(number), vector=vector).took
+
+    def search(self, number: int) -> tuple[bool, Took]:
+        text, vector = self._items.question(number), self._items.asked[number].tolist()
+        called = self._peer.call("search", text=text, vector=vector, k=TOP)
+        return str(number) in called.result, called.took
+
+    def get(self, number: int) -> Took:
+        return self._peer.call("get", key=str(number)).took
+
+    def close(self) -> int:
+        self._peer.close()
+        return nbytes(self._data)
+
+
+class Run:
+    """The stores of one run, and what their calls took, by name and kind."""
+
+    def __init__(self, stores: Sequence[Store], progress: Progress) -> None:
+        self.stores, self._progress = stores, progress
+        self.times = {store.name: defaultdict[str, list[Took]](list) for store in stores}
+        self.found = {store.name: list[bool]() for store in stores}
+
+    def fill(self, size: int, measured: int) -> None:
+        """Put ``size`` items, of which the last ``measured`` are timed."""
+        for number in range(size):
+            self._progress(f"{size} items", number, size)
+            for store in turns(self.stores, number):
+                took = store.put(number)
+                if number >= size - measured:
+                    self.times[store.name]["put"].append(took)
+
+    def read(self, numbers: Sequence[int]) -> None:
+        """Search and read these items."""
+        for store in self.stores:
+            store.search(0)  # builds what is built at first use
+        for turn, number in enumerate(numbers):
+            for store in turns(self.stores, turn):
+                hit, took = store.search(number)
+                self.found[store.name].append(hit)
+                self.times[store.name]["search"].append(took)
+                self.times[store.name]["get"].append(store.get(number))
+
+    def alternate(self, numbers: Sequence[int]) -> None:
+        """Put further items, with a search after each."""
+        for number in numbers:
+            for store in turns(self.stores, number):
+                store.put(number)
+                self.times[store.name]["search_after_put"].append(store.search(number)[1])
+
+    def rows(self, size: int) -> Iterator[dict[str, Any]]:
+        for store in self.stores:
+            taken = self.times[store.name]
+            yield {
+                "row": store.name,
+                "items": size,
+                "durability": store.durability,
+                "n": len(taken["search"]),
+                "found": fmean(self.found[store.name]),
+                **{key: value for name in KINDS for key, value in costs(name, taken[name]).items()},
+            }
+
+
+def compare(
+    folder: Path, environment: Environment, size: int, measured: int, seed: int, progress: Progress
+) -> list[dict[str, Any]]:
+    """A row for each store with ``size`` items, ``measured`` times put, searched and read.
+
+    ``found`` is the share of questions whose item was among the best eight; ``search_after_put`` are searches
+    that each follow a write.
+    """
+    items = Items.drawn(size + ROUNDS, seed)
+    asked = np.random.default_rng(seed).integers(0, size, measured).tolist()
+    with ExitStack() as stack:
+        stores = list[Store]()
+        sizes = dict[str, int]()
+        for store in _opened(folder, environment, items):
+            stack.callback(_closed, store, sizes)
+            stores.append(store)
+        run = Run(stores, progress)
+        run.fill(size, measured)
+        run.read(asked)
+        run.alternate(range(size, size + ROUNDS))
+        rows = list(run.rows(size))
+    for row in rows:
+        row["bytes"] = sizes[row["row"]]
+    add_ratios(rows, REFERENCE, KINDS)
+    return rows
+
+
+def _closed(store: Store, sizes: dict[str, int]) -> None:
+    sizes[store.name] = store.close()
+
+
+def _opened(folder: Path, environment: Environment, items: Items) -> Iterator[Store]:
+    yield OwnStore(folder / "store", items)
+    yield OwnBank(folder / "bank", items)
+    for kind in ("InMemoryStore", "SqliteStore"):
+        yield Langgraph(kind, folder / kind, items, environment)

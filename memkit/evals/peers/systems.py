@@ -1,0 +1,224 @@
+"""What remembers documents and answers questions: memkit, retrieval by hand, and mem0.
+
+All answers come from one engine in this process, and all vectors from one embedder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from memkit.document import Document
+from memkit.engine.base import Request
+from memkit.engine.transformers import TransformersEngine
+from memkit.errors import MemkitError
+from memkit.evals.peers.figures import Took, nbytes, stopwatch
+from memkit.evals.peers.process import Environment, Peer
+from memkit.memory import Memory
+from memkit.router.candidates import index
+from memkit.router.embed import Embedder
+from memkit.router.text import room_for
+from memkit.server.testing import Served
+
+TOKENS = 32  # of an answer
+TOPS = (1, 3)  # passages that are put in front of a question, where the system leaves that open
+TENANT = "bench"
+MEM0 = Path(__file__).with_name("mem0_worker.py")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One answer, and whether an artifact gave it; ``embed_ms`` is a part of the search, where known.
+
+    ``cpu_ms`` are the processor's of both together.
+    """
+
+    variant: str
+    text: str
+    search_ms: float
+    answer_ms: float
+    cpu_ms: float
+    embed_ms: float | None = None
+    latent: bool = False
+
+
+class System(Protocol):
+    """A memory under test, in a folder of its own."""
+
+    name: str
+
+    def remember(self, text: str) -> tuple[int, Took]:
+        """How many memories a document became, and what it took until it can be asked about.
+
+        Raises `MemkitError` for a document that cannot be remembered.
+        """
+
+    def prepare(self) -> list[float]:
+        """Do what is done once and later, after all is remembered; seconds of each document."""
+
+    def ask(self, question: str) -> Iterator[Asked]:
+        """Answers, one for each variant."""
+
+    def close(self) -> int:
+        """Let go of everything; the bytes that stay on disk."""
+
+
+class Ours:
+    """memkit: the text route, or with a ``compiler`` whatever its gate chooses."""
+
+    def __init__(
+        self,
+        folder: Path,
+        engine: TransformersEngine,
+        compiler: str = "",
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.name = f"memkit, {compiler or 'text'}"
+        self._folder, self._compiles = folder, bool(compiler)
+        self._memory = Memory(
+            folder, engine=engine, embedder="lexical", compiler=compiler or "lcc", options=options
+        )
+
+    def remember(self, text: str) -> tuple[int, Took]:
+        taken = stopwatch()
+        self._memory.remember(text, compile=False)
+        return 1, taken()
+
+    def prepare(self) -> list[float]:
+        """Compile; what the admission gate refuses stays on its text."""
+        took = list[float]()
+        for info in self._memory.list() if self._compiles else ():
+            taken = stopwatch()
+            try:
+                self._memory.compile(info.id)
+            except MemkitError:
+                continue
+            took.append(taken().ms / 1000)
+        return took
+
+    def ask(self, question: str) -> Iterator[Asked]:
+        taken = stopwatch()
+        answer = self._memory.ask(question, max_tokens=TOKENS)
+        (ms, busy), search = taken(), answer.trace.route_ms
+        yield Asked("", answer.text, search, ms - search, busy, latent=answer.route == "latent")
+
+    def close(self) -> int:
+        self._memory.close()
+        return nbytes(self._folder)
+
+
+class Reader:
+    """Answers from passages that some search has found."""
+
+    def __init__(self, engine: TransformersEngine) -> None:
+        self._engine = engine
+
+    def answers(
+        self, question: str, passages: Sequence[str], search: Took, embed_ms: float | None = None
+    ) -> Iterator[Asked]:
+        """An answer from the best of the passages, for each of `TOPS`."""
+        for top in TOPS:
+            taken = stopwatch()
+            text = self._read(question, passages[:top])
+            read = taken()
+            busy = search.cpu_ms + read.cpu_ms
+            yield Asked(f"top {top}", text, search.ms, read.ms, busy, embed_ms)
+
+    def _read(self, question: str, passages: Sequence[str]) -> str:
+        """An answer with as many passages in front as memkit's own text route has room for."""
+        room, chosen = room_for(self._engine, question, TOKENS), list[str]()
+        for passage in passages:
+            room -= self._engine.count_tokens(passage)
+            if room < 0:
+                break
+            chosen.append(passage.strip())
+        request = Request(question, context="\n".join(chosen) or None, max_tokens=TOKENS)
+        (completion,) = self._engine.generate([request])
+        return completion.text
+
+
+class Rag:
+    """Retrieval by hand: memkit's chunks and embedder, exact search by FAISS.
+
+    Index and texts are written out whole after every document, without fsync, as short programs do it.
+    """
+
+    name = "rag"
+
+    def __init__(self, folder: Path, reader: Reader, embedder: Embedder) -> None:
+        import faiss
+
+        self._faiss, self._folder, self._reader, self._embedder = faiss, folder, reader, embedder
+        self._index, self._texts = faiss.IndexFlatIP(embedder.dim), list[str]()
+        folder.mkdir()
+
+    def remember(self, text: str) -> tuple[int, Took]:
+        taken = stopwatch()
+        spans, vectors = index(Document(text), self._embedder)
+        self._index.add(vectors)
+        self._texts += [text[span.start : span.end] for span in spans]
+        self._faiss.write_index(self._index, str(self._folder / "index.faiss"))
+        (self._folder / "texts.json").write_text(json.dumps(self._texts))
+        return len(spans), taken()
+
+    def prepare(self) -> list[float]:
+        return []
+
+    def ask(self, question: str) -> Iterator[Asked]:
+        taken = stopwatch()
+        vector = self._embedder.question(question)
+        _, found = self._index.search(vector[None], min(max(TOPS), len(self._texts)))
+        texts = [self._texts[i] for i in found[0]]
+        yield from self._reader.answers(question, texts, taken())
+
+    def close(self) -> int:
+        return nbytes(self._folder)
+
+
+class Mem0:
+    """mem0, whose model and embedder are those of a memkit server; ``infer`` lets the model extract memories.
+
+    The key's tenant has no memories, so that the server's model answers without any.
+    """
+
+    def __init__(
+        self, folder: Path, environment: Environment, server: Served, reader: Reader, *, infer: bool
+    ) -> None:
+        self.name = f"mem0 {environment.version}{', infer' if infer else ''}"
+        self._reader, self._data = reader, folder / "data"
+        self._data.mkdir(parents=True)
+        embedder = server.services.root.router.embedder
+        settings = {
+            "url": server.url,
+            "key": server.key(TENANT),
+            "llm": server.services.config.model_id,
+            "embedder": embedder.name,
+            "dim": embedder.dim,
+            "data": str(self._data),
+            "infer": infer,
+        }
+        self._peer = Peer(environment.python, MEM0, folder, settings)
+
+    def remember(self, text: str) -> tuple[int, Took]:
+        made, took = self._call("remember", text=text)
+        return int(made), took
+
+    def prepare(self) -> list[float]:
+        return []
+
+    def ask(self, question: str) -> Iterator[Asked]:
+        found, took = self._call("search", question=question, k=max(TOPS))
+        yield from self._reader.answers(question, found["texts"], took, found["embed_ms"])
+
+    def _call(self, method: str, **arguments: Any) -> tuple[Any, Took]:
+        """What a method returned and took; the processor's time includes the server's, in this process."""
+        taken = stopwatch()
+        called = self._peer.call(method, **arguments)
+        return called.result, Took(called.took.ms, called.took.cpu_ms + taken().cpu_ms)
+
+    def close(self) -> int:
+        self._peer.close()
+        return nbytes(self._data)

@@ -1,0 +1,98 @@
+"""``/v1/embeddings``: vectors of the embedder that finds memories here, in OpenAI's form."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse
+
+from memkit.router.embed import Embedder, Vectors
+from memkit.router.text import Counter
+from memkit.server.errors import ApiError
+from memkit.server.memories import ERRORS
+from memkit.server.openai_schemas import EmbeddingsBody, EmbeddingsOut
+from memkit.server.schemas import MAX_QUESTION
+from memkit.server.services import AtDesk, Desk, with_headers
+from memkit.server.upstream import Estimated
+
+MAX_INPUTS = 1024
+routes = APIRouter(prefix="/v1", tags=["OpenAI-compatible"], responses=ERRORS)
+
+
+@routes.post("/embeddings", response_model=None, responses={200: {"model": EmbeddingsOut}})
+def embeddings(body: EmbeddingsBody, desk: AtDesk, response: Response) -> Response:
+    """Vectors of texts, by the embedder that finds memories. No memory is read, and nothing is kept.
+
+    It looks at questions and at the passages that answer them in two ways: `input_type` says which texts
+    these are, `passage` (the default) or `query`.
+    """
+    embedder = desk.services.root.router.embedder
+    if body.model != embedder.name:
+        raise ApiError(
+            404, f"the embedder here is {embedder.name!r}, not {body.model!r:.80}", "model_not_found", "model"
+        )
+    if body.dimensions not in (None, embedder.dim):
+        raise ApiError(
+            400,
+            f"the vectors here have {embedder.dim} dimensions and cannot be cut: leave out `dimensions`",
+            "unsupported",
+            "dimensions",
+        )
+    texts = _texts(body.input)
+    counter = _counter(desk)
+    tokens = sum(map(counter.count_tokens, texts))
+    vectors = _vectors(embedder, texts, query=body.input_type == "query")
+    found = {
+        "object": "list",
+        "model": embedder.name,
+        "data": [
+            {"object": "embedding", "index": i, "embedding": _written(vector, body.encoding_format)}
+            for i, vector in enumerate(vectors)
+        ],
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        "memkit": {"ignored": body.ignored()},
+    }
+    return with_headers(JSONResponse(found), response)
+
+
+def _texts(given: str | list[str] | list[int] | list[list[int]]) -> list[str]:
+    """The texts of a request, or 400 with what to do."""
+    texts = list[str]()
+    for each in [given] if isinstance(given, str) else given:
+        if not isinstance(each, str):
+            advice = "send texts, not tokens (LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False))"
+            raise ApiError(400, advice, "unsupported", "input")
+        texts.append(each)
+    if not 1 <= len(texts) <= MAX_INPUTS:
+        raise ApiError(
+            400, f"1 to {MAX_INPUTS:,} texts at once, these are {len(texts):,}", "invalid_value", "input"
+        )
+    for number, text in enumerate(texts):
+        if not text.strip():
+            raise ApiError(400, f"text {number} is empty", "invalid_value", "input")
+        if len(text) > MAX_QUESTION:
+            long = f"text {number} has {len(text):,} characters, the most is {MAX_QUESTION:,}"
+            raise ApiError(400, long, "context_length_exceeded", "input")
+    return texts
+
+
+def _counter(desk: Desk) -> Counter:
+    """What counts the tokens for the usage: where an upstream answers, no tokenizer is loaded here."""
+    return Estimated() if desk.services.config.upstream is not None else desk.services.root.engine
+
+
+def _vectors(embedder: Embedder, texts: list[str], *, query: bool) -> Vectors:
+    """``[texts, dim]``, float32."""
+    if query:
+        return np.stack([embedder.question(text) for text in texts])
+    return embedder.passages(texts)
+
+
+def _written(vector: Vectors, form: str | None) -> Any:
+    """A vector ``[dim]`` as numbers, or as its little-endian float32 bytes in base64."""
+    if form == "base64":
+        return base64.b64encode(vector.astype("<f4").tobytes()).decode("ascii")
+    return vector.tolist()
