@@ -1,0 +1,72 @@
+"""Plots as SVG, which pages hold inline. They need matplotlib, of the extra ``eval``."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from memkit.errors import MissingExtraError
+
+
+def figure_of(
+    draw: Callable[[Any], None], size: tuple[float, float] = (7, 3.5), panels: int = 1, salt: str = "memkit"
+) -> str:
+    """An SVG of what ``draw`` puts into matplotlib's axes, or into a list of several.
+
+    SVGs of one page need a ``salt`` each, which makes their ids. Raises `MissingExtraError`.
+    """
+    try:
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("matplotlib", "pip install 'memkit[eval]'") from error
+    with rc_context({"svg.hashsalt": salt, "svg.fonttype": "none"}):
+        figure, buffer = Figure(figsize=size, layout="constrained"), io.StringIO()
+        draw(figure.subplots() if panels == 1 else list(figure.subplots(1, panels)))
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def inline(svg: str) -> str:
+    """The SVG as an element of a page."""
+    return svg[svg.index("<svg") :]
+
+
+def heat_map(axes: Any, found: Mapping[tuple[float, float], float], unit: str) -> None:
+    """Needles found, from 0 to 1, by (length, depth in percent); lengths are in ``unit``."""
+    lengths, depths = sorted({length for length, _ in found}), sorted({depth for _, depth in found})
+    grid = [[found.get((length, depth), float("nan")) for length in lengths] for depth in depths]
+    image = axes.imshow(grid, vmin=0, vmax=1, aspect="auto", cmap="RdYlGn")
+    axes.set(xticks=range(len(lengths)), xticklabels=[f"{length:g}" for length in lengths], xlabel=unit)
+    axes.set(yticks=range(len(depths)), yticklabels=[f"{depth:g} %" for depth in depths])
+    axes.set(ylabel="depth of the needle")
+    for y, line in enumerate(grid):
+        for x, value in enumerate(line):
+            if value == value:  # not a gap
+                axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize="small")
+    axes.figure.colorbar(image, ax=axes, label="found")
+
+
+def by_ratio(axes: Any, rows: Sequence[Mapping[str, Any]], name: str, title: str) -> None:
+    """A figure with its 95 % interval against the ratio, a line a method; one without a ratio is a level."""
+    for method in dict.fromkeys(row["method"] for row in rows):
+        mine = [row for row in rows if row["method"] == method and row[name] is not None]
+        drawn = [row for row in mine if row["ratio"] is not None]
+        for row in mine:
+            if row["ratio"] is None:
+                axes.axhline(row[name], linestyle="--", color=axes._get_lines.get_next_color(), label=method)
+        if drawn:
+            low, high = zip(*(row[f"{name}_ci95"] or (row[name], row[name]) for row in drawn), strict=True)
+            values = [row[name] for row in drawn]
+            below = [max(value - end, 0) for value, end in zip(values, low, strict=True)]
+            above = [max(end - value, 0) for value, end in zip(values, high, strict=True)]
+            ratios = [row["ratio"] for row in drawn]
+            axes.errorbar(ratios, values, yerr=[below, above], fmt="o-", capsize=4, label=method)
+    axes.set(xlabel="ratio", ylabel=title)
+    axes.set_xscale("log", base=2)
+    ratios = sorted({row["ratio"] for row in rows if row["ratio"] is not None})
+    axes.set(xticks=ratios, xticklabels=[f"{ratio:g}×" for ratio in ratios])
+    axes.grid(axis="y", alpha=0.3)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize="small")
