@@ -330,7 +330,7 @@ def test_what_is_malformed_is_said_with_its_place(kept: Kept, format: str, value
     [
         ('{"a": 1}', "line 1: the fields a, which is no format known here.*squad"),
         ("[1]", "record 1: a number, which"),
-        ("\n{\n", "line 2"),
+        ("\n{\n", "line 3: not JSON"),
         ("not JSON", "line 1: not JSON"),
         (json.dumps(OWN) + "\n\n{", "line 3: not JSON"),
         ("[" * 100_000, "line 1: not JSON"),
@@ -346,7 +346,7 @@ def test_what_is_in_no_format_is_refused(tmp_path: Path, text: str, said: str) -
 def test_names_of_formats(kept: Kept, tmp_path: Path) -> None:
     file = kept(OWN)
     assert len(records.load(f"records:{file}", None, 0)) == 1
-    with pytest.raises(ConfigError, match="there is no format 'sqad'; there are: .*squad-long"):
+    with pytest.raises(ConfigError, match=r"there is no format 'sqad'; there are: .*squad-long"):
         records.load(f"sqad:{file}", None, 0)
     with pytest.raises(ConfigError, match="no file"):
         records.load(f"squad:{tmp_path / 'absent'}", None, 0)
@@ -359,12 +359,12 @@ def test_every_format_is_documented() -> None:
     assert set(re.findall(r"^\| `([a-z0-9-]+)`", page, re.MULTILINE)) == {*FORMATS, "niah", "generated"}
 
 
+FIELDS = sorted(
+    set(re.findall(r'"(\w+)":', json.dumps([OWN, SQUAD, HOTPOT, MUSIQUE, NQ, SQUALITY, LONGMEMEVAL, LOCOMO])))
+)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=4),
-)
-FIELDS = sorted(
-    set(re.findall(r'"(\w+)":', json.dumps([OWN, SQUAD, HOTPOT, MUSIQUE, NQ, SQUALITY, LONGMEMEVAL, LOCOMO])))
 )
 
 

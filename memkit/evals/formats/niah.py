@@ -24,18 +24,21 @@ FORM = f"{NAME}:FILE[:LENGTHS[:DEPTHS[:N]]]"
 # What is said and what is asked; "…" stands for the answer.
 _NEEDLES = (
     (
-        "The password of the lighthouse on Brennet island is “…”.",
+        'The password of the lighthouse on Brennet island is "…".',
         "What is the password of the lighthouse on Brennet island?",
     ),
-    ("The night train to Orsova is called “…”.", "What is the night train to Orsova called?"),
-    ("Mrs Tavistock's prize-winning rose is named “…”.", "What is Mrs Tavistock's prize-winning rose named?"),
-    ("The secret ingredient of Odo's soup is “…”.", "What is the secret ingredient of Odo's soup?"),
+    ('The night train to Orsova is called "…".', "What is the night train to Orsova called?"),
     (
-        "The ship that brought the clockmaker to Veldmoor was the “…”.",
+        'Mrs Tavistock\'s prize-winning rose is named "…".',
+        "What is Mrs Tavistock's prize-winning rose named?",
+    ),
+    ('The secret ingredient of Odo\'s soup is "…".', "What is the secret ingredient of Odo's soup?"),
+    (
+        'The ship that brought the clockmaker to Veldmoor was the "…".',
         "Which ship brought the clockmaker to Veldmoor?",
     ),
     (
-        "The village band of Quillon plays a march called “…”.",
+        'The village band of Quillon plays a march called "…".',
         "Which march does the village band of Quillon play?",
     ),
 )
