@@ -304,7 +304,7 @@ def _show(output: Output, table: dict[str, Any]) -> None:
     needed = [name for name, _, _ in columns_of(rows)]
     left_out = {name for name in SCORE if name not in needed}
     left_out |= {"judge"} if all(row["judge"] is None for row in rows) else set()
-    for shown, names in ((rows, _SHOWN), (table["categories"], _BY_CATEGORY)):
+    kept = [name for name in _SHOWN if name not in left_out]
+    for shown, names in ((rows, kept), (table["categories"], _BY_CATEGORY)):
         if shown:
-            kept = [name for name in names if name not in left_out]
-            output.table([titles.get(n, n) for n in kept], [[row.get(n) for n in kept] for row in shown])
+            output.table([titles.get(n, n) for n in names], [[row.get(n) for n in names] for row in shown])

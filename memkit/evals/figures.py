@@ -44,29 +44,33 @@ def heat_map(axes: Any, found: Mapping[tuple[float, float], float], unit: str) -
     for y, line in enumerate(grid):
         for x, value in enumerate(line):
             if value == value:  # not a gap
-                axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize="small")
+                ink = "black" if 0.15 < value < 0.85 else "white"  # the ends of the scale are dark
+                axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize="small", color=ink)
     axes.figure.colorbar(image, ax=axes, label="found")
 
 
-def by_ratio(axes: Any, rows: Sequence[Mapping[str, Any]], name: str, title: str) -> None:
+def by_ratio(axes: Any, rows: Sequence[Mapping[str, Any]], name: str, colours: Mapping[str, str]) -> None:
     """A figure with its 95 % interval against the ratio, a line a method; one without a ratio is a level."""
-    for method in dict.fromkeys(row["method"] for row in rows):
-        mine = [row for row in rows if row["method"] == method and row[name] is not None]
-        drawn = [row for row in mine if row["ratio"] is not None]
+    known = [row for row in rows if row[name] is not None]
+    for method, colour in colours.items():
+        mine = [row for row in known if row["method"] == method]
         for row in mine:
             if row["ratio"] is None:
-                axes.axhline(row[name], linestyle="--", color=axes._get_lines.get_next_color(), label=method)
+                axes.axhline(row[name], linestyle="--", color=colour, label=method)
+        drawn = [row for row in mine if row["ratio"] is not None]
         if drawn:
-            low, high = zip(*(row[f"{name}_ci95"] or (row[name], row[name]) for row in drawn), strict=True)
-            values = [row[name] for row in drawn]
-            below = [max(value - end, 0) for value, end in zip(values, low, strict=True)]
-            above = [max(end - value, 0) for value, end in zip(values, high, strict=True)]
-            ratios = [row["ratio"] for row in drawn]
-            axes.errorbar(ratios, values, yerr=[below, above], fmt="o-", capsize=4, label=method)
-    axes.set(xlabel="ratio", ylabel=title)
-    axes.set_xscale("log", base=2)
+            ratios, values = [row["ratio"] for row in drawn], [row[name] for row in drawn]
+            bars = list(zip(*(_bar(row, name) for row in drawn), strict=True))
+            axes.errorbar(ratios, values, yerr=bars, fmt="o-", capsize=4, color=colour, label=method)
     ratios = sorted({row["ratio"] for row in rows if row["ratio"] is not None})
-    axes.set(xticks=ratios, xticklabels=[f"{ratio:g}×" for ratio in ratios])
+    axes.set_xscale("log", base=2)
+    axes.set(xlabel="ratio", ylabel=name, xticks=ratios, xticklabels=[f"{ratio:g}×" for ratio in ratios])
     axes.grid(axis="y", alpha=0.3)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize="small")
+
+
+def _bar(row: Mapping[str, Any], name: str) -> tuple[float, float]:
+    """How far the interval reaches below and above the figure; nowhere without one."""
+    low, high = row[f"{name}_ci95"] or (row[name], row[name])
+    return max(row[name] - low, 0), max(high - row[name], 0)

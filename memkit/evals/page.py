@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from memkit.evals.figures import figure_of, inline
-from memkit.evals.report import cell, columns_of
+from memkit.evals.report import COLUMNS, Column, cell
 from memkit.evals.study import Study
 
 COLOUR = "#1f5fa8"
@@ -41,7 +41,8 @@ def page(report: dict[str, Any], studies: Sequence[Study], title: str) -> str:
         f"{report['seed']}, measured on {report['machine']}, {report['date']}."
     )
     bounds = [rows[key] for key in (("full", None), ("none", None)) if key in rows]
-    parts = [section("Bounds", "method", [(r["method"], r) for r in bounds], "")]
+    columns = [column for column in COLUMNS if column[0] in SHOWN]
+    parts = [section("Bounds", "method", [(r["method"], r) for r in bounds], "", columns)]
     for study in studies:
         found = [
             (v.label.partition(": ")[2], rows[v.label, v.ratio])
@@ -49,7 +50,7 @@ def page(report: dict[str, Any], studies: Sequence[Study], title: str) -> str:
             if (v.label, v.ratio) in rows
         ]
         if found:
-            parts.append(section(study.title, study.axis, found, plot(found, study.axis)))
+            parts.append(section(study.title, study.axis, found, plot(found, study.axis), columns))
     return shell(title, f"<p>{html.escape(about)} {RETENTION}</p>" + "".join(parts))
 
 
@@ -68,10 +69,9 @@ def section(
     axis: str,
     rows: Sequence[tuple[str, dict[str, Any]]],
     figure: str,
-    names: Sequence[str] = tuple(SHOWN),
+    columns: Sequence[Column],
 ) -> str:
-    """A table with the columns ``names``, under a title and above a figure; ``axis`` heads its labels."""
-    columns = [column for column in columns_of([row for _, row in rows]) if column[0] in names]
+    """A table with these columns, under a title and above a figure; ``axis`` heads the labels of its rows."""
     head = "".join(f"<th>{html.escape(name)}</th>" for name in [axis, *(t for _, t, _ in columns)])
     body = "".join(
         f"<tr><td>{html.escape(label)}</td>"

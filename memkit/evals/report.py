@@ -21,7 +21,8 @@ Retention is (contains - none) / (full - none). Agreement is the share of answer
 answers with the full context, right or wrong. KL is in nats per answer token against the full context; drift
 is measured on general questions that the compiler never saw.
 """
-COLUMNS = (
+Column = tuple[str, str, str]  # name, title, format
+COLUMNS: tuple[Column, ...] = (
     ("method", "method", "{}"),
     ("ratio", "ratio", "{:g}×"),
     ("n", "n", "{}"),
@@ -54,8 +55,8 @@ SCORE = ("metric", "score", "score_ci95")  # shown where another metric than con
 SINCE = ("f1_ci95", "rouge_l_ci95")  # results measured earlier lack these
 
 
-def columns_of(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
-    """The columns that these rows need: name, title and format."""
+def columns_of(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """The columns that these rows need."""
     left_out = [name for name in SINCE if not any(row.get(name) for row in rows)]
     if all(row.get("metric", "contains") == "contains" for row in rows):
         left_out += SCORE

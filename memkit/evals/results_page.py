@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from memkit.evals.figures import by_ratio, figure_of, heat_map, inline
 from memkit.evals.formats.niah import place
 from memkit.evals.page import RETENTION, section, shell
-from memkit.evals.report import cell, introduction
+from memkit.evals.report import COLUMNS, Column, cell, columns_of, introduction
 
 LOST = 0.9  # of the full context's score: below that, a method lost the question
 LISTED = 200  # questions of a group that are shown
 MEASURED = (
-    "n em f1 f1_ci95 contains contains_ci95 rouge_l rouge_l_ci95 metric score score_ci95 retention "
+    "n em f1 f1_ci95 contains contains_ci95 metric score score_ci95 retention "
     "retention_ci95 kl drift_kl drift_points compile_s prompt_tokens ttft_ms"
 ).split()
 BY_CATEGORY = "n f1 f1_ci95 metric score score_ci95 retention retention_ci95".split()
@@ -32,16 +33,28 @@ Question = Mapping[str, Any]  # as `memkit.evals.cells.transcript` makes them
 def results_page(report: Mapping[str, Any]) -> str:
     """The whole page; opens from a file, needs nothing from elsewhere. Raises `MissingExtraError`."""
     rows, categories = report["rows"], report["categories"]
-    parts = [section("Methods", "method", [(label(r), r) for r in rows], _by_ratio(rows), MEASURED)]
+    parts = [
+        section(
+            "Methods",
+            "method",
+            [(label(r), r) for r in rows],
+            _by_ratio(rows),
+            _chosen(columns_of(rows), MEASURED),
+        )
+    ]
     places = _heat_maps(categories)
     if places:
         parts.append(f"<section><h2>Needles found, by depth and length</h2>{places}</section>")
     elif categories:
         named = [(f"{row['category']}: {label(row)}", row) for row in categories]
-        parts.append(section("By category of question", "category", named, "", BY_CATEGORY))
+        parts.append(section("By category of question", "category", named, "", _chosen(COLUMNS, BY_CATEGORY)))
     parts += _questions(report["asked"])
     about = f"<p>{html.escape(introduction(report))} {RETENTION}</p>"
     return shell(f"{report['model']} on {report['source']}", about + "".join(parts), STYLE)
+
+
+def _chosen(columns: Sequence[Column], names: Sequence[str]) -> list[Column]:
+    return [column for column in columns if column[0] in names]
 
 
 def label(row: Mapping[str, Any]) -> str:
@@ -50,10 +63,13 @@ def label(row: Mapping[str, Any]) -> str:
 
 
 def _by_ratio(rows: Sequence[Mapping[str, Any]]) -> str:
+    methods = dict.fromkeys(row["method"] for row in rows)
+    colours = {method: f"C{number % 10}" for number, method in enumerate(methods)}  # matplotlib's ten
+    memories = [row for row in rows if row["method"] not in ("full", "none")]
+
     def draw(panels: list[Any]) -> None:
-        memories = [row for row in rows if row["method"] not in ("full", "none")]
-        by_ratio(panels[0], rows, "score", "score")
-        by_ratio(panels[1], memories, "retention", "retention")
+        by_ratio(panels[0], rows, "score", colours)
+        by_ratio(panels[1], memories, "retention", colours)
 
     return inline(figure_of(draw, (11, 3.5), panels=2, salt="ratio"))
 
@@ -67,7 +83,7 @@ def _heat_maps(categories: Sequence[Mapping[str, Any]]) -> str:
             found.setdefault(label(row), {})[where] = row["score"]
     return "".join(
         f"<h3>{html.escape(name)}</h3>"
-        + inline(figure_of(lambda axes, m=cells: heat_map(axes, m, "words"), (6, 3), salt=name))  # type: ignore[misc]
+        + inline(figure_of(partial(heat_map, found=cells, unit="words"), (6, 3), salt=name))
         for name, cells in found.items()
     )
 
