@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from memkit.evals.figures import figure_of, inline
+from memkit.evals.figures import bar, figure_of, inline
 from memkit.evals.report import COLUMNS, Column, cell
 from memkit.evals.study import Study
 
@@ -93,8 +93,7 @@ def plot(rows: Sequence[tuple[str, dict[str, Any]]], axis: str) -> str:
     def draw(panels: list[Any]) -> None:
         axes, beside = panels
         for x, (_, row) in enumerate(drawn):
-            low, high = row["retention_ci95"] or (row["retention"], row["retention"])
-            bars = [[max(row["retention"] - low, 0)], [max(high - row["retention"], 0)]]
+            bars = [[length] for length in bar(row, "retention")]
             axes.errorbar([x], [row["retention"]], yerr=bars, fmt="o", color=COLOUR, capsize=4)
         axes.set(ylabel="retention", ylim=(min(-0.05, axes.get_ylim()[0]), max(1.05, axes.get_ylim()[1])))
         beside.plot([row["kl"] for _, row in drawn], "o", color=COLOUR)
