@@ -24,7 +24,8 @@ MEASURED = (
 BY_CATEGORY = "n f1 f1_ci95 metric score score_ci95 retention retention_ci95".split()
 STYLE = """
 .asked td { white-space: normal; text-align: left; vertical-align: top; min-width: 7rem; }
-.asked th { text-align: left; } .right { color: #1a6b33; } .wrong { color: #a3211b; }
+.asked td:first-child { min-width: 16rem; } .asked th { text-align: left; }
+.right { color: #1a6b33; } .wrong { color: #a3211b; }
 @media (prefers-color-scheme: dark) { .right { color: #7fd69a; } .wrong { color: #ff9d94; } }
 """
 Question = Mapping[str, Any]  # as `memkit.evals.cells.transcript` makes them

@@ -13,6 +13,7 @@ from typing import IO, Any, cast
 from memkit.errors import ConfigError, DocumentError
 from memkit.evals.formats.base import Node
 
+UNREADABLE = (OSError, EOFError, lzma.LZMAError, zlib.error)
 GZIP, XZ = b"\x1f\x8b", b"\xfd7zXZ\x00"
 
 
@@ -25,7 +26,7 @@ def rows(path: Path) -> Iterator[Node]:
     try:
         with opened(path) as file:
             yield from _values(file, path)
-    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+    except UNREADABLE as error:
         raise DocumentError(f"cannot read {path}: {error}") from error
 
 
@@ -36,7 +37,7 @@ def text(path: Path) -> str:
             return str(file.read().decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise DocumentError(f"{path} is not UTF-8 (byte {error.start})") from error
-    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+    except UNREADABLE as error:
         raise DocumentError(f"cannot read {path}: {error}") from error
 
 
