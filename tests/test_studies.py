@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -157,10 +158,17 @@ def test_bad_bench_settings(bad: dict[str, object]) -> None:
         BenchConfig(**bad)  # type: ignore[arg-type]
 
 
-def test_html_belongs_to_a_study(cli: Callable[..., object], tmp_path: Path) -> None:
-    done = cli("eval", "generated:1", "--html", tmp_path / "x.html")
-    assert done.code == 2  # type: ignore[attr-defined]
-    assert "--study" in done.err  # type: ignore[attr-defined]
+@pytest.mark.parametrize(
+    ("study", "option"),
+    [("router", "--html"), ("router", "--drift"), ("meanpool", "--wording"), (None, "--unanswerable")],
+)
+def test_options_belong_to_studies(
+    cli: Callable[..., Any], tmp_path: Path, study: str | None, option: str
+) -> None:
+    done = cli("eval", "generated:1", option, tmp_path / "x", *(("--study", study) if study else ()))
+    assert done.code == 2
+    assert f"--study {study or 'router'}" in done.err
+    assert option in done.err
 
 
 def test_kvpress_is_an_extra(engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json as jsonlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,7 +29,7 @@ from memkit.cli.options import (
 )
 from memkit.cli.output import Output, plain
 from memkit.cli.progress import progress
-from memkit.errors import ConfigError, MemkitError
+from memkit.errors import ConfigError, MemkitError, MissingExtraError
 
 if TYPE_CHECKING:
     from memkit.evals.judge import JudgeConfig
@@ -59,9 +60,10 @@ def evaluate(
     unanswerable: Unanswerable = None,
     embedder: EmbedderName = None,
     home: Work = None,
-    html: Annotated[Path | None, _some("OUT", "With --study: also write a page.")] = None,
+    html: Annotated[Path | None, _some("OUT", "Also write a page with plots and the answers.")] = None,
     judge: Annotated[str | None, _some("URL,MODEL", "Also let an LLM grade answers, 0 to 5.")] = None,
     wording: Annotated[str | None, _some("TEXT", "How to put a {question}.")] = None,
+    drift: Annotated[str | None, _some("FILE", "General questions to measure drift on.")] = None,
     workers: Annotated[int, typer.Option(min=1, metavar="N", help="Processes that measure records.")] = 1,
     report: Annotated[bool, typer.Option("--report", help="Print a folder's results instead.")] = False,
     option: Options = None,
@@ -78,28 +80,39 @@ def evaluate(
     for path in (target, html):
         if path is not None:
             check_writable(path)
-    if html is not None and study is None:
-        raise ConfigError("--html needs --study")
+    if html is not None:
+        check_plots()
+    given = {"--html": html, "--wording": wording, "--drift": drift}
+    _refuse(study, given | {"--unrelated": unrelated, "--unanswerable": unanswerable, "--home": home})
     options = compiler_options(option) | ({} if preset is None else {"preset": preset})
     quiet_libraries()
     names = ["meanpool"] if study == "meanpool" else _names(compilers)
     ratios = numbers(ratio, "--ratio") if ratio is not None else (_own_ratio(names, model) or 16.0,)
     parts: dict[str, Any] = {"source": source, "model": model, "limit": limit}
     parts |= {"questions": questions, "seed": seed, "embedder": embedder}
-    if wording is not None and study in ("router", "meanpool"):
-        raise ConfigError(f"--study {study} puts questions as they are; leave --wording out")
     if study == "router":
         parts |= {"unrelated": unrelated, "unanswerable": unanswerable, "home": home}
         return _router(output, parts, _names(compilers), options | {"ratio": ratios[0]}, target)
     if study == "meanpool":
         parts.pop("embedder")
         return _meanpool(output, parts | {"ratio": ratios[0]}, target, html)
-    if wording is not None:
-        parts["wording"] = wording
-    if unrelated or unanswerable or home:
-        raise ConfigError("--unrelated, --unanswerable and --home belong to --study router")
+    parts |= {"drift": drift} | ({} if wording is None else {"wording": wording})
     parts |= {"compilers": _names(compilers), "baselines": _names(baselines), "options": options}
     _compilers(output, parts, ratios, judge, study, target, html, workers)
+
+
+# Which of the options that not all take are taken by a study; the others, and no study, take the last ones.
+_TAKES = {"router": ("--unrelated", "--unanswerable", "--home"), "meanpool": ("--html",)}
+_OTHERS = ("--html", "--wording", "--drift")
+
+
+def _refuse(study: str | None, given: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` for options that the study has no use for."""
+    taken = _TAKES.get(study or "", _OTHERS)
+    if idle := [name for name, value in given.items() if value is not None and name not in taken]:
+        raise ConfigError(
+            f"{f'--study {study}' if study else 'without --study router it'} takes no {idle[0]}"
+        )
 
 
 def _report(folder: str) -> None:
@@ -220,13 +233,19 @@ def _run(
             journal=None if json is None else Path(f"{json}.partial"),
             workers=workers,
         )
+    asked = table.pop("asked")  # a data set's questions are not ours to copy into results
     if json is not None:
         write_json(json, table)
     if html is not None:
-        from memkit.evals.page import page
+        _write(html, _page(table | {"asked": asked}, chosen))
+    output.result(table, lambda: _show(output, table))
 
-        _write(html, page(table, chosen, "Studies of LCC"))
-    output.result(table, lambda: _show(output, table["rows"]))
+
+def _page(table: dict[str, Any], chosen: Sequence[Study]) -> str:
+    from memkit.evals.page import page
+    from memkit.evals.results_page import results_page
+
+    return page(table, chosen, "Studies of LCC") if chosen else results_page(table)
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -248,6 +267,12 @@ def check_writable(path: Path) -> None:
         raise ConfigError(f"cannot write {path}: give a file in a folder that exists and is writable")
 
 
+def check_plots() -> None:
+    """Refuse to begin what could not be drawn at the end."""
+    if find_spec("matplotlib") is None:
+        raise MissingExtraError("matplotlib", "pip install 'memkit[eval]'")
+
+
 def write_json(path: Path, table: dict[str, Any]) -> None:
     """Write it beside, then replace."""
     _write(path, jsonlib.dumps(plain(table), allow_nan=False, indent=2) + "\n")
@@ -265,15 +290,21 @@ def _write(path: Path, text: str) -> None:
 
 # Enough to compare methods by, on one line of a window; JSON and RESULTS.md hold the rest.
 _SHOWN = (
-    "method ratio n em f1 contains agreement judge retention retention_ci95 kl drift_points compile_s "
-    "artifact_bytes prompt_tokens ttft_ms failed"
+    "method ratio n em f1 contains contains_ci95 metric score score_ci95 agreement judge retention "
+    "retention_ci95 kl drift_points compile_s artifact_bytes prompt_tokens ttft_ms failed"
 ).split()
+_BY_CATEGORY = "category method ratio n f1 f1_ci95 score score_ci95 retention retention_ci95".split()
 
 
-def _show(output: Output, rows: list[dict[str, Any]]) -> None:
-    """The columns of `_SHOWN` under the titles of RESULTS.md; the judge's only if it was asked."""
-    from memkit.evals.report import COLUMNS
+def _show(output: Output, table: dict[str, Any]) -> None:
+    """The columns of `_SHOWN` under the titles of RESULTS.md, and below them the categories of questions."""
+    from memkit.evals.report import COLUMNS, SCORE, columns_of
 
-    titles = {name: title for name, title, _ in COLUMNS}
-    names = [n for n in _SHOWN if n != "judge" or any(row.get(n) is not None for row in rows)]
-    output.table([titles.get(name, name) for name in names], [[row.get(n) for n in names] for row in rows])
+    rows, titles = table["rows"], {name: title for name, title, _ in COLUMNS}
+    needed = [name for name, _, _ in columns_of(rows)]
+    left_out = {name for name in SCORE if name not in needed}
+    left_out |= {"judge"} if all(row["judge"] is None for row in rows) else set()
+    kept = [name for name in _SHOWN if name not in left_out]
+    for shown, names in ((rows, kept), (table["categories"], _BY_CATEGORY)):
+        if shown:
+            output.table([titles.get(n, n) for n in names], [[row.get(n) for n in names] for row in shown])

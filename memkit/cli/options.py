@@ -75,7 +75,11 @@ EmbedderName = Annotated[
     ),
 ]
 Records = Annotated[
-    str, typer.Argument(metavar="FILE.jsonl|generated[:N[:FACTS]]", help="Records, or N generated documents.")
+    str,
+    typer.Argument(
+        metavar="[FORMAT:]FILE|niah:FILE|generated[:N[:FACTS]]",
+        help="Records, needles in the text of a file, or N generated documents.",
+    ),
 ]
 Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Most records.", show_default=False)]
 Questions = Annotated[

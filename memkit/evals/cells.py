@@ -7,26 +7,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from memkit.errors import ConfigError
 from memkit.evals import metrics
+from memkit.evals.records import Record
 
-BOOTSTRAP = 1000  # resamplings of the records
 BOUNDS = ("none", "full")
+PER_QUESTION = ("em", "f1", "contains", "rouge_l", "agreement", "kl", "judge", "answers")
+SHARES = ("em", "contains", "agreement")  # of questions: true or not for each
+OF_CATEGORY = "n metric score score_ci95 f1 f1_ci95 retention retention_ci95".split()
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One value per question in ``em`` to ``agreement``, and in ``kl`` (nats a token).
+    """One value per question in `PER_QUESTION`, of which ``kl`` is in nats a token, and in ``categories``.
 
-    ``general`` scores general questions asked with this memory in place; ``reason`` says why a
-    record could not be compiled, all else is then empty.
+    ``metric`` names the score that counts for this record. ``general`` scores general questions asked with
+    this memory in place; ``reason`` says why a record could not be compiled, all else is then empty.
     """
 
     method: str
@@ -49,12 +51,27 @@ class Cell:
     artifact_bytes: int | None = None
     reason: str = ""
     answers: tuple[str, ...] = ()
+    metric: str = "contains"
+    categories: tuple[str, ...] = ()
     admission: Mapping[str, Any] | None = None
     curve: tuple[tuple[str, int, float], ...] = field(default=(), repr=False)
 
     @property
     def key(self) -> tuple[str, float | None, str]:
         return self.method, self.ratio, self.record
+
+    @property
+    def scores(self) -> tuple[float, ...]:
+        """The score that counts, question by question."""
+        values: tuple[float, ...] = getattr(self, self.metric)
+        return values
+
+    def of_category(self, category: str) -> Cell:
+        """The cell as if no other questions had been asked."""
+        kept = [i for i, found in enumerate(self.categories) if found == category]
+        values = {name: getattr(self, name) for name in PER_QUESTION}
+        chosen: dict[str, Any] = {n: tuple(seen[i] for i in kept) for n, seen in values.items() if seen}
+        return replace(self, categories=(category,) * len(kept), **chosen)
 
 
 class Journal:
@@ -108,8 +125,9 @@ def _cell(row: dict[str, Any]) -> Cell:
 def table(cells: Sequence[Cell], general: float | None) -> list[dict[str, Any]]:
     """One row per method and ratio, in order of appearance.
 
-    Retention compares with ``full`` and ``none`` on the records that the method has; its interval is
-    a bootstrap over records. ``general`` is the score of general questions without any memory.
+    Every figure in `SHARES` has Wilson's interval over questions, every other mean a bootstrap over records;
+    so has retention, which compares the score that counts with ``full`` and ``none`` on the records that the
+    method has. ``general`` is the score of general questions without any memory.
     """
     groups = dict[tuple[str, float | None], list[Cell]]()
     for cell in cells:
@@ -133,17 +151,22 @@ def _row(
     def average(name: str) -> float | None:
         return metrics.mean([value for c in done if (value := getattr(c, name)) is not None])
 
+    def interval(name: str) -> tuple[float, float] | None:
+        if name in SHARES:
+            return metrics.wilson(sum(values), len(values)) if (values := pooled(name)) else None
+        return metrics.pooled_interval([getattr(cell, name) for cell in done])
+
     with_memory = metrics.mean(pooled("general"))
-    low, high = _interval(done, bounds)
     row: dict[str, Any] = {"method": method, "ratio": ratio, "n": len(pooled("em"))}
-    row |= {name: metrics.mean(pooled(name)) for name in ("em", "f1", "contains", "rouge_l", "agreement")}
+    for name in ("em", "f1", "contains", "rouge_l", "agreement", "judge", "kl", "drift_kl"):
+        row |= {name: metrics.mean(pooled(name)), f"{name}_ci95": interval(name)}
+    known = sorted({cell.metric for cell in group})
     row |= {
-        "contains_ci95": metrics.wilson(sum(pooled("contains")), len(pooled("contains"))),
-        "judge": metrics.mean(pooled("judge")),
+        "metric": ", ".join(known),
+        "score": metrics.mean(pooled("scores")),
+        "score_ci95": interval(known[0] if len(known) == 1 else "scores"),
         "retention": _retention(done, bounds),
-        "retention_ci95": None if low is None else (low, high),
-        "kl": metrics.mean(pooled("kl")),
-        "drift_kl": metrics.mean(pooled("drift_kl")),
+        "retention_ci95": metrics.bootstrap(done, lambda drawn: _retention(drawn, bounds)),
         "drift_points": None if general is None or with_memory is None else 100 * (general - with_memory),
     }
     row |= {name: average(name) for name in ("compile_s", "compile_flops", "compile_steps", "artifact_bytes")}
@@ -178,22 +201,42 @@ def _retention(cells: Sequence[Cell], bounds: Mapping[str, Mapping[str, Cell]]) 
     paired = [c for c in cells if c.record in bounds["full"] and c.record in bounds["none"]]
     if not paired:
         return None
-    score = metrics.mean([v for c in paired for v in c.contains])
-    none, full = (
-        metrics.mean([v for c in paired for v in bounds[name][c.record].contains]) for name in BOUNDS
-    )
+    score = metrics.mean([v for c in paired for v in c.scores])
+    none, full = (metrics.mean([v for c in paired for v in bounds[name][c.record].scores]) for name in BOUNDS)
     return metrics.retention(score, none, full)
 
 
-def _interval(
-    cells: Sequence[Cell], bounds: Mapping[str, Mapping[str, Cell]]
-) -> tuple[float | None, float | None]:
-    """Bootstrapped 95 % interval of the retention; (None, None) with fewer than two records."""
-    if len(cells) < 2:
-        return None, None
-    rng = random.Random(0)
-    drawn = [_retention(rng.choices(cells, k=len(cells)), bounds) for _ in range(BOOTSTRAP)]
-    values = sorted(value for value in drawn if value is not None)
-    if len(values) < BOOTSTRAP // 2:
-        return None, None
-    return values[int(0.025 * len(values))], values[int(0.975 * len(values)) - 1]
+def by_category(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """Scores and retention of every category of questions, by method and ratio; none of data without."""
+    rows = list[dict[str, Any]]()
+    for category in dict.fromkeys(name for cell in cells for name in cell.categories if name):
+        chosen = [cell.of_category(category) for cell in cells if category in cell.categories]
+        rows += [
+            {"category": category, "method": row["method"], "ratio": row["ratio"]}
+            | {name: row[name] for name in OF_CATEGORY}
+            for row in table(chosen, None)
+        ]
+    return rows
+
+
+def transcript(asked: Sequence[Record], cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """Every question with its gold answers, and what each method said and scored."""
+    of_record = dict[str, list[Cell]]()
+    for cell in cells:
+        of_record.setdefault(cell.record, []).append(cell)
+    return [
+        {
+            "record": record.id,
+            "question": question.text,
+            "gold": list(question.answers),
+            "category": question.category,
+            "metric": record.metric,
+            "said": [
+                {"method": c.method, "ratio": c.ratio, "answer": c.answers[i], "score": c.scores[i]}
+                for c in of_record.get(record.id, ())
+                if c.answers
+            ],
+        }
+        for record in asked
+        for i, question in enumerate(record.questions)
+    ]

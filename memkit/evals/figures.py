@@ -60,7 +60,7 @@ def by_ratio(axes: Any, rows: Sequence[Mapping[str, Any]], name: str, colours: M
         drawn = [row for row in mine if row["ratio"] is not None]
         if drawn:
             ratios, values = [row["ratio"] for row in drawn], [row[name] for row in drawn]
-            bars = list(zip(*(_bar(row, name) for row in drawn), strict=True))
+            bars = list(zip(*(bar(row, name) for row in drawn), strict=True))
             axes.errorbar(ratios, values, yerr=bars, fmt="o-", capsize=4, color=colour, label=method)
     ratios = sorted({row["ratio"] for row in rows if row["ratio"] is not None})
     axes.set_xscale("log", base=2)
@@ -70,7 +70,7 @@ def by_ratio(axes: Any, rows: Sequence[Mapping[str, Any]], name: str, colours: M
         axes.legend(fontsize="small")
 
 
-def _bar(row: Mapping[str, Any], name: str) -> tuple[float, float]:
+def bar(row: Mapping[str, Any], name: str) -> tuple[float, float]:
     """How far the interval reaches below and above the figure; nowhere without one."""
     low, high = row[f"{name}_ci95"] or (row[name], row[name])
     return max(row[name] - low, 0), max(high - row[name], 0)

@@ -18,8 +18,8 @@ from memkit.compilers.meanpool.sources import Question, Text
 from memkit.engine.trained import Trained
 from memkit.errors import ConfigError
 from memkit.evals import records
-from memkit.evals.figures import figure_of
-from memkit.evals.page import STYLE
+from memkit.evals.figures import figure_of, heat_map, inline
+from memkit.evals.page import shell
 from memkit.evals.timing import stamp
 from memkit.models.loading import LoadedModel, load
 
@@ -140,27 +140,14 @@ def curves(points: Sequence[tuple[str, int, float]], title: str) -> str:
         axes.legend(fontsize="x-small")
         axes.grid(alpha=0.3)
 
-    return figure_of(draw)
+    return figure_of(draw, salt="meanpool")
 
 
 def needle_plot(rows: Sequence[dict[str, Any]]) -> str:
     """Depth against length, as an SVG."""
 
-    def draw(axes: Any) -> None:
-        lengths, depths = sorted({r["length"] for r in rows}), sorted({r["depth"] for r in rows})
-        found = {(r["length"], r["depth"]): r["right"] for r in rows}
-        grid = [[found[length, depth] for length in lengths] for depth in depths]
-        image = axes.imshow(grid, vmin=0, vmax=1, aspect="auto", cmap="RdYlGn")
-        axes.set(
-            xticks=range(len(lengths)), xticklabels=lengths, xlabel="tokens", ylabel="depth of the needle"
-        )
-        axes.set(yticks=range(len(depths)), yticklabels=[f"{depth:.0%}" for depth in depths])
-        for y, line in enumerate(grid):
-            for x, value in enumerate(line):
-                axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize="small")
-        axes.figure.colorbar(image, ax=axes, label="found")
-
-    return figure_of(draw, (6, 3.5))
+    found = {(r["length"], 100 * r["depth"]): r["right"] for r in rows}
+    return figure_of(lambda axes: heat_map(axes, found, "tokens"), (6, 3.5), salt="meanpool")
 
 
 def needle_page(table: Mapping[str, Any]) -> str:
@@ -170,9 +157,5 @@ def needle_page(table: Mapping[str, Any]) -> str:
         for row in table["rows"]
     )
     title = f"Mean-pool compressor of {table['model']} at {table['ratio']:g}x"
-    plot = needle_plot(table["needles"])
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f"<style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1><ul>{rows}</ul>"
-        f"<h2>Needles found, by depth and length</h2>{plot[plot.index('<svg') :]}</body></html>\n"
-    )
+    plot = inline(needle_plot(table["needles"]))
+    return shell(title, f"<ul>{rows}</ul><h2>Needles found, by depth and length</h2>{plot}")

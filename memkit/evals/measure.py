@@ -17,6 +17,7 @@ from memkit.models.nano.general import HELD_OUT
 
 TTFT_REPEATS = 5
 ANSWER_TOKENS = 48
+LONG_ANSWER_TOKENS = 192  # where answers are scored by ROUGE
 GENERAL_TOKENS = 16
 
 
@@ -37,12 +38,18 @@ class Reference:
 
 
 class Measurer:
-    """Measures readers on one engine: models with what stands in front of a question."""
+    """Measures readers on one engine: models with what stands in front of a question.
 
-    def __init__(self, engine: TransformersEngine) -> None:
-        self.engine = engine
+    ``drift`` are general questions to measure drift on instead of nano's: the divergence on all of them, and
+    the points on those that have answers.
+    """
+
+    def __init__(self, engine: TransformersEngine, drift: Sequence[records.Asked] = ()) -> None:
+        self.engine, self.drift = engine, drift
         # Larger models take minutes for all of them.
-        self.general = [(q, (a,)) for q, a in HELD_OUT[:: 1 if engine.model == "nano" else 4]]
+        built_in = [(q, (a,)) for q, a in HELD_OUT[:: 1 if engine.model == "nano" else 4]]
+        self.general = [(q.text, q.answers) for q in drift if q.answers] or built_in
+        self.aside = [q.text for q in drift] or [q for q, _ in HELD_OUT[::4]]
         self.bare_general = metrics.mean(self._general_scores(self.reader()))
 
     # -- pieces ---------------------------------------------------------------------------------
@@ -85,7 +92,7 @@ class Measurer:
         """Whether the model can read the whole context and answer: without that there is no reference."""
         longest = max(self.engine.count_tokens(q.text) for q in record.questions)
         chat = self.engine.base.chat
-        around = len(chat.header) + len(chat.tail) + longest + ANSWER_TOKENS + 8  # 8: separator, end
+        around = len(chat.header) + len(chat.tail) + longest + _room(record) + 8  # 8: separator, end
         return self.engine.count_tokens(record.context) + around <= self.engine.window
 
     def reference(self, record: records.Record) -> Reference:
@@ -96,14 +103,14 @@ class Measurer:
             said = self._decode(full, questions, tokens)
             return [(q, [*ids, end]) for q, ids in zip(questions, said, strict=True)]
 
-        asked = answered([q.text for q in record.questions], ANSWER_TOKENS)
-        aside = answered([q for q, _ in HELD_OUT[::4]], GENERAL_TOKENS)
+        asked = answered([q.text for q in record.questions], _room(record))
+        aside = answered(self.aside, GENERAL_TOKENS)
         logprobs, aside_logprobs = (self._logprobs(full, given) for given in (asked, aside))
         return Reference(record, full, asked, logprobs, aside, aside_logprobs)
 
     def measure(self, reference: Reference, reader: Reader) -> dict[str, Any]:
         """Fields of a `Cell`: scores, divergences and drift of a reader's answers."""
-        ids = self._decode(reader, reference.questions, ANSWER_TOKENS)
+        ids = self._decode(reader, reference.questions, _room(reference.record))
         texts = [self.engine.decode(answer) for answer in ids]
         return {
             **self._scores(texts, reference),
@@ -122,7 +129,7 @@ class Measurer:
         """As `measure`, with a reader of its own for every question; drift is that of the first."""
         texts, kls = list[str](), list[float]()
         for reader, asked, logprobs in zip(readers, reference.asked, reference.logprobs, strict=True):
-            (ids,) = self._decode(reader, [asked[0]], ANSWER_TOKENS)
+            (ids,) = self._decode(reader, [asked[0]], _room(reference.record))
             texts.append(self.engine.decode(ids))
             kls += divergences([logprobs], self._logprobs(reader, [asked]))
         aside = self._logprobs(readers[0], reference.aside)
@@ -141,6 +148,11 @@ class Measurer:
             if repeat:  # the first one warms up
                 times.append(completion.ttft_ms)
         return {"ttft_ms": tuple(times), "prompt_tokens": float(completion.prompt_tokens)}
+
+
+def _room(record: records.Record) -> int:
+    """Tokens of an answer."""
+    return LONG_ANSWER_TOKENS if record.metric == "rouge_l" else ANSWER_TOKENS
 
 
 def scores(texts: Sequence[str], asked: Sequence[records.Asked]) -> dict[str, Any]:

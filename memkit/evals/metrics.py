@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
+import random
 import re
 import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+BOOTSTRAP = 1000  # resamplings
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -72,6 +77,29 @@ def wilson(right: float, total: int, z: float = 1.96) -> tuple[float, float]:
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
     return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def bootstrap(
+    items: Sequence[T], statistic: Callable[[Sequence[T]], float | None], seed: int = 0
+) -> tuple[float, float] | None:
+    """Bootstrapped 95 % interval of a statistic of ``items``.
+
+    None with fewer than two of them, or where most resamplings have no such statistic.
+    """
+    if len(items) < 2:
+        return None
+    rng = random.Random(seed)
+    drawn = [statistic(rng.choices(items, k=len(items))) for _ in range(BOOTSTRAP)]
+    values = sorted(value for value in drawn if value is not None)
+    if len(values) < BOOTSTRAP // 2:
+        return None
+    return values[int(0.025 * len(values))], values[int(0.975 * len(values)) - 1]
+
+
+def pooled_interval(groups: Sequence[Sequence[float]]) -> tuple[float, float] | None:
+    """Bootstrapped 95 % interval of the mean of all values, by drawing whole groups of them."""
+    sums = [(sum(group), len(group)) for group in groups if group]
+    return bootstrap(sums, lambda drawn: sum(s for s, _ in drawn) / sum(n for _, n in drawn))
 
 
 def retention(score: float | None, none: float | None, full: float | None) -> float | None:

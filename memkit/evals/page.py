@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import html
-import io
 import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from memkit.errors import MissingExtraError
-from memkit.evals.report import COLUMNS, cell
+from memkit.evals.figures import bar, figure_of, inline
+from memkit.evals.report import COLUMNS, Column, cell
 from memkit.evals.study import Study
 
 COLOUR = "#1f5fa8"
@@ -23,6 +22,11 @@ th:first-child, td:first-child { text-align: left; } svg { max-width: 100%; heig
 @media (prefers-color-scheme: dark) {
   body { background: #16181b; color: #e8e8e8; } th, td { border-color: #3a3d41; } svg { background: #fff; } }
 """
+RETENTION = (
+    "Retention is (score − none) / (full − none), where the score is contains unless the metric says "
+    "otherwise. Intervals are of 95 %: Wilson's of shares, bootstrapped over records of all else. KL is in "
+    "nats per answer token against the full context."
+)
 SHOWN = (
     "n em f1 contains contains_ci95 retention retention_ci95 kl drift_kl drift_points compile_s "
     "compile_flops prompt_tokens"
@@ -37,7 +41,8 @@ def page(report: dict[str, Any], studies: Sequence[Study], title: str) -> str:
         f"{report['seed']}, measured on {report['machine']}, {report['date']}."
     )
     bounds = [rows[key] for key in (("full", None), ("none", None)) if key in rows]
-    parts = [_section("Bounds", "method", [(r["method"], r) for r in bounds], "")]
+    columns = [column for column in COLUMNS if column[0] in SHOWN]
+    parts = [section("Bounds", "method", [(r["method"], r) for r in bounds], "", columns)]
     for study in studies:
         found = [
             (v.label.partition(": ")[2], rows[v.label, v.ratio])
@@ -45,18 +50,28 @@ def page(report: dict[str, Any], studies: Sequence[Study], title: str) -> str:
             if (v.label, v.ratio) in rows
         ]
         if found:
-            parts.append(_section(study.title, study.axis, found, plot(found, study.axis)))
+            parts.append(section(study.title, study.axis, found, plot(found, study.axis), columns))
+    return shell(title, f"<p>{html.escape(about)} {RETENTION}</p>" + "".join(parts))
+
+
+def shell(title: str, body: str, style: str = "") -> str:
+    """A page around ``body``, with its style inside."""
+    head = html.escape(title)
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{head}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1><p>{html.escape(about)} "
-        "Retention is (contains − none) / (full − none), with its bootstrapped 95 % interval; KL is in "
-        "nats per answer token against the full context.</p>" + "".join(parts) + "</body></html>\n"
+        f"<style>{STYLE}{style}</style></head><body><h1>{head}</h1>{body}</body></html>\n"
     )
 
 
-def _section(title: str, axis: str, rows: Sequence[tuple[str, dict[str, Any]]], figure: str) -> str:
-    columns = [(k, t, f) for k, t, f in COLUMNS if k in SHOWN]
+def section(
+    title: str,
+    axis: str,
+    rows: Sequence[tuple[str, dict[str, Any]]],
+    figure: str,
+    columns: Sequence[Column],
+) -> str:
+    """A table with these columns, under a title and above a figure; ``axis`` heads the labels of its rows."""
     head = "".join(f"<th>{html.escape(name)}</th>" for name in [axis, *(t for _, t, _ in columns)])
     body = "".join(
         f"<tr><td>{html.escape(label)}</td>"
@@ -70,33 +85,23 @@ def _section(title: str, axis: str, rows: Sequence[tuple[str, dict[str, Any]]], 
 
 def plot(rows: Sequence[tuple[str, dict[str, Any]]], axis: str) -> str:
     """Retention with its interval beside the KL, by label, as inline SVG. Raises `MissingExtraError`."""
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "pip install 'memkit[eval]'") from error
     drawn = [(label, row) for label, row in rows if row["retention"] is not None]
     if not drawn:
         return ""
-    with rc_context({"svg.hashsalt": axis, "svg.fonttype": "none"}):
-        figure = Figure(figsize=(11, 3), layout="constrained")
-        axes, beside = figure.subplots(1, 2)
+    names = [textwrap.fill(label, max(60 // len(drawn), 8), break_long_words=False) for label, _ in drawn]
+
+    def draw(panels: list[Any]) -> None:
+        axes, beside = panels
         for x, (_, row) in enumerate(drawn):
-            low, high = row["retention_ci95"] or (row["retention"], row["retention"])
-            bars = [[max(row["retention"] - low, 0)], [max(high - row["retention"], 0)]]
+            bars = [[length] for length in bar(row, "retention")]
             axes.errorbar([x], [row["retention"]], yerr=bars, fmt="o", color=COLOUR, capsize=4)
         axes.set(ylabel="retention", ylim=(min(-0.05, axes.get_ylim()[0]), max(1.05, axes.get_ylim()[1])))
         beside.plot([row["kl"] for _, row in drawn], "o", color=COLOUR)
         beside.set(ylabel="KL, nats a token", yscale="log")
-        labels = [
-            textwrap.fill(label, max(60 // len(drawn), 8), break_long_words=False) for label, _ in drawn
-        ]
-        for panel in (axes, beside):
-            panel.set(xticks=range(len(drawn)), xticklabels=labels, xlabel=axis)
+        for panel in panels:
+            panel.set(xticks=range(len(drawn)), xticklabels=names, xlabel=axis)
             panel.tick_params(axis="x", labelsize="small")
             panel.margins(x=0.1)
             panel.grid(axis="y", alpha=0.3)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    svg = buffer.getvalue()
-    return svg[svg.index("<svg") :]
+
+    return inline(figure_of(draw, (11, 3), panels=2, salt=axis))

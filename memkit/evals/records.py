@@ -1,114 +1,74 @@
-"""Evaluation records: documents with questions, from a JSONL file or generated."""
+"""Evaluation records: documents with questions, from files in many formats or generated."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from memkit.document import Document
 from memkit.errors import ConfigError, DocumentError
+from memkit.evals.formats import files, niah
+from memkit.evals.formats.base import QUESTION, Asked, MalformedError, Node, Record, numbered
+from memkit.evals.formats.registry import read
+
+__all__ = ["QUESTION", "Asked", "Record", "generated", "load", "load_queries", "load_unanswerable"]
 
 TRIES = 1000  # at a document
-QUESTION = "{question}"  # stands for a question in the wording of all
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A question with its accepted answers."""
-
-    text: str
-    answers: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Record:
-    """A context and what is asked about it; ``unanswerable`` questions it does not answer."""
-
-    id: str
-    context: str
-    questions: tuple[Asked, ...]
-    unanswerable: tuple[str, ...] = ()
-
-    def worded(self, wording: str) -> Record:
-        """The record with its questions put so."""
-        asked = (replace(q, text=wording.replace(QUESTION, q.text)) for q in self.questions)
-        return replace(self, questions=tuple(asked))
 
 
 def load(source: str, limit: int | None, seed: int, questions: int | None = None) -> list[Record]:
-    """Records of a file, or of ``generated[:N[:FACTS]]``; at most ``limit``, ``questions`` of each.
+    """Records of ``source``; at most ``limit`` with questions that have answers, ``questions`` of each.
 
-    Raises `ConfigError` for a source that is absent and `DocumentError` for a malformed line.
+    A source is a file in a format that `memkit.evals.formats.registry` knows, ``FORMAT:FILE``,
+    ``niah:FILE[:LENGTHS[:DEPTHS[:N]]]`` or ``generated[:N[:FACTS]]``. Raises `ConfigError` for one that is
+    absent or holds no such records, and `DocumentError` for a malformed file.
     """
-    if source.split(":")[0] == "generated":
-        records: Iterator[Record] | Sequence[Record] = generated(*_wanted(source, seed))
-    else:
-        path = Path(source)
-        if not path.is_file():
-            raise ConfigError(f"there is no file {source}")
-        records = list(_parse(path))
-    chosen = [record for record in records if record.questions][:limit]
+    chosen = list(islice((r for r in _records(source, seed) if r.questions), limit))
     if not chosen:
         raise ConfigError(f"{source} holds no records with questions that have answers")
     return [replace(r, questions=r.questions[:questions]) for r in chosen]
 
 
 def load_unanswerable(source: str, limit: int | None = None) -> list[Record]:
-    """Records of a file that have questions without an answer. Raises as `load`."""
-    path = Path(source)
-    if not path.is_file():
-        raise ConfigError(f"there is no file {source}")
-    chosen = [record for record in _parse(path) if record.unanswerable][:limit]
+    """Records that have questions without an answer. Raises as `load`."""
+    chosen = list(islice((r for r in _records(source, 0) if r.unanswerable), limit))
     if not chosen:
         raise ConfigError(f"{source} holds no records with questions that have no answers")
     return chosen
 
 
-def load_queries(source: str, limit: int | None = None) -> list[Asked]:
-    """Questions about nothing in particular: a JSON object with ``q`` (and ``answers``, if any) a line.
+def _records(source: str, seed: int) -> Iterator[Record]:
+    kind = source.partition(":")[0]
+    if kind == "generated":
+        return generated(*_wanted(source, seed))
+    if kind == niah.NAME and kind != source:
+        return niah.haystacks(niah.Grid.of(source), seed)
+    return numbered(read(source))
 
-    Raises `ConfigError` for a source that is absent or empty and `DocumentError` for a malformed line.
+
+def load_queries(source: str, limit: int | None = None) -> list[Asked]:
+    """Questions about nothing in particular: JSON objects with ``q`` or, as AlpacaEval's, ``instruction``.
+
+    They may have an ``input``, which is put below, and ``answers``. Raises `ConfigError` for a source that is
+    absent or empty and `DocumentError` for a malformed one.
     """
-    path, found = Path(source), list[Asked]()
-    if not path.is_file():
-        raise ConfigError(f"there is no file {source}")
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-                found.append(Asked(str(row["q"]), tuple(str(a) for a in row.get("answers", ()))))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise DocumentError(f"{path}, line {number}: not a question ({error!r})") from error
+    try:
+        found = [_query(row) for row in islice(files.rows(Path(source)), limit)]
+    except MalformedError as error:
+        raise DocumentError(f"{source}, {error}") from error
     if not found:
         raise ConfigError(f"{source} holds no questions")
-    return found[:limit]
+    return found
 
 
-def _parse(path: Path) -> Iterator[Record]:
-    with path.open("rb") as lines:  # decoded below, so that a wrong byte has a line number, too
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                yield _record(json.loads(line), str(number))
-            except (ValueError, KeyError, TypeError) as error:
-                raise DocumentError(f"{path}, line {number}: not a record ({error!r})") from error
-
-
-def _record(row: dict[str, Any], fallback: str) -> Record:
-    asked = [Asked(str(q["q"]), tuple(str(a) for a in q["answers"])) for q in row["questions"]]
-    context = Document(str(row["context"])).text  # refuses what could not be remembered
-    # Unanswerable questions have no gold answer to retain.
-    return Record(
-        str(row.get("id", fallback)),
-        context,
-        tuple(a for a in asked if a.answers),
-        tuple(a.text for a in asked if not a.answers),
-    )
+def _query(row: Node) -> Asked:
+    text = row["instruction" if "instruction" in row else "q"].text()
+    below = row.optional("input")
+    answers = row["answers"].texts() if "answers" in row else ()
+    return Asked(f"{text}\n\n{below}" if below else text, answers)
 
 
 def _wanted(source: str, seed: int) -> tuple[int, int, tuple[int, int]]:

@@ -7,6 +7,7 @@ Nothing is typed by hand: the same files give the same report.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,23 @@ Retention is (contains - none) / (full - none). Agreement is the share of answer
 answers with the full context, right or wrong. KL is in nats per answer token against the full context; drift
 is measured on general questions that the compiler never saw.
 """
-COLUMNS = (
+Column = tuple[str, str, str]  # name, title, format
+COLUMNS: tuple[Column, ...] = (
     ("method", "method", "{}"),
     ("ratio", "ratio", "{:g}×"),
     ("n", "n", "{}"),
     ("em", "EM", "{:.3f}"),
     ("f1", "F1", "{:.3f}"),
+    ("f1_ci95", "95 % CI", "{0[0]:.2f}-{0[1]:.2f}"),
     ("contains", "contains", "{:.3f}"),
     ("contains_ci95", "95 % CI", "{0[0]:.2f}-{0[1]:.2f}"),
     ("rouge_l", "ROUGE-L", "{:.3f}"),
+    ("rouge_l_ci95", "95 % CI", "{0[0]:.2f}-{0[1]:.2f}"),
     ("agreement", "agreement", "{:.3f}"),
     ("judge", "judge 0-5", "{:.2f}"),
+    ("metric", "metric", "{}"),
+    ("score", "score", "{:.3f}"),
+    ("score_ci95", "95 % CI", "{0[0]:.2f}-{0[1]:.2f}"),
     ("retention", "retention", "{:.3f}"),
     ("retention_ci95", "95 % CI", "{0[0]:.2f}-{0[1]:.2f}"),
     ("kl", "KL", "{:.3f}"),
@@ -42,6 +49,18 @@ COLUMNS = (
     ("prompt_tokens", "prompt tokens", "{:.0f}"),
     ("ttft_ms", "TTFT ms", "{:.1f}"),
 )
+
+
+SCORE = ("metric", "score", "score_ci95")  # shown where another metric than contains counts
+SINCE = ("f1_ci95", "rouge_l_ci95")  # results measured earlier lack these
+
+
+def columns_of(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """The columns that these rows need."""
+    left_out = [name for name in SINCE if not any(row.get(name) for row in rows)]
+    if all(row.get("metric", "contains") == "contains" for row in rows):
+        left_out += SCORE
+    return [column for column in COLUMNS if column[0] not in left_out]
 
 
 def cell(value: Any, form: str) -> str:
@@ -56,7 +75,23 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
 
 def answers(name: str, report: dict[str, Any], folder: Path) -> str:
     """The table of one ``memkit eval`` run, with its loss curves."""
-    rows = [[cell(row.get(key), form) for key, _, form in COLUMNS] for row in report["rows"]]
+    columns = columns_of(report["rows"])
+    rows = [[cell(row.get(key), form) for key, _, form in columns] for row in report["rows"]]
+    text = f"## {name}\n\n{introduction(report)}\n\n{_table([title for _, title, _ in columns], rows)}\n"
+    if report.get("skipped"):
+        text += f"\nLonger than the model's window, left out: {', '.join(report['skipped'])}.\n"
+    failed = [
+        f"{r['method']} at {cell(r['ratio'], '{:g}×')}: {r['failed']}" for r in report["rows"] if r["failed"]
+    ]
+    if failed:
+        text += f"\nRecords that could not be compiled: {'; '.join(failed)}.\n"
+    text += _predictions(report["rows"]) + _categories(report.get("categories", []))
+    plot = plot_curves(name, report, folder)
+    return text + (f"\n![Loss curves of {name}]({plot})\n" if plot else "")
+
+
+def introduction(report: Mapping[str, Any]) -> str:
+    """What was measured on what, in sentences."""
     about = (
         f"Model {report['model']}, source {report['source']}, {report['records']} records, "
         f"seed {report['seed']}; general questions without memory: {report['general_without_memory']:.3f}."
@@ -65,19 +100,21 @@ def answers(name: str, report: dict[str, Any], folder: Path) -> str:
         about += f" Passages of rag by the embedder {report.get('embedder', 'lexical')}."
     if report.get("wording", QUESTION) != QUESTION:
         about += f" Questions are put as “{report['wording']}”."
+    if report.get("drift"):
+        about += f" Drift is measured on questions of {report['drift']}."
     if report.get("machine"):
         about += f" Measured on {report['machine']}, {report['date']}."
-    text = f"## {name}\n\n{about}\n\n{_table([title for _, title, _ in COLUMNS], rows)}\n"
-    if report.get("skipped"):
-        text += f"\nLonger than the model's window, left out: {', '.join(report['skipped'])}.\n"
-    failed = [
-        f"{r['method']} at {cell(r['ratio'], '{:g}×')}: {r['failed']}" for r in report["rows"] if r["failed"]
-    ]
-    if failed:
-        text += f"\nRecords that could not be compiled: {'; '.join(failed)}.\n"
-    text += _predictions(report["rows"])
-    plot = plot_curves(name, report, folder)
-    return text + (f"\n![Loss curves of {name}]({plot})\n" if plot else "")
+    return about
+
+
+def _categories(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The table by category of question, if there are any."""
+    if not rows:
+        return ""
+    names = ("method", "ratio", "n", "f1", "f1_ci95", *SCORE, "retention", "retention_ci95")
+    columns = [("category", "category", "{}"), *(column for column in COLUMNS if column[0] in names)]
+    body = [[cell(row.get(key), form) for key, _, form in columns] for row in rows]
+    return f"\n{_table([title for _, title, _ in columns], body)}\n"
 
 
 def _predictions(rows: list[dict[str, Any]]) -> str:

@@ -6,6 +6,7 @@ import math
 import multiprocessing
 import os
 import platform
+import random
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
@@ -25,7 +26,7 @@ from memkit.engine.base import Request
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import CompileError, ConfigError
 from memkit.evals import records
-from memkit.evals.cells import Cell, Journal, table
+from memkit.evals.cells import Cell, Journal, by_category, table, transcript
 from memkit.evals.judge import Judge, JudgeConfig
 from memkit.evals.measure import Measurer, Reference
 from memkit.evals.presses import PRESSES, pressed
@@ -35,6 +36,7 @@ from memkit.router.embed import embedder_of
 
 BASELINES = ("full", "none", "rag", "kvpress", "cartridge")
 CURVE_EVERY = 5  # steps between the points of a loss curve that are kept
+DRIFT_QUERIES = 32  # of a file that drift is measured on; each is asked with every memory
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class EvalConfig:
     judge: JudgeConfig | None = None
     embedder: str | None = None  # of the baseline rag; see `memkit.router.embed.embedder_of`
     wording: str = records.QUESTION  # how a record's questions are put, to every method alike
+    drift: str | None = None  # a file of general questions to measure drift on; else nano's
 
     def __post_init__(self) -> None:
         if records.QUESTION not in self.wording:
@@ -115,7 +118,7 @@ Progress = Callable[[str, int, int], None]
 class _Evaluation:
     def __init__(self, config: EvalConfig, engine: TransformersEngine, progress: Progress) -> None:
         self.config, self.engine, self.progress = config, engine, progress
-        self.measurer = Measurer(engine)
+        self.measurer = Measurer(engine, _drift(config))
         self.embedder = embedder_of(config.embedder)
         self.judge = Judge(config.judge) if config.judge else None
 
@@ -141,7 +144,8 @@ class _Evaluation:
                 values = self._compiled(method, ratio, reference, test)
             if self.judge and "answers" in values:
                 values["judge"] = self.judge.scores(record, values["answers"])
-            journal.add(Cell(method, ratio, record.id, **values))
+            kinds = tuple(q.category for q in record.questions)
+            journal.add(Cell(method, ratio, record.id, metric=record.metric, categories=kinds, **values))
 
     def _twin(
         self, method: str, ratio: float | None, record: records.Record, journal: Journal
@@ -220,7 +224,7 @@ class _Evaluation:
 
         config = configure(LCCConfig, PRESETS, options)
         base, memory = couple(Document(reference.record.context), self.engine.base, config)
-        measurer = Measurer(TransformersEngine(base))
+        measurer = Measurer(TransformersEngine(base), self.measurer.drift)
         header = self.measurer.reader().prefix
         return measurer.measure(reference, measurer.behind(header.join(memory) if header else memory))
 
@@ -233,6 +237,14 @@ def _costs(made: Compiled) -> dict[str, Any]:
         "artifact_bytes": len(made.data),
         "curve": tuple(point for point in made.curve if point[1] % CURVE_EVERY == 0),
     }
+
+
+def _drift(config: EvalConfig) -> list[records.Asked]:
+    """Some of the questions that drift is measured on, if a file of them was given."""
+    if config.drift is None:
+        return []
+    found = records.load_queries(config.drift)
+    return random.Random(config.seed).sample(found, min(DRIFT_QUERIES, len(found)))
 
 
 def _absent(config: EvalConfig, record: records.Record, journal: Journal) -> list[tuple[str, float | None]]:
@@ -288,6 +300,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Run the evaluation; returns ``{"model", "seed", "rows": [...]}``.
 
+    ``categories`` has the rows by category of question, ``asked`` every question with all its answers.
     Retention and drift are relative to the rows ``full`` and ``none`` of the same run. With a
     ``journal`` (a file that is made, and removed at the end) an interrupted evaluation goes on.
     ``workers`` processes of one thread each measure that many records at once; times to the first
@@ -311,7 +324,8 @@ def evaluate(
             progress(f"record {record.id}", done, len(fitting))
             run.record(record, kept)
     progress("done", len(fitting), len(fitting))
-    rows = table(_in_order(config, fitting, kept), run.measurer.bare_general)
+    cells = _in_order(config, fitting, kept)
+    rows = table(cells, run.measurer.bare_general)
     for row in rows:
         for variant in config.variants:
             if variant.predicted and (variant.label, variant.ratio) == (row["method"], row["ratio"]):
@@ -325,6 +339,7 @@ def evaluate(
         "records": len(fitting),
         "embedder": run.embedder.name,
         "wording": config.wording,
+        "drift": None if config.drift is None else Path(config.drift).name,
         "skipped": skipped,  # longer than the model's window
         "general_without_memory": run.measurer.bare_general,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {run.engine.base.model.device.type}, "
@@ -332,4 +347,6 @@ def evaluate(
         + (f"{torch.get_num_threads()} threads" if workers == 1 else f"{workers} processes of 1 thread"),
         "date": datetime.now(UTC).date().isoformat(),
         "rows": rows,
+        "categories": by_category(cells),
+        "asked": transcript(fitting, cells),
     }

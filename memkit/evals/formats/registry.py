@@ -1,0 +1,59 @@
+"""Every format by name, and records of a file in any of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+from memkit.errors import ConfigError, DocumentError
+from memkit.evals.formats import conversations, multidoc, own, squad, summaries
+from memkit.evals.formats.base import Format, MalformedError, Node, Record
+from memkit.evals.formats.files import rows
+
+# A file is taken for the first that recognises it.
+FORMATS: dict[str, Format] = {
+    found.name: found
+    for module in (own, squad, multidoc, summaries, conversations)
+    for found in module.FORMATS
+}
+
+
+def read(source: str) -> Iterator[Record]:
+    """Records of ``FILE``, in the format that its first value shows, or of ``FORMAT:FILE``.
+
+    Raises `ConfigError` for an absent file or an unknown name, and `DocumentError` for a file in no format
+    known here, or malformed: with the line or record, and the field.
+    """
+    named, path = _split(source)
+    values = rows(path)
+    first = next(values, None)
+    if first is None:
+        return
+    chosen = named or _recognised(first, path)
+    try:
+        for value in chain([first], values):
+            yield from chosen.records(value)
+    except MalformedError as error:
+        raise DocumentError(f"{path}, {error} (read as {chosen.name})") from error
+
+
+def _split(source: str) -> tuple[Format | None, Path]:
+    named = re.match(r"([a-z][a-z0-9-]+):(.*)", source)  # not one letter: a drive
+    if named is None or Path(source).exists():
+        return None, Path(source)
+    if named[1] not in FORMATS:
+        raise ConfigError(f"there is no format {named[1]!r}; there are: {', '.join(FORMATS)}")
+    return FORMATS[named[1]], Path(named[2])
+
+
+def _recognised(first: Node, path: Path) -> Format:
+    for known in FORMATS.values():
+        if known.matches(first):
+            return known
+    held = f"the fields {', '.join(first.value)}" if isinstance(first.value, dict) else first.kind
+    raise DocumentError(
+        f"{path}, {first.unit} {first.number}: {held}, which is no format known here. "
+        f"Name one as FORMAT:FILE; there are: {', '.join(FORMATS)}"
+    )

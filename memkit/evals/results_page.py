@@ -1,0 +1,146 @@
+"""A self-contained HTML report of an evaluation: figures with intervals, plots, and every question.
+
+Questions that a method lost come first, with what each method answered; those that all kept stand below.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from memkit.evals.figures import by_ratio, figure_of, heat_map, inline
+from memkit.evals.formats.niah import place
+from memkit.evals.page import RETENTION, section, shell
+from memkit.evals.report import COLUMNS, Column, cell, columns_of, introduction
+
+LOST = 0.9  # of the full context's score: below that, a method lost the question
+LISTED = 200  # questions of a group that are shown
+MEASURED = (
+    "n em f1 f1_ci95 contains contains_ci95 metric score score_ci95 retention "
+    "retention_ci95 kl drift_kl drift_points compile_s prompt_tokens ttft_ms"
+).split()
+BY_CATEGORY = "n f1 f1_ci95 metric score score_ci95 retention retention_ci95".split()
+STYLE = """
+.asked td { white-space: normal; text-align: left; vertical-align: top; min-width: 7rem; }
+.asked td:first-child { min-width: 16rem; } .asked th { text-align: left; }
+.right { color: #1a6b33; } .wrong { color: #a3211b; }
+@media (prefers-color-scheme: dark) { .right { color: #7fd69a; } .wrong { color: #ff9d94; } }
+"""
+Question = Mapping[str, Any]  # as `memkit.evals.cells.transcript` makes them
+
+
+def results_page(report: Mapping[str, Any]) -> str:
+    """The whole page; opens from a file, needs nothing from elsewhere. Raises `MissingExtraError`."""
+    rows, categories = report["rows"], report["categories"]
+    parts = [
+        section(
+            "Methods",
+            "method",
+            [(label(r), r) for r in rows],
+            _by_ratio(rows),
+            _chosen(columns_of(rows), MEASURED),
+        )
+    ]
+    places = _heat_maps(categories)
+    if places:
+        parts.append(f"<section><h2>Needles found, by depth and length</h2>{places}</section>")
+    elif categories:
+        named = [(f"{row['category']}: {label(row)}", row) for row in categories]
+        parts.append(section("By category of question", "category", named, "", _chosen(COLUMNS, BY_CATEGORY)))
+    parts += _questions(report["asked"])
+    about = f"<p>{html.escape(introduction(report))} {RETENTION}</p>"
+    return shell(f"{report['model']} on {report['source']}", about + "".join(parts), STYLE)
+
+
+def _chosen(columns: Sequence[Column], names: Sequence[str]) -> list[Column]:
+    return [column for column in columns if column[0] in names]
+
+
+def label(row: Mapping[str, Any]) -> str:
+    """A method with its ratio."""
+    return f"{row['method']} {row['ratio']:g}×" if row["ratio"] is not None else str(row["method"])
+
+
+def _by_ratio(rows: Sequence[Mapping[str, Any]]) -> str:
+    methods = dict.fromkeys(row["method"] for row in rows)
+    colours = {method: f"C{number % 10}" for number, method in enumerate(methods)}  # matplotlib's ten
+    memories = [row for row in rows if row["method"] not in ("full", "none")]
+
+    def draw(panels: list[Any]) -> None:
+        by_ratio(panels[0], rows, "score", colours)
+        by_ratio(panels[1], memories, "retention", colours)
+
+    return inline(figure_of(draw, (11, 3.5), panels=2, salt="ratio"))
+
+
+def _heat_maps(categories: Sequence[Mapping[str, Any]]) -> str:
+    """A map of length and depth for each method, of an evaluation with needles."""
+    found = dict[str, dict[tuple[float, float], float]]()
+    for row in categories:
+        where = place(row["category"])
+        if where is not None and row["score"] is not None:
+            found.setdefault(label(row), {})[where] = row["score"]
+    return "".join(
+        f"<h3>{html.escape(name)}</h3>"
+        + inline(figure_of(partial(heat_map, found=cells, unit="words"), (6, 3), salt=name))
+        for name, cells in found.items()
+    )
+
+
+def _questions(asked: Sequence[Question]) -> list[str]:
+    """The questions in three groups, failures first."""
+    groups: dict[str, list[Question]] = {
+        "Lost by a memory": [],
+        "Kept by every memory": [],
+        "Failed by all": [],
+    }
+    for question in asked:
+        groups[_group(question)].append(question)
+    return [
+        f"<section><h2>{title} ({len(found)})</h2>{_listed(found)}</section>"
+        for title, found in groups.items()
+        if found
+    ]
+
+
+def _group(question: Question) -> str:
+    scores = {said["method"]: said["score"] for said in question["said"] if said["ratio"] is None}
+    memories = [said["score"] for said in question["said"] if said["method"] not in ("full", "none")]
+    best = scores.get("full") or max(memories, default=0.0)
+    if best == 0:
+        return "Failed by all"
+    return "Lost by a memory" if any(s < LOST * best for s in memories) else "Kept by every memory"
+
+
+def _listed(questions: Sequence[Question]) -> str:
+    shown = questions[:LISTED]
+    methods = list(dict.fromkeys(label(said) for question in shown for said in question["said"]))
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in ("question", "gold", *methods))
+    body = "".join(_row(question, methods) for question in shown)
+    more = f"<p>{len(questions) - LISTED} more are not shown.</p>" if len(questions) > LISTED else ""
+    table = f'<table class="asked"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    return f'<div class="wide">{table}</div>{more}'
+
+
+def _row(question: Question, methods: Sequence[str]) -> str:
+    said = {label(one): one for one in question["said"]}
+    about = " · ".join(part for part in (question["record"], question["category"]) if part)
+    cells = [
+        f"{html.escape(question['question'])}<br><small>{html.escape(about)}</small>",
+        html.escape(" / ".join(question["gold"])),
+        *(_answer(said.get(name), question["metric"]) for name in methods),
+    ]
+    return f"<tr>{''.join(f'<td>{text}</td>' for text in cells)}</tr>"
+
+
+def _answer(said: Mapping[str, Any] | None, metric: str) -> str:
+    """What a method said, marked: right or wrong, or by its score where that is no matter of either."""
+    if said is None:
+        return "–"
+    text = html.escape(said["answer"] or "(nothing)")
+    if metric not in ("contains", "em"):
+        return f"<small>{cell(said['score'], '{:.2f}')}</small> {text}"
+    right = said["score"] == 1
+    return f'<span class="{"right" if right else "wrong"}">{"✓" if right else "✗"} {text}</span>'
