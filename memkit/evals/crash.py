@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from memkit.bank import Bank, MemoryInfo, Said
 from memkit.bank.records import memory_id_of, running_digest
 from memkit.document import Document, Span
 from memkit.errors import ArtifactError, BankBusyError, MemkitError
+from memkit.evals.timing import stamp
 
 TENANTS = ("alice", "bob")
 LOG = "profile"
@@ -97,8 +97,7 @@ def crash(config: CrashConfig, progress: Progress = lambda label, done, total: N
     return {
         "bench": "crash",
         "seed": config.seed,
-        "machine": f"{os.uname().machine}, {os.cpu_count()} cores",
-        "date": datetime.now(UTC).date().isoformat(),
+        **stamp(),
         "rows": [run.row()],
     }
 

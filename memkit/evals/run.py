@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-import os
-import platform
 import random
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -31,6 +28,7 @@ from memkit.evals.judge import Judge, JudgeConfig
 from memkit.evals.measure import Measurer, Reference
 from memkit.evals.presses import PRESSES, pressed
 from memkit.evals.rag import passages
+from memkit.evals.timing import stamp
 from memkit.models.loading import quiet_libraries
 from memkit.router.embed import embedder_of
 
@@ -342,10 +340,11 @@ def evaluate(
         "drift": None if config.drift is None else Path(config.drift).name,
         "skipped": skipped,  # longer than the model's window
         "general_without_memory": run.measurer.bare_general,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {run.engine.base.model.device.type}, "
-        f"{str(run.engine.base.model.dtype).removeprefix('torch.')}, "
-        + (f"{torch.get_num_threads()} threads" if workers == 1 else f"{workers} processes of 1 thread"),
-        "date": datetime.now(UTC).date().isoformat(),
+        **stamp(
+            run.engine.base.model.device.type,
+            str(run.engine.base.model.dtype).removeprefix("torch."),
+            f"{torch.get_num_threads()} threads" if workers == 1 else f"{workers} processes of 1 thread",
+        ),
         "rows": rows,
         "categories": by_category(cells),
         "asked": transcript(fitting, cells),
