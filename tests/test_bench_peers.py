@@ -30,6 +30,10 @@ class Worker:
     def durability(self):
         return "none"
 
+    def fill(self, items):
+        for each in items:
+            self.put(*each)
+
     def put(self, key, text, vector):
         self.items[key] = (text, vector)
 

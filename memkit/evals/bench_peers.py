@@ -53,7 +53,7 @@ class PeersConfig:
     compilers: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     sizes: tuple[int, ...] = (1_000, 10_000)
-    measured: int = 200
+    measured: int = 100
     only: tuple[str, ...] = PEERS
     peers: Path | None = None
     model: str = "nano"
@@ -82,7 +82,7 @@ def bench(
     """
     busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # of other programs
     found, absent = _environments(config)
-    rows, notes = list[dict[str, Any]](), [f"Load average before: {busy}."] if busy is not None else []
+    rows, notes = list[dict[str, Any]](), [f"Load average before: {busy:.1f}."] if busy is not None else []
     with tempfile.TemporaryDirectory(prefix="memkit-peers-") as folder:
         if "rag" in config.only or "mem0" in found:
             rows, failures = _asked(config, found.get("mem0"), Path(folder), progress, engine)

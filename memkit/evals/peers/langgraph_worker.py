@@ -13,6 +13,7 @@ if not hasattr(sqlite3.Connection, "enable_load_extension"):
 
     sys.modules["sqlite3"] = pysqlite3
 
+from langgraph.store.base import PutOp
 from langgraph.store.memory import InMemoryStore
 from langgraph.store.sqlite import SqliteStore
 
@@ -46,6 +47,11 @@ class Worker:
         pragmas = (self._store.conn.execute(f"PRAGMA {name}") for name in ("synchronous", "journal_mode"))
         level, journal = (each.fetchone()[0] for each in pragmas)
         return f"SQLite, journal {journal}, synchronous {SYNCHRONOUS[level]}"
+
+    def fill(self, items: list[tuple[str, str, list[float]]]) -> None:
+        """Keep items, each a key, a text and its vector ``[dim]``, at once."""
+        self._vectors = {text: vector for _, text, vector in items}
+        self._store.batch([PutOp(NAMESPACE, key, {"text": text}) for key, text, _ in items])
 
     def put(self, key: str, text: str, vector: list[float]) -> None:
         """Keep a text under a key, with its vector ``[dim]``."""

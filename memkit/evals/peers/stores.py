@@ -22,6 +22,7 @@ from memkit.router.embed import Vectors
 Progress = Callable[[str, int, int], None]
 DIM, TOP, TENANT, NAMESPACE = 384, 8, "bench", ("bench",)
 KINDS = ("put", "search", "search_after_put", "get")
+BATCH = 500  # items of a line
 ROUNDS = 20  # of a put and a search after it
 REFERENCE = "MemkitStore"
 DURABLE = "SQLite, journal wal, synchronous FULL"  # memkit.bank.catalog
@@ -59,6 +60,9 @@ class Store(Protocol):
     name: str
     durability: str
 
+    def fill(self, numbers: range) -> None:
+        """Keep the items of these numbers all at once, where it can; this is not timed."""
+
     def put(self, number: int) -> Took:
         """Keep the item of that number."""
 
@@ -81,11 +85,18 @@ class OwnBank:
         self._bank, self._folder, self._items = Bank(folder), folder, items
         self._ids = dict[int, str]()
 
-    def put(self, number: int) -> Took:
+    def fill(self, numbers: range) -> None:
+        infos = self._bank.remember_many(TENANT, [self._memory(number) for number in numbers])
+        self._ids |= {number: info.id for number, info in zip(numbers, infos, strict=True)}
+
+    def _memory(self, number: int) -> tuple[Document, list[Span], Vectors]:
         document = Document(self._items.text(number))
-        spans, vectors = [Span(0, len(document.text))], self._items.vectors[number][None]
+        return document, [Span(0, len(document.text))], self._items.vectors[number][None]
+
+    def put(self, number: int) -> Took:
+        memory = self._memory(number)
         took = stopwatch()
-        info = self._bank.remember(TENANT, document, spans, vectors)
+        info = self._bank.remember(TENANT, *memory)
         taken = took()
         self._ids[number] = info.id
         return taken
@@ -131,6 +142,10 @@ class OwnStore:
         self._memory = Memory(folder, embedder=self._embedder)
         self._store = MemkitStore(self._memory)
 
+    def fill(self, numbers: range) -> None:
+        for number in numbers:  # it has no faster way
+            self.put(number)
+
     def put(self, number: int) -> Took:
         self._embedder.next = self._items.vectors[number]
         took = stopwatch()
@@ -164,6 +179,12 @@ class Langgraph:
         self._peer = Peer(environment.python, LANGGRAPH, folder, settings)
         self.name, self.durability = kind, str(self._peer.call("durability").result)
 
+    def fill(self, numbers: range) -> None:
+        for start in range(numbers.start, numbers.stop, BATCH):
+            some = range(start, min(start + BATCH, numbers.stop))
+            items = [(str(n), self._items.text(n), self._items.vectors[n].tolist()) for n in some]
+            self._peer.call("fill", items=items)
+
     def put(self, number: int) -> Took:
         vector = self._items.vectors[number].tolist()
         return self._peer.call("put", key=str(number), text=self._items.text(number), vector=vector).took
@@ -191,18 +212,20 @@ class Run:
 
     def fill(self, size: int, measured: int) -> None:
         """Put ``size`` items, of which the last ``measured`` are timed."""
-        for number in range(size):
-            self._progress(f"{size} items", number, size)
+        for done, store in enumerate(self.stores):
+            self._progress(f"fill {store.name}", done, len(self.stores))
+            store.fill(range(size - measured))
+        for number in range(size - measured, size):
+            self._progress("put", number - size + measured, measured)
             for store in turns(self.stores, number):
-                took = store.put(number)
-                if number >= size - measured:
-                    self.times[store.name]["put"].append(took)
+                self.times[store.name]["put"].append(store.put(number))
 
     def read(self, numbers: Sequence[int]) -> None:
         """Search and read these items."""
         for store in self.stores:
             store.search(0)  # builds what is built at first use
         for turn, number in enumerate(numbers):
+            self._progress("search", turn, len(numbers))
             for store in turns(self.stores, turn):
                 hit, took = store.search(number)
                 self.found[store.name].append(hit)
