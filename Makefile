@@ -89,7 +89,7 @@ results-run: $(VENV)/.memkit-dev
 	$(BIN)/memkit bench fuzz --json results/20-server-fuzz.json
 	tests/peers_env.sh
 	$(BIN)/memkit bench peers --only mem0,rag --compilers meanpool --json results/24-peers.json
-	$(BIN)/memkit bench peers --only langgraph --json results/24-peers-stores.json
+	$(BIN)/memkit bench peers --only langgraph --items 1000 --json results/24-peers-stores.json
 	tests/sglang_env.sh
 	for part in mixed equality overhead,ttft; do \
 		$(BIN)/memkit bench serve --engine sglang --only $$part --json results/20-sglang-$${part%%,*}.json; \

@@ -13,7 +13,7 @@ pytest.importorskip("fastapi")
 
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import ConfigError, EngineError
-from memkit.evals.bench_peers import PeersConfig, bench
+from memkit.evals.bench_peers import PeersConfig, bench, load_note
 from memkit.evals.peers import asking, stores
 from memkit.evals.peers.figures import Took, add_ratios, costs, turns
 from memkit.evals.peers.process import Environment
@@ -123,6 +123,11 @@ def test_what_is_absent_is_told_and_the_rest_is_measured(tmp_path: Path, engine:
     for name in ("mem0", "langgraph"):
         assert rows[name]["absent"] == f"there is no environment of {name}: tests/peers_env.sh makes it"
     assert {rows[name]["n"] for name in MINE} == {8}
+
+
+def test_a_busy_machine_is_told() -> None:
+    assert load_note(0.4, 2) == "Load average before: 0.4 on 2 cores."
+    assert "compare cpu_ms" in load_note(5.1, 2)
 
 
 def test_notes_are_in_the_report(tmp_path: Path) -> None:

@@ -29,13 +29,14 @@ PEERS = ("mem0", "langgraph", "rag")
 ASKED = (
     "Documents remembered and asked about: one model in this process answers for all, with at most "
     f"{TOKENS} tokens, and all vectors are the lexical embedder's; mem0 gets them over HTTP on loopback "
-    "(embed_p50_ms, a part of its search). rag writes its files without fsync. Ratios are of medians, to "
-    f"{asking.REFERENCE}; cpu_ms are the processor's, which other programs lengthen least."
+    "(embed_p50_ms, a part of its search). rag writes its files without fsync. Ratios are of the medians of "
+    f"times that passed, to {asking.REFERENCE}; cpu_ms are the processor's."
 )
 STORED = (
     "Items put into stores and found again, with vectors made beforehand: search is among eight, "
     "search_after_put follows a write each time, found is the share of questions whose item was among the "
-    f"eight. Ratios are of medians, to {stores.REFERENCE}."
+    "eight. Ratios are of the medians of times that passed, to "
+    f"{stores.REFERENCE}; cpu_ms are the processor's."
 )
 
 
@@ -80,9 +81,9 @@ def bench(
 
     ``engine`` is one of the configuration's model that is loaded already.
     """
-    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # of other programs
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0  # of other programs
     found, absent = _environments(config)
-    rows, notes = list[dict[str, Any]](), [f"Load average before: {busy:.1f}."] if busy is not None else []
+    rows, notes = list[dict[str, Any]](), [load_note(load, os.cpu_count() or 1)]
     with tempfile.TemporaryDirectory(prefix="memkit-peers-") as folder:
         if "rag" in config.only or "mem0" in found:
             rows, failures = _asked(config, found.get("mem0"), Path(folder), progress, engine)
@@ -101,6 +102,17 @@ def bench(
         "notes": notes,
         "rows": rows + absent,
     }
+
+
+def load_note(load: float, cores: int) -> str:
+    """What a load average before the run means for its figures."""
+    note = f"Load average before: {load:.1f} on {cores} cores."
+    if load < cores / 2:
+        return note
+    return (
+        f"{note} Other programs kept them busy: what takes the processor long waited for it longest, so that "
+        "the times that passed (p50, p95) and their ratios mislead; compare cpu_ms."
+    )
 
 
 def _compiled(config: PeersConfig) -> list[str]:
