@@ -29,6 +29,7 @@ from langgraph.store.memory import InMemoryStore
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import ConfigError
 from memkit.integrations.langchain import MemkitStore
+from memkit.integrations.langchain import store as store_module
 from memkit.memory import Memory
 from memkit.testing import TEXT, TINY_OPTIONS
 
@@ -257,3 +258,24 @@ def test_bad_input_is_refused(store: MemkitStore) -> None:
     with pytest.raises(ConfigError, match="filter"):
         store.search(("n",), filter={"n": {"$like": 1}})
     assert isinstance(store, BaseStore)
+
+
+def test_few_of_many_items_are_what_all_of_them_would_be(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = MemkitStore(memory)
+    for n in range(60):
+        store.put(("many",), f"{n:02d}", {"text": f"bee number {n}", "even": n % 2 == 0})
+    store.put(("many",), "aside", {"text": "bee number 33"}, index=False)
+
+    def found(**how: Any) -> list[str]:
+        return [each.key for each in store.search(("many",), query="bee number 33", **how)]
+
+    few = [found(limit=2), found(limit=2, offset=1), found(limit=3, filter={"even": True})]
+    assert few[0][0] == "33"
+    assert "aside" not in few[0]
+    assert all(int(key) % 2 == 0 for key in few[2])
+    monkeypatch.setattr(store_module, "LARGE", 0)  # all items are read
+    assert [found(limit=2), found(limit=2, offset=1)] == few[:2]
+    assert found(limit=100)[-1] == "aside"  # which is not searched
+    assert len(found(limit=100)) == 61

@@ -41,6 +41,8 @@ _ORDER: dict[str, Callable[[Any, Any], bool]] = {
     "$lte": operator.le,
 }
 
+LARGE = 1000  # from so many candidates on all items are read
+
 
 class MemkitStore(BaseStore):
     """Items in a bank, found by meaning and words; each namespace is a tenant of its own.
@@ -155,20 +157,34 @@ class MemkitStore(BaseStore):
     def _search(self, op: SearchOp) -> list[SearchItem]:
         now, found = self._clock(), list[tuple[Kept, float | None]]()
         for tenant in self._beneath(op.namespace_prefix):
-            kept = [k for k in self.memory.bank.items.all(tenant, now) if _fits(k, op.filter)]
-            scores = self._scores(tenant, op.query, kept) if op.query else {}
-            found += [(each, scores.get(each.memory_id) if each.searched else None) for each in kept]
+            found += self._best(tenant, op, now) if op.query else self._every(tenant, op, {}, now)
         if op.query:
             found.sort(key=lambda each: -each[1] if each[1] is not None else 1.0)
         shown = found[op.offset : op.offset + op.limit]
         self._used(op.refresh_ttl, [each for each, _ in shown], now)
         return [SearchItem(**self._about(each), score=score) for each, score in shown]
 
-    def _scores(self, tenant: str, query: str, kept: list[Kept]) -> dict[str, float]:
-        bank, embedder = self.memory.bank, self.memory.router.embedder
+    def _best(self, tenant: str, op: SearchOp, now: datetime) -> list[tuple[Kept, float | None]]:
+        """A tenant's items with their scores: no fewer of the best ones than are asked for."""
+        bank, embedder, wanted = self.memory.bank, self.memory.router.embedder, op.offset + op.limit
         refresh(bank, tenant, embedder)
-        ranked = candidates(bank, tenant, query, embedder, memories=max(len(kept), 1))
-        return {each.memory.id: each.strength for each in ranked}
+        width = 2 * wanted
+        while True:
+            ranked = candidates(bank, tenant, op.query or "", embedder, memories=width)
+            scores = {each.memory.id: each.strength for each in ranked}
+            if len(ranked) < width or width > LARGE:
+                return self._every(tenant, op, scores, now)
+            kept = [each for each in bank.items.of(tenant, list(scores), now) if each.searched]
+            found = [(each, scores[each.memory_id]) for each in kept if _fits(each, op.filter)]
+            if len(found) >= wanted:
+                return list(found)
+            width *= 4
+
+    def _every(
+        self, tenant: str, op: SearchOp, scores: Mapping[str, float], now: datetime
+    ) -> list[tuple[Kept, float | None]]:
+        kept = [each for each in self.memory.bank.items.all(tenant, now) if _fits(each, op.filter)]
+        return [(each, scores.get(each.memory_id) if each.searched else None) for each in kept]
 
     def _namespaces(self, op: ListNamespacesOp) -> list[Namespace]:
         wanted = op.match_conditions or ()

@@ -107,6 +107,14 @@ class Items:
         with self._catalog.read() as connection:
             return [_to_item(row) for row in connection.execute(query).mappings()]
 
+    def of(self, tenant: str, memory_ids: Sequence[str], now: datetime | None = None) -> list[Item]:
+        """The items of these memories that have not expired, in the order of arrival."""
+        check_tenant(tenant)
+        these = and_(items.c.tenant == tenant, items.c.memory_id.in_(memory_ids), _alive(now))
+        with self._catalog.read() as connection:
+            rows = connection.execute(select(items).where(these).order_by(items.c.number)).mappings()
+            return [_to_item(row) for row in rows]
+
     def used(self, tenant: str, keys: Sequence[str], now: datetime | None = None) -> None:
         """Let the items live as long again as they were given."""
         check_tenant(tenant)
