@@ -87,6 +87,13 @@ results-run: $(VENV)/.memkit-dev
 		--plot results/14-year.svg --json results/14-year.json
 	$(BIN)/memkit bench load --json results/20-server-load.json
 	$(BIN)/memkit bench fuzz --json results/20-server-fuzz.json
+	$(BIN)/memkit bench ttft --model smollm2 --tokens 2000,4000,8000 --repeats 3 --json results/7-smollm2-first-token.json
+	$(BIN)/memkit eval generated:1000 --study router --compilers none --questions 1 \
+		--json results/10-nano-router-text-1000.json
+	$(BIN)/memkit eval generated:1000 --study router --compilers meanpool --questions 1 \
+		--json results/10-nano-router-meanpool-1000.json
+	$(BIN)/memkit eval generated:24:8-16 --study meanpool --json results/21-nano-meanpool-stages.json
+	$(BIN)/memkit eval generated:24:8-16 --compilers meanpool --baselines full,none,rag --json results/21-nano-meanpool.json
 	tests/peers_env.sh
 	$(BIN)/memkit bench peers --only mem0,rag --compilers meanpool --json results/24-peers.json
 	$(BIN)/memkit bench peers --only langgraph --items 1000 --json results/24-peers-stores.json
