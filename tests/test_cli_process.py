@@ -70,8 +70,11 @@ def test_interrupted_compilation_leaves_the_memory_on_its_text(
     environment: dict[str, str], document: Path, home: Path, cli: Callable[..., Any]
 ) -> None:
     endless = [word for key in ("steps", "patience") for word in ("--option", f"{key}=1000000")]
+    # Where the tests run in the background of a shell, processes would be deaf to Ctrl-C.
+    listening = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    started = f"{listening}; runpy.run_module('memkit', run_name='__main__', alter_sys=True)"
     process = subprocess.Popen(
-        [sys.executable, "-m", "memkit", "remember", str(document), "--wait", *endless],
+        [sys.executable, "-c", started, "remember", str(document), "--wait", *endless],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -84,7 +87,10 @@ def test_interrupted_compilation_leaves_the_memory_on_its_text(
         assert line, seen
         seen += line
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    try:
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130, err
     assert err.splitlines()[-1] == "interrupted: the memory stays answerable from its text"
     assert "Traceback" not in err
