@@ -148,7 +148,8 @@ class Items:
         needed = select(other.c.key).where(other.c.tenant == tenant, other.c.memory_id == items.c.stale)
         there = select(memories.c.id).where(memories.c.tenant == tenant, memories.c.id == items.c.stale)
         query = select(items.c.stale).distinct()
-        query = query.where(items.c.tenant == tenant, there.exists(), ~needed.exists())
+        replaced = and_(items.c.tenant == tenant, items.c.stale.is_not(None))  # few are: looked at first
+        query = query.where(replaced, there.exists(), ~needed.exists())
         with self._catalog.read() as connection:
             return list(connection.execute(query).scalars())
 
