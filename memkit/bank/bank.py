@@ -170,7 +170,8 @@ class Bank:
         artifact = Artifact.decode(data)
         if artifact.manifest.tenant != tenant:
             raise ArtifactError("the artifact was compiled for another tenant; compile it for this one")
-        self._info(tenant, memory_id)
+        with self._catalog.read() as connection:
+            queries.artifact_id(connection, tenant, memory_id)  # is there such a memory?
         with translated(self._catalog.path), self._blobs.writing():
             self._blobs.write(tenant, artifact.id, data)
             try:
@@ -313,7 +314,7 @@ class Bank:
         It goes with the memory: `forget` removes it.
         """
         check_tenant(tenant)
-        return self.path / "unfinished" / tenant_key(tenant)[:16] / self._info(tenant, memory_id).id
+        return self.path / "unfinished" / tenant_key(tenant)[:16] / self.get(tenant, memory_id).id
 
     def check(self, tenant: str) -> builtins.list[str]:
         """What is wrong with the tenant's artifact files, in words; nothing when all is well."""
@@ -366,7 +367,7 @@ class Bank:
         self, tenant: str, memory_id: str, artifact: Artifact, data: bytes, made: CompiledFrom
     ) -> MemoryInfo:
         with self._catalog.write() as connection:
-            current = queries.info(connection, tenant, memory_id).artifact_id
+            current = queries.artifact_id(connection, tenant, memory_id)
             # A forget may have removed the same file again; while the write lock is held none can.
             if not self._blobs.exists(tenant, artifact.id):
                 self._blobs.write(tenant, artifact.id, data)
@@ -379,10 +380,6 @@ class Bank:
     def _pieces(self, connection: Connection, tenant: str, memory_id: str) -> tuple[Document, Sequence[Span]]:
         document = queries.source(connection, tenant, memory_id)
         return document, pieces(connection, tenant, memory_id, document)
-
-    def _info(self, tenant: str, memory_id: str) -> MemoryInfo:
-        with self._catalog.read() as connection:
-            return queries.info(connection, tenant, memory_id)
 
     def _load(self, tenant: str, artifact_id: str) -> Artifact:
         # The id is the digest of the whole file: where it is right, so are the tensors' own.
