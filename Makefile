@@ -87,6 +87,7 @@ results-run: $(VENV)/.memkit-dev
 		--plot results/14-year.svg --json results/14-year.json
 	$(BIN)/memkit bench load --json results/20-server-load.json
 	$(BIN)/memkit bench fuzz --json results/20-server-fuzz.json
+	$(BIN)/memkit bench route --memories 250000 --queries 40 --json results/19-route-1m-vectors.json
 	$(BIN)/memkit bench ttft --model smollm2 --tokens 2000,4000,8000 --repeats 3 --json results/7-smollm2-first-token.json
 	$(BIN)/memkit eval generated:1000 --study router --compilers none --questions 1 \
 		--json results/10-nano-router-text-1000.json
