@@ -170,8 +170,7 @@ class Bank:
         artifact = Artifact.decode(data)
         if artifact.manifest.tenant != tenant:
             raise ArtifactError("the artifact was compiled for another tenant; compile it for this one")
-        with self._catalog.read() as connection:
-            queries.artifact_id(connection, tenant, memory_id)  # is there such a memory?
+        self._current(tenant, memory_id)  # is there such a memory?
         with translated(self._catalog.path), self._blobs.writing():
             self._blobs.write(tenant, artifact.id, data)
             try:
@@ -259,8 +258,7 @@ class Bank:
             ) from error
 
     def _artifact_id(self, tenant: str, memory_id: str, version: int | None) -> str:
-        with self._catalog.read() as connection:
-            found = queries.artifact_id(connection, tenant, memory_id)
+        found = self._current(tenant, memory_id)
         if version is not None:
             kept = {each.version: each.artifact_id for each in self.versions.history(tenant, memory_id)}
             found = kept.get(version)
@@ -314,7 +312,8 @@ class Bank:
         It goes with the memory: `forget` removes it.
         """
         check_tenant(tenant)
-        return self.path / "unfinished" / tenant_key(tenant)[:16] / self.get(tenant, memory_id).id
+        self._current(tenant, memory_id)  # is there such a memory? Its id becomes a part of the path
+        return self.path / "unfinished" / tenant_key(tenant)[:16] / memory_id
 
     def check(self, tenant: str) -> builtins.list[str]:
         """What is wrong with the tenant's artifact files, in words; nothing when all is well."""
@@ -380,6 +379,10 @@ class Bank:
     def _pieces(self, connection: Connection, tenant: str, memory_id: str) -> tuple[Document, Sequence[Span]]:
         document = queries.source(connection, tenant, memory_id)
         return document, pieces(connection, tenant, memory_id, document)
+
+    def _current(self, tenant: str, memory_id: str) -> str | None:
+        with self._catalog.read() as connection:
+            return queries.artifact_id(connection, tenant, memory_id)
 
     def _load(self, tenant: str, artifact_id: str) -> Artifact:
         # The id is the digest of the whole file: where it is right, so are the tensors' own.

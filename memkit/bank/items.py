@@ -103,17 +103,17 @@ class Items:
     def all(self, tenant: str, now: datetime | None = None) -> list[Item]:
         """All items of the tenant that have not expired, in the order of arrival."""
         check_tenant(tenant)
-        query = select(items).where(items.c.tenant == tenant, _alive(now)).order_by(items.c.number)
-        with self._catalog.read() as connection:
-            return [_to_item(row) for row in connection.execute(query).mappings()]
+        return self._where(and_(items.c.tenant == tenant, _alive(now)))
 
     def of(self, tenant: str, memory_ids: Sequence[str], now: datetime | None = None) -> list[Item]:
         """The items of these memories that have not expired, in the order of arrival."""
         check_tenant(tenant)
-        these = and_(items.c.tenant == tenant, items.c.memory_id.in_(memory_ids), _alive(now))
+        return self._where(and_(items.c.tenant == tenant, items.c.memory_id.in_(memory_ids), _alive(now)))
+
+    def _where(self, condition: ColumnElement[bool]) -> list[Item]:
+        query = select(items).where(condition).order_by(items.c.number)
         with self._catalog.read() as connection:
-            rows = connection.execute(select(items).where(these).order_by(items.c.number)).mappings()
-            return [_to_item(row) for row in rows]
+            return [_to_item(row) for row in connection.execute(query).mappings()]
 
     def used(self, tenant: str, keys: Sequence[str], now: datetime | None = None) -> None:
         """Let the items live as long again as they were given."""

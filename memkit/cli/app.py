@@ -73,7 +73,7 @@ def _log() -> None:
 
 def build() -> typer.Typer:
     """The application with all its commands."""
-    return group("memkit", _GUIDE, COMMANDS, _root, epilog=_EPILOG)
+    return group("memkit", _GUIDE, COMMANDS, _root, alone=True, epilog=_EPILOG)
 
 
 def _root(

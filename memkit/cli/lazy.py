@@ -50,9 +50,15 @@ Commands: TypeAlias = Mapping[str, Command | Group]
 
 
 def group(
-    name: str, text: str, headings: Mapping[str, Commands], callback: Callable[..., None], **settings: Any
+    name: str,
+    text: str,
+    headings: Mapping[str, Commands],
+    callback: Callable[..., None],
+    *,
+    alone: bool = False,
+    **settings: Any,
 ) -> typer.Typer:
-    """An application whose help shows commands under ``headings``."""
+    """An application whose help shows commands under ``headings``; ``alone``: it works without one."""
 
     class Lazy(_Lazy):
         table = headings
@@ -66,7 +72,7 @@ def group(
         context_settings=SETTINGS,
         **settings,
     )
-    app.callback(invoke_without_command="epilog" in settings)(callback)
+    app.callback(invoke_without_command=alone)(callback)
     return app
 
 

@@ -1,4 +1,4 @@
-"""How all benchmarks time things, and the limits of the machine that they compare with."""
+"""How all benchmarks time and weigh things, and the limits of the machine that they compare with."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -44,6 +45,11 @@ def copy_rate(nbytes: int = 1 << 24, repeats: int = 9) -> float:
     data = bytes(nbytes)
     (times,) = interleaved([lambda: bytearray(data)], repeats)
     return nbytes / (statistics.median(times) / 1000)
+
+
+def nbytes(folder: Path) -> int:
+    """Bytes of all files beneath a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _time(call: Callable[[], object]) -> float:

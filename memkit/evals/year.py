@@ -20,7 +20,7 @@ from memkit.bank import Said
 from memkit.engine.base import Request
 from memkit.evals import metrics
 from memkit.evals.figures import figure_of
-from memkit.evals.timing import stamp
+from memkit.evals.timing import nbytes, stamp
 from memkit.memory import Memory
 from memkit.recompile.advice import AdvisorConfig
 from memkit.recompile.executors import Here
@@ -82,7 +82,7 @@ def bench(config: YearConfig, progress: Progress = lambda label, done, total: No
             if spoke:
                 report = recompile(plan(memory, scope, at), scope, Here(memory))
                 outcomes.update(outcome.status for outcome in report.outcomes)
-                storage.append({"night": night, "bytes": _bytes(Path(folder))})
+                storage.append({"night": night, "bytes": nbytes(Path(folder))})
         rows = list(_rows(memory, lives))
     return {
         "bench": "year",
@@ -159,10 +159,6 @@ def _by_artifact(memory: Memory, life: _Life) -> list[str]:
     said = [completion.text for completion in memory.engine.generate(requests)]
     memory.engine.detach(handle)
     return said
-
-
-def _bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _growth(storage: list[dict[str, int]]) -> dict[str, Any]:

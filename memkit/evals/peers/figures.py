@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -51,8 +50,3 @@ def add_ratios(rows: Sequence[dict[str, Any]], reference: str, columns: Sequence
         for name in columns:
             theirs, mine = row[f"{name}_p50_ms"], ours[f"{name}_p50_ms"]
             row[f"{name}_ratio_to_memkit"] = theirs / mine if theirs is not None and mine else None
-
-
-def nbytes(folder: Path) -> int:
-    """Bytes of all files beneath a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -14,8 +14,9 @@ import numpy as np
 
 from memkit.bank import Bank
 from memkit.document import Document, Span
-from memkit.evals.peers.figures import Took, add_ratios, costs, nbytes, stopwatch, turns
+from memkit.evals.peers.figures import Took, add_ratios, costs, stopwatch, turns
 from memkit.evals.peers.process import Environment, Peer
+from memkit.evals.timing import nbytes
 from memkit.memory import Memory
 from memkit.router.embed import Vectors
 

@@ -15,8 +15,9 @@ from memkit.document import Document
 from memkit.engine.base import Request
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import MemkitError
-from memkit.evals.peers.figures import Took, nbytes, stopwatch
+from memkit.evals.peers.figures import Took, stopwatch
 from memkit.evals.peers.process import Environment, Peer
+from memkit.evals.timing import nbytes
 from memkit.memory import Memory
 from memkit.router.candidates import index
 from memkit.router.embed import Embedder
