@@ -15,9 +15,10 @@ import torch
 from memkit import registry
 from memkit.artifact import Artifact
 from memkit.compilers.meanpool import checkpoint
-from memkit.compilers.meanpool.batches import Branch, Chunks, Sample, collate
+from memkit.compilers.meanpool.batches import Branch, Chunks, Sample, collate, padded
 from memkit.compilers.meanpool.config import compressor_config, stage_config
 from memkit.compilers.meanpool.model import Compressor, CompressorConfig
+from memkit.compilers.meanpool.training import micro_batches
 from memkit.document import Document
 from memkit.engine import trained
 from memkit.engine.base import Request
@@ -41,6 +42,25 @@ def compressor(base: LoadedModel, **options: Any) -> Compressor:
 
 def ids_of(base: LoadedModel, text: str = TEXT) -> list[int]:
     return list(base.tokenizer.encode(text, add_special_tokens=False))
+
+
+# --- batches ------------------------------------------------------------------------------------
+def test_a_long_branch_does_not_pad_the_short_ones(tiny: LoadedModel) -> None:
+    made = compressor(tiny)
+    short = [Sample((), tuple(range(8)), tuple(Branch("qa", (1, 2), (3,)) for _ in range(10)))] * 4
+    samples = [*short, Sample((), tuple(range(8)), (Branch("reconstruction", (1,), tuple(range(90))),))]
+    samples += [Sample((), (), (Branch("standard", (), (1, 2, 3)),))]
+    for most in (1, 60, 100, 10_000):
+        batches = micro_batches(samples, most, made)
+        assert sum(len(batch.target) for batch in batches) == 4 * 10 + 90 + 2
+        assert {batch.ids.shape[1] for batch in batches} == {3, 91}
+        tokens = [
+            batch.ids.numel() + (0 if batch.chunks is None else int(batch.chunks.mask.sum()))
+            for batch in batches
+        ]
+        alone = padded(samples[4:5])
+        assert max(tokens) <= max(most, alone)
+    assert len(micro_batches(samples, 10_000, made)) == 3
 
 
 # --- the model --------------------------------------------------------------------------------

@@ -36,7 +36,13 @@ class Sample:
     @property
     def cost(self) -> int:
         """Tokens that are read, encoder and padding included."""
-        return len(self.context) + self.width * len(self.branches)
+        return padded([self])
+
+
+def padded(samples: Sequence[Sample]) -> int:
+    """Tokens that are read when these samples are one batch: contexts, and every branch as the longest."""
+    rows = sum(len(s.branches) for s in samples)
+    return sum(len(s.context) for s in samples) + rows * max(s.width for s in samples)
 
 
 @dataclass(frozen=True)

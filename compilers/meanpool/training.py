@@ -11,13 +11,15 @@ import torch
 from torch import Tensor
 
 from memkit.compilers.base import Progress, Step, silent
-from memkit.compilers.meanpool.batches import Batch, Sample, collate
+from memkit.compilers.meanpool.batches import Batch, Sample, collate, padded
 from memkit.compilers.meanpool.config import StageConfig
 from memkit.compilers.meanpool.model import Compressor
 from memkit.compilers.meanpool.run import Run, autocast, means
 from memkit.compilers.meanpool.tasks import Sampler
 from memkit.compilers.meanpool.team import Team
 from memkit.errors import ConfigError
+
+WIDER = 1.5  # times the shortest branch of a batch: what is longer goes into another one
 
 
 def cosine(step: int, steps: int, warmup: int, least: float) -> float:
@@ -75,12 +77,13 @@ def micro_batches(
     chunk = chunk or compressor.config.chunk
     for kind in (True, False):
         mine = sorted((s for s in samples if bool(s.context) == kind), key=lambda s: (s.width, s.cost))
-        group, widest = list[Sample](), 0
+        group = list[Sample]()
         for sample in mine:
-            widest = max(widest, sample.cost)
-            if group and (len(group) + 1) * widest > most:
+            # One long branch would pad all the short ones to its length.
+            longer = bool(group) and sample.width > WIDER * group[0].width
+            if group and (longer or padded([*group, sample]) > most):
                 made.append(collate(group, chunk, positions, device))
-                group, widest = [], sample.cost
+                group = []
             group.append(sample)
         if group:
             made.append(collate(group, chunk, positions, device))

@@ -10,6 +10,7 @@ import builtins
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -282,7 +283,9 @@ class Bank:
             if not queries.exists(connection, tenant):
                 return []
             generation = queries.generation(connection, tenant)
-            index = self._indexes.get(tenant, generation, lambda: queries.load_chunks(connection, tenant))
+            load = partial(queries.load_chunks, connection, tenant)
+            added = partial(queries.added_chunks, connection, tenant)
+            index = self._indexes.get(tenant, generation, load, added)
         return index.best(query, k) if within is None else index.within(query, within, k)
 
     def index_bytes(self, tenant: str) -> int:
@@ -293,11 +296,9 @@ class Bank:
     def excerpts(self, tenant: str, hits: Sequence[Hit], around: int = 0) -> builtins.list[str]:
         """The text of each chunk, with ``around`` characters on either side; "" where it was forgotten."""
         check_tenant(tenant)
+        places = [(hit.memory_id, hit.start - around, hit.end + around) for hit in hits]
         with self._catalog.read() as connection:
-            return [
-                queries.excerpt(connection, tenant, hit.memory_id, hit.start - around, hit.end + around)
-                for hit in hits
-            ]
+            return queries.excerpts(connection, tenant, places)
 
     def forget(self, tenant: str, memory_id: str | None = None) -> builtins.list[Receipt]:
         """Remove one memory of the tenant, or all: text, chunks, vectors, artifacts of all versions.
@@ -312,7 +313,7 @@ class Bank:
         It goes with the memory: `forget` removes it.
         """
         check_tenant(tenant)
-        self._current(tenant, memory_id)  # is there such a memory? Its id becomes a part of the path
+        self._current(tenant, memory_id)  # is there such a memory? Its id becomes a part of a path
         return self.path / "unfinished" / tenant_key(tenant)[:16] / memory_id
 
     def check(self, tenant: str) -> builtins.list[str]:

@@ -141,7 +141,7 @@ def _erase_entries(connection: Connection, tenant: str, memory_id: str, spans: S
     hashes = [memory_hash(tenant, entry_key(memory_id, row.number)) for row in gone]
     place = {"tenant_key": tenant_key(tenant), "forgotten": queries.now()}
     connection.execute(insert(tombstones), [{**place, "memory_hash": each} for each in hashes])
-    queries.next_generation(connection, tenant)
+    queries.next_generation(connection, tenant, cut=True)
     return Receipt(memory_id, versions, removed, memory_id)
 
 

@@ -243,6 +243,7 @@ def shift(connection: Connection, tenant: str, memory_id: str, start: int, by: i
         connection.execute(
             update(table).where(this).values({"start": table.c.start + by, "end": table.c.end + by})
         )
+    queries.next_generation(connection, tenant, cut=True)
 
 
 def _entries(tenant: str, memory_id: str) -> Select[Any]:

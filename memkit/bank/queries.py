@@ -37,6 +37,7 @@ from memkit.document import Document, Span
 from memkit.errors import BankError, ConfigError, NotFoundError
 
 _ID = re.compile(r"[0-9a-f]{16}")
+WHOLE = 20_000  # characters of a text that is read whole where a part of it is wanted
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _current = and_(
     artifacts.c.tenant == memories.c.tenant,
@@ -67,6 +68,11 @@ _SOME = _INFO.where(_mine, memories.c.id.in_(bindparam("memory_ids", expanding=T
 _ARTIFACT = select(artifacts.c.id).join_from(memories, artifacts, _current, isouter=True).where(_this)
 _TEXT = select(memories.c.text).where(_this)
 _EXCERPT = select(func.substr(memories.c.text, bindparam("first"), bindparam("length"))).where(_this)
+_SHORT = select(memories.c.id, memories.c.text).where(
+    _mine,
+    memories.c.id.in_(bindparam("memory_ids", expanding=True)),
+    memories.c.characters <= bindparam("most"),
+)
 _EXISTS = select(memories.c.id).where(_mine).limit(1)
 _EMBEDDER = select(embedders.c.name).where(embedders.c.key == bindparam("key"))
 _GENERATION = select(tenants.c.generation).where(tenants.c.key == bindparam("key"))
@@ -129,11 +135,20 @@ def source(connection: Connection, tenant: str, memory_id: str) -> Document:
     return Document(text, title)
 
 
-def excerpt(connection: Connection, tenant: str, memory_id: str, start: int, end: int) -> str:
-    """Characters ``[start, end)`` of a memory's text, as far as it goes; "" without such a memory."""
-    first = max(start, 0)
-    values = {"tenant": tenant, "memory_id": memory_id, "first": first + 1, "length": end - first}
-    return connection.execute(_EXCERPT, values).scalar() or ""
+def excerpts(connection: Connection, tenant: str, places: Sequence[tuple[str, int, int]]) -> list[str]:
+    """Characters ``[start, end)`` of memories' texts, as far as they go; "" without such a memory."""
+    ids = list(dict.fromkeys(memory_id for memory_id, _, _ in places))
+    rows = connection.execute(_SHORT, {"tenant": tenant, "memory_ids": ids, "most": WHOLE})
+    short = {row.id: row.text for row in rows}
+    made = list[str]()
+    for memory_id, start, end in places:
+        first = max(start, 0)
+        if memory_id in short:
+            made.append(short[memory_id][first : max(end, first)])
+            continue
+        values = {"tenant": tenant, "memory_id": memory_id, "first": first + 1, "length": max(end - first, 0)}
+        made.append(connection.execute(_EXCERPT, values).scalar() or "")
+    return made
 
 
 def insert_memory(
@@ -185,6 +200,7 @@ def set_embedder(connection: Connection, tenant: str, name: str) -> None:
 def delete_chunks(connection: Connection, tenant: str) -> None:
     """Delete all chunks of the tenant's memories, to be made anew."""
     connection.execute(delete(chunks).where(chunks.c.tenant == tenant))
+    next_generation(connection, tenant, cut=True)
 
 
 def insert_chunks(
@@ -202,7 +218,7 @@ def insert_chunks(
         )
     last = select(func.max(chunks.c.number)).where(chunks.c.tenant == tenant, chunks.c.memory_id == memory_id)
     known = connection.execute(last).scalar()
-    key = {"tenant": tenant, "memory_id": memory_id}
+    key = {"tenant": tenant, "memory_id": memory_id, "since": next_generation(connection, tenant)}
     rows = [
         {**key, "number": number, "start": span.start, "end": span.end, "embedding": vector.tobytes()}
         for number, (span, vector) in enumerate(
@@ -210,7 +226,6 @@ def insert_chunks(
         )
     ]
     connection.execute(insert(chunks), rows)
-    next_generation(connection, tenant)
 
 
 def generation(connection: Connection, tenant: str) -> int:
@@ -218,15 +233,21 @@ def generation(connection: Connection, tenant: str) -> int:
     return connection.execute(_GENERATION, {"key": tenant_key(tenant)}).scalar() or 0
 
 
-def load_chunks(connection: Connection, tenant: str) -> tuple[list[Chunk], Vectors]:
-    """All the tenant's chunks, and their vectors float32 [chunks, dim]."""
-    query = select(chunks).where(chunks.c.tenant == tenant).order_by(chunks.c.memory_id, chunks.c.number)
-    rows = connection.execute(query).all()
+def load_chunks(connection: Connection, tenant: str, since: int = -1) -> tuple[list[Chunk], Vectors]:
+    """The tenant's chunks that came after a generation, and their vectors float32 [chunks, dim]."""
+    query = select(chunks).where(chunks.c.tenant == tenant, chunks.c.since > since)
+    rows = connection.execute(query.order_by(chunks.c.memory_id, chunks.c.number)).all()
     joined = b"".join(row.embedding for row in rows)
     if len({len(row.embedding) for row in rows}) > 1 or len(joined) % 4:
         raise BankError("some of this tenant's vectors are damaged; run `memkit doctor --repair`")
-    vectors = np.frombuffer(joined, dtype="<f4").reshape(len(rows), -1).astype(np.float32)
+    vectors = np.frombuffer(joined, dtype="<f4").reshape(len(rows), -1 if rows else 0).astype(np.float32)
     return [Chunk(row.memory_id, row.number, row.start, row.end) for row in rows], vectors
+
+
+def added_chunks(connection: Connection, tenant: str, since: int) -> tuple[list[Chunk], Vectors] | None:
+    """As `load_chunks`; None where chunks were also taken away or moved after that generation."""
+    cut = connection.execute(select(tenants.c.cut).where(tenants.c.key == tenant_key(tenant))).scalar()
+    return None if cut is None or cut > since else load_chunks(connection, tenant, since)
 
 
 def insert_version(
@@ -314,17 +335,19 @@ def delete_memory(connection: Connection, tenant: str, memory_id: str) -> Receip
             tenant_key=tenant_key(tenant), memory_hash=memory_hash(tenant, memory_id), forgotten=now()
         )
     )
-    next_generation(connection, tenant)
+    next_generation(connection, tenant, cut=True)
     return Receipt(memory_id, versions.rowcount, removed.rowcount)
 
 
-def next_generation(connection: Connection, tenant: str) -> None:
-    """Say that the tenant's chunks have changed."""
-    """Say that the tenant's chunks have changed."""
-    key = tenant_key(tenant)
-    following = update(tenants).where(tenants.c.key == key).values(generation=tenants.c.generation + 1)
-    if not connection.execute(following).rowcount:
-        connection.execute(insert(tenants).values(key=key, generation=1))
+def next_generation(connection: Connection, tenant: str, cut: bool = False) -> int:
+    """Say that the tenant's chunks change, with ``cut`` not only by more of them; the new generation."""
+    key, following = tenant_key(tenant), tenants.c.generation + 1
+    values = {"generation": following} | ({"cut": following} if cut else {})
+    changed = update(tenants).where(tenants.c.key == key).values(values).returning(tenants.c.generation)
+    found: int | None = connection.execute(changed).scalar()
+    if found is None:
+        connection.execute(insert(tenants).values(key=key, generation=1, cut=int(cut)))
+    return found or 1
 
 
 def _is(tenant: str, memory_id: str) -> ColumnElement[bool]:

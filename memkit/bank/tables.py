@@ -8,6 +8,7 @@ from sqlalchemy import (
     Column,
     Float,
     ForeignKeyConstraint,
+    Index,
     Integer,
     LargeBinary,
     MetaData,
@@ -26,7 +27,8 @@ tenants = Table(
     "tenants",
     metadata,
     Column("key", String(64), primary_key=True),  # of records.tenant_key: no name is kept
-    Column("generation", Integer, nullable=False),
+    Column("generation", Integer, nullable=False),  # counts the changes of the tenant's chunks
+    Column("cut", Integer, nullable=False, server_default="0"),  # the last change that did not only add
 )
 # Which embedder made a tenant's vectors; a tenant without a row has none, or one without a name.
 embedders = Table(
@@ -73,7 +75,9 @@ chunks = Table(
     Column("start", Integer, nullable=False),
     Column("end", Integer, nullable=False),
     Column("embedding", LargeBinary, nullable=False),  # little-endian float32 [dim]
+    Column("since", Integer, nullable=False, server_default="0"),  # the tenant's generation that it came with
     _of_memory(),
+    Index("chunks_since", "tenant", "since"),
 )
 artifacts = Table(
     "artifacts",

@@ -63,7 +63,7 @@ def evaluate(
     html: Annotated[Path | None, _some("OUT", "Also write a page with plots and the answers.")] = None,
     judge: Annotated[str | None, _some("URL,MODEL", "Also let an LLM grade answers, 0 to 5.")] = None,
     wording: Annotated[str | None, _some("TEXT", "How to put a {question}.")] = None,
-    drift: Annotated[str | None, _some("FILE", "General questions to measure drift on.")] = None,
+    drift: Annotated[str | None, _some("FILE", "Questions to measure drift on; none: not at all.")] = None,
     workers: Annotated[int, typer.Option(min=1, metavar="N", help="Processes that measure records.")] = 1,
     report: Annotated[bool, typer.Option("--report", help="Print a folder's results instead.")] = False,
     option: Options = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from memkit.evals import metrics, records
 from memkit.models.nano.general import HELD_OUT
 
 TTFT_REPEATS = 5
+TTFT_SECONDS = 4.0  # after which there are no more repeats: long contexts are not read five times
 ANSWER_TOKENS = 48
 LONG_ANSWER_TOKENS = 192  # where answers are scored by ROUGE
 GENERAL_TOKENS = 16
@@ -41,14 +42,18 @@ class Measurer:
     """Measures readers on one engine: models with what stands in front of a question.
 
     ``drift`` are general questions to measure drift on instead of nano's: the divergence on all of them, and
-    the points on those that have answers.
+    the points on those that have answers. With None, drift is not measured.
     """
 
-    def __init__(self, engine: TransformersEngine, drift: Sequence[records.Asked] = ()) -> None:
+    def __init__(self, engine: TransformersEngine, drift: Sequence[records.Asked] | None = ()) -> None:
         self.engine, self.drift = engine, drift
-        # Larger models take minutes for all of them.
-        built_in = [(q, (a,)) for q, a in HELD_OUT[:: 1 if engine.model == "nano" else 4]]
-        self.general = [(q.text, q.answers) for q in drift if q.answers] or built_in
+        self.general, self.aside = list[tuple[str, tuple[str, ...]]](), list[str]()
+        self.bare_general: float | None = None
+        if drift is None:
+            return
+        self.general = [(q.text, q.answers) for q in drift if q.answers]
+        every = 1 if engine.model == "nano" else 4  # larger models take minutes for all of them
+        self.general = self.general or [(q, (a,)) for q, a in HELD_OUT[::every]]
         self.aside = [q.text for q in drift] or [q for q, _ in HELD_OUT[::4]]
         self.bare_general = metrics.mean(self._general_scores(self.reader()))
 
@@ -110,11 +115,14 @@ class Measurer:
 
     def measure(self, reference: Reference, reader: Reader) -> dict[str, Any]:
         """Fields of a `Cell`: scores, divergences and drift of a reader's answers."""
-        ids = self._decode(reader, reference.questions, _room(reference.record))
-        texts = [self.engine.decode(answer) for answer in ids]
+        if reader is reference.reader:  # it has answered already
+            ids, logprobs = [answer[:-1] for _, answer in reference.asked], reference.logprobs
+        else:
+            ids = self._decode(reader, reference.questions, _room(reference.record))
+            logprobs = self._logprobs(reader, reference.asked)
         return {
-            **self._scores(texts, reference),
-            "kl": divergences(reference.logprobs, self._logprobs(reader, reference.asked)),
+            **self._scores([self.engine.decode(answer) for answer in ids], reference),
+            "kl": divergences(reference.logprobs, logprobs),
             "drift_kl": divergences(reference.aside_logprobs, self._logprobs(reader, reference.aside)),
             "general": tuple(self._general_scores(reader)),
         }
@@ -142,11 +150,13 @@ class Measurer:
 
     def timed(self, request: Request) -> dict[str, Any]:
         """Times to the first token of repeated requests, and the prompt's length."""
-        times = list[float]()
+        times, first = list[float](), replace(request, max_tokens=1)
         for repeat in range(TTFT_REPEATS):
-            (completion,) = self.engine.generate([request])
+            (completion,) = self.engine.generate([first])
             if repeat:  # the first one warms up
                 times.append(completion.ttft_ms)
+            if times and sum(times) >= TTFT_SECONDS * 1000:
+                break
         return {"ttft_ms": tuple(times), "prompt_tokens": float(completion.prompt_tokens)}
 
 

@@ -94,13 +94,17 @@ def introduction(report: Mapping[str, Any]) -> str:
     """What was measured on what, in sentences."""
     about = (
         f"Model {report['model']}, source {report['source']}, {report['records']} records, "
-        f"seed {report['seed']}; general questions without memory: {report['general_without_memory']:.3f}."
+        f"seed {report['seed']}"
     )
+    without = report["general_without_memory"]
+    about += "." if without is None else f"; general questions without memory: {without:.3f}."
     if any(row["method"] == "rag" for row in report["rows"]):
         about += f" Passages of rag by the embedder {report.get('embedder', 'lexical')}."
     if report.get("wording", QUESTION) != QUESTION:
         about += f" Questions are put as “{report['wording']}”."
-    if report.get("drift"):
+    if report.get("drift") == "none":
+        about += " Drift was not measured."
+    elif report.get("drift"):
         about += f" Drift is measured on questions of {report['drift']}."
     if report.get("machine"):
         about += f" Measured on {report['machine']}, {report['date']}."

@@ -34,6 +34,7 @@ from memkit.router.embed import embedder_of
 
 BASELINES = ("full", "none", "rag", "kvpress", "cartridge")
 CURVE_EVERY = 5  # steps between the points of a loss curve that are kept
+NO_DRIFT = "none"  # instead of a file: drift is not measured
 DRIFT_QUERIES = 32  # of a file that drift is measured on; each is asked with every memory
 
 
@@ -69,7 +70,7 @@ class EvalConfig:
     judge: JudgeConfig | None = None
     embedder: str | None = None  # of the baseline rag; see `memkit.router.embed.embedder_of`
     wording: str = records.QUESTION  # how a record's questions are put, to every method alike
-    drift: str | None = None  # a file of general questions to measure drift on; else nano's
+    drift: str | None = None  # a file of general questions to measure drift on, or "none"; else nano's
 
     def __post_init__(self) -> None:
         if records.QUESTION not in self.wording:
@@ -237,8 +238,10 @@ def _costs(made: Compiled) -> dict[str, Any]:
     }
 
 
-def _drift(config: EvalConfig) -> list[records.Asked]:
-    """Some of the questions that drift is measured on, if a file of them was given."""
+def _drift(config: EvalConfig) -> list[records.Asked] | None:
+    """Some of the questions that drift is measured on, if a file of them was given; None: it is not."""
+    if config.drift == NO_DRIFT:
+        return None
     if config.drift is None:
         return []
     found = records.load_queries(config.drift)
