@@ -24,6 +24,7 @@ def test_first_tokens_stand_beside_what_flops_allow(tiny_model_folder: Path) -> 
         assert row["of_ideal"] == pytest.approx(row["ratio"] / row["ideal"])
         assert row["ratio_range"][0] <= row["ratio"] <= row["ratio_range"][1]
         assert row["ideal"] > 1
+        assert row["floor_ms"] == max(row["flops_ms"], row["bytes_ms"])
         assert 0 < row["buffer_tokens"] < 60
     shorter, longer = (row["ideal"] for row in result["rows"])
     assert longer > shorter

@@ -318,10 +318,15 @@ def test_the_study_has_its_rows(cli: Callable[..., Any], tiny: LoadedModel, tmp_
     assert {"nominal_ratio", "effective_ratio", "checkpoint"} <= set(rows["sft"])
 
 
-def test_the_grid_of_needles(tiny: LoadedModel) -> None:
+def test_lengths_and_the_grid_of_needles(tiny: LoadedModel) -> None:
     compressor, _ = curriculum.begin(plan("cpt1", Path("unused")), tiny)
+    lengths = meanpool.by_length(compressor, (2, 6), 2, 0)
+    assert [(row["facts"], row["n"]) for row in lengths] == [(2, 4), (6, 12)]
+    assert lengths[0]["tokens"] < lengths[1]["tokens"]
+    assert all(0 <= row[name] <= 1 for row in lengths for name in ("contains", "full", "none"))
     grid = meanpool.needles(compressor, (30, 60), (0.0, 1.0), 1, 0)
     assert [(row["length"], row["depth"]) for row in grid] == [(30, 0.0), (30, 1.0), (60, 0.0), (60, 1.0)]
     assert all(0 <= row["right"] <= 1 and row["n"] == 1 for row in grid)
     table = {"model": "tiny", "ratio": 16.0, "rows": [{"row": "rl", "retention": 0.5}], "needles": grid}
-    assert "<svg" in meanpool.needle_page(table)
+    assert meanpool.needle_page(table).count("<svg") == 1
+    assert meanpool.needle_page(table | {"lengths": lengths}).count("<svg") == 2

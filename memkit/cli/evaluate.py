@@ -182,10 +182,12 @@ def _router(
 
 
 def _meanpool(output: Output, parts: dict[str, Any], json: Path | None, html: Path | None) -> None:
-    """``--study meanpool``: the compressor's training, by stages; a page has needles in haystacks, too."""
+    """``--study meanpool``: the compressor's training, by stages; a page also has lengths and needles."""
     from memkit.evals.meanpool import MeanPoolStudy, needle_page, study
 
-    config = MeanPoolStudy(**parts, needles=0 if html is None else NEEDLES)
+    if html is not None:
+        parts = parts | {"needles": NEEDLES, "documents": DOCUMENTS}
+    config = MeanPoolStudy(**parts)
     with progress(output) as report:
         table = study(config, lambda label, done, total: report(label, "", done, total))
     if json is not None:
@@ -197,6 +199,7 @@ def _meanpool(output: Output, parts: dict[str, Any], json: Path | None, html: Pa
 
 
 NEEDLES = 4  # for each length and depth
+DOCUMENTS = 4  # for each length
 _MEANPOOL = (
     "row checkpoint nominal_ratio effective_ratio n rouge1 contains full retention gain_over_sft_points "
     "expansion_rate"

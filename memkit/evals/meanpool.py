@@ -22,8 +22,11 @@ from memkit.evals.figures import figure_of, heat_map, inline
 from memkit.evals.page import shell
 from memkit.evals.timing import stamp
 from memkit.models.loading import LoadedModel, load
+from memkit.models.nano.documents import Document as GeneratedDocument
+from memkit.models.nano.documents import Generator
 
 Progress = Callable[[str, int, int], None]
+FACTS = (8, 16, 32, 64)  # of documents that get longer than those of training, of some 20 tokens a fact
 LENGTHS, DEPTHS = (64, 128, 256, 512), (0.0, 0.25, 0.5, 0.75, 1.0)  # of haystacks, in tokens; of needles
 
 
@@ -38,6 +41,7 @@ class MeanPoolStudy:
     questions: int | None = None
     seed: int = 0
     needles: int = 0  # needles in a haystack for each length and depth; 0: none
+    documents: int = 0  # for each number of facts in `FACTS`; 0: none
 
 
 def study(config: MeanPoolStudy, progress: Progress = lambda label, done, total: None) -> dict[str, Any]:
@@ -64,9 +68,11 @@ def study(config: MeanPoolStudy, progress: Progress = lambda label, done, total:
     gained(rows)
     table: dict[str, Any] = {"model": config.model, "source": config.source, "seed": config.seed}
     table |= {"study": "meanpool", "ratio": config.ratio, **stamp(), "rows": rows}
-    if config.needles:
-        progress("needles", len(stages), len(stages))
+    if config.needles or config.documents:
+        progress("lengths and needles", len(stages), len(stages))
         furthest = _frozen(checkpoint.load(found[0], base))
+        facts = FACTS if config.documents else ()
+        table["lengths"] = by_length(furthest, facts, config.documents, config.seed)
         table["needles"] = needles(furthest, LENGTHS, DEPTHS, config.needles, config.seed)
     return table
 
@@ -100,12 +106,26 @@ def gained(rows: Sequence[dict[str, Any]]) -> None:
         by_name["rl"]["gain_over_sft_points"] = 100 * (by_name["rl"]["contains"] - by_name["sft"]["contains"])
 
 
+def by_length(compressor: Compressor, facts: Sequence[int], count: int, seed: int) -> list[dict[str, Any]]:
+    """Answers about documents of more and more facts: what a memory keeps beyond the lengths of training."""
+    evaluator, rows = Evaluator(compressor), list[dict[str, Any]]()
+    for number in facts:
+        made = Generator(seed + 9_000_000 + number, "eval")
+        texts = [_text(made, made.document(number, max(2, number // 4))) for _ in range(count)]
+        tokens = sum(len(evaluator.encode(text.text)) for text in texts) / count
+        rows.append({"facts": number, "tokens": round(tokens), **question_answering(evaluator, texts)})
+    return rows
+
+
+def _text(made: Generator, document: GeneratedDocument) -> Text:
+    asked = tuple(Question(q.text, (q.answer,)) for q in made.questions(document))
+    return Text(document.text, "", asked)
+
+
 def needles(
     compressor: Compressor, lengths: Sequence[int], depths: Sequence[float], count: int, seed: int
 ) -> list[dict[str, Any]]:
     """A needle in a haystack: one fact at a ``depth`` (0 start, 1 end) of ``length`` tokens of fillers."""
-    from memkit.models.nano.documents import Generator
-
     evaluator, rows = Evaluator(compressor), list[dict[str, Any]]()
     for length in lengths:
         for depth in depths:
@@ -150,12 +170,33 @@ def needle_plot(rows: Sequence[dict[str, Any]]) -> str:
     return figure_of(lambda axes: heat_map(axes, found, "tokens"), (6, 3.5), salt="meanpool")
 
 
+def length_plot(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What is answered behind a memory and behind the whole text, by the text's tokens, as an SVG."""
+
+    def draw(axes: Any) -> None:
+        tokens = [row["tokens"] for row in rows]
+        for key, label in (("contains", "memory"), ("full", "whole text"), ("none", "nothing")):
+            axes.plot(tokens, [row[key] for row in rows], marker="o", label=label)
+        axes.set(xscale="log", xticks=tokens, xlabel="tokens", ylabel="answers that are right", ylim=(0, 1))
+        axes.set_xticklabels([f"{n:,}" for n in tokens])
+        axes.minorticks_off()
+        axes.legend(fontsize="small")
+        axes.grid(alpha=0.3)
+
+    return figure_of(draw, (6, 3.5), salt="meanpool")
+
+
 def needle_page(table: Mapping[str, Any]) -> str:
-    """A page of its own with the stages and the plot of needles."""
+    """A page of its own with the stages and the plots of lengths and needles."""
     rows = "".join(
         f"<li>{html.escape(', '.join(f'{k} {v}' for k, v in row.items() if v is not None))}</li>"
         for row in table["rows"]
     )
     title = f"Mean-pool compressor of {table['model']} at {table['ratio']:g}x"
-    plot = inline(needle_plot(table["needles"]))
-    return shell(title, f"<ul>{rows}</ul><h2>Needles found, by depth and length</h2>{plot}")
+    body = f"<ul>{rows}</ul>"
+    if table.get("lengths"):
+        body += f"<h2>Answers, by length</h2>{inline(length_plot(table['lengths']))}"
+    if table.get("needles"):
+        plot = inline(needle_plot(table["needles"]))
+        body += f"<h2>Needles found, by depth and length</h2>{plot}"
+    return shell(title, body)

@@ -253,7 +253,7 @@ def bench(name: str, report: dict[str, Any], folder: Path) -> str:
     about = f"`memkit {what}`,{of} measured on {report['machine']}, {report['date']}."
     text = f"## {name}\n\n{about}\n" + "".join(f"\n{note}\n" for note in report.get("notes", ()))
     tables = dict[tuple[str, ...], list[list[str]]]()
-    for row in report["rows"]:
+    for row in (*report["rows"], *report.get("lengths", ()), *report.get("needles", ())):
         names = tuple(key for key, value in row.items() if value not in ([], {}))
         tables.setdefault(names, []).append([_figure(row[key]) for key in names])
     text += "".join(f"\n{_table(list(names), rows)}\n" for names, rows in tables.items())

@@ -21,7 +21,7 @@ from memkit.document import Document, Span
 from memkit.engine.base import Handle, Request
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import ConfigError
-from memkit.evals.timing import interleaved, matrix_rate, stamp
+from memkit.evals.timing import copy_rate, interleaved, matrix_rate, stamp
 from memkit.evals.work import Work
 from memkit.models.nano.documents import Generator
 
@@ -50,24 +50,29 @@ def bench(config: TtftConfig, progress: Progress = lambda label, done, total: No
     """Measure; returns ``{"bench": "ttft", "rows": [...]}`` with a row for each length.
 
     ``cold_ms``: an artifact is read from a bank, attached and answered from; ``warm_ms``: it is attached
-    already; ``full_ms``: the text is read. ``ratio`` is full over cold, ``ideal`` that of their FLOPs,
-    ``floor_ms`` the FLOPs of the cold path at the rate of a matrix product measured in the same run.
+    already; ``full_ms``: the text is read. ``ratio`` is full over cold, ``ideal`` that of their FLOPs.
+    ``flops_ms`` are the FLOPs of the cold path at the rate of a matrix product, ``bytes_ms`` the weights and
+    the artifact at the rate of a copy in memory, both measured in the same run; ``floor_ms`` is the longer.
     """
     engine = TransformersEngine(config.model)
-    rows, rate = list[dict[str, Any]](), matrix_rate(engine.base.model.dtype)
+    limits = matrix_rate(engine.base.model.dtype), copy_rate()
+    rows = list[dict[str, Any]]()
     for done, tokens in enumerate(config.tokens):
         progress(f"{tokens} tokens", done, len(config.tokens))
-        rows.append(_row(engine, tokens, config, rate))
+        rows.append(_row(engine, tokens, config, *limits))
     return {
         "bench": "ttft",
         "model": config.model,
         **stamp(),
-        "matrix_gflops": rate / 1e9,
+        "matrix_gflops": limits[0] / 1e9,
+        "copied_gbytes": limits[1] / 1e9,
         "rows": rows,
     }
 
 
-def _row(engine: TransformersEngine, tokens: int, config: TtftConfig, rate: float) -> dict[str, Any]:
+def _row(
+    engine: TransformersEngine, tokens: int, config: TtftConfig, rate: float, copied: float
+) -> dict[str, Any]:
     text = filler(engine, tokens)
     document = Document(text)
     made = LCC({**OPTIONS, "ratio": config.ratio}).compile(document, engine.base, tenant=TENANT)
@@ -95,6 +100,8 @@ def _row(engine: TransformersEngine, tokens: int, config: TtftConfig, rate: floa
         engine.detach(kept)
     ratios = sorted(f / c for c, f in zip(times[0], times[2], strict=True))
     ratio, ideal = statistics.median(ratios), flops[1] / flops[0]
+    weights = sum(p.numel() * p.element_size() for p in engine.base.model.parameters())
+    limits = 1000 * flops[0] / rate, 1000 * (weights + len(made.data)) / copied
     return {
         "row": f"{engine.count_tokens(text)} tokens",
         "buffer_tokens": made.tokens,
@@ -107,7 +114,10 @@ def _row(engine: TransformersEngine, tokens: int, config: TtftConfig, rate: floa
         "warm_ratio": statistics.median(f / w for w, f in zip(times[1], times[2], strict=True)),
         "ideal": ideal,
         "of_ideal": ratio / ideal,
-        "floor_ms": 1000 * flops[0] / rate,
+        "flops_ms": limits[0],
+        "bytes_ms": limits[1],
+        "floor_ms": max(limits),
+        "of_floor": max(limits) / statistics.median(times[0]),
         "full_of_rate": flops[1] / rate / (statistics.median(times[2]) / 1000),
     }
 
