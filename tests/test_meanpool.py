@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 
@@ -207,6 +208,35 @@ def test_a_checkpoint_gives_the_same_compressor_back(tiny: LoadedModel, tmp_path
     for name, tensor in made.tensors().items():
         assert torch.equal(tensor.bfloat16().float(), again.tensors()[name]), name
     assert again.config == made.config
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_decoder_in_pure_lora_goes_to_peft(
+    tiny: LoadedModel, tiny_model_folder: Path, tmp_path: Path, apart: bool
+) -> None:
+    made = compressor(tiny, **LORA)
+    if apart:  # as after reinforcement learning
+        made.part_decoder(0)
+        with torch.no_grad():
+            for parameter in made.decoder.parameters:
+                parameter.mul_(1.5)
+    found = checkpoint.save(made, tmp_path / "c", "rl", "test", [])
+    folder = trained.export_decoder(found, tmp_path / "adapter")
+    theirs = peft.PeftModel.from_pretrained(load(str(tiny_model_folder)).model, str(folder))
+    again = checkpoint.load(found, tiny).frozen()
+    with torch.no_grad():
+        memory = again.wrapped(again.embed(ids_of(tiny)))[None]
+        ours, expected, bare = (
+            model(inputs_embeds=memory).logits for model in (again.decoder.student, theirs, tiny.model)
+        )
+    assert torch.allclose(ours, expected, atol=1e-5)
+    assert not torch.allclose(ours, bare, atol=1e-3)
+    other = checkpoint.save(compressor(tiny), tmp_path / "d", "sft", "test", [])
+    with pytest.raises(ConfigError, match="decoder=lora"):
+        trained.export_decoder(other, tmp_path / "none")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot write"):
+        trained.export_decoder(found, tmp_path / "file")
 
 
 def test_a_checkpoint_for_another_model_is_refused(

@@ -43,6 +43,10 @@ def train_compressor(
     plot: Annotated[
         Path | None, typer.Option(metavar="SVG", help="Also draw the loss curves.", show_default=False)
     ] = None,
+    peft: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Also write a decoder that is a LoRA for PEFT.", show_default=False),
+    ] = None,
     option: Options = None,
     model: Model = "nano",
     json: Json = False,
@@ -76,6 +80,10 @@ def train_compressor(
         from memkit.evals.meanpool import curves
 
         plot.write_text(curves(finished.entry["curve"], f"{base.name}, stage {stage}"), encoding="utf-8")
+    if peft is not None:
+        from memkit.engine.trained import export_decoder
+
+        export_decoder(finished.checkpoint, peft)
     output.result(_plain(finished), lambda: _show(output, finished))
 
 

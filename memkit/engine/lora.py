@@ -204,13 +204,24 @@ def export_peft(artifact: Artifact, folder: str | Path) -> Path:
 
     Raises `ArtifactError` for an artifact that holds no plain LoRA.
     """
+    _read_config(artifact.manifest)
+    tensors = {spec.name: artifact.tensor(spec.name) for spec in artifact.manifest.tensors}
+    return write_peft(Path(folder), tensors, artifact.manifest.metrics["adapter"])
+
+
+def peft_tensors(pairs: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    """Adapters of layers, ``a`` ``[rank, in]`` and ``b`` ``[out, rank]``, under PEFT's names."""
+    made = dict[str, Tensor]()
+    for layer, (a, b) in pairs.items():
+        made |= {_tensor_name(layer, "A"): a.contiguous(), _tensor_name(layer, "B"): b.contiguous()}
+    return made
+
+
+def write_peft(folder: Path, tensors: Mapping[str, Tensor], config: JSON) -> Path:
+    """Write tensors under PEFT's names and its ``adapter_config.json``; returns the folder."""
     from safetensors.torch import save_file
 
-    _read_config(artifact.manifest)
-    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {spec.name: artifact.tensor(spec.name) for spec in artifact.manifest.tensors}
-    save_file(tensors, folder / WEIGHTS_FILE, {"format": "pt"})
-    config = json.dumps(artifact.manifest.metrics["adapter"], indent=2, sort_keys=True)
-    (folder / CONFIG_FILE).write_text(config + "\n")
+    save_file(dict(tensors), folder / WEIGHTS_FILE, {"format": "pt"})
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     return folder

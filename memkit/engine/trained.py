@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from memkit.engine.adapted import AdaptedConfig, AdaptedModel
+from memkit.engine.lora import adapter_config, peft_tensors, write_peft
 from memkit.errors import ArtifactError, ConfigError, EngineError, FingerprintError
 from memkit.models.loading import NANO_FOLDER, LoadedModel
 
@@ -196,3 +197,28 @@ def load_decoder(identity: str, base: LoadedModel) -> Any:
     if decoder is not encoder:
         decoder.load(section(tensors, "decoder"))
     return decoder.frozen(base.model.dtype)
+
+
+def export_decoder(found: Trained, folder: str | Path) -> Path:
+    """Write a checkpoint's decoder as the two files that PEFT, and servers of adapters, load; the folder.
+
+    What reads memory embeddings is then the base model with this adapter (mean-pool paper's decoder in pure
+    LoRA). Raises `ConfigError` for a decoder that is more than a LoRA, or when the folder cannot be written.
+    """
+    about = found.about
+    values = about["decoder"] or about["config"].get("adapted", {})
+    config = adapted_config({key: value for key, value in values.items() if key != "apart"})
+    if config.full_every or config.embeddings or about["config"].get("decoder") == "frozen":
+        raise ConfigError(
+            f"the decoder of {found.label} is no LoRA; train one with decoder=lora, full_every=0 and "
+            "embeddings=false"
+        )
+    mine = section(section(found.tensors(), "decoder" if about["decoder"] else "encoder"), "lora")
+    layers = dict.fromkeys(name.rpartition(".")[0] for name in mine)
+    pairs = {layer: (mine[f"{layer}.a"], mine[f"{layer}.b"]) for layer in layers}
+    try:
+        return write_peft(
+            Path(folder), peft_tensors(pairs), adapter_config(config.rank, config.alpha, config.targets)
+        )
+    except OSError as error:
+        raise ConfigError(f"cannot write the adapter to {folder}: {error.strerror}") from error
