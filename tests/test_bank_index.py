@@ -118,6 +118,9 @@ def test_a_bank_reads_only_what_came_and_all_after_something_went(
         assert found(bank, 3) == [third, second]
         assert loads.whole == 2
         assert found(bank, 2, "bob") != found(bank, 2)
+        other.repair()
+        assert found(bank, 3) == [third, second]
+        assert loads.whole == 4  # one of them was bob's first
 
 
 def test_an_entry_in_the_middle_moves_the_chunks_behind_it(

@@ -41,7 +41,8 @@ def repair(path: Path, catalog: AnyCatalog, blobs: Store, grace: float | None) -
         for tenant in unsound:
             connection.execute(delete(embedders).where(embedders.c.key == tenant_key(tenant)))
             connection.execute(insert(embedders).values(key=tenant_key(tenant), name=DAMAGED))
-        renewed = connection.execute(update(tenants).values(generation=tenants.c.generation + 1))
+        following = tenants.c.generation + 1
+        renewed = connection.execute(update(tenants).values(generation=following, cut=following))
     removed = [*(f"artifacts/{name}" for name in files), *(stray.relative_to(path) for stray in strays)]
     done = [f"removed {each}, which no memory needs" for each in removed]
     if unsound:
