@@ -56,6 +56,7 @@ def test_a_shape_is_compiled_at_a_share_of_the_matrix_rate() -> None:
     (row,) = result["rows"]
     assert row["floor_s"] == pytest.approx(row["of_rate"] * row["compile_s"])
     assert 0 < row["of_rate"] < 1
+    assert row["step_of_rate"] is None or row["step_of_rate"] > 0
     with pytest.raises(ConfigError, match="paper_steps"):
         BenchConfig(paper_steps=0)
 

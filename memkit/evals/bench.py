@@ -12,11 +12,14 @@ import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from memkit.errors import ConfigError
 from memkit.evals import records
 from memkit.evals.timing import matrix_rate, stamp
+
+if TYPE_CHECKING:
+    from memkit.compilers.base import Compiled
 
 KEPT = ("n", "retention", "retention_ci95", "compile_s", "compile_steps", "compile_flops", "failed")
 PAPER_STEPS = 22_500  # 45 epochs of 4,000 samples in batches of 8 (LCC, Appendix A)
@@ -52,7 +55,7 @@ def bench(config: BenchConfig, progress: Progress = lambda label, done, total: N
     """Measure; returns ``{"rows": [...]}`` with the rows ``fast``, ``paper`` and one per length.
 
     ``floor_s`` are the FLOPs at the rate of a matrix product, which is measured in the same run, and
-    ``of_rate`` its share of the time that was taken. ``flops_ratio_vs_paper`` is the share of the paper's
+    ``of_rate`` its share of the time that was taken; ``step_of_rate`` that of training steps alone. ``flops_ratio_vs_paper`` is the share of the paper's
     training FLOPs, ``retention_ratio_vs_paper`` the retention divided by the paper's (None where the
     paper's is nothing).
     """
@@ -157,11 +160,15 @@ def _compile_length(config: BenchConfig, tokens: int) -> dict[str, Any]:
 
     engine = TransformersEngine(config.model)
     rate, before = matrix_rate(engine.base.model.dtype), _peak_bytes()
-    phases = ("steps", "kv_steps", "together_steps")
-    steps = dict.fromkeys(phases, config.length_steps) | {"warmup": 0}
-    made = LCC({"ratio": config.ratio, "self_study": 16, **steps}).compile(
-        Document(filler(engine, tokens)), engine.base, tenant="benchmark"
-    )
+    document = Document(filler(engine, tokens))
+
+    def compiled(steps: int) -> Compiled:
+        options = dict.fromkeys(("steps", "kv_steps", "together_steps"), steps) | {"warmup": 0}
+        compiler = LCC({"ratio": config.ratio, "self_study": 16, **options})
+        return compiler.compile(document, engine.base, tenant="benchmark")
+
+    few, made = compiled(1), compiled(config.length_steps)
+    stepped = made.flops - few.flops, made.seconds - few.seconds
     return {
         "context_tokens": tokens,
         "compile_s": made.seconds,
@@ -170,6 +177,7 @@ def _compile_length(config: BenchConfig, tokens: int) -> dict[str, Any]:
         "flops_per_token": made.flops / tokens,
         "floor_s": made.flops / rate,
         "of_rate": made.flops / rate / made.seconds,
+        "step_of_rate": stepped[0] / rate / stepped[1] if min(stepped) > 0 else None,
         "artifact_bytes": len(made.data),
         **_memory(before),
     }

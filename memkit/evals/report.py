@@ -279,6 +279,8 @@ COSTS = (
     ("compile_flops", "FLOPs", "{:.2e}"),
     ("flops_per_token", "FLOPs a token", "{:.2e}"),
     ("flops_ratio_vs_paper", "of the paper's", "{:.4f}"),
+    ("of_rate", "of the matrix rate", "{:.2f}"),
+    ("step_of_rate", "a step's share", "{:.2f}"),
     ("peak_bytes", "peak bytes", "{:,.0f}"),
     ("peak_bytes_over_model", "over the model's", "{:,.0f}"),
 )
