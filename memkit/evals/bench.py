@@ -55,9 +55,9 @@ def bench(config: BenchConfig, progress: Progress = lambda label, done, total: N
     """Measure; returns ``{"rows": [...]}`` with the rows ``fast``, ``paper`` and one per length.
 
     ``floor_s`` are the FLOPs at the rate of a matrix product, which is measured in the same run, and
-    ``of_rate`` its share of the time that was taken; ``step_of_rate`` that of training steps alone. ``flops_ratio_vs_paper`` is the share of the paper's
-    training FLOPs, ``retention_ratio_vs_paper`` the retention divided by the paper's (None where the
-    paper's is nothing).
+    ``of_rate`` its share of the time that was taken; ``step_of_rate`` that of training steps alone.
+    ``flops_ratio_vs_paper`` is the share of the paper's training FLOPs, ``retention_ratio_vs_paper`` the
+    retention divided by the paper's (None where the paper's is nothing).
     """
     jobs: list[tuple[str, Callable[..., dict[str, Any]], tuple[Any, ...]]] = [
         ("fast", _compile_records, (config, {})),
