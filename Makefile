@@ -3,7 +3,8 @@
 # make screenshots   pictures of the dashboard for docs/images/, with Chromium
 # make results   print RESULTS.md again from the measurements in results/
 # make docs      build the pages of docs/ into build/site
-# make results-run   measure again (an hour or two); SQUAD=FILE.jsonl adds SmolLM2 on its first 3 records
+# make results-run   measure again (an hour or two); SQUAD=FILE.jsonl adds SmolLM2 on its first 3 records,
+#                    DATA=FOLDER other data sets (see docs/howto/evaluate.md for their formats)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -60,6 +61,10 @@ SMOLLM2 ?= --option self_study=32 --option self_study_batch=4 --option self_stud
 	--option agnostic=8 --option agnostic_batch=1 --option steps=30 --option kv_steps=0
 WORDING := "{question} Answer with words from the text above."
 EVAL = $(BIN)/memkit eval --workers $(WORKERS)
+# $(call REAL,SOURCE,NAME): a data set with SmolLM2, without compilers: those take minutes a record on a CPU.
+REAL = MEMKIT_DTYPE=bfloat16 $(BIN)/memkit eval $(1) --model smollm2 --compilers "" --ratio 8 \
+	--baselines full,none,rag --drift none --embedder hybrid --wording $(WORDING) \
+	--json results/25-smollm2-bf16-$(2).json
 
 results-run: $(VENV)/.memkit-dev
 	mkdir -p results
@@ -95,6 +100,9 @@ results-run: $(VENV)/.memkit-dev
 		--json results/10-nano-router-meanpool-1000.json
 	$(BIN)/memkit eval generated:24:8-16 --study meanpool --json results/21-nano-meanpool-stages.json
 	$(BIN)/memkit eval generated:24:8-16 --compilers meanpool --baselines full,none,rag --json results/21-nano-meanpool.json
+	$(BIN)/memkit eval generated:24:8-16 --compilers meanpool --baselines full,none --option form=embeds \
+		--json results/21-nano-meanpool-embeds.json
+	$(BIN)/memkit eval generated:4:8-16 --compilers meanpool,lcc,lora --ratio 4 --json results/21-nano-compilers.json
 	tests/peers_env.sh
 	$(BIN)/memkit bench peers --only mem0,rag --compilers meanpool --json results/24-peers.json
 	$(BIN)/memkit bench peers --only langgraph --items 1000 --json results/24-peers-stores.json
@@ -112,6 +120,18 @@ ifdef SQUAD
 		--baselines full,none,kvpress --wording $(WORDING) --json results/9-smollm2-bf16-selected-kvpress5.json
 	$(EVAL) $(SQUAD) --limit $(RECORDS) --model smollm2 --compilers lcc:pure --ratio 16 $(SMOLLM2) \
 		--json results/9-smollm2-bf16-squad-pure.json
+endif
+ifdef DATA
+	$(call REAL,$(DATA)/squadshift_wiki_80.jsonl --limit 40 --questions 4,squadshift)
+	$(call REAL,$(DATA)/hotpot_100.jsonl --limit 30,hotpot)
+	$(call REAL,$(DATA)/twowiki_100.jsonl --limit 30,twowiki)
+	$(call REAL,$(DATA)/nq10_100.jsonl --limit 20,nq)
+	$(call REAL,$(DATA)/musique_100.jsonl --limit 16,musique)
+	$(call REAL,niah:$(DATA)/niah_essays.txt:250,500,1000,2000:0,50,100,niah)
+	$(call REAL,$(DATA)/squality_dev_25.jsonl --limit 3 --questions 2,squality)
+	$(call REAL,$(DATA)/longmemeval_mixed_100.jsonl --limit 8,longmemeval)
+	$(BIN)/memkit eval generated:6 --compilers lcc --drift $(DATA)/alpaca_eval_805.jsonl \
+		--json results/26-nano-drift-alpaca.json
 endif
 	$(MAKE) results
 

@@ -98,6 +98,14 @@ def test_generated_texts_keep_the_evaluations_words_apart_and_grow() -> None:
     assert sum(late) > 3 * sum(early)
 
 
+def test_some_generated_texts_to_rebuild_are_mere_words() -> None:
+    train, held_out = (Generated(split, 0, (4, 4)) for split in ("train", "held_out"))
+    drawn = [train(random.Random(i), "reconstruction", 1.0) for i in range(40)]
+    assert 5 < sum(not text.questions for text in drawn) < 35
+    assert all(held_out(random.Random(i), "reconstruction", 1.0).questions for i in range(20))
+    assert all(train(random.Random(i), "qa", 1.0).questions for i in range(20))
+
+
 # --- data -------------------------------------------------------------------------------------
 def test_files_of_both_kinds(tmp_path: Path) -> None:
     lines = tmp_path / "data.jsonl"

@@ -12,6 +12,9 @@ from memkit.models.nano.general import GENERAL
 GENERAL_SHARE = 0.5  # of the texts are also asked a general question
 UNANSWERED_SHARE = 0.15  # of the texts, for each of two kinds of questions that the text does not answer
 LOG_SHARE, UPDATE_SHARE = 0.06, 0.12
+# Of the texts to rebuild: made-up words in a row, three for a fact. Sentences can be guessed from a vague
+# memory; these teach a memory to keep the letters of a name.
+WORDS_SHARE = 0.4
 
 
 class Generated:
@@ -28,7 +31,10 @@ class Generated:
         made = Generator(rng.getrandbits(48), "train" if self.split == "train" else "eval")
         fewest, most = self.facts
         longest = max(fewest, round(fewest + (most - fewest) * min(reached * 1.5, 1.0)))
-        document = self._document(made, rng.randint(1, longest))
+        facts = rng.randint(1, longest)
+        if task == "reconstruction" and self.split == "train" and rng.random() < WORDS_SHARE:
+            return Text(made.words(3 * facts))
+        document = self._document(made, facts)
         names = ", ".join(dict.fromkeys(fact.person.name for fact in document.facts))
         return Text(document.text, names, tuple(self._questions(made, document)))
 
