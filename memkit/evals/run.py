@@ -292,6 +292,10 @@ def _in_order(config: EvalConfig, chosen: Sequence[records.Record], kept: Journa
     return sorted(kept.cells.values(), key=lambda c: (order[c.method, c.ratio], place[c.record]))
 
 
+def _threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
+
+
 def evaluate(
     config: EvalConfig,
     progress: Progress = lambda label, done, total: None,
@@ -346,7 +350,7 @@ def evaluate(
         **stamp(
             run.engine.base.model.device.type,
             str(run.engine.base.model.dtype).removeprefix("torch."),
-            f"{torch.get_num_threads()} threads" if workers == 1 else f"{workers} processes of 1 thread",
+            _threads(torch.get_num_threads()) if workers == 1 else f"{workers} processes of 1 thread",
         ),
         "rows": rows,
         "categories": by_category(cells),
