@@ -123,13 +123,15 @@ def begin(plan: Plan, base: LoadedModel) -> tuple[Compressor, Sequence[Mapping[s
 
 
 def _of_another_ratio(plan: Plan, base: LoadedModel) -> tuple[Compressor, Sequence[Mapping[str, Any]]]:
-    """A compressor that was trained for chunks of another size: shorter ones are learned sooner."""
+    """A compressor that was trained for chunks of another size: shorter ones are learned sooner.
+
+    A decoder that reinforcement learning gave weights of its own stays behind.
+    """
     found = trained.by_id(plan.start, plan.store)
     if plan.model_options:
         raise ConfigError(f"{found.label} has its own options: give those of the compressor without --start")
     compressor = checkpoint.load(found, base)
-    if compressor.decoder is not compressor.encoder:
-        raise ConfigError(f"{found.label} has a decoder of its own; begin from a stage before rl")
+    compressor.decoder, compressor.decoder_values = compressor.encoder, {}
     compressor.config = replace(compressor.config, chunk=plan.ratio)
     return compressor, found.about["history"]
 
