@@ -12,11 +12,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # On few cores, several threads of small matrix products wait for each other more than they work.
 export OMP_NUM_THREADS ?= 1
 
-# Trains a compressor of 16x for nano from the one of 4x that ships (half an hour on one core).
+# Trains compressors of 16x and 64x for nano, the first from the one of 4x that ships (an hour on one core).
 COMPRESSORS ?= build/compressors
-TRAIN = $(BIN)/memkit train-compressor --data generated --ratio 16 --out $(COMPRESSORS) --option precision=fp32
+TRAIN = $(BIN)/memkit train-compressor --data generated --out $(COMPRESSORS) --option precision=fp32
+# The id of a checkpoint in a folder.
+ID = $$(sha256sum $(1)/checkpoint.json | cut -c1-64)
 
-.PHONY: help demo test lint types pytest screenshots docs compressor-16x results results-run clean
+.PHONY: help demo test lint types pytest screenshots docs compressors results results-run clean
 
 help:
 	@sed -n '1,/^PYTHON/s/^# //p' Makefile
@@ -43,12 +45,16 @@ screenshots: $(VENV)/.memkit-dev
 docs: $(VENV)/.memkit-dev
 	$(BIN)/mkdocs build --strict
 
-compressor-16x: $(VENV)/.memkit-dev
-	$(TRAIN) --stage cpt1 --start $$(sha256sum memkit/models/nano/compressors/nano-4x/checkpoint.json | cut -c1-64) \
+compressors: $(VENV)/.memkit-dev
+	$(TRAIN) --ratio 16 --stage cpt1 --start $(call ID,memkit/models/nano/compressors/nano-4x) \
 		--option samples=12000 --option full_lr=0.006 --option min_lr_ratio=0.01 --option facts=[6,14] \
 		--option chunks=[6,8,12] --option chunks_share=0.6 --option standard_share=0.02
-	$(TRAIN) --stage cpt2 --option samples=300 --option full_lr=0.0006 --option facts=[10,16]
-	$(TRAIN) --stage sft --option samples=1500 --option full_lr=0.0015 --option facts=[10,16]
+	$(TRAIN) --ratio 16 --stage cpt2 --option samples=300 --option full_lr=0.0006 --option facts=[10,16]
+	$(TRAIN) --ratio 16 --stage sft --option samples=1500 --option full_lr=0.0015 --option facts=[10,16]
+	$(TRAIN) --ratio 64 --stage cpt1 --start $(call ID,$(COMPRESSORS)/nano-16x-sft) \
+		--option samples=1500 --option full_lr=0.005 --option facts=[8,12] --option chunks=[32]
+	$(TRAIN) --ratio 64 --stage cpt2 --option samples=100 --option full_lr=0.0006 --option facts=[10,16]
+	$(TRAIN) --ratio 64 --stage sft --option samples=400 --option full_lr=0.0015 --option facts=[10,16]
 
 results: $(VENV)/.memkit-dev
 	$(BIN)/memkit eval results --report > RESULTS.md
@@ -121,10 +127,12 @@ results-run: $(VENV)/.memkit-dev
 	for part in mixed equality overhead,ttft; do \
 		$(BIN)/memkit bench serve --engine sglang --only $$part --json results/20-sglang-$${part%%,*}.json; \
 	done
-ifdef WITH_16X
-	$(MAKE) compressor-16x
-	MEMKIT_CHECKPOINTS=$(COMPRESSORS) $(BIN)/memkit eval generated:24:8-16 --study meanpool --ratio 16 \
-		--json results/21-nano-meanpool-16x-stages.json
+ifdef COMPARED
+	$(MAKE) compressors
+	for ratio in 16 64; do \
+		MEMKIT_CHECKPOINTS=$(COMPRESSORS) $(BIN)/memkit eval generated:24:8-16 --study meanpool --ratio $$ratio \
+			--json results/21-nano-meanpool-$${ratio}x-stages.json; \
+	done
 endif
 ifdef SQUAD
 	$(EVAL) $(SQUAD) --limit $(RECORDS) --model smollm2 --ratio 4,8,16 $(SMOLLM2) \
