@@ -96,6 +96,7 @@ results-run: $(VENV)/.memkit-dev
 	$(EVAL) generated:$(STUDY) --study lcc --html results/5-nano-studies.html --json results/5-nano-studies.json
 	$(BIN)/memkit bench compile generated:1 --paper-steps $(PAPER_STEPS) --tokens 2000,8000,16000 \
 		--json results/6-nano-costs.json
+	$(BIN)/memkit bench compile --paper-steps 0 --tokens 200 --model smollm2 --json results/6-smollm2-costs.json
 	$(BIN)/memkit bench ttft --json results/7-nano-first-token.json
 	$(BIN)/python -m memkit.evals.calibrate results/2-*.json results/3-*.json results/4-*.json results/5-*.json \
 		--json results/8-nano-admission.json --out memkit/thresholds.json
