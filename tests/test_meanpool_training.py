@@ -209,26 +209,46 @@ def test_a_stage_needs_the_one_before_it(tiny: LoadedModel, tmp_path: Path) -> N
         Plan("sft", ("generated",), model_options={"pooling": "attention"})
 
 
-def test_training_stops_early_and_keeps_the_best(tiny: LoadedModel, tmp_path: Path) -> None:
-    class Scripted(run.Run):
-        measured = iter([3.0, 1.0, 2.0, 2.0, 0.5])
+class Scripted(run.Run):
+    """Measures what it is told, and marks its weights with the number of the step."""
 
-        def step(self) -> dict[str, tuple[float, float]]:
-            with torch.no_grad():
-                self.compressor.head.projection.weight.fill_(float(self.state.step))
-            return {}
+    measured: list[float]
 
-        def measure(self) -> tuple[float, dict[str, float]]:
-            return next(self.measured), {}
+    def step(self) -> dict[str, tuple[float, float]]:
+        self._mark(self.state.step)
+        return {}
 
-        def report(self) -> None:
-            pass
+    def measure(self) -> tuple[float, dict[str, float]]:
+        return self.measured.pop(0), {}
 
+    def report(self) -> None:
+        pass
+
+    @torch.no_grad()
+    def _mark(self, number: int) -> None:
+        self.compressor.head.projection.weight.fill_(float(number))
+
+
+@pytest.mark.parametrize(
+    ("first", "measured", "ended"),
+    [
+        (False, [3.0, 1.0, 2.0, 2.0, 0.5], (4, 2, 1.0)),
+        (True, [0.5, 3.0, 1.0], (2, 0, 0.5)),  # nothing is better than what it began with
+        (True, [3.0, 1.0, 2.0, 2.0], (3, 1, 1.0)),
+    ],
+)
+def test_training_stops_early_and_keeps_the_best(
+    tiny: LoadedModel, tmp_path: Path, first: bool, measured: list[float], ended: tuple[int, int, float]
+) -> None:
     config = stage_config("cpt1", "paper", {"evaluate_every": 1, "patience": 2, "batch": 1, "samples": 99})
     compressor, _ = curriculum.begin(plan("cpt1", tmp_path), tiny)
-    state = Scripted(compressor, [], config, tmp_path / "run", "scripted").run()
-    assert (state.step, state.best_step, state.best) == (4, 2, 1.0)
-    assert float(compressor.head.projection.weight.detach().mean()) == 1.0
+    before = float(compressor.head.projection.weight.detach().mean())
+    scripted = Scripted(compressor, [], config, tmp_path / "run", "scripted")
+    scripted.from_the_start, scripted.measured = first, measured
+    state = scripted.run()
+    assert (state.step, state.best_step, state.best) == ended
+    kept = float(compressor.head.projection.weight.detach().mean())
+    assert kept == (state.best_step - 1 if state.best_step else before)
 
 
 # --- rewards ----------------------------------------------------------------------------------

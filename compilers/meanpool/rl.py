@@ -138,6 +138,7 @@ class Reinforcement(Run):
     """The stage ``rl``, resumable as every `Run`."""
 
     config: RLConfig
+    from_the_start = True
 
     def __init__(
         self,

@@ -51,6 +51,8 @@ class Run:
     ``key`` names the stage and its settings; raises `ConfigError` when the folder holds a run of another.
     """
 
+    from_the_start = False  # whether the weights that it begins with may be the best ones
+
     def __init__(
         self,
         compressor: Compressor,
@@ -98,6 +100,8 @@ class Run:
         """Train to the end, or until nothing gets better; the best weights remain."""
         config, state = self.config, self.state
         try:
+            if self.from_the_start and not state.step:
+                self._judge()
             while state.step < config.steps and not state.done:
                 started = time.perf_counter()
                 self._recent.append(self.step())
