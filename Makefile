@@ -116,7 +116,8 @@ results-run: $(VENV)/.memkit-dev
 		--json results/10-nano-router-text-1000.json
 	$(BIN)/memkit eval generated:1000 --study router --compilers meanpool --questions 1 \
 		--json results/10-nano-router-meanpool-1000.json
-	$(BIN)/memkit eval generated:24:8-16 --study meanpool --json results/21-nano-meanpool-stages.json
+	$(BIN)/memkit eval generated:24:8-16 --study meanpool \
+		--json results/21-nano-meanpool-stages.json --html results/21-nano-meanpool-stages.html
 	$(BIN)/memkit eval generated:24:8-16 --compilers meanpool --baselines full,none,rag --json results/21-nano-meanpool.json
 	$(BIN)/memkit eval generated:24:8-16 --compilers meanpool --baselines full,none --option form=embeds \
 		--json results/21-nano-meanpool-embeds.json

@@ -347,6 +347,8 @@ def test_lengths_and_the_grid_of_needles(tiny: LoadedModel) -> None:
     grid = meanpool.needles(compressor, (30, 60), (0.0, 1.0), 1, 0)
     assert [(row["length"], row["depth"]) for row in grid] == [(30, 0.0), (30, 1.0), (60, 0.0), (60, 1.0)]
     assert all(0 <= row["right"] <= 1 and row["n"] == 1 for row in grid)
-    table = {"model": "tiny", "ratio": 16.0, "rows": [{"row": "rl", "retention": 0.5}], "needles": grid}
+    table = {"model": "tiny", "ratio": 16.0, "source": "s", "seed": 0, "machine": "m", "date": "d"}
+    table |= {"rows": [{"row": "rl", "retention": 0.5}], "needles": grid}
+    assert "<td>0.500</td>" in meanpool.needle_page(table)
     assert meanpool.needle_page(table).count("<svg") == 1
     assert meanpool.needle_page(table | {"lengths": lengths}).count("<svg") == 2

@@ -19,13 +19,25 @@ from memkit.engine.trained import Trained
 from memkit.errors import ConfigError
 from memkit.evals import records
 from memkit.evals.figures import figure_of, heat_map, inline
-from memkit.evals.page import shell
+from memkit.evals.page import section, shell
 from memkit.evals.timing import stamp
 from memkit.models.loading import LoadedModel, load
 from memkit.models.nano.documents import Document as GeneratedDocument
 from memkit.models.nano.documents import Generator
 
 Progress = Callable[[str, int, int], None]
+STAGES = (
+    ("checkpoint", "checkpoint", "{}"),
+    ("nominal_ratio", "nominal", "{:g}×"),
+    ("effective_ratio", "effective", "{:g}×"),
+    ("n", "n", "{}"),
+    ("rouge1", "ROUGE-1 F1", "{:.3f}"),
+    ("contains", "contains", "{:.3f}"),
+    ("full", "full context", "{:.3f}"),
+    ("retention", "retention", "{:.3f}"),
+    ("gain_over_sft_points", "points over SFT", "{:+.1f}"),
+    ("expansion_rate", "quotes the source", "{:.3f}"),
+)
 FACTS = (8, 16, 32, 64)  # of documents that get longer than those of training, of some 20 tokens a fact
 LENGTHS, DEPTHS = (64, 128, 256, 512), (0.0, 0.25, 0.5, 0.75, 1.0)  # of haystacks, in tokens; of needles
 
@@ -188,12 +200,10 @@ def length_plot(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def needle_page(table: Mapping[str, Any]) -> str:
     """A page of its own with the stages and the plots of lengths and needles."""
-    rows = "".join(
-        f"<li>{html.escape(', '.join(f'{k} {v}' for k, v in row.items() if v is not None))}</li>"
-        for row in table["rows"]
-    )
     title = f"Mean-pool compressor of {table['model']} at {table['ratio']:g}x"
-    body = f"<ul>{rows}</ul>"
+    about = f"Measured on {table['source']}, seed {table['seed']}, {table['machine']}, {table['date']}."
+    stages = [(str(row["row"]), row) for row in table["rows"]]
+    body = f"<p>{html.escape(about)}</p>{section('Stages', 'stage', stages, '', STAGES)}"
     if table.get("lengths"):
         body += f"<h2>Answers, by length</h2>{inline(length_plot(table['lengths']))}"
     if table.get("needles"):
