@@ -103,10 +103,11 @@ class Fake:
                 status, answer = known(asked) if known else (404, {"detail": "Not Found"})
                 events = isinstance(answer, list)
                 parts = [f"data: {json.dumps(a)}\n\n" for a in answer] if events else [json.dumps(answer)]
+                breaks_after = fake.breaks_after if events else None  # as it was when the answer began
                 self.send_response(status)
                 self.end_headers()
                 for number, part in enumerate(parts):
-                    if events and number == fake.breaks_after:
+                    if number == breaks_after:
                         return
                     self.wfile.write(part.encode())
 

@@ -214,7 +214,7 @@ def test_the_report_shows_costs_and_the_gate(tmp_path: Path) -> None:
     gate = {"min_fidelity": 0.7, "good": 12, "source": "s", "auc": {"fidelity": 0.9, "answer_nats": None}}
     (tmp_path / "2-gate.json").write_text(json.dumps(gate))
     text = render(tmp_path)
-    assert "| fast | – | 0.500 | – | 200 | 1.0 | 1.00e+09 | – | 0.0125 | 1,000 | 10 |" in text
+    assert "| fast | – | 0.500 | – | 200 | 1.0 | 1.00e+09 | – | 0.0125 | – | – | 1,000 | 10 |" in text
     assert "| min_fidelity | 0.7 |" in text
     assert "| AUC of fidelity | 0.900 |" in text
     assert "| AUC of answer_nats | – |" in text

@@ -282,10 +282,9 @@ class Bank:
         with self._catalog.read() as connection:
             if not queries.exists(connection, tenant):
                 return []
-            generation = queries.generation(connection, tenant)
             load = partial(queries.load_chunks, connection, tenant)
             added = partial(queries.added_chunks, connection, tenant)
-            index = self._indexes.get(tenant, generation, load, added)
+            index = self._indexes.get(tenant, queries.generation(connection, tenant), load, added)
         return index.best(query, k) if within is None else index.within(query, within, k)
 
     def index_bytes(self, tenant: str) -> int:

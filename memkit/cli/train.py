@@ -76,15 +76,22 @@ def train_compressor(
         finished = curriculum.run(plan, base, report if team.leads else silent, team)
     if not team.leads:
         return
+    _written(finished, plot, peft)
+    output.result(_plain(finished), lambda: _show(output, finished))
+
+
+def _written(finished: Finished, plot: Path | None, peft: Path | None) -> None:
+    """Draw the loss curves, and write the decoder for PEFT, where that is wanted."""
     if plot is not None:
         from memkit.evals.meanpool import curves
 
-        plot.write_text(curves(finished.entry["curve"], f"{base.name}, stage {stage}"), encoding="utf-8")
+        about = finished.checkpoint.about
+        title = f"{about['model']}, stage {about['stage']}"
+        plot.write_text(curves(finished.entry["curve"], title), encoding="utf-8")
     if peft is not None:
         from memkit.engine.trained import export_decoder
 
         export_decoder(finished.checkpoint, peft)
-    output.result(_plain(finished), lambda: _show(output, finished))
 
 
 def _plain(finished: Finished) -> dict[str, Any]:
