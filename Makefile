@@ -149,13 +149,13 @@ ifdef SQUAD
 endif
 ifdef DATA
 	$(call REAL,$(DATA)/squadshift_wiki_80.jsonl --limit 40 --questions 4,squadshift)
-	$(call REAL,$(DATA)/hotpot_100.jsonl --limit 30,hotpot)
-	$(call REAL,$(DATA)/twowiki_100.jsonl --limit 30,twowiki)
-	$(call REAL,$(DATA)/nq10_100.jsonl --limit 20,nq)
-	$(call REAL,$(DATA)/musique_100.jsonl --limit 16,musique)
+	$(call REAL,$(DATA)/hotpot_100.jsonl --limit 12,hotpot)
+	$(call REAL,$(DATA)/twowiki_100.jsonl --limit 12,twowiki)
+	$(call REAL,$(DATA)/nq10_100.jsonl --limit 6,nq)
+	$(call REAL,$(DATA)/musique_100.jsonl --limit 6,musique)
 	$(call REAL,niah:$(DATA)/niah_essays.txt:250,500,1000,2000:0,50,100,niah)
-	$(call REAL,$(DATA)/squality_dev_25.jsonl --limit 3 --questions 2,squality)
-	$(call REAL,$(DATA)/longmemeval_mixed_100.jsonl --limit 8,longmemeval)
+	$(call REAL,$(DATA)/squality_dev_25.jsonl --limit 1 --questions 2,squality)
+	$(call REAL,$(DATA)/longmemeval_mixed_100.jsonl --limit 3,longmemeval)
 	$(BIN)/memkit eval generated:6 --compilers lcc --drift $(DATA)/alpaca_eval_805.jsonl \
 		--json results/26-nano-drift-alpaca.json
 endif

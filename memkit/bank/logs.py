@@ -231,19 +231,19 @@ def _make_room(
         before, after = func.substr(memories.c.text, 1, start), func.substr(memories.c.text, start + 1)
         whole = before.concat(text + "\n").concat(after)
         shift(connection, tenant, memory_id, start, len(text) + 1)
+        queries.next_generation(connection, tenant, cut=True)
     longer = update(memories).where(one).values(text=whole, characters=characters + len(text) + 1)
     connection.execute(longer)
     return int(start)
 
 
 def shift(connection: Connection, tenant: str, memory_id: str, start: int, by: int) -> None:
-    """Move the entries and chunks that begin at ``start`` or later."""
+    """Move the entries and chunks that begin at ``start`` or later; the caller tells of the change."""
     for table in (entries, chunks):
         this = and_(table.c.tenant == tenant, table.c.memory_id == memory_id, table.c.start >= start)
         connection.execute(
             update(table).where(this).values({"start": table.c.start + by, "end": table.c.end + by})
         )
-    queries.next_generation(connection, tenant, cut=True)
 
 
 def _entries(tenant: str, memory_id: str) -> Select[Any]:

@@ -183,7 +183,7 @@ def _router(
 
 def _meanpool(output: Output, parts: dict[str, Any], json: Path | None, html: Path | None) -> None:
     """``--study meanpool``: the compressor's training, by stages; a page also has lengths and needles."""
-    from memkit.evals.meanpool import MeanPoolStudy, needle_page, study
+    from memkit.evals.meanpool import STAGES, MeanPoolStudy, needle_page, study
 
     if html is not None:
         parts = parts | {"needles": NEEDLES, "documents": DOCUMENTS}
@@ -194,16 +194,13 @@ def _meanpool(output: Output, parts: dict[str, Any], json: Path | None, html: Pa
         write_json(json, table)
     if html is not None:
         _write(html, needle_page(table))
-    rows = [[row.get(name) for name in _MEANPOOL] for row in table["rows"]]
-    output.result(table, lambda: output.table(_MEANPOOL, rows))
+    columns = ("row", *(key for key, _, _ in STAGES))
+    rows = [[row.get(name) for name in columns] for row in table["rows"]]
+    output.result(table, lambda: output.table(columns, rows))
 
 
 NEEDLES = 4  # for each length and depth
 DOCUMENTS = 4  # for each length
-_MEANPOOL = (
-    "row checkpoint nominal_ratio effective_ratio n rouge1 contains full retention gain_over_sft_points "
-    "expansion_rate"
-).split()
 _ROUTER = (
     "compiler row n score top1 relative_to_oracle recall_at_8 "
     "balanced_accuracy auroc harm_points overhead_flops"

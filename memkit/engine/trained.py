@@ -170,12 +170,17 @@ def adapted_config(values: Mapping[str, Any]) -> AdaptedConfig:
         raise ArtifactError(f"not a sound checkpoint: {error}") from error
 
 
+def _decoder_config(values: Mapping[str, Any]) -> AdaptedConfig:
+    """As `adapted_config`, of a decoder, which may also be said to be ``apart``."""
+    return adapted_config({key: value for key, value in values.items() if key != "apart"})
+
+
 def decoder_over(encoder: AdaptedModel, base: LoadedModel, values: Mapping[str, Any]) -> AdaptedModel:
     """The decoder that a checkpoint's ``decoder`` describes, not yet filled; the encoder when it is empty."""
     if not values:
         return encoder
     apart = bool(values.get("apart"))
-    config = adapted_config({key: value for key, value in values.items() if key != "apart"})
+    config = _decoder_config(values)
     return AdaptedModel(base.model if apart else encoder.student, config)
 
 
@@ -207,7 +212,7 @@ def export_decoder(found: Trained, folder: str | Path) -> Path:
     """
     about = found.about
     values = about["decoder"] or about["config"].get("adapted", {})
-    config = adapted_config({key: value for key, value in values.items() if key != "apart"})
+    config = _decoder_config(values)
     if config.full_every or config.embeddings or about["config"].get("decoder") == "frozen":
         raise ConfigError(
             f"the decoder of {found.label} is no LoRA; train one with decoder=lora, full_every=0 and "

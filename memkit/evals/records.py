@@ -14,7 +14,18 @@ from memkit.evals.formats import files, niah
 from memkit.evals.formats.base import QUESTION, Asked, MalformedError, Node, Record, numbered
 from memkit.evals.formats.registry import read
 
-__all__ = ["QUESTION", "Asked", "Record", "generated", "load", "load_queries", "load_unanswerable"]
+__all__ = [
+    "NO_DRIFT",
+    "QUESTION",
+    "Asked",
+    "Record",
+    "generated",
+    "load",
+    "load_queries",
+    "load_unanswerable",
+]
+
+NO_DRIFT = "none"  # instead of a file of general questions: drift is not measured
 
 TRIES = 1000  # at a document
 

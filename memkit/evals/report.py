@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from memkit.errors import ConfigError
-from memkit.evals.records import QUESTION
+from memkit.evals.records import NO_DRIFT, QUESTION
 
 HEAD = """# Results
 
@@ -102,7 +102,7 @@ def introduction(report: Mapping[str, Any]) -> str:
         about += f" Passages of rag by the embedder {report.get('embedder', 'lexical')}."
     if report.get("wording", QUESTION) != QUESTION:
         about += f" Questions are put as “{report['wording']}”."
-    if report.get("drift") == "none":
+    if report.get("drift") == NO_DRIFT:
         about += " Drift was not measured."
     elif report.get("drift"):
         about += f" Drift is measured on questions of {report['drift']}."

@@ -34,7 +34,6 @@ from memkit.router.embed import embedder_of
 
 BASELINES = ("full", "none", "rag", "kvpress", "cartridge")
 CURVE_EVERY = 5  # steps between the points of a loss curve that are kept
-NO_DRIFT = "none"  # instead of a file: drift is not measured
 DRIFT_QUERIES = 32  # of a file that drift is measured on; each is asked with every memory
 
 
@@ -240,7 +239,7 @@ def _costs(made: Compiled) -> dict[str, Any]:
 
 def _drift(config: EvalConfig) -> list[records.Asked] | None:
     """Some of the questions that drift is measured on, if a file of them was given; None: it is not."""
-    if config.drift == NO_DRIFT:
+    if config.drift == records.NO_DRIFT:
         return None
     if config.drift is None:
         return []
