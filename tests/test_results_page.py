@@ -131,6 +131,17 @@ def test_drift_on_a_file(engine: TransformersEngine, tmp_path: Path) -> None:
     assert with_file["asked"][0]["said"][0]["method"] == "full"
 
 
+def test_drift_can_be_left_out(engine: TransformersEngine, tmp_path: Path) -> None:
+    file = tmp_path / "r.jsonl"
+    asked = [{"q": "Where does Mira live?", "answers": ["Keldor"]}]
+    file.write_text(json.dumps({"id": "a", "context": TEXT, "questions": asked}))
+    report = evaluate(EvalConfig(str(file), compilers=(), drift="none"), engine=engine)
+    assert [(row["drift_kl"], row["drift_points"]) for row in report["rows"]] == [(None, None)] * 2
+    assert report["general_without_memory"] is None
+    (tmp_path / "1-r.json").write_text(json.dumps(report))
+    assert "seed 0. Drift was not measured." in render(tmp_path)
+
+
 def test_the_command_keeps_questions_out_of_its_json(cli: Callable[..., Any], tmp_path: Path) -> None:
     file, result = tmp_path / "r.jsonl", tmp_path / "1-r.json"
     asked = [{"q": "Where does Mira live?", "answers": ["Keldor"], "category": "place"}]
