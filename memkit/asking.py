@@ -103,7 +103,7 @@ def search(memory: Memory, query: str, k: int) -> list[Found]:
     """The best passage of each of the ``k`` best memories."""
     if k < 1:
         raise ConfigError(f"k must be at least 1, got {k}")
-    bank, user, embedder = memory.bank, memory.user, memory.router.embedder
+    bank, user, embedder = memory.bank, memory.owner, memory.router.embedder
     refresh(bank, user, embedder)
     ranked = candidates(bank, user, query, embedder, memories=k) if query.strip() else []
     texts = bank.excerpts(user, [each.hit for each in ranked])
@@ -189,7 +189,7 @@ def _parts(
     if chosen is None:
         return ()
     try:
-        entries = memory.bank.logs.entries(memory.user, chosen.id) if chosen.running else []
+        entries = memory.bank.logs.entries(memory.owner, chosen.id) if chosen.running else []
     except NotFoundError:  # forgotten in the meantime
         entries = []
     return parts_of(route, spans, entries, chosen.characters)

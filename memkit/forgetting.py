@@ -59,10 +59,10 @@ def forget_and_check(
 def _doomed(memory: Memory, memory_id: str | None, spans: Sequence[Span]) -> list[str]:
     """The texts that are going to be forgotten."""
     infos = memory.list() if memory_id is None else [memory.show(memory_id)]
-    texts = [memory.bank.source(memory.user, info.id).text for info in infos]
+    texts = [memory.bank.source(memory.owner, info.id).text for info in infos]
     if not spans:
         return texts
-    entries = memory.bank.logs.entries(memory.user, infos[0].id)  # of a log whole entries go
+    entries = memory.bank.logs.entries(memory.owner, infos[0].id)  # of a log whole entries go
     lines = [Span(e.start, e.end) for e in entries]
     gone = [line for line in lines if any(s.start < line.end and line.start < s.end for s in spans)]
     return ["\n".join(texts[0][span.start : span.end] for span in gone or spans)]

@@ -29,7 +29,7 @@ def make(memory: Memory, info: MemoryInfo, progress: Progress) -> tuple[MemoryIn
 
     Raises `CompileError` or `VerificationError`; the bank notes why then, and keeps what it had.
     """
-    bank, user, engine = memory.bank, memory.user, memory.local
+    bank, user, engine = memory.bank, memory.owner, memory.local
     compiler = registry.compiler(memory.compiler, memory.options)
     source, seen = snapshot(memory, info)
     unfinished = bank.unfinished(user, info.id)
@@ -71,9 +71,9 @@ def attempt(memory: Memory, source: Document) -> str:
 def snapshot(memory: Memory, info: MemoryInfo) -> tuple[Document, CompiledFrom]:
     """What is compiled: a document, or as much of the end of a running memory as the model takes in."""
     if not info.running:
-        return memory.bank.source(memory.user, info.id), CompiledFrom()
+        return memory.bank.source(memory.owner, info.id), CompiledFrom()
     engine = memory.local
-    document, entries = memory.bank.logs.snapshot(memory.user, info.id)
+    document, entries = memory.bank.logs.snapshot(memory.owner, info.id)
     room, first = int(engine.window * LOG_SHARE), len(entries)
     while first and (room := room - engine.count_tokens(entries[first - 1].line)) >= 0:
         first -= 1

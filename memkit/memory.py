@@ -17,6 +17,7 @@ from memkit.answers import Answer, Part, Trace
 from memkit.asking import Found, Recalled, Sampling, Turns, ask_many, recall, search, stream
 from memkit.background import Background
 from memkit.bank import Bank, MemoryInfo, Receipt, Said
+from memkit.bank.owners import Owner
 from memkit.compilers.base import Compiled, Progress, Step, silent
 from memkit.document import Document, Span
 from memkit.engine.base import Engine
@@ -48,7 +49,8 @@ class Memory:
 
     ``path`` is the bank, or its folder (default: ``MEMKIT_HOME``, else the platform's data folder);
     ``model`` a name that `memkit.models.loading.load` knows (default: ``MEMKIT_MODEL``, else nano).
-    Everything is read and written in the name of ``user`` alone. ``embedder`` finds memories: "lexical"
+    Everything is read and written in the name of ``user`` alone: one of a server's ``tenant``, or of
+    none. ``embedder`` finds memories: "lexical"
     by words, "sentence" by meaning, "hybrid" by both (default: ``MEMKIT_EMBEDDER``, else lexical);
     ``gate`` decides among them: "auto", "rule", "entropy" or "learned". ``engine`` answers (default: one in
     this process, which in any case compiles). Artifacts are signed with ``signer``
@@ -75,8 +77,9 @@ class Memory:
         observer: Observer | None = None,
         database: str | None = None,
         artifacts: str | None = None,
+        tenant: str = "",
     ) -> None:
-        self.user = user
+        self.whose = Owner(user, tenant)
         if isinstance(path, Bank):
             self.bank = path
         elif path is not None:
@@ -90,28 +93,49 @@ class Memory:
         self.compiler, self.options = compiler, dict(options or {})
         registry.compiler(compiler, self.options)  # a wrong option is an error now, not tonight
         gate = GateConfig(gate) if isinstance(gate, str) else gate
-        self.router = Router(self.bank, user, lambda: self.engine, embedder_of(embedder), gate)
+        self.router = Router(self.bank, self.owner, lambda: self.engine, embedder_of(embedder), gate)
         self.admission = admission or AdmissionConfig()
         key = os.environ.get("MEMKIT_SIGNING_KEY")
         self.signer = signer or (Signer.from_file(key) if key else None)
         self._background = Background(self._compile_quietly)
         self._usage = Usage(self.bank)
-        self._owner: Memory | None = None  # whose bank and engine these are, where they are another's
+        self._root: Memory | None = None  # whose bank and engine these are, where they are another's
         self._closes = not isinstance(path, Bank)
 
-    def of(self, user: str) -> Memory:
-        """The memories of another user in the same bank, in front of the same model."""
+    def of(self, user: str | Owner) -> Memory:
+        """The memories of another user in the same bank, in front of the same model.
+
+        A name means a user of the same tenant; an `Owner` names the tenant, and a namespace, too.
+        """
         other = copy(self)
-        other.user, other._owner = user, self
-        other.router = Router(self.bank, user, lambda: other.engine, self.router.embedder, self.router.config)
+        other.whose = user if isinstance(user, Owner) else Owner(user, self.tenant)
+        other._root = self._root or self
+        other.router = Router(
+            self.bank, other.owner, lambda: other.engine, self.router.embedder, self.router.config
+        )
         other._background = Background(other._compile_quietly)
         return other
 
     @property
+    def owner(self) -> str:
+        """What the bank calls those whose memories these are (see `memkit.bank.owners`)."""
+        return self.whose.name
+
+    @property
+    def user(self) -> str:
+        """The user's own name; "" of a tenant's own memories."""
+        return self.whose.user
+
+    @property
+    def tenant(self) -> str:
+        """The tenant that the user is one of; "" where there is none."""
+        return self.whose.tenant
+
+    @property
     def engine(self) -> Engine:
         """The engine that answers, in this user's name; loading the model waits until it is needed."""
-        shared = (self._owner or self)._engine
-        return self.local if shared is None else shared.for_tenant(self.user)
+        shared = (self._root or self)._engine
+        return self.local if shared is None else shared.for_tenant(self.owner)
 
     @property
     def _ready(self) -> Engine | None:
@@ -121,8 +145,8 @@ class Memory:
     @property
     def local(self) -> TransformersEngine:
         """The engine in this process, which compiles and tests artifacts, whatever answers."""
-        if self._owner is not None:
-            return self._owner.local
+        if self._root is not None:
+            return self._root.local
         if self._local is None:
             self._local = TransformersEngine(self._model)
         return self._local
@@ -130,8 +154,8 @@ class Memory:
     @property
     def model(self) -> str:
         """The model's name, as far as it is known before it is loaded."""
-        if self._owner is not None:
-            return self._owner.model
+        if self._root is not None:
+            return self._root.model
         if self._engine is not None:
             return self._engine.model
         return self._model if isinstance(self._model, str) else self._model.name
@@ -194,9 +218,9 @@ class Memory:
             said = [Said(said if isinstance(said, str) else said.text)]
         entries = [_entry(each, when) for each in said]
         embedder = self.router.embedder
-        refresh(self.bank, self.user, embedder)
+        refresh(self.bank, self.owner, embedder)
         return self.bank.logs.append(
-            self.user,
+            self.owner,
             name,
             entries,
             lambda document: index(document, embedder),
@@ -215,8 +239,8 @@ class Memory:
 
     def compiled(self, memory_id: str, *, progress: Progress = silent) -> tuple[MemoryInfo, Compiled]:
         """As `compile`, and what the compilation cost."""
-        info = self.bank.get(self.user, memory_id)
-        with self.bank.leases.take(self.user, info.id) as lease:
+        info = self.bank.get(self.owner, memory_id)
+        with self.bank.leases.take(self.owner, info.id) as lease:
 
             def step(done: Step) -> None:
                 lease.renew()
@@ -230,7 +254,7 @@ class Memory:
         except (NotFoundError, BankBusyError):
             pass  # forgotten meanwhile, or another process is at it
         except MemkitError as error:
-            self.bank.fail(self.user, memory_id, str(error))
+            self.bank.fail(self.owner, memory_id, str(error))
 
     def queue_age(self) -> float:
         """Seconds that the oldest compilation has waited in the background; 0 where none does."""
@@ -298,17 +322,17 @@ class Memory:
     def answered(self, answer: Answer, started: float) -> None:
         """Count an answer that was given, and tell the observer."""
         if answer.trace.memory_id is not None and answer.route != "none":
-            self._usage.note(self.user, answer.trace.memory_id)
-        self.observer.answered(self.user, answer, started)
+            self._usage.note(self.owner, answer.trace.memory_id)
+        self.observer.answered(self.owner, answer, started)
 
     # -- manage ---------------------------------------------------------------------------------
     def list(self) -> list[MemoryInfo]:
         """All memories of this user, newest last."""
-        return self.bank.list(self.user)
+        return self.bank.list(self.owner)
 
     def show(self, memory_id: str) -> MemoryInfo:
         """One memory. Raises `NotFoundError`."""
-        return self.bank.get(self.user, memory_id)
+        return self.bank.get(self.owner, memory_id)
 
     def verify(self, memory_id: str, *, replay: bool = False, progress: Progress = silent) -> Verified:
         """Re-read an artifact, check every byte and its fingerprint, and test it again.
@@ -317,8 +341,8 @@ class Memory:
         that gives the same bytes. Raises `ArtifactError` for bytes that cannot be used, `VerificationError`
         when the gate would refuse the artifact today, or the replay differs.
         """
-        with self.bank.artifact(self.user, memory_id) as artifact:
-            source = self.bank.source(self.user, memory_id)
+        with self.bank.artifact(self.owner, memory_id) as artifact:
+            source = self.bank.source(self.owner, memory_id)
             return verified(artifact, source, self.local, self.admission, replay=replay, progress=progress)
 
     def forget(
@@ -335,14 +359,18 @@ class Memory:
             raise ConfigError("spans belong to one memory: name it")
         chosen = [self.show(memory_id)] if memory_id is not None else self.list()
         for info in chosen:
-            for version in self.bank.versions.history(self.user, info.id):
-                self.router.forget(version.artifact_id, (self._owner or self)._ready)
+            for version in self.bank.versions.history(self.owner, info.id):
+                self.router.forget(version.artifact_id, (self._root or self)._ready)
         if not spans:
-            return self.bank.forget(self.user, None if memory_id is None else chosen[0].id)
+            return self.bank.forget(self.owner, None if memory_id is None else chosen[0].id)
         embedder = self.router.embedder
-        refresh(self.bank, self.user, embedder)
+        refresh(self.bank, self.owner, embedder)
         receipt = self.bank.forgetting.erase(
-            self.user, chosen[0].id, spans, lambda document: index(document, embedder), embedder=embedder.name
+            self.owner,
+            chosen[0].id,
+            spans,
+            lambda document: index(document, embedder),
+            embedder=embedder.name,
         )
         if compile and receipt.left and receipt.artifacts_removed:
             self._background.add(receipt.left)
@@ -351,9 +379,9 @@ class Memory:
     def close(self) -> None:
         """Drop what waits to be compiled, and close the bank if it was opened here."""
         self._background.stop()
-        if self._owner is None:
+        if self._root is None:
             self._usage.flush()
-        if self._closes and self._owner is None:
+        if self._closes and self._root is None:
             self.bank.close()
 
     def __enter__(self) -> Memory:

@@ -25,7 +25,7 @@ class MemkitChatMessageHistory(BaseChatMessageHistory):
     @property
     def messages(self) -> list[BaseMessage]:  # type: ignore[override] # LangChain's is a class attribute
         """All messages, in the order of their dates."""
-        bank, user = self.memory.bank, self.memory.user
+        bank, user = self.memory.bank, self.memory.owner
         info = bank.logs.find(user, self.session)
         entries = bank.logs.entries(user, info.id) if info else []
         return [message_of(entry.speaker, entry.text) for entry in entries]
@@ -38,5 +38,5 @@ class MemkitChatMessageHistory(BaseChatMessageHistory):
 
     def clear(self) -> None:
         """Forget the session, with all that was compiled from it."""
-        if info := self.memory.bank.logs.find(self.memory.user, self.session):
+        if info := self.memory.bank.logs.find(self.memory.owner, self.session):
             self.memory.forget(info.id)

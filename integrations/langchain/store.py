@@ -47,7 +47,7 @@ LARGE = 1000  # from so many candidates on all items are read
 class MemkitStore(BaseStore):
     """Items in a bank, found by meaning and words; each namespace is a tenant of its own.
 
-    The tenants lie beneath ``memory.user``: the namespace ``("a", "b")`` of the user "app" is the tenant
+    The tenants lie beneath ``memory.owner``: the namespace ``("a", "b")`` of the user "app" is the tenant
     "app/a/b". No store sees what is not beneath its user. An item's texts (all of its value, or the paths
     that ``index`` names) are a memory, which `Memory.of` that tenant can also answer from.
     ``PutOp(value=None)`` forgets it, with every artifact that saw it; so do an item's expiry, at the next
@@ -98,8 +98,8 @@ class MemkitStore(BaseStore):
     # -- writing --------------------------------------------------------------------------------
     def _put(self, op: PutOp) -> None:
         memory, items = self.memory.of(self._tenant(op.namespace)), self.memory.bank.items
-        self._forget(memory, items.stale(memory.user))
-        for key in items.expired(memory.user, self._clock()):
+        self._forget(memory, items.stale(memory.owner))
+        for key in items.expired(memory.owner, self._clock()):
             self._remove(memory, key)
         if op.value is None:
             self._remove(memory, op.key)
@@ -110,9 +110,9 @@ class MemkitStore(BaseStore):
             raise ConfigError(f"a value must be JSON: {error}") from error
         text = self._text(op)
         embedder = memory.router.embedder
-        refresh(memory.bank, memory.user, embedder)
+        refresh(memory.bank, memory.owner, embedder)
         items.put(
-            memory.user,
+            memory.owner,
             op.key,
             value,
             Document(text or value, op.key),
@@ -122,10 +122,10 @@ class MemkitStore(BaseStore):
             ttl=op.ttl,
             now=self._clock(),
         )
-        self._forget(memory, items.stale(memory.user))
+        self._forget(memory, items.stale(memory.owner))
 
     def _remove(self, memory: Memory, key: str) -> None:
-        if (of_it := memory.bank.items.remove(memory.user, key)) is not None:
+        if (of_it := memory.bank.items.remove(memory.owner, key)) is not None:
             self._forget(memory, [of_it])
 
     @staticmethod
@@ -204,14 +204,14 @@ class MemkitStore(BaseStore):
     # -- names ----------------------------------------------------------------------------------
     def _tenant(self, namespace: Namespace) -> str:
         """The tenant of a namespace; its labels are quoted, so that none of them can name another."""
-        return SEPARATOR.join((self.memory.user, *(quote(label, safe=" ") for label in namespace)))
+        return SEPARATOR.join((self.memory.owner, *(quote(label, safe=" ") for label in namespace)))
 
     def _namespace(self, tenant: str) -> Namespace:
-        labels = tenant.removeprefix(self.memory.user + SEPARATOR).split(SEPARATOR)
+        labels = tenant.removeprefix(self.memory.owner + SEPARATOR).split(SEPARATOR)
         return tuple(unquote(label) for label in labels)
 
     def _beneath(self, prefix: Namespace) -> list[str]:
-        spaces = self.memory.bank.items.spaces(self.memory.user, self._clock())
+        spaces = self.memory.bank.items.spaces(self.memory.owner, self._clock())
         return [name for name in spaces if self._namespace(name)[: len(prefix)] == prefix]
 
     def _about(self, kept: Kept) -> dict[str, Any]:

@@ -11,11 +11,11 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from memkit.bank.owners import MAX_OWNER, check_name
 from memkit.document import Document, Span
 from memkit.errors import ConfigError, DocumentError
 
 Vectors: TypeAlias = NDArray[np.float32]
-MAX_TENANT = 256  # characters
 
 
 @dataclass(frozen=True)
@@ -121,12 +121,9 @@ class Receipt:
 
 def check_tenant(tenant: str) -> str:
     """The tenant, or `ConfigError` when it cannot name one."""
-    if not isinstance(tenant, str) or not 1 <= len(tenant) <= MAX_TENANT:
-        raise ConfigError(f"a tenant is a text of 1 to {MAX_TENANT} characters, got {tenant!r:.80}")
-    try:
-        tenant.encode()
-    except UnicodeEncodeError as error:
-        raise ConfigError(f"the tenant holds a lone surrogate at character {error.start}") from error
+    check_name("tenant", tenant)
+    if not 1 <= len(tenant.encode()) <= MAX_OWNER:
+        raise ConfigError(f"a tenant is a text of 1 to {MAX_OWNER:,} bytes, got {tenant!r:.80}")
     return tenant
 
 

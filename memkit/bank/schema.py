@@ -14,7 +14,7 @@ from sqlalchemy import Connection, inspect
 from memkit.bank.tables import metadata
 from memkit.errors import BankError, MissingExtraError
 
-REVISIONS = ("1", "2", "3", "4", "5", "6")  # oldest first
+REVISIONS = ("1", "2", "3", "4", "5", "6", "7")  # oldest first
 _LEGACY = (1, 2)  # `user_version` of banks from before there were migrations
 _GUARD = 3  # `user_version` since: a memkit from before refuses it
 

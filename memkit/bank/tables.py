@@ -161,6 +161,7 @@ api_keys = Table(
     Column("label", Text, nullable=False),
     Column("created", BigInteger, nullable=False),
     Column("revoked", BigInteger),
+    Column("scope", String(8), nullable=False, server_default="tenant"),  # what `tenant` names: or a "user"
 )
 tombstones = Table(
     "tombstones",

@@ -80,11 +80,11 @@ class Chat:
 
     def _command(self, line: str) -> None:
         memory, output = self.memory, self.output
-        info = memory.bank.logs.find(memory.user, self.name)
+        info = memory.bank.logs.find(memory.owner, self.name)
         if line == "/why" and self.last is not None:
             output.say(f"{self.last.route}: {self.last.trace.reason}")
         elif line == "/list":
-            for entry in memory.bank.logs.entries(memory.user, info.id) if info else []:
+            for entry in memory.bank.logs.entries(memory.owner, info.id) if info else []:
                 output.say(entry.line)
         elif line == "/compile" and info is not None:
             done = memory.compile(info.id)

@@ -142,7 +142,7 @@ def verify(
 
 
 def _check_signature(trusted: Sequence[Any], memory: Memory, info: MemoryInfo) -> None:
-    with memory.bank.artifact(memory.user, info.id) as artifact:
+    with memory.bank.artifact(memory.owner, info.id) as artifact:
         require_signature(artifact.manifest, trusted)
 
 

@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from memkit.cli.options import Home, Json, User, open_bank
 from memkit.cli.output import Output
+from memkit.errors import ConfigError
 
-Tenant = Annotated[str, typer.Option("--tenant", "--user", "-u", metavar="T", help="Whom the key acts for.")]
+if TYPE_CHECKING:
+    from memkit.bank.keys import Scope
+
+Tenant = Annotated[
+    str | None,
+    typer.Option(
+        "--tenant", metavar="T", help="A server's tenant, whose users it may name.", show_default=False
+    ),
+]
+One = Annotated[
+    str | None,
+    typer.Option(
+        "--user",
+        "-u",
+        metavar="U",
+        help="One user of no tenant, as --user of other commands.",
+        show_default=False,
+    ),
+]
 
 
 def _number(help: str) -> object:
@@ -44,7 +63,8 @@ def limit(
 
 
 def create_key(
-    tenant: Tenant,
+    tenant: Tenant = None,
+    user: One = None,
     label: Annotated[str, typer.Option(metavar="TEXT", help="What it is for.")] = "",
     home: Home = None,
     json: Json = False,
@@ -52,15 +72,16 @@ def create_key(
     """Make a key. It is shown now and never again: only its hash is kept."""
     output = Output(json)
     with open_bank(home) as bank:
-        key, secret = bank.keys.create(tenant, label)
+        key, secret = bank.keys.create(*_holder(tenant, user, label))
     output.result({"key": key, "secret": secret}, lambda: output.say(secret))
 
 
-def list_keys(tenant: Tenant, home: Home = None, json: Json = False) -> None:
-    """List a user's keys, oldest first."""
+def list_keys(tenant: Tenant = None, user: One = None, home: Home = None, json: Json = False) -> None:
+    """List the keys of a tenant or a user, oldest first."""
     output = Output(json)
     with open_bank(home) as bank:
-        keys = bank.keys.list(tenant)
+        name, _, scope = _holder(tenant, user)
+        keys = bank.keys.list(name, scope)
     rows = [(key.id, key.label, key.created, key.revoked) for key in keys]
     columns = ("id", "label", "created (UTC)", "revoked (UTC)")
     output.result({"keys": keys}, lambda: output.table(columns, rows))
@@ -68,12 +89,21 @@ def list_keys(tenant: Tenant, home: Home = None, json: Json = False) -> None:
 
 def revoke_key(
     key_id: Annotated[str, typer.Argument(metavar="ID", help="As `memkit keys list` shows it.")],
-    tenant: Tenant,
+    tenant: Tenant = None,
+    user: One = None,
     home: Home = None,
     json: Json = False,
 ) -> None:
     """Let a key open nothing any more."""
     output = Output(json)
     with open_bank(home) as bank:
-        bank.keys.revoke(tenant, key_id)
+        name, _, scope = _holder(tenant, user)
+        bank.keys.revoke(name, key_id, scope)
     output.result({"revoked": key_id}, lambda: output.say(f"revoked {key_id}"))
+
+
+def _holder(tenant: str | None, user: str | None, label: str = "") -> tuple[str, str, Scope]:
+    """Whom a key acts for, its label, and what the name is one of."""
+    if (tenant is None) == (user is None):
+        raise ConfigError("say whom the key acts for: --tenant T, or --user U")
+    return (tenant, label, "tenant") if tenant is not None else (user or "", label, "user")

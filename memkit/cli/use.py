@@ -121,7 +121,7 @@ def _artifact(memory: Memory, info: MemoryInfo) -> dict[str, Any] | None:
     """What a published artifact says about its size and its making."""
     if info.artifact_id is None:
         return None
-    artifact = memory.bank.artifact(memory.user, info.id)
+    artifact = memory.bank.artifact(memory.owner, info.id)
     manifest = artifact.manifest
     artifact.close()
     return {"id": info.artifact_id, "tokens": manifest.tokens, **manifest.metrics}

@@ -11,6 +11,7 @@ from statistics import median
 
 from memkit import registry
 from memkit.bank import MemoryInfo
+from memkit.bank.owners import Owner
 from memkit.compilers.arithmetic import FlopMeter
 from memkit.compilers.base import Estimate
 from memkit.engine import kv
@@ -110,7 +111,7 @@ def plan(memory: Memory, scope: Scope, now: datetime | None = None) -> Plan:
     speed = Speed(memory)
     due, skipped, unchanged = list[tuple[tuple[int, datetime], Task]](), list[Skipped](), 0
     for user in users:
-        one = memory.of(user)
+        one = memory.of(Owner.of(user))
         for info in memory.bank.list(user):
             reason = why_due(info, memory.compiler, memory.local.fingerprint)
             if not reason or (scope.since and (info.changed or info.created) < scope.since):
@@ -149,15 +150,15 @@ def _task(
     try:
         source, _ = snapshot(memory, info)
     except NotFoundError:
-        return Skipped(memory.user, info.id, info.title, "it was forgotten meanwhile")
+        return Skipped(memory.owner, info.id, info.title, "it was forgotten meanwhile")
     advice, cost = examine(memory, info, source.text, scope.advisor, now)
     if not advice.compile:
-        return Skipped(memory.user, info.id, info.title, advice.reason)
+        return Skipped(memory.owner, info.id, info.title, advice.reason)
     if info.attempt and not scope.retry and info.attempt == attempt(memory, source):
-        return Skipped(memory.user, info.id, info.title, f"it failed before and is the same: {info.error}")
+        return Skipped(memory.owner, info.id, info.title, f"it failed before and is the same: {info.error}")
     flops, nbytes = (cost.flops, cost.nbytes) if cost else (None, None)
-    seconds = None if flops is None else flops / speed.of(memory.user)
-    return Task(memory.user, info.id, info.title, reason, advice.tokens, seconds, flops, nbytes)
+    seconds = None if flops is None else flops / speed.of(memory.owner)
+    return Task(memory.owner, info.id, info.title, reason, advice.tokens, seconds, flops, nbytes)
 
 
 def examine(

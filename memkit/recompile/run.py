@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from memkit.bank import Receipt
+from memkit.bank.owners import Owner
 from memkit.compilers.base import Progress, Step, silent
 from memkit.errors import BankBusyError, MemkitError, NotFoundError, VerificationError
 from memkit.memory import Memory
@@ -102,7 +103,7 @@ def work(
 
     status: Status
     try:
-        info, made = memory.of(task.user).compiled(task.memory_id, progress=step)
+        info, made = memory.of(Owner.of(task.user)).compiled(task.memory_id, progress=step)
         memory.bank.versions.prune(task.user, task.memory_id, keep)
         return Outcome(*_names(task), "compiled", "", info.version, made.seconds, made.flops, len(made.data))
     except _OverError:
@@ -165,7 +166,7 @@ def expire(memory: Memory, users: Sequence[str] | None, now: datetime) -> dict[s
         days = memory.bank.policies.get(user).keep_days
         if days is None:
             continue
-        one = memory.of(user)
+        one = memory.of(Owner.of(user))
         for memory_id, spans in memory.bank.forgetting.expired(user, now - timedelta(days=days)):
             done.setdefault(user, []).extend(one.forget(memory_id, spans=spans or (), compile=False))
     return done

@@ -15,7 +15,6 @@ from memkit._version import __version__
 from memkit.errors import NotFoundError
 from memkit.server.errors import ApiError
 from memkit.server.memories import ERRORS
-from memkit.server.people import users_of
 from memkit.server.services import AtDesk, services_of
 
 MAX_REPORT = 16 * 2**20  # bytes
@@ -85,10 +84,10 @@ def status(desk: AtDesk) -> Status:
     """Tell what this server serves, and how much the user has in it."""
     services, infos = desk.services, desk.services.bank.list(desk.owner)
     engine = None if services.config.upstream else services.root.engine
-    waiting = [job for job in services.jobs.list(desk.caller.tenant) if job.state in ("waiting", "running")]
+    waiting = [job for job in services.jobs.list(desk.caller.group) if job.state in ("waiting", "running")]
     return Status(
         version=__version__,
-        tenant=desk.caller.tenant,
+        tenant=desk.caller.holder,
         user=desk.caller.user,
         model=services.config.model_id,
         fingerprint=engine.fingerprint if engine else None,
@@ -108,7 +107,7 @@ def status(desk: AtDesk) -> Status:
 @routes.get("/users")
 def users(desk: AtDesk) -> Users:
     """List the tenant's users who have memories."""
-    return Users(users=users_of(desk.caller.tenant, desk.services.bank.tenants()))
+    return Users(users=desk.caller.users(desk.services.bank.tenants()))
 
 
 @routes.get("/reports")

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
 
+from memkit.bank.owners import Owner
 from memkit.compilers.base import Step
 from memkit.errors import MemkitError
 from memkit.memory import Memory
 from memkit.recompile.executors import Here
 from memkit.recompile.plan import Scope, Task, plan
 from memkit.recompile.run import Outcome, expire, recompile, work
-from memkit.server.people import SEPARATOR
 
 log = logging.getLogger("memkit.server")
 State = Literal["waiting", "running", "done", "failed", "stopped"]
@@ -97,7 +97,7 @@ class Jobs:
             task = Task(owner, memory_id, "", "", 0, None, None, None)
             job.outcomes.append(Done.of(work(self._root, task, self._keep, None, self._progress(job, task))))
 
-        job = Job(owner.partition(SEPARATOR)[0], "compile", run, key, total=1)
+        job = Job(Owner.of(owner).group, "compile", run, key, total=1)
         job.now = Progress(_user(owner), memory_id)
         return self._add(job)
 
@@ -217,4 +217,4 @@ class Jobs:
 
 
 def _user(owner: str) -> str:
-    return owner.partition(SEPARATOR)[2]
+    return Owner.of(owner).user

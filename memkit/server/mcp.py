@@ -139,8 +139,10 @@ class Keyed:
     def caller(self, headers: dict[str, str]) -> Caller | None:
         """Who calls; None without a valid key. Raises `ConfigError` for a name that is none."""
         kind, _, secret = headers.get("authorization", "").partition(" ")
-        tenant = self._bank.keys.tenant(secret.strip() if kind.lower() == "bearer" else "")
-        return None if tenant is None else Caller(tenant, header_text(headers.get("x-memkit-user", "")))
+        key = self._bank.keys.find(secret.strip() if kind.lower() == "bearer" else "")
+        if key is None:
+            return None
+        return Caller(key.tenant, header_text(headers.get("x-memkit-user", "")), key.scope)
 
     @contextmanager
     def memory(self, context: Context[Any, Any]) -> Iterator[Memory]:
@@ -177,7 +179,7 @@ def _writing(server: MCPServer[Any], desk: Desk, jobs: Jobs | None) -> None:
             if memory is None:
                 info = mine.remember(Document(text, title), compile=False)
                 if jobs is not None and not info.version:
-                    jobs.compile(mine.user, info.id)
+                    jobs.compile(mine.owner, info.id)
             else:
                 info = mine.remember(text, memory=memory)
         return _remembered(info)
@@ -195,10 +197,10 @@ def _writing(server: MCPServer[Any], desk: Desk, jobs: Jobs | None) -> None:
         with _heard(desk, context) as mine:
             spans = [] if matching is None else _matching(mine, memory_id, matching)
             if jobs is not None:
-                jobs.forgotten(mine.user, memory_id)
+                jobs.forgotten(mine.owner, memory_id)
             (receipt,) = mine.forget(mine.show(memory_id).id, spans=spans, compile=False)
             if jobs is not None and receipt.left and receipt.artifacts_removed:
-                jobs.compile(mine.user, receipt.left)
+                jobs.compile(mine.owner, receipt.left)
         return Forgotten(
             memory_id=receipt.memory_id, artifacts_removed=receipt.artifacts_removed, left=receipt.left
         )
@@ -255,12 +257,11 @@ def _telling(server: MCPServer[Any], desk: Desk, jobs: Jobs | None) -> None:
         """Tell what serves the user, and how much is remembered."""
         with _heard(desk, context) as mine:
             infos = mine.list()
-            tenant = mine.user.partition("/")[0]
-            waiting = [job for job in jobs.list(tenant) if job.ended is None] if jobs else []
+            waiting = [job for job in jobs.list(mine.whose.group) if job.ended is None] if jobs else []
             return Told(
                 version=__version__,
                 model=mine.engine.model,
-                user=mine.user,
+                user=mine.owner,
                 memories=len(infos),
                 compiled=sum(info.version > 0 for info in infos),
                 characters=sum(info.characters for info in infos),
@@ -296,7 +297,7 @@ def _remembered(info: Any) -> Remembered:
 
 
 def _matching(memory: Memory, memory_id: str, text: str) -> list[Span]:
-    source, spans, at = memory.bank.source(memory.user, memory_id).text, list[Span](), 0
+    source, spans, at = memory.bank.source(memory.owner, memory_id).text, list[Span](), 0
     while (at := source.find(text, at)) >= 0:
         spans.append(Span(at, at + len(text)))
         at += len(text)

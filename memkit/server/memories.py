@@ -180,7 +180,7 @@ def compile_memory(memory_id: Id, desk: AtDesk) -> JobOut:
     """Compile a memory when its turn comes; ``/recompile/{id}`` tells how far it is."""
     info = the(desk, memory_id)
     job = compile_later(desk, info.id)
-    found = desk.services.jobs.get(desk.caller.tenant, job) if job else None
+    found = desk.services.jobs.get(desk.caller.group, job) if job else None
     if found is None:
         raise queue_full()
     return JobOut.model_validate(found)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from memkit.bank.owners import Owner
 from memkit.engine.base import Engine
 from memkit.memory import Memory
 
@@ -38,7 +39,7 @@ class Pool:
         with self._lock:
             kept = self._kept.get(owner)
             if kept is None:
-                kept = self._kept[owner] = _Kept(self.root.of(owner))
+                kept = self._kept[owner] = _Kept(self.root.of(Owner.of(owner)))
             self._kept.move_to_end(owner)
             kept.uses += 1
         try:

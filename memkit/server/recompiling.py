@@ -6,13 +6,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 
+from memkit.bank.owners import Owner
 from memkit.errors import ConfigError, NotFoundError
 from memkit.recompile.advice import AdvisorConfig
 from memkit.recompile.plan import Scope, plan
 from memkit.server.asking import require_model
 from memkit.server.errors import queue_full
 from memkit.server.memories import ERRORS
-from memkit.server.people import SEPARATOR, Caller, users_of
+from memkit.server.people import Caller
 from memkit.server.schemas import JobOut, JobsOut, PlanOut, RecompileBody, SkippedOut, TaskOut
 from memkit.server.services import AtDesk, Desk
 
@@ -30,7 +31,7 @@ def _asked(
 @routes.get("")
 def list_jobs(desk: AtDesk) -> JobsOut:
     """List the tenant's compilations and recompilations, newest first."""
-    jobs = desk.services.jobs.list(desk.caller.tenant)
+    jobs = desk.services.jobs.list(desk.caller.group)
     return JobsOut(jobs=[JobOut.model_validate(each) for each in jobs])
 
 
@@ -54,7 +55,7 @@ def show_plan(desk: AtDesk, asked: Annotated[RecompileBody, Depends(_asked)]) ->
 def start(body: RecompileBody, desk: AtDesk) -> JobOut:
     """Recompile what is due, when its turn comes."""
     require_model(desk)
-    job = desk.services.jobs.recompile(desk.caller.tenant, _scope(desk, body))
+    job = desk.services.jobs.recompile(desk.caller.group, _scope(desk, body))
     if job is None:
         raise queue_full()
     return JobOut.model_validate(job)
@@ -63,20 +64,21 @@ def start(body: RecompileBody, desk: AtDesk) -> JobOut:
 @routes.get("/{job_id}")
 def show_job(job_id: str, desk: AtDesk) -> JobOut:
     """Tell how far a compilation or recompilation is."""
-    job = desk.services.jobs.get(desk.caller.tenant, job_id)
+    job = desk.services.jobs.get(desk.caller.group, job_id)
     if job is None:
         raise NotFoundError(f"there is no job {job_id!r:.40}; those that ended long ago are not kept")
     return JobOut.model_validate(job)
 
 
 def _scope(desk: Desk, body: RecompileBody) -> Scope:
-    tenant = desk.caller.tenant
+    caller = desk.caller
     if body.user is not None:
-        owners = [Caller(tenant, body.user).owner]
+        owners = [Caller(caller.holder, body.user, caller.scope).owner]
         if not desk.services.bank.exists(owners[0]):
             raise NotFoundError(f"the user {body.user!r:.80} has no memories")
     else:
-        owners = [Caller(tenant, user).owner for user in users_of(tenant, desk.services.bank.tenants())]
+        users = caller.users(desk.services.bank.tenants())
+        owners = [Caller(caller.holder, user, caller.scope).owner for user in users]
     try:
         return Scope(
             users=tuple(owners),
@@ -91,4 +93,4 @@ def _scope(desk: Desk, body: RecompileBody) -> Scope:
 
 
 def _user(owner: str) -> str:
-    return owner.partition(SEPARATOR)[2]
+    return Owner.of(owner).user

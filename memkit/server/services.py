@@ -7,7 +7,7 @@ import hmac
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from fastapi import Depends, Header, Request, Response, Security
@@ -16,6 +16,7 @@ from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
+from memkit.bank.keys import Key
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import ConfigError
 from memkit.memory import Memory
@@ -77,18 +78,14 @@ class Services:
         self.root.close()
 
     # -- who calls ------------------------------------------------------------------------------
-    def tenant(self, authorization: str) -> tuple[str, str]:
-        """A key's tenant, and what stands for the key in counts; one error for all that is no key."""
+    def key(self, authorization: str) -> tuple[Key, str]:
+        """A key, and what stands for it in counts; one error for all that is no key."""
         kind, _, secret = authorization.partition(" ")
         secret = secret.strip() if kind.lower() == "bearer" else ""
-        tenant = self.bank.keys.tenant(secret)
-        if tenant is None:
+        key = self.bank.keys.find(secret)
+        if key is None:
             raise unauthorized()
-        try:
-            Caller(tenant)
-        except ConfigError as error:
-            raise ApiError(403, f"{error}: this key's tenant cannot be served", "tenant_name") from error
-        return tenant, hashlib.sha256(secret.encode()).hexdigest()[:16]
+        return key, hashlib.sha256(secret.encode()).hexdigest()[:16]
 
     def count(self, key: str, response: Response) -> None:
         """Count a request of a key; 429 for one too many."""
@@ -135,7 +132,7 @@ class Desk:
         """The same for a user that the request's body names, unless its header has named one."""
         if not user or self.caller.user:
             return self
-        return Desk(self.services, Caller(self.caller.tenant, user))
+        return Desk(self.services, replace(self.caller, user=user))
 
 
 def services_of(request: Request) -> Services:
@@ -152,9 +149,9 @@ def desk_of(
 ) -> Desk:
     """The caller, by API key and ``X-Memkit-User``; 401 without a valid key, 429 for too many requests."""
     services = services_of(request)
-    tenant, key = services.tenant(request.headers.get("authorization", ""))
-    services.count(key, response)
-    return Desk(services, Caller(tenant, header_text(x_memkit_user)))
+    key, counted = services.key(request.headers.get("authorization", ""))
+    services.count(counted, response)
+    return Desk(services, Caller(key.tenant, header_text(x_memkit_user), key.scope))
 
 
 AtDesk = Annotated[Desk, Depends(desk_of)]

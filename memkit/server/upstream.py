@@ -129,7 +129,7 @@ class Upstream:
             room = self._services.config.context_tokens
             try:
                 text, spans = passages(
-                    memory.bank, memory.user, Estimated(), best.memory, looked.vector, room
+                    memory.bank, memory.owner, Estimated(), best.memory, looked.vector, room
                 )
             except NotFoundError:  # forgotten in the meantime
                 text, spans = "", ()
