@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
 from memkit.errors import DocumentError
+from memkit.text import blank, boundary, normal
 
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f]+")
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s+|\n{2,}")
 
 
@@ -40,9 +41,9 @@ class Document:
     title: str = ""
 
     def __post_init__(self) -> None:
-        if not self.text.strip():
+        if blank(self.text):
             raise DocumentError("the document is empty: there is nothing to remember")
-        control = sum(unicodedata.category(c) == "Cc" and c not in "\n\r\t\f\v" for c in self.text)
+        control = sum(len(found.group()) for found in _CONTROL.finditer(self.text))
         if "\x00" in self.text or control * 20 > len(self.text):
             raise DocumentError("the document looks binary: give plain text (extract it first)")
         try:
@@ -78,8 +79,14 @@ class Document:
         """SHA-256 of the UTF-8 text, in hex."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
+    @property
+    def identity(self) -> str:
+        """SHA-256 of the text's normal form, in hex: documents that look the same have the same."""
+        return hashlib.sha256(normal(self.text).encode()).hexdigest()
+
     def chunks(self, size: int = 480) -> list[Span]:
-        """Consecutive spans of at most ``size`` characters, cut at sentence ends where possible."""
+        """Consecutive spans of at most ``size`` characters, cut at the ends of sentences where possible, else
+        between words."""
         if size < 1:
             raise ValueError(f"size must be at least 1, got {size}")
         ends = [m.end() for m in _SENTENCE_END.finditer(self.text)] + [len(self.text)]
@@ -89,8 +96,9 @@ class Document:
                 spans.append(Span(start, last))
                 start = last
             while end - start > size:  # one sentence longer than a chunk
-                spans.append(Span(start, start + size))
-                start += size
+                cut = boundary(self.text, start, start + size)
+                spans.append(Span(start, cut))
+                start = cut
             last = end
         if start < len(self.text):
             spans.append(Span(start, len(self.text)))
