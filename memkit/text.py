@@ -8,6 +8,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import pairwise
 
 import regex
 
@@ -79,7 +80,7 @@ def words_at(plain: str) -> Iterator[tuple[int, str]]:
             yield start, word
             continue
         units = _GRAPHEME.findall(word)
-        pairs = ["".join(pair) for pair in zip(units, units[1:], strict=False)] or units
+        pairs = ["".join(pair) for pair in pairwise(units)] or units
         yield from ((start, pair) for pair in pairs)
 
 
@@ -89,13 +90,13 @@ def boundary(text: str, start: int, end: int) -> int:
     if end >= len(text):
         return len(text)
     for at in range(end, max(start, end - (end - start) // 2), -1):
-        if text[at - 1].isspace() != text[at].isspace() or not (_inside(text[at - 1]) and _inside(text[at])):
-            if not unicodedata.combining(text[at]) and text[at - 1] != "\u200d" and text[at] != "\u200d":
-                return at
+        before, after = text[at - 1], text[at]
+        if not (_inside(before) and _inside(after)) and not unicodedata.category(after).startswith("M"):
+            return at
     edges = [found.end() for found in _GRAPHEME.finditer(text, start, min(end + 64, len(text)))]
     return max((at for at in edges if start < at <= end), default=end)
 
 
 def _inside(character: str) -> bool:
     """Whether a character is of a word."""
-    return character == "-" or character == "_" or unicodedata.category(character)[0] in "LMN"
+    return character in "-_\u00ad\u200b\u200c\u200d" or unicodedata.category(character)[0] in "LMNS"

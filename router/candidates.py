@@ -89,9 +89,7 @@ def _overlaps(question: str, texts: Sequence[str]) -> tuple[list[float], list[fl
     asked = weighted_words(question)
     if not asked or not texts:
         return [0.0] * len(texts), [0.0] * len(texts)
-    found = np.array(
-        [[_presence(word, bag, stems) for word, _ in asked] for bag, stems in _bags(texts)]
-    )
+    found = np.array([[_presence(word, bag, stems) for word, _ in asked] for bag, stems in _bags(texts)])
     weights = np.array([weight for _, weight in asked])
     rare = weights * np.log1p(len(texts) / (found >= 1).sum(0).clip(min=1))
     shares = [found @ w / w.sum() for w in (weights, rare)]

@@ -15,6 +15,7 @@ from memkit.router.question import asked, memory_words, weighted_words
 
 Vectors = NDArray[np.float32]
 
+
 class Embedder(Protocol):
     """Two sides, as a question and the passage that answers it need not look alike.
 

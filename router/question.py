@@ -113,7 +113,7 @@ def asked(question: str) -> str:
 
 
 def memory_words(text: str) -> frozenset[str]:
-    """The distinct words of a text, in lower case; a stop word that may be a name (Will) also as it stands."""
+    """The distinct words of a text, in lower case; stop words that may be names (Will) also as they stand."""
     plain = normal(text)
     found = set[str]()
     for at, word in words_at(plain):

@@ -16,6 +16,7 @@ from memkit.engine.readers import Reader, Readers
 from memkit.engine.reading import Read, behind, go_on, read
 from memkit.engine.spoken import Spoken
 from memkit.errors import ContextTooLongError, EngineError
+from memkit.models.chat import text_ids
 from memkit.models.loading import LoadedModel, load
 
 MAX_BATCH = 16  # rows that are decoded together
@@ -84,7 +85,7 @@ class TransformersEngine:
         return len(self.encode(text))
 
     def encode(self, text: str) -> list[int]:
-        return list(self.base.tokenizer.encode(text, add_special_tokens=False))
+        return text_ids(self.base.tokenizer, text)
 
     def reader(self, request: Request) -> Reader:
         """The model that reads a request's question, and what stands in front of it."""

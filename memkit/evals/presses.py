@@ -19,6 +19,7 @@ from torch import Tensor
 
 from memkit.engine import kv
 from memkit.errors import MissingExtraError
+from memkit.models.chat import text_ids
 from memkit.models.loading import LoadedModel
 
 PRESSES = ("expected-attention", "chunkkv", "snapkv")
@@ -35,7 +36,7 @@ def pressed(base: LoadedModel, press: str, context: str, budget: int) -> kv.KV:
     except ImportError as error:
         raise MissingExtraError("kvpress", "pip install 'memkit[eval]'") from error
     header = len(base.chat.header)
-    ids = [*base.chat.header, *base.tokenizer.encode(context, add_special_tokens=False)]
+    ids = [*base.chat.header, *text_ids(base.tokenizer, context)]
     kept = min(header + budget, len(ids))
     scorer = _scorer(kvpress, press, max(min(64, budget // 4), 1))
     # The half keeps a rounding error from losing one of the tokens.

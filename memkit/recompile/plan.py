@@ -18,6 +18,7 @@ from memkit.engine import kv
 from memkit.errors import CompileError, NotFoundError
 from memkit.making import attempt, snapshot
 from memkit.memory import Memory
+from memkit.models.chat import text_ids
 from memkit.models.loading import LoadedModel
 from memkit.recompile.advice import Advice, AdvisorConfig, advise
 
@@ -166,7 +167,7 @@ def examine(
 ) -> tuple[Advice, Estimate | None]:
     """The advice on a memory, and what its compilation would cost."""
     base = memory.local.base
-    tokens = len(base.tokenizer.encode(text, add_special_tokens=False))
+    tokens = len(text_ids(base.tokenizer, text))
     compiler = registry.compiler(memory.compiler, memory.options)
     estimate: Callable[[int, LoadedModel], Estimate] | None = getattr(compiler, "estimate", None)
     try:
