@@ -252,11 +252,8 @@ def judge(engine: Engine, document: Document, artifact: Artifact, config: Admiss
     Where none are calibrated nothing is refused, and the verdict says so.
     """
     test = SelfTest.of(engine, document, config)
-    handle = engine.attach(artifact)
-    try:
+    with engine.attached(artifact, keep=False) as handle:
         measured = test.measure(handle)
-    finally:
-        engine.detach(handle)
     limits = thresholds(engine.fingerprint, artifact.manifest.compiler)
     return Verdict(measured, limits, limits.refusal(measured) if limits else "")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -106,7 +107,17 @@ class Engine(Protocol):
         that is not sound and `EngineError` for a kind that the engine cannot attach."""
 
     def detach(self, handle: Handle) -> None:
-        """Release an artifact; a request that names it afterwards raises `EngineError`."""
+        """Release what was attached, once nobody uses it by `attached`; a request that names it afterwards
+        raises `EngineError`."""
+
+    def attached(self, artifact: Artifact, keep: bool = True) -> AbstractContextManager[Handle]:
+        """An artifact for as long as it is used, by as many at once as there are. Raises as `attach`.
+
+        With ``keep`` it then stays ready for the next one, until others that are used more push it out.
+        """
+
+    def discard(self, artifact_id: str) -> None:
+        """Release an artifact that is forgotten, whoever uses it."""
 
     def count_tokens(self, text: str) -> int:
         """Tokens of ``text``, special tokens left out."""
