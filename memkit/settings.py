@@ -66,10 +66,27 @@ SETTINGS = (
 )
 
 
+def expanded(path: str | Path) -> Path:
+    """A path whose first part may be ``~`` or ``~user``: a home folder. Other paths stay as they are.
+
+    Raises `ConfigError` where that home folder is not known.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{path}: the home folder is not known; give the whole path") from error
+
+
+def path_of(variable: str) -> Path | None:
+    """The path that an environment variable names, or None where it is empty or not set."""
+    named = os.environ.get(variable)
+    return expanded(named) if named else None
+
+
 def default_file() -> Path:
     """The file in the platform's folder for configuration, or what ``MEMKIT_CONFIG`` names."""
-    if named := os.environ.get(FILE_VARIABLE):
-        return Path(named)
+    if named := path_of(FILE_VARIABLE):
+        return named
     from platformdirs import user_config_path
 
     return user_config_path("memkit", appauthor=False) / FILE
@@ -154,7 +171,7 @@ class Shared(TypedDict):
 
 def shared() -> Shared:
     """Where ``MEMKIT_BANK`` and ``MEMKIT_ARTIFACTS`` say that the shared parts of a bank are."""
-    return {
-        "database": os.environ.get("MEMKIT_BANK") or None,
-        "artifacts": os.environ.get("MEMKIT_ARTIFACTS") or None,
-    }
+    artifacts = os.environ.get("MEMKIT_ARTIFACTS") or None
+    if artifacts and artifacts.startswith("~"):  # an address of a store never does
+        artifacts = str(expanded(artifacts))
+    return {"database": os.environ.get("MEMKIT_BANK") or None, "artifacts": artifacts}

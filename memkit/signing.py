@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from memkit.artifact import Artifact, Manifest
-from memkit.errors import ConfigError, MissingExtraError, VerificationError
+from memkit.errors import ConfigError, MissingExtraError, VerificationError, install_line
 from memkit.manifest import pack
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def _serialization() -> Any:
     try:
         from cryptography.hazmat.primitives import serialization
     except ImportError as error:
-        raise MissingExtraError("cryptography", "pip install 'memkit[sign]'") from error
+        raise MissingExtraError("cryptography", install_line("sign")) from error
     return serialization
 
 

@@ -190,4 +190,4 @@ def test_the_command(cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "mcp.server.mcpserver", None)
     done = cli("mcp")
     assert done.code == 1
-    assert "pip install 'memkit[mcp]'" in done.err
+    assert "pip install 'memkit-llm[mcp]'" in done.err

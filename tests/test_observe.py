@@ -150,5 +150,5 @@ def test_extras_are_named(
     module: str, make: Callable[[], Any], extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(MissingExtraError, match=rf"memkit\[{extra}\]"):
+    with pytest.raises(MissingExtraError, match=rf"memkit-llm\[{extra}\]"):
         make()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from memkit.bank.blobs import SUFFIX, name_of
-from memkit.errors import BankError, ConfigError, MissingExtraError
+from memkit.errors import BankError, ConfigError, MissingExtraError, install_line
 
 CACHE_BYTES = 4 << 30  # of files that are kept on this machine
 
@@ -27,12 +27,12 @@ class RemoteBlobs:
         try:
             import fsspec
         except ImportError as error:
-            raise MissingExtraError("fsspec", "pip install 'memkit[s3]'") from error
+            raise MissingExtraError("fsspec", install_line("s3")) from error
         try:
             filesystem, root = fsspec.core.url_to_fs(url)
         except ImportError as error:
             driver = f"the driver for {url.partition(':')[0]}"
-            raise MissingExtraError(driver, "pip install 'memkit[s3]'") from error
+            raise MissingExtraError(driver, install_line("s3")) from error
         except ValueError as error:
             raise ConfigError(f"no store is at {url!r:.80}: {error}") from error
         self._fs: Any = filesystem

@@ -29,7 +29,7 @@ from memkit.cli.options import (
 )
 from memkit.cli.output import Output, plain
 from memkit.cli.progress import progress
-from memkit.errors import ConfigError, MemkitError, MissingExtraError
+from memkit.errors import ConfigError, MemkitError, MissingExtraError, install_line
 
 if TYPE_CHECKING:
     from memkit.evals.judge import JudgeConfig
@@ -270,7 +270,7 @@ def check_writable(path: Path) -> None:
 def check_plots() -> None:
     """Refuse to begin what could not be drawn at the end."""
     if find_spec("matplotlib") is None:
-        raise MissingExtraError("matplotlib", "pip install 'memkit[eval]'")
+        raise MissingExtraError("matplotlib", install_line("eval"))
 
 
 def write_json(path: Path, table: dict[str, Any]) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import wraps
 from importlib import import_module
+from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
 import typer
 from typer.core import TyperGroup
+
+from memkit.settings import expanded
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 
@@ -29,7 +33,8 @@ class Command:
             pretty_exceptions_enable=False,
             context_settings=SETTINGS,
         )
-        app.command(name)(getattr(import_module(f"memkit.cli.{self.module}"), self.function))
+        function = getattr(import_module(f"memkit.cli.{self.module}"), self.function)
+        app.command(name)(_at_home(function))
         return typer.main.get_command(app)
 
 
@@ -44,6 +49,23 @@ class Group:
         """The group that typer makes of them."""
         app = group(name, self.summary, {"Commands": self.commands}, lambda: None, add_completion=False)
         return typer.main.get_command(app)
+
+
+def _at_home(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command, for whose paths ``~`` is the home folder, from wherever they come: a shell expands it in
+    few of the places where an option may have it, and never in a variable's value or the file of settings."""
+
+    @wraps(command)
+    def run(**arguments: Any) -> Any:
+        return command(**{name: _expanded(value) for name, value in arguments.items()})
+
+    return run
+
+
+def _expanded(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)(map(_expanded, value))
+    return expanded(value) if isinstance(value, Path) else value
 
 
 Commands: TypeAlias = Mapping[str, Command | Group]

@@ -18,7 +18,7 @@ from memkit.cli.options import (
 )
 from memkit.cli.output import Output
 from memkit.cli.serve import BankHome, Compiles, Host, Port, run
-from memkit.errors import ConfigError, MissingExtraError
+from memkit.errors import ConfigError, MissingExtraError, install_line
 
 
 def mcp(
@@ -66,4 +66,4 @@ def _require() -> None:
     try:
         import mcp.server.mcpserver  # noqa: F401 # only whether it is there
     except ImportError as error:
-        raise MissingExtraError("mcp", "pip install 'memkit[mcp]'") from error
+        raise MissingExtraError("mcp", install_line("mcp")) from error

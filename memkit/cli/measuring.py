@@ -12,7 +12,7 @@ import typer
 from memkit.cli.evaluate import check_writable, write_json
 from memkit.cli.output import Output
 from memkit.cli.progress import progress
-from memkit.errors import ConfigError, MissingExtraError
+from memkit.errors import ConfigError, MissingExtraError, install_line
 
 Progress = Callable[[str, int, int], None]
 Plot = Annotated[
@@ -57,4 +57,4 @@ def with_server(name: str) -> Any:
     try:
         return import_module(f"memkit.evals.{name}")
     except ImportError as error:
-        raise MissingExtraError(error.name or "fastapi", "pip install 'memkit[server]'") from error
+        raise MissingExtraError(error.name or "fastapi", install_line("server")) from error

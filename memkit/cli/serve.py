@@ -22,7 +22,7 @@ from memkit.cli.options import (
     quiet_libraries,
 )
 from memkit.cli.output import Output
-from memkit.errors import ConfigError, MissingExtraError
+from memkit.errors import ConfigError, MissingExtraError, install_line
 from memkit.settings import shared
 
 if TYPE_CHECKING:
@@ -176,5 +176,5 @@ def _server() -> Callable[[ServerConfig], FastAPI]:
     try:
         from memkit.server.app import create_app
     except ImportError as error:
-        raise MissingExtraError(error.name or "fastapi", "pip install 'memkit[server]'") from error
+        raise MissingExtraError(error.name or "fastapi", install_line("server")) from error
     return create_app

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from memkit.engine import kv
-from memkit.errors import MissingExtraError
+from memkit.errors import MissingExtraError, install_line
 from memkit.models.chat import text_ids
 from memkit.models.loading import LoadedModel
 
@@ -34,7 +34,7 @@ def pressed(base: LoadedModel, press: str, context: str, budget: int) -> kv.KV:
     try:
         import kvpress
     except ImportError as error:
-        raise MissingExtraError("kvpress", "pip install 'memkit[eval]'") from error
+        raise MissingExtraError("kvpress", install_line("eval")) from error
     header = len(base.chat.header)
     ids = [*base.chat.header, *text_ids(base.tokenizer, context)]
     kept = min(header + budget, len(ids))

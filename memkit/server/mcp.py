@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 from memkit._version import __version__
 from memkit.cli.output import plain
 from memkit.document import Document, Span
-from memkit.errors import BankError, EngineError, MemkitError, MissingExtraError, NotFoundError
+from memkit.errors import BankError, EngineError, MemkitError, MissingExtraError, NotFoundError, install_line
 from memkit.memory import MAX_CHARACTERS, Memory
 from memkit.server.jobs import Jobs
 from memkit.server.people import Caller, header_text
@@ -27,7 +27,7 @@ try:
     from mcp.server.mcpserver.exceptions import ToolError
     from mcp.types import ToolAnnotations
 except ImportError as error:
-    raise MissingExtraError("mcp", "pip install 'memkit[mcp]'") from error
+    raise MissingExtraError("mcp", install_line("mcp")) from error
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
