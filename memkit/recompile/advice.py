@@ -13,6 +13,7 @@ from memkit.compilers.base import Estimate
 from memkit.models.loading import LoadedModel
 
 QUESTION = 24  # tokens of a question, about
+USUAL_RATIO = 16.0  # tokens for each position of an artifact, where a compiler names none
 _CELL = re.compile(r"[^\t|,;]+")
 
 
@@ -65,10 +66,12 @@ def advise(
     cost: Estimate | None,
     config: AdvisorConfig,
     now: datetime,
-    ratio: float = 16.0,
+    ratio: float = USUAL_RATIO,
 ) -> Advice:
-    """What is best for a memory whose compilation would take ``text``, of that many tokens; ``ratio`` sizes
-    its artifact."""
+    """What is best for a memory whose compilation would take ``text``, of that many tokens.
+
+    ``ratio`` sizes its artifact: so many tokens become one position, with an infinite one none.
+    """
     table, meter = tabular(text), FlopMeter(base.model)
     read = min(tokens, base.window // 2)  # of a longer text the text route reads the best passages
     by_text, by_latent = meter.ahead(read + QUESTION, 0), meter.ahead(QUESTION, math.ceil(tokens / ratio))
