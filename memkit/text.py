@@ -64,6 +64,35 @@ def folded(text: str) -> str:
     return normal(text).casefold()
 
 
+def places(text: str, wanted: str) -> list[tuple[int, int]]:
+    """Where a text holds what looks like ``wanted``: characters ``[start, end)``, which do not overlap."""
+    spelled, origin = _spelled(text)
+    sought, _ = _spelled(wanted)
+    found, at = list[tuple[int, int]](), 0
+    while sought and (at := spelled.find(sought, at)) >= 0:
+        end = at + len(sought)
+        last = origin[end] if end < len(origin) else len(text)
+        if not (end < len(spelled) and unicodedata.combining(spelled[end])):  # e is not é
+            found.append((origin[at], last))
+            at = end
+        else:
+            at += 1
+    return found
+
+
+def _spelled(text: str) -> tuple[str, list[int]]:
+    """A text's characters as they look, decomposed (NFD), and the place that each comes from."""
+    out, origin = list[str](), list[int]()
+    for at, character in enumerate(text):
+        if _UNSEEN.fullmatch(character) or (character == "\n" and text[at - 1 : at] == "\r"):
+            continue
+        seen = "\n" if _BREAK.fullmatch(character) else _as_seen(character)
+        for part in unicodedata.normalize("NFD", seen):
+            out.append(part)
+            origin.append(at)
+    return "".join(out), origin
+
+
 def words(text: str) -> Iterator[str]:
     """The words of a text's normal form, in order; of scripts without spaces, pairs of characters.
 

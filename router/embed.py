@@ -60,7 +60,7 @@ class LexicalEmbedder:
 
     def __init__(self, dim: int = 2048) -> None:
         if dim < 64:
-            raise ValueError(f"dim must be at least 64, got {dim}")
+            raise ConfigError(f"dim must be at least 64, got {dim}")
         self.dim = dim
         self.name = f"lexical:{dim}"
 
@@ -95,7 +95,7 @@ class HybridEmbedder:
 
     def __init__(self, meaning: Embedder, words: Embedder | None = None, weight: float = 0.4) -> None:
         if not 0.0 < weight < 1.0:
-            raise ValueError(f"weight must be in (0, 1), got {weight}")
+            raise ConfigError(f"weight must be in (0, 1), got {weight}")
         self._words: Embedder = words or LexicalEmbedder()
         self._meaning, self._weight = meaning, weight
         self.name = f"hybrid:{weight:g}:{self._words.name}+{meaning.name}"

@@ -71,7 +71,7 @@ def forget(
             done = forget_and_check(memory, one, spans)
             receipts, checks = list(done.receipts), done.checks
         else:
-            receipts = memory.forget(one, spans=spans, compile=False)
+            receipts = memory.forget_all() if one is None else memory.forget(one, spans=spans, compile=False)
     result: dict[str, Any] = {"user": tenant, "forgotten": receipts}
     result |= {"checks": checks} if check else {}
     output.result(result, lambda: _show(output, tenant, receipts, spans, checks, check))

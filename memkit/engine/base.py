@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from memkit.artifact import Artifact
+    from memkit.errors import ConfigError
+from memkit.artifact import Artifact
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,11 @@ class Request:
 
     def __post_init__(self) -> None:
         if self.handle is not None and self.context is not None:
-            raise ValueError("a request takes a handle or a context, not both")
+            raise ConfigError("a request takes a handle or a context, not both")
         if self.max_tokens < 1:
-            raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
+            raise ConfigError(f"max_tokens must be at least 1, got {self.max_tokens}")
         if not 0 <= self.temperature < math.inf:
-            raise ValueError(f"temperature must be from 0 on, got {self.temperature}")
+            raise ConfigError(f"temperature must be from 0 on, got {self.temperature}")
 
     @property
     def follows(self) -> bool:

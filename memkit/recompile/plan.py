@@ -16,7 +16,7 @@ from memkit.bank.owners import Owner
 from memkit.compilers.arithmetic import FlopMeter
 from memkit.compilers.base import Compiler, Estimate
 from memkit.engine import kv
-from memkit.errors import CompileError, NotFoundError
+from memkit.errors import CompileError, ConfigError, NotFoundError
 from memkit.making import attempt, snapshot
 from memkit.memory import Memory
 from memkit.models.chat import text_ids
@@ -46,11 +46,11 @@ class Scope:
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit must be at least 1, got {self.limit}")
+            raise ConfigError(f"limit must be at least 1, got {self.limit}")
         if self.budget is not None and not self.budget > 0:
-            raise ValueError(f"budget must be a positive time, got {self.budget} seconds")
+            raise ConfigError(f"budget must be a positive time, got {self.budget} seconds")
         if self.keep < 1:
-            raise ValueError(f"keep must be at least 1, got {self.keep}")
+            raise ConfigError(f"keep must be at least 1, got {self.keep}")
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,7 @@ class Keyed:
     """Whoever an API key and ``X-Memkit-User`` say."""
 
     def __init__(self, root: Memory, users: int = 256) -> None:
-        self._pool = Pool(root, users, root.engine)
+        self._pool = Pool(root, users)
         self._bank = root.bank
 
     def caller(self, headers: dict[str, str]) -> Caller | None:

@@ -217,7 +217,11 @@ def _said(body: RememberBody) -> str | list[Said]:
 def _forgotten(desk: Desk, memory_id: str | None, spans: list[Span] | None = None) -> ForgottenOut:
     desk.services.jobs.forgotten(desk.owner, memory_id)
     with desk.memory() as memory:
-        receipts = memory.forget(memory_id, spans=spans or (), compile=False)
+        receipts = (
+            memory.forget_all()
+            if memory_id is None
+            else memory.forget(memory_id, spans=spans or (), compile=False)
+        )
     for receipt in receipts:
         if receipt.left and receipt.artifacts_removed and desk.services.config.compiles:
             compile_later(desk, receipt.left)

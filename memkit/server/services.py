@@ -68,8 +68,7 @@ class Services:
     @property
     def pool(self) -> Pool:
         if self._pool is None:
-            engine = None if self.config.upstream else self.root.engine
-            self._pool = Pool(self.root, self.config.users, engine)
+            self._pool = Pool(self.root, self.config.users)
         return self._pool
 
     def close(self) -> None:
