@@ -58,8 +58,9 @@ def remember(
     always: bool = False,
 ) -> MemoryInfo:
     """Remember a document, or what was said, for a user in the default bank; see `Memory.remember`."""
-    how = {"memory": memory, "key": key, "title": title}
-    return _memory(user).remember(document, when=when, wait=wait, always=always, **how)
+    return _memory(user).remember(
+        document, memory=memory, when=when, key=key, title=title, wait=wait, always=always
+    )
 
 
 def ask(question: str, *, user: str = "default") -> Answer:

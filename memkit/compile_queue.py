@@ -200,7 +200,8 @@ class CompileQueue:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        self._stopping = self._at_once = False
+        if not at_once:  # a memory that was closed may be used again
+            self._stopping = False
 
     # -- the worker -----------------------------------------------------------------------------
     def _busy(self) -> bool:

@@ -68,7 +68,10 @@ def entries(messages: Sequence[Message], when: When | None) -> list[Said]:
     if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
         raise ConfigError(f"give a text, a document or a list of messages; {SHAPE}")
     found = [_entry(each, when) for each in messages]
-    return [each for each in found if not (isinstance(each.text, str) and blank(each.text))] or found
+    with_text = [each for each in found if not (isinstance(each.text, str) and blank(each.text))]
+    if found and not with_text and not any(isinstance(each, Said) for each in messages):
+        raise ConfigError(f"no message holds a text: there is nothing to remember; {SHAPE}")
+    return with_text or found
 
 
 def _entry(said: Message, when: When | None) -> Said:
@@ -83,7 +86,7 @@ def _entry(said: Message, when: When | None) -> Said:
 
 def _role(role: Any) -> str:
     if not isinstance(role, str):
-        raise ConfigError(f"a message's role is a text, got {role!r:.80}")
+        raise ConfigError(f"a message's role names its speaker by a text, got {role!r:.80}")
     return role
 
 

@@ -8,8 +8,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from memkit.errors import ConfigError
+
 if TYPE_CHECKING:
-    from memkit.errors import ConfigError
 from memkit.artifact import Artifact
 
 
