@@ -215,8 +215,8 @@ PARTS = (Bank, Logs, Versions, Forgetting, Leases, Policies, Keys)
 )
 def test_every_call_names_its_tenant_first(kind: type, name: str) -> None:
     names = list(inspect.signature(getattr(kind, name)).parameters)
-    # The others show no content: "tenants" and "beneath" name whom a run must look at, "tenant" and "find" whose
-    # a key is.
+    # The others show no content: "tenants" and "beneath" name whom a run must look at, "tenant" and "find"
+    # whose a key is.
     assert names[1:2] == ["tenant"] or name in (
         "close",
         "repair",
