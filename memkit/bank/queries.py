@@ -152,17 +152,19 @@ def excerpts(connection: Connection, tenant: str, places: Sequence[tuple[str, in
 
 
 def insert_memory(
-    connection: Connection, tenant: str, memory_id: str, document: Document, name: str | None = None
+    connection: Connection,
+    tenant: str,
+    memory_id: str,
+    document: Document,
+    name: str | None = None,
+    digest: str | None = None,
 ) -> None:
-    """Add a memory that has no chunks yet; a running one has a name."""
+    """Add a memory that has no chunks yet; a running one has a name, one of another kind its own digest."""
+    what = {"tenant": tenant, "id": memory_id, "name": name, "title": document.title, "text": document.text}
     connection.execute(
         insert(memories).values(
-            tenant=tenant,
-            id=memory_id,
-            digest=document.digest if name is None else running_digest(name),
-            name=name,
-            title=document.title,
-            text=document.text,
+            **what,
+            digest=digest or (document.digest if name is None else running_digest(name)),
             characters=len(document.text),
             status="text",
             version=0,
