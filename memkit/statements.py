@@ -64,6 +64,7 @@ _WONDER = re.compile(
     r"i (?:wonder|am wondering|was wondering|want to know|need to know|(?:would|'d) like to know)\b"
     r"|i'(?:m wondering|d like to know)\b"
 )
+_SO_DO = re.compile(r"\s*(?:so|nor|neither) (?:is|are|was|were|do|does|did|can|have|has)\b", re.IGNORECASE)
 _NOTE = re.compile(  # asks to keep what follows, which is a statement
     r"(?:(?:can|could|would|will) you |do |i want you to )?(?:please )?"
     r"(?:remember|note|keep in mind|memori[sz]e|write down|do not forget|don't forget|save)\b[ ,:]+"
@@ -109,15 +110,15 @@ def asks(text: str) -> bool:
 
 def _sentences(text: str) -> list[tuple[str, str]]:
     """The sentences in order, each with the space behind it; together they are the text."""
-    ends = list[int]()
+    ends = [0]
     for match in _END.finditer(text):
-        if match.end() == 0 or not _ends(text, match):
+        if match.end() <= ends[-1] or not _ends(text, match):
             continue
         end = match.end()
         while end < len(text) and text[end].isspace():
             end += 1
         ends.append(end)
-    cuts = sorted({0, *ends, len(text)})
+    cuts = ends if ends[-1] == len(text) else [*ends, len(text)]
     pieces = [text[a:b] for a, b in pairwise(cuts)]
     return [(piece.rstrip(), piece[len(piece.rstrip()) :]) for piece in pieces]
 
@@ -211,6 +212,8 @@ def _begins(sentence: str, strict: bool = False) -> bool:
         return True
     if not strict and _foreign(sentence, text):
         return True
+    if _SO_DO.match(sentence) and len(_words(sentence)) <= 4:
+        return False
     words = [word.replace("’", "'") for word in _words(text)]
     given = [word.replace("’", "'") for word in _words(sentence)][-len(words) :] if words else []
     if len(words) < 2:
