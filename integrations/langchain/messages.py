@@ -23,9 +23,9 @@ from memkit.errors import ConfigError
 MOST_SAID = 1000  # things: the kinds of parts are what clients call them
 LOG = logging.getLogger("memkit.langchain")
 _TEXT = ("text", "text-plain", "input_text", "output_text")  # kinds of parts that hold text
-# What terminals obey: control sequences, system commands with their end, and escapes of two characters.
+# What terminals obey: control sequences, system commands with their end, and short escapes.
 _ESCAPES = re.compile(
-    r"[\x1b]\[[0-?]*[ -/]*[@-~]|\x9b[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[@-_]?"
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b\n]*(?:\x07|\x1b\\)|\x1b(?:[ -/]+[0-~]|[0-9=>])"
 )
 _BREAKS = re.compile(r"\r\n?|[\x0b\x0c\x1c-\x1e\x85]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
