@@ -26,6 +26,7 @@ from langgraph.store.base import (
 )
 from langgraph.store.memory import InMemoryStore
 
+from memkit.bank.owners import Owner
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import ConfigError
 from memkit.integrations.langchain import MemkitStore
@@ -56,6 +57,11 @@ def clock() -> Clock:
 @pytest.fixture
 def store(memory: Memory, clock: Clock) -> MemkitStore:
     return MemkitStore(memory, clock=clock)
+
+
+def within(memory: Memory, *labels: str) -> Memory:
+    """The memories of a namespace of the store of "app"."""
+    return memory.of(Owner("app", namespace=labels))
 
 
 labels = st.sampled_from(["a", "b", "a/b", "é %2F", "*"])
@@ -115,7 +121,7 @@ def test_it_does_what_langgraphs_store_does(memory: Memory, batches: list[list[A
                     assert plain(got) == plain(wanted)
     finally:
         for space in memory.bank.items.spaces(memory.user):
-            memory.of(space).forget()
+            memory.of(Owner.of(space)).forget()
 
 
 def test_the_usual_calls(store: MemkitStore) -> None:
@@ -162,22 +168,20 @@ def test_paths_choose_what_is_searched(memory: Memory) -> None:
     store = MemkitStore(memory, index=["title"])
     store.put(("n",), "a", {"title": "ferries", "body": "bees"})
     store.put(("n",), "b", {"title": "boats", "body": "ferries"}, index=["body"])
-    texts = {
-        each.title: memory.of("app/n").bank.source("app/n", each.id).text
-        for each in memory.of("app/n").list()
-    }
-    assert texts == {"a": "ferries", "b": "ferries"} or set(texts.values()) == {"ferries"}
+    inner = within(memory, "n")
+    texts = {each.title: memory.bank.source(inner.owner, each.id).text for each in inner.list()}
+    assert texts == {"a": "ferries", "b": "ferries"}
 
 
 def test_an_item_is_a_memory_that_answers(store: MemkitStore, memory: Memory) -> None:
     store.put(("users", "mira"), "bio", {"text": TEXT})
-    answer = memory.of("app/users/mira").ask("Where does Mira live?", max_tokens=4)
+    answer = within(memory, "users", "mira").ask("Where does Mira live?", max_tokens=4)
     assert answer.route == "text"
     assert memory.ask("Where does Mira live?", max_tokens=4).route == "none"
 
 
 def test_deleting_and_replacing_forget_for_real(store: MemkitStore, memory: Memory) -> None:
-    mira = memory.of("app/mira")
+    mira = within(memory, "mira")
     store.put(("mira",), "bio", {"text": TEXT})
     (info,) = mira.list()
     mira.compile(info.id)
@@ -194,23 +198,25 @@ def test_deleting_and_replacing_forget_for_real(store: MemkitStore, memory: Memo
     assert TEXT[:30].encode() not in whole
 
 
-def test_items_with_one_text_share_a_memory(store: MemkitStore, memory: Memory) -> None:
+def test_items_with_one_text_have_a_memory_each(store: MemkitStore, memory: Memory) -> None:
     store.put(("n",), "a", {"text": "Rolan keeps bees."})
     store.put(("n",), "b", {"text": "Rolan keeps bees."})
-    assert len(memory.of("app/n").list()) == 1
+    inner = within(memory, "n")
+    assert len({each.id for each in inner.list()}) == 2
     store.delete(("n",), "a")
     item = store.get(("n",), "b")
     assert item is not None
     assert item.value == {"text": "Rolan keeps bees."}
     store.put(("n",), "b", {"text": "Rolan keeps cats."})
-    assert [memory.bank.source("app/n", m.id).text for m in memory.of("app/n").list()] == [
-        "Rolan keeps cats."
-    ]
+    assert [memory.bank.source(inner.owner, m.id).text for m in inner.list()] == ["Rolan keeps cats."]
+    inner.remember("Rolan keeps cats.", compile=False)  # a document is none of the store's
+    store.delete(("n",), "b")
+    assert [each.title for each in inner.list()] == [""]
 
 
 def test_forgetting_a_user_takes_the_items_along(store: MemkitStore, memory: Memory) -> None:
     store.put(("n",), "a", {"text": "Rolan keeps bees."})
-    memory.of("app/n").forget()
+    within(memory, "n").forget()
     assert store.get(("n",), "a") is None
     assert store.search(()) == []
 
@@ -226,7 +232,7 @@ def test_items_expire(store: MemkitStore, clock: Clock, memory: Memory) -> None:
     assert store.get(("n",), "short") is None
     assert [each.key for each in store.search(("n",))] == ["long"]
     store.put(("n",), "new", {"text": "ferries"})
-    assert sorted(m.title for m in memory.of("app/n").list()) == ["long", "new"]
+    assert sorted(m.title for m in within(memory, "n").list()) == ["long", "new"]
 
 
 def test_no_store_sees_what_is_not_beneath_its_user(memory: Memory) -> None:
@@ -246,8 +252,11 @@ def test_no_store_sees_what_is_not_beneath_its_user(memory: Memory) -> None:
 def test_bad_input_is_refused(store: MemkitStore) -> None:
     with pytest.raises(ConfigError, match="JSON"):
         store.put(("n",), "k", {"text": object()})
-    with pytest.raises(ConfigError, match="key"):
-        store.put(("n",), "k" * 1000, {"text": "bees"})
+    for key in ("k" * 1025, "\x00", "\ud83d"):
+        with pytest.raises(ConfigError, match="key"):
+            store.put(("n",), key, {"text": "bees"})
+    with pytest.raises(ConfigError, match="namespace"):
+        store.put(("n" * 2000,), "k", {"text": "bees"})
     with pytest.raises(ConfigError, match="ttl"):
         store.put(("n",), "k", {"text": "bees"}, ttl=-1)
     with pytest.raises(ConfigError, match="ttl"):

@@ -10,10 +10,10 @@ from langchain_core.language_models import BaseChatModel, LangSmithParams
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from pydantic import ConfigDict, Field, SkipValidation
+from pydantic import ConfigDict, Field, PrivateAttr, SkipValidation
 
 from memkit.answers import Answer
-from memkit.integrations.langchain.messages import Conversation, conversation
+from memkit.integrations.langchain.messages import Conversation, Once, conversation
 from memkit.memory import Memory
 
 
@@ -21,7 +21,8 @@ class ChatMemkit(BaseChatModel):
     """A chat model in front of one user's memories.
 
     The router looks at the last human message; messages before it, and system messages, are read by the
-    model alone. ``response_metadata["memkit"]`` of an answer tells which memory was used and why.
+    model alone. ``response_metadata["memkit"]`` of an answer tells which memory was used and why, and as
+    ``left_out`` which kinds of message parts are no text and were not read.
 
     Example:
         >>> chat = ChatMemkit(memory=Memory("bank", user="mira"))
@@ -35,6 +36,7 @@ class ChatMemkit(BaseChatModel):
     temperature: float = Field(default=0.0, ge=0)
     seed: int = 0
     stop: list[str] | None = None
+    _once: Once = PrivateAttr(default_factory=Once)
 
     @property
     def _llm_type(self) -> str:
@@ -71,10 +73,12 @@ class ChatMemkit(BaseChatModel):
                 usage_metadata=getattr(chunk, "usage_metadata", None),
             )
             return ChatResult(generations=[ChatGeneration(message=message)])
-        asked = conversation(messages)
+        asked = self._asked(messages)
         answer = self.memory.ask(asked.question, history=asked.history, **self._settings(asked, kwargs))
         message = AIMessage(
-            content=answer.text, response_metadata=self._about(answer), usage_metadata=usage_of(answer)
+            content=answer.text,
+            response_metadata=self._about(answer, asked),
+            usage_metadata=usage_of(answer),
         )
         return ChatResult(generations=[ChatGeneration(message=message)])
 
@@ -85,13 +89,13 @@ class ChatMemkit(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        asked = conversation(messages)
+        asked = self._asked(messages)
         pieces = self.memory.stream(asked.question, history=asked.history, **self._settings(asked, kwargs))
         for piece in until(pieces, stop or self.stop or []):
             if isinstance(piece, str):
                 chunk = ChatGenerationChunk(message=AIMessageChunk(content=piece))
             else:
-                about = self._about(piece) if isinstance(piece, Answer) else self._cut()
+                about = self._about(piece, asked) if isinstance(piece, Answer) else self._cut()
                 used = usage_of(piece) if isinstance(piece, Answer) else None
                 last = AIMessageChunk(
                     content="", response_metadata=about, usage_metadata=used, chunk_position="last"
@@ -105,11 +109,18 @@ class ChatMemkit(BaseChatModel):
         own = {name: given.get(name, getattr(self, name)) for name in ("max_tokens", "temperature", "seed")}
         return {**own, "system": asked.system}
 
-    def _about(self, answer: Answer) -> dict[str, Any]:
+    def _asked(self, messages: list[BaseMessage]) -> Conversation:
+        asked = conversation(messages)
+        self._once.left_out(asked.left_out)
+        return asked
+
+    def _about(self, answer: Answer, asked: Conversation) -> dict[str, Any]:
         trace = answer.trace
         used: dict[str, Any] = {"route": trace.route, "reason": trace.reason, "memory_id": trace.memory_id}
         used |= {"artifact_id": trace.artifact_id, "version": trace.version}
         used["spans"] = [[span.start, span.end] for span in trace.spans]
+        if asked.left_out:
+            used["left_out"] = list(asked.left_out)
         return {**self._cut(), "finish_reason": "stop" if trace.stopped else "length", "memkit": used}
 
     def _cut(self) -> dict[str, Any]:

@@ -5,18 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from langchain_classic.base_memory import BaseMemory
-from langchain_core.messages import AIMessage, HumanMessage
-from pydantic import Field, SkipValidation
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from pydantic import Field, PrivateAttr, SkipValidation
 
 from memkit.errors import ConfigError
 from memkit.integrations.langchain.history import MemkitChatMessageHistory
+from memkit.integrations.langchain.messages import Once, clean, text_of
+from memkit.integrations.langchain.recalling import told
 from memkit.memory import Memory
 
 
 class MemkitMemory(BaseMemory):
     """Gives a chain, under ``memory_key``, the passages that bear on its input, and keeps what was said.
 
-    New code takes `MemkitMiddleware`.
+    Memory ends no chain: where it fails, the chain goes on without it, and the log says so once. New code
+    takes `MemkitMiddleware`.
     """
 
     memory: SkipValidation[Memory] = Field(default_factory=Memory, exclude=True)
@@ -24,6 +27,7 @@ class MemkitMemory(BaseMemory):
     memory_key: str = "history"
     input_key: str | None = None
     output_key: str | None = None
+    _once: Once = PrivateAttr(default_factory=Once)
 
     @property
     def memory_variables(self) -> list[str]:
@@ -31,12 +35,20 @@ class MemkitMemory(BaseMemory):
 
     def load_memory_variables(self, inputs: dict[str, Any]) -> dict[str, Any]:
         question = self._one(inputs, self.input_key, "input")
-        return {self.memory_key: self.memory.recall(question).text if question.strip() else ""}
+        try:
+            text = told(self.memory, question, {}) if question.strip() else ""
+        except Exception as error:  # whatever it is, it must not end the chain
+            self._once.failed("recalling", error)
+            text = ""
+        return {self.memory_key: text}
 
     def save_context(self, inputs: dict[str, Any], outputs: dict[str, str]) -> None:
         asked = self._one(inputs, self.input_key, "input")
         said = self._one(outputs, self.output_key, "output")
-        self._history.add_messages([HumanMessage(asked), AIMessage(said)])
+        try:
+            self._history.add_messages([HumanMessage(asked), AIMessage(said)])
+        except Exception as error:  # whatever it is, it must not end the chain
+            self._once.failed("remembering", error)
 
     def clear(self) -> None:
         self._history.clear()
@@ -49,4 +61,5 @@ class MemkitMemory(BaseMemory):
         names = [key] if key else [name for name in values if name not in (self.memory_key, "stop")]
         if len(names) != 1 or names[0] not in values:
             raise ConfigError(f"name the chain's {what} with {what}_key: it has {sorted(values)}")
-        return str(values[names[0]])
+        value = values[names[0]]
+        return text_of(value) if isinstance(value, BaseMessage) else clean(str(value))

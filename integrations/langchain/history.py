@@ -7,20 +7,22 @@ from collections.abc import Sequence
 from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import BaseMessage
 
-from memkit.integrations.langchain.messages import message_of, role_of, text_of
+from memkit.integrations.langchain.messages import Once, left_out_of, message_of, role_of, text_of
 from memkit.memory import Memory
 
 
 class MemkitChatMessageHistory(BaseChatMessageHistory):
     """The messages of one session, each an entry of the running memory ``session``.
 
-    They can be asked about as all memories. Only who said what and when is kept of a message; messages
-    without text, as those that only call tools, are left out. Works under ``RunnableWithMessageHistory``,
-    which LangChain marks as deprecated; new code takes `MemkitMiddleware`.
+    They can be asked about as all memories. Only who said what and when is kept of a message: its text,
+    without what a text cannot hold. Messages that have none, as those that only call tools, are left out.
+    Works under ``RunnableWithMessageHistory``, which LangChain marks as deprecated; new code takes
+    `MemkitMiddleware`.
     """
 
     def __init__(self, session: str, memory: Memory | None = None) -> None:
         self.session, self.memory = session, memory or Memory()
+        self._once = Once()
 
     @property
     def messages(self) -> list[BaseMessage]:  # type: ignore[override] # LangChain's is a class attribute
@@ -32,6 +34,7 @@ class MemkitChatMessageHistory(BaseChatMessageHistory):
 
     def add_messages(self, messages: Sequence[BaseMessage]) -> None:
         """Add messages, all or none."""
+        self._once.left_out(kind for message in messages for kind in left_out_of(message))
         said = [{"role": role_of(m), "content": text} for m in messages if (text := text_of(m)).strip()]
         if said:
             self.memory.remember(said, memory=self.session)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
+from functools import lru_cache
 from typing import Any, Literal
 
 from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
@@ -11,31 +14,43 @@ from langchain.agents.middleware.types import AgentState
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from langgraph.runtime import Runtime
 
-from memkit.integrations.langchain.messages import role_of, text_of
+from memkit.bank.owners import Owner
+from memkit.errors import BankError, ConfigError, DocumentError
+from memkit.integrations.langchain.messages import Once, left_out_of, role_of, text_of
+from memkit.integrations.langchain.recalling import news, said_in, told
 from memkit.memory import Memory
+from memkit.statements import statements
 
 Remember = Literal["user", "all", "none"]
+User = str | Owner
 INTRODUCTION = "What you remember that may bear on the last message:"
+USERS = 64  # whose memories are kept ready
+SEEN = 10_000  # messages that are known to have been looked at
 
 
 class MemkitMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
     """Recalls before a model call, and remembers after it.
 
-    Before the call, the memory that the gate would use for the last human message is read into the system
-    message, as text: an agent's model takes no artifacts. Where the gate uses none, nothing is added.
-    After it, what the user said (``remember="user"``), what both said ("all") or nothing ("none") becomes
-    entries of the running memory ``name``; a message with an id is remembered once, however often an agent
-    or its checkpoints see it again.
+    Before the call, the passages of the memory that the gate would use for the last human message are added
+    to the system message, as text: an agent's model takes no artifacts. Where the gate uses none, nothing is
+    added. What the run itself said is not recalled to it.
+    After it, what the user stated (``remember="user"``), what both did ("all") or nothing ("none") becomes
+    entries of the running memory ``name``. Questions are not remembered, nor what a model repeats of what is
+    known; a message with an id is remembered once, however often an agent or its checkpoints see it again,
+    and once more when it is edited.
 
-    ``user`` tells whose memories they are: a name, or what makes one of the runtime; by default they are
-    those of ``memory.user``.
+    ``user`` tells whose memories they are: a user's name, of the same tenant as ``memory``'s, or an `Owner`,
+    or what makes one of the runtime; by default they are those of ``memory``.
+
+    Memory ends no run: where it fails the model is called without it, and the log of "memkit.langchain"
+    says so once. Of messages the text is read; other parts are left out.
     """
 
     def __init__(
         self,
         memory: Memory | None = None,
         *,
-        user: str | Callable[[Runtime[Any]], str] | None = None,
+        user: User | Callable[[Runtime[Any]], User] | None = None,
         remember: Remember = "user",
         name: str = "profile",
         introduction: str = INTRODUCTION,
@@ -45,6 +60,10 @@ class MemkitMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
             raise ValueError(f"remember must be user, all or none, got {remember!r}")
         self.memory, self.user, self.remember = memory or Memory(), user, remember
         self.log, self.introduction = name, introduction
+        self._of = lru_cache(USERS)(self.memory.of)
+        self._seen, self._once = OrderedDict[tuple[str, str], None](), Once()
+        if user is not None and not callable(user):
+            self._named(user)  # a name that cannot be one is an error now, not in mid-run
 
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
@@ -68,29 +87,99 @@ class MemkitMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         """As `after_model`; remembering is done in a thread."""
         await asyncio.to_thread(self._remember, state["messages"], runtime)
 
+    # -- whose ----------------------------------------------------------------------------------
     def _whose(self, runtime: Runtime[Any]) -> Memory:
-        user = self.user(runtime) if callable(self.user) else self.user
-        return self.memory if user is None or user == self.memory.user else self.memory.of(user)
+        if self.user is None:
+            return self.memory
+        return self._named(self.user(runtime) if callable(self.user) else self.user)
 
+    def _named(self, user: Any) -> Memory:
+        """The memories of a user; never those of another where none is named."""
+        if not isinstance(user, str | Owner) or not user:
+            raise ConfigError(f"the middleware's `user` is a name or an Owner, got {user!r:.80}")
+        whose = Owner(user, self.memory.tenant) if isinstance(user, str) else user
+        return self.memory if whose == self.memory.whose else self._of(whose)
+
+    # -- recalling ------------------------------------------------------------------------------
     def _recalled(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
-        asked = next((m for m in reversed(request.messages) if isinstance(m, HumanMessage)), None)
-        question = text_of(asked) if asked is not None else ""
-        if not question.strip():
+        try:
+            asked = next((m for m in reversed(request.messages) if isinstance(m, HumanMessage)), None)
+            if asked is None or not (question := text_of(asked)).strip():
+                return request
+            self._once.left_out(left_out_of(asked))
+            text = told(self._whose(request.runtime), question, said_in(request.messages))
+            return (
+                request.override(system_message=self._joined(request.system_message, text))
+                if text
+                else request
+            )
+        except Exception as error:  # whatever it is, it must not end the run
+            self._once.failed("recalling", error)
             return request
-        recalled = self._whose(request.runtime).recall(question)
-        if not recalled.text:
-            return request
-        before = f"{request.system_message.text}\n\n" if request.system_message else ""
-        told = SystemMessage(f"{before}{self.introduction}\n{recalled.text}")
-        return request.override(system_message=told)
 
+    def _joined(self, system: SystemMessage | None, text: str) -> SystemMessage:
+        """The system message with what is remembered behind it; its blocks stay as they are."""
+        text = f"{self.introduction}\n{text}".strip()
+        if system is None or not system.content:
+            return SystemMessage(text)
+        if isinstance(system.content, str):
+            content: Any = f"{system.content}\n\n{text}"
+        else:
+            content = [*system.content, {"type": "text", "text": text}]
+        return system.model_copy(update={"content": content})
+
+    # -- remembering ----------------------------------------------------------------------------
     def _remember(self, messages: Sequence[BaseMessage], runtime: Runtime[Any]) -> None:
-        kinds = {"user": (HumanMessage,), "all": (HumanMessage, AIMessage), "none": ()}[self.remember]
-        memory, last = self._whose(runtime), len(messages) - 1
+        if self.remember == "none":
+            return
+        kinds = (HumanMessage,) if self.remember == "user" else (HumanMessage, AIMessage)
+        asked, last = "", len(messages) - 1
         for place, message in enumerate(messages):
-            if not isinstance(message, kinds) or not (text := text_of(message)).strip():
-                continue
-            if message.id is None and place < last - 1:
-                continue  # without an id it was remembered when it was new, after the call that followed it
-            key = None if message.id is None else f"message {message.id}"[:256]
-            memory.remember([{"role": role_of(message), "content": text}], memory=self.log, key=key)
+            try:
+                said = text_of(message)
+                asked = said if isinstance(message, HumanMessage) else asked
+                new = (
+                    message.id is not None or place >= last - 1
+                )  # else it was remembered when it was the newest
+                if isinstance(message, kinds) and new and _by_somebody(message):
+                    self._keep(self._whose(runtime), message, said, asked)
+            except BankError as error:  # so would the next messages
+                self._once.failed("remembering", error)
+                return
+            except Exception as error:  # whatever it is, it must not end the run
+                self._once.failed("remembering", error)
+
+    def _keep(self, memory: Memory, message: BaseMessage, said: str, asked: str) -> None:
+        """Remember what a message states, unless that was done."""
+        stated = statements(said)
+        key = None if message.id is None else _key(message.id, stated)
+        if key is not None and (memory.owner, key) in self._seen:
+            return
+        self._once.left_out(left_out_of(message))
+        if isinstance(message, AIMessage):
+            stated = news(memory, stated, asked)
+        try:
+            if stated.strip():
+                entry = {"role": role_of(message), "content": stated}
+                memory.remember([entry], memory=self.log, key=key)
+        except (ConfigError, DocumentError):  # a fault of the text, which would come again
+            self._note(memory.owner, key)
+            raise
+        self._note(memory.owner, key)
+
+    def _note(self, owner: str, key: str | None) -> None:
+        if key is not None:
+            self._seen[owner, key] = None
+        while len(self._seen) > SEEN:
+            self._seen.popitem(last=False)
+
+
+def _by_somebody(message: BaseMessage) -> bool:
+    """Whether it was said: other middleware puts summaries of a conversation in a user's mouth."""
+    return not message.additional_kwargs.get("lc_source")
+
+
+def _key(message_id: str, stated: str) -> str:
+    """What makes remembering a message harmless to repeat: another one for each edit of what it states."""
+    whole = f"{message_id}\0{stated}".encode(errors="surrogatepass")
+    return f"message {hashlib.sha256(whole).hexdigest()}"

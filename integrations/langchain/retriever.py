@@ -9,6 +9,7 @@ from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from pydantic import ConfigDict, Field, SkipValidation
 
+from memkit.integrations.langchain.messages import clean
 from memkit.memory import Memory
 
 
@@ -39,5 +40,5 @@ class MemkitRetriever(BaseRetriever):
                     "score": found.score,
                 },
             )
-            for found in self.memory.search(query, kwargs.get("k", self.k))
+            for found in self.memory.search(clean(query), kwargs.get("k", self.k))
         ]

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import operator
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
-from urllib.parse import quote, unquote
 
 from langgraph.store.base import (
     BaseStore,
     GetOp,
     Item,
     ListNamespacesOp,
-    MatchCondition,
     Op,
     PutOp,
     Result,
@@ -26,32 +24,30 @@ from langgraph.store.base import (
 )
 from langgraph.store.base.embed import get_text_at_path, tokenize_path
 
-from memkit.bank.items import SEPARATOR
 from memkit.bank.items import Item as Kept
+from memkit.bank.items import check_key
+from memkit.bank.owners import Owner
 from memkit.document import Document
 from memkit.errors import ConfigError, NotFoundError
+from memkit.integrations.langchain.filters import fits, matches
+from memkit.integrations.langchain.messages import clean
 from memkit.memory import Memory
 from memkit.router.candidates import candidates, index, refresh
 
 Namespace = tuple[str, ...]
-_ORDER: dict[str, Callable[[Any, Any], bool]] = {
-    "$gt": operator.gt,
-    "$gte": operator.ge,
-    "$lt": operator.lt,
-    "$lte": operator.le,
-}
-
+OWNERS = 64  # namespaces that are kept ready to write to
 LARGE = 1000  # from so many candidates on all items are read
 
 
 class MemkitStore(BaseStore):
-    """Items in a bank, found by meaning and words; each namespace is a tenant of its own.
+    """Items in a bank, found by meaning and words; each namespace owns what is in it.
 
-    The tenants lie beneath ``memory.owner``: the namespace ``("a", "b")`` of the user "app" is the tenant
-    "app/a/b". No store sees what is not beneath its user. An item's texts (all of its value, or the paths
-    that ``index`` names) are a memory, which `Memory.of` that tenant can also answer from.
-    ``PutOp(value=None)`` forgets it, with every artifact that saw it; so do an item's expiry, at the next
-    write, and a new value.
+    The namespaces lie beneath ``memory``'s user: ``("a", "b")`` of the user "app" is
+    ``Owner("app", namespace=("a", "b"))``. No store sees what is not beneath its user. An item's texts (all
+    of its value, or the paths that ``index`` names) are a memory, which `Memory.of` that owner can also
+    answer from. ``PutOp(value=None)`` forgets it, with every artifact that saw it; so do an item's expiry, at
+    the next write, and a new value. Keys have up to 1,024 bytes in UTF-8, as have user and namespace
+    together; values are JSON of up to a million characters.
 
     ``ttl``: LangGraph's settings (minutes); items live longer when they are read, unless told otherwise.
     """
@@ -68,6 +64,7 @@ class MemkitStore(BaseStore):
     ) -> None:
         self.memory, self.ttl_config, self.index = memory or Memory(), ttl, index
         self._clock = clock or _utc_now
+        self._of = lru_cache(OWNERS)(self.memory.of)
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
         """Carry out the operations: those that read see the store as it was before those that write.
@@ -97,36 +94,28 @@ class MemkitStore(BaseStore):
 
     # -- writing --------------------------------------------------------------------------------
     def _put(self, op: PutOp) -> None:
-        memory, items = self.memory.of(self._tenant(op.namespace)), self.memory.bank.items
-        self._forget(memory, items.stale(memory.owner))
-        for key in items.expired(memory.owner, self._clock()):
-            self._remove(memory, key)
+        memory, items = self._of(self._owner(op.namespace)), self.memory.bank.items
+        self._forget(memory, items.stale(memory.owner) + items.expired(memory.owner, self._clock()))
         if op.value is None:
-            self._remove(memory, op.key)
+            self._forget(memory, items.remove(memory.owner, check_key(op.key)))
             return
-        try:
-            value = json.dumps(op.value, ensure_ascii=False)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"a value must be JSON: {error}") from error
-        text = self._text(op)
-        embedder = memory.router.embedder
+        value, text, embedder = _json(op.value), clean(self._text(op)), memory.router.embedder
         refresh(memory.bank, memory.owner, embedder)
-        items.put(
+        document = Document(text if text.strip() else clean(value), _title(op.key))
+        made = index(document, embedder)
+        while not items.put(
             memory.owner,
             op.key,
             value,
-            Document(text or value, op.key),
-            lambda document: index(document, embedder),
+            document,
+            lambda _: made,
             embedder=embedder.name,
-            searched=bool(text),
+            searched=bool(text.strip()),
             ttl=op.ttl,
             now=self._clock(),
-        )
+        ):
+            self._forget(memory, items.stale(memory.owner))
         self._forget(memory, items.stale(memory.owner))
-
-    def _remove(self, memory: Memory, key: str) -> None:
-        if (of_it := memory.bank.items.remove(memory.owner, key)) is not None:
-            self._forget(memory, [of_it])
 
     @staticmethod
     def _forget(memory: Memory, memory_ids: Iterable[str]) -> None:
@@ -147,8 +136,8 @@ class MemkitStore(BaseStore):
 
     # -- reading --------------------------------------------------------------------------------
     def _get(self, op: GetOp) -> Item | None:
-        tenant, now = self._tenant(op.namespace), self._clock()
-        kept = self.memory.bank.items.get(tenant, op.key, now)
+        tenant, now = self._owner(op.namespace).name, self._clock()
+        kept = self.memory.bank.items.get(tenant, check_key(op.key), now)
         if kept is None:
             return None
         self._used(op.refresh_ttl, [kept], now)
@@ -175,7 +164,7 @@ class MemkitStore(BaseStore):
             if len(ranked) < width or width > LARGE:
                 return self._every(tenant, op, scores, now)
             kept = [each for each in bank.items.of(tenant, list(scores), now) if each.searched]
-            found = [(each, scores[each.memory_id]) for each in kept if _fits(each, op.filter)]
+            found = [(each, scores[each.memory_id]) for each in kept if fits(each.value, op.filter)]
             if len(found) >= wanted:
                 return list(found)
             width *= 4
@@ -183,13 +172,13 @@ class MemkitStore(BaseStore):
     def _every(
         self, tenant: str, op: SearchOp, scores: Mapping[str, float], now: datetime
     ) -> list[tuple[Kept, float | None]]:
-        kept = [each for each in self.memory.bank.items.all(tenant, now) if _fits(each, op.filter)]
+        kept = [each for each in self.memory.bank.items.all(tenant, now) if fits(each.value, op.filter)]
         return [(each, scores.get(each.memory_id) if each.searched else None) for each in kept]
 
     def _namespaces(self, op: ListNamespacesOp) -> list[Namespace]:
         wanted = op.match_conditions or ()
         all_of = [self._namespace(tenant) for tenant in self._beneath(())]
-        matching = [each for each in all_of if all(_matches(condition, each) for condition in wanted)]
+        matching = [each for each in all_of if all(matches(condition, each) for condition in wanted)]
         cut = sorted({each[: op.max_depth] for each in matching})
         return cut[op.offset : op.offset + op.limit]
 
@@ -202,17 +191,19 @@ class MemkitStore(BaseStore):
             self.memory.bank.items.used(tenant, used, now)
 
     # -- names ----------------------------------------------------------------------------------
-    def _tenant(self, namespace: Namespace) -> str:
-        """The tenant of a namespace; its labels are quoted, so that none of them can name another."""
-        return SEPARATOR.join((self.memory.owner, *(quote(label, safe=" ") for label in namespace)))
+    def _owner(self, namespace: Namespace) -> Owner:
+        """Whose the items of a namespace are."""
+        whose = self.memory.whose
+        return Owner(whose.user, whose.tenant, (*whose.namespace, *namespace))
 
     def _namespace(self, tenant: str) -> Namespace:
-        labels = tenant.removeprefix(self.memory.owner + SEPARATOR).split(SEPARATOR)
-        return tuple(unquote(label) for label in labels)
+        return Owner.of(tenant).namespace[len(self.memory.whose.namespace) :]
 
     def _beneath(self, prefix: Namespace) -> list[str]:
+        """The names in the bank of those namespaces that begin with a prefix."""
         spaces = self.memory.bank.items.spaces(self.memory.owner, self._clock())
-        return [name for name in spaces if self._namespace(name)[: len(prefix)] == prefix]
+        wanted = (*self.memory.whose.namespace, *prefix)
+        return [name for name in spaces if Owner.of(name).namespace[: len(wanted)] == wanted]
 
     def _about(self, kept: Kept) -> dict[str, Any]:
         return {
@@ -241,36 +232,23 @@ def _lines(value: Any, name: str = "") -> Iterable[str]:
         yield f"{name}: {value}" if name else str(value)
 
 
-def _fits(kept: Kept, conditions: dict[str, Any] | None) -> bool:
-    value = json.loads(kept.value) if conditions else {}
-    return all(_compared(value.get(key), wanted) for key, wanted in (conditions or {}).items())
-
-
-def _compared(value: Any, wanted: Any) -> bool:
-    if isinstance(wanted, dict) and any(key.startswith("$") for key in wanted):
-        return all(_operated(value, name, limit) for name, limit in wanted.items())
-    if isinstance(wanted, dict):
-        return isinstance(value, dict) and all(_compared(value.get(k), w) for k, w in wanted.items())
-    if isinstance(wanted, list | tuple):
-        same = isinstance(value, list | tuple) and len(value) == len(wanted)
-        return same and all(_compared(v, w) for v, w in zip(value, wanted, strict=True))
-    return bool(value == wanted)
-
-
-def _operated(value: Any, name: str, limit: Any) -> bool:
-    if name in ("$eq", "$ne"):
-        return bool((value == limit) == (name == "$eq"))
-    if name not in _ORDER:
-        raise ConfigError(f"a filter knows $eq, $ne, {', '.join(_ORDER)}, not {name}")
+def _json(value: Any) -> str:
+    """A value as JSON; halves of characters are escaped, for no catalog takes them."""
     try:
-        return _ORDER[name](float(value), float(limit))
-    except (TypeError, ValueError):
-        return False
+        text = json.dumps(value, ensure_ascii=False)
+        return text if text.isascii() or _encodable(text) else json.dumps(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"a value must be JSON: {error}") from error
 
 
-def _matches(condition: MatchCondition, namespace: Namespace) -> bool:
-    path = condition.path
-    if len(namespace) < len(path):
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
         return False
-    part = namespace[: len(path)] if condition.match_type == "prefix" else namespace[-len(path) :]
-    return all(wanted in ("*", label) for wanted, label in zip(path, part if path else (), strict=True))
+    return True
+
+
+def _title(key: str) -> str:
+    """A key as a memory's title, on one line."""
+    return " ".join(clean(key).split())

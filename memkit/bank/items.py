@@ -1,11 +1,13 @@
 """Items: JSON values under keys, as stores of agents keep them. Each has a memory, so that it is found.
 
-An item goes with its memory: forgetting that, or all of a tenant, removes the item too. Items with the same
-text share one memory.
+An item goes with its memory: forgetting that, or all of a tenant, removes the item too. No two items share
+one, whatever they say: what one call forgets, no other can have just put.
 """
 
 from __future__ import annotations
 
+import hashlib
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,17 +18,17 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, func
 from memkit.bank import queries
 from memkit.bank.catalog import AnyCatalog
 from memkit.bank.logs import Embed, embedded
+from memkit.bank.owners import Owner, check_name
 from memkit.bank.policies import require_within
-from memkit.bank.records import check_line, check_tenant, memory_id_of
-from memkit.bank.tables import items, memories
+from memkit.bank.records import check_tenant, memory_id_of
+from memkit.bank.tables import chunks, items, memories
 from memkit.document import Document, Span
 from memkit.errors import ConfigError
 
-MAX_ITEM_KEY = 512  # characters
+MAX_ITEM_KEY = 1024  # bytes in UTF-8
 MAX_VALUE = 1_000_000  # characters of JSON
 MAX_TTL = 52_560_000  # minutes: a hundred years
 MINUTE = 60_000_000  # microseconds
-SEPARATOR = "/"  # between a tenant and the spaces beneath it
 
 
 @dataclass(frozen=True)
@@ -62,35 +64,42 @@ class Items:
         searched: bool = True,
         ttl: float | None = None,
         now: datetime | None = None,
-    ) -> None:
+    ) -> bool:
         """Keep a value, in the place of the one that the key has; ``document`` is what makes it found.
 
-        The memory of the old value stays until the caller forgets what `stale` names.
+        The memory of the old value is found no more; it stays until the caller forgets what `stale` names.
+        False, and nothing is changed, while the one before that has not been forgotten yet.
         """
         check_tenant(tenant)
-        check_line("a key", key, MAX_ITEM_KEY)
+        check_key(key)
         if len(value) > MAX_VALUE:
             raise ConfigError(f"the value has {len(value):,} characters of JSON, the most is {MAX_VALUE:,}")
         if ttl is not None and not 0 < ttl <= MAX_TTL:
             raise ConfigError(f"ttl is a number of minutes above 0 and up to {MAX_TTL:,}, got {ttl}")
         spans, vectors = embedded(document, [Span(0, len(document.text))], embed)
-        memory_id = memory_id_of(tenant, document.digest)
+        digest = _digest(key)
+        memory_id = memory_id_of(tenant, digest)
         at = queries.microseconds_of(now or datetime.now(UTC))
+        what: dict[str, Any] = {"value": value, "memory_id": memory_id, "searched": searched, "updated": at}
+        what |= {"ttl": ttl, "expires": None if ttl is None else at + round(ttl * MINUTE)}
         with self._catalog.write() as connection:
+            known = connection.execute(select(items).where(_is(tenant, key))).first()
+            if known is not None and _waits(connection, tenant, known.stale):
+                return False
             queries.require_embedder(connection, tenant, embedder)
-            if queries.find(connection, tenant, memory_id) is None:
-                queries.insert_memory(connection, tenant, memory_id, document)
-                queries.insert_chunks(connection, tenant, memory_id, spans, vectors)
-            expires = None if ttl is None else at + round(ttl * MINUTE)
-            what: dict[str, Any] = {
-                "value": value,
-                "memory_id": memory_id,
-                "searched": searched,
-                "updated": at,
-            }
-            what |= {"ttl": ttl, "expires": expires}
-            _upsert(connection, tenant, key, what, at)
+            queries.insert_memory(connection, tenant, memory_id, document, digest=digest)
+            queries.insert_chunks(connection, tenant, memory_id, spans, vectors)
+            if known is None:
+                _insert(connection, tenant, key, what, at)
+            else:
+                old = known.memory_id
+                connection.execute(update(items).where(_is(tenant, key)).values(**what, stale=old))
+                if not _shared(connection, tenant, old):
+                    mine = and_(chunks.c.tenant == tenant, chunks.c.memory_id == old)
+                    connection.execute(delete(chunks).where(mine))
+                    queries.next_generation(connection, tenant, cut=True)
             require_within(connection, tenant)
+        return True
 
     def get(self, tenant: str, key: str, now: datetime | None = None) -> Item | None:
         """The item of that key, unless it has expired."""
@@ -125,21 +134,22 @@ class Items:
                 later = update(items).where(_is(tenant, row.key))
                 connection.execute(later.values(expires=at + round(row.ttl * MINUTE)))
 
-    def remove(self, tenant: str, key: str) -> str | None:
-        """Remove an item that shares its memory with others; else the id of the memory to forget for that."""
+    def remove(self, tenant: str, key: str) -> list[str]:
+        """The memories to forget so that an item is gone, with which it goes; none if there is no such item.
+
+        An item of an earlier memkit may share its memory with others: it is removed at once.
+        """
         check_tenant(tenant)
         with self._catalog.write() as connection:
-            row = connection.execute(select(items.c.memory_id).where(_is(tenant, key))).first()
+            row = connection.execute(select(items).where(_is(tenant, key))).first()
             if row is None:
-                return None
-            others = select(func.count()).where(
-                items.c.tenant == tenant, items.c.memory_id == row.memory_id, items.c.key != key
-            )
-            if not connection.execute(others).scalar():
-                return str(row.memory_id)
+                return []
+            stale = [row.stale] if _waits(connection, tenant, row.stale) else []
+            if not _shared(connection, tenant, row.memory_id, besides=key):
+                return [*stale, row.memory_id]
             connection.execute(delete(items).where(_is(tenant, key)))
         self._catalog.checkpoint()
-        return None
+        return stale
 
     def stale(self, tenant: str) -> list[str]:
         """Memories of values that were replaced and that no item has: they are to be forgotten."""
@@ -154,30 +164,66 @@ class Items:
             return list(connection.execute(query).scalars())
 
     def expired(self, tenant: str, now: datetime | None = None) -> list[str]:
-        """Keys whose time is over."""
+        """Memories of the items whose time is over: they are to be forgotten, and the items go with them."""
         check_tenant(tenant)
-        query = select(items.c.key).where(items.c.tenant == tenant, ~_alive(now))
+        over = select(items.c.key, items.c.memory_id).where(items.c.tenant == tenant, ~_alive(now))
         with self._catalog.read() as connection:
-            return list(connection.execute(query).scalars())
+            if connection.execute(over.limit(1)).first() is None:
+                return []
+        with self._catalog.write() as connection:
+            for row in connection.execute(over).all():
+                if _shared(connection, tenant, row.memory_id, besides=row.key):  # by an earlier memkit
+                    connection.execute(delete(items).where(_is(tenant, row.key)))
+            return [row.memory_id for row in connection.execute(over)]
 
     def spaces(self, tenant: str, now: datetime | None = None) -> list[str]:
-        """Names of the tenants beneath one, ``tenant/...``, that have items which have not expired."""
+        """Names of a user's namespaces that have items which have not expired."""
         check_tenant(tenant)
-        beneath = items.c.tenant.startswith(tenant + SEPARATOR, autoescape=True)
-        query = select(items.c.tenant).where(beneath, _alive(now)).distinct().order_by(items.c.tenant)
         with self._catalog.read() as connection:
+            beneath = _beneath(connection, Owner.of(tenant).namespaces)
+            query = select(items.c.tenant).where(beneath, _alive(now)).distinct().order_by(items.c.tenant)
             return list(connection.execute(query).scalars())
 
 
-def _upsert(connection: Connection, tenant: str, key: str, what: dict[str, Any], at: int) -> None:
-    known = connection.execute(select(items.c.memory_id).where(_is(tenant, key))).first()
-    if known is not None:
-        stale = {} if known.memory_id == what["memory_id"] else {"stale": known.memory_id}
-        connection.execute(update(items).where(_is(tenant, key)).values(**what, **stale))
-        return
+def check_key(key: str) -> str:
+    """An item's key, in any script, or `ConfigError`."""
+    check_name("key", key)
+    if len(key.encode()) > MAX_ITEM_KEY:
+        raise ConfigError(f"a key has at most {MAX_ITEM_KEY:,} bytes in UTF-8, got {len(key.encode()):,}")
+    return key
+
+
+def _digest(key: str) -> str:
+    """What stands for an item's memory in place of its text's digest: another one at each put."""
+    return hashlib.sha256(f"item\0{key}\0{uuid.uuid4().hex}".encode()).hexdigest()
+
+
+def _insert(connection: Connection, tenant: str, key: str, what: dict[str, Any], at: int) -> None:
     last = connection.execute(select(func.max(items.c.number)).where(items.c.tenant == tenant)).scalar()
     number = (last or 0) + 1
     connection.execute(insert(items).values(tenant=tenant, key=key, number=number, created=at, **what))
+
+
+def _shared(connection: Connection, tenant: str, memory_id: str, besides: str | None = None) -> bool:
+    """Whether a memory is that of any item, ``besides`` the one of that key."""
+    query = select(items.c.key).where(items.c.tenant == tenant, items.c.memory_id == memory_id)
+    query = query if besides is None else query.where(items.c.key != besides)
+    return connection.execute(query.limit(1)).first() is not None
+
+
+def _waits(connection: Connection, tenant: str, stale: str | None) -> bool:
+    """Whether a replaced value's memory is still there, and no item's."""
+    there = stale is not None and queries.find(connection, tenant, stale) is not None
+    return there and not _shared(connection, tenant, stale or "")
+
+
+def _beneath(connection: Connection, prefix: str) -> ColumnElement[bool]:
+    """Whose tenant begins with a prefix, compared byte by byte: `LIKE` would take "app" for "App"."""
+    begins = func.substr(items.c.tenant, 1, len(prefix)) == prefix
+    if connection.dialect.name != "sqlite":  # elsewhere a collation decides what lies between two texts
+        return begins
+    following = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+    return and_(items.c.tenant >= prefix, items.c.tenant < following, begins)
 
 
 def _is(tenant: str, key: str) -> ColumnElement[bool]:

@@ -160,18 +160,21 @@ def excerpts(connection: Connection, tenant: str, places: Sequence[tuple[str, in
 
 
 def insert_memory(
-    connection: Connection, tenant: str, memory_id: str, document: Document, name: str | None = None
+    connection: Connection,
+    tenant: str,
+    memory_id: str,
+    document: Document,
+    name: str | None = None,
+    digest: str | None = None,
 ) -> None:
-    """Add a memory that has no chunks yet; a running one has a name."""
+    """Add a memory that has no chunks yet; a running one has a name, one of another kind its own digest."""
+    told = digest or (None if name is None else running_digest(name))
+    what = {"tenant": tenant, "id": memory_id, "name": name, "title": document.title, "text": document.text}
     connection.execute(
         insert(memories).values(
-            tenant=tenant,
-            id=memory_id,
-            digest=document.digest if name is None else running_digest(name),
-            identity=document.identity if name is None else running_digest(name),
-            name=name,
-            title=document.title,
-            text=document.text,
+            **what,
+            digest=told or document.digest,
+            identity=told or document.identity,
             characters=len(document.text),
             status="text",
             version=0,

@@ -12,12 +12,13 @@ import typer
 from memkit.cli.options import Compiler, EmbedderName, Home, Model, User, check_text, open_memory
 from memkit.cli.output import Output
 from memkit.errors import MemkitError
+from memkit.statements import asks, statements
 
 if TYPE_CHECKING:
     from memkit.answers import Answer
     from memkit.memory import Memory
 
-_HELP = """What does not end with a question mark is remembered. Commands:
+_HELP = """Statements are remembered; questions are answered, also without a question mark. Commands:
 /why      why the last answer is what it is
 /list     what is remembered
 /compile  compile the running memory now
@@ -63,10 +64,13 @@ class Chat:
                 self.output.note(f"error: {error}")
 
     def _say(self, line: str) -> None:
-        if not line.endswith("?"):
-            self.memory.remember(line, memory=self.name)
+        stated = statements(line) if asks(line) else line
+        if stated:
+            self.memory.remember(stated, memory=self.name)
             self.output.note("remembered")
+        if stated == line:
             return
+        line = f"{line}?" if line[-1].isalnum() else line  # models are taught on questions that have it
         said, live = "", self.output.out.is_terminal
         for piece in self.memory.stream(line, history=self.turns, max_tokens=self.max_tokens):
             if isinstance(piece, str):

@@ -1,0 +1,129 @@
+"""What a model is told of a user's memories, and what of its own words is worth remembering.
+
+A conversation is remembered while it goes on. So what was only asked, and what the run itself said, stands in
+front of what is known already; neither is told, and neither hides a memory that answers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from langchain_core.messages import BaseMessage
+
+from memkit.asking import Found, Recalled
+from memkit.document import sentences
+from memkit.errors import NotFoundError
+from memkit.integrations.langchain.messages import role_of, text_of
+from memkit.memory import Memory
+from memkit.statements import statements
+
+OTHERS = 4  # memories that are looked at beside the one that is recalled
+CLOSE = 0.5  # of the best score, that another memory's passage must reach
+ROOM = 1000  # characters of other memories' passages
+STEM = 4  # letters: words that begin alike are taken for one
+_ENTRY = re.compile(r"^(\d{4}-\d\d-\d\d ([^:\n]{1,64}): )", re.MULTILINE)
+_WORD = re.compile(r"\w+")
+_COMMON = frozenset(
+    "a an and are as at be been but by can could did do does for from had has have he her here him "
+    "his how i in is it its know me my no not of on or our please she should so sorry tell than that "
+    "the their them there they this to us was we were what when where which who whom whose why will "
+    "with would yes you your".split()
+)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A passage, or an entry of a running memory, in the form in which it is told and compared."""
+
+    told: str
+    words: str
+
+
+def said_in(messages: Sequence[BaseMessage]) -> dict[str, str]:
+    """What each speaker said in a run, in the form that `told` compares."""
+    said = dict[str, str]()
+    for message in messages:
+        speaker = role_of(message)
+        said[speaker] = f"{said.get(speaker, '')}|{_words(text_of(message))}"
+    return said
+
+
+def told(memory: Memory, question: str, said: Mapping[str, str]) -> str:
+    """The passages that bear on a question: of the memory that the gate would use, and others' close to them.
+
+    Of running memories neither questions are told nor what was ``said`` in this run. Where only those stood
+    in front of everything else, the gate has judged by them, and the other passages are told in their place.
+    """
+    recalled, found = memory.recall(question), memory.search(question, OTHERS)
+    first = _recalled(memory, recalled, found, said)
+    misled = bool(found) and found[0].memory.running and not _lines(found[0].text, True, said)
+    if not first and recalled.memory_id is None and not misled:
+        return ""
+    least = memory.router.embedder.min_similarity if misled else CLOSE * found[0].score if found else 0.0
+    lines, room = list(first), ROOM
+    for each in found:
+        if each.memory.id == recalled.memory_id or each.score < least:
+            continue
+        for line in _lines(each.text, each.memory.running, said):
+            if len(line.told) <= room and not any(line.words in known.words for known in lines):
+                lines.append(line)
+                room -= len(line.told)
+    return "\n".join(line.told for line in lines)
+
+
+def news(memory: Memory, text: str, asked: str) -> str:
+    """The sentences of a model's answer that say more than its question and what is remembered already."""
+    kept = list[str]()
+    for sentence in _sentences(statements(text)):
+        if new := _stems(sentence) - _stems(asked):
+            known = " ".join(found.text for found in memory.search(f"{sentence} {asked}", OTHERS))
+            if new - _stems(known):
+                kept.append(sentence)
+    return " ".join(kept)
+
+
+def _recalled(
+    memory: Memory, recalled: Recalled, found: Sequence[Found], said: Mapping[str, str]
+) -> list[_Line]:
+    if recalled.memory_id is None:
+        return []
+    running = next((each.memory.running for each in found if each.memory.id == recalled.memory_id), None)
+    if running is None:
+        try:
+            running = memory.show(recalled.memory_id).running
+        except NotFoundError:  # forgotten in the meantime
+            return []
+    return _lines(recalled.text, running, said)
+
+
+def _lines(text: str, running: bool, said: Mapping[str, str]) -> list[_Line]:
+    """A passage whole; of a running memory the entries in it that state something which was not said."""
+    if not running:
+        return [_Line(text, _words(text))] if text.strip() else []
+    latest = dict[str, _Line]()  # of entries that say the same
+    ends = [match.start() for match in _ENTRY.finditer(text)]
+    for start, end in zip([0, *ends], [*ends, len(text)], strict=True):
+        entry = text[start:end].strip()
+        head = _ENTRY.match(entry)
+        begin, speaker = (head.group(1), head.group(2)) if head else ("", "")
+        stated, before = statements(entry[len(begin) :]), said.get(speaker, "")
+        words = _words(stated)
+        if any(_words(each) not in before for each in _sentences(stated)):
+            latest.pop(words, None)
+            latest[words] = _Line(begin + stated, words)
+    return list(latest.values())
+
+
+def _sentences(text: str) -> list[str]:
+    return [text[span.start : span.end].strip() for span in sentences(text)]
+
+
+def _words(text: str) -> str:
+    """A text's words with spaces around each, so that whole words are compared."""
+    return f" {' '.join(_WORD.findall(text.casefold()))} "
+
+
+def _stems(text: str) -> set[str]:
+    return {word[:STEM] for word in _WORD.findall(text.casefold()) if len(word) > 1 and word not in _COMMON}

@@ -1,0 +1,152 @@
+"""What is stated and what is asked, in the words that people use."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memkit.statements import asks, statements
+
+ASKED = """
+Where does Simsem live?
+where does Simsem live
+where does simsem live
+Where is she
+What is her horse called.
+what's her horse called
+what’s her horse called
+What city is Rolan in
+what time does the ferry leave
+who lives in Lasces
+whose horse is Shopux
+how many bees does Rolan keep
+how old is Mira
+How do I get there
+tell me where Simsem lives
+Please tell me where Simsem lives.
+Could you tell me where Simsem lives.
+could you help me find Simsem
+Can you remember where Simsem lives?
+Do you remember Simsem?
+does Simsem live in Lasces
+did Simsem move
+is Simsem at home
+Does Dr. Simsem live here
+are there any ferries to Osk
+will Simsem come tomorrow
+hi Rolan, where do you live
+Hey, who is Will
+I wonder where Simsem lives.
+i would like to know where simsem lives
+Give me her address
+what about Rolan
+Simsem lives in Lasces, right?
+Simsem lives in Lasces, doesn't she?
+If I go to Osk, where should I stay?
+Where is it? :)
+"Where is it?"
+Where is it?!
+你住在哪里？
+Simsem住在哪里吗
+シムセムはどこに住んでいますか。
+أين تسكن سيمسم؟
+Πού μένει η Σίμσεμ;
+Πού μένει η Σίμσεμ\u037e
+¿Dónde vive Simsem?
+dónde vive Simsem
+wo wohnt Simsem
+où habite Simsem
+где живет Симсем
+Որտե՞ղ է ապրում
+ሰላም፧
+""".strip().splitlines()
+STATED = """
+Simsem lives in Lasces.
+simsem lives in lasces
+I live in Lasces
+When I was young, I lived in Lima.
+What I like is tea.
+Where she lives, it rains.
+Will Smith is an actor.
+Will lives in Osk.
+May is my favourite month.
+Did my homework.
+Was in Paris yesterday.
+Have a nice day
+Do not forget: the ferry leaves at nine.
+Please remember that I live in Osk.
+Could you remember that I live in Osk?
+Could you please note: my dog is called Tovin?
+Remind me to buy milk.
+Had I known, I had come.
+How nice of you!
+What a lovely day.
+Ich wohne in Lasces; sie auch.
+She asked "where is it?" and left.
+See https://x.org/a?b=c for it.
+Rolan, who is a painter, lives in Osk.
+I met Rolan, who is a painter.
+Which is why I moved.
+私はリマに住んでいます。
+我住在利马。
+أسكن في ليما.
+Me gusta el té.
+Hello, I am Mira.
+If it rains I stay at home.
+My name is Will.
+Is raining today
+Dr. Simsem lives in Lasces. So does J. Rolan.
+""".strip().splitlines()
+
+
+@pytest.mark.parametrize("text", ASKED)
+def test_a_question_states_nothing(text: str) -> None:
+    assert asks(text)
+    assert statements(text) == ""
+
+
+@pytest.mark.parametrize("text", STATED)
+def test_a_statement_stays_as_it_is(text: str) -> None:
+    assert not asks(text)
+    assert statements(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "stated"),
+    [
+        ("I live in Osk. Where do you live?", "I live in Osk."),
+        ("Where do you live? I live in Osk. I like tea.", "I live in Osk. I like tea."),
+        ("where do you live? i live in osk.", "i live in osk."),
+        ("Simsem lives in Lasces\nwhere does Rolan live", "Simsem lives in Lasces"),
+        ("I moved to Osk, what should I see there?", "I moved to Osk."),
+        ("My dog is called Tovin, what is yours called?", "My dog is called Tovin."),
+        ("Does Dr. Simsem live here? She is 40.", "She is 40."),
+        ("我住在利马。你住在哪里？我有一只狗。", "我住在利马。我有一只狗。"),
+        ("Vivo en Lima ¿y tú dónde vives?", "Vivo en Lima"),
+        ("Hi! I live in Osk. Could you tell me where Simsem lives?", "I live in Osk."),
+        ("Hi! Thank you very much!", ""),
+        ("", ""),
+        ("?!", ""),
+    ],
+)
+def test_statements_beside_questions(text: str, stated: str) -> None:
+    assert statements(text) == stated
+
+
+@given(st.text())
+def test_any_text_can_be_read(text: str) -> None:
+    assert len(statements(text)) <= len(text)
+    if "?" not in text and not asks(text):
+        assert statements(text) in ("", text.strip())
+
+
+@pytest.mark.parametrize(
+    "text", ["a, what is ", "?", "where is it? ", "x", "¿", "hi ", "Dr. ", "\u0301", "\n"]
+)
+def test_long_texts_take_no_long_time(text: str) -> None:
+    started = time.perf_counter()
+    statements(text * 50_000)
+    assert time.perf_counter() - started < 5
