@@ -61,9 +61,9 @@ def test_what_an_artifact_saves_follows_from_the_compilers_own_ratio(
 ) -> None:
     from datetime import UTC, datetime
 
+    from memkit.compilers.arithmetic import FlopMeter
     from memkit.memory import Memory
     from memkit.recompile.advice import QUESTION, AdvisorConfig
-    from memkit.compilers.arithmetic import FlopMeter
 
     options = TINY.get(compiler, {})
     with Memory(home, engine=TransformersEngine(tiny), compiler=compiler, options=options) as memory:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -25,8 +26,10 @@ from memkit.errors import (
     QuotaError,
     VerificationError,
 )
+from memkit.server.sentences import told
 
 log = logging.getLogger("memkit.server")
+NO_BODY = "the request has no body: send a JSON object"
 NO_KEY = (
     "give a valid API key: Authorization: Bearer mk_...; whoever runs the server makes one with "
     "`memkit keys create`"
@@ -104,13 +107,18 @@ def body_of(error: ApiError, request_id: str) -> dict[str, Any]:
     kind = _TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
     return {
         "error": {
-            "message": error.message,
+            "message": writable(error.message),
             "type": kind,
-            "param": error.param,
+            "param": None if error.param is None else writable(error.param),
             "code": error.code,
             "request_id": request_id,
         }
     }
+
+
+def writable(text: str) -> str:
+    """A text that can be sent: half a character in it becomes a question mark."""
+    return text.encode(errors="replace").decode()
 
 
 def answer(error: ApiError, request: Request) -> JSONResponse:
@@ -124,6 +132,33 @@ def request_id_of(request: Request) -> str:
     return str(getattr(request.state, "request_id", ""))
 
 
+def invalid_body(findings: Sequence[Mapping[str, Any]], given: Any) -> ApiError:
+    """What a caller is told of a body in which something was found amiss."""
+    place, message = told(findings, given)
+    return ApiError(400, message, "invalid_request", place)
+
+
+def _invalid(error: Exception) -> ApiError:
+    """The same of what FastAPI found: in a body that is no JSON, in a body, or in the address."""
+    findings = error.errors() if isinstance(error, RequestValidationError) else []
+    if findings and findings[0]["type"] == "json_invalid":
+        return ApiError(400, not_json(findings[0]["loc"][-1]), "invalid_request")
+    body = getattr(error, "body", None)
+    ours = [{**each, "loc": each["loc"][1:]} for each in findings if each["loc"][0] == "body"]
+    if not ours:  # of the address or a header, which have a name and no parts
+        given = {each["loc"][-1]: each.get("input") for each in findings}
+        return invalid_body([{**each, "loc": each["loc"][-1:]} for each in findings], given)
+    if isinstance(body, bytes):
+        advice = "send JSON, and say so: Content-Type: application/json"
+        return ApiError(400, advice, "invalid_request")
+    return invalid_body(ours, body) if body is not None else ApiError(400, NO_BODY, "invalid_request")
+
+
+def not_json(place: object) -> str:
+    """The answer to a body that is not JSON from a character on."""
+    return f"the body is not JSON: look at character {place}"
+
+
 def add_handlers(app: FastAPI) -> None:
     """Let every error of the application become such an answer."""
 
@@ -131,16 +166,15 @@ def add_handlers(app: FastAPI) -> None:
         return answer(api_error(error), request)
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:
-        found = error.errors()[0] if isinstance(error, RequestValidationError) else {}
-        place = ".".join(str(each) for each in found.get("loc", ())[1:]) or None
-        message = f"{place or 'the request'}: {found.get('msg', 'is not valid')}"
-        return answer(ApiError(400, message, "invalid_request", place), request)
+        return answer(_invalid(error), request)
 
     async def http(request: Request, error: Exception) -> JSONResponse:
         status = error.status_code if isinstance(error, HTTPException) else 500
         message = {404: "there is nothing at this address", 405: "this address does not take that method"}
         headers = dict(getattr(error, "headers", None) or {})
         text = message.get(status, "the request cannot be read")
+        if own := getattr(error, "message", None):  # of a body that was looked at in `memkit.server.bodies`
+            return answer(ApiError(status, own, "invalid_request", getattr(error, "param", None)), request)
         return answer(ApiError(status, text, "http_error", headers=headers), request)
 
     app.add_exception_handler(MemkitError, known)

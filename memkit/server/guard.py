@@ -109,6 +109,8 @@ class _Exchange:
             given = {name.lower() for name, _ in message.get("headers", ())}
             own: Iterable[tuple[bytes, bytes]] = ((b"x-request-id", self.id.encode()), *_HEADERS)
             more = [(name, value) for name, value in own if name not in given]
+            if b"x-request-id" in given:  # an upstream's; the log knows ours
+                more.append((b"x-memkit-request-id", self.id.encode()))
             message = {**message, "headers": [*message.get("headers", ()), *more]}
         await self._send(message)
 

@@ -11,6 +11,7 @@ from memkit.bank import MemoryInfo, Said
 from memkit.cli.output import plain
 from memkit.document import Document, Span
 from memkit.errors import NotFoundError
+from memkit.server.bodies import JsonRoute
 from memkit.server.errors import ApiError, queue_full
 from memkit.server.schemas import (
     DifferenceOut,
@@ -50,7 +51,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 Id = Annotated[str, Path(description="A memory's id.", examples=["0123456789abcdef"])]
 Number = Annotated[int, Query(ge=1, description="One that the history shows.")]
 _ID = re.compile(r"[0-9a-f]{16}")
-routes = APIRouter(tags=["memories"], responses=ERRORS)
+routes = APIRouter(tags=["memories"], responses=ERRORS, route_class=JsonRoute)
 
 
 @routes.get("/memories")

@@ -158,8 +158,10 @@ AtDesk = Annotated[Desk, Depends(desk_of)]
 
 
 def with_headers(made: Response, response: Response) -> Response:
-    """A response of our own with the headers that the dependencies set."""
-    made.headers.update({k: v for k, v in response.headers.items() if k.lower().startswith("x-")})
+    """A response of our own with the headers that the dependencies set, where it has no such itself."""
+    for name, value in response.headers.items():
+        if name.lower().startswith("x-"):
+            made.headers.setdefault(name, value)
     return made
 
 
