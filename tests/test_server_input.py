@@ -380,8 +380,9 @@ def test_a_page_may_send_what_openais_client_sends(
 
 
 def test_openais_client_is_answered(server: Served, memory_id: str) -> None:
-    with openai.OpenAI(api_key=server.key("acme"), base_url=f"{server.url}/v1", max_retries=0) as client:
-        with pytest.raises(openai.BadRequestError, match="has 100,001 characters, the most is 100,000"):
-            client.chat.completions.create(
-                model="tiny", messages=[{"role": "user", "content": [{"type": "text", "text": LONG}]}]
-            )
+    long: Any = [{"role": "user", "content": [{"type": "text", "text": LONG}]}]
+    with (
+        openai.OpenAI(api_key=server.key("acme"), base_url=f"{server.url}/v1", max_retries=0) as client,
+        pytest.raises(openai.BadRequestError, match="has 100,001 characters, the most is 100,000"),
+    ):
+        client.chat.completions.create(model="tiny", messages=long)

@@ -14,8 +14,8 @@ from pydantic import BaseModel
 from memkit._version import __version__
 from memkit.errors import NotFoundError
 from memkit.server.bodies import JsonRoute
-from memkit.server.errors import ApiError
 from memkit.server.memories import ERRORS
+from memkit.server.refusals import ApiError
 from memkit.server.services import AtDesk, services_of
 
 MAX_REPORT = 16 * 2**20  # bytes

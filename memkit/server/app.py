@@ -20,8 +20,9 @@ from memkit._version import __version__
 from memkit.server import about, asking, embeddings, memories, openai, proxy, recompiling
 from memkit.server.answering import Turns
 from memkit.server.config import ServerConfig
-from memkit.server.errors import ApiError, add_handlers
+from memkit.server.errors import add_handlers
 from memkit.server.guard import Guard
+from memkit.server.refusals import ApiError
 from memkit.server.services import Services
 from memkit.server.upstream import Upstream
 

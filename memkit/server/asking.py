@@ -13,8 +13,8 @@ from memkit.cli.output import plain
 from memkit.server.answering import Question, Turns
 from memkit.server.bodies import JsonRoute
 from memkit.server.conversation import earlier
-from memkit.server.errors import ApiError
 from memkit.server.memories import ERRORS, the
+from memkit.server.refusals import ApiError
 from memkit.server.schemas import AnswerOut, AskBody
 from memkit.server.services import AtDesk, Desk
 

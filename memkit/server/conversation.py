@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from memkit.server.errors import ApiError
+from memkit.server.refusals import ApiError
 from memkit.server.schemas import ChatMessage
 
 Pair = tuple[str, str]

@@ -12,9 +12,9 @@ from fastapi.responses import JSONResponse
 from memkit.router.embed import Embedder, Vectors
 from memkit.router.text import Counter
 from memkit.server.bodies import JsonRoute
-from memkit.server.errors import ApiError
 from memkit.server.memories import ERRORS
 from memkit.server.openai_schemas import EmbeddingsBody, EmbeddingsOut
+from memkit.server.refusals import ApiError
 from memkit.server.schemas import MAX_QUESTION
 from memkit.server.services import AtDesk, Desk, with_headers
 from memkit.server.upstream import Estimated

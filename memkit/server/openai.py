@@ -24,7 +24,7 @@ from memkit.server.answering import Question
 from memkit.server.asking import headers_of, longest, turns_of, used
 from memkit.server.bodies import JsonRoute
 from memkit.server.conversation import turns_in
-from memkit.server.errors import ApiError, api_error, body_of, request_id_of
+from memkit.server.errors import request_id_of
 from memkit.server.guard import UNBUFFERED
 from memkit.server.memories import ERRORS, the
 from memkit.server.openai_schemas import (
@@ -36,6 +36,7 @@ from memkit.server.openai_schemas import (
     Models,
 )
 from memkit.server.people import header_text
+from memkit.server.refusals import ApiError, api_error, body_of
 from memkit.server.services import AtDesk, Desk, with_headers
 from memkit.server.stops import Stopper
 

@@ -20,9 +20,9 @@ from memkit.document import Span
 from memkit.errors import NotFoundError
 from memkit.router.gate import EMPTY, Decision, by_rule
 from memkit.router.text import passages
-from memkit.server.errors import ApiError
 from memkit.server.guard import UNBUFFERED
 from memkit.server.passing import DECODED, headers_of, joined, marked, with_field
+from memkit.server.refusals import ApiError
 from memkit.server.schemas import MAX_QUESTION
 from memkit.server.services import Desk, Services
 
