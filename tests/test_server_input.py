@@ -86,7 +86,7 @@ def places(value: Any, place: tuple[str | int, ...] = ()) -> Iterator[tuple[str 
 def replaced(value: Any, place: tuple[str | int, ...], new: Any) -> Any:
     if not place:
         return new
-    copy = dict(value) if isinstance(value, dict) else list(value)
+    copy: Any = dict(value) if isinstance(value, dict) else list(value)
     copy[place[0]] = replaced(value[place[0]], place[1:], new)
     return copy
 

@@ -329,9 +329,9 @@ def test_with_a_memory_only_the_instructions_change(
 
 
 def test_the_memory_is_one_more_part_of_instructions_in_parts(client: httpx2.Client, upstream: Raw) -> None:
-    cached = {"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}
+    cached: dict[str, Any] = {"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}
     for role in ("system", "developer"):
-        system = {"role": role, "content": [cached], "name": "boss"}
+        system: dict[str, Any] = {"role": role, "content": [cached], "name": "boss"}
         for messages in ([system, QUESTION], [{"role": "assistant", "content": "Hello"}, system, QUESTION]):
             post(client, {**ASKED, "messages": messages})
             sent = json.loads(upstream.bodies[-1])["messages"]
@@ -349,11 +349,9 @@ def test_the_memory_is_one_more_part_of_instructions_in_parts(client: httpx2.Cli
     [("Be brief.", "Be brief.\n\nM"), ("", "M"), (None, "M"), ([], [{"type": "text", "text": "M"}])],
 )
 def test_instructions_of_every_form(content: Any, made: Any) -> None:
-    if content == []:
-        made = [{"type": "text", "text": "M"}]
     assert framed([{"role": "system", "content": content}], "M") == [{"role": "system", "content": made}]
     assert framed([QUESTION], "M") == [{"role": "system", "content": "M"}, QUESTION]
-    odd = [{"role": "system", "content": {"a": 1}}, QUESTION]
+    odd: list[Any] = [{"role": "system", "content": {"a": 1}}, QUESTION]
     assert framed(odd, "M") == [{"role": "system", "content": "M"}, *odd]
 
 
@@ -362,8 +360,9 @@ def test_what_the_user_said_last() -> None:
         latest([QUESTION, {"role": "user", "content": [{"text": "a"}, {"type": "image"}, "b", 1]}]) == "a\nb"
     )
     assert latest([QUESTION, {"role": "assistant", "content": "x"}]) == QUESTION["content"]
-    for odd in (None, 1, "x", {}, [], [1, None], [{"role": "user"}], [{"role": "user", "content": 5}]):
-        assert latest(odd) == ""
+    odd: tuple[Any, ...] = (None, 1, "x", {}, [], [1, None], [{"role": "user"}])
+    for each in (*odd, [{"role": "user", "content": 5}]):
+        assert latest(each) == ""
 
 
 def test_headers_and_query_go_on(client: httpx2.Client, upstream: Raw) -> None:
