@@ -46,6 +46,8 @@ BankHome = Annotated[
 
 Host = Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen.")]
 Port = Annotated[int, typer.Option(metavar="N", help="0: any that is free.")]
+Rate = Annotated[int, typer.Option(metavar="N", help="Requests of one key in a minute.")]
+MaxBody = Annotated[int, typer.Option(metavar="BYTES", help="Largest body of a request.")]
 Compiles = Annotated[
     bool, typer.Option("--compile/--no-compile", help="Compile what is remembered in the background.")
 ]
@@ -74,8 +76,8 @@ def serve(
     model: Model = "nano",
     home: BankHome = None,
     upstream: UpstreamUrl = None,
-    rate: Annotated[int, typer.Option(metavar="N", help="Requests of one key in a minute.")] = 600,
-    max_body: Annotated[int, typer.Option(metavar="BYTES", help="Largest body of a request.")] = 8 * 2**20,
+    rate: Rate = 600,
+    max_body: MaxBody = 8 * 2**20,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Longest time of an answer.")] = 120.0,
     max_tokens: Annotated[int, typer.Option(metavar="N", help="Longest answer.")] = 1024,
     background: Compiles = True,
