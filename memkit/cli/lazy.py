@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,8 +14,10 @@ from typing import Any, ClassVar, TypeAlias
 import typer
 from typer.core import TyperGroup
 
+from memkit.errors import ConfigError
 from memkit.settings import expanded
 
+SHOWN = 200  # characters of a path in a message
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
@@ -70,7 +73,21 @@ def _at_home(command: Callable[..., Any]) -> Callable[..., Any]:
 def _expanded(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(map(_expanded, value))
-    return expanded(value) if isinstance(value, Path) else value
+    return usable(value) if isinstance(value, Path) else value
+
+
+def usable(path: str | Path) -> Path:
+    """A path of a command line: ``~`` is the home folder, and no name in it is longer than can be."""
+    found = expanded(path)
+    try:
+        found.lstat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            shown = str(found)[:SHOWN]
+            raise ConfigError(
+                f"the path {shown}..., or a name in it, is too long; give a shorter one"
+            ) from error
+    return found
 
 
 Commands: TypeAlias = Mapping[str, Command | Group]

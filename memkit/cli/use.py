@@ -32,7 +32,6 @@ from memkit.cli.progress import compilation
 from memkit.dates import moment
 from memkit.document import Document
 from memkit.errors import ConfigError
-from memkit.settings import expanded
 
 if TYPE_CHECKING:
     from memkit.answers import Part
@@ -119,7 +118,7 @@ def remember(
 def _read(file: str, title: str | None) -> Document:
     if file == "-":
         return Document.from_bytes(sys.stdin.buffer.read(), title or "")
-    document = Document.from_file(expanded(file))
+    document = Document.from_file(file)
     return document if title is None else dataclasses.replace(document, title=title)
 
 
