@@ -55,7 +55,7 @@ SETTINGS = (
     Setting("bank", "MEMKIT_BANK", "", "Catalog that machines share: postgresql+psycopg://..."),
     Setting("artifacts", "MEMKIT_ARTIFACTS", "", "Where shared artifacts are: s3://bucket/folder, ..."),
     Setting("signing_key", "MEMKIT_SIGNING_KEY", "", "Key file that artifacts and bundles are signed with."),
-    Setting("trusted_keys", "MEMKIT_TRUSTED_KEYS", "", "Public key files, with spaces between them."),
+    Setting("trusted_keys", "MEMKIT_TRUSTED_KEYS", "", "Public key files, a colon between two (Windows: ;)."),
     Setting("engine", "MEMKIT_ENGINE", "transformers", "What answers: transformers or sglang."),
     Setting("sglang_urls", "MEMKIT_SGLANG_URLS", "", "SGLang servers, a comma between two."),
     Setting("sglang_secret", "MEMKIT_SGLANG_SECRET", "", "File of the secret that makes cache salts."),

@@ -42,7 +42,7 @@ class Command:
             context_settings=SETTINGS,
         )
         function = getattr(import_module(f"memkit.cli.{self.module}"), self.function)
-        app.command(name, hidden=bool(self.instead))(_at_home(function))
+        app.command(name, hidden=bool(self.instead))(at_home(function))
         return typer.main.get_command(app)
 
 
@@ -59,7 +59,7 @@ class Group:
         return typer.main.get_command(app)
 
 
-def _at_home(command: Callable[..., Any]) -> Callable[..., Any]:
+def at_home(command: Callable[..., Any]) -> Callable[..., Any]:
     """The command, for whose paths ``~`` is the home folder, from wherever they come: a shell expands it in
     few of the places where an option may have it, and never in a variable's value or the file of settings."""
 
