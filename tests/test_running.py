@@ -140,7 +140,9 @@ def test_commands(cli: Callable[..., Any]) -> None:
     first = cli(*words, "--when", "2026-03-01", "--key", "a", "--json", stdin=b"Mira lives in Lima.")
     assert (first.code, first.json["memory"]["behind"]) == (0, 1)
     assert cli(*words, "--when", "2026-03-01", "--key", "a", stdin=b"Mira lives in Lima.").code == 0
-    compiled = cli(*words, "--wait", "--speaker", "nurse", *options, stdin=b"Jalo works at Brimtek.")
+    compiled = cli(
+        *words, "--wait", "--always", "--speaker", "nurse", *options, stdin=b"Jalo works at Brimtek."
+    )
     assert "compiled, version 1" in compiled.out
     shown = cli(*words, stdin=b"Mira lives in Oslo.")
     assert "3 entries, 1 of them newer than its artifact" in shown.out

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from memkit.cli.lazy import usable
 from memkit.cli.options import (
     EmbedderName,
     Limit,
@@ -76,7 +77,7 @@ def evaluate(
     """
     if report:
         return _report(source)
-    output, target = Output(json == "-"), None if json in (None, "-") else Path(json)
+    output, target = Output(json == "-"), None if json in (None, "-") else usable(json)
     for path in (target, html):
         if path is not None:
             check_writable(path)
@@ -119,9 +120,10 @@ def _report(folder: str) -> None:
     """What ``RESULTS.md`` holds, from the JSON files of a folder."""
     from memkit.evals.report import render
 
-    if not list(Path(folder).glob("*.json")):
+    place = usable(folder)
+    if not list(place.glob("*.json")):
         raise ConfigError(f"there are no results in {folder}: it holds no .json files")
-    print(render(Path(folder)), end="")
+    print(render(place), end="")
 
 
 def _own_ratio(names: Sequence[str], model: str) -> float | None:

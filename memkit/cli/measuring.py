@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from memkit.cli.evaluate import check_writable, write_json
+from memkit.cli.lazy import usable
 from memkit.cli.output import Output
 from memkit.cli.progress import progress
 from memkit.errors import ConfigError, MissingExtraError, install_line
@@ -26,7 +27,7 @@ GPU_MODEL = "shape:qwen2.5-7b"
 
 def measured(json: str | None, run: Callable[[Progress], dict[str, Any]], plot: Path | None = None) -> None:
     """Run a bench under a progress display; write, draw and show its rows."""
-    output, written = Output(json == "-"), None if json in (None, "-") else Path(str(json))
+    output, written = Output(json == "-"), None if json in (None, "-") else usable(str(json))
     for path in (written, plot):
         if path is not None:
             check_writable(path)
