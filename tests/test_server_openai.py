@@ -228,7 +228,7 @@ def test_nothing_is_generated_for_one_who_hung_up(
     seen = counted.count
     time.sleep(0.5)
     assert counted.count == seen < 100
-    assert not server.services.pool._kept["acme/mira"].uses
+    assert not any(held.uses for held in server.services.root.local._attached._held.values())
 
 
 def test_an_answer_that_takes_too_long(
