@@ -164,6 +164,7 @@ endif
 $(VENV)/.memkit: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -c constraints.txt 'setuptools>=77'
+	$(PIP) uninstall -q -y memkit # the distribution's name before it was memkit-llm
 	$(PIP) install -c constraints.txt --no-build-isolation -e .
 	touch $@
 

@@ -53,6 +53,7 @@ from memkit.compilers.writer import Writer
 from memkit.document import Document
 from memkit.engine import kv
 from memkit.errors import CompileError
+from memkit.models.chat import text_ids
 from memkit.models.loading import LoadedModel
 from memkit.prompts import phrase_questions
 from memkit.quantize import Stored, quantized
@@ -80,7 +81,7 @@ class LCC:
         started, config = time.perf_counter(), self.config
         if config.coupled:
             raise CompileError("coupled is an ablation: an artifact holds no LoRA to answer with")
-        context = list(base.tokenizer.encode(document.text, add_special_tokens=False))
+        context = text_ids(base.tokenizer, document.text)
         cuts = segments(base, config, len(context))
         meter, history = FlopMeter(base.model), History()
         key = key_of(self.name, self.version, repr(config), document, base, tenant)
@@ -214,7 +215,7 @@ def couple(document: Document, base: LoadedModel, config: LCCConfig) -> tuple[Lo
     Raises `CompileError` for a document of more than one segment.
     """
     config = replace(config, coupled=True)
-    context = list(base.tokenizer.encode(document.text, add_special_tokens=False))
+    context = text_ids(base.tokenizer, document.text)
     if len(segments(base, config, len(context))) > 1:
         raise CompileError("the coupled ablation takes documents of one segment")
     header = kv.prefill(base.model, list(base.chat.header)) if base.chat.header else None

@@ -53,6 +53,7 @@ from memkit.document import Document
 from memkit.engine import kv
 from memkit.engine.lora import Adapters, adapter_config, export_peft
 from memkit.errors import CompileError
+from memkit.models.chat import text_ids
 from memkit.models.loading import LoadedModel
 from memkit.prompts import QuestionKind, is_held_out, paraphrase_requests
 
@@ -205,7 +206,7 @@ class LoRA:
 
     def _lesson(self, document: Document, base: LoadedModel) -> _Lesson:
         """All that the frozen model says with the document in view."""
-        context, config = base.tokenizer.encode(document.text, add_special_tokens=False), self.config
+        context, config = text_ids(base.tokenizer, document.text), self.config
         if not context:
             raise CompileError("the document has no tokens")
         cuts = pieces(len(context), min(config.segment_tokens, _room(base, config, len(context))))

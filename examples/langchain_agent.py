@@ -1,4 +1,4 @@
-"""An agent of LangChain with memory: ``python examples/langchain_agent.py``. Needs ``memkit[langchain]``.
+"""An agent of LangChain with memory: ``python examples/langchain_agent.py``. Needs ``memkit-llm[langchain]``.
 
 Any chat model will do in the place of nano, which this example takes so that it needs no network.
 """

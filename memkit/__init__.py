@@ -17,11 +17,11 @@ from memkit.errors import MemkitError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
 
     from memkit.bank import MemoryInfo, Receipt
     from memkit.document import Document
     from memkit.memory import Answer, Memory, Message, Trace
+    from memkit.messages import When
 
 _LAZY = {
     "Answer": "memkit.memory",
@@ -51,13 +51,16 @@ def remember(
     *,
     user: str = "default",
     memory: str | None = None,
-    when: datetime | None = None,
+    when: When | None = None,
     key: str | None = None,
     title: str = "",
     wait: bool = False,
+    always: bool = False,
 ) -> MemoryInfo:
     """Remember a document, or what was said, for a user in the default bank; see `Memory.remember`."""
-    return _memory(user).remember(document, memory=memory, when=when, key=key, title=title, wait=wait)
+    return _memory(user).remember(
+        document, memory=memory, when=when, key=key, title=title, wait=wait, always=always
+    )
 
 
 def ask(question: str, *, user: str = "default") -> Answer:
@@ -65,9 +68,14 @@ def ask(question: str, *, user: str = "default") -> Answer:
     return _memory(user).ask(question)
 
 
-def forget(memory_id: str | None = None, *, user: str = "default") -> list[Receipt]:
-    """Forget one memory, or all of a user's, in the default bank; see `Memory.forget`."""
+def forget(memory_id: str, *, user: str = "default") -> list[Receipt]:
+    """Forget one memory in the default bank; see `Memory.forget`."""
     return _memory(user).forget(memory_id)
+
+
+def forget_all(*, user: str = "default") -> list[Receipt]:
+    """Forget everything that a user has in the default bank; see `Memory.forget_all`."""
+    return _memory(user).forget_all()
 
 
 __all__ = [
@@ -80,5 +88,6 @@ __all__ = [
     "__version__",
     "ask",
     "forget",
+    "forget_all",
     "remember",
 ]

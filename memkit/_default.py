@@ -1,30 +1,35 @@
-"""The memories behind `memkit.remember` and `memkit.ask`: one per user, sharing one engine."""
+"""The memories behind `memkit.remember` and `memkit.ask`: those of one bank, which all users share."""
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import TYPE_CHECKING
+import os
+import threading
 
 from memkit.memory import Memory, default_home
+from memkit.settings import SETTINGS
 
-if TYPE_CHECKING:
-    from memkit.engine.transformers import TransformersEngine
-
-
-@lru_cache(maxsize=1)
-def _engine(model: str) -> TransformersEngine:
-    from memkit.engine.transformers import TransformersEngine
-
-    return TransformersEngine(model)
+_ABOUT = tuple(setting.variable for setting in SETTINGS)
 
 
-@lru_cache(maxsize=64)
-def _cached(user: str, home: str, model: str) -> Memory:
-    return Memory(home, user=user, engine=_engine(model))
+class _Default:
+    """The bank and the model that the environment names now; another one closes the one before."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._key: tuple[str | None, ...] = ()
+        self._root: Memory | None = None
+
+    def memory(self, user: str) -> Memory:
+        """The user's memory."""
+        key = (str(default_home()), *(os.environ.get(name) for name in _ABOUT))
+        with self._lock:
+            if self._root is None or key != self._key:
+                made = Memory()
+                if self._root is not None:
+                    self._root.close()
+                self._root, self._key = made, key
+            root = self._root
+        return root.of(user)
 
 
-def memory(user: str) -> Memory:
-    """The user's memory in the bank and for the model that the environment names now."""
-    import os
-
-    return _cached(user, str(default_home()), os.environ.get("MEMKIT_MODEL") or "nano")
+memory = _Default().memory

@@ -41,9 +41,9 @@ class AdmissionConfig:
     def __post_init__(self) -> None:
         for name in ("questions", "answer_tokens", "pieces", "reconstruction"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0 < self.piece_share <= 0.8:
-            raise ValueError(f"piece_share must be in (0, 0.8], got {self.piece_share}")
+            raise ConfigError(f"piece_share must be in (0, 0.8], got {self.piece_share}")
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ class Thresholds:
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_fidelity <= 1:
-            raise ValueError(f"min_fidelity must be in [0, 1], got {self.min_fidelity}")
+            raise ConfigError(f"min_fidelity must be in [0, 1], got {self.min_fidelity}")
 
     def refusal(self, measured: Measured) -> str:
         """Why an artifact may not be published, or ""."""
@@ -252,11 +252,8 @@ def judge(engine: Engine, document: Document, artifact: Artifact, config: Admiss
     Where none are calibrated nothing is refused, and the verdict says so.
     """
     test = SelfTest.of(engine, document, config)
-    handle = engine.attach(artifact)
-    try:
+    with engine.attached(artifact, keep=False) as handle:
         measured = test.measure(handle)
-    finally:
-        engine.detach(handle)
     limits = thresholds(engine.fingerprint, artifact.manifest.compiler)
     return Verdict(measured, limits, limits.refusal(measured) if limits else "")
 

@@ -6,12 +6,19 @@ import asyncio
 import builtins
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from memkit.answers import Answer
+from memkit.asking import Found, Recalled
 from memkit.bank import MemoryInfo, Receipt
-from memkit.document import Document
-from memkit.memory import Memory, Message
+from memkit.bank.owners import Owner
+from memkit.compilers.base import Compiled, Progress, silent
+from memkit.document import Document, Span
+from memkit.memory import Memory
+from memkit.messages import Message, Turns, When
+
+if TYPE_CHECKING:
+    from memkit.verify import Verified
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -27,31 +34,139 @@ class AsyncMemory:
     def __init__(self, memory: Memory) -> None:
         self.memory = memory
 
-    def of(self, user: str) -> AsyncMemory:
+    def of(self, user: str | Owner) -> AsyncMemory:
         """The memories of another user; see `Memory.of`."""
         return AsyncMemory(self.memory.of(user))
 
-    async def remember(self, document: str | Document | Sequence[Message], **settings: Any) -> MemoryInfo:
+    @property
+    def owner(self) -> str:
+        """See `Memory.owner`."""
+        return self.memory.owner
+
+    @property
+    def user(self) -> str:
+        """See `Memory.user`."""
+        return self.memory.user
+
+    @property
+    def tenant(self) -> str:
+        """See `Memory.tenant`."""
+        return self.memory.tenant
+
+    @property
+    def model(self) -> str:
+        """See `Memory.model`."""
+        return self.memory.model
+
+    async def remember(
+        self,
+        document: str | Document | Sequence[Message],
+        *,
+        memory: str | None = None,
+        when: When | None = None,
+        key: str | None = None,
+        title: str = "",
+        wait: bool = False,
+        compile: bool = True,
+        always: bool = False,
+        progress: Progress = silent,
+    ) -> MemoryInfo:
         """See `Memory.remember`."""
-        return await _apart(self.memory.remember, document, **settings)
+        return await _apart(
+            self.memory.remember,
+            document,
+            memory=memory,
+            when=when,
+            key=key,
+            title=title,
+            wait=wait,
+            compile=compile,
+            always=always,
+            progress=progress,
+        )
 
-    async def ask(self, question: str, **settings: Any) -> Answer:
+    async def objection(self, memory_id: str) -> str:
+        """See `Memory.objection`."""
+        return await _apart(self.memory.objection, memory_id)
+
+    async def compile(self, memory_id: str, *, progress: Progress = silent) -> MemoryInfo:
+        """See `Memory.compile`."""
+        return await _apart(self.memory.compile, memory_id, progress=progress)
+
+    async def compiled(self, memory_id: str, *, progress: Progress = silent) -> tuple[MemoryInfo, Compiled]:
+        """See `Memory.compiled`."""
+        return await _apart(self.memory.compiled, memory_id, progress=progress)
+
+    async def queue_age(self) -> float:
+        """See `Memory.queue_age`."""
+        return await _apart(self.memory.queue_age)
+
+    async def wait(self) -> None:
+        """See `Memory.wait`."""
+        await _apart(self.memory.wait)
+
+    async def ask(
+        self,
+        question: str,
+        *,
+        history: Turns = (),
+        max_tokens: int = 64,
+        temperature: float = 0.0,
+        seed: int = 0,
+        system: str = "",
+        within: str | None = None,
+    ) -> Answer:
         """See `Memory.ask`."""
-        return await _apart(self.memory.ask, question, **settings)
+        return await _apart(
+            self.memory.ask,
+            question,
+            history=history,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            seed=seed,
+            system=system,
+            within=within,
+        )
 
-    async def ask_many(self, questions: Sequence[str], **settings: Any) -> builtins.list[Answer]:
+    async def ask_many(
+        self, questions: Sequence[str], *, max_tokens: int = 64, temperature: float = 0.0, seed: int = 0
+    ) -> builtins.list[Answer]:
         """See `Memory.ask_many`."""
-        return await _apart(self.memory.ask_many, questions, **settings)
+        how = {"max_tokens": max_tokens, "seed": seed}
+        return await _apart(self.memory.ask_many, questions, temperature=temperature, **how)
 
-    async def stream(self, question: str, **settings: Any) -> AsyncGenerator[str | Answer, None]:
+    async def stream(
+        self,
+        question: str,
+        *,
+        history: Turns = (),
+        max_tokens: int = 64,
+        temperature: float = 0.0,
+        seed: int = 0,
+        system: str = "",
+        within: str | None = None,
+    ) -> AsyncGenerator[str | Answer, None]:
         """See `Memory.stream`."""
-        async with aclosing(stepped(self.memory.stream(question, **settings))) as pieces:
-            async for piece in pieces:
+        pieces = self.memory.stream(
+            question,
+            history=history,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            seed=seed,
+            system=system,
+            within=within,
+        )
+        async with aclosing(stepped(pieces)) as made:
+            async for piece in made:
                 yield piece
 
-    async def compile(self, memory_id: str) -> MemoryInfo:
-        """See `Memory.compile`."""
-        return await _apart(self.memory.compile, memory_id)
+    async def recall(self, question: str, *, max_tokens: int = 64) -> Recalled:
+        """See `Memory.recall`."""
+        return await _apart(self.memory.recall, question, max_tokens=max_tokens)
+
+    async def search(self, query: str, k: int = 4) -> builtins.list[Found]:
+        """See `Memory.search`."""
+        return await _apart(self.memory.search, query, k)
 
     async def list(self) -> builtins.list[MemoryInfo]:
         """See `Memory.list`."""
@@ -61,13 +176,25 @@ class AsyncMemory:
         """See `Memory.show`."""
         return await _apart(self.memory.show, memory_id)
 
-    async def forget(self, memory_id: str | None = None, **settings: Any) -> builtins.list[Receipt]:
-        """See `Memory.forget`."""
-        return await _apart(self.memory.forget, memory_id, **settings)
+    async def verify(self, memory_id: str, *, replay: bool = False, progress: Progress = silent) -> Verified:
+        """See `Memory.verify`."""
+        return await _apart(self.memory.verify, memory_id, replay=replay, progress=progress)
 
-    async def wait(self) -> None:
-        """See `Memory.wait`."""
-        await _apart(self.memory.wait)
+    async def forget(
+        self, memory_id: str, *, spans: Sequence[Span] = (), compile: bool = True
+    ) -> builtins.list[Receipt]:
+        """See `Memory.forget`."""
+        return await _apart(self.memory.forget, memory_id, spans=spans, compile=compile)
+
+    async def forget_matching(
+        self, memory_id: str, text: str, *, compile: bool = True
+    ) -> builtins.list[Receipt]:
+        """See `Memory.forget_matching`."""
+        return await _apart(self.memory.forget_matching, memory_id, text, compile=compile)
+
+    async def forget_all(self) -> builtins.list[Receipt]:
+        """See `Memory.forget_all`."""
+        return await _apart(self.memory.forget_all)
 
     async def close(self) -> None:
         """See `Memory.close`."""

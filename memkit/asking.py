@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -12,15 +14,18 @@ from memkit.bank import MemoryInfo
 from memkit.document import Span
 from memkit.engine.base import Completion, Engine, Request
 from memkit.errors import ConfigError, NotFoundError
+from memkit.messages import Turns, checked, turns
 from memkit.router.candidates import candidates, refresh
 from memkit.router.gate import Route
 from memkit.router.router import Routed
+from memkit.text import blank
 
 if TYPE_CHECKING:
     from memkit.memory import Memory
 
-Turns = Sequence[tuple[str, str]]
+Pairs = tuple[tuple[str, str], ...]
 HISTORY_SHARE = 2  # earlier turns take at most one part in this many of the window
+SEEDS = 2**63  # different ones
 AROUND_TURN = 16  # tokens that a chat template puts around a turn, roughly
 
 
@@ -37,6 +42,22 @@ class Sampling:
     seed: int = 0
     system: str = ""
     within: str | None = None
+
+    def __post_init__(self) -> None:
+        _whole("max_tokens", self.max_tokens, 1)
+        _whole("seed", self.seed, None)
+        if isinstance(self.temperature, bool) or not isinstance(self.temperature, int | float):
+            raise ConfigError(f"temperature is a number from 0 on, got {self.temperature!r:.80}")
+        if not 0 <= self.temperature < math.inf:
+            raise ConfigError(f"temperature is a number from 0 on, got {self.temperature}")
+        checked("system text", self.system)
+        if self.within is not None and not isinstance(self.within, str):
+            raise ConfigError(f"within is the id of a memory, got {self.within!r:.80}")
+
+    @property
+    def drawn(self) -> int:
+        """The seed, as generators of random numbers take it."""
+        return self.seed % SEEDS
 
 
 @dataclass(frozen=True)
@@ -73,26 +94,30 @@ class Asked:
 
 def ask_many(memory: Memory, questions: Sequence[str], history: Turns, how: Sampling) -> list[Answer]:
     """Answer questions; those with the same memory in front of them are read together."""
-    asked = [_route(memory, question, history, how) for question in questions]
-    order = sorted(range(len(asked)), key=lambda i: _front(asked[i].request))
-    said = memory.engine.generate([asked[i].request for i in order])
-    answers = {i: _answer(memory, asked[i], completion) for i, completion in zip(order, said, strict=True)}
-    return [answers[i] for i in range(len(asked))]
+    if isinstance(questions, str) or not isinstance(questions, Sequence):
+        raise ConfigError("give a list of questions; `ask` takes one")
+    with ExitStack() as held:
+        asked = [_route(memory, question, history, how, held) for question in questions]
+        order = sorted(range(len(asked)), key=lambda i: _front(asked[i].request))
+        said = memory.engine.generate([asked[i].request for i in order])
+        answers = {i: _answer(memory, asked[i], done) for i, done in zip(order, said, strict=True)}
+        return [answers[i] for i in range(len(asked))]
 
 
 def stream(memory: Memory, question: str, history: Turns, how: Sampling) -> Iterator[str | Answer]:
     """The pieces of an answer, then the answer itself."""
-    asked = _route(memory, question, history, how)
-    for piece in memory.engine.stream(asked.request):
-        yield piece if isinstance(piece, str) else _answer(memory, asked, piece)
+    with ExitStack() as held:
+        asked = _route(memory, question, history, how, held)
+        for piece in memory.engine.stream(asked.request):
+            yield piece if isinstance(piece, str) else _answer(memory, asked, piece)
 
 
 def recall(memory: Memory, question: str, max_tokens: int) -> Recalled:
     """The passages of the memory that the gate would use, at most as many tokens, or none."""
-    if not question.strip():
-        raise ConfigError("the question is empty")
-    looked = memory.router.look(question, max_tokens)
-    decision, text, spans = memory.router.decide(looked)
+    _require(question)
+    with ExitStack() as held:
+        looked = memory.router.look(question, max_tokens, held=held)
+        decision, text, spans = memory.router.decide(looked)
     if decision.route == "latent" and decision.candidate is not None:
         text, spans = memory.router.text(looked, decision.candidate)
     chosen = decision.candidate.memory.id if decision.candidate and text else None
@@ -101,8 +126,8 @@ def recall(memory: Memory, question: str, max_tokens: int) -> Recalled:
 
 def search(memory: Memory, query: str, k: int) -> list[Found]:
     """The best passage of each of the ``k`` best memories."""
-    if k < 1:
-        raise ConfigError(f"k must be at least 1, got {k}")
+    _whole("k", k, 1)
+    checked("query", query)
     bank, user, embedder = memory.bank, memory.owner, memory.router.embedder
     refresh(bank, user, embedder)
     ranked = candidates(bank, user, query, embedder, memories=k) if query.strip() else []
@@ -118,30 +143,43 @@ def _front(request: Request) -> tuple[str, str]:
     return request.handle.artifact_id if request.handle else "", request.context or ""
 
 
-def _route(memory: Memory, question: str, history: Turns, how: Sampling) -> Asked:
-    if not question.strip():
+def _whole(what: str, number: object, least: int | None) -> None:
+    """Raise `ConfigError` for what is no whole number, or too small a one."""
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise ConfigError(f"{what} is a whole number, got {number!r:.80}")
+    if least is not None and number < least:
+        raise ConfigError(f"{what} must be at least {least}, got {number}")
+
+
+def _require(question: str) -> None:
+    """Raise `ConfigError` for what is no question."""
+    if blank(checked("question", question)):
         raise ConfigError("the question is empty")
-    started, kept, taken = time.time(), tuple[tuple[str, str], ...](), 0
-    if history:
-        kept, taken = _latest(memory.engine, history)
-    if how.system:
-        taken += memory.engine.count_tokens(how.system) + AROUND_TURN
-    try:
-        routed = memory.router.route(question, how.max_tokens + taken, how.within)
-        request = replace(
-            routed.request,
-            history=kept,
-            system=how.system,
-            max_tokens=how.max_tokens,
-            temperature=how.temperature,
-            seed=how.seed,
-        )
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+
+
+def _route(memory: Memory, question: str, history: Turns, how: Sampling, held: ExitStack) -> Asked:
+    _require(question)
+    earlier, told = turns(history)
+    system = "\n\n".join(filter(None, (how.system, told)))
+    kept: Pairs = ()
+    started, taken = time.time(), 0
+    if earlier:
+        kept, taken = _latest(memory.engine, earlier)
+    if system:
+        taken += memory.engine.count_tokens(system) + AROUND_TURN
+    routed = memory.router.route(question, how.max_tokens + taken, how.within, held=held)
+    request = replace(
+        routed.request,
+        history=kept,
+        system=system,
+        max_tokens=how.max_tokens,
+        temperature=how.temperature,
+        seed=how.drawn,
+    )
     return Asked(routed, request, started)
 
 
-def _latest(engine: Engine, history: Turns) -> tuple[tuple[tuple[str, str], ...], int]:
+def _latest(engine: Engine, history: Pairs) -> tuple[Pairs, int]:
     """The latest turns that leave room for memory and answer, and about how many tokens they take."""
     kept, taken, most = list[tuple[str, str]](), 0, engine.window // HISTORY_SHARE
     for asked, answer in reversed(history):

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import re
-import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
 from memkit.errors import DocumentError
+from memkit.settings import expanded
+from memkit.text import blank, boundary, normal
 
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f]+")
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s+|\n{2,}")
+SHOWN = 200  # characters of a path in a message
+_MARKS = (  # the longer ones first: UTF-32's begins like UTF-16's
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+)
 
 
 @dataclass(frozen=True)
@@ -40,9 +51,9 @@ class Document:
     title: str = ""
 
     def __post_init__(self) -> None:
-        if not self.text.strip():
+        if blank(self.text):
             raise DocumentError("the document is empty: there is nothing to remember")
-        control = sum(unicodedata.category(c) == "Cc" and c not in "\n\r\t\f\v" for c in self.text)
+        control = sum(len(found.group()) for found in _CONTROL.finditer(self.text))
         if "\x00" in self.text or control * 20 > len(self.text):
             raise DocumentError("the document looks binary: give plain text (extract it first)")
         try:
@@ -52,25 +63,33 @@ class Document:
 
     @classmethod
     def from_bytes(cls, data: bytes, title: str = "") -> Document:
-        """Decode UTF-8 (with or without a byte-order mark)."""
-        if b"\x00" in data:
-            raise DocumentError("the document looks binary: give plain text (extract it first)")
-        try:
-            return cls(data.decode("utf-8-sig"), title)
-        except UnicodeDecodeError as error:
+        """Decode UTF-8, or UTF-16 or UTF-32 by their byte-order mark, which is no part of the text."""
+        encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
+        if encoding == "utf-8" and b"\x00" in data:
             raise DocumentError(
-                f"the document is not UTF-8 (byte {error.start}); convert it, for example: "
-                "iconv -f LATIN1 -t UTF-8 FILE"
+                "the document looks binary: give plain text (extract it first); UTF-16 needs its "
+                "byte-order mark"
+            )
+        try:
+            return cls(data.decode(encoding), title)
+        except UnicodeDecodeError as error:
+            name, how = encoding.removesuffix("-sig").upper(), ""
+            if name == "UTF-8":
+                how = ", or convert it, for example: iconv -f LATIN1 -t UTF-8 FILE"
+            raise DocumentError(
+                f"the document is not {name} (byte {error.start}); save it as UTF-8{how}"
             ) from error
 
     @classmethod
     def from_file(cls, path: str | Path) -> Document:
-        """Read a UTF-8 file; its name becomes the title."""
-        path = Path(path)
+        """Read a text file in UTF-8, UTF-16 or UTF-32; its name becomes the title."""
+        path = expanded(path)
         try:
             data = path.read_bytes()
-        except OSError as error:
-            raise DocumentError(f"cannot read {path}: {error.strerror}") from error
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "no file can have that name"
+            shown = str(path) if len(str(path)) <= SHOWN else f"{str(path)[:SHOWN]}..."
+            raise DocumentError(f"cannot read {shown}: {reason}; give the path of a text file") from error
         return cls.from_bytes(data, title=path.name)
 
     @property
@@ -78,8 +97,14 @@ class Document:
         """SHA-256 of the UTF-8 text, in hex."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
+    @property
+    def identity(self) -> str:
+        """SHA-256 of the text's normal form, in hex: documents that look the same have the same."""
+        return hashlib.sha256(normal(self.text).encode()).hexdigest()
+
     def chunks(self, size: int = 480) -> list[Span]:
-        """Consecutive spans of at most ``size`` characters, cut at sentence ends where possible."""
+        """Consecutive spans of at most ``size`` characters, cut at the ends of sentences where possible, else
+        between words."""
         if size < 1:
             raise ValueError(f"size must be at least 1, got {size}")
         ends = [m.end() for m in _SENTENCE_END.finditer(self.text)] + [len(self.text)]
@@ -89,8 +114,9 @@ class Document:
                 spans.append(Span(start, last))
                 start = last
             while end - start > size:  # one sentence longer than a chunk
-                spans.append(Span(start, start + size))
-                start += size
+                cut = boundary(self.text, start, start + size)
+                spans.append(Span(start, cut))
+                start = cut
             last = end
         if start < len(self.text):
             spans.append(Span(start, len(self.text)))

@@ -21,6 +21,8 @@ MemkitError
 
 from __future__ import annotations
 
+from memkit._version import DISTRIBUTION
+
 
 class MemkitError(Exception):
     """Base of all errors that memkit raises on purpose."""
@@ -40,6 +42,14 @@ class MissingExtraError(MemkitError, ImportError):
     def __init__(self, package: str, install: str) -> None:
         super().__init__(f"{package} is not installed; run: {install}")
         self.package, self.install = package, install
+
+
+def install_line(extra: str, *more: str) -> str:
+    """What to run for an extra, and for ``more`` packages.
+
+    pip keeps the memkit that is installed, from wherever it came, and adds what the extra names.
+    """
+    return " ".join([f"pip install '{DISTRIBUTION}[{extra}]'", *more])
 
 
 class ModelError(MemkitError):

@@ -7,14 +7,88 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memkit.admission import AdmissionConfig, SelfTest
-from memkit.bank import Receipt
+from memkit.bank import MemoryInfo, Receipt
+from memkit.bank.logs import Embed
+from memkit.bank.owners import Owner
 from memkit.document import Document, Span
 from memkit.engine.base import Request
+from memkit.errors import ConfigError
 from memkit.evals.metrics import contains
+from memkit.messages import checked
+from memkit.router.candidates import index, refresh
 from memkit.router.gate import Route
+from memkit.text import blank
 
 if TYPE_CHECKING:
     from memkit.memory import Memory
+
+
+ID = 16  # hex digits
+
+
+def forget(memory: Memory, memory_id: str, spans: Sequence[Span], compile: bool) -> list[Receipt]:
+    """See `Memory.forget`."""
+    info = _exactly(memory, memory_id)
+    _let_go(memory, [info])
+    if not spans:
+        return memory.bank.forget(memory.owner, info.id)
+    receipt = memory.bank.forgetting.erase(memory.owner, info.id, spans, *_embedding(memory))
+    return _again(memory, receipt, compile)
+
+
+def forget_matching(memory: Memory, memory_id: str, text: str, compile: bool) -> list[Receipt]:
+    """See `Memory.forget_matching`."""
+    info = _exactly(memory, memory_id)
+    if blank(checked("text to forget", text)):
+        raise ConfigError("the text to forget is empty")
+    _let_go(memory, [info])
+    receipt = memory.bank.forgetting.scrub(memory.owner, info.id, text, *_embedding(memory))
+    return _again(memory, receipt, compile)
+
+
+def forget_all(memory: Memory) -> list[Receipt]:
+    """See `Memory.forget_all`."""
+    beneath = [] if memory.whose.namespace else memory.bank.beneath(memory.whose.namespaces)
+    receipts = list[Receipt]()
+    for each in (memory, *(memory.of(Owner.of(name)) for name in beneath)):
+        _let_go(each, each.list())
+        each.queue.forgotten(each.owner)
+        receipts += memory.bank.forget(each.owner)
+    return receipts
+
+
+def _embedding(memory: Memory) -> tuple[Embed, str]:
+    """What makes the vectors of what remains, and its name."""
+    embedder = memory.router.embedder
+    refresh(memory.bank, memory.owner, embedder)
+    return (lambda document: index(document, embedder)), embedder.name
+
+
+def _exactly(memory: Memory, memory_id: str) -> MemoryInfo:
+    """The memory of a whole id, so that nothing is forgotten by mistake."""
+    if not isinstance(memory_id, str) or not memory_id:
+        raise ConfigError("name the memory to forget by its id; `forget_all` forgets everything")
+    info = memory.show(memory_id)
+    if len(memory_id) != ID:
+        raise ConfigError(f"{memory_id!r} is only the start of an id: to forget, give all of it")
+    return info
+
+
+def _let_go(memory: Memory, infos: Sequence[MemoryInfo]) -> None:
+    """Detach every version, and drop what waits to be compiled."""
+    engine = memory.ready
+    for info in infos:
+        memory.queue.forgotten(memory.owner, info.id)
+        if engine is not None:
+            for version in memory.bank.versions.history(memory.owner, info.id):
+                engine.discard(version.artifact_id)
+
+
+def _again(memory: Memory, receipt: Receipt, compile: bool) -> list[Receipt]:
+    """Compile anew what remains of a memory that had an artifact."""
+    if compile and receipt.left and receipt.artifacts_removed:
+        memory.queue.compile(memory.owner, receipt.left)
+    return [receipt]
 
 
 @dataclass(frozen=True)
@@ -51,7 +125,8 @@ def forget_and_check(
     knows anyway no bank can forget. What remains of a memory is compiled anew before anything is asked.
     """
     asked = [pair for text in _doomed(memory, memory_id, spans) for pair in _told(memory, text, questions)]
-    receipts = tuple(memory.forget(memory_id, spans=spans))
+    gone = memory.forget_all() if memory_id is None else memory.forget(memory_id, spans=spans)
+    receipts = tuple(gone)
     memory.wait()
     return Forgotten(receipts, tuple(_check(memory, question, answer) for question, answer in asked))
 

@@ -6,42 +6,36 @@ import builtins
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
-from memkit import registry
+from memkit import forgetting, ingest, registry
 from memkit.admission import AdmissionConfig
 from memkit.answers import Answer, Part, Trace
-from memkit.asking import Found, Recalled, Sampling, Turns, ask_many, recall, search, stream
-from memkit.background import Background
-from memkit.bank import Bank, MemoryInfo, Receipt, Said
+from memkit.asking import Found, Recalled, Sampling, ask_many, recall, search, stream
+from memkit.bank import Bank, MemoryInfo, Receipt
 from memkit.bank.owners import Owner
+from memkit.compile_queue import CompileQueue, Job
 from memkit.compilers.base import Compiled, Progress, Step, silent
 from memkit.document import Document, Span
 from memkit.engine.base import Engine
-from memkit.engine.transformers import TransformersEngine
-from memkit.errors import (
-    BankBusyError,
-    ConfigError,
-    MemkitError,
-    NotFoundError,
-)
-from memkit.making import make
-from memkit.models.loading import LoadedModel
+from memkit.errors import ConfigError
+from memkit.ingest import MAX_CHARACTERS
+from memkit.messages import Message, Turns, When
 from memkit.observe import LogObserver, Observer
-from memkit.router.candidates import index, refresh
 from memkit.router.embed import Embedder, embedder_of
-from memkit.router.gate import GateConfig, GateName
+from memkit.router.gate import GateConfig, GateName, gate_config
 from memkit.router.router import Router
-from memkit.settings import shared
+from memkit.settings import expanded, shared
 from memkit.signing import Signer
 from memkit.usage import Usage
-from memkit.verify import Verified, verified
 
-MAX_CHARACTERS = 5_000_000  # of one document
-Message: TypeAlias = "Mapping[str, Any] | Said"
+if TYPE_CHECKING:  # they bring torch, which only compiling and answering need
+    from memkit.engine.transformers import TransformersEngine
+    from memkit.models.loading import LoadedModel
+    from memkit.recompile.advice import AdvisorConfig
+    from memkit.verify import Verified
 
 
 class Memory:
@@ -54,7 +48,9 @@ class Memory:
     by words, "sentence" by meaning, "hybrid" by both (default: ``MEMKIT_EMBEDDER``, else lexical);
     ``gate`` decides among them: "auto", "rule", "entropy" or "learned". ``engine`` answers (default: one in
     this process, which in any case compiles). Artifacts are signed with ``signer``
-    (default: the key in the file that ``MEMKIT_SIGNING_KEY`` names, if any). ``clock`` tells the time.
+    (default: the key in the file that ``MEMKIT_SIGNING_KEY`` names, if any). ``advisor`` tells which memories
+    are better left on their text. Of what is compiled in the background ``keep`` versions stay (default:
+    all). ``clock`` tells the time.
     ``observer`` is told what happens (default: log records; see `memkit.observe`).
     ``database`` and ``artifacts`` are those of a bank that machines share (see `memkit.bank.Bank`; without
     a ``path`` they default to ``MEMKIT_BANK`` and ``MEMKIT_ARTIFACTS``).
@@ -72,35 +68,37 @@ class Memory:
         embedder: str | Embedder | None = None,
         gate: GateConfig | GateName | None = None,
         admission: AdmissionConfig | None = None,
+        advisor: AdvisorConfig | None = None,
         signer: Signer | None = None,
         clock: Callable[[], datetime] | None = None,
         observer: Observer | None = None,
         database: str | None = None,
         artifacts: str | None = None,
         tenant: str = "",
+        keep: int | None = None,
     ) -> None:
         self.whose = Owner(user, tenant)
+        self.compiler, self.options, self.keep = compiler, dict(options or {}), keep
+        registry.check(compiler, self.options)  # a wrong option is an error now, not tonight
+        gate, embedding = gate_config(gate), embedder_of(embedder)
+        key = os.environ.get("MEMKIT_SIGNING_KEY")
+        self.signer = signer or (Signer.from_file(expanded(key)) if key else None)
         if isinstance(path, Bank):
             self.bank = path
         elif path is not None:
-            self.bank = Bank(path, database=database, artifacts=artifacts)
+            self.bank = Bank(expanded(path), database=database, artifacts=artifacts)
         else:
             self.bank = Bank(default_home(), **shared())
         self._clock = clock or _utc_now
         self.observer = observer or LogObserver()
         self._model = model or os.environ.get("MEMKIT_MODEL") or "nano"
-        self._engine, self._local = engine, engine if isinstance(engine, TransformersEngine) else None
-        self.compiler, self.options = compiler, dict(options or {})
-        registry.compiler(compiler, self.options)  # a wrong option is an error now, not tonight
-        gate = GateConfig(gate) if isinstance(gate, str) else gate
-        self.router = Router(self.bank, self.owner, lambda: self.engine, embedder_of(embedder), gate)
-        self.admission = admission or AdmissionConfig()
-        key = os.environ.get("MEMKIT_SIGNING_KEY")
-        self.signer = signer or (Signer.from_file(key) if key else None)
-        self._background = Background(self._compile_quietly)
+        self._engine, self._local = engine, _local(engine)
+        self.router = Router(self.bank, self.owner, lambda: self.engine, embedding, gate)
+        self.admission, self.advisor = admission or AdmissionConfig(), advisor
         self._usage = Usage(self.bank)
-        self._root: Memory | None = None  # whose bank and engine these are, where they are another's
+        self._root: Memory | None = None  # whose bank, engine and queue these are, where they are another's
         self._closes = not isinstance(path, Bank)
+        self.queue = CompileQueue(self.bank, self._compile_job)
 
     def of(self, user: str | Owner) -> Memory:
         """The memories of another user in the same bank, in front of the same model.
@@ -110,10 +108,7 @@ class Memory:
         other = copy(self)
         other.whose = user if isinstance(user, Owner) else Owner(user, self.tenant)
         other._root = self._root or self
-        other.router = Router(
-            self.bank, other.owner, lambda: other.engine, self.router.embedder, self.router.config
-        )
-        other._background = Background(other._compile_quietly)
+        other.router = self.router.of(other.owner, lambda: other.engine)
         return other
 
     @property
@@ -138,9 +133,10 @@ class Memory:
         return self.local if shared is None else shared.for_tenant(self.owner)
 
     @property
-    def _ready(self) -> Engine | None:
+    def ready(self) -> Engine | None:
         """The engine that answers, if there is one yet."""
-        return self._engine or self._local
+        root = self._root or self
+        return root._engine or root._local
 
     @property
     def local(self) -> TransformersEngine:
@@ -148,6 +144,8 @@ class Memory:
         if self._root is not None:
             return self._root.local
         if self._local is None:
+            from memkit.engine.transformers import TransformersEngine
+
             self._local = TransformersEngine(self._model)
         return self._local
 
@@ -166,68 +164,52 @@ class Memory:
         document: str | Document | Sequence[Message],
         *,
         memory: str | None = None,
-        when: datetime | None = None,
+        when: When | None = None,
         key: str | None = None,
         title: str = "",
         wait: bool = False,
         compile: bool = True,
+        always: bool = False,
         progress: Progress = silent,
     ) -> MemoryInfo:
         """Store a document, or add to a running memory; it can be asked about at once, from its text.
 
         A text with a ``memory``'s name, or messages (``{"role", "content"}``, of the memory "profile" if
-        none is named), become dated entries of that running memory: said at ``when``, or now. A ``key``
-        makes a repeated call harmless. Its artifact answers for what was compiled, by `compile` or
-        ``wait``; newer entries are read as text.
+        none is named), become dated entries of that running memory: said at ``when`` (see
+        `memkit.dates.moment`; without a zone it is in UTC), or now. A ``key`` makes a repeated call harmless.
+        Its artifact answers for what was compiled, by `compile` or ``wait``; newer entries are read as text.
 
         Compilation of a document runs in the background, or before returning with ``wait``;
-        ``compile=False`` leaves it on its text. Remembering the same text again changes nothing.
+        ``compile=False`` leaves it on its text, and so does the advice for what is short, tabular or seldom
+        asked (`objection`), unless ``always``. Remembering what looks the same again changes nothing.
         Raises `DocumentError` for a text that cannot be remembered, `ConfigError` for one that is too long.
         """
         if memory is not None or not isinstance(document, str | Document):
             if title:
                 raise ConfigError("a running memory has a name instead of a title")
-            info = self._append(memory or "profile", document, when, key)
-            return self.compile(info.id, progress=progress) if wait else info
-        if when is not None or key is not None:
+            name = "profile" if memory is None else memory
+            info = ingest.append(self, name, document, when, key, self._clock())
+        elif when is not None or key is not None:
             raise ConfigError(
                 "`when` and `key` belong to entries of a running memory: name one with `memory`"
             )
-        document = document if isinstance(document, Document) else Document(document, title)
-        if len(document.text) > MAX_CHARACTERS:
-            raise ConfigError(
-                f"the document has {len(document.text):,} characters, the most is {MAX_CHARACTERS:,}; "
-                "split it"
-            )
-        info = self.router.remember(document)
-        if not compile or (info.status == "compiled" and not self.router.usable(info)):
-            return info
+        else:
+            info = ingest.document(self, document, title)
+            if not compile or (info.status == "compiled" and not self.router.usable(info)):
+                return info
         if wait:
-            return self.compile(info.id, progress=progress)
-        self._background.add(info.id)
+            return (
+                info if not always and self.objection(info.id) else self.compile(info.id, progress=progress)
+            )
+        if not info.running:
+            self.queue.compile(self.owner, info.id, always=always)
         return info
 
-    def _append(
-        self,
-        name: str,
-        said: str | Document | Sequence[Message],
-        when: datetime | None,
-        key: str | None,
-    ) -> MemoryInfo:
-        if isinstance(said, str | Document):
-            said = [Said(said if isinstance(said, str) else said.text)]
-        entries = [_entry(each, when) for each in said]
-        embedder = self.router.embedder
-        refresh(self.bank, self.owner, embedder)
-        return self.bank.logs.append(
-            self.owner,
-            name,
-            entries,
-            lambda document: index(document, embedder),
-            embedder=embedder.name,
-            key=key,
-            now=self._clock(),
-        )
+    def objection(self, memory_id: str) -> str:
+        """Why a memory is better left on its text than compiled, or "": what every door goes by."""
+        from memkit.recompile.advice import AdvisorConfig, objection
+
+        return objection(self, self.bank.get(self.owner, memory_id), self.advisor or AdvisorConfig())
 
     def compile(self, memory_id: str, *, progress: Progress = silent) -> MemoryInfo:
         """Compile a memory from its source and publish the artifact, if the admission gate lets it pass.
@@ -239,6 +221,8 @@ class Memory:
 
     def compiled(self, memory_id: str, *, progress: Progress = silent) -> tuple[MemoryInfo, Compiled]:
         """As `compile`, and what the compilation cost."""
+        from memkit.making import make
+
         info = self.bank.get(self.owner, memory_id)
         with self.bank.leases.take(self.owner, info.id) as lease:
 
@@ -248,21 +232,19 @@ class Memory:
 
             return make(self, info, step)
 
-    def _compile_quietly(self, memory_id: str) -> None:
-        try:
-            self.compile(memory_id)
-        except (NotFoundError, BankBusyError):
-            pass  # forgotten meanwhile, or another process is at it
-        except MemkitError as error:
-            self.bank.fail(self.owner, memory_id, str(error))
+    def _compile_job(self, job: Job) -> None:
+        from memkit.recompile.run import compile_job
+
+        compile_job(self, job)
 
     def queue_age(self) -> float:
         """Seconds that the oldest compilation has waited in the background; 0 where none does."""
-        return self._background.age()
+        return self.queue.age()
 
     def wait(self) -> None:
-        """Wait until every background compilation has ended."""
-        self._background.wait()
+        """Wait until every background compilation of the bank has ended, those left from before too."""
+        self.queue.resume()
+        self.queue.wait()
 
     # -- ask ------------------------------------------------------------------------------------
     def ask(
@@ -341,47 +323,46 @@ class Memory:
         that gives the same bytes. Raises `ArtifactError` for bytes that cannot be used, `VerificationError`
         when the gate would refuse the artifact today, or the replay differs.
         """
+        from memkit.verify import verified
+
         with self.bank.artifact(self.owner, memory_id) as artifact:
             source = self.bank.source(self.owner, memory_id)
             return verified(artifact, source, self.local, self.admission, replay=replay, progress=progress)
 
     def forget(
-        self, memory_id: str | None = None, *, spans: Sequence[Span] = (), compile: bool = True
+        self, memory_id: str, *, spans: Sequence[Span] = (), compile: bool = True
     ) -> builtins.list[Receipt]:
-        """Forget one memory, or all of this user: text, vectors, artifacts, attached handles.
+        """Forget one memory, by its whole id: text, vectors, artifacts, attached handles.
 
         With ``spans`` only those characters of the memory's text, or the entries they touch of a running
         one, with every version that saw them; what remains is compiled anew in the background, unless
         ``compile`` is false, and the receipt tells its id. `memkit.forgetting.forget_and_check` also asks
-        whether it is forgotten. Raises `NotFoundError` when there is no such memory.
+        whether it is forgotten. Raises `NotFoundError` when there is no such memory, `ConfigError` for what
+        is no id.
         """
-        if spans and memory_id is None:
-            raise ConfigError("spans belong to one memory: name it")
-        chosen = [self.show(memory_id)] if memory_id is not None else self.list()
-        for info in chosen:
-            for version in self.bank.versions.history(self.owner, info.id):
-                self.router.forget(version.artifact_id, (self._root or self)._ready)
-        if not spans:
-            return self.bank.forget(self.owner, None if memory_id is None else chosen[0].id)
-        embedder = self.router.embedder
-        refresh(self.bank, self.owner, embedder)
-        receipt = self.bank.forgetting.erase(
-            self.owner,
-            chosen[0].id,
-            spans,
-            lambda document: index(document, embedder),
-            embedder=embedder.name,
-        )
-        if compile and receipt.left and receipt.artifacts_removed:
-            self._background.add(receipt.left)
-        return [receipt]
+        return forgetting.forget(self, memory_id, spans, compile)
+
+    def forget_matching(self, memory_id: str, text: str, *, compile: bool = True) -> builtins.list[Receipt]:
+        """Forget a text, and what looks like it, wherever a memory holds it: in what it tells, in its title,
+        in speakers and keys, with every version that saw it.
+
+        What has it for a name, or is an item of a store that holds it, is forgotten altogether. Raises
+        `NotFoundError` where the memory does not hold it.
+        """
+        return forgetting.forget_matching(self, memory_id, text, compile)
+
+    def forget_all(self) -> builtins.list[Receipt]:
+        """Forget everything that this user has, with what stores keep in namespaces beneath them."""
+        return forgetting.forget_all(self)
 
     def close(self) -> None:
-        """Drop what waits to be compiled, and close the bank if it was opened here."""
-        self._background.stop()
-        if self._root is None:
-            self._usage.flush()
-        if self._closes and self._root is None:
+        """End the compilation under way, leave what waits for the next time, and close the bank if it was
+        opened here. What `of` gave has nothing of its own to close."""
+        if self._root is not None:
+            return
+        self.queue.stop()
+        self._usage.flush()
+        if self._closes:
             self.bank.close()
 
     def __enter__(self) -> Memory:
@@ -395,15 +376,13 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def _entry(said: Message, when: datetime | None) -> Said:
-    """An entry of a text or a message, said at ``when`` unless it says itself."""
-    if isinstance(said, Said):
-        return said if said.when else replace(said, when=when)
-    if not isinstance(said, Mapping) or not {"role", "content"} <= set(said) <= {"role", "content", "when"}:
-        raise ConfigError('a message is {"role": ..., "content": ...}, perhaps with a date as "when"')
-    if not isinstance(said["content"], str):
-        raise ConfigError("a message's content must be text; leave out other parts")
-    return Said(said["content"], said["role"], said.get("when") or when)
+def _local(engine: Engine | None) -> TransformersEngine | None:
+    """The engine, if it is one of this process, which also compiles."""
+    if engine is None:
+        return None
+    from memkit.engine.transformers import TransformersEngine
+
+    return engine if isinstance(engine, TransformersEngine) else None
 
 
 def default_home() -> Path:
@@ -411,7 +390,7 @@ def default_home() -> Path:
     from platformdirs import user_data_path
 
     home = os.environ.get("MEMKIT_HOME")
-    return Path(home) if home else user_data_path("memkit", appauthor=False)
+    return expanded(home) if home else user_data_path("memkit", appauthor=False)
 
 
-__all__ = ["Answer", "Memory", "Part", "Trace", "Verified", "default_home"]
+__all__ = ["MAX_CHARACTERS", "Answer", "Memory", "Message", "Part", "Trace", "default_home"]

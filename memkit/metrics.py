@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memkit.errors import MissingExtraError
+from memkit.errors import MissingExtraError, install_line
 from memkit.observe import Observer
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Metrics(Observer):
         try:
             from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
         except ImportError as error:
-            raise MissingExtraError("prometheus_client", "pip install 'memkit[metrics]'") from error
+            raise MissingExtraError("prometheus_client", install_line("metrics")) from error
         made = self.registry = registry or CollectorRegistry()
         by_route: dict[str, Any] = {"labelnames": ["route"], "registry": made}
         by_compiler: dict[str, Any] = {"labelnames": ["compiler"], "registry": made}

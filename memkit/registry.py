@@ -30,6 +30,14 @@ def compiler(name: str, options: Mapping[str, Any] | None = None) -> Compiler:
     return made
 
 
+def check(name: str, options: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` for an unknown compiler or option. Without options no compiler is loaded."""
+    if options:
+        compiler(name, options)
+    elif name not in _installed():
+        raise _unknown(name)
+
+
 def takes_ratio(name: str) -> bool:
     """Whether a compiler has the option ``ratio``. Raises `ConfigError` for an unknown name."""
     return bool(getattr(_load(name), "takes_ratio", True))
@@ -46,7 +54,11 @@ def own_ratio(name: str, load: Callable[[], LoadedModel]) -> float | None:
 
 
 def _load(name: str) -> Any:
-    try:
-        return _installed()[name].load()
-    except KeyError:
-        raise ConfigError(f"unknown compiler {name!r}; there are: {', '.join(compilers())}") from None
+    found = _installed().get(name)
+    if found is None:
+        raise _unknown(name)
+    return found.load()
+
+
+def _unknown(name: str) -> ConfigError:
+    return ConfigError(f"unknown compiler {name!r:.80}; there are: {', '.join(compilers())}")

@@ -21,6 +21,10 @@ FILE_VARIABLE = "MEMKIT_CONFIG"
 FILE = "config.toml"
 
 
+# Keeps progress bars and advice of libraries that a command imports out of its output.
+QUIET: Mapping[str, str] = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+
+
 @dataclass(frozen=True)
 class Setting:
     """One setting: its name in the file, its variable, its default and what it is for."""
@@ -51,7 +55,7 @@ SETTINGS = (
     Setting("bank", "MEMKIT_BANK", "", "Catalog that machines share: postgresql+psycopg://..."),
     Setting("artifacts", "MEMKIT_ARTIFACTS", "", "Where shared artifacts are: s3://bucket/folder, ..."),
     Setting("signing_key", "MEMKIT_SIGNING_KEY", "", "Key file that artifacts and bundles are signed with."),
-    Setting("trusted_keys", "MEMKIT_TRUSTED_KEYS", "", "Public key files, with spaces between them."),
+    Setting("trusted_keys", "MEMKIT_TRUSTED_KEYS", "", "Public key files, a colon between two (Windows: ;)."),
     Setting("engine", "MEMKIT_ENGINE", "transformers", "What answers: transformers or sglang."),
     Setting("sglang_urls", "MEMKIT_SGLANG_URLS", "", "SGLang servers, a comma between two."),
     Setting("sglang_secret", "MEMKIT_SGLANG_SECRET", "", "File of the secret that makes cache salts."),
@@ -66,10 +70,27 @@ SETTINGS = (
 )
 
 
+def expanded(path: str | Path) -> Path:
+    """A path whose first part may be ``~`` or ``~user``: a home folder. Other paths stay as they are.
+
+    Raises `ConfigError` where that home folder is not known.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{path}: the home folder is not known; give the whole path") from error
+
+
+def path_of(variable: str) -> Path | None:
+    """The path that an environment variable names, or None where it is empty or not set."""
+    named = os.environ.get(variable)
+    return expanded(named) if named else None
+
+
 def default_file() -> Path:
     """The file in the platform's folder for configuration, or what ``MEMKIT_CONFIG`` names."""
-    if named := os.environ.get(FILE_VARIABLE):
-        return Path(named)
+    if named := path_of(FILE_VARIABLE):
+        return named
     from platformdirs import user_config_path
 
     return user_config_path("memkit", appauthor=False) / FILE
@@ -117,9 +138,9 @@ def _value(setting: Setting, found: Mapping[str, str]) -> Value:
 
 @contextmanager
 def applied(found: Mapping[str, str]) -> Iterator[None]:
-    """While it lasts, the environment holds what the file says and the environment does not."""
+    """While it lasts, the environment holds what the file says and the environment does not; and `QUIET`."""
     variables = {setting.name: setting.variable for setting in SETTINGS}
-    given = {variables[name]: value for name, value in found.items() if value}
+    given = {variables[name]: value for name, value in found.items() if value} | dict(QUIET)
     added = {name: value for name, value in given.items() if not os.environ.get(name)}
     before = {name: os.environ.get(name) for name in added}
     os.environ.update(added)
@@ -154,7 +175,7 @@ class Shared(TypedDict):
 
 def shared() -> Shared:
     """Where ``MEMKIT_BANK`` and ``MEMKIT_ARTIFACTS`` say that the shared parts of a bank are."""
-    return {
-        "database": os.environ.get("MEMKIT_BANK") or None,
-        "artifacts": os.environ.get("MEMKIT_ARTIFACTS") or None,
-    }
+    artifacts = os.environ.get("MEMKIT_ARTIFACTS") or None
+    if artifacts and artifacts.startswith("~"):  # an address of a store never does
+        artifacts = str(expanded(artifacts))
+    return {"database": os.environ.get("MEMKIT_BANK") or None, "artifacts": artifacts}

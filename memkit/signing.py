@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from memkit.artifact import Artifact, Manifest
-from memkit.errors import ConfigError, MissingExtraError, VerificationError
+from memkit.errors import ConfigError, MissingExtraError, VerificationError, install_line
 from memkit.manifest import pack
+from memkit.settings import expanded
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -26,13 +27,13 @@ def _serialization() -> Any:
     try:
         from cryptography.hazmat.primitives import serialization
     except ImportError as error:
-        raise MissingExtraError("cryptography", "pip install 'memkit[sign]'") from error
+        raise MissingExtraError("cryptography", install_line("sign")) from error
     return serialization
 
 
 def _read(path: str | Path) -> bytes:
     try:
-        return Path(path).read_bytes()
+        return expanded(path).read_bytes()
     except OSError as error:
         raise ConfigError(f"cannot read the key {path}: {error.strerror}") from error
 
@@ -77,7 +78,8 @@ def generate(path: str | Path) -> tuple[Path, Path]:
     serialization = _serialization()
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    private, public = Path(path), Path(f"{path}.pub")
+    private = expanded(path)
+    public = Path(f"{private}.pub")
     key = Ed25519PrivateKey.generate()
     pem, form = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())

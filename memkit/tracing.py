@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from memkit._version import __version__
-from memkit.errors import MissingExtraError
+from memkit.errors import MissingExtraError, install_line
 from memkit.observe import Observer
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Tracing(Observer):
         try:
             from opentelemetry import trace
         except ImportError as error:
-            raise MissingExtraError("opentelemetry", "pip install 'memkit[otel]'") from error
+            raise MissingExtraError("opentelemetry", install_line("otel")) from error
         self._api = trace
         self._tracer = trace.get_tracer("memkit", __version__, tracer_provider=provider)
 

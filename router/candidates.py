@@ -10,7 +10,8 @@ import numpy as np
 
 from memkit.bank import Bank, Hit, MemoryInfo
 from memkit.document import Document, Span, sentences
-from memkit.router.embed import Embedder, Vectors, weighted_words, words_of
+from memkit.router.embed import Embedder, Vectors
+from memkit.router.question import memory_words, weighted_words
 
 WIDTH = 4  # times as many memories are searched as are returned
 AROUND = 240  # characters on either side of a chunk in which its words are counted
@@ -88,9 +89,7 @@ def _overlaps(question: str, texts: Sequence[str]) -> tuple[list[float], list[fl
     asked = weighted_words(question)
     if not asked or not texts:
         return [0.0] * len(texts), [0.0] * len(texts)
-    found = np.array(
-        [[_presence(word.lower(), bag, stems) for word, _ in asked] for bag, stems in _bags(texts)]
-    )
+    found = np.array([[_presence(word, bag, stems) for word, _ in asked] for bag, stems in _bags(texts)])
     weights = np.array([weight for _, weight in asked])
     rare = weights * np.log1p(len(texts) / (found >= 1).sum(0).clip(min=1))
     shares = [found @ w / w.sum() for w in (weights, rare)]
@@ -98,12 +97,14 @@ def _overlaps(question: str, texts: Sequence[str]) -> tuple[list[float], list[fl
 
 
 def _bags(texts: Sequence[str]) -> list[tuple[frozenset[str], frozenset[str]]]:
-    bags = [words_of(text) for text in texts]
+    bags = [memory_words(text) for text in texts]
     return [(bag, frozenset(word[:STEM] for word in bag)) for bag in bags]
 
 
 def _presence(word: str, bag: frozenset[str], stems: frozenset[str]) -> float:
-    return 1.0 if word in bag else 0.5 if word[:STEM] in stems else 0.0
+    if word in bag:
+        return 1.0
+    return 0.5 if word[:STEM] in stems and not word[0].isupper() else 0.0  # Will is not will
 
 
 def lead(ranked: Sequence[Candidate]) -> float:

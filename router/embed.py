@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import zlib
 from collections.abc import Sequence
 from typing import Protocol
@@ -12,16 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memkit.errors import ConfigError
+from memkit.router.question import asked, memory_words, weighted_words
 
 Vectors = NDArray[np.float32]
-
-_WORD = re.compile(r"\w+(?:-\w+)*")
-_STOP = frozenset(
-    "a an and are as at be been by can could did do does for from had has have he her here him his how i in "
-    "is it its know like me my named no not of on or our please she should so tell than that the their them "
-    "there they this to us was we were what when where which who whom whose why will with would write you "
-    "your called name about question answer text".split()
-)
 
 
 class Embedder(Protocol):
@@ -59,8 +51,8 @@ class LexicalEmbedder:
     """Hashed words: needs no model, and no word is out of its vocabulary.
 
     A passage sets one cell per word (and per four-letter stem) to 1. A question spreads a weight of
-    1 over its words, names and numbers counting three times; so the product is the share of the
-    question that the passage mentions.
+    1 over its words (`memkit.router.question`); so the product is the share of the question that the
+    passage mentions.
     """
 
     min_similarity = 0.3
@@ -68,21 +60,18 @@ class LexicalEmbedder:
 
     def __init__(self, dim: int = 2048) -> None:
         if dim < 64:
-            raise ValueError(f"dim must be at least 64, got {dim}")
+            raise ConfigError(f"dim must be at least 64, got {dim}")
         self.dim = dim
         self.name = f"lexical:{dim}"
 
     def _cells(self, word: str) -> tuple[int, int]:
-        lower = word.lower()
-        return (
-            zlib.crc32(b"w" + lower.encode()) % self.dim,
-            zlib.crc32(b"s" + lower[:4].encode()) % self.dim,
-        )
+        stem = word[:4] if word.islower() or not word[0].isupper() else word  # Will is not will
+        return (zlib.crc32(b"w" + word.encode()) % self.dim, zlib.crc32(b"s" + stem.encode()) % self.dim)
 
     def passages(self, texts: Sequence[str]) -> Vectors:
         out = np.zeros((len(texts), self.dim), dtype=np.float32)
         for row, text in enumerate(texts):
-            for word in _WORD.findall(text):
+            for word in memory_words(text):
                 out[row, list(self._cells(word))] = 1.0
         return out
 
@@ -93,22 +82,6 @@ class LexicalEmbedder:
                 out[cell] += weight
         total = float(out.sum())
         return out / total if total else out
-
-
-def weighted_words(question: str) -> list[tuple[str, float]]:
-    """The words of a question that tell something; names and numbers count three times."""
-    found = list[tuple[str, float]]()
-    for match in _WORD.finditer(question):
-        word = match.group()
-        if word.lower() not in _STOP and len(word) > 1:
-            special = word[0].isupper() or any(c.isdigit() for c in word)
-            found.append((word, 3.0 if special else 1.0))
-    return found
-
-
-def words_of(text: str) -> frozenset[str]:
-    """The distinct words of a text, in lower case."""
-    return frozenset(match.group().lower() for match in _WORD.finditer(text))
 
 
 class HybridEmbedder:
@@ -122,7 +95,7 @@ class HybridEmbedder:
 
     def __init__(self, meaning: Embedder, words: Embedder | None = None, weight: float = 0.4) -> None:
         if not 0.0 < weight < 1.0:
-            raise ValueError(f"weight must be in (0, 1), got {weight}")
+            raise ConfigError(f"weight must be in (0, 1), got {weight}")
         self._words: Embedder = words or LexicalEmbedder()
         self._meaning, self._weight = meaning, weight
         self.name = f"hybrid:{weight:g}:{self._words.name}+{meaning.name}"
@@ -144,7 +117,7 @@ class HybridEmbedder:
 
     def question(self, text: str) -> Vectors:
         """``[dim]``, float32."""
-        return self._joined(self._words.question(text), self._meaning.question(text))
+        return self._joined(self._words.question(text), self._meaning.question(asked(text)))
 
     def _joined(self, words: Vectors, meaning: Vectors) -> Vectors:
         scaled = (words * self._weight**0.5, meaning * (1 - self._weight) ** 0.5)

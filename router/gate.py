@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from memkit.errors import ConfigError
 from memkit.router.calibration import Thresholds
 from memkit.router.candidates import Candidate
 
@@ -39,15 +40,22 @@ class GateConfig:
 
     def __post_init__(self) -> None:
         if self.name not in get_args(GateName):
-            raise ValueError(f"the gate must be one of {', '.join(get_args(GateName))}, got {self.name!r}")
+            raise ConfigError(f"the gate must be one of {', '.join(get_args(GateName))}, got {self.name!r}")
         if self.min_similarity is not None and not 0.0 <= self.min_similarity <= 1.0:
-            raise ValueError(f"min_similarity must be in [0, 1], got {self.min_similarity}")
+            raise ConfigError(f"min_similarity must be in [0, 1], got {self.min_similarity}")
         if self.max_entropy is not None and not self.max_entropy >= 0:
-            raise ValueError(f"max_entropy must be at least 0, got {self.max_entropy}")
+            raise ConfigError(f"max_entropy must be at least 0, got {self.max_entropy}")
         if not 1 <= self.probes <= 64:
-            raise ValueError(f"probes must be in [1, 64], got {self.probes}")
+            raise ConfigError(f"probes must be in [1, 64], got {self.probes}")
         if self.reach < 0 or self.clear < 0:
-            raise ValueError("reach and clear must be at least 0")
+            raise ConfigError("reach and clear must be at least 0")
+
+
+def gate_config(gate: GateConfig | str | None) -> GateConfig | None:
+    """The configuration of a gate that may be given by its name. Raises `ConfigError` for an unknown one."""
+    if gate is None or isinstance(gate, GateConfig):
+        return gate
+    return GateConfig(gate)  # type: ignore[arg-type] # checked there
 
 
 @dataclass(frozen=True)

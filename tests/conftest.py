@@ -164,4 +164,4 @@ def document(tmp_path: Path) -> Path:
 def compiled(cli: Callable[..., Done], document: Path) -> str:
     """The id of a compiled memory."""
     options = [word for key, value in TINY_OPTIONS.items() for word in ("--option", f"{key}={value}")]
-    return str(cli("remember", document, "--wait", "--json", *options).json["memory"]["id"])
+    return str(cli("remember", document, "--wait", "--always", "--json", *options).json["memory"]["id"])

@@ -230,5 +230,5 @@ def test_wrong_places_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises((ConfigError, MissingExtraError)):
         Bank(tmp_path, artifacts="nonsense://x")
     monkeypatch.setitem(sys.modules, "fsspec", None)
-    with pytest.raises(MissingExtraError, match=r"memkit\[s3\]"):
+    with pytest.raises(MissingExtraError, match=r"memkit-llm\[s3\]"):
         Bank(tmp_path, artifacts="s3://x/y")

@@ -21,7 +21,7 @@ def test_one_process_and_several(tiny_model_folder: Path, monkeypatch: pytest.Mo
         ("ray", 2, None),
     ]
     assert rows[0]["ratio_to_one"] == 1.0
-    assert "memkit[ray]" in rows[2]["absent"]
+    assert "memkit-llm[ray]" in rows[2]["absent"]
 
 
 def test_numbers_must_be_positive() -> None:

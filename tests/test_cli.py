@@ -38,12 +38,12 @@ def test_remember_ask_compile_ask_forget(cli: Cli, document: Path, home: Path) -
     (info,) = memories(cli)
     assert (info["title"], info["status"], info["version"]) == ("people.txt", "text", 0)
     assert cli("ask", QUESTION, "--json").json["route"] == "text"
-    done = cli("remember", document, "--wait", *OPTIONS)
+    done = cli("remember", document, "--wait", "--always", *OPTIONS)
     assert done.code == 0
     assert f"{info['id']} 'people.txt': compiled, version 1" in done.out
     assert "lora" in done.err  # progress, away from the result
     assert cli("ask", QUESTION, "--json").json["route"] == "latent"
-    assert "already compiled" in cli("remember", document, "--wait", *OPTIONS).out
+    assert "already compiled" in cli("remember", document, "--wait", "--always", *OPTIONS).out
     assert cli("forget", info["id"], "--yes").code == 0
     assert cli("ask", QUESTION, "--json").json["route"] == "none"
     assert memories(cli) == []
@@ -58,7 +58,7 @@ def test_remember_from_standard_input(cli: Cli) -> None:
 
 
 def test_remember_says_what_the_artifact_cost(cli: Cli, document: Path) -> None:
-    done = cli("remember", document, "--wait", "--json", "--ratio", "4", *OPTIONS)
+    done = cli("remember", document, "--wait", "--always", "--json", "--ratio", "4", *OPTIONS)
     artifact = done.json["artifact"]
     assert done.code == 0
     assert artifact["tokens"] == -(-artifact["context_tokens"] // 4)
@@ -164,7 +164,7 @@ def test_damaged_artifact(cli: Cli, compiled: str, home: Path, document: Path) -
     assert any(compiled in check["detail"] for check in doctor.json["checks"] if check["status"] == "fail")
     assert "damaged" in cli("show", compiled, "--json").json["artifact"]["error"]
     assert cli("ask", QUESTION, "--json").json["route"] == "text"
-    assert cli("remember", document, "--wait", *OPTIONS).code == 0  # compiles it again
+    assert cli("remember", document, "--wait", "--always", *OPTIONS).code == 0  # compiles it again
     assert cli("verify", compiled).code == 0
 
 

@@ -118,7 +118,7 @@ def test_model_that_is_missing(cli: Cli, document: Path, tmp_path: Path) -> None
 
 
 def test_document_too_long_to_compile_is_kept(cli: Cli) -> None:
-    done = cli("remember", "-", "--wait", "--json", "--ratio", "1", stdin=LONG.encode())
+    done = cli("remember", "-", "--wait", "--always", "--json", "--ratio", "1", stdin=LONG.encode())
     assert (done.code, done.json["error"]["type"]) == (1, "CompileError")
     (info,) = cli("list", "--json").json["memories"]
     assert (info["status"], bool(info["error"])) == ("failed", True)
@@ -133,6 +133,6 @@ def test_interrupted_recompilation_keeps_the_version(
 
     next(home.rglob("*.mka")).write_bytes(b"damaged")
     monkeypatch.setattr(type(registry.compiler("lcc")), "compile", interrupt)
-    done = cli("remember", document, "--wait", "--json")
+    done = cli("remember", document, "--wait", "--always", "--json")
     assert done.code == 130
     assert done.json["error"]["message"] == "interrupted: the memory keeps its version 1"

@@ -74,7 +74,7 @@ def test_interrupted_compilation_leaves_the_memory_on_its_text(
     listening = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     started = f"{listening}; runpy.run_module('memkit', run_name='__main__', alter_sys=True)"
     process = subprocess.Popen(
-        [sys.executable, "-c", started, "remember", str(document), "--wait", *endless],
+        [sys.executable, "-c", started, "remember", str(document), "--wait", "--always", *endless],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

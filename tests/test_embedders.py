@@ -25,7 +25,7 @@ def test_embedders_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="magic"):
         embedder_of(None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"memkit\[embed\]"):
+    with pytest.raises(MissingExtraError, match=r"memkit-llm\[embed\]"):
         embedder_of("hybrid")
 
 

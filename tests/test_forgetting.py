@@ -63,8 +63,8 @@ def test_a_part_of_a_document_goes_with_every_artifact_that_saw_it(memory: Memor
 
 def test_entries_go_whole_and_versions_that_never_saw_them_stay(memory: Memory, tmp_path: Path) -> None:
     memory.remember("Mira lives in Lima.", memory="profile")
-    first = memory.remember("Mira has a dog.", memory="profile", wait=True)
-    second = memory.remember(SECRET, memory="profile", wait=True)
+    first = memory.remember("Mira has a dog.", memory="profile", wait=True, always=True)
+    second = memory.remember(SECRET, memory="profile", wait=True, always=True)
     text = memory.bank.source("mira", second.id).text
     (receipt,) = memory.forget(second.id, spans=[span_of(text, "Krumbel")], compile=False)
     assert (receipt.left, receipt.artifacts_removed) == (second.id, 1)
@@ -100,8 +100,12 @@ def test_spans_outside_change_nothing(memory: Memory, bad: Span) -> None:
     with pytest.raises(ConfigError, match="outside"):
         memory.forget(info.id, spans=[bad])
     assert memory.bank.source("mira", info.id).text == TEXT
-    with pytest.raises(ConfigError, match="one memory"):
-        memory.forget(spans=[Span(0, 1)])
+    for nothing in (None, ""):
+        with pytest.raises(ConfigError, match="forget_all"):
+            memory.forget(nothing)  # type: ignore[arg-type] # what a trace without a memory gives
+    with pytest.raises(ConfigError, match="start of an id"):
+        memory.forget(info.id[:4])
+    assert memory.bank.source("mira", info.id).text == TEXT
     with pytest.raises(NotFoundError):
         memory.of("jalo").forget(info.id, spans=[Span(0, 1)])
 

@@ -215,8 +215,17 @@ PARTS = (Bank, Logs, Versions, Forgetting, Leases, Policies, Keys)
 )
 def test_every_call_names_its_tenant_first(kind: type, name: str) -> None:
     names = list(inspect.signature(getattr(kind, name)).parameters)
-    # The others show no content: "tenants" names whom a nightly run must look at, "tenant" whose a key is.
-    assert names[1:2] == ["tenant"] or name in ("close", "repair", "backup", "tenants", "tenant")
+    # The others show no content: "tenants" and "beneath" name whom a run must look at, "tenant" and "find"
+    # whose a key is.
+    assert names[1:2] == ["tenant"] or name in (
+        "close",
+        "repair",
+        "backup",
+        "tenants",
+        "beneath",
+        "tenant",
+        "find",
+    )
 
 
 def test_another_tenants_id_is_as_unknown_as_any(tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def test_it_does_what_langgraphs_store_does(memory: Memory, batches: list[list[A
                     assert plain(got) == plain(wanted)
     finally:
         for space in memory.bank.items.spaces(memory.user):
-            memory.of(Owner.of(space)).forget()
+            memory.of(Owner.of(space)).forget_all()
 
 
 def test_the_usual_calls(store: MemkitStore) -> None:
@@ -216,7 +216,7 @@ def test_items_with_one_text_have_a_memory_each(store: MemkitStore, memory: Memo
 
 def test_forgetting_a_user_takes_the_items_along(store: MemkitStore, memory: Memory) -> None:
     store.put(("n",), "a", {"text": "Rolan keeps bees."})
-    within(memory, "n").forget()
+    within(memory, "n").forget_all()
     assert store.get(("n",), "a") is None
     assert store.search(()) == []
 

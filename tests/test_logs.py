@@ -121,7 +121,7 @@ def test_names_that_are_none(bank: Bank, name: Any) -> None:
 def test_users_with_odd_names(bank: Bank, tenant: str) -> None:
     info = bank.logs.append(tenant, "../profile", [Said("One.")], embed)
     assert bank.source(tenant, info.id).text.endswith("One.")
-    with pytest.raises(ConfigError, match="256 characters"):
+    with pytest.raises(ConfigError, match="1,024 bytes"):
         bank.logs.append("x" * 10_000, "profile", [Said("One.")], embed)
 
 

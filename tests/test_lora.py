@@ -227,7 +227,7 @@ def test_an_adapter_serves_a_memory(tmp_path: Path, engine: TransformersEngine) 
         assert answer.route == "latent"
         assert answer.trace.artifact_id == info.artifact_id
         assert memory.verify(info.id, replay=True).replayed
-        memory.forget()
+        memory.forget_all()
         assert info.artifact_id not in engine._attached
 
 

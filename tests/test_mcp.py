@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -23,7 +25,8 @@ from memkit.bank import Bank
 from memkit.engine.transformers import TransformersEngine
 from memkit.memory import Memory
 from memkit.server.jobs import Jobs
-from memkit.server.mcp import Gatekeeper, Keyed, Local, create_mcp
+from memkit.server.mcp import Local, create_mcp
+from memkit.server.mcp_http import Keyed, http_app
 from memkit.server.testing import running
 from memkit.testing import TEXT, TINY_OPTIONS
 
@@ -111,6 +114,129 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("forget", {}),
     ("nothing", {}),
 ]
+INSIDE = re.compile(
+    r"pydantic|https?://|Input should|Value error|Traceback|Error executing|_value=|_type=", re.I
+)
+SAID: list[tuple[str, dict[str, Any], str]] = [
+    ("remember", {}, "text: is missing"),
+    ("remember", {"text": ""}, "text: is empty"),
+    ("remember", {"text": None}, "text: must be a text"),
+    ("remember", {"text": 1}, "text: must be a text"),
+    ("remember", {"text": "a", "title": "x" * 513}, "title: has 513 characters, the most is 512"),
+    (
+        "remember",
+        {"text": "a", "titel": "x"},
+        "'titel' is not known to `remember`; it takes: text, title, memory, key",
+    ),
+    ("remember", {"text": "a", "key": "k"}, "`key` belongs to a running memory: name one as `memory`"),
+    ("ask", {"question": " "}, "the question is empty"),
+    ("ask", {"question": "a", "max_tokens": 0}, "max_tokens: must be at least 1"),
+    ("ask", {"question": "a", "max_tokens": "many"}, "max_tokens: must be a whole number"),
+    ("ask", {"question": "a", "within": "../x"}, "within: is no id: `list` shows them"),
+    ("forget", {"memory_id": "9"}, "memory_id: is no id: `list` shows them"),
+    ("forget", {"memory_id": None}, "memory_id: must be a text"),
+    ("list", {"limit": 10**6}, "limit: must be at most 1,000"),
+    ("list", {"cursor": "x"}, "cursor: is none: give `next` of the page before, or leave it out"),
+    ("nothing", {}, "there is no tool 'nothing'; there are: ask, explain, forget, list, remember, status"),
+]
+
+
+def test_errors_are_plain_sentences(memory: Memory) -> None:
+    async def main() -> None:
+        async with Client(create_mcp(Local(memory), None)) as client:
+            for tool, arguments, sentence in SAID:
+                assert await refused(client, tool, **arguments) == sentence
+            for tool, arguments in BAD:
+                assert not INSIDE.search(await refused(client, tool, **arguments))
+
+    anyio.run(main)
+
+
+@pytest.mark.parametrize("nothing", ["", None])
+def test_nothing_means_not_given(memory: Memory, nothing: Any) -> None:
+    async def main() -> None:
+        async with Client(create_mcp(Local(memory), None)) as client:
+            tools = {tool.name: tool.input_schema for tool in (await client.list_tools()).tools}
+            optional = {
+                name: set(schema["properties"]) - set(schema.get("required", ()))
+                for name, schema in tools.items()
+            }
+            assert optional == {
+                "remember": {"title", "memory", "key"},
+                "forget": {"matching"},
+                "ask": {"max_tokens", "within"},
+                "explain": {"within"},
+                "list": {"cursor", "limit"},
+                "status": set(),
+            }
+
+            def empty(tool: str) -> dict[str, Any]:
+                return dict.fromkeys(optional[tool], nothing)
+
+            made = await call(client, "remember", text=TEXT, **empty("remember"))
+            assert (made["title"], made["entries"]) == ("", 0)
+            asked = await call(client, "ask", question="Where does Mira live?", **empty("ask"))
+            assert asked == await call(client, "ask", question="Where does Mira live?")
+            assert asked["memory_id"] == made["memory_id"]
+            why = await call(client, "explain", question="Where does Mira live?", **empty("explain"))
+            assert why["memory_id"] == made["memory_id"]
+            assert (await call(client, "list", **empty("list")))["memories"] == [made]
+            gone = await call(client, "forget", memory_id=made["memory_id"], **empty("forget"))
+            assert gone["left"] is None
+            assert (await call(client, "status"))["memories"] == 0
+
+    anyio.run(main)
+
+
+def test_a_text_that_is_json_is_a_text(memory: Memory) -> None:
+    async def main() -> None:
+        async with Client(create_mcp(Local(memory), None)) as client:
+            for text in ('{"a": 1}', "[1]", "null", "true", "17"):
+                made = await call(client, "remember", text=f"{text} is a value", memory=text, key=text)
+                assert made["entries"] == 1
+                gone = await call(client, "forget", memory_id=made["memory_id"], matching=text)
+                assert gone["memory_id"] == made["memory_id"]
+
+    anyio.run(main)
+
+
+def test_adding_is_not_said_to_be_idempotent_and_a_key_makes_it_so(memory: Memory) -> None:
+    async def main() -> None:
+        async with Client(create_mcp(Local(memory), None)) as client:
+            (tool,) = [each for each in (await client.list_tools()).tools if each.name == "remember"]
+            assert tool.annotations is not None
+            assert (tool.annotations.idempotent_hint, tool.annotations.destructive_hint) == (False, False)
+            entries = [
+                (await call(client, "remember", text="I moved to Oslo.", memory="profile", key=key))[
+                    "entries"
+                ]
+                for key in ("", "", "k1", "k1", "k2")
+            ]
+            assert entries == [1, 2, 3, 3, 4]
+
+    anyio.run(main)
+
+
+def test_lists_come_in_pages(memory: Memory) -> None:
+    async def main() -> None:
+        async with Client(create_mcp(Local(memory), None)) as client:
+            ids = [(await call(client, "remember", text=f"Fact {n}."))["memory_id"] for n in range(7)]
+            found, cursor, sizes = list[str](), "", list[int]()
+            while True:
+                page = await call(client, "list", cursor=cursor, limit=3)
+                found += [each["memory_id"] for each in page["memories"]]
+                sizes.append(len(page["memories"]))
+                assert page["total"] == (7 if len(sizes) == 1 else 6)
+                if not page["next"]:
+                    break
+                cursor = page["next"]
+                if len(sizes) == 1:  # the last of a page is forgotten before the next one is asked for
+                    await call(client, "forget", memory_id=ids[2])
+            assert (found, sizes) == (ids, [3, 3, 1])
+            whole = await call(client, "list")
+            assert (len(whole["memories"]), whole["next"]) == (6, None)
+
+    anyio.run(main)
 
 
 def test_bad_input_is_refused(memory: Memory) -> None:
@@ -160,34 +286,116 @@ async def session(url: str, **headers: str) -> AsyncIterator[Client]:
         yield client
 
 
-def test_over_http_a_key_says_whose_memories(home: Path, engine: TransformersEngine) -> None:
-    with Memory(home, engine=engine, options=TINY_OPTIONS) as root:
-        desk = Keyed(root)
-        app = create_mcp(desk, None).streamable_http_app(stateless_http=True)
-        acme, other = (f"Bearer {root.bank.keys.create(tenant)[1]}" for tenant in ("acme", "other"))
+@pytest.fixture
+def root(home: Path, engine: TransformersEngine) -> Iterator[Memory]:
+    with Memory(home, engine=engine, options=TINY_OPTIONS) as made:
+        yield made
 
-        async def main(url: str) -> None:
-            async with session(url, Authorization=acme, **{"X-Memkit-User": "mira"}) as client:
-                await whole_path(client)
-                (left,) = (await call(client, "list"))["memories"]
-                assert (await call(client, "status"))["user"] == "acme/mira"
-            for headers in ({"Authorization": acme}, {"Authorization": other, "X-Memkit-User": "mira"}):
-                async with session(url, **headers) as client:
-                    assert (await call(client, "list"))["memories"] == []
-                    await refused(client, "forget", memory_id=left["memory_id"])
-                    await refused(client, "ask", question="Who?", within=left["memory_id"])
 
-        with running(Gatekeeper(app, desk)) as url:
-            anyio.run(main, url)
-            for key in ({}, {"Authorization": "Bearer mk_0123456789abcdef_x"}, {"Authorization": acme[:-1]}):
-                assert httpx2.post(f"{url}/mcp", json={}, headers=key).status_code == 401
-            odd = {"Authorization": acme, "X-Memkit-User": "other%2Fmira"}
-            assert httpx2.post(f"{url}/mcp", json={}, headers=odd).status_code == 400
+def test_over_http_a_key_says_whose_memories(root: Memory) -> None:
+    acme, other = (f"Bearer {root.bank.keys.create(tenant)[1]}" for tenant in ("acme", "other"))
+
+    async def main(url: str) -> None:
+        async with session(url, Authorization=acme, **{"X-Memkit-User": "mira"}) as client:
+            await whole_path(client)
+            (left,) = (await call(client, "list"))["memories"]
+            told = await call(client, "status")
+            assert (told["tenant"], told["user"]) == ("acme", "mira")
+        for headers in (
+            {"Authorization": acme},
+            {"Authorization": other, "X-Memkit-User": "mira"},
+            {"Authorization": other, "X-Memkit-User": "acme%2Fmira"},
+        ):
+            async with session(url, **headers) as client:
+                assert (await call(client, "list"))["memories"] == []
+                await refused(client, "forget", memory_id=left["memory_id"])
+                await refused(client, "ask", question="Who?", within=left["memory_id"])
+
+    with running(http_app(Keyed(root), None)) as url:
+        anyio.run(main, url)
+        for key in ({}, {"Authorization": "Bearer mk_0123456789abcdef_x"}, {"Authorization": acme[:-1]}):
+            answer = httpx2.post(f"{url}/mcp", json={}, headers=key)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
+            assert answer.json()["error"]["request_id"] == answer.headers["x-request-id"]
+        odd = {"Authorization": acme, "X-Memkit-User": "a%00b"}
+        assert httpx2.post(f"{url}/mcp", json={}, headers=odd).status_code == 400
+
+
+HELLO = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "tools/call",
+    "params": {"name": "status", "arguments": {}},
+}
+ACCEPT = {"Accept": "application/json, text/event-stream"}
+
+
+def test_any_host_name_is_served_to_who_has_a_key(root: Memory) -> None:
+    """As a reverse proxy passes it on: `proxy_set_header Host $host`."""
+    key = {"Authorization": f"Bearer {root.bank.keys.create('acme')[1]}"}
+    with running(http_app(Keyed(root), None)) as url:
+        for host in ("memory.example", "memory.example:8443", "[::1]:1", "127.0.0.1"):
+            answer = httpx2.post(f"{url}/mcp", json=HELLO, headers={**key, **ACCEPT, "Host": host})
+            assert answer.status_code == 200, answer.text
+            assert httpx2.post(f"{url}/mcp", json=HELLO, headers={**ACCEPT, "Host": host}).status_code == 401
+
+        async def main() -> None:
+            async with session(url, **key, Host="memory.example") as client:
+                assert (await call(client, "status"))["tenant"] == "acme"
+
+        anyio.run(main)
+
+
+def test_http_has_the_servers_guard(root: Memory) -> None:
+    one, two = ({"Authorization": f"Bearer {root.bank.keys.create('acme')[1]}", **ACCEPT} for _ in range(2))
+    with running(http_app(Keyed(root), None, rate=3, max_body=2000)) as url:
+        answers = [httpx2.post(f"{url}/mcp", json=HELLO, headers=one) for _ in range(4)]
+        assert [each.status_code for each in answers] == [200, 200, 200, 429]
+        assert [each.headers["x-ratelimit-remaining"] for each in answers] == ["2", "1", "0", "0"]
+        assert int(answers[-1].headers["retry-after"]) >= 1
+        assert answers[-1].json()["error"]["code"] == "rate_limit_exceeded"
+        assert answers[-1].headers["x-content-type-options"] == "nosniff"
+        assert httpx2.post(f"{url}/mcp", json=HELLO, headers=two).status_code == 200  # another key
+        for sent in (b"x" * 2001, iter([b"x" * 1500] * 3)):
+            large = httpx2.post(
+                f"{url}/mcp", content=sent, headers={**two, "Content-Type": "application/json"}
+            )
+            assert (large.status_code, large.json()["error"]["code"]) == (413, "body_too_large")
+
+
+def test_half_a_character_does_not_break_it(root: Memory) -> None:
+    key = {"Authorization": f"Bearer {root.bank.keys.create('acme')[1]}", **ACCEPT}
+    calls = [
+        ("remember", '{"text": "x\\ud800"}'),
+        ("remember", '{"text": "x", "memory": "\\ud800"}'),
+        ("ask", '{"question": "\\udfff?"}'),
+        ("forget", '{"memory_id": "\\ud800"}'),
+        ("list", '{"\\ud800": 1}'),
+        ("\\ud800", "{}"),
+    ]
+    with running(http_app(Keyed(root), None)) as url:
+        for name, arguments in calls:
+            params = f'{{"name": "{name}", "arguments": {arguments}}}'
+            sent = f'{{"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {params}}}'
+            headers = {**key, "Content-Type": "application/json"}
+            answer = httpx2.post(f"{url}/mcp", content=sent, headers=headers)
+            assert answer.status_code in (200, 400), answer.text
+            assert not INSIDE.search(answer.text), answer.text
+            assert '"isError":true' in answer.text or '"error"' in answer.text, answer.text
+
+
+@pytest.mark.slow
+def test_it_needs_no_more_than_its_extra(tmp_path: Path) -> None:
+    """fastapi comes with the extra `server`, not with `mcp`."""
+    script = "import sys; sys.modules['fastapi'] = None; import memkit.server.mcp_http, memkit.cli.mcp"
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path)
 
 
 def test_the_command(cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli("mcp", "--transport", "pigeon").code == 2
+    assert cli("mcp", "--transport", "http", "--rate", 0).code == 2
+    assert cli("mcp", "--transport", "http", "--max-body", 0).code == 2
     monkeypatch.setitem(sys.modules, "mcp.server.mcpserver", None)
     done = cli("mcp")
     assert done.code == 1
-    assert "pip install 'memkit[mcp]'" in done.err
+    assert "pip install 'memkit-llm[mcp]'" in done.err

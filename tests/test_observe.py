@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,8 @@ import pytest
 
 from memkit import admission
 from memkit.admission import AdmissionConfig
-from memkit.background import Background
+from memkit.bank import Bank
+from memkit.compile_queue import CompileQueue, Job
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import MissingExtraError, VerificationError
 from memkit.memory import Memory
@@ -52,7 +54,7 @@ def refuse(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
     strict = admission.Thresholds(1.0, -9.0, -9.0, "a test")
     monkeypatch.setattr(admission, "thresholds", lambda fingerprint, compiler: strict)
     with pytest.raises(VerificationError):
-        memory.remember("Jalo works at Brimtek.", wait=True)
+        memory.remember("Jalo works at Brimtek.", wait=True, always=True)
 
 
 def test_log_records_tell_what_happened_and_no_content(
@@ -99,26 +101,24 @@ def test_metrics_count_by_route_and_outcome(
     assert "mira" not in (tmp_path / "memkit.prom").read_text()
 
 
-def test_the_queues_age_is_that_of_the_oldest() -> None:
-    started = list[str]()
+def test_the_queues_age_is_that_of_the_oldest(tmp_path: Path) -> None:
+    started, go_on = threading.Event(), threading.Event()
 
-    def work(memory_id: str) -> None:
-        started.append(memory_id)
-        while len(started) < 2:
-            time.sleep(0.01)
+    def work(job: Job) -> None:
+        started.set()
+        go_on.wait(10)
 
-    queue = Background(work)
-    assert queue.age() == 0
-    queue.add("a")
-    deadline = time.monotonic() + 10
-    while not started and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.05)
-    assert queue.age() >= 0.05
-    started.append("end")
-    queue.wait()
-    assert queue.age() == 0
-    queue.stop()
+    with Bank(tmp_path / "bank") as bank:
+        queue = CompileQueue(bank, work)
+        assert queue.age() == 0
+        queue.compile("mira", "0" * 16)
+        assert started.wait(10)
+        time.sleep(0.05)
+        assert queue.age() >= 0.05
+        go_on.set()
+        queue.wait()
+        assert queue.age() == 0
+        queue.stop()
 
 
 def test_spans_of_answers_and_compilations(open_memory: Open, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,5 +150,5 @@ def test_extras_are_named(
     module: str, make: Callable[[], Any], extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(MissingExtraError, match=rf"memkit\[{extra}\]"):
+    with pytest.raises(MissingExtraError, match=rf"memkit-llm\[{extra}\]"):
         make()

@@ -17,9 +17,11 @@ import pytest
 
 import memkit
 from memkit import registry
+from memkit._version import DISTRIBUTION
 
 ROOT = Path(__file__).resolve().parents[1]
 CHECKOUT = (ROOT / "memkit").is_dir()
+FILES = DISTRIBUTION.replace("-", "_")  # how its files are called
 MAPPED = ("compilers", "router", "integrations")
 MAX_LINES, MAX_FUNCTION, MAX_WHEEL = 400, 60, 10 * 2**20
 
@@ -37,7 +39,7 @@ def test_the_package_under_test_is_the_one_meant() -> None:
 
 @pytest.mark.wheel
 def test_version() -> None:
-    assert version("memkit") == memkit.__version__
+    assert version(DISTRIBUTION) == memkit.__version__
 
 
 @pytest.mark.wheel
@@ -115,7 +117,7 @@ def test_every_development_dependency_is_pinned() -> None:
     about = project()["project"]
     extras = [name for extra in about["optional-dependencies"].values() for name in extra]
     for requirement in [*about["dependencies"], *extras]:
-        assert re.split(r"[^\w-]", requirement)[0] in {*pinned, "memkit"}  # memkit[sign] is memkit itself
+        assert re.split(r"[^\w-]", requirement)[0] in {*pinned, DISTRIBUTION}  # its own extras
 
 
 def test_files_and_functions_are_short() -> None:
@@ -153,7 +155,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(ROOT / name, copy)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*command, "--wheel-dir", str(folder), str(copy)], check=True, timeout=300)
-    (made,) = folder.glob("memkit-*.whl")
+    (made,) = folder.glob(f"{FILES}-*.whl")
     return made
 
 
@@ -170,7 +172,7 @@ def test_wheel(wheel: Path) -> None:
     for file in (ROOT / "memkit" / "server" / "pages").iterdir():
         assert f"memkit/server/pages/{file.name}" in names
     tops = {name.split("/")[0] for name in names}
-    assert tops == {"memkit", f"memkit-{memkit.__version__}.dist-info"}
+    assert tops == {"memkit", f"{FILES}-{memkit.__version__}.dist-info"}
     weights = ROOT / "memkit" / "models" / "nano" / "weights"
     for file in weights.glob("*"):
         assert f"memkit/models/nano/weights/{file.name}" in names

@@ -303,7 +303,7 @@ def test_unknown_executors_are_refused(memory: Memory, monkeypatch: pytest.Monke
     with pytest.raises(ConfigError, match="workers"):
         executor("local", settings, memory, 0)
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(MissingExtraError, match=r"memkit\[ray\]"):
+    with pytest.raises(MissingExtraError, match=r"memkit-llm\[ray\]"):
         executor("ray", settings, memory)
 
 

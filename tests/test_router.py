@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from memkit.artifact import Artifact, Manifest
 from memkit.bank import Bank, MemoryInfo
 from memkit.bank.index import Chunk, TenantIndex
 from memkit.document import Document, Span
+from memkit.engine.attachments import Attachments
 from memkit.engine.base import Completion, Engine, Handle, Request, Score
 from memkit.errors import ConfigError
 from memkit.router import calibration, features, fit
-from memkit.router.attached import Attached
+from memkit.router.attached import attached
 from memkit.router.calibration import Calibration, Thresholds
 from memkit.router.candidates import candidates
 from memkit.router.embed import LexicalEmbedder
@@ -42,7 +44,7 @@ class Scripted:
 
     def __init__(self) -> None:
         self.entropy: dict[str | None, float] = {}
-        self.attached: dict[str, Handle] = {}
+        self.held = Attachments[Handle](lambda artifact_id, handle: None)
         self.scored: list[Request] = []
 
     def for_tenant(self, tenant: str) -> Scripted:
@@ -50,10 +52,21 @@ class Scripted:
 
     def attach(self, artifact: Artifact) -> Handle:
         artifact.require(self.fingerprint)
-        return self.attached.setdefault(artifact.id, Handle(artifact.id, 4))
+        self.held.pin(artifact.id, lambda: Handle(artifact.id, 4))
+        return Handle(artifact.id, 4)
 
     def detach(self, handle: Handle) -> None:
-        self.attached.pop(handle.artifact_id, None)
+        self.held.unpin(handle.artifact_id)
+
+    @contextmanager
+    def attached(self, artifact: Artifact, keep: bool = True) -> Iterator[Handle]:
+        artifact.require(self.fingerprint)
+        self.held.use(artifact.id, lambda: Handle(artifact.id, 4), keep)
+        yield Handle(artifact.id, 4)
+        self.held.free(artifact.id)
+
+    def discard(self, artifact_id: str) -> None:
+        self.held.discard(artifact_id)
 
     def count_tokens(self, text: str) -> int:
         return len(text.split())
@@ -313,12 +326,17 @@ def test_gate_settings_are_checked(wrong: dict[str, Any]) -> None:
         GateConfig(**wrong)
 
 
-def test_artifacts_used_longest_ago_are_detached(bank: Bank, engine: Scripted) -> None:
-    infos = [remember(bank, f"Mira lives in Town{n}.", n) for n in range(4)]
-    attached = Attached(bank, "mira", capacity=2)
-    handles = [attached.get(info, engine) for info in infos]
-    attached.trim(engine, [h for h in handles[:1] if isinstance(h, Handle)])
-    assert set(engine.attached) == {infos[0].artifact_id, infos[3].artifact_id}
+def test_artifacts_used_longest_ago_are_let_go(bank: Bank, engine: Scripted) -> None:
+    engine.held = Attachments(lambda artifact_id, handle: None, capacity=2)
+    infos = [remember(bank, f"Mira lives in Town{n}.", n) for n in range(5)]
+    with ExitStack() as first, ExitStack() as held:
+        attached(bank, "mira", infos[0], engine, first)
+        for info in infos[1:]:
+            attached(bank, "mira", info, engine, held)
+        assert set(engine.held) == {info.artifact_id for info in infos}  # all are in use
+        held.close()
+        assert set(engine.held) == {infos[n].artifact_id for n in (0, 3, 4)}
+    assert set(engine.held) == {infos[n].artifact_id for n in (3, 4)}
 
 
 # --- bad input ---------------------------------------------------------------------------------
@@ -388,4 +406,4 @@ def test_tenants_do_not_meet_in_the_router(bank: Bank, engine: Scripted) -> None
     remember(bank, MIRA)
     routed = router(bank, engine, tenant="jalo").route(WHERE, 8)
     assert (one(routed), routed.considered) == (("none", None), ())
-    assert engine.attached == {}
+    assert not len(engine.held)

@@ -40,7 +40,7 @@ def memory(tmp_path: Path, engine: TransformersEngine) -> Iterator[Memory]:
 
 
 def test_newer_entries_are_read_as_text(memory: Memory) -> None:
-    info = memory.remember("Mira lives in Lima.", memory="profile", wait=True)
+    info = memory.remember("Mira lives in Lima.", memory="profile", wait=True, always=True)
     assert (info.running, info.version, info.behind) == (True, 1, 0)
     answer = memory.ask(WHERE)
     (part,) = answer.trace.parts
@@ -100,7 +100,7 @@ def test_messages(memory: Memory) -> None:
     assert memory.remember(said, key="turn 1").entries == 2
     source = memory.bank.source("mira", info.id).text
     assert source == "2026-03-01 user: I live in Keldor.\n2026-03-02 assistant: A quiet town."
-    bad: list[Any] = ["text", {"role": "user"}, {**said[0], "name": "x"}, {"role": "user", "content": []}, 7]
+    bad: list[Any] = ["text", {"role": "user"}, {**said[0], "mood": "x"}, {"role": "user", "content": []}, 7]
     for message in bad:
         with pytest.raises(ConfigError, match="message"):
             memory.remember([message])
@@ -125,12 +125,12 @@ def test_users_share_a_bank_and_nothing_else(memory: Memory) -> None:
     jalo = memory.of("jalo")
     assert jalo.list() == []
     assert jalo.ask(WHERE).route == "none"
-    jalo.remember([Said("Jalo lives in Rome.")], memory="profile", wait=True)
+    jalo.remember([Said("Jalo lives in Rome.")], memory="profile", wait=True, always=True)
     assert [len(each.list()) for each in (memory, jalo)] == [1, 1]
     assert jalo.engine is memory.engine
     jalo.close()
     assert memory.ask(WHERE).trace.parts[0].form == "text"  # the bank is still open
-    memory.forget()
+    memory.forget_all()
     assert len(jalo.list()) == 1
 
 
@@ -140,7 +140,9 @@ def test_commands(cli: Callable[..., Any]) -> None:
     first = cli(*words, "--when", "2026-03-01", "--key", "a", "--json", stdin=b"Mira lives in Lima.")
     assert (first.code, first.json["memory"]["behind"]) == (0, 1)
     assert cli(*words, "--when", "2026-03-01", "--key", "a", stdin=b"Mira lives in Lima.").code == 0
-    compiled = cli(*words, "--wait", "--speaker", "nurse", *options, stdin=b"Jalo works at Brimtek.")
+    compiled = cli(
+        *words, "--wait", "--always", "--speaker", "nurse", *options, stdin=b"Jalo works at Brimtek."
+    )
     assert "compiled, version 1" in compiled.out
     shown = cli(*words, stdin=b"Mira lives in Oslo.")
     assert "3 entries, 1 of them newer than its artifact" in shown.out

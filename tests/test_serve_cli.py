@@ -89,4 +89,4 @@ def test_without_the_extra(cli: Callable[..., Any], monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "fastapi", None)
     done = cli("serve")
     assert done.code == 1
-    assert "pip install 'memkit[server]'" in done.err
+    assert "pip install 'memkit-llm[server]'" in done.err

@@ -14,10 +14,11 @@ import httpx2
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from memkit.bank.owners import Owner
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import ConfigError
 from memkit.server.config import ServerConfig
-from memkit.server.people import Caller, header_text, users_of
+from memkit.server.people import Caller, header_text
 from memkit.server.testing import Served, remember, served
 
 names = st.text(st.characters(codec="utf-8"), max_size=12) | st.text("ab/%. \x00\u2215", max_size=6)
@@ -41,14 +42,29 @@ def test_two_callers_are_one_owner_only_where_they_are_the_same(a: str, b: str, 
 
 
 @settings(max_examples=1000)
-@given(names, names, st.lists(names))
-def test_a_tenants_users_are_its_own(tenant: str, user: str, others: list[str]) -> None:
-    if (mine := owner(tenant, user)) is None:
+@given(names, names, st.lists(st.tuples(names, names)))
+def test_a_tenants_users_are_its_own(tenant: str, user: str, others: list[tuple[str, str]]) -> None:
+    mine = owner(tenant, user)
+    if mine is None or not tenant:
         return
-    owners = [mine, *others]
-    for each in users_of(tenant, owners):
-        assert (f"{tenant}/{each}" if each else tenant) in owners
-    assert user in users_of(tenant, owners)
+    caller, callers = Caller(tenant, user), [(tenant, user), *others]
+    owners = {name for each in callers if (name := owner(*each)) is not None}
+    alone = {Owner(user).name for _, user in others if user and owner("t", user) is not None}
+    expected = {of for whose, of in callers if whose == tenant and owner(whose, of) is not None}
+    assert caller.users([*owners, *alone, f"{mine}#notes"]) == sorted(expected)
+
+
+@given(names, names)
+def test_a_users_key_is_that_user_of_no_tenant(user: str, other: str) -> None:
+    try:
+        caller = Caller(user, "", "user")
+    except ConfigError:
+        return
+    assert caller.owner == Owner(user).name != owner(user, "")
+    assert caller.users([caller.owner, f"{caller.owner}/", "b/b"]) == [""]
+    if other not in ("", user):
+        with pytest.raises(ConfigError):
+            Caller(user, other, "user")
 
 
 @given(st.text(st.characters(codec="utf-8")))

@@ -387,7 +387,7 @@ def test_wrong_settings(change: dict[str, Any]) -> None:
 
 def test_without_httpx(fakes: list[Fake], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "httpx", None)
-    with pytest.raises(MissingExtraError, match=r"memkit\[sglang\]"):
+    with pytest.raises(MissingExtraError, match=r"memkit-llm\[sglang\]"):
         SGLangEngine(fakes[0].url, fakes[0].base.name, secret=SECRET)
 
 

@@ -104,13 +104,13 @@ def test_cli_signs_and_requires_signatures(
     options = [word for key, value in TINY_OPTIONS.items() for word in ("--option", f"{key}={value}")]
     key = tmp_path / "key"
     assert run("keygen", key).code == 0  # type: ignore[attr-defined]
-    unsigned = run("remember", document, "--wait", "--json", *options).json["memory"]["id"]  # type: ignore[attr-defined]
+    unsigned = run("remember", document, "--wait", "--always", "--json", *options).json["memory"]["id"]  # type: ignore[attr-defined]
     done = run("verify", unsigned, "--require-signed", "--trust", f"{key}.pub")
     assert done.code != 0  # type: ignore[attr-defined]
     assert "not signed" in done.out  # type: ignore[attr-defined]
     monkeypatch.setenv("MEMKIT_SIGNING_KEY", str(key))
     other = tmp_path / "other.txt"
     other.write_text(TEXT.replace("Mira", "Tovi"))
-    signed = run("remember", other, "--wait", "--json", *options).json["memory"]["id"]  # type: ignore[attr-defined]
+    signed = run("remember", other, "--wait", "--always", "--json", *options).json["memory"]["id"]  # type: ignore[attr-defined]
     assert run("verify", signed, "--require-signed", "--trust", f"{key}.pub").code == 0  # type: ignore[attr-defined]
     assert run("verify", signed, "--require-signed").code == 2  # type: ignore[attr-defined]

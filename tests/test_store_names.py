@@ -103,7 +103,7 @@ def test_no_name_reads_what_is_anothers(memory: Memory, pair: tuple[str, str]) -
     finally:
         for whose in (one.owner, other.owner):
             for space in [*memory.bank.items.spaces(whose), whose]:
-                memory.of(Owner.of(space)).forget()
+                memory.of(Owner.of(space)).forget_all()
 
 
 def _told(memory: Memory, user: str) -> str:
@@ -194,7 +194,7 @@ def test_keys_and_namespaces_in_any_script(memory: Memory, key: str, label: str)
             assert item is not None
             assert item.value == {"text": key, "n": 1}
     finally:
-        memory.of(Owner("app", namespace=(label, "x"))).forget()
+        memory.of(Owner("app", namespace=(label, "x"))).forget_all()
 
 
 def test_values_hold_any_character(memory: Memory) -> None:

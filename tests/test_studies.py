@@ -175,7 +175,7 @@ def test_kvpress_is_an_extra(engine: TransformersEngine, monkeypatch: pytest.Mon
     import sys
 
     monkeypatch.setitem(sys.modules, "kvpress", None)
-    with pytest.raises(MissingExtraError, match=r"memkit\[eval\]"):
+    with pytest.raises(MissingExtraError, match=r"memkit-llm\[eval\]"):
         presses.pressed(engine.base, "snapkv", TEXT, 4)
 
 

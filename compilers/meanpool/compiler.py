@@ -39,6 +39,7 @@ from memkit.document import Document
 from memkit.engine import kv, trained
 from memkit.engine.trained import Trained
 from memkit.errors import CompileError
+from memkit.models.chat import text_ids
 from memkit.models.loading import LoadedModel
 
 Form = Literal["kv", "embeds"]
@@ -97,7 +98,7 @@ class MeanPool:
         """See `memkit.compilers.base.Compiler.compile`. Nothing is trained, so nothing is left unfinished."""
         started, found = time.perf_counter(), self._checkpoint(base)
         compressor = checkpoint.load(found, base).frozen()
-        ids = list(base.tokenizer.encode(document.text, add_special_tokens=False))
+        ids = text_ids(base.tokenizer, document.text)
         tokens = self._tokens(compressor, ids)
         made = compressor.embed(ids)
         kind: Form = self.config.form

@@ -16,6 +16,7 @@ from memkit.compilers.meanpool.sources import Draw, Question, Text
 from memkit.engine import kv
 from memkit.engine.readers import Reader
 from memkit.evals import metrics
+from memkit.models.chat import text_ids
 
 ANSWER_TOKENS = 48
 ROWS = 32  # decoded together
@@ -55,7 +56,7 @@ class Evaluator:
         return Reader(self.base.model, kv.prefill(self.base.model, ids, self.header), True)
 
     def encode(self, text: str) -> list[int]:
-        return list(self.base.tokenizer.encode(text, add_special_tokens=False))
+        return text_ids(self.base.tokenizer, text)
 
     def decode(self, reader: Reader, questions: Sequence[str], tokens: int) -> list[tuple[str, int]]:
         """Greedy answers and their lengths in tokens."""

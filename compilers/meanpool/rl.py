@@ -26,6 +26,7 @@ from memkit.compilers.meanpool.sources import Draw
 from memkit.compilers.meanpool.team import Team
 from memkit.engine import kv
 from memkit.errors import ConfigError
+from memkit.models.chat import text_ids
 
 SKIPPED = "rollouts that the judge did not judge"
 
@@ -79,7 +80,7 @@ class Rollouts:
             if len(made) >= count:
                 return made[:count]
             text = self.draw(rng, "qa", reached)
-            ids = self.base.tokenizer.encode(text.text, add_special_tokens=False)[: self.config.sequence]
+            ids = text_ids(self.base.tokenizer, text.text)[: self.config.sequence]
             taken = -(-len(ids) // self.compressor.config.chunk) * self.compressor.config.positions
             memory = self.compressor.embed(ids)
             for q in rng.sample(text.questions, min(len(text.questions), self.config.questions)):

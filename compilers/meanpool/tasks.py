@@ -10,7 +10,7 @@ from memkit.compilers.meanpool.config import StageConfig
 from memkit.compilers.meanpool.instructions import pools
 from memkit.compilers.meanpool.sources import Draw, Text
 from memkit.errors import ConfigError
-from memkit.models.chat import SEPARATOR
+from memkit.models.chat import SEPARATOR, text_ids
 from memkit.models.loading import LoadedModel
 
 SHORTEST = 2  # tokens of a text that can be cut in two
@@ -73,7 +73,7 @@ class Sampler:
         return Sample(self.header, (), (self._weighted("standard", (), (*ids, self.base.chat.end)),))
 
     def encode(self, text: str) -> list[int]:
-        return list(self.base.tokenizer.encode(text, add_special_tokens=False))
+        return text_ids(self.base.tokenizer, text)
 
     def _asked(self, question: str) -> list[int]:
         if self.config.format == "chat":

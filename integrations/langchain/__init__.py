@@ -1,4 +1,4 @@
-"""memkit in LangChain 1.x and LangGraph: ``pip install 'memkit[langchain]'``.
+"""memkit in LangChain 1.x and LangGraph: ``pip install 'memkit-llm[langchain]'``.
 
 `ChatMemkit` is a chat model that answers from memories; `MemkitMiddleware` gives memories to any agent of
 ``create_agent``; `MemkitStore` is a LangGraph store; `MemkitRetriever` a retriever. For what LangChain is
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from memkit.errors import MissingExtraError
+from memkit.errors import MissingExtraError, install_line
 
 if __name__ != "memkit.integrations.langchain":
     raise ImportError("import this package as 'memkit.integrations.langchain'")
@@ -43,8 +43,8 @@ def __getattr__(name: str) -> Any:
         package = (error.name or "").partition(".")[0]
         if not package.startswith("lang"):
             raise
-        extra = f" {package.replace('_', '-')}" if package == "langchain_classic" else ""
-        raise MissingExtraError(package, f"pip install 'memkit[langchain]'{extra}") from error
+        more = ["langchain-classic"] if package == "langchain_classic" else []
+        raise MissingExtraError(package, install_line("langchain", *more)) from error
     return getattr(module, name)
 
 

@@ -7,7 +7,9 @@ state or the new one, and at worst a file that no row names, which `Bank.repair`
 from __future__ import annotations
 
 import builtins
+import os
 import re
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -44,11 +46,14 @@ from memkit.bank.records import (
 )
 from memkit.bank.repair import repair
 from memkit.bank.versions import Versions
+from memkit.bank.waiting import Waiting
 from memkit.document import Document, Span
 from memkit.errors import ArtifactError, BankError, NotFoundError, QuotaError
 
+Signature = tuple[int, int, int, int]
 _FROM_ALL = CompiledFrom()
 _PREFIX = re.compile(r"[0-9a-f]{1,16}")
+_VERIFIED = 4096  # files whose bytes are known to be right
 
 
 class Bank:
@@ -74,12 +79,15 @@ class Bank:
         self._catalog = catalog_of(self.path, database, timeout)
         self._blobs = store_of(self.path, artifacts)
         self._indexes = Indexes()
+        self._verified = dict[str, tuple[Signature | None, str]]()
+        self._verifying = threading.Lock()
         self.logs = Logs(self._catalog)
         self.versions = Versions(self._catalog, self._discard)
         self.leases = Leases(self._catalog)
         self.policies = Policies(self._catalog)
         self.keys = Keys(self._catalog)
         self.items = Items(self._catalog)
+        self.waiting = Waiting(self._catalog)
         self.forgetting = Forgetting(self.path, self._catalog, self._indexes, self._discard)
 
     def remember(
@@ -94,8 +102,9 @@ class Bank:
         """Keep a document and its chunks, with embeddings float32 [chunks, dim].
 
         Search ranks by inner product, so the embedder decides what a score means; all vectors of a
-        tenant come from one, named ``embedder``. Chunks may overlap. A document that this tenant has
-        already is left as it is. Raises `ConfigError` for another embedder than the tenant's.
+        tenant come from one, named ``embedder``. Chunks may overlap. A document that looks like one that
+        this tenant has (`memkit.text.normal`) is that one, which is left as it is. Raises `ConfigError` for
+        another embedder than the tenant's.
         """
         return self.remember_many(tenant, [(document, chunks, embeddings)], embedder=embedder)[0]
 
@@ -116,16 +125,16 @@ class Bank:
         with self._catalog.write() as connection:
             queries.require_embedder(connection, tenant, embedder)
             for document, chunks, vectors in checked:
-                memory_id = memory_id_of(tenant, document.digest)
-                if queries.find(connection, tenant, memory_id) is None:
+                memory_id = queries.same(connection, tenant, document)
+                if memory_id is None:
+                    memory_id = memory_id_of(tenant, document.identity)
+                    if queries.find(connection, tenant, memory_id) is not None:  # ids are shortened hashes
+                        raise BankError(
+                            f"another document of this tenant has the id {memory_id}: change the text"
+                        )
                     queries.insert_memory(connection, tenant, memory_id, document)
                     queries.insert_chunks(connection, tenant, memory_id, chunks, vectors)
-                info = queries.info(connection, tenant, memory_id)
-                if info.digest != document.digest:  # ids are shortened hashes
-                    raise BankError(
-                        f"another document of this tenant has the id {memory_id}: change the text"
-                    )
-                infos.append(info)
+                infos.append(queries.info(connection, tenant, memory_id))
             require_within(connection, tenant)
         return infos
 
@@ -230,6 +239,12 @@ class Bank:
         with self._catalog.read() as connection:
             return queries.tenants_of(connection)
 
+    def beneath(self, prefix: str) -> builtins.list[str]:
+        """The names of all who have memories and whose names begin with that, byte by byte."""
+        check_tenant(prefix)
+        with self._catalog.read() as connection:
+            return queries.beneath(connection, prefix)
+
     def exists(self, tenant: str) -> bool:
         """Whether the tenant has memories."""
         check_tenant(tenant)
@@ -253,8 +268,9 @@ class Bank:
             return self._load(tenant, artifact_id)
         except ArtifactError as error:
             self._artifact_id(tenant, memory_id, version)  # it may have been forgotten in the meantime
+            why = str(error).replace(f"{self.path}{os.sep}", "")  # where the bank lies is nobody's business
             raise ArtifactError(
-                f"the artifact of memory {memory_id} is damaged ({error}); compile and publish it again, "
+                f"the artifact of memory {memory_id} is damaged ({why}); compile and publish it again, "
                 "its source text is unharmed"
             ) from error
 
@@ -385,11 +401,26 @@ class Bank:
             return queries.artifact_id(connection, tenant, memory_id)
 
     def _load(self, tenant: str, artifact_id: str) -> Artifact:
+        try:
+            return self._opened(self._blobs.local(tenant, artifact_id), artifact_id)
+        except ArtifactError:
+            return self._opened(self._blobs.fresh(tenant, artifact_id), artifact_id)
+
+    def _opened(self, path: Path, artifact_id: str) -> Artifact:
+        """An artifact whose bytes are right. They are read once, until the file changes."""
+        found = _signature(path)
         # The id is the digest of the whole file: where it is right, so are the tensors' own.
-        artifact = Artifact.open(self._blobs.local(tenant, artifact_id), verify_tensors=False)
-        if artifact.id != artifact_id:
+        artifact = Artifact.open(path, verify_tensors=False)
+        with self._verifying:
+            known = found is not None and self._verified.get(str(path)) == (found, artifact_id)
+        if not known and artifact.id != artifact_id:
             artifact.close()
             raise ArtifactError(f"the file of artifact {artifact_id} was altered, or holds another one")
+        artifact.is_known_as(artifact_id)
+        with self._verifying:
+            self._verified[str(path)] = found, artifact_id
+            while len(self._verified) > _VERIFIED:
+                self._verified.pop(next(iter(self._verified)))
         return artifact
 
     def _discard(self, tenant: str, artifact_ids: Iterable[str]) -> None:
@@ -398,3 +429,12 @@ class Bank:
             for artifact_id in artifact_ids:
                 if not queries.names(connection, tenant, artifact_id):
                     self._blobs.remove(tenant, artifact_id)
+
+
+def _signature(path: Path) -> Signature | None:
+    """What changes when a file does."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

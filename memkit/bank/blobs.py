@@ -27,6 +27,9 @@ class Store(Protocol):
     def local(self, tenant: str, artifact_id: str) -> Path:
         """The artifact's file on this machine; it is not there if the store has none."""
 
+    def fresh(self, tenant: str, artifact_id: str) -> Path:
+        """As `local`, but for what the store has now, whatever this machine kept of it."""
+
     def exists(self, tenant: str, artifact_id: str) -> bool:
         """Whether the store has the artifact."""
 
@@ -59,6 +62,10 @@ class Blobs:
     def local(self, tenant: str, artifact_id: str) -> Path:
         """Where the tenant's artifact of that id lies, when there is one."""
         return self._folder / name_of(tenant, artifact_id)
+
+    def fresh(self, tenant: str, artifact_id: str) -> Path:
+        """The same: nothing is kept beside it."""
+        return self.local(tenant, artifact_id)
 
     def exists(self, tenant: str, artifact_id: str) -> bool:
         """Whether there is one."""

@@ -22,11 +22,21 @@ _POSTGRES_BUSY = {"55P03", "40001", "40P01"}  # lock not available, serializatio
 _POSTGRES_FULL = {"53100", "53200"}
 _POSTGRES_READ_ONLY = {"25006", "42501"}
 _FULL_ERRNO = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_WRONG_PATH = {
+    errno.ENAMETOOLONG: "the path, or a name in it, is too long",
+    errno.ENOTDIR: "a part of the path is a file and not a folder",
+    errno.EEXIST: "a file is where the folder should be",
+    errno.EISDIR: "a folder is where a file should be",
+    errno.ELOOP: "the path goes round in a circle of links",
+}
+_SHOWN = 200  # characters of a path in a message
 
 
 @contextmanager
 def translated(path: Path | str) -> Iterator[None]:
     """Turn failures of the bank at ``path`` into `BankError` and its kinds."""
+    if len(str(path)) > _SHOWN:
+        path = f"{str(path)[:_SHOWN]}..."
     try:
         yield
     except PoolTimeoutError as error:
@@ -102,6 +112,10 @@ def _from_system(path: Path | str, error: OSError) -> BankError:
         return read_only(path)
     if error.errno in _FULL_ERRNO:
         return _full(path)
+    if why := _WRONG_PATH.get(error.errno or 0):
+        named = str(error.filename or path)
+        named = named if len(named) <= _SHOWN else f"{named[:_SHOWN]}..."
+        return BankError(f"cannot use {named}: {why}; give another path")
     return BankError(f"the bank {path} failed: {error}; check its disk and its permissions")
 
 

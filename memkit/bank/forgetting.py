@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -12,10 +14,19 @@ from memkit.bank import queries
 from memkit.bank.catalog import AnyCatalog
 from memkit.bank.index import Indexes
 from memkit.bank.logs import Embed, embedded, shift
-from memkit.bank.records import Receipt, check_tenant, entry_key, memory_hash, memory_id_of, tenant_key
-from memkit.bank.tables import artifacts, chunks, entries, memories, tombstones
+from memkit.bank.records import (
+    Receipt,
+    Vectors,
+    check_tenant,
+    entry_key,
+    memory_hash,
+    memory_id_of,
+    tenant_key,
+)
+from memkit.bank.tables import artifacts, chunks, entries, items, memories, tombstones
 from memkit.document import Document, Span
-from memkit.errors import ConfigError
+from memkit.errors import ConfigError, NotFoundError
+from memkit.text import blank, places
 
 
 class Forgetting:
@@ -47,7 +58,7 @@ class Forgetting:
         return receipts
 
     def erase(
-        self, tenant: str, memory_id: str, spans: Sequence[Span], embed: Embed, *, embedder: str = ""
+        self, tenant: str, memory_id: str, spans: Sequence[Span], embed: Embed, embedder: str = ""
     ) -> Receipt:
         """Remove parts of a memory's text, and every version of its artifact that ever saw one of them.
 
@@ -56,6 +67,7 @@ class Forgetting:
         without any words is forgotten altogether (``left`` is None). Raises `ConfigError` for a span outside.
         """
         check_tenant(tenant)
+        made = self._embedded(tenant, memory_id, spans, embed)  # before anybody has to wait for it
         with self._catalog.write() as connection:
             queries.require_embedder(connection, tenant, embedder)
             info = queries.info(connection, tenant, memory_id)
@@ -64,9 +76,64 @@ class Forgetting:
             if info.running:
                 receipt = _erase_entries(connection, tenant, info.id, spans)
             else:
-                receipt = _erase_text(connection, tenant, info.id, spans, embed)
+                receipt = _erase_text(connection, tenant, info.id, spans, made, embed)
         self._clear(tenant, [info.id], before)
         return receipt
+
+    def scrub(self, tenant: str, memory_id: str, text: str, embed: Embed, embedder: str = "") -> Receipt:
+        """Remove a text, and what looks like it, wherever a memory holds it: in what was said, in titles,
+        speakers, keys and the artifacts that name them.
+
+        What bears it as its own name, or keeps it as an item of a store, is forgotten altogether. Raises
+        `NotFoundError` where it is nowhere.
+        """
+        check_tenant(tenant)
+        with self._catalog.read() as connection:
+            info = queries.info(connection, tenant, memory_id)
+            source = queries.source(connection, tenant, info.id).text
+            named = _named(connection, tenant, info.id, text)
+        spans = [Span(start, end) for start, end in places(source, text)]
+        if named.whole:
+            (receipt,) = self.forget(tenant, info.id)
+            return receipt
+        if not spans and not named.title and not named.entries:
+            raise NotFoundError(f"memory {info.id} does not hold that text")
+        if info.running:
+            spans += named.entries
+        if not spans:
+            return self._retitle(tenant, info.id, text)
+        receipt = self.erase(tenant, info.id, spans, embed, embedder=embedder)
+        if receipt.left and named.title:
+            also = self._retitle(tenant, receipt.left, text)
+            removed = receipt.artifacts_removed + also.artifacts_removed
+            receipt = replace(receipt, artifacts_removed=removed)
+        return receipt
+
+    def _retitle(self, tenant: str, memory_id: str, text: str) -> Receipt:
+        """Take a text out of a title, with all artifacts, which name it."""
+        this = and_(memories.c.tenant == tenant, memories.c.id == memory_id)
+        mine = and_(artifacts.c.tenant == tenant, artifacts.c.memory_id == memory_id)
+        with self._catalog.write() as connection:
+            title = queries.info(connection, tenant, memory_id).title
+            files = {artifact for _, _, artifact in queries.versions(connection, tenant, memory_id)}
+            connection.execute(delete(artifacts).where(mine))
+            values = {"version": 0, "status": "text", "pinned": False, "error": None, "attempt": None}
+            connection.execute(update(memories).where(this).values(title=_without(title, text), **values))
+        self._clear(tenant, [memory_id], files)
+        return Receipt(memory_id, len(files), 0, memory_id)
+
+    def _embedded(
+        self, tenant: str, memory_id: str, spans: Sequence[Span], embed: Embed
+    ) -> tuple[str, list[Span], Vectors] | None:
+        """What will be left of a document, with its chunks; nothing of a running memory."""
+        with self._catalog.read() as connection:
+            info = queries.info(connection, tenant, memory_id)
+            _check(spans, info.characters)
+            text = "" if info.running else _left(queries.source(connection, tenant, info.id).text, spans)
+        if blank(text):
+            return None
+        document = Document(text)
+        return (text, *embedded(document, [Span(0, len(text))], embed))
 
     def expired(self, tenant: str, before: datetime) -> list[tuple[str, list[Span] | None]]:
         """What is older than that: whole memories (None), and spans of running ones."""
@@ -105,25 +172,70 @@ def _check(spans: Sequence[Span], characters: int) -> None:
 
 
 def _erase_text(
-    connection: Connection, tenant: str, memory_id: str, spans: Sequence[Span], embed: Embed
+    connection: Connection,
+    tenant: str,
+    memory_id: str,
+    spans: Sequence[Span],
+    made: tuple[str, list[Span], Vectors] | None,
+    embed: Embed,
 ) -> Receipt:
     """Put another document in the place of one."""
     old = queries.source(connection, tenant, memory_id)
-    kept, at = list[str](), 0
-    for span in sorted(spans, key=lambda s: s.start):
-        kept.append(old.text[at : max(at, span.start)])
-        at = max(at, span.end)
-    text = "".join((*kept, old.text[at:]))
+    text = _left(old.text, spans)
     receipt = queries.delete_memory(connection, tenant, memory_id)
     left: str | None = None
-    if text.strip():
-        document = Document(text.strip(), old.title)
-        left = memory_id_of(tenant, document.digest)
-        if queries.find(connection, tenant, left) is None:
-            found, vectors = embedded(document, [Span(0, len(document.text))], embed)
+    if not blank(text):
+        document = Document(text, old.title)
+        left = queries.same(connection, tenant, document)
+        if left is None:
+            left = memory_id_of(tenant, document.identity)
+            if made is None or made[0] != text:  # it was changed meanwhile
+                made = (text, *embedded(document, [Span(0, len(text))], embed))
             queries.insert_memory(connection, tenant, left, document)
-            queries.insert_chunks(connection, tenant, left, found, vectors)
+            queries.insert_chunks(connection, tenant, left, *made[1:])
     return Receipt(memory_id, receipt.artifacts_removed, receipt.chunks_removed, left)
+
+
+def _left(text: str, spans: Sequence[Span]) -> str:
+    """What is left of a text without some of its characters."""
+    kept, at = list[str](), 0
+    for span in sorted(spans, key=lambda s: s.start):
+        kept.append(text[at : max(at, span.start)])
+        at = max(at, span.end)
+    return "".join((*kept, text[at:])).strip()
+
+
+def _without(text: str, gone: str) -> str:
+    return _left(text, [Span(start, end) for start, end in places(text, gone)])
+
+
+@dataclass(frozen=True)
+class _Named:
+    """Where beside its text a memory holds one: as its name or its item's key or value, in its title, in
+    speakers and keys of entries."""
+
+    whole: bool
+    title: bool
+    entries: list[Span]
+
+
+def _named(connection: Connection, tenant: str, memory_id: str, text: str) -> _Named:
+    info = queries.info(connection, tenant, memory_id)
+    of_item = and_(items.c.tenant == tenant, items.c.memory_id == memory_id)
+    kept = connection.execute(select(items.c.key, items.c.value).where(of_item)).all()
+    of_entry = and_(entries.c.tenant == tenant, entries.c.memory_id == memory_id)
+    rows = connection.execute(select(entries).where(of_entry)).all()
+    return _Named(
+        bool(info.name and places(info.name, text))
+        or any(places(part, text) for row in kept for part in (row.key, _plain(row.value))),
+        bool(places(info.title, text)),
+        [Span(r.start, r.end) for r in rows if places(r.speaker, text) or places(r.key or "", text)],
+    )
+
+
+def _plain(value: str) -> str:
+    """A value's JSON with its characters as they are."""
+    return json.dumps(json.loads(value), ensure_ascii=False)
 
 
 def _erase_entries(connection: Connection, tenant: str, memory_id: str, spans: Sequence[Span]) -> Receipt:

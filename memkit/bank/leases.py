@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
+import threading
 import uuid
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,7 @@ from memkit.bank import queries
 from memkit.bank.catalog import AnyCatalog
 from memkit.bank.records import check_tenant
 from memkit.bank.tables import leases
-from memkit.errors import BankBusyError
+from memkit.errors import BankBusyError, BankError
 
 LENGTH = timedelta(minutes=2)  # that a lease outlives its last renewal: a killed process blocks no longer
 
@@ -28,25 +29,37 @@ class Lease:
         self._catalog, self._owner = catalog, owner
         self._of = (leases.c.tenant == tenant, leases.c.memory_id == memory_id, leases.c.owner == owner)
         self._renewed = datetime.now(UTC)
+        self._over, self._lost = threading.Event(), False
+        self._beat = threading.Thread(target=self._renewing, name="memkit-lease", daemon=True)
 
     def renew(self) -> None:
         """Hold on, once a quarter of the lease is over. Raises `BankBusyError` when another took it."""
         now = datetime.now(UTC)
-        if abs(now - self._renewed) < LENGTH / 4:  # a clock may go backwards, too
+        if abs(now - self._renewed) < LENGTH / 4 and not self._lost:  # a clock may go backwards, too
             return
         until = queries.microseconds_of(now + LENGTH)
         with self._catalog.write() as connection:
             held = connection.execute(update(leases).where(*self._of).values(until=until)).rowcount
         if not held:
+            self._lost = True
             raise BankBusyError(
                 "another process took this compilation over: this one had stopped for too long"
             )
         self._renewed = now
 
+    def _renewing(self) -> None:
+        """Renew while nobody reports steps, as during the tests of an artifact."""
+        while not self._lost and not self._over.wait(LENGTH.total_seconds() / 4):
+            with suppress(BankError):  # the catalog is busy, and will be asked again; or it is lost
+                self.renew()
+
     def __enter__(self) -> Lease:
+        self._beat.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._beat.join()
         with self._catalog.write() as connection:
             connection.execute(delete(leases).where(*self._of))
 

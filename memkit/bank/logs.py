@@ -33,6 +33,7 @@ from memkit.bank.records import (
 from memkit.bank.tables import artifacts, chunks, entries, memories
 from memkit.document import Document, Span
 from memkit.errors import ConfigError
+from memkit.text import normal
 
 Embed: TypeAlias = Callable[[Document], tuple[Sequence[Span], NDArray[Any]]]
 MAX_NAME, MAX_SPEAKER, MAX_KEY = 128, 64, 256  # characters
@@ -49,6 +50,7 @@ class _Draft:
     speaker: str
     at: int | None
     part: int
+    zone: int = 0  # minutes east of UTC
 
 
 class Logs:
@@ -82,7 +84,7 @@ class Logs:
         drafts = [_draft(each, part, clock) for part, each in enumerate(said)]
         if not drafts:
             raise ConfigError("there is nothing to remember: give at least one entry")
-        lines = {line(clock if d.at is None else d.at, d.speaker, d.text) for d in drafts}
+        lines = {line(clock if d.at is None else d.at, d.speaker, d.text, d.zone) for d in drafts}
         made = {each: embedded(Document(each), [Span(0, len(each))], embed) for each in lines}
         memory_id = memory_id_of(tenant, running_digest(name))
         with self._catalog.write() as connection:
@@ -100,6 +102,14 @@ class Logs:
         with self._catalog.read() as connection:
             return queries.find(connection, tenant, memory_id_of(tenant, running_digest(name)))
 
+    def known(self, tenant: str, name: str, key: str) -> bool:
+        """Whether a call with that key was carried out."""
+        check_tenant(tenant)
+        memory_id = memory_id_of(tenant, running_digest(name))
+        query = select(entries.c.part).where(_of(tenant, memory_id), entries.c.key == key)
+        with self._catalog.read() as connection:
+            return connection.execute(query.limit(1)).first() is not None
+
     def entries(self, tenant: str, memory_id: str) -> list[Entry]:
         """A running memory's entries in the order of their dates; none of a document."""
         check_tenant(tenant)
@@ -115,9 +125,13 @@ class Logs:
             return document, [_to_entry(row) for row in connection.execute(_entries(tenant, memory_id))]
 
 
-def line(said: int, speaker: str, text: str) -> str:
-    """An entry's line; further lines of its text are indented, so that none of them looks like an entry."""
-    return f"{queries.time_of(said).date().isoformat()} {speaker}: {_INDENT.join(text.splitlines())}"
+def line(said: int, speaker: str, text: str, zone: int = 0) -> str:
+    """An entry's line, dated by the day that it was for the speaker, ``zone`` minutes east of UTC.
+
+    Further lines of its text are indented, so that none of them looks like an entry.
+    """
+    day = (queries.time_of(said) + timedelta(minutes=zone)).date()
+    return f"{day.isoformat()} {speaker}: {_INDENT.join(text.splitlines())}"
 
 
 def embedded(document: Document, pieces: Sequence[Span], embed: Embed) -> tuple[list[Span], Vectors]:
@@ -149,14 +163,25 @@ def _draft(said: Said, part: int, clock: int) -> _Draft:
         raise ConfigError(f"{said.when} is no date that can be kept") from error
     if late:
         raise ConfigError(f"{said.when} has not come yet: a memory's date says when something was said")
-    return _Draft(text, said.speaker, at, part)
+    return _Draft(text, said.speaker, at, part, _zone(said.when))
+
+
+def _zone(when: datetime) -> int:
+    """Minutes east of UTC, of a time that keeps its day there."""
+    zone = round((when.utcoffset() or timedelta()).total_seconds() / 60)
+    try:
+        _ = when.astimezone(UTC) + timedelta(minutes=zone)
+    except OverflowError:
+        return 0
+    return zone
 
 
 def _known(connection: Connection, tenant: str, memory_id: str, key: str, drafts: Sequence[_Draft]) -> bool:
     """Whether a call with that key was carried out."""
     query = select(entries.c.text, entries.c.speaker).where(_of(tenant, memory_id), entries.c.key == key)
     found = [tuple(row) for row in connection.execute(query.order_by(entries.c.part))]
-    if found and found != [(draft.text, draft.speaker) for draft in drafts]:
+    same = [(normal(text), speaker) for text, speaker in found]
+    if found and same != [(normal(draft.text), draft.speaker) for draft in drafts]:
         raise ConfigError(f"the key {key!r} was given with other entries: use a new one")
     return bool(found)
 
@@ -173,7 +198,7 @@ def _insert(
     tenant, memory_id, name = memory
     info = queries.find(connection, tenant, memory_id)
     at = _time(connection, tenant, memory_id, draft.at, clock)
-    text = line(at, draft.speaker, draft.text)
+    text = line(at, draft.speaker, draft.text, draft.zone)
     if info is not None and info.characters + len(text) >= MAX_LOG:
         raise ConfigError(
             f"the running memory {name!r} would have more than {MAX_LOG:,} characters: forget some of it, or "
@@ -194,6 +219,7 @@ def _insert(
         "said": at,
     }
     what = {"speaker": draft.speaker, "text": draft.text, "start": start, "end": start + len(text)}
+    what["zone"] = draft.zone
     connection.execute(insert(entries).values(**place, **what, key=key, part=draft.part))
 
 
@@ -269,5 +295,5 @@ def _of(tenant: str, memory_id: str) -> Any:
 def _to_entry(row: Row[Any]) -> Entry:
     early = row.since is not None and row.said < row.since
     compiled = row.through is not None and row.number <= row.through and not early
-    said, whole = queries.time_of(row.said), line(row.said, row.speaker, row.text)
+    said, whole = queries.time_of(row.said), line(row.said, row.speaker, row.text, row.zone)
     return Entry(row.number, row.speaker, said, row.text, row.start, row.end, compiled, whole)

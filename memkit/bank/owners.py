@@ -13,7 +13,7 @@ from memkit.errors import ConfigError
 
 MAX_OWNER = 1024  # bytes of an owner's name in UTF-8: with a key, as much as PostgreSQL can index
 _USER, _NAMESPACE = "/", "#"
-_ESCAPES = (("%", "%25"), (_USER, "%2F"), (_NAMESPACE, "%23"))
+_ESCAPES = (("%", "%25"), (_USER, "%2F"), (_NAMESPACE, "%23"), ("\x00", "%00"))  # PostgreSQL keeps no NUL
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,6 @@ def check_name(what: str, text: str) -> str:
         text.encode()
     except UnicodeEncodeError as error:
         raise ConfigError(f"the {what}'s name holds half a character at {error.start}") from error
-    if "\x00" in text:
-        raise ConfigError(f"the {what}'s name holds a NUL character")
     return text
 
 

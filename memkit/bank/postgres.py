@@ -14,7 +14,7 @@ from sqlalchemy.exc import ArgumentError
 from memkit.bank import schema
 from memkit.bank.failures import translated
 from memkit.bank.tables import metadata
-from memkit.errors import ConfigError, MissingExtraError
+from memkit.errors import ConfigError, MissingExtraError, install_line
 
 LOCK = 0x6D656D6B6974  # "memkit": the advisory lock of all writers
 ROWS = 1000  # copied at once
@@ -102,7 +102,7 @@ class PostgresCatalog:
                 connect_args={"connect_timeout": max(int(self._timeout), 1)},
             )
         except ImportError as error:
-            raise MissingExtraError("psycopg", "pip install 'memkit[postgres]'") from error
+            raise MissingExtraError("psycopg", install_line("postgres")) from error
         try:
             with translated(self.path):
                 with engine.connect() as connection:

@@ -85,8 +85,8 @@ def not_found(memory_id: str) -> NotFoundError:
 
 def infos(connection: Connection, tenant: str, prefix: str = "") -> list[MemoryInfo]:
     """The tenant's memories whose id starts with a prefix, oldest first."""
-    query = _INFO.where(memories.c.tenant == tenant, memories.c.id.startswith(prefix, autoescape=True))
-    query = query.order_by(memories.c.created, memories.c.id)
+    begins = func.substr(memories.c.id, 1, len(prefix)) == prefix
+    query = _INFO.where(memories.c.tenant == tenant, begins).order_by(memories.c.created, memories.c.id)
     return [_to_info(row) for row in connection.execute(query).mappings()]
 
 
@@ -109,6 +109,14 @@ def info(connection: Connection, tenant: str, memory_id: str) -> MemoryInfo:
     found = find(connection, tenant, memory_id)
     if found is None:
         raise not_found(memory_id)
+    return found
+
+
+def same(connection: Connection, tenant: str, document: Document) -> str | None:
+    """The id of the tenant's document that looks like this one."""
+    alike = and_(memories.c.tenant == tenant, memories.c.identity == document.identity)
+    query = select(memories.c.id).where(alike, memories.c.name.is_(None))
+    found: str | None = connection.execute(query.order_by(memories.c.created).limit(1)).scalar()
     return found
 
 
@@ -160,11 +168,13 @@ def insert_memory(
     digest: str | None = None,
 ) -> None:
     """Add a memory that has no chunks yet; a running one has a name, one of another kind its own digest."""
+    told = digest or (None if name is None else running_digest(name))
     what = {"tenant": tenant, "id": memory_id, "name": name, "title": document.title, "text": document.text}
     connection.execute(
         insert(memories).values(
             **what,
-            digest=digest or (document.digest if name is None else running_digest(name)),
+            digest=told or document.digest,
+            identity=told or document.identity,
             characters=len(document.text),
             status="text",
             version=0,
@@ -306,6 +316,14 @@ def tenants_of(connection: Connection) -> list[str]:
     return list(
         connection.execute(select(memories.c.tenant).distinct().order_by(memories.c.tenant)).scalars()
     )
+
+
+def beneath(connection: Connection, prefix: str) -> list[str]:
+    """Names of all who have memories and whose names begin with a prefix, byte by byte."""
+    after = prefix[:-1] + chr(ord(prefix[-1]) + 1)  # the first name that does not
+    within = and_(memories.c.tenant >= prefix, memories.c.tenant < after)
+    query = select(memories.c.tenant).where(within).distinct().order_by(memories.c.tenant)
+    return list(connection.execute(query).scalars())
 
 
 def versions(connection: Connection, tenant: str, memory_id: str | None = None) -> list[tuple[str, int, str]]:

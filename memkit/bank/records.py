@@ -78,7 +78,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Said:
-    """What is to become an entry; without ``when`` it was said now. A time without a zone is UTC."""
+    """What is to become an entry; without ``when`` it was said now. A time without a zone is UTC.
+
+    An entry is dated by the day in the zone that ``when`` names: the speaker's own.
+    """
 
     text: str
     speaker: str = "user"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 from collections.abc import Collection, Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from memkit.bank.blobs import SUFFIX, name_of
-from memkit.errors import BankError, ConfigError, MissingExtraError
+from memkit.errors import BankError, ConfigError, MissingExtraError, install_line
 
 CACHE_BYTES = 4 << 30  # of files that are kept on this machine
 
@@ -27,12 +28,12 @@ class RemoteBlobs:
         try:
             import fsspec
         except ImportError as error:
-            raise MissingExtraError("fsspec", "pip install 'memkit[s3]'") from error
+            raise MissingExtraError("fsspec", install_line("s3")) from error
         try:
             filesystem, root = fsspec.core.url_to_fs(url)
         except ImportError as error:
             driver = f"the driver for {url.partition(':')[0]}"
-            raise MissingExtraError(driver, "pip install 'memkit[s3]'") from error
+            raise MissingExtraError(driver, install_line("s3")) from error
         except ValueError as error:
             raise ConfigError(f"no store is at {url!r:.80}: {error}") from error
         self._fs: Any = filesystem
@@ -50,6 +51,11 @@ class RemoteBlobs:
                 return path
         self._keep(path, data)
         return path
+
+    def fresh(self, tenant: str, artifact_id: str) -> Path:
+        """The artifact's file, fetched anew; what was kept on this machine may have gone bad."""
+        self._cached(tenant, artifact_id).unlink(missing_ok=True)
+        return self.local(tenant, artifact_id)
 
     def exists(self, tenant: str, artifact_id: str) -> bool:
         """Whether the store has the artifact."""
@@ -106,15 +112,20 @@ class RemoteBlobs:
     def _keep(self, path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
-        temporary.write_bytes(data)
-        temporary.replace(path)
-        files = sorted(self._cache.glob("*/*"), key=lambda file: file.stat().st_mtime)
-        spare = sum(file.stat().st_size for file in files) - CACHE_BYTES
-        for file in files:
-            if spare <= 0 or file == path:
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        # Other processes use the same cache: a file may go between being seen and being looked at.
+        files = [(found, file) for file in self._cache.glob(f"*/*{SUFFIX}") if (found := _stat(file))]
+        spare = sum(found.st_size for found, _ in files) - CACHE_BYTES
+        for found, file in sorted(files, key=lambda each: each[0].st_mtime):
+            if spare <= 0:
                 break
-            spare -= file.stat().st_size
-            file.unlink(missing_ok=True)
+            if file != path:
+                spare -= found.st_size
+                file.unlink(missing_ok=True)
 
     @contextmanager
     def _reached(self) -> Iterator[None]:
@@ -125,6 +136,14 @@ class RemoteBlobs:
                 f"the artifact store {self._url} cannot be used ({type(error).__name__}: {error}): check its "
                 "address and credentials. What the bank had, it has"
             ) from error
+
+
+def _stat(file: Path) -> os.stat_result | None:
+    """What the system says of a file; None where it is gone."""
+    try:
+        return file.stat()
+    except FileNotFoundError:
+        return None
 
 
 def _written(info: dict[str, Any]) -> float:

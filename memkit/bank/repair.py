@@ -62,12 +62,8 @@ def _withdraw(connection: Connection, blobs: Store) -> Iterator[str]:
     """Drop versions whose file is missing or damaged; their memories take the newest sound one, or none."""
     key = (artifacts.c.tenant, artifacts.c.memory_id, artifacts.c.version)
     for row in connection.execute(select(*key, artifacts.c.id)).all():
-        try:
-            with Artifact.open(blobs.local(row.tenant, row.id)) as artifact:
-                sound = artifact.id == row.id
-        except ArtifactError:
-            sound = False
-        if sound:
+        places = (blobs.local, blobs.fresh)  # a bad copy on this machine says nothing of the store's
+        if any(_sound(place(row.tenant, row.id), row.id) for place in places):
             continue
         this = [artifacts.c.tenant == row.tenant, artifacts.c.memory_id == row.memory_id]
         connection.execute(delete(artifacts).where(*this, artifacts.c.version == row.version))
@@ -86,6 +82,14 @@ def _withdraw(connection: Connection, blobs: Store) -> Iterator[str]:
             )
         )
         yield f"withdrew version {row.version} of memory {row.memory_id}, whose artifact was damaged"
+
+
+def _sound(file: Path, artifact_id: str) -> bool:
+    try:
+        with Artifact.open(file) as artifact:
+            return artifact.id == artifact_id
+    except ArtifactError:
+        return False
 
 
 def _strays(connection: Connection, path: Path, before: float) -> list[Path]:

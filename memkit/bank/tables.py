@@ -20,6 +20,9 @@ from sqlalchemy import (
 )
 
 metadata = MetaData()
+# Names are compared and ordered byte by byte. SQLite does so anyway; a PostgreSQL database may have been made
+# with a collation for which different names are equal.
+_Name = Text().with_variant(Text(collation="C"), "postgresql")
 
 # `generation` outlives a tenant's memories: were it to start again, an index of another process
 # could pass for current.
@@ -40,7 +43,7 @@ embedders = Table(
 memories = Table(
     "memories",
     metadata,
-    Column("tenant", Text, primary_key=True),
+    Column("tenant", _Name, primary_key=True),
     Column("id", String(16), primary_key=True),
     Column("digest", String(64), nullable=False),
     Column("title", Text, nullable=False),
@@ -56,7 +59,10 @@ memories = Table(
     Column("asked", Integer, nullable=False, server_default="0"),  # questions that it answered
     Column("last_asked", BigInteger),
     Column("attempt", String(64)),  # of a compilation that failed: what it was made from, with and for
+    # Of the text as it looks (`Document.identity`); of what has a name or a key, its digest.
+    Column("identity", String(64), nullable=False, server_default=""),
     UniqueConstraint("tenant", "digest"),
+    Index("memories_identity", "tenant", "identity"),
 )
 
 
@@ -69,7 +75,7 @@ def _of_memory() -> ForeignKeyConstraint:
 chunks = Table(
     "chunks",
     metadata,
-    Column("tenant", Text, primary_key=True),
+    Column("tenant", _Name, primary_key=True),
     Column("memory_id", String(16), primary_key=True),
     Column("number", Integer, primary_key=True),
     Column("start", Integer, nullable=False),
@@ -82,7 +88,7 @@ chunks = Table(
 artifacts = Table(
     "artifacts",
     metadata,
-    Column("tenant", Text, primary_key=True),
+    Column("tenant", _Name, primary_key=True),
     Column("memory_id", String(16), primary_key=True),
     Column("version", Integer, primary_key=True),
     Column("id", String(64), nullable=False),
@@ -103,7 +109,7 @@ artifacts = Table(
 entries = Table(
     "entries",
     metadata,
-    Column("tenant", Text, primary_key=True),
+    Column("tenant", _Name, primary_key=True),
     Column("memory_id", String(16), primary_key=True),
     Column("number", Integer, primary_key=True),  # in the order of arrival
     Column("said", BigInteger, nullable=False),  # microseconds since 1970, UTC; orders the text
@@ -111,8 +117,9 @@ entries = Table(
     Column("text", Text, nullable=False),
     Column("start", Integer, nullable=False),
     Column("end", Integer, nullable=False),
-    Column("key", Text),  # what makes a repeated call harmless; `part` counts the entries of one call
+    Column("key", _Name),  # what makes a repeated call harmless; `part` counts the entries of one call
     Column("part", Integer, nullable=False),
+    Column("zone", Integer, nullable=False, server_default="0"),  # the speaker's, in minutes east of UTC
     UniqueConstraint("tenant", "memory_id", "said"),
     UniqueConstraint("tenant", "memory_id", "key", "part"),
     _of_memory(),
@@ -120,7 +127,7 @@ entries = Table(
 leases = Table(
     "leases",
     metadata,
-    Column("tenant", Text, primary_key=True),
+    Column("tenant", _Name, primary_key=True),
     Column("memory_id", String(16), primary_key=True),
     Column("owner", String(64), nullable=False),
     Column("until", BigInteger, nullable=False),
@@ -130,8 +137,8 @@ leases = Table(
 items = Table(
     "items",
     metadata,
-    Column("tenant", Text, primary_key=True),
-    Column("key", Text, primary_key=True),
+    Column("tenant", _Name, primary_key=True),
+    Column("key", _Name, primary_key=True),
     Column("number", Integer, nullable=False),  # in the order of arrival
     Column("value", Text, nullable=False),  # JSON
     Column("memory_id", String(16), nullable=False),
@@ -141,6 +148,15 @@ items = Table(
     Column("updated", BigInteger, nullable=False),
     Column("ttl", Float),  # minutes
     Column("expires", BigInteger),
+    _of_memory(),
+)
+# Compilations that nobody has begun or ended yet.
+waiting = Table(
+    "waiting",
+    metadata,
+    Column("tenant", _Name, primary_key=True),
+    Column("memory_id", String(16), primary_key=True),
+    Column("added", BigInteger, nullable=False),
     _of_memory(),
 )
 policies = Table(
@@ -156,7 +172,7 @@ api_keys = Table(
     "api_keys",
     metadata,
     Column("id", String(16), primary_key=True),  # part of the key, and no secret
-    Column("tenant", Text, nullable=False),
+    Column("tenant", _Name, nullable=False),
     Column("hash", String(64), nullable=False),  # SHA-256 of the key
     Column("label", Text, nullable=False),
     Column("created", BigInteger, nullable=False),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from memkit.cli.evaluate import check_writable, write_json
+from memkit.cli.lazy import usable
 from memkit.cli.options import (
     Compiler,
     EmbedderName,
@@ -55,7 +56,7 @@ def calibrate(
     Compiles the records apart from all users' memories, asks what they answer and what they do not, and
     stores scorers and thresholds in the bank's folder. With the compiler none, only texts are used.
     """
-    output, target = Output(json == "-"), None if json in (None, "-") else Path(json)
+    output, target = Output(json == "-"), None if json in (None, "-") else usable(json)
     if target is not None:
         check_writable(target)
     from memkit.evals.gating import TENANT, Sources

@@ -10,7 +10,7 @@ _KEYS: Commands = {
     "create": Command(
         "tenants", "create_key", "Make a key. It is shown now and never again: only its hash is kept."
     ),
-    "list": Command("tenants", "list_keys", "List a user's keys, oldest first."),
+    "list": Command("tenants", "list_keys", "List the keys of a tenant or a user, oldest first."),
     "revoke": Command("tenants", "revoke_key", "Let a key open nothing any more."),
 }
 _BENCHES: Commands = {
@@ -125,10 +125,19 @@ COMMANDS: Mapping[str, Commands] = {
         ),
         "list": Command("manage", "list_memories", "List a user's memories, oldest first."),
         "show": Command("manage", "show", "Show one memory and what its artifact says about itself."),
-        "explain": Command(
-            "recompile",
-            "explain",
+        "search": Command(
+            "search", "search", "Find memories by words: the best passage of each, the best memory first."
+        ),
+        "advise": Command(
+            "advice",
+            "advise",
             "Say whether a memory is worth compiling, and after how many questions that has paid for itself.",
+        ),
+        "explain": Command(
+            "advice",
+            "advise",
+            "Say whether a memory is worth compiling, and after how many questions that has paid for itself.",
+            instead="advise",
         ),
         "forget": Command(
             "forget",
@@ -203,7 +212,9 @@ COMMANDS: Mapping[str, Commands] = {
         "sglang-args": Command(
             "serving", "sglang_args", "Prepare a bank for SGLang, and print the flags of a server for it."
         ),
-        "limit": Command("tenants", "limit", "Show or change what a user may keep, and for how long."),
+        "limit": Command(
+            "tenants", "limit", "Show or change what a user, or a tenant, may keep, and for how long."
+        ),
         "backup": Command(
             "backup",
             "backup",
@@ -212,7 +223,9 @@ COMMANDS: Mapping[str, Commands] = {
         "restore": Command(
             "backup", "restore", "Make a bank from a backup, in a folder that is empty or not there yet."
         ),
-        "keys": Group("API keys, each of which lets its holder act for one user.", _KEYS),
+        "keys": Group(
+            "API keys, each of which lets its holder act for a tenant and its users, or for one user.", _KEYS
+        ),
     },
     "Train and measure": {
         "eval": Command(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memkit.cli.options import Json, Model, Options, Ratio, User, compiler_options, open_memory
+from memkit.cli.options import Json, Model, Options, Ratio, Tenant, User, compiler_options, open_memory, whose
 from memkit.cli.output import Output
 from memkit.cli.progress import compilation
 from memkit.errors import VerificationError
@@ -41,7 +41,8 @@ class Asked:
 def demo(
     ratio: Ratio = None,
     option: Options = None,
-    user: User = "default",
+    user: User = None,
+    tenant: Tenant = None,
     home: Annotated[
         Path | None, typer.Option("--home", metavar="PATH", help=_NO_HOME, show_default=False)
     ] = None,
@@ -51,8 +52,8 @@ def demo(
     """See memkit work: remember, ask, compile, ask again, forget. Takes about a minute, offline."""
     output, started = Output(json), time.perf_counter()
     show = Output() if not json else None  # as JSON, everything comes at the end
-    options = compiler_options(option, ratio)
-    with _folder(home) as folder, open_memory(folder, model, user, options=options) as memory:
+    options, owner = compiler_options(option, ratio), whose(user, tenant)
+    with _folder(home) as folder, open_memory(folder, model, owner, options=options) as memory:
         result = {"model": model, **_run(output, show, memory)}
     result["seconds"] = time.perf_counter() - started
     output.result(result, lambda: _sizes(output, result))

@@ -11,16 +11,31 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from memkit._version import __version__
-from memkit.cli.options import Home, Json, Model, Urls, User, home_of, open_bank, quiet_libraries
+from memkit.cli.options import (
+    Home,
+    Json,
+    Model,
+    Tenant,
+    Urls,
+    User,
+    called,
+    home_of,
+    open_bank,
+    quiet_libraries,
+    whose,
+)
 from memkit.cli.output import Output
 from memkit.cli.serving import server_checks
 from memkit.errors import ArtifactError, MemkitError
 from memkit.settings import shared
+
+if TYPE_CHECKING:
+    from memkit.bank.owners import Owner
 
 _PACKAGES = {  # import name: distribution
     "torch": "torch",
@@ -51,14 +66,15 @@ def doctor(
         bool,
         typer.Option("--repair", help="First remove what no memory needs, make anew what can be derived."),
     ] = False,
-    user: User = "default",
+    user: User = None,
+    tenant: Tenant = None,
     url: Urls = None,
     home: Home = None,
     model: Model = "nano",
     json: Json = False,
 ) -> None:
     """Check versions, model, bank, disk and SGLang servers; exits with 1 if any check fails."""
-    output = Output(json)
+    output, owner = Output(json), whose(user, tenant)
     folder = home_of(home)
     packages = list(_packages())
     if any(check.status == "fail" for check in packages):
@@ -71,7 +87,7 @@ def doctor(
             *_compilers(),
             loaded,
             *repaired,
-            *_bank(folder, user, fingerprint),
+            *_bank(folder, owner, fingerprint),
             _disk(folder),
             *_servers(url, model, folder, fingerprint),
         ]
@@ -152,19 +168,19 @@ def _there(folder: Path) -> bool:
     return folder.exists() or shared()["database"] is not None
 
 
-def _bank(folder: Path, user: str, fingerprint: str | None) -> Iterator[Check]:
+def _bank(folder: Path, owner: Owner, fingerprint: str | None) -> Iterator[Check]:
     if not _there(folder):
         yield Check("bank", "warn", f"there is none at {folder} yet; the first remember makes it")
         return
     try:
         with open_bank(folder) as bank:
-            memories, problems = bank.list(user), bank.check(user)
+            memories, problems = bank.list(owner.name), bank.check(owner.name)
             foreign = 0
             for info in memories:
                 if info.artifact_id is None or fingerprint is None:
                     continue
                 try:
-                    artifact = bank.artifact(user, info.id)
+                    artifact = bank.artifact(owner.name, info.id)
                 except ArtifactError:
                     continue  # among the problems
                 foreign += artifact.manifest.fingerprint != fingerprint
@@ -173,7 +189,8 @@ def _bank(folder: Path, user: str, fingerprint: str | None) -> Iterator[Check]:
         yield Check("bank", "fail", str(error))
         return
     compiled = sum(info.artifact_id is not None for info in memories)
-    yield Check("bank", "ok", f"{folder}: {len(memories)} memories of {user!r}, {compiled} of them compiled")
+    held = f"{len(memories)} memories of {called(owner)}, {compiled} of them compiled"
+    yield Check("bank", "ok", f"{folder}: {held}")
     yield from (Check("artifact", "fail", problem) for problem in problems)
     if foreign:
         yield Check(

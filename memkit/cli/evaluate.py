@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from memkit.cli.lazy import usable
 from memkit.cli.options import (
     EmbedderName,
     Limit,
@@ -29,7 +30,7 @@ from memkit.cli.options import (
 )
 from memkit.cli.output import Output, plain
 from memkit.cli.progress import progress
-from memkit.errors import ConfigError, MemkitError, MissingExtraError
+from memkit.errors import ConfigError, MemkitError, MissingExtraError, install_line
 
 if TYPE_CHECKING:
     from memkit.evals.judge import JudgeConfig
@@ -76,7 +77,7 @@ def evaluate(
     """
     if report:
         return _report(source)
-    output, target = Output(json == "-"), None if json in (None, "-") else Path(json)
+    output, target = Output(json == "-"), None if json in (None, "-") else usable(json)
     for path in (target, html):
         if path is not None:
             check_writable(path)
@@ -119,9 +120,10 @@ def _report(folder: str) -> None:
     """What ``RESULTS.md`` holds, from the JSON files of a folder."""
     from memkit.evals.report import render
 
-    if not list(Path(folder).glob("*.json")):
+    place = usable(folder)
+    if not list(place.glob("*.json")):
         raise ConfigError(f"there are no results in {folder}: it holds no .json files")
-    print(render(Path(folder)), end="")
+    print(render(place), end="")
 
 
 def _own_ratio(names: Sequence[str], model: str) -> float | None:
@@ -270,7 +272,7 @@ def check_writable(path: Path) -> None:
 def check_plots() -> None:
     """Refuse to begin what could not be drawn at the end."""
     if find_spec("matplotlib") is None:
-        raise MissingExtraError("matplotlib", "pip install 'memkit[eval]'")
+        raise MissingExtraError("matplotlib", install_line("eval"))
 
 
 def write_json(path: Path, table: dict[str, Any]) -> None:

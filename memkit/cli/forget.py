@@ -10,19 +10,35 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from memkit.cli.manage import OptionalId
-from memkit.cli.options import EmbedderName, Home, Json, Model, open_bank, open_memory
+from memkit.cli.options import (
+    EmbedderName,
+    Home,
+    Json,
+    Model,
+    Tenant,
+    called,
+    open_bank,
+    open_memory,
+    whose,
+)
 from memkit.cli.output import Output
 from memkit.document import Span
 from memkit.errors import ConfigError, MemkitError, NotFoundError
 
 if TYPE_CHECKING:
     from memkit.bank import Bank, MemoryInfo, Receipt
+    from memkit.bank.owners import Owner
     from memkit.forgetting import Check
+    from memkit.memory import Memory
 
 Who = Annotated[
     str | None,
     typer.Option(
-        "--user", "-u", metavar="U", help="Whose; without an ID, all they have.", show_default=False
+        "--user",
+        "-u",
+        metavar="U",
+        help="Whose; without an ID, all they have, stores of agents too.",
+        show_default=False,
     ),
 ]
 
@@ -30,13 +46,18 @@ Who = Annotated[
 def forget(
     memory_id: OptionalId = None,
     user: Who = None,
+    tenant: Tenant = None,
     span: Annotated[
         list[str] | None,
         typer.Option("--span", metavar="START:END", help="Only these characters of it; repeatable."),
     ] = None,
     matching: Annotated[
         str | None,
-        typer.Option(metavar="TEXT", help="Only where it holds this text.", show_default=False),
+        typer.Option(
+            metavar="TEXT",
+            help="Only this text, wherever the memory holds it: in its title, name and keys, too.",
+            show_default=False,
+        ),
     ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Ask afterwards what it told, and say what is still answered.")
@@ -51,37 +72,53 @@ def forget(
 
     Of a running memory whole entries go. With --check, exit code 4 says that something is still answered.
     """
-    output = Output(json)
-    if memory_id is None and user is None:
+    output, owner = Output(json), whose(user, tenant)
+    if memory_id is None and user is None and tenant is None:
         raise ConfigError("give the ID of a memory, or --user U to forget all that U has")
-    tenant = "default" if user is None else user
+    if span and matching is not None:
+        raise ConfigError("give --span or --matching, not both")
     with open_bank(home) as bank:
-        chosen = [bank.get(tenant, memory_id)] if memory_id is not None else bank.list(tenant)
-        if not chosen:
-            raise NotFoundError(f"the user {tenant!r} has no memories")
-        spans = _spans(bank, tenant, chosen, span or (), matching, memory_id is None)
+        held = _held(bank, owner) if memory_id is None else [bank.get(owner.name, memory_id)]
+        spans = _spans(bank, owner, held, span or (), matching, memory_id is None)
+    if not held:
+        raise NotFoundError(f"{called(owner)} has no memories")
     if not yes:
-        _confirm(output, chosen, tenant, spans, everything=memory_id is None)
-    one = None if memory_id is None else chosen[0].id
-    checks: Sequence[Check] = ()
-    with open_memory(home, model, tenant, embedder=embedder) as memory:
-        if check:
-            from memkit.forgetting import forget_and_check
-
-            done = forget_and_check(memory, one, spans)
-            receipts, checks = list(done.receipts), done.checks
-        else:
-            receipts = memory.forget(one, spans=spans, compile=False)
-    result: dict[str, Any] = {"user": tenant, "forgotten": receipts}
+        _confirm(output, held, owner, spans, matching, everything=memory_id is None)
+    one = None if memory_id is None else held[0].id
+    with open_memory(home, model, owner, embedder=embedder) as memory:
+        receipts, checks = _forgotten(memory, one, spans, matching, check)
+    result: dict[str, Any] = {"user": owner.user, "tenant": owner.tenant, "forgotten": receipts}
     result |= {"checks": checks} if check else {}
-    output.result(result, lambda: _show(output, tenant, receipts, spans, checks, check))
+    output.result(result, lambda: _show(output, owner, receipts, spans, checks, check))
     if any(each.answered for each in checks):
         raise typer.Exit(4)
 
 
+def _held(bank: Bank, owner: Owner) -> list[MemoryInfo]:
+    """All memories of an owner, and those beneath: what agents keep in stores."""
+    spaces = [name for name in bank.tenants() if name.startswith(owner.namespaces)]
+    return [info for name in (owner.name, *spaces) for info in bank.list(name)]
+
+
+def _forgotten(
+    memory: Memory, one: str | None, spans: Sequence[Span], matching: str | None, check: bool
+) -> tuple[list[Receipt], Sequence[Check]]:
+    """Forget all, one memory, or a part of it; what remains of that is compiled in the night."""
+    if matching is not None and not spans:
+        raise NotFoundError(f"memory {one} does not hold that text")
+    if check:
+        from memkit.forgetting import forget_and_check
+
+        done = forget_and_check(memory, one, spans)
+        return list(done.receipts), done.checks
+    if one is None:
+        return memory.forget_all(), ()
+    return memory.forget(one, spans=spans, compile=False), ()
+
+
 def _show(
     output: Output,
-    tenant: str,
+    owner: Owner,
     receipts: Sequence[Receipt],
     spans: Sequence[Span],
     checks: Sequence[Check],
@@ -89,7 +126,7 @@ def _show(
 ) -> None:
     files = sum(receipt.artifacts_removed for receipt in receipts)
     what = "a part of 1 memory" if spans else _count(len(receipts))
-    output.say(f"forgot {what} of {tenant!r}, artifacts: {files}")
+    output.say(f"forgot {what} of {called(owner)}, artifacts: {files}")
     if spans and receipts[0].left:
         output.say(f"what remains is memory {receipts[0].left}")
     if checks:
@@ -101,7 +138,7 @@ def _show(
 
 def _spans(
     bank: Bank,
-    tenant: str,
+    owner: Owner,
     chosen: Sequence[MemoryInfo],
     words: Sequence[str],
     matching: str | None,
@@ -121,10 +158,8 @@ def _spans(
     if matching is not None:
         if not matching:
             raise ConfigError("--matching is empty")
-        text = bank.source(tenant, chosen[0].id).text
+        text = bank.source(owner.name, chosen[0].id).text
         places = [each.start() for each in re.finditer(re.escape(matching), text)]
-        if not places:
-            raise NotFoundError(f"memory {chosen[0].id} does not hold that text")
         spans += [Span(start, start + len(matching)) for start in places]
     return spans
 
@@ -134,12 +169,25 @@ def _count(memories: int) -> str:
 
 
 def _confirm(
-    output: Output, chosen: Sequence[MemoryInfo], tenant: str, spans: Sequence[Span], *, everything: bool
+    output: Output,
+    held: Sequence[MemoryInfo],
+    owner: Owner,
+    spans: Sequence[Span],
+    matching: str | None,
+    *,
+    everything: bool,
 ) -> None:
-    """Ask on standard error; raises unless the answer is yes."""
-    what = f"all {_count(len(chosen))}" if everything else f"{chosen[0].id} {chosen[0].title!r}"
-    part = f"{sum(span.end - span.start for span in spans)} characters of " if spans else ""
-    output.note(f"Forget {part}{what} of {tenant!r}? This cannot be undone. [y/N]")
+    """Ask on standard error, naming all that goes; raises unless the answer is yes."""
+    stored = sum(info.tenant != owner.name for info in held)
+    what = f"{held[0].id} {held[0].title!r}" if not everything else f"all {_count(len(held) - stored)}"
+    what += f" of {called(owner)}"
+    if everything and stored:
+        what += f", and the {stored} that agents keep in its stores"
+    if matching is not None:
+        what = f"{matching!r:.80}, wherever it stands (text, title, name, keys), in {what}"
+    elif spans:
+        what = f"{sum(span.end - span.start for span in spans)} characters of {what}"
+    output.note(f"Forget {what}, with vectors and artifacts of all versions? This cannot be undone. [y/N]")
     answer = sys.stdin.readline()
     if not answer:
         raise ConfigError("nobody is there to confirm; add --yes. Nothing was forgotten")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memkit.cli.options import Home, Json, Model, User, open_bank, open_memory
+from memkit.cli.options import Home, Json, Model, Tenant, User, called, open_bank, open_memory, people, whose
 from memkit.cli.output import Output, exit_code
 from memkit.cli.progress import compilation
 from memkit.compilers.base import Progress, silent
@@ -29,16 +29,16 @@ OptionalId = Annotated[
 
 
 def list_memories(
-    user: User = "default", home: Home = None, model: Model = "nano", json: Json = False
+    user: User = None, tenant: Tenant = None, home: Home = None, model: Model = "nano", json: Json = False
 ) -> None:
     """List a user's memories, oldest first."""
-    output = Output(json)
+    output, owner = Output(json), whose(user, tenant)
     with open_bank(home) as bank:
-        memories = bank.list(user)
+        memories = bank.list(owner.name)
 
     def show() -> None:
         if not memories:
-            output.note(f"the user {user!r} has no memories")
+            output.note(f"{called(owner)} has no memories")
             return
         output.table(
             ("id", "status", "version", "compiler", "characters", "artifact bytes", "created (UTC)", "title"),
@@ -48,20 +48,28 @@ def list_memories(
             ],
         )
 
-    output.result({"user": user, "memories": memories}, show)
+    output.result({"user": owner.user, "tenant": owner.tenant, "memories": memories}, show)
 
 
 def show(
-    memory_id: Id, user: User = "default", home: Home = None, model: Model = "nano", json: Json = False
+    memory_id: Id,
+    user: User = None,
+    tenant: Tenant = None,
+    home: Home = None,
+    model: Model = "nano",
+    json: Json = False,
 ) -> None:
     """Show one memory and what its artifact says about itself."""
-    output = Output(json)
+    output, owner = Output(json), whose(user, tenant).name
     with open_bank(home) as bank:
-        info = bank.get(user, memory_id)
-        about = _artifact(bank, user, info)
+        info = bank.get(owner, memory_id)
+        about = _artifact(bank, owner, info)
 
     def rows() -> None:
-        output.table(("memory", ""), vars(info).items())
+        tenant, user = people(info.tenant)
+        known = {"id": info.id, "tenant": tenant, "user": user}
+        known |= {name: value for name, value in vars(info).items() if name not in known}
+        output.table(("memory", ""), known.items())
         if about is not None:
             output.say("")
             flat = [(key, _flat(value)) for key, value in about.items()]
@@ -70,12 +78,12 @@ def show(
     output.result({"memory": info, "artifact": about}, rows)
 
 
-def _artifact(bank: Bank, user: str, info: MemoryInfo) -> dict[str, Any] | None:
+def _artifact(bank: Bank, owner: str, info: MemoryInfo) -> dict[str, Any] | None:
     """The manifest, without its tensors' digests; or what is wrong with the file."""
     if info.artifact_id is None:
         return None
     try:
-        artifact = bank.artifact(user, info.id)
+        artifact = bank.artifact(owner, info.id)
     except ArtifactError as error:
         return {"error": str(error)}
     manifest = {**vars(artifact.manifest)}
@@ -109,29 +117,30 @@ def verify(
         list[Path] | None,
         typer.Option(metavar="KEY.pub", envvar="MEMKIT_TRUSTED_KEYS", help="A public key; repeatable."),
     ] = None,
-    user: User = "default",
+    user: User = None,
+    tenant: Tenant = None,
     home: Home = None,
     model: Model = "nano",
     json: Json = False,
 ) -> None:
     """Re-read artifacts: check every byte and the model, and test their answers again."""
-    output = Output(json)
+    output, owner = Output(json), whose(user, tenant)
     if (memory_id is None) != every:
         raise ConfigError("give the ID of a memory, or --all")
     if require_signed and not trust:
         raise ConfigError("--require-signed needs the keys that you trust: --trust KEY.pub")
     check = partial(_check_signature, trusted_keys(trust or ())) if require_signed else None
-    with open_memory(home, model, user) as memory:
+    with open_memory(home, model, owner) as memory:
         chosen = memory.list() if memory_id is None else [memory.show(memory_id)]
         if not chosen:
-            raise NotFoundError(f"the user {user!r} has no memories")
+            raise NotFoundError(f"{called(owner)} has no memories")
         if not every and chosen[0].artifact_id is None:
             raise NotFoundError(f"memory {chosen[0].id} has no artifact yet: compile it first")
         with compilation(output) if replay else nullcontext(silent) as progress:
             results = [_verified(memory, info, replay, progress, check) for info in chosen]
     failed = [row for row in results if row["result"] == "fail"]
     output.result(
-        {"user": user, "ok": not failed, "results": results},
+        {"user": owner.user, "tenant": owner.tenant, "ok": not failed, "results": results},
         lambda: output.table(
             ("id", "result", "detail"), [(row["id"], row["result"], row["detail"]) for row in results]
         ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,8 +17,14 @@ from memkit.cli.options import (
     open_memory,
 )
 from memkit.cli.output import Output
-from memkit.cli.serve import BankHome, Compiles, Host, Port, run
-from memkit.errors import ConfigError, MissingExtraError
+from memkit.cli.serve import BankHome, Compiles, Host, MaxBody, Port, Rate, run
+from memkit.errors import ConfigError, MissingExtraError, install_line
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from memkit.memory import Memory
+    from memkit.server.jobs import Jobs
 
 
 def mcp(
@@ -28,6 +34,8 @@ def mcp(
     user: User = "default",
     host: Host = "127.0.0.1",
     port: Port = 8378,
+    rate: Rate = 600,
+    max_body: MaxBody = 8 * 2**20,
     background: Compiles = True,
     model: Model = "nano",
     home: BankHome = None,
@@ -40,30 +48,41 @@ def mcp(
 
     They can remember, ask, forget, list, explain, and see the status.
     Over stdio it acts for --user. Over http it acts for whom an API key names: Authorization: Bearer mk_...
+    --rate and --max-body bound what a key may send there.
     """
     if transport not in ("stdio", "http"):
         raise ConfigError(f"the transport is stdio or http, got {transport!r:.40}")
+    if rate < 1 or max_body < 1:
+        raise ConfigError("--rate and --max-body are at least 1")
     _require()
     from memkit.server.jobs import Jobs
-    from memkit.server.mcp import QUEUE, Gatekeeper, Keyed, Local, create_mcp
+    from memkit.server.mcp import QUEUE, Local, create_mcp
 
     options = compiler_options(option, ratio)
     with open_memory(home, model, user, compiler=compiler, options=options, embedder=embedder) as memory:
         jobs = Jobs(memory, QUEUE, 5) if background else None
         try:
+            if jobs is not None:
+                jobs.resume()
             if transport == "stdio":
                 create_mcp(Local(memory), jobs).run("stdio")
                 return
-            desk = Keyed(memory)
-            app = create_mcp(desk, jobs).streamable_http_app(stateless_http=True, host=host)
-            run(Gatekeeper(app, desk), host, port, Output())
+            run(_http_app(memory, jobs, rate, max_body), host, port, Output())
         finally:
             if jobs is not None:
                 jobs.stop()
+
+
+def _http_app(memory: Memory, jobs: Jobs | None, rate: int, max_body: int) -> ASGIApp:
+    try:
+        from memkit.server.mcp_http import Keyed, http_app
+    except ImportError as error:
+        raise MissingExtraError(error.name or "limits", install_line("mcp")) from error
+    return http_app(Keyed(memory), jobs, rate=rate, max_body=max_body)
 
 
 def _require() -> None:
     try:
         import mcp.server.mcpserver  # noqa: F401 # only whether it is there
     except ImportError as error:
-        raise MissingExtraError("mcp", "pip install 'memkit[mcp]'") from error
+        raise MissingExtraError("mcp", install_line("mcp")) from error

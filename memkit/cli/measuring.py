@@ -10,9 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from memkit.cli.evaluate import check_writable, write_json
+from memkit.cli.lazy import usable
 from memkit.cli.output import Output
 from memkit.cli.progress import progress
-from memkit.errors import ConfigError, MissingExtraError
+from memkit.errors import ConfigError, MissingExtraError, install_line
 
 Progress = Callable[[str, int, int], None]
 Plot = Annotated[
@@ -26,7 +27,7 @@ GPU_MODEL = "shape:qwen2.5-7b"
 
 def measured(json: str | None, run: Callable[[Progress], dict[str, Any]], plot: Path | None = None) -> None:
     """Run a bench under a progress display; write, draw and show its rows."""
-    output, written = Output(json == "-"), None if json in (None, "-") else Path(str(json))
+    output, written = Output(json == "-"), None if json in (None, "-") else usable(str(json))
     for path in (written, plot):
         if path is not None:
             check_writable(path)
@@ -57,4 +58,4 @@ def with_server(name: str) -> Any:
     try:
         return import_module(f"memkit.evals.{name}")
     except ImportError as error:
-        raise MissingExtraError(error.name or "fastapi", "pip install 'memkit[server]'") from error
+        raise MissingExtraError(error.name or "fastapi", install_line("server")) from error

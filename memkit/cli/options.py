@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,13 +11,35 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from memkit.errors import ConfigError
+from memkit.settings import expanded
 
 if TYPE_CHECKING:
     from memkit.bank import Bank
+    from memkit.bank.owners import Owner
     from memkit.memory import Memory
     from memkit.router.gate import GateConfig
 
-User = Annotated[str, typer.Option("--user", "-u", metavar="U", envvar="MEMKIT_USER", help="Whose memories.")]
+DEFAULT_USER = "default"  # whose memories are meant where nobody says
+User = Annotated[
+    str | None,
+    typer.Option(
+        "--user",
+        "-u",
+        metavar="U",
+        envvar="MEMKIT_USER",
+        help="Whose memories; with --tenant, one of its users. Default: the user `default`.",
+        show_default=False,
+    ),
+]
+Tenant = Annotated[
+    str | None,
+    typer.Option(
+        "--tenant",
+        metavar="T",
+        help="The server's tenant that --user is one of. Without --user: its own memories.",
+        show_default=False,
+    ),
+]
 Home = Annotated[
     Path | None,
     typer.Option(
@@ -115,10 +138,40 @@ def gate_of(name: str) -> GateConfig:
         raise ConfigError(str(error)) from error
 
 
+def whose(user: str | None, tenant: str | None = None) -> Owner:
+    """Whom ``--user`` and ``--tenant`` mean; raises `ConfigError` for what cannot be a name."""
+    from memkit.bank.owners import Owner
+
+    if user is None and tenant is None:
+        user = DEFAULT_USER
+    return Owner(user or "", tenant or "")
+
+
+def called(owner: Owner) -> str:
+    """An owner in the words of a sentence."""
+    if not owner.tenant:
+        return f"the user {owner.user!r:.80}"
+    return (
+        f"the user {owner.user!r:.80} of {owner.tenant!r:.80}"
+        if owner.user
+        else f"the tenant {owner.tenant!r:.80}"
+    )
+
+
+def people(name: str) -> tuple[str | None, str | None]:
+    """Tenant and user of an owner's name in the bank, as a table shows them; a store's namespace is behind
+    its user."""
+    from memkit.bank.owners import Owner
+
+    owner = Owner.of(name)
+    space = f"#{'/'.join(owner.namespace)}" if owner.namespace else ""
+    return owner.tenant or None, f"{owner.user}{space}" or None
+
+
 def home_of(home: Path | None) -> Path:
     """The bank's folder: what was given, else the platform's folder for user data."""
     if home is not None:
-        return home
+        return expanded(home)
     from platformdirs import user_data_path
 
     return user_data_path("memkit", appauthor=False)
@@ -135,28 +188,34 @@ def open_bank(home: Path | None) -> Bank:
 def open_memory(
     home: Path | None,
     model: str,
-    user: str,
+    user: str | Owner | None,
     *,
     engine: str | None = None,
     urls: Sequence[str] | None = None,
     **settings: Any,
 ) -> Memory:
-    """A user's memory; its model is loaded when first needed, and the servers of an engine are asked then."""
-    quiet_libraries()
+    """A user's memory; its model is loaded when first needed, and the servers of an engine are asked then.
+
+    Neither is needed to store, to list, to find by words or to forget, and neither is imported for that.
+    """
     from memkit.engine.choice import engine_of
     from memkit.memory import Memory
     from memkit.settings import shared
 
-    folder = home_of(home)
+    folder, owner = home_of(home), user if not isinstance(user, str | None) else whose(user)
     chosen = engine_of(engine, model, urls or (), home=folder)
-    return Memory(folder, model, user, engine=chosen, **shared(), **settings)
+    return Memory(folder, model, owner.user, tenant=owner.tenant, engine=chosen, **shared(), **settings)
 
 
 def quiet_libraries() -> None:
-    """Keep the libraries' progress bars and advice out of a command's output."""
-    from memkit.models import loading
+    """Keep the libraries' progress bars and advice out of a command's output.
 
-    loading.quiet_libraries()
+    What is not imported yet is told by the variables that the command sets (`memkit.settings.QUIET`).
+    """
+    if "transformers" in sys.modules:
+        from memkit.models import loading
+
+        loading.quiet_libraries()
 
 
 def compiler_options(pairs: Sequence[str] | None, ratio: float | None = None) -> dict[str, Any]:

@@ -147,7 +147,7 @@ def cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3g}" if abs(value) < 1e5 else f"{value:.2e}"
     if isinstance(value, datetime):
-        return value.strftime("%Y-%m-%d %H:%M")
+        return value.replace(tzinfo=None).isoformat(" ", "minutes")
     if isinstance(value, list | tuple):
         return "–".join(cell(item) for item in value)
     return str(value)

@@ -1,4 +1,4 @@
-"""``memkit recompile``, ``schedule``, ``cron`` and ``explain``."""
+"""``memkit recompile``, ``schedule`` and ``cron``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memkit.cli.manage import Id
 from memkit.cli.options import (
     Compiler,
     EmbedderName,
@@ -21,15 +20,17 @@ from memkit.cli.options import (
     Model,
     Options,
     Ratio,
-    User,
+    called,
     compiler_options,
     home_of,
-    open_memory,
+    people,
     quiet_libraries,
+    whose,
 )
 from memkit.cli.output import InterruptError, Output
 from memkit.cli.progress import progress as showing
-from memkit.errors import ConfigError
+from memkit.dates import moment
+from memkit.errors import ConfigError, NotFoundError
 from memkit.settings import shared
 
 if TYPE_CHECKING:
@@ -44,7 +45,20 @@ _BAD = ("refused", "failed")
 Users = Annotated[
     list[str] | None,
     typer.Option(
-        "--user", "-u", metavar="U", help="Whose memories; repeatable. Default: all.", show_default=False
+        "--user",
+        "-u",
+        metavar="U",
+        help="Whose memories; repeatable. With --tenant, its users. Default: all.",
+        show_default=False,
+    ),
+]
+Group = Annotated[
+    str | None,
+    typer.Option(
+        "--tenant",
+        metavar="T",
+        help="A server's tenant: its users that --user names, or without --user all of it.",
+        show_default=False,
     ),
 ]
 Since = Annotated[
@@ -61,7 +75,7 @@ Keep = Annotated[int, typer.Option(metavar="N", help="Versions of a memory that 
 Retry = Annotated[bool, typer.Option("--retry", help="Also what failed before and is the same.")]
 Always = Annotated[
     bool,
-    typer.Option("--always", help="Also short, tabular and seldom asked memories (see `memkit explain`)."),
+    typer.Option("--always", help="Also short, tabular and seldom asked memories (see `memkit advise`)."),
 ]
 Idle = Annotated[float, typer.Option(metavar="DAYS", help="Leave memories that nobody asked for so long.")]
 Times = Annotated[str, typer.Option("--cron", metavar="EXPR", help="When: minute hour day month weekday.")]
@@ -71,6 +85,7 @@ Workers = Annotated[int, typer.Option(metavar="N", help="Compilations at a time.
 
 def recompile(
     user: Users = None,
+    tenant: Group = None,
     since: Since = None,
     budget: Budget = None,
     limit: Most = None,
@@ -101,10 +116,11 @@ def recompile(
     from memkit.recompile.run import Settings
 
     output = Output(json)
-    scope = _scope(user, since, budget, limit, retry, keep, always, idle_days)
+    scope = _scope(since, budget, limit, retry, keep, always, idle_days)
     options = compiler_options(option, ratio)
     settings = Settings(home_of(home), model, compiler, options, embedder, **shared())
     with _open(settings) as memory:
+        scope = replace(scope, users=_owners(memory, user, tenant))
         if dry_run:
             _show_plan(output, plan(memory, scope))
             return
@@ -122,6 +138,7 @@ def schedule(
     cron: Times = "0 3 * * *",
     zone: Annotated[str, typer.Option(metavar="ZONE", help="The time zone of that.")] = "UTC",
     user: Users = None,
+    tenant: Group = None,
     budget: Budget = None,
     limit: Most = None,
     keep: Keep = 5,
@@ -141,13 +158,14 @@ def schedule(
     from memkit.recompile.schedule import repeat
 
     output = Output()
-    scope = _scope(user, None, budget, limit, False, keep, always, idle_days)
+    scope = _scope(None, budget, limit, False, keep, always, idle_days)
     options = compiler_options(option, ratio)
     settings = Settings(home_of(home), model, compiler, options, embedder, **shared())
 
     def run() -> None:
         with _open(settings) as memory:
-            _show_report(output, _carry_out(output, memory, settings, scope, executor, workers))
+            chosen = replace(scope, users=_owners(memory, user, tenant))
+            _show_report(output, _carry_out(output, memory, settings, chosen, executor, workers))
 
     repeat(run, cron, zone, output.note)
 
@@ -171,44 +189,6 @@ def cron(
     print(render(job, format), end="")
 
 
-def explain(
-    memory_id: Id,
-    user: User = "default",
-    compiler: Compiler = "lcc",
-    ratio: Ratio = None,
-    option: Options = None,
-    home: Home = None,
-    model: Model = "nano",
-    json: Json = False,
-) -> None:
-    """Say whether a memory is worth compiling, and after how many questions that has paid for itself."""
-    from memkit.making import snapshot
-    from memkit.recompile.advice import AdvisorConfig
-    from memkit.recompile.plan import examine, why_due
-
-    output, options = Output(json), compiler_options(option, ratio)
-    with open_memory(home, model, user, compiler=compiler, options=options) as memory:
-        info = memory.show(memory_id)
-        source, _ = snapshot(memory, info)
-        advice, cost = examine(memory, info, source.text, AdvisorConfig(), datetime.now(UTC))
-        due = why_due(info, compiler, memory.local.fingerprint)
-    rows = [
-        ("memory", f"{info.id} {info.title}"),
-        ("advice", "compile" if advice.compile else f"leave it on its text ({advice.reason})"),
-        ("due", due or "no"),
-        ("tokens", advice.tokens),
-        ("lines of a table", f"{advice.tabular:.0%}"),
-        ("questions so far", advice.asked),
-        ("FLOPs before an answer, by its text", advice.text_flops),
-        ("FLOPs before an answer, by an artifact", advice.latent_flops),
-        ("FLOPs of a compilation", cost and cost.flops),
-        ("artifact bytes", cost and cost.nbytes),
-        ("pays for itself after questions", advice.break_even),
-    ]
-    document = {"memory": info, "due": due, "advice": advice, "cost": cost}
-    output.result(document, lambda: output.table(("", ""), rows))
-
-
 def _open(settings: Settings) -> Memory:
     quiet_libraries()
     return settings.open()
@@ -218,6 +198,7 @@ def _carry_out(
     output: Output, memory: Memory, settings: Settings, scope: Scope, name: str, workers: int
 ) -> Report:
     """Plan and run, with progress on standard error."""
+    from memkit.bank.owners import Owner
     from memkit.recompile.executors import executor
     from memkit.recompile.plan import plan
     from memkit.recompile.run import expire, recompile
@@ -226,7 +207,7 @@ def _carry_out(
     with showing(output) as report:
 
         def compiling(task: Task) -> Progress:
-            label = f"{task.user}: {task.title or task.memory_id}"
+            label = f"{called(Owner.of(task.user))}: {task.title or task.memory_id}"
             return lambda step: report(label, f"{step.phase}, loss {step.loss:.3f}", step.step, step.steps)
 
         chosen = executor(name, settings, memory, workers, compiling)
@@ -251,12 +232,12 @@ def _carry_out(
 
 def _show_plan(output: Output, plan: Plan) -> None:
     def show() -> None:
-        columns = ("user", "id", "title", "why", "tokens", "seconds", "FLOPs", "bytes")
+        columns = ("tenant", "user", "id", "title", "why", "tokens", "seconds", "FLOPs", "bytes")
         rows: list[tuple[Any, ...]] = [
-            (t.user, t.memory_id, t.title, t.reason, t.tokens, t.seconds, t.flops, t.nbytes)
+            (*people(t.user), t.memory_id, t.title, t.reason, t.tokens, t.seconds, t.flops, t.nbytes)
             for t in plan.tasks
         ]
-        rows.append(("all", len(plan.tasks), "", "", "", plan.seconds, plan.flops, plan.nbytes))
+        rows.append(("all", "", len(plan.tasks), "", "", "", plan.seconds, plan.flops, plan.nbytes))
         output.table(columns, rows)
         _show_skipped(output, plan.skipped, plan.unchanged)
 
@@ -264,17 +245,28 @@ def _show_plan(output: Output, plan: Plan) -> None:
 
 
 def _show_report(output: Output, report: Report) -> None:
+    from memkit.bank.owners import Owner
+
     def show() -> None:
-        columns = ("user", "id", "title", "outcome", "version", "seconds", "bytes", "reason")
+        columns = ("tenant", "user", "id", "title", "outcome", "version", "seconds", "bytes", "reason")
         output.table(
             columns,
             [
-                (o.user, o.memory_id, o.title, o.status, o.version or None, o.seconds, o.nbytes, o.reason)
+                (
+                    *people(o.user),
+                    o.memory_id,
+                    o.title,
+                    o.status,
+                    o.version or None,
+                    o.seconds,
+                    o.nbytes,
+                    o.reason,
+                )
                 for o in report.outcomes
             ],
         )
         for user, receipts in report.expired.items():
-            output.say(f"forgotten for its age: {user}, in {len(receipts)} memories")
+            output.say(f"forgotten for its age: of {called(Owner.of(user))}, in {len(receipts)} memories")
         _show_skipped(output, report.skipped, report.unchanged)
         counts = Counter(outcome.status for outcome in report.outcomes)
         words = ", ".join(f"{count} {status}" for status, count in counts.items()) or "nothing was due"
@@ -284,13 +276,29 @@ def _show_report(output: Output, report: Report) -> None:
 
 
 def _show_skipped(output: Output, skipped: Any, unchanged: int) -> None:
+    from memkit.bank.owners import Owner
+
     for each in skipped:
-        output.say(f"left as it is: {each.user} {each.memory_id} {each.title}: {each.reason}")
+        whom = called(Owner.of(each.user))
+        output.say(f"left as it is: {each.memory_id} {each.title} of {whom}: {each.reason}")
     output.say(f"unchanged: {unchanged}")
 
 
+def _owners(memory: Memory, users: list[str] | None, tenant: str | None) -> tuple[str, ...] | None:
+    """Whose memories are meant, by their names in the bank; None: everybody's."""
+    from memkit.bank.owners import Owner
+
+    if users:
+        return tuple(whose(user, tenant).name for user in users)
+    if tenant is None:
+        return None
+    found = [name for name in memory.bank.tenants() if Owner.of(name).tenant == tenant]
+    if not found:
+        raise NotFoundError(f"{called(whose(None, tenant))} has no memories")
+    return tuple(found)
+
+
 def _scope(
-    user: list[str] | None,
     since: str | None,
     budget: str | None,
     limit: int | None,
@@ -304,8 +312,7 @@ def _scope(
 
     try:
         return Scope(
-            users=tuple(user) if user else None,
-            since=None if since is None else moment(since, datetime.now(UTC)),
+            since=None if since is None else then(since, datetime.now(UTC)),
             limit=limit,
             budget=None if budget is None else duration(budget).total_seconds(),
             retry=retry,
@@ -321,13 +328,17 @@ def duration(text: str) -> timedelta:
     parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         raise ConfigError(f"a time is a number with s, m, h or d, as in 90s or 1h30m; got {text!r}")
-    return timedelta(seconds=sum(float(number) * _UNITS[unit] for number, unit in parts))
-
-
-def moment(text: str, now: datetime) -> datetime:
-    """A date (UTC, unless it names its zone), or a time ago."""
     try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        return now - duration(text)
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+        return timedelta(seconds=sum(float(number) * _UNITS[unit] for number, unit in parts))
+    except OverflowError:
+        raise ConfigError(f"{text!r:.40} is longer than a time can be; give a shorter one") from None
+
+
+def then(text: str, now: datetime) -> datetime:
+    """A time as `memkit.dates.moment` reads it, or a time ago, as in 2d."""
+    if re.fullmatch(r"[\d.smhd]+", text) and not text.isdigit():
+        try:
+            return now - duration(text)
+        except OverflowError:
+            raise ConfigError(f"{text} ago is before the first year; give a shorter time") from None
+    return moment(text)

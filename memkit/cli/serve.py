@@ -22,7 +22,7 @@ from memkit.cli.options import (
     quiet_libraries,
 )
 from memkit.cli.output import Output
-from memkit.errors import ConfigError, MissingExtraError
+from memkit.errors import ConfigError, MissingExtraError, install_line
 from memkit.settings import shared
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ BankHome = Annotated[
 
 Host = Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen.")]
 Port = Annotated[int, typer.Option(metavar="N", help="0: any that is free.")]
+Rate = Annotated[int, typer.Option(metavar="N", help="Requests of one key in a minute.")]
+MaxBody = Annotated[int, typer.Option(metavar="BYTES", help="Largest body of a request.")]
 Compiles = Annotated[
     bool, typer.Option("--compile/--no-compile", help="Compile what is remembered in the background.")
 ]
@@ -74,8 +76,8 @@ def serve(
     model: Model = "nano",
     home: BankHome = None,
     upstream: UpstreamUrl = None,
-    rate: Annotated[int, typer.Option(metavar="N", help="Requests of one key in a minute.")] = 600,
-    max_body: Annotated[int, typer.Option(metavar="BYTES", help="Largest body of a request.")] = 8 * 2**20,
+    rate: Rate = 600,
+    max_body: MaxBody = 8 * 2**20,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Longest time of an answer.")] = 120.0,
     max_tokens: Annotated[int, typer.Option(metavar="N", help="Longest answer.")] = 1024,
     background: Compiles = True,
@@ -176,5 +178,5 @@ def _server() -> Callable[[ServerConfig], FastAPI]:
     try:
         from memkit.server.app import create_app
     except ImportError as error:
-        raise MissingExtraError(error.name or "fastapi", "pip install 'memkit[server]'") from error
+        raise MissingExtraError(error.name or "fastapi", install_line("server")) from error
     return create_app

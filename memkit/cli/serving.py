@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import typer
 
 from memkit._version import __version__
+from memkit.cli.lazy import usable
 from memkit.cli.options import Home, Json, Model, home_of, quiet_libraries
 from memkit.cli.output import Output
 from memkit.errors import ConfigError, MemkitError
@@ -48,7 +49,7 @@ def sglang_args(
     from memkit.serving.flags import ServerFlags, command, prepare
 
     url = bank if bank and "://" in bank else shared()["artifacts"]
-    folder = home_of(home) if bank is None or "://" in bank else Path(bank)
+    folder = home_of(home) if bank is None or "://" in bank else usable(bank)
     try:
         flags = ServerFlags(page, lora_rank, loaded, batched)
     except ValueError as error:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from memkit.cli.options import Home, Json, User, open_bank
+from memkit.cli.options import Home, Json, Tenant, User, open_bank, whose
 from memkit.cli.output import Output
 from memkit.errors import ConfigError
 
 if TYPE_CHECKING:
     from memkit.bank.keys import Scope
 
-Tenant = Annotated[
+Group = Annotated[
     str | None,
     typer.Option(
         "--tenant", metavar="T", help="A server's tenant, whose users it may name.", show_default=False
@@ -37,7 +37,8 @@ def _number(help: str) -> object:
 
 
 def limit(
-    user: User = "default",
+    user: User = None,
+    tenant: Tenant = None,
     keep_days: Annotated[int | None, _number("Days after which `memkit recompile` forgets")] = None,
     max_memories: Annotated[int | None, _number("Most memories")] = None,
     max_characters: Annotated[int | None, _number("Most characters of text")] = None,
@@ -45,8 +46,8 @@ def limit(
     home: Home = None,
     json: Json = False,
 ) -> None:
-    """Show or change what a user may keep, and for how long."""
-    output = Output(json)
+    """Show or change what a user, or a tenant, may keep, and for how long."""
+    output, owner = Output(json), whose(user, tenant)
     given = {
         "keep_days": keep_days,
         "max_memories": max_memories,
@@ -55,15 +56,16 @@ def limit(
     }
     changes = {name: value or None for name, value in given.items() if value is not None}
     with open_bank(home) as bank:
-        policy = replace(bank.policies.get(user), **changes)
+        policy = replace(bank.policies.get(owner.name), **changes)
         if changes:
-            bank.policies.set(user, policy)
+            bank.policies.set(owner.name, policy)
     rows = asdict(policy).items()
-    output.result({"user": user, "limits": policy}, lambda: output.table(("limit", ""), rows))
+    result = {"user": owner.user, "tenant": owner.tenant, "limits": policy}
+    output.result(result, lambda: output.table(("limit", ""), rows))
 
 
 def create_key(
-    tenant: Tenant = None,
+    tenant: Group = None,
     user: One = None,
     label: Annotated[str, typer.Option(metavar="TEXT", help="What it is for.")] = "",
     home: Home = None,
@@ -76,7 +78,7 @@ def create_key(
     output.result({"key": key, "secret": secret}, lambda: output.say(secret))
 
 
-def list_keys(tenant: Tenant = None, user: One = None, home: Home = None, json: Json = False) -> None:
+def list_keys(tenant: Group = None, user: One = None, home: Home = None, json: Json = False) -> None:
     """List the keys of a tenant or a user, oldest first."""
     output = Output(json)
     with open_bank(home) as bank:
@@ -89,7 +91,7 @@ def list_keys(tenant: Tenant = None, user: One = None, home: Home = None, json: 
 
 def revoke_key(
     key_id: Annotated[str, typer.Argument(metavar="ID", help="As `memkit keys list` shows it.")],
-    tenant: Tenant = None,
+    tenant: Group = None,
     user: One = None,
     home: Home = None,
     json: Json = False,

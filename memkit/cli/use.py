@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from memkit.cli.advice import advice_on
 from memkit.cli.options import (
     Compiler,
     EmbedderName,
@@ -19,15 +18,18 @@ from memkit.cli.options import (
     Model,
     Options,
     Ratio,
+    Tenant,
     Urls,
     User,
     check_text,
     compiler_options,
     gate_of,
     open_memory,
+    whose,
 )
 from memkit.cli.output import InterruptError, Output
 from memkit.cli.progress import compilation
+from memkit.dates import moment
 from memkit.document import Document
 from memkit.errors import ConfigError
 
@@ -35,82 +37,103 @@ if TYPE_CHECKING:
     from memkit.answers import Part
     from memkit.bank import MemoryInfo
     from memkit.memory import Answer, Memory
+    from memkit.recompile.advice import Advice
     from memkit.router.router import Considered
 
-_TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]
+File = Annotated[str, typer.Argument(metavar="FILE|-", help="A text file, or - for standard input.")]
+Title = Annotated[str | None, typer.Option(help="Default: the file's name.", show_default=False)]
+Running = Annotated[
+    str | None,
+    typer.Option("--memory", metavar="NAME", help="Add to this running memory.", show_default=False),
+]
+Speaker = Annotated[str, typer.Option(metavar="WHO", help="Of a running memory: who said it.")]
+When = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME",
+        help="Of a running memory: when, as 2026-05-02 or 2026-05-02 08:00 (UTC, unless it names a zone); "
+        "default now.",
+        show_default=False,
+    ),
+]
+Key = Annotated[
+    str | None,
+    typer.Option(
+        metavar="K", help="Of a running memory: repeat safely with the same key.", show_default=False
+    ),
+]
+Wait = Annotated[bool, typer.Option("--wait", help="Compile now, and return when that is done.")]
+Always = Annotated[
+    bool, typer.Option("--always", help="With --wait: compile also what `memkit advise` leaves on its text.")
+]
 
 
 def remember(
-    file: Annotated[
-        str, typer.Argument(metavar="FILE|-", help="A UTF-8 text file, or - for standard input.")
-    ],
-    user: User = "default",
-    title: Annotated[str | None, typer.Option(help="Default: the file's name.", show_default=False)] = None,
-    name: Annotated[
-        str | None,
-        typer.Option("--memory", metavar="NAME", help="Add to this running memory.", show_default=False),
-    ] = None,
-    speaker: Annotated[str, typer.Option(metavar="WHO", help="Of a running memory: who said it.")] = "user",
-    when: Annotated[
-        datetime | None,
-        typer.Option(
-            formats=_TIMES, help="Of a running memory: when (UTC); default now.", show_default=False
-        ),
-    ] = None,
-    key: Annotated[
-        str | None,
-        typer.Option(
-            metavar="K", help="Of a running memory: repeat safely with the same key.", show_default=False
-        ),
-    ] = None,
+    file: File,
+    user: User = None,
+    tenant: Tenant = None,
+    title: Title = None,
+    name: Running = None,
+    speaker: Speaker = "user",
+    when: When = None,
+    key: Key = None,
     compiler: Compiler = "lcc",
     ratio: Ratio = None,
     option: Options = None,
     embedder: EmbedderName = None,
     engine: EngineOption = None,
     url: Urls = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Compile now, and return when that is done.")] = False,
+    wait: Wait = False,
+    always: Always = False,
     home: Home = None,
     model: Model = "nano",
     json: Json = False,
 ) -> None:
     """Remember a document, or add to a running memory (--memory).
 
-    It can be asked about at once, from its text; --wait compiles it, too. Remembering the same
-    text again changes nothing, so that the same command with --wait compiles it later.
+    It can be asked about at once, from its text; --wait compiles it, too, where that is worth while.
+    Remembering the same text again changes nothing, so that the same command with --wait compiles it later.
     """
-    output, document = Output(json), _read(file, title)
+    output = Output(json)
     if name is None and (when is not None or key is not None):
         raise ConfigError("--when and --key belong to a running memory: name one with --memory")
+    said = None if when is None else moment(when)
+    document = _read(file, title)
     options = compiler_options(option, ratio)
     settings: dict[str, Any] = {"compiler": compiler, "options": options, "embedder": embedder}
-    with open_memory(home, model, user, engine=engine, urls=url, **settings) as memory:
+    with open_memory(home, model, whose(user, tenant), engine=engine, urls=url, **settings) as memory:
         if name is None:
             info = memory.remember(document, compile=False)
         else:
             info = memory.remember(
-                [{"role": speaker, "content": document.text, "when": when}], memory=name, key=key
+                [{"role": speaker, "content": document.text, "when": said}], memory=name, key=key
             )
-        before = info.version
+        before, advice = info.version, None
         if wait:
-            info = _compile(output, memory, document, info)
-        result = {"memory": info, "artifact": _artifact(memory, info)}
-        output.result(result, lambda: _remembered(output, info, info.version == before, wait))
+            info, advice = _compile(output, memory, info, always)
+        result = {"memory": info, "artifact": _artifact(memory, info), "advice": advice}
+        output.result(result, lambda: _remembered(output, info, info.version == before, wait, advice))
 
 
 def _read(file: str, title: str | None) -> Document:
     if file == "-":
         return Document.from_bytes(sys.stdin.buffer.read(), title or "")
-    document = Document.from_file(Path(file))
+    document = Document.from_file(file)
     return document if title is None else dataclasses.replace(document, title=title)
 
 
-def _compile(output: Output, memory: Memory, document: Document, info: MemoryInfo) -> MemoryInfo:
+def _compile(
+    output: Output, memory: Memory, info: MemoryInfo, always: bool
+) -> tuple[MemoryInfo, Advice | None]:
+    """The memory, compiled unless it is already or the advice, which is told then, is against it."""
+    if info.status == "compiled" and not info.behind and not memory.router.usable(info):
+        return info, None
+    advice = None if always else advice_on(memory, info)[0]
+    if advice is not None and not advice.compile:
+        return info, advice
     try:
         with compilation(output) as progress:
-            if info.running:
-                return memory.compile(info.id, progress=progress)
-            return memory.remember(document, wait=True, progress=progress)
+            return memory.compile(info.id, progress=progress), advice
     except KeyboardInterrupt:
         info = memory.show(info.id)
         left = f"keeps its version {info.version}" if info.version else "stays answerable from its text"
@@ -127,9 +150,12 @@ def _artifact(memory: Memory, info: MemoryInfo) -> dict[str, Any] | None:
     return {"id": info.artifact_id, "tokens": manifest.tokens, **manifest.metrics}
 
 
-def _remembered(output: Output, info: MemoryInfo, unchanged: bool, wait: bool) -> None:
+def _remembered(output: Output, info: MemoryInfo, unchanged: bool, wait: bool, advice: Advice | None) -> None:
     name = f"{info.id} {info.title!r}" if info.title else info.id
-    if info.running and not wait:
+    if advice is not None and not advice.compile:
+        output.say(f"{name}: {info.characters:,} characters, answerable from its text now")
+        output.note(f"it is left on its text ({advice.reason}); to compile it all the same, add --always")
+    elif info.running and not wait:
         output.say(f"{name}: {info.entries} entries, {info.behind} of them newer than its artifact")
     elif info.status == "compiled" and unchanged:
         output.say(f"{name}: already compiled, version {info.version}; to compile it anew, forget it first")
@@ -143,7 +169,8 @@ def _remembered(output: Output, info: MemoryInfo, unchanged: bool, wait: bool) -
 
 def ask(
     question: Annotated[str, typer.Argument(metavar="QUESTION")],
-    user: User = "default",
+    user: User = None,
+    tenant: Tenant = None,
     trace: Annotated[bool, typer.Option("--trace", help="Show why, on standard error.")] = False,
     max_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Longest answer, in tokens.")] = 64,
     gate: Annotated[
@@ -164,7 +191,7 @@ def ask(
     output = Output(json)
     check_text("question", question)
     settings: dict[str, Any] = {"gate": gate_of(gate), "embedder": embedder}
-    with open_memory(home, model, user, engine=engine, urls=url, **settings) as memory:
+    with open_memory(home, model, whose(user, tenant), engine=engine, urls=url, **settings) as memory:
         answer = memory.ask(question, max_tokens=max_tokens)
     output.result(answer, lambda: output.say(answer.text))
     if trace and not json:

@@ -8,19 +8,21 @@ from typing import Annotated
 import typer
 
 from memkit.cli.manage import Id
-from memkit.cli.options import EmbedderName, Home, Json, Model, User, open_bank, open_memory
+from memkit.cli.options import EmbedderName, Home, Json, Model, Tenant, User, open_bank, open_memory, whose
 from memkit.cli.output import Output
 from memkit.errors import ConfigError
 
 Number = Annotated[int, typer.Argument(metavar="VERSION", help="One that `memkit history` shows.")]
 
 
-def history(memory_id: Id, user: User = "default", home: Home = None, json: Json = False) -> None:
+def history(
+    memory_id: Id, user: User = None, tenant: Tenant = None, home: Home = None, json: Json = False
+) -> None:
     """Show the versions of a memory's artifact that are kept, oldest first."""
-    output = Output(json)
+    output, owner = Output(json), whose(user, tenant).name
     with open_bank(home) as bank:
-        info = bank.get(user, memory_id)
-        versions = bank.versions.history(user, info.id)
+        info = bank.get(owner, memory_id)
+        versions = bank.versions.history(owner, info.id)
 
     def show() -> None:
         names = ("", "version", "created (UTC)", "compiler", "bytes", "seconds", "entries up to", "model")
@@ -41,16 +43,17 @@ def diff(
     memory_id: Id,
     older: Number,
     newer: Number,
-    user: User = "default",
+    user: User = None,
+    tenant: Tenant = None,
     home: Home = None,
     json: Json = False,
 ) -> None:
     """Compare two versions: what each was compiled from, and what it showed when it was admitted."""
     from memkit.versions import difference
 
-    output = Output(json)
+    output, owner = Output(json), whose(user, tenant).name
     with open_bank(home) as bank:
-        found = difference(bank, user, bank.get(user, memory_id).id, older, newer)
+        found = difference(bank, owner, bank.get(owner, memory_id).id, older, newer)
 
     def show() -> None:
         for sign, entries in (("-", found.removed), ("+", found.added)):
@@ -63,26 +66,32 @@ def diff(
 
 
 def rollback(
-    memory_id: Id, version: Number, user: User = "default", home: Home = None, json: Json = False
+    memory_id: Id,
+    version: Number,
+    user: User = None,
+    tenant: Tenant = None,
+    home: Home = None,
+    json: Json = False,
 ) -> None:
     """Let an earlier (or later) version answer. Its source does not change."""
-    output = Output(json)
+    output, owner = Output(json), whose(user, tenant).name
     with open_bank(home) as bank:
-        info = bank.versions.rollback(user, bank.get(user, memory_id).id, version)
+        info = bank.versions.rollback(owner, bank.get(owner, memory_id).id, version)
     output.result({"memory": info}, lambda: output.say(f"{info.id}: version {info.version} answers now"))
 
 
 def pin(
     memory_id: Id,
     off: Annotated[bool, typer.Option("--off", help="Unpin.")] = False,
-    user: User = "default",
+    user: User = None,
+    tenant: Tenant = None,
     home: Home = None,
     json: Json = False,
 ) -> None:
     """Let the current version answer until it is unpinned, whatever is compiled meanwhile."""
-    output = Output(json)
+    output, owner = Output(json), whose(user, tenant).name
     with open_bank(home) as bank:
-        info = bank.versions.pin(user, bank.get(user, memory_id).id, not off)
+        info = bank.versions.pin(owner, bank.get(owner, memory_id).id, not off)
     word = "unpinned" if off else f"pinned to version {info.version}"
     output.result({"memory": info}, lambda: output.say(f"{info.id}: {word}"))
 
@@ -93,7 +102,8 @@ def export_bundle(
     key: Annotated[
         Path, typer.Option("--key", metavar="KEY", envvar="MEMKIT_SIGNING_KEY", help="Signs the bundle.")
     ],
-    user: User = "default",
+    user: User = None,
+    tenant: Tenant = None,
     home: Home = None,
     json: Json = False,
 ) -> None:
@@ -103,7 +113,7 @@ def export_bundle(
 
     output, signer = Output(json), Signer.from_file(key)
     with open_bank(home) as bank:
-        data = export(bank, user, memory_id, signer)
+        data = export(bank, whose(user, tenant).name, memory_id, signer)
     try:
         with file.open("xb") as out:
             out.write(data)
@@ -120,7 +130,8 @@ def import_bundle(
         list[Path],
         typer.Option(metavar="KEY.pub", envvar="MEMKIT_TRUSTED_KEYS", help="A public key; repeatable."),
     ],
-    user: User = "default",
+    user: User = None,
+    tenant: Tenant = None,
     embedder: EmbedderName = None,
     home: Home = None,
     model: Model = "nano",
@@ -136,12 +147,12 @@ def import_bundle(
         data = file.read_bytes()
     except OSError as error:
         raise ConfigError(f"cannot read {file}: {error.strerror}") from error
-    with open_memory(home, model, user, embedder=embedder) as memory:
+    with open_memory(home, model, whose(user, tenant), embedder=embedder) as memory:
         found, fingerprint = memory.router.embedder, memory.engine.fingerprint
-        refresh(memory.bank, user, found)
+        refresh(memory.bank, memory.owner, found)
         info = load(
             memory.bank,
-            user,
+            memory.owner,
             data,
             keys,
             lambda document: index(document, found),

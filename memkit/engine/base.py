@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+
+from memkit.errors import ConfigError
 
 if TYPE_CHECKING:
     from memkit.artifact import Artifact
@@ -41,11 +44,11 @@ class Request:
 
     def __post_init__(self) -> None:
         if self.handle is not None and self.context is not None:
-            raise ValueError("a request takes a handle or a context, not both")
+            raise ConfigError("a request takes a handle or a context, not both")
         if self.max_tokens < 1:
-            raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
+            raise ConfigError(f"max_tokens must be at least 1, got {self.max_tokens}")
         if not 0 <= self.temperature < math.inf:
-            raise ValueError(f"temperature must be from 0 on, got {self.temperature}")
+            raise ConfigError(f"temperature must be from 0 on, got {self.temperature}")
 
     @property
     def follows(self) -> bool:
@@ -106,7 +109,17 @@ class Engine(Protocol):
         that is not sound and `EngineError` for a kind that the engine cannot attach."""
 
     def detach(self, handle: Handle) -> None:
-        """Release an artifact; a request that names it afterwards raises `EngineError`."""
+        """Release what was attached, once nobody uses it by `attached`; a request that names it afterwards
+        raises `EngineError`."""
+
+    def attached(self, artifact: Artifact, keep: bool = True) -> AbstractContextManager[Handle]:
+        """An artifact for as long as it is used, by as many at once as there are. Raises as `attach`.
+
+        With ``keep`` it then stays ready for the next one, until others that are used more push it out.
+        """
+
+    def discard(self, artifact_id: str) -> None:
+        """Release an artifact that is forgotten, whoever uses it."""
 
     def count_tokens(self, text: str) -> int:
         """Tokens of ``text``, special tokens left out."""

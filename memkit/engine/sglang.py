@@ -17,6 +17,7 @@ from typing import Any
 
 from memkit.artifact import Artifact
 from memkit.engine import kv
+from memkit.engine.attachments import Attachments
 from memkit.engine.base import Completion, Handle, Request, Score
 from memkit.engine.sglang_check import checked
 from memkit.engine.sglang_loras import Loras
@@ -58,7 +59,7 @@ class SGLangEngine:
         self._expected = fingerprint
         self._workers = Workers(config, self._check)
         self._loras = Loras(self._workers)
-        self._attached: dict[str, Claim] = {}
+        self._attached = Attachments[Claim](self._dropped)
         self._lock = threading.Lock()
         self._tenant: str | None = None
         self._salt = secrets.token_hex(16)
@@ -121,19 +122,30 @@ class SGLangEngine:
     # -- artifacts ------------------------------------------------------------------------------
     def attach(self, artifact: Artifact) -> Handle:
         """As `Engine.attach`; the artifact must have been published in the bank that the servers read."""
-        handle = Handle(artifact.id, artifact.manifest.tokens)
+        claim = self._ready(artifact)
+        self._attached.pin(artifact.id, lambda: claim)
+        return Handle(artifact.id, artifact.manifest.tokens)
+
+    @contextmanager
+    def attached(self, artifact: Artifact, keep: bool = True) -> Iterator[Handle]:
+        claim = self._ready(artifact)
+        self._attached.use(artifact.id, lambda: claim, keep)
+        try:
+            yield Handle(artifact.id, artifact.manifest.tokens)
+        finally:
+            self._attached.free(artifact.id)
+
+    def _ready(self, artifact: Artifact) -> Claim:
+        """An artifact's name, once the servers have found it in the bank."""
         claim = self._claim(artifact)
-        with self._lock:
-            if artifact.id in self._attached:
-                return handle
+        if artifact.id in self._attached:
+            return claim
         artifact.require(self.fingerprint)
         look = {"extra_key": claim.key, "cache_salt": salt(self._secret, claim.tenant)}
         self._workers.run(claim.key, lambda worker: self._workers.ask(worker, "/memkit/artifact", look))
         if claim.kind == "lora":
             self._load(claim)
-        with self._lock:
-            self._attached[artifact.id] = claim
-        return handle
+        return claim
 
     def _claim(self, artifact: Artifact) -> Claim:
         """Its name for the servers. Raises `EngineError` for what they cannot attach, or another tenant's."""
@@ -165,9 +177,13 @@ class SGLangEngine:
                 continue
 
     def detach(self, handle: Handle) -> None:
-        with self._lock:
-            claim = self._attached.pop(handle.artifact_id, None)
-        if claim is not None and claim.kind == "lora":
+        self._attached.unpin(handle.artifact_id)
+
+    def discard(self, artifact_id: str) -> None:
+        self._attached.discard(artifact_id)
+
+    def _dropped(self, artifact_id: str, claim: Claim) -> None:
+        if claim.kind == "lora":
             self._loras.drop(claim)
 
     # -- requests -------------------------------------------------------------------------------
@@ -178,8 +194,7 @@ class SGLangEngine:
         """What is sent for a request. Raises `ContextTooLongError`, or `EngineError` for no such artifact."""
         claim = None
         if request.handle is not None:
-            with self._lock:
-                claim = self._attached.get(request.handle.artifact_id)
+            claim = self._attached.get(request.handle.artifact_id)
             if claim is None or self._tenant not in (None, claim.tenant):
                 raise EngineError(f"artifact {request.handle.artifact_id[:12]} is not attached")
         cache_salt = self._salt if claim is None else salt(self._secret, claim.tenant)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from memkit.engine.base import Request, Score
 from memkit.engine.signals import entropy_of_top
 from memkit.errors import EngineError
+from memkit.models.chat import text_ids
 from memkit.serving.naming import PLACEHOLDER, Claim
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Prompts:
         self.tokenizer, self.chat = tokenizer, chat
 
     def encode(self, text: str) -> list[int]:
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
+        return text_ids(self.tokenizer, text)
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from memkit.errors import EngineError, MissingExtraError
+from memkit.errors import EngineError, MissingExtraError, install_line
 
 FAILED = (500, 502, 503, 504)  # another server, or the same one a moment later, may do better
 PAUSE = 0.1  # seconds before the second attempt at the same servers; doubles
@@ -78,7 +78,7 @@ class Workers:
         try:
             import httpx
         except ImportError as error:
-            raise MissingExtraError("httpx", "pip install 'memkit[sglang]'") from error
+            raise MissingExtraError("httpx", install_line("sglang")) from error
         headers = {"Authorization": f"Bearer {config.api_key}"} if config.api_key else {}
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=4 * config.in_flight)
         timeout = httpx.Timeout(config.timeout, connect=min(5.0, config.timeout))

@@ -5,17 +5,20 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from memkit.artifact import Artifact
 from memkit.engine import kv
+from memkit.engine.attachments import Attachments
 from memkit.engine.base import Completion, Handle, Request, Score
 from memkit.engine.readers import Reader, Readers
 from memkit.engine.reading import Read, behind, go_on, read
 from memkit.engine.spoken import Spoken
 from memkit.errors import ContextTooLongError, EngineError
+from memkit.models.chat import text_ids
 from memkit.models.loading import LoadedModel, load
 
 MAX_BATCH = 16  # rows that are decoded together
@@ -47,7 +50,7 @@ class TransformersEngine:
         self._lock = threading.RLock()
         self._reading = Readers(self.base)
         self._header = self._reading.header
-        self._attached: dict[str, Reader] = {}
+        self._attached = Attachments[Reader](self._dropped)
         self._probed: dict[Prompt, tuple[Reader, Read]] = {}  # of the last question, to be gone on from
 
     @property
@@ -70,29 +73,45 @@ class TransformersEngine:
     def attach(self, artifact: Artifact) -> Handle:
         artifact.require(self.fingerprint)
         with self._lock:
-            if artifact.id not in self._attached:
-                self._attached[artifact.id] = self._reading.of(artifact)
+            self._attached.pin(artifact.id, lambda: self._reading.of(artifact))
         return Handle(artifact.id, artifact.manifest.tokens)
 
     def detach(self, handle: Handle) -> None:
         with self._lock:
-            self._attached.pop(handle.artifact_id, None)
-            self._probed.clear()
+            self._attached.unpin(handle.artifact_id)
+
+    @contextmanager
+    def attached(self, artifact: Artifact, keep: bool = True) -> Iterator[Handle]:
+        artifact.require(self.fingerprint)
+        with self._lock:
+            self._attached.use(artifact.id, lambda: self._reading.of(artifact), keep)
+        try:
+            yield Handle(artifact.id, artifact.manifest.tokens)
+        finally:
+            with self._lock:
+                self._attached.free(artifact.id)
+
+    def discard(self, artifact_id: str) -> None:
+        with self._lock:
+            self._attached.discard(artifact_id)
+
+    def _dropped(self, artifact_id: str, reader: Reader) -> None:
+        self._probed = {prompt: known for prompt, known in self._probed.items() if prompt[1] != artifact_id}
 
     # -- requests -------------------------------------------------------------------------------
     def count_tokens(self, text: str) -> int:
         return len(self.encode(text))
 
     def encode(self, text: str) -> list[int]:
-        return list(self.base.tokenizer.encode(text, add_special_tokens=False))
+        return text_ids(self.base.tokenizer, text)
 
     def reader(self, request: Request) -> Reader:
         """The model that reads a request's question, and what stands in front of it."""
         if request.handle is not None:
-            try:
-                return self._attached[request.handle.artifact_id]
-            except KeyError:
-                raise EngineError(f"artifact {request.handle.artifact_id[:12]} is not attached") from None
+            found = self._attached.get(request.handle.artifact_id)
+            if found is None:
+                raise EngineError(f"artifact {request.handle.artifact_id[:12]} is not attached")
+            return found
         if request.context is not None:
             prefix = kv.prefill(self.base.model, self.encode(request.context), self._header)
             return Reader(self.base.model, prefix, True)

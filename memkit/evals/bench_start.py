@@ -1,25 +1,48 @@
-"""What it costs to import memkit and to start its command: ``memkit bench start``."""
+"""What it costs to start memkit's command, and what needs no model: ``memkit bench start``."""
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from memkit.errors import ConfigError
 from memkit.evals.timing import interleaved, stamp
 
 Progress = Callable[[str, int, int], None]
-ROWS = {
-    "python": ["-c", "pass"],
-    "import memkit": ["-c", "import memkit"],
-    "memkit --version": ["-c", "from memkit.cli import main; main(['--version'])"],
-    "memkit --help": ["-c", "from memkit.cli import main; main(['--help'])"],
-    "import torch": ["-c", "import torch"],
-}
+MEMORIES = 20  # that the bank holds, in which is searched
+ALLOWED = 600.0  # milliseconds over bare Python that a command without a model may take
+
+
+@dataclass(frozen=True)
+class Row:
+    """A process: its name here, its command line and what it reads; ``light``: it needs no model."""
+
+    name: str
+    words: tuple[str, ...]
+    said: str = ""
+    light: bool = False
+
+
+_MEMKIT = ("-c", "import sys; from memkit.cli import main; sys.exit(main(sys.argv[1:]))")
+SENTENCE = "Mira lives in Keldor, and her dog is called Tovin."
+ROWS = (
+    Row("python", ("-c", "pass")),
+    Row("import memkit", ("-c", "import memkit")),
+    Row("memkit --version", (*_MEMKIT, "--version")),
+    Row("memkit --help", (*_MEMKIT, "--help")),
+    Row("memkit remember -", (*_MEMKIT, "remember", "-", "--title", "a sentence"), SENTENCE, light=True),
+    Row("memkit list", (*_MEMKIT, "list"), light=True),
+    Row("memkit search", (*_MEMKIT, "search", "Where does Mira live?"), light=True),
+    Row("memkit forget", (*_MEMKIT, "forget", "--user", "default", "--yes"), light=True),
+    Row("import torch", ("-c", "import torch")),
+)
 
 
 @dataclass(frozen=True)
@@ -32,25 +55,61 @@ class StartConfig:
 
 
 def bench(config: StartConfig, progress: Progress = lambda label, done, total: None) -> dict[str, Any]:
-    """Measure; ``extra_ms`` is the median over bare Python's of the same round."""
+    """Measure, in each round one process after the other; a text is remembered, listed, found and forgotten.
+
+    ``extra_ms`` is the median over bare Python's of the same round; ``within`` says of a command that needs
+    no model whether that is at most `ALLOWED`.
+    """
     progress("processes", 0, 1)
-    calls = [lambda words=words: _run(words) for words in ROWS.values()]
-    times = interleaved(calls, config.repeats)
-    rows = [
-        {
-            "row": name,
-            "ms": statistics.median(each),
-            "ms_range": [min(each), max(each)],
-            "extra_ms": statistics.median(a - b for a, b in zip(each, times[0], strict=True)),
-        }
-        for name, each in zip(ROWS, times, strict=True)
-    ]
+    with tempfile.TemporaryDirectory(prefix="memkit-start-") as folder:
+        environment = _environment(Path(folder))
+        _fill(environment)
+        calls = [lambda row=row: _run(row, environment) for row in ROWS]
+        times = interleaved(calls, config.repeats)
+    rows = [_measured(row, each, times[0]) for row, each in zip(ROWS, times, strict=True)]
+    return {"bench": "start", **stamp(), "memories": MEMORIES, "allowed_ms": ALLOWED, "rows": rows}
+
+
+def _measured(row: Row, times: list[float], bare: list[float]) -> dict[str, Any]:
+    extra = statistics.median(a - b for a, b in zip(times, bare, strict=True))
     return {
-        "bench": "start",
-        **stamp(),
-        "rows": rows,
+        "row": row.name,
+        "n": len(times),
+        "ms": statistics.median(times),
+        "ms_range": [min(times), max(times)],
+        "extra_ms": extra,
+        "within": extra <= ALLOWED if row.light else None,
     }
 
 
-def _run(words: list[str]) -> None:
-    subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def _environment(folder: Path) -> dict[str, str]:
+    """A bank of its own, and no settings of whoever measures."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MEMKIT_")}
+    return {**kept, "MEMKIT_HOME": str(folder / "bank"), "XDG_CONFIG_HOME": str(folder / "settings")}
+
+
+def _fill(environment: Mapping[str, str]) -> None:
+    """Memories of somebody else: a bank that is there already."""
+    script = (
+        "import io, sys; from memkit.cli import main\n"
+        f"for n in range({MEMORIES}):\n"
+        "    said = f'Note {n}: Jalo works at Brimtek since 19{n:02}.'\n"
+        "    sys.stdin = io.TextIOWrapper(io.BytesIO(said.encode()))\n"
+        "    if code := main(['remember', '-', '--user', 'other']): sys.exit(code)"
+    )
+    _run(Row("filling the bank", ("-c", script)), environment)
+
+
+def _run(row: Row, environment: Mapping[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, *row.words],
+        env=environment,
+        input=row.said.encode(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    if done.returncode:
+        raise ConfigError(
+            f"{row.name} ended with {done.returncode}: {done.stderr.decode(errors='replace')[-300:]}"
+        )

@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from memkit.errors import MissingExtraError
+from memkit.errors import MissingExtraError, install_line
 
 
 def figure_of(
@@ -20,7 +20,7 @@ def figure_of(
         from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingExtraError("matplotlib", "pip install 'memkit[eval]'") from error
+        raise MissingExtraError("matplotlib", install_line("eval")) from error
     with rc_context({"svg.hashsalt": salt, "svg.fonttype": "none"}):
         figure, buffer = Figure(figsize=size, layout="constrained"), io.StringIO()
         draw(figure.subplots() if panels == 1 else list(figure.subplots(1, panels)))

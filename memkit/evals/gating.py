@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -123,9 +124,11 @@ class Observer:
 
     def observe(self, query: Query) -> fit.Observed | None:
         """None where the bank holds nothing."""
-        looked = self.router.look(query.text, ANSWER_TOKENS)
-        if not looked.ranked:
-            return None
+        with ExitStack() as held:
+            looked = self.router.look(query.text, ANSWER_TOKENS, held=held)
+            return self._observed(looked, query) if looked.ranked else None
+
+    def _observed(self, looked: Looked, query: Query) -> fit.Observed:
         keys = [c.memory.id for c in looked.ranked]
         answerable = query.kind == "answerable"
         gold = keys.index(query.memory_id) if answerable and query.memory_id in keys else None

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from memkit.engine import kv
-from memkit.errors import MissingExtraError
+from memkit.errors import MissingExtraError, install_line
+from memkit.models.chat import text_ids
 from memkit.models.loading import LoadedModel
 
 PRESSES = ("expected-attention", "chunkkv", "snapkv")
@@ -33,9 +34,9 @@ def pressed(base: LoadedModel, press: str, context: str, budget: int) -> kv.KV:
     try:
         import kvpress
     except ImportError as error:
-        raise MissingExtraError("kvpress", "pip install 'memkit[eval]'") from error
+        raise MissingExtraError("kvpress", install_line("eval")) from error
     header = len(base.chat.header)
-    ids = [*base.chat.header, *base.tokenizer.encode(context, add_special_tokens=False)]
+    ids = [*base.chat.header, *text_ids(base.tokenizer, context)]
     kept = min(header + budget, len(ids))
     scorer = _scorer(kvpress, press, max(min(64, budget // 4), 1))
     # The half keeps a rounding error from losing one of the tokens.

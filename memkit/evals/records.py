@@ -13,6 +13,7 @@ from memkit.errors import ConfigError, DocumentError
 from memkit.evals.formats import files, niah
 from memkit.evals.formats.base import QUESTION, Asked, MalformedError, Node, Record, numbered
 from memkit.evals.formats.registry import read
+from memkit.settings import expanded
 
 __all__ = [
     "NO_DRIFT",
@@ -67,7 +68,7 @@ def load_queries(source: str, limit: int | None = None) -> list[Asked]:
     absent or empty and `DocumentError` for a malformed one.
     """
     try:
-        found = [_query(row) for row in islice(files.rows(Path(source)), limit)]
+        found = [_query(row) for row in islice(files.rows(expanded(source)), limit)]
     except MalformedError as error:
         raise DocumentError(f"{source}, {error}") from error
     if not found:

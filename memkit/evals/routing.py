@@ -8,6 +8,7 @@ documents; all rows but the candidates' are of the rest.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,7 @@ class Study:
             name: Router(memory.bank, TENANT, lambda: memory.engine, memory.router.embedder, GateConfig(name))
             for name in ("rule", "entropy", "learned")
         }
+        self._held = ExitStack()  # requests are answered after they were made
         self._said = dict[tuple[str, Handle | None, str | None], str]()
 
     # -- methods --------------------------------------------------------------------------------
@@ -99,7 +101,7 @@ class Study:
         if query.memory_id is None:
             return self.none(query)
         router = self.routers["rule"]
-        looked = router.look(query.text, ANSWER_TOKENS)
+        looked = router.look(query.text, ANSWER_TOKENS, held=self._held)
         ranked = [c for c in looked.ranked if c.memory.id == query.memory_id]
         if not ranked:  # the search missed it; the oracle does not
             info = self.memory.show(query.memory_id)
@@ -110,12 +112,12 @@ class Study:
 
     def retrieved(self, query: Query) -> Asked:
         """The first candidate, whatever it is."""
-        return self._take(self.routers["rule"].look(query.text, ANSWER_TOKENS), 0)
+        return self._take(self.routers["rule"].look(query.text, ANSWER_TOKENS, held=self._held), 0)
 
     def routed(self, query: Query) -> Asked:
         """The candidate that the scorers prefer, without a gate."""
         router = self.routers["learned"]
-        looked = router.look(query.text, ANSWER_TOKENS)
+        looked = router.look(query.text, ANSWER_TOKENS, held=self._held)
         if not router.calibrated(looked):
             raise ConfigError("the study's calibration is missing")
         best, _, _ = router.choose(looked)
@@ -125,7 +127,7 @@ class Study:
         """All of it, with the gate of that name."""
 
         def ask(query: Query) -> Asked:
-            routed = self.routers[name].route(query.text, ANSWER_TOKENS)
+            routed = self.routers[name].route(query.text, ANSWER_TOKENS, held=self._held)
             chosen = routed.decision.candidate
             key = chosen.memory.id if chosen else None
             return Asked(routed.request, key, routed.decision, routed.asked)
@@ -232,7 +234,7 @@ class Study:
 
 def replace_ranked(looked: Looked, ranked: list[Any]) -> Looked:
     """The same question with other candidates."""
-    return Looked(looked.question, looked.vector, looked.max_tokens, ranked)
+    return Looked(looked.question, looked.vector, looked.max_tokens, ranked, looked.held)
 
 
 def _kept(said: str, bare: str, golds: Sequence[str]) -> float:

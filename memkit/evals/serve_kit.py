@@ -16,6 +16,7 @@ from memkit.engine.lora import AXES_A, AXES_B, adapter_config, targeted
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import EngineError
 from memkit.evals.records import generated
+from memkit.models.chat import text_ids
 from memkit.models.loading import LoadedModel
 from memkit.serving.config import ServingConfig
 from memkit.serving.flags import prepare
@@ -78,7 +79,7 @@ class Maker:
     def artifact(self, kind: str, text: str, tenant: str, multiple: int = 1) -> Artifact:
         """An artifact of a text; one of the kind kv ends with a page of ``multiple`` tokens."""
         header = len(self.base.chat.header)
-        ids = list(self.base.tokenizer.encode(text, add_special_tokens=False))
+        ids = text_ids(self.base.tokenizer, text)
         ids += ids[: -(header + len(ids)) % multiple] if kind == "kv" else []
         digest = Document(text).digest
         settings: dict[str, Any] = {"metrics": {}}

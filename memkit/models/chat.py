@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SEPARATOR = "\n\n"  # between a context (or the artifact that stands for it) and the question
+_MARKER = re.compile(r"[<\[]\S+[>\]]")  # how control tokens are named
 _SENTINEL = "\u2603sentinel\u2603"
+
+
+def text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Ids of what people wrote. In it the name of a control token, such as ``<|im_end|>``, is text: it
+    becomes the tokens of its characters, and never the token that the chat template puts between turns."""
+    ids = _encoded(tokenizer, text)
+    control = _control(tokenizer)
+    if control.isdisjoint(ids):
+        return ids
+    # Tokens that were added without being declared special are parted by encoding them in two.
+    names = [tokenizer.added_tokens_decoder[id].content for id in sorted(control)]
+    parts = re.split("|".join(f"(?<={re.escape(n[:1])})(?={re.escape(n[1:])})" for n in names if n[1:]), text)
+    return [id for part in parts for id in _encoded(tokenizer, part) if id not in control]
+
+
+def _encoded(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return list(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True, verbose=False))
+
+
+@lru_cache(maxsize=4)  # the tokenizer makes the table anew each time it is asked
+def _control(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Ids of tokens that stand for no text: special ones, and others that are named like them."""
+    added = tokenizer.added_tokens_decoder.items()
+    return frozenset(id for id, token in added if token.special or _MARKER.fullmatch(token.content))
 
 
 @dataclass(frozen=True)
@@ -68,7 +95,7 @@ class ChatFormat:
         ids, separator = list[int](), SEPARATOR if with_context else ""
         separator += system + SEPARATOR if system else ""
         for asked, answer in history:
-            ids += tokenizer.encode(separator + asked, add_special_tokens=False)
-            ids += [*self.tail, *tokenizer.encode(answer, add_special_tokens=False), self.end, *self.turn]
+            ids += text_ids(tokenizer, separator + asked)
+            ids += [*self.tail, *text_ids(tokenizer, answer), self.end, *self.turn]
             separator = ""
-        return [*ids, *tokenizer.encode(separator + question, add_special_tokens=False), *self.tail]
+        return [*ids, *text_ids(tokenizer, separator + question), *self.tail]

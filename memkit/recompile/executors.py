@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any, Literal, Protocol, get_args
 
 from memkit.compilers.base import Progress, silent
-from memkit.errors import CompileError, ConfigError, MissingExtraError
+from memkit.errors import CompileError, ConfigError, MissingExtraError, install_line
 from memkit.memory import Memory
 from memkit.recompile.plan import Task
 from memkit.recompile.run import Outcome, Settings, work, work_alone
@@ -94,7 +94,7 @@ class OnRay:
         try:
             import ray
         except ImportError as error:
-            raise MissingExtraError("ray", "pip install 'memkit[ray]'") from error
+            raise MissingExtraError("ray", install_line("ray")) from error
         self._ray: Any = ray
         self._settings, self._workers, self._cpus = settings, workers, cpus
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,13 +14,14 @@ from memkit import registry
 from memkit.bank import MemoryInfo
 from memkit.bank.owners import Owner
 from memkit.compilers.arithmetic import FlopMeter
-from memkit.compilers.base import Estimate
+from memkit.compilers.base import Compiler, Estimate
 from memkit.engine import kv
-from memkit.errors import CompileError, NotFoundError
+from memkit.errors import CompileError, ConfigError, NotFoundError
 from memkit.making import attempt, snapshot
 from memkit.memory import Memory
+from memkit.models.chat import text_ids
 from memkit.models.loading import LoadedModel
-from memkit.recompile.advice import Advice, AdvisorConfig, advise
+from memkit.recompile.advice import USUAL_RATIO, Advice, AdvisorConfig, advise
 
 PROBED = 256  # tokens read to find out how fast this machine is
 RECENT = 20  # versions whose speed counts
@@ -44,11 +46,11 @@ class Scope:
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit must be at least 1, got {self.limit}")
+            raise ConfigError(f"limit must be at least 1, got {self.limit}")
         if self.budget is not None and not self.budget > 0:
-            raise ValueError(f"budget must be a positive time, got {self.budget} seconds")
+            raise ConfigError(f"budget must be a positive time, got {self.budget} seconds")
         if self.keep < 1:
-            raise ValueError(f"keep must be at least 1, got {self.keep}")
+            raise ConfigError(f"keep must be at least 1, got {self.keep}")
 
 
 @dataclass(frozen=True)
@@ -166,15 +168,29 @@ def examine(
 ) -> tuple[Advice, Estimate | None]:
     """The advice on a memory, and what its compilation would cost."""
     base = memory.local.base
-    tokens = len(base.tokenizer.encode(text, add_special_tokens=False))
+    tokens = len(text_ids(base.tokenizer, text))
     compiler = registry.compiler(memory.compiler, memory.options)
     estimate: Callable[[int, LoadedModel], Estimate] | None = getattr(compiler, "estimate", None)
     try:
         cost = estimate(tokens, base) if estimate and tokens else None
     except CompileError:  # it does not fit; compiling will say so
         cost = None
-    ratio = float(getattr(getattr(compiler, "config", None), "ratio", 16.0))
-    return advise(info, text, tokens, base, cost, config, now, ratio), cost
+    return advise(info, text, tokens, base, cost, config, now, _ratio(memory.compiler, compiler, base)), cost
+
+
+def _ratio(name: str, compiler: Compiler, base: LoadedModel) -> float:
+    """Tokens of a text for each position of its artifact; infinite where an artifact takes no positions.
+
+    What was asked for counts, else what the compiler works at for the model.
+    """
+    if not registry.takes_ratio(name):
+        return math.inf
+    ratio = getattr(getattr(compiler, "config", None), "ratio", None)
+    try:
+        ratio = registry.own_ratio(name, lambda: base) if ratio is None else ratio
+    except CompileError:  # it is not ready for this model; compiling will say so
+        ratio = None
+    return USUAL_RATIO if ratio is None else float(ratio)
 
 
 class Speed:

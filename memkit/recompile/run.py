@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from memkit.bank import Receipt
 from memkit.bank.owners import Owner
-from memkit.compilers.base import Progress, Step, silent
-from memkit.errors import BankBusyError, MemkitError, NotFoundError, VerificationError
+from memkit.compile_queue import Done, Job, Progress, StopError
+from memkit.compilers.base import Progress as Reporting
+from memkit.compilers.base import Step, silent
+from memkit.errors import BankBusyError, BankError, MemkitError, NotFoundError, VerificationError
 from memkit.memory import Memory
 from memkit.observe import Observer
 from memkit.recompile.plan import Plan, Scope, Skipped, Task
@@ -87,14 +89,17 @@ class Report:
     expired: Mapping[str, Sequence[Receipt]] = field(default_factory=dict)
 
 
+UNEXPECTED = "an unexpected {}; the log tells more"
+
+
 class _OverError(Exception):
     """The budget is spent; not an error of the compilation."""
 
 
 def work(
-    memory: Memory, task: Task, keep: int, deadline: float | None, progress: Progress = silent
+    memory: Memory, task: Task, keep: int | None, deadline: float | None, progress: Reporting = silent
 ) -> Outcome:
-    """Do one task; ``deadline`` is a Unix time. Raises nothing that memkit raises on purpose."""
+    """Do one task; ``deadline`` is a Unix time. Whatever goes wrong with it is its outcome, and no error."""
 
     def step(done: Step) -> None:
         progress(done)
@@ -104,7 +109,8 @@ def work(
     status: Status
     try:
         info, made = memory.of(Owner.of(task.user)).compiled(task.memory_id, progress=step)
-        memory.bank.versions.prune(task.user, task.memory_id, keep)
+        if keep is not None:
+            memory.bank.versions.prune(task.user, task.memory_id, keep)
         return Outcome(*_names(task), "compiled", "", info.version, made.seconds, made.flops, len(made.data))
     except _OverError:
         status, reason = "unfinished", "the budget ended; the next run goes on where this one was"
@@ -116,7 +122,56 @@ def work(
         status, reason = "refused", str(error)
     except MemkitError as error:
         status, reason = "failed", str(error)
+        _note(memory, task, reason)
+    except StopError:
+        raise
+    except Exception as error:  # of a library: one memory must not end the others' night
+        log.error("compiling memory %s ended unexpectedly", task.memory_id, exc_info=error)
+        status, reason = "failed", UNEXPECTED.format(type(error).__name__)
+        _note(memory, task, reason)
     return Outcome(*_names(task), status, reason)
+
+
+def _note(memory: Memory, task: Task, reason: str) -> None:
+    """Have the memory's owner see why; what a compiler or the gate refused is noted already."""
+    try:
+        if memory.bank.get(task.user, task.memory_id).error != reason:
+            memory.bank.fail(task.user, task.memory_id, reason)
+    except BankError:  # forgotten meanwhile, or the catalog is what went wrong
+        return
+
+
+def compile_job(memory: Memory, job: Job) -> None:
+    """Do a job of the bank's queue: compile one memory, unless the advice is to leave it."""
+    if job.memory is None:
+        return
+    owner, memory_id = job.memory
+    at = job.now = Progress(Owner.of(owner).user, memory_id)
+
+    def step(done: Step) -> None:
+        memory.queue.stopping()
+        at.at(done)
+
+    task = Task(owner, memory_id, "", "", 0, None, None, None)
+    reason = ""
+    if not job.always:
+        try:
+            reason = memory.of(Owner.of(owner)).objection(memory_id)
+        except NotFoundError:
+            reason = ""  # compiling it says so
+    outcome = (
+        Outcome(owner, memory_id, "", "left", reason)
+        if reason
+        else work(memory, task, memory.keep, None, step)
+    )
+    job.again = outcome.status == "busy"
+    job.outcomes.append(done_of(outcome))
+
+
+def done_of(found: Outcome) -> Done:
+    """An outcome as a job keeps it."""
+    kept = (found.memory_id, found.status, found.reason, found.version, found.seconds, found.nbytes)
+    return Done(Owner.of(found.user).user, *kept)
 
 
 @lru_cache(maxsize=1)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from memkit.errors import ConfigError, MemkitError, MissingExtraError
+from memkit.errors import ConfigError, MemkitError, MissingExtraError, install_line
 from memkit.recompile.cron import check_cron
 
 LOOK = 60.0  # seconds between two looks at the clock, which may be set, or stop while a laptop sleeps
@@ -30,7 +30,7 @@ def repeat(
     try:
         from apscheduler.triggers.cron import CronTrigger
     except ImportError as error:
-        raise MissingExtraError("apscheduler", "pip install 'memkit[schedule]'") from error
+        raise MissingExtraError("apscheduler", install_line("schedule")) from error
     try:
         trigger = CronTrigger.from_crontab(check_cron(cron), timezone=zone)
     except (ValueError, LookupError) as error:

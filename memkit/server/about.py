@@ -13,14 +13,15 @@ from pydantic import BaseModel
 
 from memkit._version import __version__
 from memkit.errors import NotFoundError
-from memkit.server.errors import ApiError
+from memkit.server.bodies import JsonRoute
 from memkit.server.memories import ERRORS
+from memkit.server.refusals import ApiError
 from memkit.server.services import AtDesk, services_of
 
 MAX_REPORT = 16 * 2**20  # bytes
 _NAME = re.compile(r"[\w][\w.-]{0,99}")
-routes = APIRouter(tags=["about"], responses=ERRORS)
-open_routes = APIRouter(tags=["about"])
+routes = APIRouter(tags=["about"], responses=ERRORS, route_class=JsonRoute)
+open_routes = APIRouter(tags=["about"], route_class=JsonRoute)
 
 
 class Health(BaseModel):

@@ -16,7 +16,7 @@ from memkit.answers import Answer
 from memkit.errors import ContextTooLongError, EngineError
 from memkit.memory import Memory
 from memkit.router.gate import GateConfig, GateName
-from memkit.server.errors import ApiError
+from memkit.server.refusals import ApiError
 from memkit.server.services import Desk
 
 TOGETHER = 0.02  # seconds for which pieces are gathered before they are passed on

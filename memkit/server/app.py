@@ -17,11 +17,12 @@ from fastapi.responses import Response
 from fastapi.routing import APIRoute
 
 from memkit._version import __version__
-from memkit.server import about, asking, embeddings, memories, openai, recompiling
+from memkit.server import about, asking, embeddings, memories, openai, proxy, recompiling
 from memkit.server.answering import Turns
 from memkit.server.config import ServerConfig
-from memkit.server.errors import ApiError, add_handlers
+from memkit.server.errors import add_handlers
 from memkit.server.guard import Guard
+from memkit.server.refusals import ApiError
 from memkit.server.services import Services
 from memkit.server.upstream import Upstream
 
@@ -77,23 +78,18 @@ def create_app(config: ServerConfig, engine: TransformersEngine | None = None) -
         openai.routes,
         embeddings.routes,
     )
-    for routes in (*groups, _pages()):
+    first = () if config.upstream is None else (proxy.routes,)  # at the same addresses
+    for routes in (*first, *groups, _pages()):
         app.include_router(routes)
-    if config.origins:
+    app.add_middleware(Guard, max_body=config.max_body)
+    if config.origins:  # around the guard, so that its refusals can be read there, too
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(config.origins),
             allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=[
-                "Authorization",
-                "Content-Type",
-                "X-Memkit-User",
-                "X-Memkit-Memory",
-                "X-Memkit-Gate",
-            ],
-            expose_headers=["X-Request-Id", "X-Memkit-Route", "X-Memkit-Memory", "X-Memkit-Version"],
+            allow_headers=["*"],  # whatever a client asks to send, such as x-stainless-* of OpenAI's
+            expose_headers=["*"],
         )
-    app.add_middleware(Guard, max_body=config.max_body)
     app.openapi = partial(_described, app)  # type: ignore[method-assign] # as FastAPI's documentation says
     return app
 

@@ -11,12 +11,14 @@ from fastapi import APIRouter, Request, Response
 from memkit.answers import Answer
 from memkit.cli.output import plain
 from memkit.server.answering import Question, Turns
-from memkit.server.errors import ApiError
+from memkit.server.bodies import JsonRoute
+from memkit.server.conversation import earlier
 from memkit.server.memories import ERRORS, the
+from memkit.server.refusals import ApiError
 from memkit.server.schemas import AnswerOut, AskBody
 from memkit.server.services import AtDesk, Desk
 
-routes = APIRouter(tags=["questions"], responses=ERRORS)
+routes = APIRouter(tags=["questions"], responses=ERRORS, route_class=JsonRoute)
 
 
 @routes.post("/ask")
@@ -27,12 +29,14 @@ async def ask(body: AskBody, desk: AtDesk, request: Request, response: Response)
     if body.within is not None:
         within = (await to_thread.run_sync(the, desk, body.within)).id
     most = min(body.max_tokens, longest(desk))
+    history, system = earlier(body.history)
     question = Question(
         body.question,
         most,
         body.temperature,
         body.seed,
-        tuple(body.history),
+        history,
+        system,
         within=within,
         gate=body.gate,
     )

@@ -11,15 +11,16 @@ from fastapi.responses import JSONResponse
 
 from memkit.router.embed import Embedder, Vectors
 from memkit.router.text import Counter
-from memkit.server.errors import ApiError
+from memkit.server.bodies import JsonRoute
 from memkit.server.memories import ERRORS
 from memkit.server.openai_schemas import EmbeddingsBody, EmbeddingsOut
+from memkit.server.refusals import ApiError
 from memkit.server.schemas import MAX_QUESTION
 from memkit.server.services import AtDesk, Desk, with_headers
 from memkit.server.upstream import Estimated
 
 MAX_INPUTS = 1024
-routes = APIRouter(prefix="/v1", tags=["OpenAI-compatible"], responses=ERRORS)
+routes = APIRouter(prefix="/v1", tags=["OpenAI-compatible"], responses=ERRORS, route_class=JsonRoute)
 
 
 @routes.post("/embeddings", response_model=None, responses={200: {"model": EmbeddingsOut}})

@@ -1,116 +1,16 @@
-"""Errors as answers: one shape for all of them, OpenAI's, and nothing of what is inside."""
+"""Errors as answers of the application."""
 
 from __future__ import annotations
-
-import logging
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from memkit.errors import (
-    ArtifactError,
-    BankBusyError,
-    BankError,
-    BankFullError,
-    CompileError,
-    ConfigError,
-    ContextTooLongError,
-    DocumentError,
-    EngineError,
-    MemkitError,
-    NotFoundError,
-    QuotaError,
-    VerificationError,
-)
+from memkit.errors import MemkitError
+from memkit.server.refusals import ApiError, api_error, body_of, invalid_body
 
-log = logging.getLogger("memkit.server")
-NO_KEY = (
-    "give a valid API key: Authorization: Bearer mk_...; whoever runs the server makes one with "
-    "`memkit keys create`"
-)
-
-# The first class that fits counts.
-_STATUS: tuple[tuple[type[MemkitError], int, str], ...] = (
-    (NotFoundError, 404, "not_found"),
-    (ContextTooLongError, 400, "context_length_exceeded"),
-    (QuotaError, 403, "quota_exceeded"),
-    (BankBusyError, 503, "bank_busy"),
-    (BankFullError, 507, "bank_full"),
-    (BankError, 503, "bank_unavailable"),
-    (ConfigError, 400, "invalid_value"),
-    (DocumentError, 400, "invalid_document"),
-    (ArtifactError, 409, "artifact_unusable"),
-    (CompileError, 409, "not_compilable"),
-    (VerificationError, 409, "refused_by_gate"),
-    (EngineError, 503, "engine_unavailable"),
-)
-_TYPES = {
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    429: "rate_limit_error",
-}
-_BUSY = {503: "the server cannot do this now; try again in a moment", 507: "no space is left in the bank"}
-
-
-class ApiError(Exception):
-    """An error with an HTTP status of its own; ``param`` names the field that it is about."""
-
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        code: str,
-        param: str | None = None,
-        headers: dict[str, str] | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status, self.message, self.code, self.param = status, message, code, param
-        self.headers = headers or {}
-
-
-def unauthorized() -> ApiError:
-    """The one answer to a missing, an unknown, a wrong and a revoked key."""
-    return ApiError(401, NO_KEY, "invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
-
-
-def queue_full() -> ApiError:
-    """The answer where a tenant's compilations wait already, as many as may."""
-    message = "too many of this tenant's compilations wait; try again later"
-    return ApiError(429, message, "queue_full", headers={"Retry-After": "60"})
-
-
-def api_error(error: Exception) -> ApiError:
-    """What a caller is told of an error; what is behind one that is not the caller's stays in the log."""
-    if isinstance(error, ApiError):
-        return error
-    for kind, status, code in _STATUS:
-        if isinstance(error, kind):
-            if status >= 500:
-                log.warning("%s: %s", type(error).__name__, error)
-                return ApiError(status, _BUSY[status], code, headers={"Retry-After": "1"})
-            return ApiError(status, str(error), code)
-    log.error("unexpected %s", type(error).__name__, exc_info=error)
-    return ApiError(
-        500, "something went wrong here; the server's log tells what, under this request id", "internal"
-    )
-
-
-def body_of(error: ApiError, request_id: str) -> dict[str, Any]:
-    """An error as JSON."""
-    kind = _TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
-    return {
-        "error": {
-            "message": error.message,
-            "type": kind,
-            "param": error.param,
-            "code": error.code,
-            "request_id": request_id,
-        }
-    }
+NO_BODY = "the request has no body: send a JSON object"
 
 
 def answer(error: ApiError, request: Request) -> JSONResponse:
@@ -124,6 +24,27 @@ def request_id_of(request: Request) -> str:
     return str(getattr(request.state, "request_id", ""))
 
 
+def _invalid(error: Exception) -> ApiError:
+    """The same of what FastAPI found: in a body that is no JSON, in a body, or in the address."""
+    findings = error.errors() if isinstance(error, RequestValidationError) else []
+    if findings and findings[0]["type"] == "json_invalid":
+        return ApiError(400, not_json(findings[0]["loc"][-1]), "invalid_request")
+    body = getattr(error, "body", None)
+    ours = [{**each, "loc": each["loc"][1:]} for each in findings if each["loc"][0] == "body"]
+    if not ours:  # of the address or a header, which have a name and no parts
+        given = {each["loc"][-1]: each.get("input") for each in findings}
+        return invalid_body([{**each, "loc": each["loc"][-1:]} for each in findings], given)
+    if isinstance(body, bytes):
+        advice = "send JSON, and say so: Content-Type: application/json"
+        return ApiError(400, advice, "invalid_request")
+    return invalid_body(ours, body) if body is not None else ApiError(400, NO_BODY, "invalid_request")
+
+
+def not_json(place: object) -> str:
+    """The answer to a body that is not JSON from a character on."""
+    return f"the body is not JSON: look at character {place}"
+
+
 def add_handlers(app: FastAPI) -> None:
     """Let every error of the application become such an answer."""
 
@@ -131,16 +52,15 @@ def add_handlers(app: FastAPI) -> None:
         return answer(api_error(error), request)
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:
-        found = error.errors()[0] if isinstance(error, RequestValidationError) else {}
-        place = ".".join(str(each) for each in found.get("loc", ())[1:]) or None
-        message = f"{place or 'the request'}: {found.get('msg', 'is not valid')}"
-        return answer(ApiError(400, message, "invalid_request", place), request)
+        return answer(_invalid(error), request)
 
     async def http(request: Request, error: Exception) -> JSONResponse:
         status = error.status_code if isinstance(error, HTTPException) else 500
         message = {404: "there is nothing at this address", 405: "this address does not take that method"}
         headers = dict(getattr(error, "headers", None) or {})
         text = message.get(status, "the request cannot be read")
+        if own := getattr(error, "message", None):  # of a body that was looked at in `memkit.server.bodies`
+            return answer(ApiError(status, own, "invalid_request", getattr(error, "param", None)), request)
         return answer(ApiError(status, text, "http_error", headers=headers), request)
 
     app.add_exception_handler(MemkitError, known)

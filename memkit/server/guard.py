@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from memkit.server.errors import ApiError, api_error, body_of
+from memkit.server.refusals import ApiError, api_error, body_of
 
 log = logging.getLogger("memkit.server")
 READ_TIMEOUT = 30.0  # seconds between two parts of a body
@@ -109,6 +109,8 @@ class _Exchange:
             given = {name.lower() for name, _ in message.get("headers", ())}
             own: Iterable[tuple[bytes, bytes]] = ((b"x-request-id", self.id.encode()), *_HEADERS)
             more = [(name, value) for name, value in own if name not in given]
+            if b"x-request-id" in given:  # an upstream's; the log knows ours
+                more.append((b"x-memkit-request-id", self.id.encode()))
             message = {**message, "headers": [*message.get("headers", ()), *more]}
         await self._send(message)
 

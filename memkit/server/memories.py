@@ -7,11 +7,12 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
 
-from memkit.bank import MemoryInfo, Said
+from memkit.bank import MemoryInfo, Receipt, Said
 from memkit.cli.output import plain
 from memkit.document import Document, Span
 from memkit.errors import NotFoundError
-from memkit.server.errors import ApiError, queue_full
+from memkit.server.bodies import JsonRoute
+from memkit.server.refusals import ApiError, queue_full
 from memkit.server.schemas import (
     DifferenceOut,
     EntryOut,
@@ -50,7 +51,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 Id = Annotated[str, Path(description="A memory's id.", examples=["0123456789abcdef"])]
 Number = Annotated[int, Query(ge=1, description="One that the history shows.")]
 _ID = re.compile(r"[0-9a-f]{16}")
-routes = APIRouter(tags=["memories"], responses=ERRORS)
+routes = APIRouter(tags=["memories"], responses=ERRORS, route_class=JsonRoute)
 
 
 @routes.get("/memories")
@@ -78,12 +79,13 @@ def remember(body: RememberBody, desk: AtDesk) -> RememberedOut:
 def forget_all(
     desk: AtDesk, all: Annotated[bool, Query(description="Must be true: it says that you mean it.")] = False
 ) -> ForgottenOut:
-    """Forget everything that the user has."""
+    """Forget everything that the user has, in the namespaces of stores beneath them, too."""
     if not all:
         raise ApiError(
             400, "this forgets all of the user's memories: say so with ?all=true", "not_confirmed", "all"
         )
-    return _forgotten(desk, None)
+    with desk.memory() as memory:
+        return _forgotten(desk, memory.forget_all())
 
 
 @routes.get("/memories/{memory_id}")
@@ -95,17 +97,20 @@ def show(memory_id: Id, desk: AtDesk) -> MemoryOut:
 @routes.delete("/memories/{memory_id}")
 def forget(memory_id: Id, desk: AtDesk) -> ForgottenOut:
     """Forget a memory: its text, vectors, and artifacts of all versions."""
-    return _forgotten(desk, the(desk, memory_id).id)
+    info = the(desk, memory_id)
+    with desk.memory() as memory:
+        return _forgotten(desk, memory.forget(info.id, compile=False))
 
 
 @routes.post("/memories/{memory_id}/forget")
 def forget_part(memory_id: Id, body: ForgetBody, desk: AtDesk) -> ForgottenOut:
     """Forget a part of a memory, with every version that saw it. What remains may have another id."""
     info = the(desk, memory_id)
-    spans = [Span(each.start, each.end) for each in body.spans]
-    if body.matching is not None:
-        spans = _matching(desk, info, body.matching)
-    return _forgotten(desk, info.id, spans)
+    with desk.memory() as memory:
+        if body.matching is not None:
+            return _forgotten(desk, memory.forget_matching(info.id, body.matching, compile=False))
+        spans = [Span(each.start, each.end) for each in body.spans]
+        return _forgotten(desk, memory.forget(info.id, spans=spans, compile=False))
 
 
 @routes.get("/memories/{memory_id}/source")
@@ -179,7 +184,7 @@ def pin(memory_id: Id, body: PinBody, desk: AtDesk) -> MemoryOut:
 def compile_memory(memory_id: Id, desk: AtDesk) -> JobOut:
     """Compile a memory when its turn comes; ``/recompile/{id}`` tells how far it is."""
     info = the(desk, memory_id)
-    job = compile_later(desk, info.id)
+    job = compile_later(desk, info.id, always=True)
     found = desk.services.jobs.get(desk.caller.group, job) if job else None
     if found is None:
         raise queue_full()
@@ -198,13 +203,16 @@ def memory_out(info: MemoryInfo) -> MemoryOut:
     return MemoryOut.model_validate(info)
 
 
-def compile_later(desk: Desk, memory_id: str) -> str | None:
-    """The id of the job; None where the queue is full or no model is here."""
+def compile_later(desk: Desk, memory_id: str, *, always: bool = False) -> str | None:
+    """The id of the job; None where the queue is full. Compiled is what is worth it, or ``always``.
+
+    Raises `ApiError` where no model is here.
+    """
     if desk.services.config.upstream is not None:
         raise ApiError(
             409, "answers come from an upstream here: there is no model to compile for", "no_model"
         )
-    job = desk.services.jobs.compile(desk.owner, memory_id)
+    job = desk.services.jobs.compile(desk.owner, memory_id, always=always)
     return job.id if job else None
 
 
@@ -214,22 +222,12 @@ def _said(body: RememberBody) -> str | list[Said]:
     return [Said(each.content, each.role, each.when) for each in body.messages or ()]
 
 
-def _forgotten(desk: Desk, memory_id: str | None, spans: list[Span] | None = None) -> ForgottenOut:
-    desk.services.jobs.forgotten(desk.owner, memory_id)
-    with desk.memory() as memory:
-        receipts = memory.forget(memory_id, spans=spans or (), compile=False)
+def _forgotten(desk: Desk, receipts: list[Receipt]) -> ForgottenOut:
     for receipt in receipts:
+        desk.services.jobs.forgotten(desk.owner, receipt.memory_id)
         if receipt.left and receipt.artifacts_removed and desk.services.config.compiles:
             compile_later(desk, receipt.left)
     return ForgottenOut(receipts=[ReceiptOut.model_validate(each) for each in receipts])
-
-
-def _matching(desk: Desk, info: MemoryInfo, text: str) -> list[Span]:
-    source = desk.services.bank.source(desk.owner, info.id).text
-    places = [each.start() for each in re.finditer(re.escape(text), source)]
-    if not places:
-        raise NotFoundError(f"memory {info.id} does not hold that text")
-    return [Span(start, start + len(text)) for start in places]
 
 
 def _vars(value: Any) -> Any:

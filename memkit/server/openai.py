@@ -1,4 +1,7 @@
-"""The OpenAI-compatible routes. Answers come from the caller's memories, and say in ``memkit`` from which."""
+"""The OpenAI-compatible routes. Answers come from the caller's memories, and say in ``memkit`` from which.
+
+Where an upstream answers, `memkit.server.proxy` stands in front of these.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +22,13 @@ from memkit.errors import ConfigError, MemkitError
 from memkit.router.gate import GateName
 from memkit.server.answering import Question
 from memkit.server.asking import headers_of, longest, turns_of, used
-from memkit.server.errors import ApiError, api_error, body_of, request_id_of
+from memkit.server.bodies import JsonRoute
+from memkit.server.conversation import turns_in
+from memkit.server.errors import request_id_of
 from memkit.server.guard import UNBUFFERED
 from memkit.server.memories import ERRORS, the
 from memkit.server.openai_schemas import (
     ChatBody,
-    ChatMessage,
     ChatOut,
     Common,
     CompletionBody,
@@ -32,9 +36,9 @@ from memkit.server.openai_schemas import (
     Models,
 )
 from memkit.server.people import header_text
+from memkit.server.refusals import ApiError, api_error, body_of
 from memkit.server.services import AtDesk, Desk, with_headers
 from memkit.server.stops import Stopper
-from memkit.server.upstream import Upstream
 
 DEFAULT_TOKENS = 256
 _GATES: dict[str, GateName] = {"auto": "auto", "rule": "rule", "entropy": "entropy", "learned": "learned"}
@@ -71,14 +75,12 @@ async def _choices(
 
 
 Chosen = Annotated[Choices, Depends(_choices)]
-routes = APIRouter(prefix="/v1", tags=["OpenAI-compatible"], responses=ERRORS)
+routes = APIRouter(prefix="/v1", tags=["OpenAI-compatible"], responses=ERRORS, route_class=JsonRoute)
 
 
-@routes.get("/models", response_model=Models)
-async def models(desk: AtDesk, request: Request) -> Models | Response:
+@routes.get("/models")
+def models(desk: AtDesk) -> Models:
     """List the model that answers and the embedder; or the models of the upstream."""
-    if desk.services.config.upstream is not None:
-        return JSONResponse(await request.app.state.upstream.models())
     return Models(data=[_model(desk, name) for name in _names(desk)])
 
 
@@ -86,7 +88,7 @@ async def models(desk: AtDesk, request: Request) -> Models | Response:
 def model(model_id: str, desk: AtDesk) -> Model:
     """Show the model or the embedder."""
     if model_id not in _names(desk):
-        raise _unknown(model_id)
+        raise unknown(model_id)
     return _model(desk, model_id)
 
 
@@ -97,10 +99,6 @@ async def chat(
     body: ChatBody, desk: AtDesk, request: Request, response: Response, chosen: Chosen
 ) -> Response:
     desk = desk.of(body.user)
-    if desk.services.config.upstream is not None:
-        within, _ = await chosen.of(desk)
-        upstream: Upstream = request.app.state.upstream
-        return with_headers(await upstream.chat(desk, body, _last(body.messages), within), response)
     _check(desk, body)
     history, question, system = turns_in(body.messages)
     asked = await _question(desk, body, chosen, question, body.max_completion_tokens)
@@ -124,48 +122,6 @@ async def completions(
 
 
 # -- what is asked ------------------------------------------------------------------------------
-def turns_in(messages: list[ChatMessage]) -> tuple[tuple[tuple[str, str], ...], str, str]:
-    """Earlier turns, the question and the instructions of a conversation."""
-    instructions, turns = list[str](), list[list[str]]()
-    for number, message in enumerate(messages):
-        text = _text(message, f"messages.{number}")
-        if message.role in ("system", "developer"):
-            instructions.append(text)
-        elif message.role == "user":
-            turns.append([text])
-        elif message.role != "assistant":
-            raise ApiError(
-                400,
-                "the model here calls no tools, and reads none of their results",
-                "unsupported",
-                "messages",
-            )
-        elif turns:
-            turns[-1].append(text)
-    if not turns or len(turns[-1]) != 1:
-        raise ApiError(400, "the last message must be the user's question", "invalid_value", "messages")
-    history = [(turn[0], "\n".join(turn[1:])) for turn in turns[:-1]]
-    return tuple(history), turns[-1][0], "\n\n".join(filter(None, instructions))
-
-
-def _last(messages: list[ChatMessage]) -> str:
-    """The user's latest words, by which a memory is found for an upstream."""
-    said = [message.content for message in messages if message.role == "user"]
-    if not said or said[-1] is None:
-        return ""
-    return said[-1] if isinstance(said[-1], str) else "\n".join(part.text or "" for part in said[-1])
-
-
-def _text(message: ChatMessage, where: str) -> str:
-    if message.content is None or isinstance(message.content, str):
-        return message.content or ""
-    if any(part.type not in ("text", "refusal") for part in message.content):
-        raise ApiError(
-            400, "the model here reads text only: leave out other parts", "unsupported", f"{where}.content"
-        )
-    return "\n".join(part.text or "" for part in message.content)
-
-
 def _check(desk: Desk, body: Common) -> None:
     _require_model(desk, body.model)
     if found := body.impossible():
@@ -174,10 +130,11 @@ def _check(desk: Desk, body: Common) -> None:
 
 def _require_model(desk: Desk, name: str) -> None:
     if name != desk.services.config.model_id:
-        raise _unknown(name)
+        raise unknown(name)
 
 
-def _unknown(name: str) -> ApiError:
+def unknown(name: str) -> ApiError:
+    """The answer where no model of that name is served."""
     return ApiError(
         404,
         f"the model {name!r:.80} does not answer here; /v1/models lists what there is",

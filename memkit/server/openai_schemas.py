@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from memkit.server.schemas import MAX_MESSAGES, MAX_QUESTION
+from memkit.server.schemas import MAX_MESSAGES, MAX_QUESTION, ChatMessage
 
 Stop = str | list[str] | None
 _IMPOSSIBLE = {
@@ -41,24 +41,6 @@ _HARMLESS: dict[str, tuple[Any, ...]] = {
 def _extra(body: BaseModel) -> list[str]:
     """Names of fields that a body has no place for."""
     return sorted(str(name)[:64] for name in body.model_extra or {})[:32]
-
-
-class Part(BaseModel):
-    """A part of a message's content."""
-
-    model_config = ConfigDict(extra="allow")
-
-    type: str = Field(max_length=64)
-    text: str | None = Field(default=None, max_length=MAX_QUESTION)
-
-
-class ChatMessage(BaseModel):
-    """One message of a conversation."""
-
-    model_config = ConfigDict(extra="allow")
-
-    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[Part] | None = None
 
 
 class StreamOptions(BaseModel):

@@ -25,6 +25,8 @@ class Caller:
     def __post_init__(self) -> None:
         if self.scope == "user" and self.user not in ("", self.holder):
             raise ConfigError("this key acts for one user, and cannot name another")
+        if not self.holder:
+            raise ConfigError("a key acts for somebody, whose name is not empty")
         _ = self.whose
 
     @property

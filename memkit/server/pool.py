@@ -1,4 +1,4 @@
-"""The memories of those who call, ready to be asked: one for each, sharing bank and engine."""
+"""The memories of those who call, ready to be asked: one for each, sharing bank, engine and queue."""
 
 from __future__ import annotations
 
@@ -6,28 +6,17 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from memkit.bank.owners import Owner
-from memkit.engine.base import Engine
 from memkit.memory import Memory
 
 
-@dataclass
-class _Kept:
-    memory: Memory
-    uses: int = 0
-
-
 class Pool:
-    """At most ``size`` memories that nobody uses, and all that somebody does.
+    """At most ``size`` memories, those asked for last. What is attached for them is the engine's to bound."""
 
-    What is pushed out detaches its artifacts, so that an engine holds no more than those in use need.
-    """
-
-    def __init__(self, root: Memory, size: int, engine: Engine | None) -> None:
-        self.root, self._size, self._engine = root, size, engine
-        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+    def __init__(self, root: Memory, size: int) -> None:
+        self.root, self._size = root, size
+        self._kept: OrderedDict[str, Memory] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -35,26 +24,12 @@ class Pool:
 
     @contextmanager
     def of(self, owner: str) -> Iterator[Memory]:
-        """One owner's memory, which stays as long as it is used."""
+        """One owner's memory."""
         with self._lock:
-            kept = self._kept.get(owner)
-            if kept is None:
-                kept = self._kept[owner] = _Kept(self.root.of(Owner.of(owner)))
+            memory = self._kept.get(owner)
+            if memory is None:
+                memory = self._kept[owner] = self.root.of(Owner.of(owner))
             self._kept.move_to_end(owner)
-            kept.uses += 1
-        try:
-            yield kept.memory
-        finally:
-            with self._lock:
-                kept.uses -= 1
-                dropped = self._surplus()
-            if dropped:  # in a thread, since it waits for the engine, and here may be the event loop
-                threading.Thread(target=self._release, args=(dropped,), daemon=True).start()
-
-    def _surplus(self) -> list[Memory]:
-        idle = [owner for owner, kept in self._kept.items() if not kept.uses]
-        return [self._kept.pop(owner).memory for owner in idle[: max(len(self._kept) - self._size, 0)]]
-
-    def _release(self, dropped: list[Memory]) -> None:
-        for memory in dropped:
-            memory.router.release(self._engine)
+            while len(self._kept) > self._size:
+                self._kept.popitem(last=False)
+        yield memory

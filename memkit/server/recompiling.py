@@ -11,13 +11,14 @@ from memkit.errors import ConfigError, NotFoundError
 from memkit.recompile.advice import AdvisorConfig
 from memkit.recompile.plan import Scope, plan
 from memkit.server.asking import require_model
-from memkit.server.errors import queue_full
+from memkit.server.bodies import JsonRoute
 from memkit.server.memories import ERRORS
 from memkit.server.people import Caller
+from memkit.server.refusals import queue_full
 from memkit.server.schemas import JobOut, JobsOut, PlanOut, RecompileBody, SkippedOut, TaskOut
 from memkit.server.services import AtDesk, Desk
 
-routes = APIRouter(prefix="/recompile", tags=["recompilation"], responses=ERRORS)
+routes = APIRouter(prefix="/recompile", tags=["recompilation"], responses=ERRORS, route_class=JsonRoute)
 
 
 def _asked(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from memkit.memory import MAX_CHARACTERS
 
@@ -32,12 +32,24 @@ class SpanBody(Taken):
     end: int = Field(ge=1, le=MAX_CHARACTERS)
 
 
+def _iso(value: object) -> object:
+    """A time is a text: pydantic would take a number for seconds since 1970."""
+    try:
+        float(value)  # type: ignore[arg-type] # of any type
+    except (TypeError, ValueError):
+        return value
+    raise ValueError("must be a time such as 2026-05-02T08:00:00Z")
+
+
+When = Annotated[datetime | None, BeforeValidator(_iso)]
+
+
 class MessageBody(Taken):
     """What somebody said."""
 
     role: str = Field(min_length=1, max_length=64, examples=["user"])
     content: Text
-    when: datetime | None = None
+    when: When = None
 
 
 class RememberBody(Taken):
@@ -48,7 +60,7 @@ class RememberBody(Taken):
     messages: list[MessageBody] | None = Field(default=None, min_length=1, max_length=MAX_MESSAGES)
     title: str = Field(default="", max_length=MAX_TITLE)
     memory: str | None = Field(default=None, description="Add to the running memory of this name.")
-    when: datetime | None = Field(default=None, description="When it was said; of a running memory only.")
+    when: When = Field(default=None, description="When it was said; of a running memory only.")
     key: str | None = Field(default=None, description="Makes repeating harmless; of a running memory only.")
     compile: bool = Field(
         default=True, description="Compile it in the background; false leaves it on its text."
@@ -72,6 +84,24 @@ class RememberBody(Taken):
         return self
 
 
+class Part(BaseModel):
+    """A part of a message's content."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(max_length=64)
+    text: str | None = Field(default=None, max_length=MAX_QUESTION)
+
+
+class ChatMessage(BaseModel):
+    """One message of a conversation."""
+
+    model_config = ConfigDict(extra="allow")
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[Part] | None = None
+
+
 class AskBody(Taken):
     """A question. ``within`` leaves one memory to choose, ``gate`` decides in place of the server's gate."""
 
@@ -79,10 +109,10 @@ class AskBody(Taken):
     max_tokens: int = Field(default=64, ge=1, le=100_000)
     temperature: float = Field(default=0.0, ge=0.0, le=10.0)
     seed: int = Field(default=0, ge=0, lt=2**63)
-    history: list[tuple[str, str]] = Field(
+    history: list[tuple[str, str] | ChatMessage] = Field(
         default_factory=list,
-        max_length=100,
-        description="Earlier questions with their answers, the latest last.",
+        max_length=MAX_MESSAGES,
+        description="Earlier messages, or questions with their answers; the latest last.",
     )
     within: str | None = Field(default=None, description="The id of the one memory that may be used.")
     gate: Literal["auto", "rule", "entropy", "learned"] | None = None

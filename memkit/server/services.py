@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import time
 from collections.abc import Iterator
@@ -12,11 +11,7 @@ from typing import Annotated
 
 from fastapi import Depends, Header, Request, Response, Security
 from fastapi.security import HTTPBearer
-from limits import RateLimitItemPerMinute
-from limits.storage import MemoryStorage
-from limits.strategies import SlidingWindowCounterRateLimiter
 
-from memkit.bank.keys import Key
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import ConfigError
 from memkit.memory import Memory
@@ -24,10 +19,10 @@ from memkit.metrics import Metrics
 from memkit.observe import LogObserver, Observers
 from memkit.router.gate import GateConfig
 from memkit.server.config import ServerConfig
-from memkit.server.errors import ApiError, unauthorized
 from memkit.server.jobs import Jobs
 from memkit.server.people import Caller, header_text
 from memkit.server.pool import Pool
+from memkit.server.rates import Rates, key_of
 
 BEARER = HTTPBearer(auto_error=False, description="An API key: `memkit keys create --tenant NAME`.")
 _USER = "A user of the key's tenant, percent-encoded; without it the tenant's own memories are meant."
@@ -55,54 +50,27 @@ class Services:
         self.bank = self.root.bank
         self.jobs = Jobs(self.root, config.queue, config.keep)
         self.metrics.watch(self.jobs.age)
-        self._rate = RateLimitItemPerMinute(config.rate)
-        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self.rates = Rates(config.rate)
         self._pool: Pool | None = None
 
     def load(self) -> None:
-        """Load the model, so that the first question does not wait for it."""
+        """Load the model, so that the first question does not wait for it; go on with what waited."""
         if self.config.upstream is None:
             _ = self.root.engine
+        if self.config.compiles:
+            self.jobs.resume()
         _ = self.pool
 
     @property
     def pool(self) -> Pool:
         if self._pool is None:
-            engine = None if self.config.upstream else self.root.engine
-            self._pool = Pool(self.root, self.config.users, engine)
+            self._pool = Pool(self.root, self.config.users)
         return self._pool
 
     def close(self) -> None:
         """End the compilation under way, and close the bank."""
         self.jobs.stop()
         self.root.close()
-
-    # -- who calls ------------------------------------------------------------------------------
-    def key(self, authorization: str) -> tuple[Key, str]:
-        """A key, and what stands for it in counts; one error for all that is no key."""
-        kind, _, secret = authorization.partition(" ")
-        secret = secret.strip() if kind.lower() == "bearer" else ""
-        key = self.bank.keys.find(secret)
-        if key is None:
-            raise unauthorized()
-        return key, hashlib.sha256(secret.encode()).hexdigest()[:16]
-
-    def count(self, key: str, response: Response) -> None:
-        """Count a request of a key; 429 for one too many."""
-        free = self._limiter.hit(self._rate, key)
-        left = self._limiter.get_window_stats(self._rate, key)
-        seconds = max(1, round(left.reset_time - time.time()))
-        headers = {
-            "X-RateLimit-Limit": str(self.config.rate),
-            "X-RateLimit-Remaining": str(max(left.remaining, 0)),
-            "X-RateLimit-Reset": str(seconds),
-        }
-        if not free:
-            message = f"this key may make {self.config.rate} requests a minute; try again in {seconds} s"
-            raise ApiError(
-                429, message, "rate_limit_exceeded", headers={**headers, "Retry-After": str(seconds)}
-            )
-        response.headers.update(headers)
 
     def may_see_metrics(self, authorization: str) -> bool:
         """Whether that is the token which opens the metrics."""
@@ -149,8 +117,8 @@ def desk_of(
 ) -> Desk:
     """The caller, by API key and ``X-Memkit-User``; 401 without a valid key, 429 for too many requests."""
     services = services_of(request)
-    key, counted = services.key(request.headers.get("authorization", ""))
-    services.count(counted, response)
+    key, counted = key_of(services.bank, request.headers.get("authorization", ""))
+    response.headers.update(services.rates.count(counted))
     return Desk(services, Caller(key.tenant, header_text(x_memkit_user), key.scope))
 
 
@@ -158,8 +126,10 @@ AtDesk = Annotated[Desk, Depends(desk_of)]
 
 
 def with_headers(made: Response, response: Response) -> Response:
-    """A response of our own with the headers that the dependencies set."""
-    made.headers.update({k: v for k, v in response.headers.items() if k.lower().startswith("x-")})
+    """A response of our own with the headers that the dependencies set, where it has no such itself."""
+    for name, value in response.headers.items():
+        if name.lower().startswith("x-"):
+            made.headers.setdefault(name, value)
     return made
 
 

@@ -1,34 +1,41 @@
 """In front of another OpenAI-compatible server: memories go into its prompt as text.
 
 Such a server takes no artifacts. A question's best memory is found as always, without a model; its best
-passages become a system message in front of the conversation, and all else is passed on as it came.
+passages go into the system message, and all else is passed on as it came, there and back.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import httpx2
 from anyio import CancelScope, to_thread
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 
 from memkit.document import Span
 from memkit.errors import NotFoundError
 from memkit.router.gate import EMPTY, Decision, by_rule
 from memkit.router.text import passages
-from memkit.server.errors import ApiError
 from memkit.server.guard import UNBUFFERED
-from memkit.server.openai_schemas import ChatBody
+from memkit.server.passing import DECODED, headers_of, joined, marked, with_field
+from memkit.server.refusals import ApiError
+from memkit.server.schemas import MAX_QUESTION
 from memkit.server.services import Desk, Services
 
 CHARACTERS = 4  # of a token, roughly: the upstream's tokenizer is not here
-MAX_ERROR = 64 * 1024  # bytes of an upstream's refusal that are passed on
+MAX_ERROR = 64 * 1024  # bytes of an upstream's refusal that are read
+MAX_WHOLE = 16 * 2**20  # bytes of an answer that are read before it is passed on; a longer one has no field
 FRAME = "Use what is known from earlier, where it answers the user:\n\n{text}"
+EVENTS = "text/event-stream"
+BROKEN = b'\n\ndata: {"error": {"message": "the upstream broke off", "type": "server_error"}}\n\n'
 _OBSTACLE = "the upstream takes no artifacts"
+_SYSTEM = ("system", "developer")
+_RENAMED = {"x-request-id": "x-upstream-request-id"}  # where the body tells ours
+_TOLD = {"Route": "route", "Memory": "memory_id", "Gate": "gate"}
 
 
 class Estimated:
@@ -46,7 +53,7 @@ class Found:
     text: str
     spans: tuple[Span, ...]
 
-    def told(self, user: str, ignored: list[str]) -> dict[str, Any]:
+    def told(self, user: str) -> dict[str, Any]:
         """The field ``memkit`` of an answer."""
         decision = self.decision
         memory = decision.candidate.memory if decision.candidate and self.text else None
@@ -62,7 +69,7 @@ class Found:
             "version": None,
             "spans": [vars(span) for span in self.spans],
             "notes": [],
-            "ignored": ignored,
+            "ignored": [],
         }
 
 
@@ -80,41 +87,70 @@ class Upstream:
         if config.upstream is None:
             yield cls(services, None)
             return
-        headers = {"Authorization": f"Bearer {config.upstream_key}"} if config.upstream_key else {}
+        headers = {"Accept-Encoding": "gzip, deflate"}
+        if config.upstream_key:
+            headers["Authorization"] = f"Bearer {config.upstream_key}"
         base = config.upstream.rstrip("/") + "/"
         timeout = httpx2.Timeout(config.answer_timeout, connect=10.0)
         async with httpx2.AsyncClient(base_url=base, headers=headers, timeout=timeout) as client:
             yield cls(services, client)
 
-    async def models(self) -> dict[str, Any]:
-        """The upstream's models, as it lists them."""
-        answered = await self._send("GET", "models", None)
-        try:
-            found = json.loads(await self._whole(answered))
-        finally:
-            await answered.aclose()
-        return found if isinstance(found, dict) else {"object": "list", "data": []}
-
-    async def chat(self, desk: Desk, body: ChatBody, question: str, within: str | None) -> Response:
-        """Answer a conversation, with the best memory of its question in front."""
-        found = await to_thread.run_sync(self.look, desk, question, within)
-        sent = body.model_dump(mode="json", exclude_unset=True)
-        if found.text:
-            sent["messages"] = _framed(sent["messages"], FRAME.format(text=found.text))
-        told = found.told(desk.caller.user, [])
-        answered = await self._send("POST", "chat/completions", sent)
-        headers = {f"X-Memkit-{k.title()}": str(told[f]) for k, f in _TOLD.items() if told[f] is not None}
-        if answered.status_code >= 400 or not body.stream:
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        query: str = "",
+        told: dict[str, Any] | None = None,
+    ) -> Response:
+        """What the upstream answers, with what was used of the memories in the field ``memkit``."""
+        answered = await self._send(method, path, content, headers or {}, query)
+        passed = headers_of(answered.headers)
+        for name, key in _TOLD.items():
+            if told is not None and told[key] is not None:
+                passed[f"X-Memkit-{name}"] = str(told[key])
+        if answered.status_code >= 300:
             try:
-                return _told(await self._whole(answered), answered, told, headers)
+                return await _refusal(answered, passed)
             finally:
                 await answered.aclose()
-        return StreamingResponse(
-            _lines(answered, told), media_type="text/event-stream", headers={**headers, **UNBUFFERED}
+        if answered.headers.get("content-encoding", "").lower() not in DECODED:
+            passed["content-encoding"] = answered.headers["content-encoding"]
+            return StreamingResponse(_pieces(answered, raw=True), answered.status_code, passed)
+        pieces = _pieces(answered)
+        if answered.headers.get("content-type", "").lower().startswith(EVENTS):
+            events = pieces if told is None else marked(pieces, "memkit", told)
+            return StreamingResponse(events, answered.status_code, {**passed, **UNBUFFERED})
+        return await _whole(answered, pieces, passed, told)
+
+    async def chat(
+        self,
+        desk: Desk,
+        body: dict[str, Any],
+        content: bytes,
+        within: str | None,
+        headers: Mapping[str, str],
+        query: str,
+    ) -> Response:
+        """Answer a conversation, with the best memory of its question in its instructions.
+
+        ``body`` is what ``content`` holds; where no memory is used, that goes on byte by byte.
+        """
+        found = await to_thread.run_sync(self.look, desk, latest(body.get("messages")), within)
+        if found.text:
+            body = {**body, "messages": framed(body["messages"], FRAME.format(text=found.text))}
+            content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+        told = found.told(desk.caller.user)
+        return await self.ask(
+            "POST", "chat/completions", content=content, headers=headers, query=query, told=told
         )
 
     def look(self, desk: Desk, question: str, within: str | None) -> Found:
         """The memory that a question is about, and its passages."""
+        if not question.strip():
+            return Found(Decision("none", None, "there is no question in words"), "", ())
         with desk.memory() as memory:
             looked = memory.router.look(question, within=within)
             if not looked.ranked:
@@ -135,10 +171,14 @@ class Upstream:
                 text, spans = "", ()
             return Found(decision, text, spans)
 
-    async def _send(self, method: str, path: str, body: dict[str, Any] | None) -> httpx2.Response:
+    async def _send(
+        self, method: str, path: str, content: bytes | None, headers: Mapping[str, str], query: str
+    ) -> httpx2.Response:
         if self._client is None:
             raise ApiError(503, "there is no upstream", "upstream_unavailable")
-        request = self._client.build_request(method, path, json=body)
+        given = dict(headers) if content is None else {**headers, "Content-Type": "application/json"}
+        address = f"{path}?{query}" if query else path
+        request = self._client.build_request(method, address, content=content, headers=given)
         try:
             return await self._client.send(request, stream=True)
         except httpx2.TimeoutException as error:
@@ -146,60 +186,85 @@ class Upstream:
         except httpx2.HTTPError as error:
             raise ApiError(502, "the upstream cannot be reached", "upstream_unavailable") from error
 
-    async def _whole(self, answered: httpx2.Response) -> bytes:
-        most = MAX_ERROR if answered.status_code >= 400 else self._services.config.max_body
-        data = b""
-        try:
-            async for part in answered.aiter_bytes():
-                data += part
-                if len(data) > most:
-                    raise ApiError(502, "the upstream's answer is too long", "upstream_unusable")
-        except httpx2.HTTPError as error:
-            raise ApiError(502, "the upstream broke off", "upstream_unavailable") from error
-        return data
+
+# -- what is asked ------------------------------------------------------------------------------
+def latest(messages: Any) -> str:
+    """The user's latest words, by which a memory is found, of messages that are not ours to judge."""
+    said = [each for each in messages if isinstance(each, dict)] if isinstance(messages, list) else []
+    content = next((each.get("content") for each in reversed(said) if each.get("role") == "user"), None)
+    if isinstance(content, list):
+        texts = [part.get("text") if isinstance(part, dict) else part for part in content]
+        content = "\n".join(text for text in texts if isinstance(text, str))
+    return content[-MAX_QUESTION:] if isinstance(content, str) else ""
 
 
-_TOLD = {"route": "route", "memory": "memory_id", "gate": "gate"}
+def framed(messages: list[Any], text: str) -> list[Any]:
+    """The conversation with a text at the end of its instructions: some models take them only once."""
+    for number, message in enumerate(messages):
+        if isinstance(message, dict) and message.get("role") in _SYSTEM:
+            content = message.get("content")
+            if isinstance(content, list):
+                said: Any = [*content, {"type": "text", "text": text}]
+            elif isinstance(content, str) and content:
+                said = f"{content}\n\n{text}"
+            elif not content:
+                said = text
+            else:
+                break  # nothing that a text can be added to
+            return [*messages[:number], {**message, "content": said}, *messages[number + 1 :]]
+    return [{"role": "system", "content": text}, *messages]
 
 
-def _told(data: bytes, answered: httpx2.Response, told: dict[str, Any], headers: dict[str, str]) -> Response:
-    """An upstream's answer, or its refusal, with what was used."""
+# -- what is answered ---------------------------------------------------------------------------
+async def _pieces(answered: httpx2.Response, raw: bool = False) -> AsyncGenerator[bytes, None]:
+    """The bytes of an answer as they come; closing this hangs up there."""
     try:
-        found = json.loads(data)
-    except ValueError as error:
-        raise ApiError(502, "the upstream's answer is no JSON", "upstream_unusable") from error
-    if answered.status_code in (401, 403):  # its key is the server's, not the caller's
-        raise ApiError(502, "the upstream refuses this server", "upstream_unavailable")
-    if isinstance(found, dict) and answered.status_code < 400:
-        found["memkit"] = told
-    return JSONResponse(found, status_code=answered.status_code, headers=headers)
-
-
-async def _lines(answered: httpx2.Response, told: dict[str, Any]) -> AsyncIterator[str]:
-    """An upstream's events as they come, the first chunk with what was used; closing this hangs up there."""
-    first = True
-    try:
-        async for line in answered.aiter_lines():
-            if first and line.startswith("data: {"):
-                line, first = _marked(line, told), False
-            yield line + "\n"
+        async for piece in answered.aiter_raw() if raw else answered.aiter_bytes():
+            yield piece
     except httpx2.HTTPError:
-        yield 'data: {"error": {"message": "the upstream broke off", "type": "server_error"}}\n\n'
+        if not answered.headers.get("content-type", "").lower().startswith(EVENTS):
+            raise  # cutting the answer off tells that it is not whole
+        yield BROKEN
     finally:
         with CancelScope(shield=True):  # else its connection stays open where the reader hung up
             await answered.aclose()
 
 
-def _marked(line: str, told: dict[str, Any]) -> str:
+async def _whole(
+    answered: httpx2.Response,
+    pieces: AsyncGenerator[bytes, None],
+    headers: dict[str, str],
+    told: dict[str, Any] | None,
+) -> Response:
+    parts, size = list[bytes](), 0
     try:
-        return "data: " + json.dumps({**json.loads(line.removeprefix("data: ")), "memkit": told})
-    except (ValueError, TypeError):
-        return line
+        async for part in pieces:
+            parts.append(part)
+            size += len(part)
+            if size > MAX_WHOLE:
+                return StreamingResponse(joined(parts, pieces), answered.status_code, headers)
+    except httpx2.HTTPError as error:
+        raise ApiError(502, "the upstream broke off", "upstream_unavailable") from error
+    data = b"".join(parts)
+    return Response(data if told is None else with_field(data, "memkit", told), answered.status_code, headers)
 
 
-def _framed(messages: list[dict[str, Any]], text: str) -> list[dict[str, Any]]:
-    """The conversation with a text at the end of its system message: some models take only one."""
-    first = messages[0]
-    if first["role"] in ("system", "developer") and isinstance(first.get("content"), str):
-        return [{**first, "content": f"{first['content']}\n\n{text}"}, *messages[1:]]
-    return [{"role": "system", "content": text}, *messages]
+async def _refusal(answered: httpx2.Response, headers: dict[str, str]) -> Response:
+    """An upstream's refusal as it came; one that is no JSON in the shape of ours, with its status."""
+    status = answered.status_code
+    if status in (401, 403):  # its key is the server's, not the caller's
+        raise ApiError(502, "the upstream refuses this server", "upstream_unavailable")
+    if status < 400:
+        advice = "the upstream sends its callers elsewhere: give its final address as --upstream"
+        raise ApiError(502, advice, "upstream_unusable")
+    data = b""
+    try:
+        async for part in answered.aiter_bytes():
+            data += part
+            if len(data) > MAX_ERROR:
+                break
+        json.loads(data)
+    except (httpx2.HTTPError, ValueError, RecursionError):
+        kept = {_RENAMED.get(name, name): value for name, value in headers.items() if name != "content-type"}
+        raise ApiError(status, f"the upstream answered {status}", "upstream_error", headers=kept) from None
+    return Response(data, status, headers)

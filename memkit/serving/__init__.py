@@ -2,5 +2,5 @@
 
 SGLang loads `memkit.serving.plugin` through its entry-point group ``sglang.srt.plugins`` and
 `memkit.serving.linker` by the flags that ``memkit sglang-args`` prints. Both need only what SGLang itself
-installs, and msgpack: ``pip install --no-deps memkit && pip install msgpack`` beside it.
+installs, and msgpack: ``pip install --no-deps WHEEL && pip install msgpack`` beside it, WHEEL being memkit's.
 """

@@ -16,6 +16,7 @@ from memkit.document import sentences
 from memkit.errors import ConfigError
 from memkit.evals.formats import files
 from memkit.evals.formats.base import Asked, Record
+from memkit.settings import expanded
 
 NAME = "niah"
 LENGTHS = (250, 500, 1000, 2000)
@@ -69,7 +70,7 @@ class Grid:
             raise ConfigError(f"give {FORM}, not {source!r}")
         lengths = tuple(int(text) for text in form[2].split(",")) if form[2] else LENGTHS
         depths = tuple(float(text) for text in form[3].split(",")) if form[3] else DEPTHS
-        return cls(Path(form[1]), lengths, depths, int(form[4] or 1))
+        return cls(expanded(form[1]), lengths, depths, int(form[4] or 1))
 
 
 def haystacks(grid: Grid, seed: int) -> Iterator[Record]:

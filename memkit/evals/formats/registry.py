@@ -11,6 +11,7 @@ from memkit.errors import ConfigError, DocumentError
 from memkit.evals.formats import conversations, multidoc, own, squad, summaries
 from memkit.evals.formats.base import Format, MalformedError, Node, Record
 from memkit.evals.formats.files import rows
+from memkit.settings import expanded
 
 # A file is taken for the first that recognises it.
 FORMATS: dict[str, Format] = {
@@ -41,11 +42,11 @@ def read(source: str) -> Iterator[Record]:
 
 def _split(source: str) -> tuple[Format | None, Path]:
     named = re.match(r"([a-z][a-z0-9-]+):(.*)", source)  # not one letter: a drive
-    if named is None or Path(source).exists():
-        return None, Path(source)
+    if named is None or expanded(source).exists():
+        return None, expanded(source)
     if named[1] not in FORMATS:
         raise ConfigError(f"there is no format {named[1]!r}; there are: {', '.join(FORMATS)}")
-    return FORMATS[named[1]], Path(named[2])
+    return FORMATS[named[1]], expanded(named[2])
 
 
 def _recognised(first: Node, path: Path) -> Format:

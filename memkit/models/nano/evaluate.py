@@ -18,6 +18,7 @@ import torch
 from memkit import prompts
 from memkit.engine import kv
 from memkit.evals import metrics
+from memkit.models.chat import text_ids
 from memkit.models.loading import LoadedModel, load
 from memkit.models.nano import world
 from memkit.models.nano.documents import Document, Generator, possessive
@@ -61,7 +62,7 @@ class Evaluation:
         return kv.prefill(self.base.model, self.encode(text), self.header)
 
     def encode(self, text: str) -> list[int]:
-        return list(self.base.tokenizer.encode(text, add_special_tokens=False))
+        return text_ids(self.base.tokenizer, text)
 
     def ask(
         self, prefix: kv.KV, questions: Sequence[str], *, context: bool = True, **options: object

@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from memkit import prompts
-from memkit.models.chat import SEPARATOR, ChatFormat
+from memkit.models.chat import SEPARATOR, ChatFormat, text_ids
 from memkit.models.nano import general, world
 from memkit.models.nano.documents import Document, Generator, Question
 from memkit.models.nano.words import Split
@@ -84,7 +84,7 @@ class Sampler:
         self.rng = random.Random(seed + 1)
 
     def encode(self, text: str) -> list[int]:
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
+        return text_ids(self.tokenizer, text)
 
     # -- documents and their branches -----------------------------------------------------------
     def _document(self, stage: Stage) -> Document:

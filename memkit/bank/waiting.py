@@ -1,0 +1,43 @@
+"""Compilations that wait: kept in the catalog, so that whoever opens the bank next takes them up."""
+
+from __future__ import annotations
+
+from sqlalchemy import and_, delete, insert, select
+
+from memkit.bank import queries
+from memkit.bank.catalog import AnyCatalog
+from memkit.bank.records import check_tenant
+from memkit.bank.tables import waiting
+
+
+class Waiting:
+    """The compilations of a bank that have not ended. What is forgotten waits no longer."""
+
+    def __init__(self, catalog: AnyCatalog) -> None:
+        self._catalog = catalog
+
+    def add(self, tenant: str, memory_id: str) -> None:
+        """Note that a memory waits; nothing changes where it does already, or is forgotten."""
+        check_tenant(tenant)
+        this = and_(waiting.c.tenant == tenant, waiting.c.memory_id == memory_id)
+        with self._catalog.write() as connection:
+            known = connection.execute(select(waiting.c.added).where(this)).first()
+            if known is None and queries.find(connection, tenant, memory_id) is not None:
+                row = {"tenant": tenant, "memory_id": memory_id, "added": queries.now()}
+                connection.execute(insert(waiting).values(**row))
+
+    def done(self, tenant: str, memory_id: str) -> None:
+        """Note that a memory waits no longer."""
+        check_tenant(tenant)
+        this = and_(waiting.c.tenant == tenant, waiting.c.memory_id == memory_id)
+        with self._catalog.read() as connection:
+            if connection.execute(select(waiting.c.added).where(this)).first() is None:
+                return
+        with self._catalog.write() as connection:
+            connection.execute(delete(waiting).where(this))
+
+    def all(self) -> list[tuple[str, str]]:
+        """Owner and memory id of all that wait, longest first; for whoever compiles for the whole bank."""
+        query = select(waiting.c.tenant, waiting.c.memory_id)
+        with self._catalog.read() as connection:
+            return [(row[0], row[1]) for row in connection.execute(query.order_by(waiting.c.added))]

@@ -1,0 +1,77 @@
+"""``memkit advise``, and the same advice before ``memkit remember --wait``."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from memkit.cli.manage import Id
+from memkit.cli.options import (
+    Compiler,
+    Home,
+    Json,
+    Model,
+    Options,
+    Ratio,
+    Tenant,
+    User,
+    compiler_options,
+    open_memory,
+    whose,
+)
+from memkit.cli.output import Output
+
+if TYPE_CHECKING:
+    from memkit.bank import MemoryInfo
+    from memkit.compilers.base import Estimate
+    from memkit.memory import Memory
+    from memkit.recompile.advice import Advice
+
+
+def advise(
+    memory_id: Id,
+    user: User = None,
+    tenant: Tenant = None,
+    compiler: Compiler = "lcc",
+    ratio: Ratio = None,
+    option: Options = None,
+    home: Home = None,
+    model: Model = "nano",
+    json: Json = False,
+) -> None:
+    """Say whether a memory is worth compiling, and after how many questions that has paid for itself.
+
+    What it advises against, `memkit remember --wait`, `memkit recompile` and a server leave on its text.
+    """
+    from memkit.recompile.plan import why_due
+
+    output, options = Output(json), compiler_options(option, ratio)
+    with open_memory(home, model, whose(user, tenant), compiler=compiler, options=options) as memory:
+        info = memory.show(memory_id)
+        advice, cost = advice_on(memory, info)
+        due = why_due(info, compiler, memory.local.fingerprint)
+    rows = [
+        ("memory", f"{info.id} {info.title}"),
+        ("advice", "compile" if advice.compile else f"leave it on its text ({advice.reason})"),
+        ("due", due or "no"),
+        ("tokens", advice.tokens),
+        ("lines of a table", f"{advice.tabular:.0%}"),
+        ("questions so far", advice.asked),
+        ("FLOPs before an answer, by its text", advice.text_flops),
+        ("FLOPs before an answer, by an artifact", advice.latent_flops),
+        ("FLOPs of a compilation", cost and cost.flops),
+        ("artifact bytes", cost and cost.nbytes),
+        ("pays for itself after questions", advice.break_even),
+    ]
+    document = {"memory": info, "due": due, "advice": advice, "cost": cost}
+    output.result(document, lambda: output.table(("", ""), rows))
+
+
+def advice_on(memory: Memory, info: MemoryInfo) -> tuple[Advice, Estimate | None]:
+    """The advice on a memory as it is now, and what compiling it would cost."""
+    from memkit.making import snapshot
+    from memkit.recompile.advice import AdvisorConfig
+    from memkit.recompile.plan import examine
+
+    source, _ = snapshot(memory, info)
+    return examine(memory, info, source.text, AdvisorConfig(), datetime.now(UTC))

@@ -1,0 +1,42 @@
+"""``memkit search``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from memkit.cli.options import EmbedderName, Home, Json, Model, Tenant, User, check_text, open_memory, whose
+from memkit.cli.output import Output
+
+
+def search(
+    query: Annotated[str, typer.Argument(metavar="QUERY")],
+    k: Annotated[int, typer.Option("-k", "--most", min=1, metavar="N", help="Most memories.")] = 4,
+    user: User = None,
+    tenant: Tenant = None,
+    embedder: EmbedderName = None,
+    home: Home = None,
+    model: Model = "nano",
+    json: Json = False,
+) -> None:
+    """Find memories by words: the best passage of each, the best memory first.
+
+    No model is asked or loaded, unless --embedder names one.
+    """
+    output = Output(json)
+    check_text("query", query)
+    with open_memory(home, model, whose(user, tenant), embedder=embedder) as memory:
+        found = memory.search(query, k)
+
+    def show() -> None:
+        if not found:
+            output.note("nothing was found")
+            return
+        rows = [
+            (each.memory.id, f"{each.score:.2f}", each.memory.title, " ".join(each.text.split()))
+            for each in found
+        ]
+        output.table(("id", "score", "title", "passage"), rows)
+
+    output.result({"query": query, "found": found}, show)

@@ -1,0 +1,100 @@
+"""MCP over streamable HTTP, behind the same guard as the server: keys, their rate, and bounds on bodies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from anyio import to_thread
+from mcp.server.mcpserver import Context
+from mcp.server.transport_security import TransportSecuritySettings
+
+from memkit.errors import MemkitError
+from memkit.memory import Memory
+from memkit.server.guard import Guard
+from memkit.server.jobs import Jobs
+from memkit.server.mcp import create_mcp
+from memkit.server.people import Caller, header_text
+from memkit.server.pool import Pool
+from memkit.server.rates import Rates, key_of
+from memkit.server.refusals import ApiError, api_error, body_of
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+RATE, MAX_BODY = 600, 8 * 2**20  # requests of a key in a minute; bytes
+
+
+class Keyed:
+    """Whoever an API key and ``X-Memkit-User`` say."""
+
+    def __init__(self, root: Memory, users: int = 256) -> None:
+        self._pool = Pool(root, users)
+        self._bank = root.bank
+
+    def caller(self, headers: dict[str, str]) -> tuple[Caller, str]:
+        """Who calls, and what stands for their key in counts.
+
+        Raises `ApiError` without a valid key, `ConfigError` for a name that is none.
+        """
+        key, counted = key_of(self._bank, headers.get("authorization", ""))
+        return Caller(key.tenant, header_text(headers.get("x-memkit-user", "")), key.scope), counted
+
+    @contextmanager
+    def memory(self, context: Context[Any, Any]) -> Iterator[Memory]:
+        caller, _ = self.caller(dict(context.headers or {}))
+        with self._pool.of(caller.owner) as memory:
+            yield memory
+
+
+class Gatekeeper:
+    """An ASGI application that lets only requests with a valid key through, and not too many."""
+
+    def __init__(self, app: ASGIApp, desk: Keyed, rates: Rates) -> None:
+        self._app, self._desk, self._rates = app, desk, rates
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        try:
+            left = await to_thread.run_sync(self._let_in, headers)
+        except (MemkitError, ApiError) as error:
+            await _refuse(scope, send, api_error(error))
+            return
+
+        async def said(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), *_encoded(left)]}
+            await send(message)
+
+        await self._app(scope, receive, said)
+
+    def _let_in(self, headers: dict[str, str]) -> dict[str, str]:
+        return self._rates.count(self._desk.caller(headers)[1])
+
+
+def http_app(desk: Keyed, jobs: Jobs | None, *, rate: int = RATE, max_body: int = MAX_BODY) -> ASGIApp:
+    """The MCP server at ``/mcp``; ``rate`` counts requests of a key in a minute, ``max_body`` is in bytes."""
+    # The SDK's check of host names keeps web pages from a server that trusts whoever reaches it (DNS
+    # rebinding). Here every request brings a key, which no page has; and proxies pass on names of their own.
+    names = TransportSecuritySettings(enable_dns_rebinding_protection=False)
+    app = create_mcp(desk, jobs).streamable_http_app(
+        stateless_http=True, transport_security=names, max_request_body_size=max_body
+    )
+    return Guard(Gatekeeper(app, desk, Rates(rate)), max_body)
+
+
+def _encoded(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+
+
+async def _refuse(scope: Scope, send: Send, error: ApiError) -> None:
+    body = json.dumps(body_of(error, scope.get("state", {}).get("request_id", ""))).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    start = {"type": "http.response.start", "status": error.status}
+    await send({**start, "headers": [*headers, *_encoded(error.headers)]})
+    await send({"type": "http.response.body", "body": body})

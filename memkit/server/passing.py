@@ -1,0 +1,127 @@
+"""What another server answered, passed on as it came, with a field of our own in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import Any
+
+MAX_HELD = 2**20  # bytes of a line that are held back until it can be told whether it is an event
+DECODED = {"", "identity", "gzip", "deflate"}  # encodings that the client undoes, with the standard library
+# Of the connection (RFC 9110, 7.6.1), of the body that is written anew, and what this server says itself.
+_OWN = {
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authentication-info",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "trailers",
+    "transfer-encoding",
+    "upgrade",
+    "content-length",
+    "content-encoding",
+    "content-md5",
+    "content-range",
+    "accept-ranges",
+    "digest",
+    "etag",
+    "last-modified",
+    "cache-control",
+    "expires",
+    "pragma",
+    "age",
+    "vary",
+    "date",
+    "server",
+    "via",
+    "alt-svc",
+    "link",
+    "location",
+    "refresh",
+    "set-cookie",
+    "www-authenticate",
+    "strict-transport-security",
+    "content-security-policy",
+    "content-security-policy-report-only",
+    "content-disposition",
+    "clear-site-data",
+    "referrer-policy",
+    "permissions-policy",
+    "nel",
+    "report-to",
+    "x-frame-options",
+    "x-content-type-options",
+    "x-powered-by",
+}
+_OWN_PREFIXES = ("access-control-", "cross-origin-", "x-accel-", "x-memkit-", "x-sendfile")
+
+
+def headers_of(given: Mapping[str, str]) -> dict[str, str]:
+    """The headers of an answer that are the caller's business, such as limits and ids of requests."""
+    lower = {name.lower(): value for name, value in given.items()}
+    named = {name.strip().lower() for name in lower.get("connection", "").split(",")}
+    return {
+        name: value
+        for name, value in lower.items()
+        if name not in _OWN and name not in named and not name.startswith(_OWN_PREFIXES)
+    }
+
+
+def with_field(data: bytes, name: str, value: Any) -> bytes:
+    """A JSON object with one more field, otherwise byte by byte as it came; what is none stays as it is."""
+    try:
+        found = json.loads(data.decode())
+    except (ValueError, RecursionError):
+        return data
+    if not isinstance(found, dict):
+        return data
+    head = data.rstrip()[:-1]
+    field = json.dumps({name: value})[1:-1].encode()
+    return head + (b"," if found else b"") + field + b"}" + data[len(data.rstrip()) :]
+
+
+async def marked(pieces: AsyncGenerator[bytes, None], name: str, value: Any) -> AsyncGenerator[bytes, None]:
+    """Server-sent events, with a field in the first that is a JSON object.
+
+    Lines end at ``\\n`` alone here: U+2028 and its like are part of a text, and stand in it unescaped.
+    """
+    held = b""
+    async with aclosing(pieces):
+        async for piece in pieces:
+            *lines, held = (held + piece).split(b"\n")
+            for number, line in enumerate(lines):
+                event = _event(line, name, value)
+                yield (event or line) + b"\n"
+                if event:
+                    held = b"\n".join([*lines[number + 1 :], held])
+                    break
+            else:
+                if len(held) <= MAX_HELD:
+                    continue
+            yield held
+            async for rest in pieces:
+                yield rest
+            return
+    yield _event(held, name, value) or held
+
+
+def _event(line: bytes, name: str, value: Any) -> bytes | None:
+    """A line with the field, if it is the data of an event that takes one."""
+    start, colon, data = line.partition(b":")
+    if not colon or start != b"data" or not data.lstrip().startswith(b"{"):
+        return None
+    made = with_field(data, name, value)
+    return None if made == data else b"data:" + made
+
+
+async def joined(first: list[bytes], rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """Pieces that were read, and those that follow."""
+    async with aclosing(rest):
+        for piece in first:
+            yield piece
+        async for piece in rest:
+            yield piece

@@ -1,0 +1,57 @@
+"""The OpenAI-compatible routes where an upstream answers: its own limits hold, and not those of this server.
+
+A body is read only as far as memories need it: whose they are, and what the user said last.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from memkit.server.bodies import UnfitBodyError, parse
+from memkit.server.openai import Chosen, unknown
+from memkit.server.services import AtDesk, with_headers
+from memkit.server.upstream import Upstream
+
+PASSED: tuple[str, ...] = ("openai-beta", "anthropic-beta", "anthropic-version", "traceparent", "tracestate")
+PASSED += ("x-request-id", "x-client-request-id", "accept-language")
+routes = APIRouter(prefix="/v1", include_in_schema=False)  # `memkit.server.openai` describes them
+
+
+@routes.get("/models")
+async def models(desk: AtDesk, request: Request, response: Response) -> Response:
+    return with_headers(await _upstream(request).ask("GET", "models", **_how(request)), response)
+
+
+@routes.get("/models/{model_id:path}")
+async def model(model_id: str, desk: AtDesk, request: Request, response: Response) -> Response:
+    path = request.scope.get("raw_path", b"").decode("ascii").partition("?")[0]  # escaped as it came
+    asked = path.removeprefix(request.scope.get("root_path", "")).removeprefix("/v1/")
+    if not {".", ".."}.isdisjoint(model_id.split("/")):  # no way to what else the upstream serves
+        raise unknown(model_id)
+    return with_headers(await _upstream(request).ask("GET", asked, **_how(request)), response)
+
+
+@routes.post("/chat/completions")
+async def chat(desk: AtDesk, request: Request, response: Response, chosen: Chosen) -> Response:
+    content = await request.body()
+    body = parse(content)
+    if not isinstance(body, dict):
+        raise UnfitBodyError("the request must be an object")
+    user = body.get("user")
+    desk = desk.of(user if isinstance(user, str) else None)
+    within, _ = await chosen.of(desk)
+    answered = await _upstream(request).chat(desk, body, content, within, **_how(request))
+    return with_headers(answered, response)
+
+
+def _how(request: Request) -> dict[str, Any]:
+    """The caller's headers and query, as far as they are the upstream's business."""
+    given = {name: request.headers[name] for name in PASSED if name in request.headers}
+    return {"headers": given, "query": request.url.query}
+
+
+def _upstream(request: Request) -> Upstream:
+    found: Upstream = request.app.state.upstream
+    return found

@@ -1,0 +1,53 @@
+"""How often a key may call: the same for every door that is open to others."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import SlidingWindowCounterRateLimiter
+
+from memkit.bank import Bank
+from memkit.bank.keys import Key
+from memkit.errors import ConfigError
+from memkit.server.refusals import ApiError, unauthorized
+
+
+def key_of(bank: Bank, authorization: str) -> tuple[Key, str]:
+    """The key in a header ``Authorization``, and what stands for it in counts; 401 for all that is none."""
+    kind, _, secret = authorization.partition(" ")
+    secret = secret.strip() if kind.lower() == "bearer" else ""
+    key = bank.keys.find(secret)
+    if key is None:
+        raise unauthorized()
+    return key, hashlib.sha256(secret.encode()).hexdigest()[:16]
+
+
+class Rates:
+    """Counts requests of keys, of which each may make so many ``a_minute``."""
+
+    def __init__(self, a_minute: int) -> None:
+        if a_minute < 1:
+            raise ConfigError(f"a key may make at least 1 request a minute, got {a_minute}")
+        self._most = a_minute
+        self._rate = RateLimitItemPerMinute(a_minute)
+        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
+
+    def count(self, key: str) -> dict[str, str]:
+        """Count a request: the headers that tell how many are left; 429 for one too many."""
+        free = self._limiter.hit(self._rate, key)
+        left = self._limiter.get_window_stats(self._rate, key)
+        seconds = max(1, round(left.reset_time - time.time()))
+        headers = {
+            "X-RateLimit-Limit": str(self._most),
+            "X-RateLimit-Remaining": str(max(left.remaining, 0)),
+            "X-RateLimit-Reset": str(seconds),
+        }
+        if not free:
+            message = f"this key may make {self._most} requests a minute; try again in {seconds} s"
+            raise ApiError(
+                429, message, "rate_limit_exceeded", headers={**headers, "Retry-After": str(seconds)}
+            )
+        return headers

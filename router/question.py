@@ -1,0 +1,157 @@
+"""What a question is about: the words that tell it, and how much each of them does.
+
+People are polite, and say more than they ask. Names and numbers count wherever they stand; other words count
+where something is asked, and together no more than the names do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import regex
+
+from memkit.text import UNSPACED, normal, words, words_at
+
+STOP = frozenset(
+    "a an and are as at be been by can could did do does for from had has have he her here him his how i in "
+    "is it its know like me my named no not of on or our please she should so tell than that the their them "
+    "there they this to us was we were what when where which who whom whose why will with would write you "
+    "your called name about question answer text "
+    "hi hello hey dear thanks thank sorry ok okay oh cheers greetings".split()
+)
+_ASKING = frozenset("how what when where which who whom whose why".split())
+_NAMES = frozenset("will can an so no".split())  # stop words that are names, too, if a question ends with one
+_SPLIT = regex.compile(r"(?<=[.!?؟])\s+|(?<=[。！？])\s*|\n+")
+_BEGINS = regex.compile(r"(?:^|[.!?:\n。！？؟])[^\w\n]*$")
+_LOOK = 8  # characters in front of a word that tell whether it begins a sentence
+_QUESTION = regex.compile(r"[?？؟][^\w]*$")
+_UNSPACED = regex.compile(rf"[{UNSPACED}]")
+_STARTS = frozenset(("will", "can"))  # no statement begins with these stop words but as names
+_AS_NAME = 0.75  # of the weight of a name that is a stop word, too; the rest is the word's
+SPECIAL = 3.0  # how often a name or a number counts
+ASIDE = 1.0  # and how often outside of what is asked
+BEFORE = 0.25  # a word in front of the one that asks: "…, could you tell me where …"
+
+
+@dataclass(frozen=True)
+class _Word:
+    """A word of a sentence; ``first``: it begins it, so that its capital tells nothing."""
+
+    text: str
+    first: bool
+
+    @property
+    def capital(self) -> bool:
+        return self.text[0].isupper()
+
+    @property
+    def stops(self) -> bool:
+        return self.text.lower() in STOP
+
+    @property
+    def special(self) -> bool:
+        return self.capital or any(c.isdigit() for c in self.text)
+
+    @property
+    def letter(self) -> bool:
+        """Whether it is one letter that names nobody."""
+        if len(self.text) > 1 or self.text.isdigit() or _UNSPACED.match(self.text):
+            return False
+        return not self.capital or self.text == "I" or (self.text == "A" and self.first)
+
+
+@dataclass(frozen=True)
+class _Sentence:
+    """A sentence of a question."""
+
+    text: str
+    words: tuple[_Word, ...]
+
+    @property
+    def before(self) -> int:
+        """Where the last word that asks stands; 0 where none does."""
+        return max((at for at, word in enumerate(self.words) if word.text.lower() in _ASKING), default=0)
+
+    @property
+    def named(self) -> frozenset[int]:
+        """Places of stop words that are names: with a capital that neither a sentence nor a title gives."""
+        later = [word for word in self.words if not word.first and word.text != "I"]
+        if 2 * sum(word.capital for word in later) > len(later):
+            return frozenset()
+        return frozenset(
+            at
+            for at, word in enumerate(self.words)
+            if word.stops and word.capital and not word.first and word.text != "I"
+        )
+
+
+def weighted_words(question: str) -> list[tuple[str, float]]:
+    """The words of a question that tell something, as `memory_words` spells them, with their weights."""
+    sentences = _sentences(question)
+    asking = _asking(sentences)
+    special, ordinary = list[tuple[str, float]](), list[tuple[str, float]]()
+    for sentence in sentences:
+        named, asks, before = sentence.named, sentence in asking, sentence.before
+        for at, word in enumerate(sentence.words):
+            if word.letter or (word.stops and at not in named):
+                continue
+            if word.special:
+                special += _name(word.text, SPECIAL if asks else ASIDE, at in named)
+            elif asks:
+                ordinary.append((word.text.lower(), BEFORE if at < before else 1.0))
+    if not special and not ordinary:
+        return _last(sentences)
+    most, total = sum(weight for _, weight in special), sum(weight for _, weight in ordinary)
+    share = min(1.0, most / total) if special and total else 1.0
+    return [*special, *((word, weight * share) for word, weight in ordinary)]
+
+
+def asked(question: str) -> str:
+    """The sentences of a question in which something is asked; all of it, where none is."""
+    return " ".join(sentence.text for sentence in _asking(_sentences(question))) or question
+
+
+def memory_words(text: str) -> frozenset[str]:
+    """The distinct words of a text, in lower case; stop words that may be names (Will) also as they stand."""
+    plain = normal(text)
+    found = set[str]()
+    for at, word in words_at(plain):
+        lower = word.lower()
+        found.add(lower)
+        if word[0].isupper() and lower in STOP and (lower in _STARTS or not _begins(plain, at)):
+            found.add(word)
+    return frozenset(found)
+
+
+def _begins(plain: str, at: int) -> bool:
+    return bool(_BEGINS.search(plain[max(at - _LOOK, 0) : at])) if at else True
+
+
+def _sentences(question: str) -> list[_Sentence]:
+    found = list[_Sentence]()
+    for part in _SPLIT.split(normal(question)):
+        if made := tuple(_Word(text, place == 0) for place, text in enumerate(words(part))):
+            found.append(_Sentence(part, made))
+    return found
+
+
+def _asking(sentences: Sequence[_Sentence]) -> list[_Sentence]:
+    """The sentences with a question mark; without any, those with a word that asks; without that, all."""
+    marked = [each for each in sentences if _QUESTION.search(each.text)]
+    return marked or [each for each in sentences if _asks(each)] or list(sentences)
+
+
+def _asks(sentence: _Sentence) -> bool:
+    return any(word.text.lower() in _ASKING for word in sentence.words)
+
+
+def _last(sentences: Sequence[_Sentence]) -> list[tuple[str, float]]:
+    """The last word as a name, where no other tells anything: "who is will?"."""
+    last = sentences[-1].words[-1].text.lower() if sentences else ""
+    return _name(last.capitalize(), SPECIAL, True) if last in _NAMES else []
+
+
+def _name(word: str, weight: float, stops: bool) -> list[tuple[str, float]]:
+    lower = word.lower()
+    return [(word, _AS_NAME * weight), (lower, (1 - _AS_NAME) * weight)] if stops else [(lower, weight)]
