@@ -158,6 +158,8 @@ class MemkitMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         self._once.left_out(left_out_of(message))
         stated = statements(said)
         key = None if message.id is None else f"message {_digest(message.id, stated)}"
+        if key is not None and memory.bank.logs.known(memory.owner, self.log, key):
+            stated = ""
         if isinstance(message, AIMessage):
             stated = news(memory, stated, asked, self.introduction)
         try:

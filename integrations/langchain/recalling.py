@@ -18,13 +18,13 @@ from memkit.errors import NotFoundError
 from memkit.integrations.langchain.messages import role_of, text_of
 from memkit.memory import Memory
 from memkit.statements import statements
+from memkit.text import folded, words
 
 OTHERS = 4  # memories that are looked at beside the one that is recalled
 CLOSE = 0.5  # of the best score, that another memory's passage must reach
 ROOM = 1000  # characters up to which other memories' passages are added
 STEM = 4  # letters: words that begin alike are taken for one
 _ENTRY = re.compile(r"^(\d{4}-\d\d-\d\d ([^:\n]{1,64}): )", re.MULTILINE)
-_WORD = re.compile(r"\w+")
 _COMMON = frozenset(
     "a an and are as at be been but by can could did do does for from had has have he her here him "
     "his how i in is it its know me my no not of on or our please she should so sorry tell than that "
@@ -110,10 +110,10 @@ def _lines(text: str, running: bool, said: Mapping[str, str]) -> list[_Line]:
         begin, speaker = (head.group(1), head.group(2)) if head else ("", "")
         before = said.get(speaker, "") if head else "|".join(said.values())  # or a part of a long entry
         stated = statements(entry[len(begin) :])
-        words = _words(stated)
-        if any(_words(each) not in before for each in _sentences(stated)):
-            latest.pop(words, None)
-            latest[words] = _Line(begin + stated, words)
+        form = _words(stated)
+        if any(_words(each).strip() and _words(each) not in before for each in _sentences(stated)):
+            latest.pop(form, None)
+            latest[form] = _Line(begin + stated, form)
     return list(latest.values())
 
 
@@ -123,8 +123,8 @@ def _sentences(text: str) -> list[str]:
 
 def _words(text: str) -> str:
     """A text's words with spaces around each, so that whole words are compared."""
-    return f" {' '.join(_WORD.findall(text.casefold()))} "
+    return f" {' '.join(words(folded(text)))} "
 
 
 def _stems(text: str) -> set[str]:
-    return {word[:STEM] for word in _WORD.findall(text.casefold()) if len(word) > 1 and word not in _COMMON}
+    return {word[:STEM] for word in words(folded(text)) if len(word) > 1 and word not in _COMMON}
