@@ -26,7 +26,7 @@ from langchain_tests.unit_tests import ChatModelUnitTests
 
 from memkit.answers import Answer
 from memkit.engine.transformers import TransformersEngine
-from memkit.errors import ConfigError
+from memkit.errors import BankBusyError, ConfigError
 from memkit.integrations.langchain import (
     ChatMemkit,
     MemkitChatMessageHistory,
@@ -291,6 +291,25 @@ def test_the_classic_memory(memory: Memory) -> None:
         classic.load_memory_variables({"a": "1", "b": "2"})
     classic.clear()
     assert memory.bank.logs.find("mira", "chat") is None
+
+
+def test_the_classic_memory_ends_no_chain(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        raise BankBusyError("locked")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # LangChain says that it is deprecated
+        classic = MemkitMemory(memory=memory, session="chat")
+    odd = {"input": HumanMessage([{"type": "image_url"}, "I live in\ud83d Lima.\0"])}
+    classic.save_context(odd, {"output": "\x1b[1mNoted."})
+    assert [m.content for m in MemkitChatMessageHistory("chat", memory).messages] == [
+        "I live in Lima.",
+        "Noted.",
+    ]
+    monkeypatch.setattr(memory, "recall", fail)
+    monkeypatch.setattr(memory, "remember", fail)
+    assert classic.load_memory_variables({"input": "Where do I live?"}) == {"history": ""}
+    classic.save_context({"input": "Who?"}, {"output": "You."})
 
 
 def test_an_answer_type_is_what_a_stream_ends_with(memory: Memory) -> None:

@@ -190,6 +190,17 @@ def test_what_the_run_itself_said_is_not_recalled_to_it(memory: Memory) -> None:
     assert said_by(agent.invoke({"messages": [asked]})) == "In Tarv."  # another run
 
 
+def test_no_part_of_what_the_run_said_is_recalled_to_it(memory: Memory) -> None:
+    told = " ".join(f"Rolan lives in Tarv{number} now and likes it there very much." for number in range(40))
+    model = Reader()
+    agent = create_agent(model, middleware=[MemkitMiddleware(memory)])
+    state = agent.invoke({"messages": [HumanMessage(told)]})
+    agent.invoke({"messages": [*state["messages"], HumanMessage("Where does Rolan live?")]})
+    assert "Rolan" not in model.told
+    agent.invoke({"messages": [HumanMessage("Where does Rolan live?")]})
+    assert "Rolan lives in Tarv" in model.told
+
+
 def test_questions_of_earlier_versions_are_not_recalled(memory: Memory) -> None:
     for text in (
         "Where does Simsem live?",

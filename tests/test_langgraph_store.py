@@ -252,7 +252,7 @@ def test_no_store_sees_what_is_not_beneath_its_user(memory: Memory) -> None:
 def test_bad_input_is_refused(store: MemkitStore) -> None:
     with pytest.raises(ConfigError, match="JSON"):
         store.put(("n",), "k", {"text": object()})
-    for key in ("k" * 1025, "\x00", "\ud83d"):
+    for key in ("k" * 1025, "\ud83d"):
         with pytest.raises(ConfigError, match="key"):
             store.put(("n",), key, {"text": "bees"})
     with pytest.raises(ConfigError, match="namespace"):

@@ -14,8 +14,10 @@ from langchain.agents.middleware.types import AgentState
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from langgraph.runtime import Runtime
 
+from memkit.bank.logs import MAX_NAME
 from memkit.bank.owners import Owner
-from memkit.errors import BankError, ConfigError, DocumentError
+from memkit.bank.records import check_line
+from memkit.errors import ConfigError, DocumentError
 from memkit.integrations.langchain.messages import Once, left_out_of, role_of, text_of
 from memkit.integrations.langchain.recalling import news, said_in, told
 from memkit.memory import Memory
@@ -59,9 +61,9 @@ class MemkitMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         if remember not in ("user", "all", "none"):
             raise ValueError(f"remember must be user, all or none, got {remember!r}")
         self.memory, self.user, self.remember = memory or Memory(), user, remember
-        self.log, self.introduction = name, introduction
+        self.log, self.introduction = check_line("a running memory's name", name, MAX_NAME), introduction
         self._of = lru_cache(USERS)(self.memory.of)
-        self._seen, self._once = OrderedDict[tuple[str, str], None](), Once()
+        self._seen, self._once = OrderedDict[tuple[str, str] | None, None](), Once()
         if user is not None and not callable(user):
             self._named(user)  # a name that cannot be one is an error now, not in mid-run
 
@@ -133,43 +135,45 @@ class MemkitMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         if self.remember == "none":
             return
         kinds = (HumanMessage,) if self.remember == "user" else (HumanMessage, AIMessage)
-        asked, last = "", len(messages) - 1
+        asked, last, memory = "", len(messages) - 1, None
         for place, message in enumerate(messages):
             try:
+                memory = memory or self._whose(runtime)
                 said = text_of(message)
                 asked = said if isinstance(message, HumanMessage) else asked
-                new = (
-                    message.id is not None or place >= last - 1
-                )  # else it was remembered when it was the newest
+                new = message.id is not None or place >= last - 1  # else remembered when it was the newest
                 if isinstance(message, kinds) and new and _by_somebody(message):
-                    self._keep(self._whose(runtime), message, said, asked)
-            except BankError as error:  # so would the next messages
+                    self._keep(memory, message, said, asked)
+            except (DocumentError, ConfigError) as error:  # a fault of one message, or of `user`
                 self._once.failed("remembering", error)
-                return
             except Exception as error:  # whatever it is, it must not end the run
                 self._once.failed("remembering", error)
+                return
 
     def _keep(self, memory: Memory, message: BaseMessage, said: str, asked: str) -> None:
         """Remember what a message states, unless that was done."""
-        stated = statements(said)
-        key = None if message.id is None else _key(message.id, stated)
-        if key is not None and (memory.owner, key) in self._seen:
+        seen = None if message.id is None else (memory.owner, _digest(message.id, said))
+        if seen in self._seen:
             return
         self._once.left_out(left_out_of(message))
+        stated = statements(said)
+        key = None if message.id is None else f"message {_digest(message.id, stated)}"
+        if key is not None and memory.bank.logs.known(memory.owner, self.log, key):
+            stated = ""
         if isinstance(message, AIMessage):
-            stated = news(memory, stated, asked)
+            stated = news(memory, stated, asked, self.introduction)
         try:
             if stated.strip():
                 entry = {"role": role_of(message), "content": stated}
                 memory.remember([entry], memory=self.log, key=key)
         except (ConfigError, DocumentError):  # a fault of the text, which would come again
-            self._note(memory.owner, key)
+            self._note(seen)
             raise
-        self._note(memory.owner, key)
+        self._note(seen)
 
-    def _note(self, owner: str, key: str | None) -> None:
-        if key is not None:
-            self._seen[owner, key] = None
+    def _note(self, seen: tuple[str, str] | None) -> None:
+        if seen is not None:
+            self._seen[seen] = None
         while len(self._seen) > SEEN:
             self._seen.popitem(last=False)
 
@@ -179,7 +183,6 @@ def _by_somebody(message: BaseMessage) -> bool:
     return not message.additional_kwargs.get("lc_source")
 
 
-def _key(message_id: str, stated: str) -> str:
-    """What makes remembering a message harmless to repeat: another one for each edit of what it states."""
-    whole = f"{message_id}\0{stated}".encode(errors="surrogatepass")
-    return f"message {hashlib.sha256(whole).hexdigest()}"
+def _digest(message_id: str, text: str) -> str:
+    """What names a message and its text, so that an edit is another one."""
+    return hashlib.sha256(f"{message_id}\0{text}".encode(errors="surrogatepass")).hexdigest()

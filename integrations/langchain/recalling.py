@@ -18,13 +18,13 @@ from memkit.errors import NotFoundError
 from memkit.integrations.langchain.messages import role_of, text_of
 from memkit.memory import Memory
 from memkit.statements import statements
+from memkit.text import folded, words
 
 OTHERS = 4  # memories that are looked at beside the one that is recalled
 CLOSE = 0.5  # of the best score, that another memory's passage must reach
-ROOM = 1000  # characters of other memories' passages
+ROOM = 1000  # characters up to which other memories' passages are added
 STEM = 4  # letters: words that begin alike are taken for one
 _ENTRY = re.compile(r"^(\d{4}-\d\d-\d\d ([^:\n]{1,64}): )", re.MULTILINE)
-_WORD = re.compile(r"\w+")
 _COMMON = frozenset(
     "a an and are as at be been but by can could did do does for from had has have he her here him "
     "his how i in is it its know me my no not of on or our please she should so sorry tell than that "
@@ -62,7 +62,7 @@ def told(memory: Memory, question: str, said: Mapping[str, str]) -> str:
     if not first and recalled.memory_id is None and not misled:
         return ""
     least = memory.router.embedder.min_similarity if misled else CLOSE * found[0].score if found else 0.0
-    lines, room = list(first), ROOM
+    lines, room = list(first), ROOM - sum(len(line.told) for line in first)
     for each in found:
         if each.memory.id == recalled.memory_id or each.score < least:
             continue
@@ -73,11 +73,11 @@ def told(memory: Memory, question: str, said: Mapping[str, str]) -> str:
     return "\n".join(line.told for line in lines)
 
 
-def news(memory: Memory, text: str, asked: str) -> str:
-    """The sentences of a model's answer that say more than its question and what is remembered already."""
+def news(memory: Memory, text: str, asked: str, introduction: str = "") -> str:
+    """The sentences of a model's answer that say more than it was told, and than is remembered already."""
     kept = list[str]()
     for sentence in _sentences(statements(text)):
-        if new := _stems(sentence) - _stems(asked):
+        if new := _stems(sentence) - _stems(asked) - _stems(introduction):
             known = " ".join(found.text for found in memory.search(f"{sentence} {asked}", OTHERS))
             if new - _stems(known):
                 kept.append(sentence)
@@ -108,11 +108,12 @@ def _lines(text: str, running: bool, said: Mapping[str, str]) -> list[_Line]:
         entry = text[start:end].strip()
         head = _ENTRY.match(entry)
         begin, speaker = (head.group(1), head.group(2)) if head else ("", "")
-        stated, before = statements(entry[len(begin) :]), said.get(speaker, "")
-        words = _words(stated)
-        if any(_words(each) not in before for each in _sentences(stated)):
-            latest.pop(words, None)
-            latest[words] = _Line(begin + stated, words)
+        before = said.get(speaker, "") if head else "|".join(said.values())  # or a part of a long entry
+        stated = statements(entry[len(begin) :])
+        form = _words(stated)
+        if any(_words(each).strip() and _words(each) not in before for each in _sentences(stated)):
+            latest.pop(form, None)
+            latest[form] = _Line(begin + stated, form)
     return list(latest.values())
 
 
@@ -122,8 +123,8 @@ def _sentences(text: str) -> list[str]:
 
 def _words(text: str) -> str:
     """A text's words with spaces around each, so that whole words are compared."""
-    return f" {' '.join(_WORD.findall(text.casefold()))} "
+    return f" {' '.join(words(folded(text)))} "
 
 
 def _stems(text: str) -> set[str]:
-    return {word[:STEM] for word in _WORD.findall(text.casefold()) if len(word) > 1 and word not in _COMMON}
+    return {word[:STEM] for word in words(folded(text)) if len(word) > 1 and word not in _COMMON}

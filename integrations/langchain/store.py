@@ -25,7 +25,6 @@ from langgraph.store.base import (
 from langgraph.store.base.embed import get_text_at_path, tokenize_path
 
 from memkit.bank.items import Item as Kept
-from memkit.bank.items import check_key
 from memkit.bank.owners import Owner
 from memkit.document import Document
 from memkit.errors import ConfigError, NotFoundError
@@ -97,7 +96,7 @@ class MemkitStore(BaseStore):
         memory, items = self._of(self._owner(op.namespace)), self.memory.bank.items
         self._forget(memory, items.stale(memory.owner) + items.expired(memory.owner, self._clock()))
         if op.value is None:
-            self._forget(memory, items.remove(memory.owner, check_key(op.key)))
+            self._forget(memory, items.remove(memory.owner, op.key))
             return
         value, text, embedder = _json(op.value), clean(self._text(op)), memory.router.embedder
         refresh(memory.bank, memory.owner, embedder)
@@ -137,7 +136,7 @@ class MemkitStore(BaseStore):
     # -- reading --------------------------------------------------------------------------------
     def _get(self, op: GetOp) -> Item | None:
         tenant, now = self._owner(op.namespace).name, self._clock()
-        kept = self.memory.bank.items.get(tenant, check_key(op.key), now)
+        kept = self.memory.bank.items.get(tenant, op.key, now)
         if kept is None:
             return None
         self._used(op.refresh_ttl, [kept], now)

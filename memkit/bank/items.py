@@ -28,6 +28,7 @@ from memkit.errors import ConfigError
 MAX_ITEM_KEY = 1024  # bytes in UTF-8
 MAX_VALUE = 1_000_000  # characters of JSON
 MAX_TTL = 52_560_000  # minutes: a hundred years
+_ESCAPES = (("\ufdd0", "\ufdd01"), ("\x00", "\ufdd00"))  # U+FDD0 is no character, nor will it be one
 MINUTE = 60_000_000  # microseconds
 
 
@@ -71,7 +72,7 @@ class Items:
         False, and nothing is changed, while the one before that has not been forgotten yet.
         """
         check_tenant(tenant)
-        check_key(key)
+        key = _spelled(key)
         if len(value) > MAX_VALUE:
             raise ConfigError(f"the value has {len(value):,} characters of JSON, the most is {MAX_VALUE:,}")
         if ttl is not None and not 0 < ttl <= MAX_TTL:
@@ -104,7 +105,7 @@ class Items:
     def get(self, tenant: str, key: str, now: datetime | None = None) -> Item | None:
         """The item of that key, unless it has expired."""
         check_tenant(tenant)
-        query = select(items).where(_is(tenant, key), _alive(now))
+        query = select(items).where(_is(tenant, _spelled(key)), _alive(now))
         with self._catalog.read() as connection:
             row = connection.execute(query).mappings().first()
         return None if row is None else _to_item(row)
@@ -128,7 +129,7 @@ class Items:
         """Let the items live as long again as they were given."""
         check_tenant(tenant)
         at = queries.microseconds_of(now or datetime.now(UTC))
-        these = and_(items.c.tenant == tenant, items.c.key.in_(keys), items.c.ttl.is_not(None))
+        these = and_(items.c.tenant == tenant, items.c.key.in_(map(_spelled, keys)), items.c.ttl.is_not(None))
         with self._catalog.write() as connection:
             for row in connection.execute(select(items.c.key, items.c.ttl).where(these)).all():
                 later = update(items).where(_is(tenant, row.key))
@@ -140,6 +141,7 @@ class Items:
         An item of an earlier memkit may share its memory with others: it is removed at once.
         """
         check_tenant(tenant)
+        key = _spelled(key)
         with self._catalog.write() as connection:
             row = connection.execute(select(items).where(_is(tenant, key))).first()
             if row is None:
@@ -185,11 +187,19 @@ class Items:
             return list(connection.execute(query).scalars())
 
 
-def check_key(key: str) -> str:
-    """An item's key, in any script, or `ConfigError`."""
+def _spelled(key: str) -> str:
+    """A key, in any script, as it is kept: PostgreSQL takes no NUL. `ConfigError` for one that cannot be."""
     check_name("key", key)
+    for character, escape in _ESCAPES:
+        key = key.replace(character, escape)
     if len(key.encode()) > MAX_ITEM_KEY:
         raise ConfigError(f"a key has at most {MAX_ITEM_KEY:,} bytes in UTF-8, got {len(key.encode()):,}")
+    return key
+
+
+def _plain(key: str) -> str:
+    for character, escape in reversed(_ESCAPES):
+        key = key.replace(escape, character)
     return key
 
 
@@ -236,7 +246,7 @@ def _alive(now: datetime | None) -> ColumnElement[bool]:
 
 
 def _to_item(row: RowMapping) -> Item:
-    names = ("tenant", "key", "value", "memory_id", "searched", "ttl")
+    names = ("tenant", "value", "memory_id", "searched", "ttl")
     times: dict[str, Any] = {name: queries.time_of(row[name]) for name in ("created", "updated")}
     times["expires"] = None if row["expires"] is None else queries.time_of(row["expires"])
-    return Item(**{name: row[name] for name in names}, **times)
+    return Item(**{name: row[name] for name in names}, key=_plain(row["key"]), **times)
