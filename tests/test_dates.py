@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any
 
@@ -68,7 +69,5 @@ def test_what_python_writes_is_read_back(said: datetime, zone: timezone | None) 
 
 @given(st.text() | st.integers() | st.none() | st.binary() | st.floats() | st.lists(st.integers()))
 def test_no_value_is_anything_but_a_moment_or_that_error(given: Any) -> None:
-    try:
+    with suppress(ConfigError):
         assert moment(given).utcoffset() is not None
-    except ConfigError as error:
-        assert "a time is given as" in str(error)
