@@ -1,4 +1,4 @@
-"""``memkit bench fuzz`` and ``load``: the HTTP server under odd requests, and under many."""
+"""``memkit bench fuzz``, ``load`` and ``growth``: odd requests, many of them, and many users."""
 
 from __future__ import annotations
 
@@ -36,3 +36,18 @@ def bench_load(
     load = with_server("load")
     config = load.LoadConfig(clients, seconds, remembers, forgets, tenants, model, seed)
     measured(json, lambda report: load.bench(config, report))
+
+
+def bench_growth(
+    users: Annotated[int, typer.Option(min=1, metavar="N", help="Each with an artifact.")] = 1000,
+    requests: Annotated[int, typer.Option(min=1, metavar="N")] = 10_000,
+    seed: Seed = 0,
+    model: Model = "nano",
+    json: Out = None,
+) -> None:
+    """Ask many users' memories in one process; tell whether it grows."""
+    quiet_libraries()
+    from memkit.evals.bench_growth import GrowthConfig, bench
+
+    config = GrowthConfig(users, requests, model=model, seed=seed)
+    measured(json, lambda report: bench(config, report))

@@ -67,6 +67,11 @@ _BENCHES: Commands = {
         "bench_load",
         "Let many clients stream answers, remember and forget; count errors and what the server adds.",
     ),
+    "growth": Command(
+        "bench_server",
+        "bench_growth",
+        "Ask many users' memories in one process; tell whether it grows.",
+    ),
     "start": Command(
         "bench",
         "bench_start",

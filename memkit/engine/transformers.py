@@ -91,6 +91,11 @@ class TransformersEngine:
             with self._lock:
                 self._attached.free(artifact.id)
 
+    @property
+    def holds(self) -> list[str]:
+        """Ids of the artifacts that are ready."""
+        return list(self._attached)
+
     def discard(self, artifact_id: str) -> None:
         with self._lock:
             self._attached.discard(artifact_id)

@@ -1,0 +1,26 @@
+"""The benchmark of what many users leave behind in a process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from memkit.errors import ConfigError
+from memkit.evals.bench_growth import GrowthConfig, bench
+from memkit.models.loading import LoadedModel
+
+
+def test_it_looks_at_the_process_on_the_way(tiny: LoadedModel, tiny_model_folder: Path) -> None:
+    found = bench(GrowthConfig(users=3, requests=20, model=str(tiny_model_folder)))
+    assert [row["row"] for row in found["rows"]][:2] == ["2 requests", "4 requests"]
+    assert len(found["rows"]) == 10
+    assert found["rows"][-1]["attached"] == 3
+    assert found["rows"][-1]["rss_mb"] > 0
+    assert found["growth_mb"] == pytest.approx(found["rows"][-1]["rss_mb"] - found["rows"][3]["rss_mb"])
+
+
+def test_settings_are_checked() -> None:
+    for wrong in ({"users": 0}, {"requests": 0}, {"recalls": 0}):
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            GrowthConfig(**wrong)
