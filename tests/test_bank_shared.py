@@ -13,11 +13,18 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
 
 from memkit.artifact import Artifact
-from memkit.bank import Bank, MemoryInfo, Policy, Said
+from memkit.bank import Bank, MemoryInfo, Policy, Said, remote
 from memkit.bank.backup import restore
+from memkit.bank.blobs import name_of
+from memkit.bank.owners import Owner
+from memkit.bank.records import tenant_key
+from memkit.bank.tables import metadata
 from memkit.document import Document, Span
+from memkit.engine.transformers import TransformersEngine
 from memkit.errors import BankBusyError, BankError, ConfigError, MissingExtraError, NotFoundError
 from memkit.memory import Memory
 from memkit.recompile.advice import AdvisorConfig
@@ -232,3 +239,147 @@ def test_wrong_places_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "fsspec", None)
     with pytest.raises(MissingExtraError, match=r"memkit-llm\[s3\]"):
         Bank(tmp_path, artifacts="s3://x/y")
+
+
+# --- names, byte by byte -----------------------------------------------------------------------
+ALIKE = (
+    "app",
+    "App",
+    "àpp",
+    "a\u0300pp",
+    "ａｐｐ",
+    "app ",
+    "a%p",
+    "a_p",
+    "app\u200b",
+    "ı",
+    "i",
+    "I",
+    "ß",
+    "ss",
+)
+
+
+def owners(name: str) -> list[Owner]:
+    return [Owner(name), Owner(name, namespace=("n",)), Owner(name, "acme"), Owner(tenant=name)]
+
+
+def columns(bank: Bank) -> dict[tuple[str, str], str | None]:
+    """The collation of each column of names."""
+    query = (
+        "SELECT table_name, column_name, collation_name FROM information_schema.columns "
+        "WHERE table_schema = 'public' AND data_type = 'text' AND column_name IN ('tenant', 'key')"
+    )
+    with bank._catalog.read() as connection:
+        return {(row[0], row[1]): row[2] for row in connection.exec_driver_sql(query)}
+
+
+def test_names_have_no_collation(url: str, tmp_path: Path) -> None:
+    with Bank(tmp_path / "one", database=url) as bank:
+        bank.tenants()
+        found = columns(bank)
+    assert ("memories", "tenant") in found
+    assert ("items", "key") in found
+    assert ("entries", "key") in found
+    assert set(found.values()) == {"C"}
+
+
+def test_an_older_catalog_loses_its_collation(url: str, tmp_path: Path, put: Put) -> None:
+    with Bank(tmp_path / "one", database=url) as bank:
+        put(bank, "App", "Ada lives in Lima.\n")
+        with bank._catalog.write() as connection:  # as revision 6 left it, in a database of that collation
+            run = connection.exec_driver_sql
+            run("CREATE COLLATION alike (provider = icu, locale = 'und-u-ks-level1', deterministic = false)")
+            run("DROP TABLE waiting")
+            run("DROP INDEX memories_identity")
+            for table, column in (("memories", "identity"), ("entries", "zone"), ("api_keys", "scope")):
+                run(f"ALTER TABLE {table} DROP COLUMN {column}")
+            for table, column in columns(bank):
+                if table != "waiting":
+                    run(f"ALTER TABLE {table} ALTER COLUMN {column} TYPE text COLLATE alike")
+            run("UPDATE alembic_version SET version_num = '6'")
+            tenants = run("SELECT count(*) FROM memories WHERE tenant = 'app'").scalar()
+            assert tenants == 1, "the test needs a collation for which the names are equal"
+    with Bank(tmp_path / "one", database=url) as bank:
+        assert set(columns(bank).values()) == {"C"}
+        assert bank.list("app") == []
+        (info,) = bank.list("App")
+        assert put(bank, "App", "Ada lives in Lima.").id == info.id  # it looks the same
+        with bank._catalog.read() as connection:
+            assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_users_that_look_alike_do_not_meet(url: str, tmp_path: Path, engine: TransformersEngine) -> None:
+    with Memory(tmp_path / "one", engine=engine, database=url) as root:
+        for name in ALIKE:
+            for whose in (
+                Owner(name),
+                Owner(name, namespace=("n",)),
+                Owner(name, "acme"),
+                Owner(tenant=name),
+            ):
+                root.of(whose).remember(f"{whose.name} has a dog.", compile=False)
+                root.bank.keys.create(whose.name)
+        for name in ALIKE:
+            for whose in (
+                Owner(name),
+                Owner(name, namespace=("n",)),
+                Owner(name, "acme"),
+                Owner(tenant=name),
+            ):
+                mine = root.of(whose)
+                (info,) = mine.list()
+                assert mine.bank.source(whose.name, info.id).text == f"{whose.name} has a dog."
+                assert {found.memory.id for found in mine.search("Who has a dog?", 8)} == {info.id}
+                assert len(root.bank.keys.list(whose.name)) == 1
+            assert root.bank.beneath(Owner(name).namespaces) == [Owner(name, namespace=("n",)).name]
+            assert root.bank.items.spaces(name) == []
+        root.of(ALIKE[0]).forget_all()
+        assert len(root.bank.tenants()) == 4 * len(ALIKE) - 2
+
+
+# --- a cache of artifacts that several processes use -------------------------------------------
+def test_a_bad_copy_withdraws_no_good_artifact(
+    machines: tuple[Bank, Bank], put: Put, text_artifact: Make
+) -> None:
+    one, two = machines
+    info = put(one, "alice", "Ada lives in Lima.")
+    one.publish("alice", info.id, text_artifact("alice", 1))
+    artifact_id = one.get("alice", info.id).artifact_id or ""
+    for repair in (False, True):
+        copy = one._blobs.local("alice", artifact_id)
+        copy.write_bytes(b"damaged" + copy.read_bytes()[7:])
+        if repair:
+            assert not any("withdrew" in done for done in one.repair())
+        with one.artifact("alice", info.id) as artifact:  # fetched anew
+            assert artifact.manifest.config == {"n": 1}
+    assert two.get("alice", info.id).version == 1
+    two._blobs._fs.pipe_file(two._blobs._key(name_of("alice", artifact_id)), b"damaged")  # type: ignore[attr-defined]
+    assert any("withdrew" in done for done in two.repair())
+    assert one.get("alice", info.id).version == 0
+
+
+def test_files_of_others_come_and_go_in_the_cache(
+    machines: tuple[Bank, Bank], put: Put, text_artifact: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _ = machines
+    infos = [put(one, "alice", f"Ada has {n} dogs.") for n in range(4)]
+    monkeypatch.setattr(remote, "CACHE_BYTES", 1)
+    folder = one._blobs._cache / tenant_key("alice")[:16]  # type: ignore[attr-defined]
+    folder.mkdir(parents=True)
+    writing = folder / ".tmp-of-another-process"
+    writing.write_bytes(b"x" * 1000)
+    real = Path.stat
+
+    def stat(path: Path, **how: Any) -> Any:
+        found = real(path, **how)
+        if path.suffix == ".mka" and path.parent == folder:  # another process pushes it out just now
+            path.unlink()
+            real(path, **how)
+        return found
+
+    one.publish("alice", infos[0].id, text_artifact("alice", 0))
+    monkeypatch.setattr(Path, "stat", stat)
+    for number, info in enumerate(infos[1:], 1):
+        assert one.publish("alice", info.id, text_artifact("alice", number)).version == 1
+    assert writing.exists()

@@ -21,6 +21,6 @@ def test_it_looks_at_the_process_on_the_way(tiny: LoadedModel, tiny_model_folder
 
 
 def test_settings_are_checked() -> None:
-    for wrong in ({"users": 0}, {"requests": 0}, {"recalls": 0}):
-        with pytest.raises(ConfigError, match=next(iter(wrong))):
-            GrowthConfig(**wrong)
+    for users, requests, recalls in ((0, 1, 1), (1, 0, 1), (1, 1, 0)):
+        with pytest.raises(ConfigError, match="at least 1"):
+            GrowthConfig(users, requests, recalls)

@@ -48,19 +48,21 @@ class GrowthConfig:
 def bench(config: GrowthConfig, progress: Progress = lambda label, done, total: None) -> dict[str, Any]:
     """Measure; ``growth_mb`` is what the process grew by after the first `SETTLED` of the requests."""
     rows = list[dict[str, Any]]()
-    with tempfile.TemporaryDirectory(prefix="memkit-growth-") as folder:
-        with Memory(folder, config.model, compiler=config.compiler) as root:
-            question = _filled(root, config, progress)
-            draw, every = random.Random(config.seed), max(config.requests // LOOKS, 1)
-            for number in range(1, config.requests + 1):
-                user = root.of(f"user {draw.randrange(config.users)}")
-                if number % config.recalls:
-                    user.ask(question, max_tokens=1)
-                else:
-                    user.recall(question)
-                if number % every == 0:
-                    rows.append({"row": f"{number} requests", **_look(root)})
-                    progress("requests", number, config.requests)
+    with (
+        tempfile.TemporaryDirectory(prefix="memkit-growth-") as folder,
+        Memory(folder, config.model, compiler=config.compiler) as root,
+    ):
+        question = _filled(root, config, progress)
+        draw, every = random.Random(config.seed), max(config.requests // LOOKS, 1)
+        for number in range(1, config.requests + 1):
+            user = root.of(f"user {draw.randrange(config.users)}")
+            if number % config.recalls:
+                user.ask(question, max_tokens=1)
+            else:
+                user.recall(question)
+            if number % every == 0:
+                rows.append({"row": f"{number} requests", **_look(root)})
+                progress("requests", number, config.requests)
     settled = [row["rss_mb"] for row in rows[int(SETTLED * len(rows)) :]]
     return {
         "bench": "growth",
