@@ -6,7 +6,8 @@ import tempfile
 
 import memkit
 
-DOCUMENT = "Simsem lives in Lasces. Her horse is called Shopux. Vekek works at Palhus."
+DOCUMENT = """Simsem lives in Lasces. Her horse is called Shopux. Vekek works at Palhus.
+Mevrol lives in Tadon. Her boat is called Kirvan."""
 
 
 def main() -> None:

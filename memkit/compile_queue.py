@@ -143,9 +143,12 @@ class CompileQueue:
         except BankError as error:
             log.warning("compilations that wait cannot be looked up: %s", error)
             return 0
-        for owner, memory_id in left:
+        with self._changed:
+            here = {job.memory for job in self._known.values() if job.ended is None}
+        new = [each for each in left if each not in here]
+        for owner, memory_id in new:
             self.add(self._job(owner, memory_id))
-        return len(left)
+        return len(new)
 
     def list(self, group: str) -> list[Job]:
         """A group's jobs, newest first."""

@@ -51,7 +51,7 @@ def _as_seen(character: str) -> str:
     tag = unicodedata.decomposition(character).partition(" ")[0]
     if tag in _SAME or (ord(character) in _LIGATURES and tag):
         return unicodedata.normalize("NFKC", character)
-    return " " if character.isspace() else character
+    return " " if character.isspace() and character != "\n" else character
 
 
 def blank(text: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,25 @@ def test_first_tokens_stand_beside_what_flops_allow(tiny_model_folder: Path) -> 
         ttft.TtftConfig(())
 
 
+@pytest.mark.slow
 def test_starting_is_measured_beside_bare_python(cli: Cli, tmp_path: Path) -> None:
     done = cli("bench", "start", "--repeats", "1", "--json", tmp_path / "start.json")
     assert done.code == 0
     assert "memkit --help" in done.out
     assert "| memkit --help |" in report.render(tmp_path)
-    result = bench_start.bench(bench_start.StartConfig(1))
-    assert result["rows"][0] == {**result["rows"][0], "row": "python", "extra_ms": 0.0}
+    result = json.loads((tmp_path / "start.json").read_text())
+    assert result["rows"][0] == {
+        **result["rows"][0],
+        "row": "python",
+        "extra_ms": 0.0,
+        "n": 1,
+        "within": None,
+    }
+    rows = {row["row"]: row for row in result["rows"] if row["within"] is not None}
+    assert list(rows) == ["memkit remember -", "memkit list", "memkit search", "memkit forget"]
+    for row in rows.values():  # none needs a model
+        assert row["within"] == (row["extra_ms"] <= result["allowed_ms"] == 600.0)
+        assert row["ms"] > row["extra_ms"] > 0
     with pytest.raises(ConfigError):
         bench_start.StartConfig(0)
 

@@ -1,4 +1,4 @@
-"""``memkit recompile``, ``schedule``, ``cron`` and ``explain``."""
+"""``memkit recompile``, ``schedule``, ``cron`` and ``advise``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from memkit.cli.recompile import duration, moment
+from memkit.cli.recompile import duration, then
 from memkit.errors import ConfigError, MissingExtraError, VerificationError
 from memkit.recompile.cron import Job, calendar, render
 from memkit.recompile.schedule import repeat
@@ -79,21 +79,21 @@ def test_recompile_for_nobody(cli: Cli) -> None:
     assert cli("recompile", "--user", "nobody").code == 3
 
 
-def test_explain(cli: Cli, document: Path) -> None:
+def test_advise(cli: Cli, document: Path) -> None:
     memory_id = cli("remember", document, "--json").json["memory"]["id"]
-    found = cli("explain", memory_id, "--json", *OPTIONS).json
+    found = cli("advise", memory_id, "--json", *OPTIONS).json
     assert found["advice"]["break_even"] > 0
     assert found["due"] == "not compiled yet"
-    out = cli("explain", memory_id, *OPTIONS).out
+    out = cli("advise", memory_id, *OPTIONS).out
     assert "pays for itself after questions" in out
-    assert cli("explain", "0" * 16).code == 3
+    assert cli("advise", "0" * 16).code == 3
 
 
 def test_times() -> None:
     assert duration("1h30m") == timedelta(minutes=90)
     assert duration("1.5s") == timedelta(seconds=1.5)
-    assert moment("2d", START) == START - timedelta(days=2)
-    assert moment("2026-02-03", START) == datetime(2026, 2, 3, tzinfo=UTC)
+    assert then("2d", START) == START - timedelta(days=2)
+    assert then("2026-02-03", START) == datetime(2026, 2, 3, tzinfo=UTC)
     for bad in ("", "h", "2", "2x", "1h x", "-3h"):
         with pytest.raises(ConfigError, match="a time is"):
             duration(bad)

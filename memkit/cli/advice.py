@@ -1,9 +1,8 @@
-"""``memkit advise``, and the same advice before ``memkit remember --wait``."""
+"""``memkit advise``."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from memkit.cli.manage import Id
 from memkit.cli.options import (
@@ -21,12 +20,6 @@ from memkit.cli.options import (
 )
 from memkit.cli.output import Output
 
-if TYPE_CHECKING:
-    from memkit.bank import MemoryInfo
-    from memkit.compilers.base import Estimate
-    from memkit.memory import Memory
-    from memkit.recompile.advice import Advice
-
 
 def advise(
     memory_id: Id,
@@ -43,12 +36,15 @@ def advise(
 
     What it advises against, `memkit remember --wait`, `memkit recompile` and a server leave on its text.
     """
-    from memkit.recompile.plan import why_due
+    from memkit.making import snapshot
+    from memkit.recompile.advice import AdvisorConfig
+    from memkit.recompile.plan import examine, why_due
 
     output, options = Output(json), compiler_options(option, ratio)
     with open_memory(home, model, whose(user, tenant), compiler=compiler, options=options) as memory:
         info = memory.show(memory_id)
-        advice, cost = advice_on(memory, info)
+        source, _ = snapshot(memory, info)
+        advice, cost = examine(memory, info, source.text, AdvisorConfig(), datetime.now(UTC))
         due = why_due(info, compiler, memory.local.fingerprint)
     rows = [
         ("memory", f"{info.id} {info.title}"),
@@ -65,13 +61,3 @@ def advise(
     ]
     document = {"memory": info, "due": due, "advice": advice, "cost": cost}
     output.result(document, lambda: output.table(("", ""), rows))
-
-
-def advice_on(memory: Memory, info: MemoryInfo) -> tuple[Advice, Estimate | None]:
-    """The advice on a memory as it is now, and what compiling it would cost."""
-    from memkit.making import snapshot
-    from memkit.recompile.advice import AdvisorConfig
-    from memkit.recompile.plan import examine
-
-    source, _ = snapshot(memory, info)
-    return examine(memory, info, source.text, AdvisorConfig(), datetime.now(UTC))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -82,6 +83,10 @@ def forget(
         spans = _spans(bank, owner, held, span or (), matching, memory_id is None)
     if not held:
         raise NotFoundError(f"{called(owner)} has no memories")
+    if yes and memory_id is not None and memory_id != held[0].id:
+        raise ConfigError(
+            f"{memory_id!r} is only the start of an id: with --yes give all of it, {held[0].id}"
+        )
     if not yes:
         _confirm(output, held, owner, spans, matching, everything=memory_id is None)
     one = None if memory_id is None else held[0].id
@@ -89,46 +94,52 @@ def forget(
         receipts, checks = _forgotten(memory, one, spans, matching, check)
     result: dict[str, Any] = {"user": owner.user, "tenant": owner.tenant, "forgotten": receipts}
     result |= {"checks": checks} if check else {}
-    output.result(result, lambda: _show(output, owner, receipts, spans, checks, check))
+    part = bool(spans) or matching is not None
+    output.result(result, lambda: _show(output, owner, receipts, part, checks, check))
     if any(each.answered for each in checks):
         raise typer.Exit(4)
 
 
 def _held(bank: Bank, owner: Owner) -> list[MemoryInfo]:
     """All memories of an owner, and those beneath: what agents keep in stores."""
-    spaces = [name for name in bank.tenants() if name.startswith(owner.namespaces)]
-    return [info for name in (owner.name, *spaces) for info in bank.list(name)]
+    return [info for name in (owner.name, *bank.beneath(owner.namespaces)) for info in bank.list(name)]
 
 
 def _forgotten(
     memory: Memory, one: str | None, spans: Sequence[Span], matching: str | None, check: bool
 ) -> tuple[list[Receipt], Sequence[Check]]:
     """Forget all, one memory, or a part of it; what remains of that is compiled in the night."""
-    if matching is not None and not spans:
-        raise NotFoundError(f"memory {one} does not hold that text")
-    if check:
+    receipts: list[Receipt] = []
+    checks: Sequence[Check] = ()
+    if check and (matching is None or spans):
         from memkit.forgetting import forget_and_check
 
         done = forget_and_check(memory, one, spans)
-        return list(done.receipts), done.checks
-    if one is None:
-        return memory.forget_all(), ()
-    return memory.forget(one, spans=spans, compile=False), ()
+        receipts, checks = list(done.receipts), done.checks
+        one = receipts[0].left if matching is not None else one
+    elif one is None:
+        receipts = memory.forget_all()
+    elif matching is None:
+        receipts = memory.forget(one, spans=spans, compile=False)
+    if matching is not None and one is not None:
+        with suppress(NotFoundError) if receipts else nullcontext():
+            receipts += memory.forget_matching(one, matching, compile=False)
+    return receipts, checks
 
 
 def _show(
     output: Output,
     owner: Owner,
     receipts: Sequence[Receipt],
-    spans: Sequence[Span],
+    part: bool,
     checks: Sequence[Check],
     checked: bool,
 ) -> None:
     files = sum(receipt.artifacts_removed for receipt in receipts)
-    what = "a part of 1 memory" if spans else _count(len(receipts))
+    what = "a part of 1 memory" if part else _count(len(receipts))
     output.say(f"forgot {what} of {called(owner)}, artifacts: {files}")
-    if spans and receipts[0].left:
-        output.say(f"what remains is memory {receipts[0].left}")
+    if part and receipts[-1].left:
+        output.say(f"what remains is memory {receipts[-1].left}")
     if checks:
         rows = [("✗" if c.answered else "✓", c.question, c.route, c.memory_id) for c in checks]
         output.table(("forgotten", "question", "route", "memory"), rows)

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-
 from memkit.cli.output import Output, clean
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # most commands show none
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
     from memkit.compilers.base import Step
 
 Report = Callable[[str, str, int, int], None]  # what runs, how it stands, done, total
@@ -38,6 +38,8 @@ def compilation(output: Output) -> Iterator[Callable[[Step], None]]:
 
 
 def _bars(console: Console) -> Progress:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),

@@ -27,7 +27,7 @@ def search(
     output = Output(json)
     check_text("query", query)
     with open_memory(home, model, whose(user, tenant), embedder=embedder) as memory:
-        found = memory.search(query, k)
+        found = [each for each in memory.search(query, k) if each.score > 0]  # 0: nothing in common
 
     def show() -> None:
         if not found:

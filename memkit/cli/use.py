@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memkit.cli.advice import advice_on
 from memkit.cli.options import (
     Compiler,
     EmbedderName,
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from memkit.answers import Part
     from memkit.bank import MemoryInfo
     from memkit.memory import Answer, Memory
-    from memkit.recompile.advice import Advice
     from memkit.router.router import Considered
 
 File = Annotated[str, typer.Argument(metavar="FILE|-", help="A text file, or - for standard input.")]
@@ -108,11 +106,11 @@ def remember(
             info = memory.remember(
                 [{"role": speaker, "content": document.text, "when": said}], memory=name, key=key
             )
-        before, advice = info.version, None
+        before, left = info.version, ""
         if wait:
-            info, advice = _compile(output, memory, info, always)
-        result = {"memory": info, "artifact": _artifact(memory, info), "advice": advice}
-        output.result(result, lambda: _remembered(output, info, info.version == before, wait, advice))
+            info, left = _compile(output, memory, info, always)
+        result = {"memory": info, "artifact": _artifact(memory, info), "left_on_its_text": left or None}
+        output.result(result, lambda: _remembered(output, info, info.version == before, wait, left))
 
 
 def _read(file: str, title: str | None) -> Document:
@@ -122,18 +120,15 @@ def _read(file: str, title: str | None) -> Document:
     return document if title is None else dataclasses.replace(document, title=title)
 
 
-def _compile(
-    output: Output, memory: Memory, info: MemoryInfo, always: bool
-) -> tuple[MemoryInfo, Advice | None]:
-    """The memory, compiled unless it is already or the advice, which is told then, is against it."""
+def _compile(output: Output, memory: Memory, info: MemoryInfo, always: bool) -> tuple[MemoryInfo, str]:
+    """The memory, compiled unless it is already; or left on its text, and why that is better."""
     if info.status == "compiled" and not info.behind and not memory.router.usable(info):
-        return info, None
-    advice = None if always else advice_on(memory, info)[0]
-    if advice is not None and not advice.compile:
-        return info, advice
+        return info, ""
+    if not always and (left := memory.objection(info.id)):
+        return info, left
     try:
         with compilation(output) as progress:
-            return memory.compile(info.id, progress=progress), advice
+            return memory.compile(info.id, progress=progress), ""
     except KeyboardInterrupt:
         info = memory.show(info.id)
         left = f"keeps its version {info.version}" if info.version else "stays answerable from its text"
@@ -150,11 +145,11 @@ def _artifact(memory: Memory, info: MemoryInfo) -> dict[str, Any] | None:
     return {"id": info.artifact_id, "tokens": manifest.tokens, **manifest.metrics}
 
 
-def _remembered(output: Output, info: MemoryInfo, unchanged: bool, wait: bool, advice: Advice | None) -> None:
+def _remembered(output: Output, info: MemoryInfo, unchanged: bool, wait: bool, left: str) -> None:
     name = f"{info.id} {info.title!r}" if info.title else info.id
-    if advice is not None and not advice.compile:
+    if left:
         output.say(f"{name}: {info.characters:,} characters, answerable from its text now")
-        output.note(f"it is left on its text ({advice.reason}); to compile it all the same, add --always")
+        output.note(f"it is left on its text ({left}); to compile it all the same, add --always")
     elif info.running and not wait:
         output.say(f"{name}: {info.entries} entries, {info.behind} of them newer than its artifact")
     elif info.status == "compiled" and unchanged:

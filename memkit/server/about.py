@@ -12,6 +12,7 @@ from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel
 
 from memkit._version import __version__
+from memkit.bank.keys import Scope
 from memkit.errors import NotFoundError
 from memkit.server.bodies import JsonRoute
 from memkit.server.memories import ERRORS
@@ -52,8 +53,14 @@ class Status(BaseModel):
 
 
 class Users(BaseModel):
-    """The tenant's users who have memories; "" is the tenant itself."""
+    """The users who have memories, among those whom the key acts for.
 
+    With a key of a ``tenant`` "" is the tenant itself; with one of a single user, who is named as ``tenant``,
+    it is that user.
+    """
+
+    tenant: str
+    scope: Scope
     users: list[str]
 
 
@@ -107,8 +114,9 @@ def status(desk: AtDesk) -> Status:
 
 @routes.get("/users")
 def users(desk: AtDesk) -> Users:
-    """List the tenant's users who have memories."""
-    return Users(users=desk.caller.users(desk.services.bank.tenants()))
+    """List the users who have memories, among those whom the key acts for."""
+    caller = desk.caller
+    return Users(tenant=caller.holder, scope=caller.scope, users=caller.users(desk.services.bank.tenants()))
 
 
 @routes.get("/reports")

@@ -15,7 +15,7 @@ export function signOut() { sessionStorage.removeItem(KEY); sessionStorage.remov
 
 export async function call(method, path, body) {
   const headers = { Authorization: `Bearer ${sessionStorage.getItem(KEY) ?? ""}` };
-  if (user()) headers["X-Memkit-User"] = encodeURIComponent(user());
+  if (user()) headers["X-Memkit-User"] = encodeURIComponent(user().toWellFormed?.() ?? user());
   if (body !== undefined) headers["Content-Type"] = "application/json";
   let answer;
   try {

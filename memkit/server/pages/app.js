@@ -1,7 +1,7 @@
 // Which page is shown, who is signed in, and whose memories are meant.
 
 import { ApiError, get, setUser, signIn, signOut, signedIn, user } from "./api.js";
-import { button, field, h, tell } from "./dom.js";
+import { button, field, h, named, tell } from "./dom.js";
 import { bank } from "./bank.js";
 import { memory } from "./memory.js";
 import { ask } from "./ask.js";
@@ -72,10 +72,11 @@ function drawNavigation() {
 async function drawWho() {
   const form = document.querySelector(".who");
   form.hidden = false;
-  const names = (await get("/users").catch(() => ({ users: [] }))).users;
-  const all = [...new Set(["", ...names, user()])];
+  const known = await get("/users").catch(() => ({ users: [], scope: "tenant", tenant: "" }));
+  const all = [...new Set(["", ...known.users, user()])];
+  const itself = known.scope === "user" ? named(known.tenant) : "(the tenant itself)";
   const choice = h("select", { onchange: () => { setUser(choice.value); show(); } },
-    all.map((name) => h("option", { value: name, selected: name === user() }, name || "(the tenant itself)")));
+    all.map((name) => h("option", { value: name, selected: name === user() }, name ? named(name) : itself)));
   const label = h("label", { for: "who" }, "User");
   choice.id = "who";
   form.replaceChildren(label, choice, button("Sign out", () => { signOut(); location.hash = "#/"; show(); }));
@@ -90,7 +91,7 @@ function showSignIn() {
   const problem = h("p", { class: "bad", role: "alert" });
   async function enter(event) {
     event.preventDefault();
-    signIn(key.value.trim(), name.value.trim());
+    signIn(key.value.trim(), name.value); // a name may begin or end with a space
     try {
       await get("/status");
       show();
@@ -102,8 +103,8 @@ function showSignIn() {
   }
   main.replaceChildren(h("form", { onsubmit: enter },
     h("h1", {}, "Sign in"),
-    field("API key", key, "Made by: memkit keys create --tenant NAME. It stays in this tab."),
-    field("User", name, "Of the key's tenant; empty for the tenant's own memories."),
+    field("API key", key, "Made by: memkit keys create --tenant NAME, or --user NAME. It stays in this tab."),
+    field("User", name, "Of the key's tenant; empty for the tenant's own memories, and for a key of one user."),
     problem,
     h("div", { class: "row" }, h("button", { class: "main" }, "Sign in"))));
   main.setAttribute("data-shown", "sign-in");

@@ -26,7 +26,6 @@ export async function ask(place) {
 }
 
 async function shown({ text, route, trace }) {
-  const margin = trace.margin == null ? null : `${number(Math.abs(trace.margin))} from deciding otherwise`;
   const parts = [
     h("h2", {}, "Answer"),
     h("p", { class: "answer" }, text || "(nothing)"),
@@ -35,11 +34,11 @@ async function shown({ text, route, trace }) {
       ["From", ROUTES[route]],
       ["Because", trace.reason],
       ["Gate", `${trace.gate}, ${trace.calibrated ? "calibrated" : "not calibrated"}`],
-      ["Margin", margin],
+      ["Margin", marginOf(trace)],
       ["Memory", trace.memory_id && h("a", { href: `#/memory/${trace.memory_id}` }, titleOf(trace))],
       ["Artifact", trace.artifact_id && h("code", {}, `${trace.artifact_id.slice(0, 16)}, version ${trace.version}`)],
       ["Tokens", `${number(trace.prompt_tokens)} in front, ${number(trace.completion_tokens)} in the answer${trace.stopped ? "" : " (cut off)"}`],
-      ["Time", `${number(trace.route_ms)} ms to route, ${number(trace.ttft_ms)} ms to the first token, ${number(trace.total_ms)} ms to answer`],
+      ["Time", `${number(trace.route_ms + trace.ttft_ms)} ms to the first token, ${number(trace.route_ms)} ms of them to choose the memory; ${number(trace.route_ms + trace.total_ms)} ms in all`],
       ["Notes", trace.notes.join("; ")],
     ]),
   ];
@@ -54,6 +53,20 @@ async function shown({ text, route, trace }) {
   return parts;
 }
 
+// What decided, and how far it was from its threshold. With a memory's text that is the text's own score: the
+// reason beside it tells another one, by which the artifact was not trusted.
+const DECIDED = {
+  rule: { none: "similarity", text: "similarity", latent: "similarity" },
+  entropy: { none: "entropy, in nats,", text: "entropy, in nats,", latent: "entropy, in nats," },
+  learned: { none: "score", text: "score of the text, which is read,", latent: "score of the artifact" },
+};
+
+function marginOf({ gate, route, margin }) {
+  if (margin == null) return null;
+  const above = gate === "entropy" ? margin < 0 : margin >= 0; // an entropy is to stay below its threshold
+  return `the ${DECIDED[gate]?.[route] ?? "score"} is ${number(Math.abs(margin))} ${above ? "above" : "below"} its threshold`;
+}
+
 const titleOf = (trace) => trace.candidates.find((c) => c.memory_id === trace.memory_id)?.title || trace.memory_id;
 
 function candidates(trace) {
@@ -61,7 +74,7 @@ function candidates(trace) {
     { title: "Memory", text: true, of: (c) => h("span", { class: c.memory_id === trace.memory_id ? "chosen" : "" }, h("a", { href: `#/memory/${c.memory_id}` }, c.title || c.memory_id), c.memory_id === trace.memory_id && (trace.route === "none" ? " (best, not used)" : " (used)")) },
     { title: "Similarity", number: true, of: (c) => number(c.similarity) },
     { title: "Overlap", number: true, of: (c) => number(c.features.overlap) },
-    { title: "Margin", number: true, of: (c) => number(c.features.margin) },
+    { title: "Lead", number: true, of: (c) => number(c.features.margin) },
     { title: "Entropy", number: true, of: (c) => number(c.features.entropy) },
     { title: "Score", number: true, of: (c) => number(c.score) },
     { title: "Artifact", text: true, of: (c) => (c.obstacle == null ? "not looked at" : c.obstacle || "usable") },

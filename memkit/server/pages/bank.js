@@ -1,14 +1,14 @@
 // The bank: what is remembered, how large it is, and remembering more.
 
 import { get, post, user } from "./api.js";
-import { button, bytes, field, h, number, table, tell, tiles, when } from "./dom.js";
+import { button, bytes, field, h, named, number, table, tell, tiles, when } from "./dom.js";
 
 export const STATUS = { text: "text only", compiled: "compiled", failed: "could not be compiled" };
 
 export async function bank(place) {
   const [status, found] = await Promise.all([get("/status"), get("/memories")]);
   place.append(
-    h("h1", {}, user() ? `Memories of ${user()}` : `Memories of ${status.tenant}`),
+    h("h1", {}, `Memories of ${named(user() || status.tenant)}`),
     tiles([
       ["memories", number(status.memories)],
       ["compiled", number(status.compiled)],

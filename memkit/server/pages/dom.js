@@ -92,3 +92,6 @@ export function confirmed(title, text, word) {
     dialog.showModal();
   });
 }
+
+// A name as it is, or where nothing of it can be seen, as it is sent.
+export const named = (name) => (/[^\p{C}\p{Z}\p{M}]/u.test(name) ? name : encodeURIComponent(name));

@@ -1,7 +1,7 @@
 // What waits to be compiled, how far it is, and what became of it.
 
 import { get, post } from "./api.js";
-import { button, h, number, table, tell, when } from "./dom.js";
+import { button, h, named, number, table, tell, when } from "./dom.js";
 
 const FAST = 1000;
 const SLOW = 2000;
@@ -39,7 +39,7 @@ function planned(plan) {
   const parts = [h("h2", {}, "What is due")];
   if (plan.tasks.length) {
     parts.push(table(`About ${number(plan.seconds)} seconds in all`, [
-      { title: "User", of: (t) => t.user || "–" },
+      { title: "User", of: (t) => (t.user ? named(t.user) : "–") },
       { title: "Memory", of: (t) => h("a", { href: `#/memory/${t.memory_id}` }, t.memory_id) },
       { title: "Why", text: true, of: (t) => t.reason },
       { title: "Tokens", number: true, of: (t) => number(t.tokens) },
@@ -48,7 +48,7 @@ function planned(plan) {
   } else parts.push(h("p", {}, "Nothing."));
   if (plan.skipped.length) {
     parts.push(table("Left as it is", [
-      { title: "User", of: (t) => t.user || "–" },
+      { title: "User", of: (t) => (t.user ? named(t.user) : "–") },
       { title: "Memory", of: (t) => h("a", { href: `#/memory/${t.memory_id}` }, t.memory_id) },
       { title: "Why", text: true, of: (t) => t.reason },
     ], plan.skipped));

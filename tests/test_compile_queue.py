@@ -1,0 +1,127 @@
+"""A bank's one queue of compilations: whatever happens to one, the others are done."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memkit import making
+from memkit.admission import AdmissionConfig
+from memkit.engine.transformers import TransformersEngine
+from memkit.errors import EngineError
+from memkit.memory import Memory
+from memkit.models.loading import LoadedModel
+from memkit.testing import TEXT, TINY_OPTIONS
+
+TEXTS = [f"{TEXT} And {name} lives in Tarv." for name in ("Bo", "Cy", "Dee", "Ed", "Flo", "Gus")]
+
+FEW = AdmissionConfig(questions=4, pieces=1)
+
+
+@pytest.fixture
+def engine(tiny: LoadedModel) -> TransformersEngine:
+    return TransformersEngine(tiny)
+
+
+@pytest.fixture
+def memory(tmp_path: Path, engine: TransformersEngine) -> Iterator[Memory]:
+    with Memory(tmp_path / "bank", engine=engine, options=TINY_OPTIONS, admission=FEW) as made:
+        yield made
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a library's"), EngineError("ours"), MemoryError()])
+def test_one_failure_ends_no_other_compilation(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    make, made = making.make, list[str]()
+
+    def sometimes(mine: Memory, info: Any, progress: Any) -> Any:
+        made.append(info.id)
+        if len(made) == 1:
+            raise error
+        return make(mine, info, progress)
+
+    monkeypatch.setattr(making, "make", sometimes)
+    infos = [memory.remember(text) for text in TEXTS[:3]]
+    memory.wait()
+    assert made == [info.id for info in infos]
+    assert [memory.show(info.id).status for info in infos] == ["failed", "compiled", "compiled"]
+    assert memory.show(infos[0].id).error
+    assert memory.bank.waiting.all() == []
+
+
+def test_many_users_share_one_worker(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, at_once, most = making.make, list[int](), list[int]()
+
+    def counted(mine: Memory, info: Any, progress: Any) -> Any:
+        at_once.append(1)
+        most.append(len(at_once))
+        try:
+            return make(mine, info, progress)
+        finally:
+            at_once.pop()
+
+    monkeypatch.setattr(making, "make", counted)
+    before = threading.active_count()
+    users = [memory.of(f"user {number}") for number in range(12)]
+    for user in users:
+        user.remember(TEXT)
+    assert threading.active_count() <= before + 2  # the worker, and its lease's heartbeat
+    memory.wait()  # the root's: it knows them all
+    assert max(most) == 1
+    assert [user.list()[0].status for user in users] == ["compiled"] * 12
+
+
+def test_what_waits_is_taken_up_again(tmp_path: Path, engine: TransformersEngine) -> None:
+    with Memory(tmp_path / "bank", engine=engine, options=TINY_OPTIONS, admission=FEW) as first:
+        started, go_on = threading.Event(), threading.Event()
+        compile_job = first.queue._compile
+
+        def slowly(job: Any) -> None:
+            started.set()
+            go_on.wait(10)
+            compile_job(job)
+
+        first.queue._compile = slowly
+        ids = [first.of("mira").remember(text).id for text in TEXTS[:3]]
+        assert started.wait(10)
+        threading.Timer(0.2, go_on.set).start()
+    with Memory(tmp_path / "bank", engine=engine, options=TINY_OPTIONS, admission=FEW) as second:
+        mira = second.of("mira")
+        assert [mira.show(id).status for id in ids] == ["compiled", "text", "text"]
+        assert second.bank.waiting.all() == [("mira", ids[1]), ("mira", ids[2])]
+        second.wait()
+        assert [mira.show(id).status for id in ids] == ["compiled"] * 3
+        assert second.bank.waiting.all() == []
+
+
+def test_what_is_forgotten_waits_no_longer(memory: Memory) -> None:
+    go_on = threading.Event()
+    compile_job = memory.queue._compile
+
+    def slowly(job: Any) -> None:
+        go_on.wait(10)
+        compile_job(job)
+
+    memory.queue._compile = slowly
+    ids = [memory.remember(text).id for text in TEXTS[:3]]
+    memory.forget(ids[1])
+    memory.of("nobody").forget_all()
+    go_on.set()
+    memory.wait()
+    assert [info.id for info in memory.list()] == [ids[0], ids[2]]
+    assert {info.status for info in memory.list()} == {"compiled"}
+
+
+def test_the_advice_decides_in_the_background_too(memory: Memory) -> None:
+    short = memory.remember("Simsem lives in Lasces.")
+    memory.wait()
+    assert memory.show(short.id).status == "text"
+    assert memory.objection(short.id).startswith("short: ")
+    assert memory.remember("Simsem lives in Lasces.", wait=True).status == "text"
+    assert memory.remember("Simsem lives in Lasces.", wait=True, always=True).status == "compiled"
+    assert memory.compile(memory.remember("Bo lives in Rome.", compile=False).id).status == "compiled"
