@@ -105,8 +105,7 @@ def test_a_file_is_read_again_only_when_it_changed(root: Memory, monkeypatch: py
     info = root.remember(TEXT, wait=True)
     root.ask(QUESTION, max_tokens=1)
     hashed = list[str]()
-    real = Artifact.id.fget
-    assert real is not None
+    real: Any = vars(Artifact)["id"].fget
 
     def counted(self: Any) -> Any:
         if self._id is None:

@@ -124,7 +124,8 @@ def test_users_that_look_alike_do_not_meet(shared: Memory, one: str, other: str,
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
 def test_normal_forms_of_a_name_are_two_users(tmp_path: Path, form: str) -> None:
     with Bank(tmp_path / "bank") as bank:
-        name, other = (unicodedata.normalize(each, "Zoë") for each in (form, {"NFC": "NFD"}.get(form, "NFC")))
+        composed, decomposed = unicodedata.normalize("NFC", "Zoë"), unicodedata.normalize("NFD", "Zoë")
+        name, other = (composed, decomposed) if form == "NFC" else (decomposed, composed)
         secret = bank.keys.create(name)[1]
         found = bank.keys.find(secret)
         assert found is not None

@@ -212,7 +212,7 @@ class Bank:
     def get(self, tenant: str, memory_id: str) -> MemoryInfo:
         """One memory, by its id or the start of it; `NotFoundError` when none or several match."""
         check_tenant(tenant)
-        if not _PREFIX.fullmatch(memory_id):
+        if not isinstance(memory_id, str) or not _PREFIX.fullmatch(memory_id):
             raise queries.not_found(memory_id)
         with self._catalog.read() as connection:
             found = queries.infos(connection, tenant, memory_id)

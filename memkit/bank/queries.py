@@ -78,6 +78,10 @@ _EMBEDDER = select(embedders.c.name).where(embedders.c.key == bindparam("key"))
 _GENERATION = select(tenants.c.generation).where(tenants.c.key == bindparam("key"))
 
 
+def _is_id(memory_id: object) -> bool:
+    return isinstance(memory_id, str) and _ID.fullmatch(memory_id) is not None
+
+
 def not_found(memory_id: str) -> NotFoundError:
     """The error for an id that names no memory of the tenant."""
     return NotFoundError(f"this tenant has no memory {memory_id!r:.80}; list its memories to see the ids")
@@ -98,7 +102,7 @@ def some(connection: Connection, tenant: str, memory_ids: Sequence[str]) -> list
 
 def find(connection: Connection, tenant: str, memory_id: str) -> MemoryInfo | None:
     """The memory with exactly that id."""
-    if not _ID.fullmatch(memory_id):  # it may be text that cannot even be encoded
+    if not _is_id(memory_id):  # it may be text that cannot even be encoded
         return None
     row = connection.execute(_ONE, {"tenant": tenant, "memory_id": memory_id}).mappings().first()
     return None if row is None else _to_info(row)
@@ -123,7 +127,7 @@ def same(connection: Connection, tenant: str, document: Document) -> str | None:
 def artifact_id(connection: Connection, tenant: str, memory_id: str) -> str | None:
     """The id of the memory's current artifact, None where none was published; or `NotFoundError`."""
     row = None
-    if _ID.fullmatch(memory_id):
+    if _is_id(memory_id):
         row = connection.execute(_ARTIFACT, {"tenant": tenant, "memory_id": memory_id}).first()
     if row is None:
         raise not_found(memory_id)

@@ -1,0 +1,52 @@
+"""`AsyncMemory` has all that `Memory` has, with the same parameters."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from pathlib import Path
+
+import pytest
+
+from memkit.aio import AsyncMemory
+from memkit.engine.transformers import TransformersEngine
+from memkit.memory import Memory
+from memkit.testing import TEXT, TINY_OPTIONS
+
+PUBLIC = sorted(
+    name for name, value in vars(Memory).items() if inspect.isfunction(value) and not name.startswith("_")
+)
+OWN = {"answered"}  # called by what answers, not by users
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLIC if name not in OWN])
+def test_every_method_is_there(name: str) -> None:
+    sync, other = (inspect.signature(getattr(kind, name)) for kind in (Memory, AsyncMemory))
+    assert list(sync.parameters.values()) == list(other.parameters.values())
+    if name == "stream":
+        assert other.return_annotation == "AsyncGenerator[str | Answer, None]"
+    elif name != "of":
+        assert inspect.iscoroutinefunction(getattr(AsyncMemory, name))
+        known = sync.return_annotation.replace("builtins.list", "list")
+        assert other.return_annotation.replace("builtins.list", "list") == known
+
+
+@pytest.mark.parametrize("name", ["owner", "user", "tenant", "model"])
+def test_every_name_is_there(name: str) -> None:
+    assert isinstance(vars(Memory)[name], property)
+    assert isinstance(vars(AsyncMemory)[name], property)
+
+
+def test_it_does_what_it_says(tmp_path: Path, engine: TransformersEngine) -> None:
+    async def use() -> None:
+        async with AsyncMemory(Memory(tmp_path / "bank", engine=engine, options=TINY_OPTIONS)) as root:
+            mira = root.of("mira")
+            info = await mira.remember(TEXT, compile=False)
+            assert (await mira.objection(info.id)) == ""
+            assert (await mira.recall("Where does Mira live?")).memory_id == info.id
+            assert [found.memory.id for found in await mira.search("Mira")] == [info.id]
+            assert (await mira.ask_many(["Where does Mira live?"], max_tokens=1))[0].route == "text"
+            assert len(await mira.forget_all()) == 1
+            assert await mira.list() == []
+
+    asyncio.run(use())
