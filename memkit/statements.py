@@ -64,6 +64,14 @@ _WONDER = re.compile(
     r"i (?:wonder|am wondering|was wondering|want to know|need to know|(?:would|'d) like to know)\b"
     r"|i'(?:m wondering|d like to know)\b"
 )
+_ORDER = re.compile(  # to find something out or to put it in words
+    r"(?:please |kindly )?"
+    r"(?:list|find|look up|look for|search for|check|name|say|translate|write|suggest|recommend|help me) "
+    r"(?:all|the|my|me|her|his|their|our|its|a|an|some|every|each|out|with|find|understand|"
+    rf"{'|'.join(sorted(_WH))})\b"
+)
+_APPENDED = re.compile(r"[,;] (?:please )?(?:can|could|would|will) you \w+")  # "I forgot it, can you tell me"
+_PREPOSITION = re.compile(r"\A(?:in|at|on|to|for|with|from|of|by|since|until|about) (?=(?:wh\w+|how) )")
 _SO_DO = re.compile(r"\s*(?:so|nor|neither) (?:is|are|was|were|do|does|did|can|have|has)\b", re.IGNORECASE)
 _NOTE = re.compile(  # asks to keep what follows, which is a statement
     r"(?:(?:can|could|would|will) you |do |i want you to )?(?:please )?"
@@ -81,7 +89,7 @@ _FOREIGN = frozenset(
     "dónde adónde quién quiénes cuándo cuánto cuánta cuántos cuántas cómo qué cuál cuáles "
     "onde quem quanto quantos quantas dov'è chi "
     "где кто куда откуда почему зачем сколько какой какая какое какие чей чья де хто чому "
-    "waar wie waarom hoeveel nerede kim neden hur varför vem kuka missä".split()
+    "waar wie waarom hoeveel nerede kim neden kde hur varför vem kuka missä".split()
 )
 _FOREIGN_STARTS = ("est-ce ", "qu'est-ce ", "por qué ", "क्या ", "hva ", "hvor ", "hvem ")
 _FOREIGN_ENDS = tuple(
@@ -208,13 +216,15 @@ def _plain(sentence: str) -> str:
 def _begins(sentence: str, strict: bool = False) -> bool:
     """Whether a sentence begins as questions and requests to tell something do."""
     text = _plain(sentence)
-    if _TELL.match(text) or _WONDER.match(text):
+    if _TELL.match(text) or _WONDER.match(text) or _ORDER.match(text):
+        return True
+    if not strict and _APPENDED.search(text):
         return True
     if not strict and _foreign(sentence, text):
         return True
     if _SO_DO.match(sentence) and len(_words(sentence)) <= 4:
         return False
-    words = [word.replace("’", "'") for word in _words(text)]
+    words = [word.replace("’", "'") for word in _words(_PREPOSITION.sub("", text))]
     given = [word.replace("’", "'") for word in _words(sentence)][-len(words) :] if words else []
     if len(words) < 2:
         return False
@@ -243,6 +253,8 @@ def _inverted(words: list[str], given: list[str], sentence: str) -> bool:
     """Whether an auxiliary stands in front of a subject: not in "Did my homework", "Had I known, ..."."""
     first, second = words[0], words[1]
     if second in _SUBJECTS:
+        if first == "do" and second in ("it", "this", "that", "these", "those"):
+            return False
         return not (first in ("had", "should", "were") and "," in sentence)
     if first in _OPENERS and second in _DETERMINERS:
         return True

@@ -43,6 +43,15 @@ I wonder where Simsem lives.
 i would like to know where simsem lives
 Give me her address
 what about Rolan
+in which city does Simsem live
+to whom does the horse belong
+do you have any idea where Simsem lives
+remind me what I told you about Simsem
+Find the address of Simsem
+Good morning! Where does Simsem live
+was Simsem in Lasces
+심셈은 어디에 삽니까
+सिमसेम कहाँ रहती है?
 Simsem lives in Lasces, right?
 Simsem lives in Lasces, doesn't she?
 If I go to Osk, where should I stay?
@@ -97,6 +106,19 @@ Me gusta el té.
 Hello, I am Mira.
 If it rains I stay at home.
 My name is Will.
+Always answer in German.
+Do it tomorrow.
+Will do.
+Could not sleep last night.
+Have moved to Osk.
+Mark lives in Tarv.
+How I got here is a long story.
+I told Simsem that I live in Osk.
+I know where Simsem lives: in Lasces.
+Remember: the code is 4711.
+No, I live in Osk.
+I will show you where Simsem lives.
+Je sais où elle habite.
 Is raining today
 Dr. Simsem lives in Lasces. So does J. Rolan.
 """.strip().splitlines()
@@ -127,6 +149,7 @@ def test_a_statement_stays_as_it_is(text: str) -> None:
         ("我住在利马。你住在哪里？我有一只狗。", "我住在利马。我有一只狗。"),
         ("Vivo en Lima ¿y tú dónde vives?", "Vivo en Lima"),
         ("Hi! I live in Osk. Could you tell me where Simsem lives?", "I live in Osk."),
+        ("I live in Osk, can you tell me where Rolan lives", "I live in Osk."),
         ("Hi! Thank you very much!", ""),
         ("", ""),
         ("?!", ""),

@@ -102,19 +102,21 @@ class MemkitStore(BaseStore):
         refresh(memory.bank, memory.owner, embedder)
         document = Document(text if text.strip() else clean(value), _title(op.key))
         made = index(document, embedder)
-        while not items.put(
-            memory.owner,
-            op.key,
-            value,
-            document,
-            lambda _: made,
-            embedder=embedder.name,
-            searched=bool(text.strip()),
-            ttl=op.ttl,
-            now=self._clock(),
-        ):
+        while (
+            replaced := items.put(
+                memory.owner,
+                op.key,
+                value,
+                document,
+                lambda _: made,
+                embedder=embedder.name,
+                searched=bool(text.strip()),
+                ttl=op.ttl,
+                now=self._clock(),
+            )
+        ) is None:
             self._forget(memory, items.stale(memory.owner))
-        self._forget(memory, items.stale(memory.owner))
+        self._forget(memory, replaced)
 
     @staticmethod
     def _forget(memory: Memory, memory_ids: Iterable[str]) -> None:

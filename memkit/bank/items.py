@@ -65,11 +65,11 @@ class Items:
         searched: bool = True,
         ttl: float | None = None,
         now: datetime | None = None,
-    ) -> bool:
+    ) -> list[str] | None:
         """Keep a value, in the place of the one that the key has; ``document`` is what makes it found.
 
-        The memory of the old value is found no more; it stays until the caller forgets what `stale` names.
-        False, and nothing is changed, while the one before that has not been forgotten yet.
+        The memory of the old value is found no more; it is what is returned, and to be forgotten. None, and
+        nothing is changed, while the one before that has not been forgotten yet: `stale` names it.
         """
         check_tenant(tenant)
         key = _spelled(key)
@@ -84,9 +84,10 @@ class Items:
         what: dict[str, Any] = {"value": value, "memory_id": memory_id, "searched": searched, "updated": at}
         what |= {"ttl": ttl, "expires": None if ttl is None else at + round(ttl * MINUTE)}
         with self._catalog.write() as connection:
+            replaced = list[str]()
             known = connection.execute(select(items).where(_is(tenant, key))).first()
             if known is not None and _waits(connection, tenant, known.stale):
-                return False
+                return None
             queries.require_embedder(connection, tenant, embedder)
             queries.insert_memory(connection, tenant, memory_id, document, digest=digest)
             queries.insert_chunks(connection, tenant, memory_id, spans, vectors)
@@ -96,11 +97,12 @@ class Items:
                 old = known.memory_id
                 connection.execute(update(items).where(_is(tenant, key)).values(**what, stale=old))
                 if not _shared(connection, tenant, old):
+                    replaced = [old]
                     mine = and_(chunks.c.tenant == tenant, chunks.c.memory_id == old)
                     connection.execute(delete(chunks).where(mine))
                     queries.next_generation(connection, tenant, cut=True)
             require_within(connection, tenant)
-        return True
+        return replaced
 
     def get(self, tenant: str, key: str, now: datetime | None = None) -> Item | None:
         """The item of that key, unless it has expired."""
