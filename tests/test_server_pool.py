@@ -78,7 +78,7 @@ def test_tenants_take_turns(root: Memory, monkeypatch: pytest.MonkeyPatch) -> No
     assert {job.state for job in jobs.list("a")} == {"done", "stopped"}
     assert first is not None
     assert first.outcomes[0].status == "forgotten"  # there is no such memory
-    assert [job.now or job.outcomes[0].user for job in jobs.list("b")] == ["mira"]
+    assert [job.now or job.outcomes[0].user for job in jobs.list("b/")] == ["mira"]
     jobs.stop()
     assert jobs.compile("a", "4" * 16) is None
 
