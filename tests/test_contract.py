@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +15,13 @@ pytest.importorskip("fastapi")
 import httpx2
 
 from memkit import registry
+from memkit.compilers.arithmetic import FlopMeter
 from memkit.engine.transformers import TransformersEngine
-from memkit.models.loading import LoadedModel
-from memkit.recompile.advice import USUAL_RATIO
-from memkit.recompile.plan import examine
+from memkit.errors import CompileError
+from memkit.memory import Memory
+from memkit.models.loading import LoadedModel, load
+from memkit.recompile.advice import QUESTION, USUAL_RATIO, AdvisorConfig
+from memkit.recompile.plan import Scope, examine, plan
 from memkit.server.config import ServerConfig
 from memkit.server.testing import Served, browser, has_browser, remember, served
 from memkit.testing import TEXT, TINY
@@ -31,7 +36,7 @@ def words(compiler: str) -> list[str]:
 
 
 @pytest.mark.parametrize("compiler", registry.compilers())
-def test_the_command(cli: Cli, document: Any, tiny: LoadedModel, compiler: str) -> None:
+def test_the_command(cli: Cli, document: Path, tiny: LoadedModel, compiler: str) -> None:
     memory_id = cli("remember", document, "--json").json["memory"]["id"]
     told = cli("explain", memory_id, "--json", *words(compiler))
     assert told.code == 0, told.err
@@ -57,14 +62,8 @@ def test_the_command(cli: Cli, document: Any, tiny: LoadedModel, compiler: str) 
 
 @pytest.mark.parametrize("compiler", registry.compilers())
 def test_what_an_artifact_saves_follows_from_the_compilers_own_ratio(
-    home: Any, tiny: LoadedModel, compiler: str
+    home: Path, tiny: LoadedModel, compiler: str
 ) -> None:
-    from datetime import UTC, datetime
-
-    from memkit.compilers.arithmetic import FlopMeter
-    from memkit.memory import Memory
-    from memkit.recompile.advice import QUESTION, AdvisorConfig
-
     options = TINY.get(compiler, {})
     with Memory(home, engine=TransformersEngine(tiny), compiler=compiler, options=options) as memory:
         info = memory.remember(TEXT * 8, compile=False)
@@ -73,6 +72,24 @@ def test_what_an_artifact_saves_follows_from_the_compilers_own_ratio(
     ratio = {"lcc": 16.0, "lora": None}.get(compiler, own or USUAL_RATIO)
     positions = 0 if ratio is None else -(-advice.tokens // int(ratio))
     assert advice.latent_flops == FlopMeter(tiny.model).ahead(QUESTION, positions)
+
+
+@pytest.mark.parametrize("compiler", registry.compilers())
+def test_a_model_that_a_compiler_is_not_ready_for(
+    home: Path, other_model_folder: Path, compiler: str
+) -> None:
+    """No compressor was trained for it: the advice is given, and compiling says what is missing."""
+    other = TransformersEngine(load(str(other_model_folder)))
+    with Memory(home, engine=other, compiler=compiler, options=TINY.get(compiler, {})) as memory:
+        info = memory.remember(TEXT * 8, compile=False)
+        advice, cost = examine(memory, info, TEXT * 8, AdvisorConfig(), datetime.now(UTC))
+        assert advice.compile
+        (task,) = plan(memory, Scope()).tasks
+        ready = compiler != "meanpool"
+        assert (cost is not None, task.seconds is not None, advice.break_even is not None) == (ready,) * 3
+        if not ready:
+            with pytest.raises(CompileError, match="train-compressor"):
+                memory.compile(info.id)
 
 
 @pytest.fixture(scope="module", params=registry.compilers())

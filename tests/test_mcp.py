@@ -128,6 +128,8 @@ SAID: list[tuple[str, dict[str, Any], str]] = [
         {"text": "a", "titel": "x"},
         "'titel' is not known to `remember`; it takes: text, title, memory, key",
     ),
+    ("remember", {"text": "x\ud800"}, "text: holds half a character (a lone surrogate)"),
+    ("ask", {"question": "\ud83d?"}, "question: holds half a character (a lone surrogate)"),
     ("remember", {"text": "a", "key": "k"}, "`key` belongs to a running memory: name one as `memory`"),
     ("ask", {"question": " "}, "the question is empty"),
     ("ask", {"question": "a", "max_tokens": 0}, "max_tokens: must be at least 1"),

@@ -13,6 +13,7 @@ pytest.importorskip("limits")
 
 import httpx2
 
+from memkit.bank.owners import Owner
 from memkit.engine.transformers import TransformersEngine
 from memkit.server.config import ServerConfig
 from memkit.server.testing import Served, remember, served
@@ -169,6 +170,28 @@ def test_forgetting(server: Served, client: httpx2.Client) -> None:
     assert client.delete("/memories").status_code == 400
     assert len(ok(client.delete("/memories?all=true"))["receipts"]) == 1
     assert ok(client.get("/memories"))["memories"] == []
+
+
+def test_forgetting_everything_forgets_the_items_of_stores(server: Served) -> None:
+    root = server.services.root
+    owners = [
+        Owner("mira", "stores"),
+        Owner("mira", "stores", ("notes",)),
+        Owner("mira", "stores", ("notes", "2026")),
+        Owner("mira2", "stores", ("notes",)),
+        Owner("mira#notes", "stores"),
+        Owner("", "stores", ("notes",)),
+        Owner("mira", "", ("notes",)),
+    ]
+    for owner in owners:
+        root.of(owner).remember(f"This is kept for {owner}.", compile=False)
+    with server.client("stores", "mira") as mira:
+        assert len(ok(mira.delete("/memories?all=true"))["receipts"]) == 3
+    left = [owner for owner in owners if root.of(owner).list()]
+    assert left == owners[3:]
+    with server.client("stores") as tenant:
+        assert len(ok(tenant.delete("/memories?all=true"))["receipts"]) == 1
+    assert [owner for owner in owners if root.of(owner).list()] == [*owners[3:5], owners[6]]
 
 
 def test_recompilation_of_a_tenant(server: Served) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from mcp import Client
 
 from memkit.engine.transformers import TransformersEngine
 from memkit.memory import Memory
+from memkit.models.loading import LoadedModel
 from memkit.server.config import ServerConfig
 from memkit.server.mcp import Local, create_mcp
 from memkit.server.testing import Served, remember, served
@@ -80,6 +82,39 @@ def test_over_http(server: Served, tmp_path: Path, how: str) -> None:
         for told in (answer.text, str(answer.headers)):
             assert str(tmp_path) not in told, (answer.url, told)
             assert ".mka" not in told, (answer.url, told)
+
+
+def test_a_checkpoint_that_is_gone(
+    tmp_path: Path, tiny: LoadedModel, checkpoint_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a compressor's embeddings are read with lies in a folder of the server, too."""
+    store, options = tmp_path / "checkpoints", {"form": "embeds"}
+    shutil.copytree(checkpoint_store, store)
+    monkeypatch.setenv("MEMKIT_CHECKPOINTS", str(store))
+    config = ServerConfig(tmp_path / "bank", "tiny", compiler="meanpool", options=options, rate=10**6)
+    with served(config, TransformersEngine(tiny)) as running, running.client("acme", "mira") as client:
+        memory_id = remember(client, TEXT)
+        client.post(f"/memories/{memory_id}/compile")
+        running.settled()
+        assert client.get(f"/memories/{memory_id}").json()["version"] == 1
+        headers = dict(client.headers)
+    shutil.rmtree(store)
+    with served(config, TransformersEngine(tiny)) as running:
+        asked = {"question": QUESTION, "max_tokens": 2, "gate": "rule"}
+        more = {"text": "Jalo works at Brimtek.", "compile": True}
+        with httpx2.Client(base_url=running.url, headers=headers, timeout=60) as client:
+            answers = [
+                client.post("/ask", json=asked),
+                client.get("/recompile/plan?always=true"),
+                client.post("/memories", json=more),
+                client.post("/recompile", json={"always": True}),
+            ]
+            running.settled()
+            answers += [client.get("/recompile"), client.get("/memories")]
+    assert answers[0].json()["route"] in ("text", "latent")
+    for answer in answers:
+        assert answer.status_code < 500, answer.text
+        assert str(tmp_path) not in answer.text, (answer.url, answer.text)
 
 
 @pytest.mark.parametrize("how", DAMAGES)

@@ -91,9 +91,9 @@ def serve(
 ) -> None:
     """Serve memories over HTTP: an OpenAI-compatible proxy, a memory API and a dashboard.
 
-    Callers need a key: `memkit keys create --tenant NAME`. The dashboard is at /, the OpenAI-compatible
-    routes at /v1, the API's description at /openapi.json. MEMKIT_METRICS_TOKEN opens /metrics for
-    Prometheus. For TLS, put a reverse proxy in front.
+    Callers need a key: `memkit keys create --tenant NAME`, or `--user NAME` for one user. The dashboard is
+    at /, the OpenAI-compatible routes at /v1, the API's description at /openapi.json. MEMKIT_METRICS_TOKEN
+    opens /metrics for Prometheus. For TLS, put a reverse proxy in front.
     """
     create_app = _server()
     from memkit.server.config import ServerConfig

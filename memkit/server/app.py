@@ -31,9 +31,10 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """Memory for LLM agents: documents compiled once into small artifacts for a frozen model.
 
-Every call but `/health` and `/metrics` needs an API key: `Authorization: Bearer mk_...`, made by
-`memkit keys create --tenant T`. A key acts for one tenant. The header `X-Memkit-User` (percent-encoded UTF-8)
-names a user within the tenant, with memories of their own; without it the tenant's own memories are meant.
+Every call but `/health` and `/metrics` needs an API key: `Authorization: Bearer mk_...`. One that was made by
+`memkit keys create --tenant T` acts for a tenant: the header `X-Memkit-User` (percent-encoded UTF-8) names a
+user within it, with memories of their own; without it the tenant's own memories are meant. One that was made
+by `memkit keys create --user U` acts for that one user, who belongs to no tenant.
 Errors have one shape, `{"error": {"message", "type", "param", "code", "request_id"}}`.
 """
 

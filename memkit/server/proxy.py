@@ -15,7 +15,7 @@ from memkit.server.services import AtDesk, with_headers
 from memkit.server.upstream import Upstream
 
 PASSED: tuple[str, ...] = ("openai-beta", "anthropic-beta", "anthropic-version", "traceparent", "tracestate")
-PASSED += ("x-request-id", "x-client-request-id", "accept-language")
+PASSED += ("x-request-id", "x-client-request-id", "accept", "accept-language")
 routes = APIRouter(prefix="/v1", include_in_schema=False)  # `memkit.server.openai` describes them
 
 
