@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
 from memkit.errors import ConfigError
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from memkit.compilers.base import Compiler
     from memkit.models.loading import LoadedModel
 
 GROUP = "memkit.compilers"
+SHIPPED = frozenset({"lcc", "lora", "meanpool"})  # to know these, nobody's entry points are read
 
 
 def _installed() -> dict[str, EntryPoint]:
+    from importlib.metadata import entry_points
+
     return {point.name: point for point in entry_points(group=GROUP)}
 
 
@@ -34,7 +38,7 @@ def check(name: str, options: Mapping[str, Any]) -> None:
     """Raise `ConfigError` for an unknown compiler or option. Without options no compiler is loaded."""
     if options:
         compiler(name, options)
-    elif name not in _installed():
+    elif name not in SHIPPED and name not in _installed():
         raise _unknown(name)
 
 

@@ -77,7 +77,7 @@ class Output:
 
     def note(self, text: str) -> None:
         """A line for people, on standard error."""
-        self.err.print(_text(text), soft_wrap=True)
+        print(clean(text), file=sys.stderr)
 
     def result(self, document: Any, show: Callable[[], None]) -> None:
         """The command's result: ``document`` as JSON, or whatever ``show`` prints."""
@@ -87,8 +87,8 @@ class Output:
             show()
 
     def say(self, text: str) -> None:
-        """A line of the result, on standard output."""
-        self.out.print(_text(text), soft_wrap=True)
+        """A line of the result, on standard output; rich, which takes a while to import, is for tables."""
+        print(clean(text))
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, err: bool = False) -> None:
         """A table whose cells are never cut off and never read as markup."""
