@@ -25,7 +25,8 @@ from memkit.router.calibration import Calibration, Thresholds
 from memkit.router.candidates import candidates
 from memkit.router.embed import LexicalEmbedder
 from memkit.router.gate import GateConfig
-from memkit.router.router import Routed, Router
+from memkit.router.looked import Routed
+from memkit.router.router import Router
 from memkit.router.scorer import Head
 from memkit.router.text import merged
 
