@@ -14,7 +14,6 @@ import pytest
 pytest.importorskip("fastapi")
 pytest.importorskip("openai")
 
-import anyio
 import httpx2
 import openai
 from hypothesis import HealthCheck, given, settings
@@ -22,9 +21,7 @@ from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
 from memkit.server.config import ServerConfig
-from memkit.server.passing import headers_of, marked, with_field
 from memkit.server.testing import Served, remember, running, served
-from memkit.server.upstream import framed, latest
 from memkit.testing import TEXT
 
 QUESTION: dict[str, Any] = {"role": "user", "content": "Where does Mira live?"}
@@ -140,33 +137,6 @@ def test_lines_may_end_with_a_carriage_return_and_comments_pass(client: httpx2.C
     assert tail == data.partition(b"\r\n\r\n")[2]
 
 
-async def pieces_of(data: bytes, cuts: list[int]) -> Any:
-    at = 0
-    for cut in sorted(cut % (len(data) + 1) for cut in cuts):
-        if cut > at:
-            yield data[at:cut]
-            at = cut
-    yield data[at:]
-
-
-@settings(max_examples=300, deadline=None)
-@given(
-    st.lists(st.text(st.characters(codec="utf-8"), max_size=20), min_size=1), st.lists(st.integers(0, 999))
-)
-def test_a_stream_is_the_same_however_it_is_cut(texts: list[str], cuts: list[int]) -> None:
-    data = events(*texts)
-
-    async def main() -> bytes:
-        return b"".join([piece async for piece in marked(pieces_of(data, cuts), "memkit", {"a": 1})])
-
-    got = anyio.run(main)
-    first, rest = data.split(b"\n", 1)
-    assert got.split(b"\n", 1)[1] == rest
-    chunk = json.loads(got.split(b"\n", 1)[0].removeprefix(b"data:"))
-    assert chunk.pop("memkit") == {"a": 1}
-    assert chunk == json.loads(first.removeprefix(b"data: "))
-
-
 def test_a_stream_without_events_is_passed_on_whole(client: httpx2.Client, upstream: Raw) -> None:
     streamed(upstream, [b"x" * 600_000, b"y" * 600_000, b"z"])
     assert post(client, {**ASKED, "stream": True}).content == b"x" * 600_000 + b"y" * 600_000 + b"z"
@@ -273,10 +243,6 @@ def test_an_upstream_that_sends_its_callers_elsewhere(client: httpx2.Client, ups
     assert (got.status_code, got.json()["error"]["code"]) == (502, "upstream_unusable")
 
 
-def test_headers_that_are_passed_on() -> None:
-    assert headers_of({"Connection": "A, b", "a": "1", "B": "2", "c": "3"}) == {"c": "3"}
-
-
 # -- what is asked --------------------------------------------------------------------------------
 LARGE = "x" * 100_001
 TAKEN: list[dict[str, Any]] = [
@@ -342,27 +308,6 @@ def test_the_memory_is_one_more_part_of_instructions_in_parts(client: httpx2.Cli
             assert made["content"][1]["type"] == "text"
             assert "Mira lives in Keldor" in made["content"][1]["text"]
             assert len(made["content"]) == 2
-
-
-@pytest.mark.parametrize(
-    ("content", "made"),
-    [("Be brief.", "Be brief.\n\nM"), ("", "M"), (None, "M"), ([], [{"type": "text", "text": "M"}])],
-)
-def test_instructions_of_every_form(content: Any, made: Any) -> None:
-    assert framed([{"role": "system", "content": content}], "M") == [{"role": "system", "content": made}]
-    assert framed([QUESTION], "M") == [{"role": "system", "content": "M"}, QUESTION]
-    odd: list[Any] = [{"role": "system", "content": {"a": 1}}, QUESTION]
-    assert framed(odd, "M") == [{"role": "system", "content": "M"}, *odd]
-
-
-def test_what_the_user_said_last() -> None:
-    assert (
-        latest([QUESTION, {"role": "user", "content": [{"text": "a"}, {"type": "image"}, "b", 1]}]) == "a\nb"
-    )
-    assert latest([QUESTION, {"role": "assistant", "content": "x"}]) == QUESTION["content"]
-    odd: tuple[Any, ...] = (None, 1, "x", {}, [], [1, None], [{"role": "user"}])
-    for each in (*odd, [{"role": "user", "content": 5}]):
-        assert latest(each) == ""
 
 
 def test_headers_and_query_go_on(client: httpx2.Client, upstream: Raw) -> None:
@@ -432,13 +377,6 @@ def test_what_is_no_body(client: httpx2.Client, upstream: Raw, sent: bytes, said
     assert got.status_code == 400
     assert got.json()["error"]["message"].startswith(said)
     assert upstream.bodies == []
-
-
-def test_a_field_is_added_to_objects_only() -> None:
-    assert with_field(b'{"a": 1.50}\n', "b", None) == b'{"a": 1.50,"b": null}\n'
-    assert with_field(b" {} ", "b", 1) == b' {"b": 1} '
-    for odd in (b"", b"1", b"[{}]", b"{", b'"}"', '{"a": 1}'.encode("utf-16")):
-        assert with_field(odd, "b", 1) == odd
 
 
 def test_an_upstream_with_no_home(tmp_path: Path) -> None:
