@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +41,8 @@ class Raw:
     bodies: list[bytes] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     given: dict[str, str] = field(default_factory=dict)
+    endless: bool = False
+    left: bool = False  # whether somebody hung up
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -55,6 +58,8 @@ class Raw:
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         for part in self.parts:
             await send({"type": "http.response.body", "body": part, "more_body": True})
+        if self.endless:
+            self.left = (await receive())["type"] == "http.disconnect"
         await send({"type": "http.response.body", "body": b""})
 
 
@@ -308,6 +313,20 @@ def test_the_memory_is_one_more_part_of_instructions_in_parts(client: httpx2.Cli
             assert made["content"][1]["type"] == "text"
             assert "Mira lives in Keldor" in made["content"][1]["text"]
             assert len(made["content"]) == 2
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_who_hangs_up_before_a_whole_answer_hangs_up_there(
+    client: httpx2.Client, upstream: Raw, begun: bool
+) -> None:
+    upstream.endless, upstream.parts = True, [b'{"id": '] if begun else []
+    with pytest.raises(httpx2.ReadTimeout):
+        client.post("/v1/chat/completions", json=ASKED, timeout=0.5)
+    for _ in range(100):
+        if upstream.left:
+            break
+        time.sleep(0.05)
+    assert upstream.left
 
 
 def test_headers_and_query_go_on(client: httpx2.Client, upstream: Raw) -> None:
