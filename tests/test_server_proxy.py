@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -396,9 +395,3 @@ def test_what_is_no_body(client: httpx2.Client, upstream: Raw, sent: bytes, said
     assert got.status_code == 400
     assert got.json()["error"]["message"].startswith(said)
     assert upstream.bodies == []
-
-
-def test_an_upstream_with_no_home(tmp_path: Path) -> None:
-    config = ServerConfig(tmp_path / "bank", upstream="http://127.0.0.1:1/v1")
-    with served(config) as made, made.client("acme") as client:
-        assert client.get("/v1/models").status_code == 502
