@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pytest
 
@@ -109,26 +108,6 @@ def test_an_unknown_key_takes_as_long_as_a_wrong_one(server: Served) -> None:
     assert abs(unknown - wrong) < 0.5 * max(unknown, wrong)
 
 
-def test_a_tenant_may_have_any_name(server: Served) -> None:
-    with server.client("acme/mira") as tenant, server.client("acme", "mira") as mira:
-        mine, hers = remember(tenant, TEXT), remember(mira, TEXT)
-        for client, memory_id in ((tenant, hers), (mira, mine)):
-            others = {each["id"] for each in client.get("/memories").json()["memories"]}
-            assert len(others) == 1
-            assert (memory_id in others) == (mine == hers)
-
-
-def test_a_key_of_a_user_is_that_user_of_no_tenant(server: Served) -> None:
-    _, secret = server.services.bank.keys.create("mira", scope="user")
-    with server.client("mira") as tenant, httpx2.Client(base_url=server.url) as client:
-        client.headers["Authorization"] = f"Bearer {secret}"
-        remember(client, TEXT)
-        assert len(server.services.bank.list("mira")) == 1
-        assert tenant.get("/memories").json()["memories"] == []
-        assert client.get("/users").json()["users"] == [""]
-        assert client.get("/memories", headers={"X-Memkit-User": "jalo"}).status_code == 400
-
-
 # -- what is another's -----------------------------------------------------------------------------
 PLACES = [
     ("GET", ""),
@@ -184,67 +163,6 @@ def test_users_of_a_tenant_are_apart(server: Served) -> None:
             remember(nobody, "The office is closed on Friday.")
             assert nobody.get("/users").json() == {"users": ["", "mira"]}
         assert len(mira.get("/memories").json()["memories"]) == 1
-
-
-NAMES = [
-    "a/b",
-    "/",
-    "acme/",
-    "a#b",
-    "100%",
-    "%2F",
-    " a ",
-    "x" * 500,
-    "👩‍👩‍👧‍👦",
-    "می‌خواهم",
-    "a\u00a0b",
-    "\u00a0",
-    "Достопримечательность" * 20,
-    "é",
-    "e\u0301",
-    "Ａ",
-    "A",
-    "ﬁ",
-    "\u2028",
-    "\u200b",
-    "<b>",
-    "a\nb",
-]
-
-
-def test_names_in_every_script_are_users_apart(server: Served) -> None:
-    """As a header, percent-encoded or raw; and as the field `user` of an OpenAI request."""
-    with server.client("scripts") as client:
-        for name in NAMES:
-            made = remember_as(client, name, f"The code of this one is {NAMES.index(name)}.")
-            assert made["text"].endswith(f"{NAMES.index(name)}.")
-        assert client.get("/users").json()["users"] == sorted(NAMES)
-        for name in NAMES:
-            (mine,) = client.get("/memories", headers={"X-Memkit-User": quote(name)}).json()["memories"]
-            chat = {"model": "tiny", "user": name, "max_tokens": 1}
-            asked = [{"role": "user", "content": "What is the code of this one?"}]
-            used = client.post("/v1/chat/completions", json={**chat, "messages": asked}).json()["memkit"]
-            assert (used["user"], used["memory_id"]) == (name, mine["id"])
-            if name.isprintable() and "%" not in name and name == name.strip():
-                raw = {"X-Memkit-User": name.encode()}
-                found = httpx2.get(f"{server.url}/memories", headers={**raw, **auth(client)})  # type: ignore[arg-type]
-                assert [each["id"] for each in found.json()["memories"]] == [mine["id"]]
-            planned = client.get("/recompile/plan", params={"user": name, "always": True}).json()
-            assert [(each["user"], each["memory_id"]) for each in planned["tasks"]] == [(name, mine["id"])]
-
-
-def auth(client: httpx2.Client) -> dict[str, bytes]:
-    return {"Authorization": client.headers["Authorization"].encode()}
-
-
-def remember_as(client: httpx2.Client, user: str, text: str) -> dict[str, Any]:
-    headers = {"X-Memkit-User": quote(user)}
-    made = client.post("/memories", json={"text": text, "compile": False}, headers=headers)
-    assert made.status_code == 201, made.text
-    found: dict[str, Any] = client.get(
-        f"/memories/{made.json()['memory']['id']}/source", headers=headers
-    ).json()
-    return found
 
 
 @pytest.mark.parametrize("user", ["a%00b", "%ff", "x" * 1100, "%ed%a0%80"])
