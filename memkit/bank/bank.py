@@ -7,7 +7,6 @@ state or the new one, and at worst a file that no row names, which `Bank.repair`
 from __future__ import annotations
 
 import builtins
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -250,9 +249,8 @@ class Bank:
             return self._opened.artifact(tenant, artifact_id)
         except ArtifactError as error:
             self._artifact_id(tenant, memory_id, version)  # it may have been forgotten in the meantime
-            why = str(error).replace(f"{self.path}{os.sep}", "")  # where the bank lies is nobody's business
             raise ArtifactError(
-                f"the artifact of memory {memory_id} is damaged ({why}); compile and publish it again, "
+                f"the artifact of memory {memory_id} is damaged ({error}); compile and publish it again, "
                 "its source text is unharmed"
             ) from error
 

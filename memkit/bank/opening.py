@@ -32,7 +32,10 @@ class OpenedArtifacts:
     def _open(self, path: Path, artifact_id: str) -> Artifact:
         signature, name = _signature(path), str(path)
         # The id is the digest of the whole file: where it is right, so are the tensors' own.
-        artifact = Artifact.open(path, verify_tensors=False)
+        try:
+            artifact = Artifact.open(path, verify_tensors=False)
+        except ArtifactError as error:  # where the bank lies is nobody's business
+            raise ArtifactError(str(error).replace(f"{path}: ", "").replace(f" {path}", "")) from error
         with self._lock:
             known = signature is not None and self._known.get(name) == (signature, artifact_id)
         if not known and artifact.id != artifact_id:
