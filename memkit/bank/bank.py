@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from memkit.artifact import Artifact
 from memkit.bank import queries, vector_rows
-from memkit.bank.backup import backup
 from memkit.bank.failures import translated
 from memkit.bank.forgetting import Forgetting
 from memkit.bank.index import Indexes
@@ -43,7 +42,6 @@ from memkit.bank.records import (
     tenant_key,
 )
 from memkit.bank.reembedding import reembed
-from memkit.bank.repair import repair
 from memkit.bank.versions import Versions
 from memkit.bank.waiting import Waiting
 from memkit.document import Document, Span
@@ -331,6 +329,8 @@ class Bank:
         Files that another process may be about to name are left alone: while one is at it, or where the
         system cannot tell, those written in the last hour; or in the last ``grace`` seconds.
         """
+        from memkit.bank.repair import repair
+
         with translated(self._catalog.path):
             done = repair(self.path, self._catalog, self._blobs, grace)
         self._catalog.checkpoint()
@@ -342,6 +342,8 @@ class Bank:
 
         Reading and writing go on meanwhile. Raises `ConfigError` when the file exists.
         """
+        from memkit.bank.backup import backup
+
         with translated(self._catalog.path):
             return backup(self.path, self._catalog, self._blobs, Path(file))
 
