@@ -49,7 +49,7 @@ class Memory:
     ``engine`` answers (default: one in this process, which in any case compiles). Artifacts are signed with
     ``signer`` (default: the key in the file that ``MEMKIT_SIGNING_KEY`` names, if any). ``advisor`` tells
     which memories are better left on their text. Of what is compiled in the background ``keep`` versions
-    stay (default: all). ``observer`` is told what happens (default: log records; see `memkit.observe`).
+    stay (default: all). ``clock`` tells the time, ``observer`` is told what happens (default: log records).
     ``database`` and ``artifacts`` are those of a bank that machines share (see `memkit.bank.Bank`).
     """
 
