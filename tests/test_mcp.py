@@ -1,14 +1,13 @@
-"""The MCP server, asked by the SDK's own client: in memory, as a process, and over HTTP."""
+"""The MCP server, asked by the SDK's own client: in memory and as a process."""
 
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,62 +16,21 @@ pytest.importorskip("mcp")
 pytest.importorskip("fastapi")
 
 import anyio
-import httpx2
 from mcp import Client, StdioServerParameters, stdio_client
-from mcp.client.streamable_http import streamable_http_client
+from mcp_kit import INSIDE, call, refused, whole_path
 
 from memkit.bank import Bank
 from memkit.engine.transformers import TransformersEngine
 from memkit.memory import Memory
 from memkit.server.jobs import Jobs
 from memkit.server.mcp import Local, create_mcp
-from memkit.server.mcp_http import Keyed, http_app
-from memkit.server.testing import running
 from memkit.testing import TEXT, TINY_OPTIONS
-
-TOOLS = {"remember", "ask", "forget", "list", "explain", "status"}
-Session = Callable[[Client], Awaitable[None]]
 
 
 @pytest.fixture
 def memory(home: Path, engine: TransformersEngine) -> Iterator[Memory]:
     with Memory(home, user="mira", engine=engine, options=TINY_OPTIONS) as made:
         yield made
-
-
-async def call(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:
-    done = await client.call_tool(tool, arguments)
-    assert not done.is_error, done.content
-    found: dict[str, Any] | None = done.structured_content
-    assert found is not None
-    return found
-
-
-async def refused(client: Client, tool: str, **arguments: Any) -> str:
-    done = await client.call_tool(tool, arguments)
-    assert done.is_error
-    return str(done.content[0].text)  # type: ignore[union-attr] # it is text
-
-
-async def whole_path(client: Client) -> None:
-    """Remember, ask, explain, forget."""
-    assert {tool.name for tool in (await client.list_tools()).tools} == TOOLS
-    made = await call(client, "remember", text=TEXT, title="people")
-    again = await call(client, "remember", text=TEXT)
-    assert again["memory_id"] == made["memory_id"]
-    answer = await call(client, "ask", question="Where does Mira live?", max_tokens=4)
-    assert (answer["memory_id"], answer["title"]) == (made["memory_id"], "people")
-    why = await call(client, "explain", question="Where does Mira live?")
-    assert why["candidates"][0]["memory_id"] == made["memory_id"]
-    log = await call(client, "remember", text="I moved to Oslo.", memory="profile")
-    assert log["entries"] == 1
-    listed = await call(client, "list")
-    assert len(listed["memories"]) == 2
-    gone = await call(client, "forget", memory_id=made["memory_id"], matching="Mira lives in Keldor.")
-    assert gone["left"]
-    await call(client, "forget", memory_id=gone["left"])
-    told = await call(client, "status")
-    assert told["memories"] == 1
 
 
 def test_the_whole_path_in_memory(memory: Memory) -> None:
@@ -114,9 +72,6 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("forget", {}),
     ("nothing", {}),
 ]
-INSIDE = re.compile(
-    r"pydantic|https?://|Input should|Value error|Traceback|Error executing|_value=|_type=", re.I
-)
 SAID: list[tuple[str, dict[str, Any], str]] = [
     ("remember", {}, "text: is missing"),
     ("remember", {"text": ""}, "text: is empty"),
@@ -279,111 +234,20 @@ def test_as_a_process_over_stdio(home: Path, tiny_model_folder: Path) -> None:
         assert len(bank.list("default")) == 1
 
 
-@asynccontextmanager
-async def session(url: str, **headers: str) -> AsyncIterator[Client]:
-    async with (
-        httpx2.AsyncClient(headers=headers, timeout=60) as http,
-        Client(streamable_http_client(f"{url}/mcp", http_client=http)) as client,
-    ):
-        yield client
+def test_over_stdio_it_acts_for_whom_the_command_names(
+    cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acts = list[str]()
 
+    def served(who: Local, jobs: Jobs | None) -> SimpleNamespace:
+        with who.memory(None) as memory:  # type: ignore[arg-type] # without a key nothing is asked of it
+            acts.append(memory.owner)
+        return SimpleNamespace(run=lambda transport: None)
 
-@pytest.fixture
-def root(home: Path, engine: TransformersEngine) -> Iterator[Memory]:
-    with Memory(home, engine=engine, options=TINY_OPTIONS) as made:
-        yield made
-
-
-def test_over_http_a_key_says_whose_memories(root: Memory) -> None:
-    acme, other = (f"Bearer {root.bank.keys.create(tenant)[1]}" for tenant in ("acme", "other"))
-
-    async def main(url: str) -> None:
-        async with session(url, Authorization=acme, **{"X-Memkit-User": "mira"}) as client:
-            await whole_path(client)
-            (left,) = (await call(client, "list"))["memories"]
-            told = await call(client, "status")
-            assert (told["tenant"], told["user"]) == ("acme", "mira")
-        for headers in (
-            {"Authorization": acme},
-            {"Authorization": other, "X-Memkit-User": "mira"},
-            {"Authorization": other, "X-Memkit-User": "acme%2Fmira"},
-        ):
-            async with session(url, **headers) as client:
-                assert (await call(client, "list"))["memories"] == []
-                await refused(client, "forget", memory_id=left["memory_id"])
-                await refused(client, "ask", question="Who?", within=left["memory_id"])
-
-    with running(http_app(Keyed(root), None)) as url:
-        anyio.run(main, url)
-        for key in ({}, {"Authorization": "Bearer mk_0123456789abcdef_x"}, {"Authorization": acme[:-1]}):
-            answer = httpx2.post(f"{url}/mcp", json={}, headers=key)
-            assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
-            assert answer.json()["error"]["request_id"] == answer.headers["x-request-id"]
-        odd = {"Authorization": acme, "X-Memkit-User": "a%00b"}
-        assert httpx2.post(f"{url}/mcp", json={}, headers=odd).status_code == 400
-
-
-HELLO = {
-    "jsonrpc": "2.0",
-    "id": 1,
-    "method": "tools/call",
-    "params": {"name": "status", "arguments": {}},
-}
-ACCEPT = {"Accept": "application/json, text/event-stream"}
-
-
-def test_any_host_name_is_served_to_who_has_a_key(root: Memory) -> None:
-    """As a reverse proxy passes it on: `proxy_set_header Host $host`."""
-    key = {"Authorization": f"Bearer {root.bank.keys.create('acme')[1]}"}
-    with running(http_app(Keyed(root), None)) as url:
-        for host in ("memory.example", "memory.example:8443", "[::1]:1", "127.0.0.1"):
-            answer = httpx2.post(f"{url}/mcp", json=HELLO, headers={**key, **ACCEPT, "Host": host})
-            assert answer.status_code == 200, answer.text
-            assert httpx2.post(f"{url}/mcp", json=HELLO, headers={**ACCEPT, "Host": host}).status_code == 401
-
-        async def main() -> None:
-            async with session(url, **key, Host="memory.example") as client:
-                assert (await call(client, "status"))["tenant"] == "acme"
-
-        anyio.run(main)
-
-
-def test_http_has_the_servers_guard(root: Memory) -> None:
-    one, two = ({"Authorization": f"Bearer {root.bank.keys.create('acme')[1]}", **ACCEPT} for _ in range(2))
-    with running(http_app(Keyed(root), None, rate=3, max_body=2000)) as url:
-        answers = [httpx2.post(f"{url}/mcp", json=HELLO, headers=one) for _ in range(4)]
-        assert [each.status_code for each in answers] == [200, 200, 200, 429]
-        assert [each.headers["x-ratelimit-remaining"] for each in answers] == ["2", "1", "0", "0"]
-        assert int(answers[-1].headers["retry-after"]) >= 1
-        assert answers[-1].json()["error"]["code"] == "rate_limit_exceeded"
-        assert answers[-1].headers["x-content-type-options"] == "nosniff"
-        assert httpx2.post(f"{url}/mcp", json=HELLO, headers=two).status_code == 200  # another key
-        for sent in (b"x" * 2001, iter([b"x" * 1500] * 3)):
-            large = httpx2.post(
-                f"{url}/mcp", content=sent, headers={**two, "Content-Type": "application/json"}
-            )
-            assert (large.status_code, large.json()["error"]["code"]) == (413, "body_too_large")
-
-
-def test_half_a_character_does_not_break_it(root: Memory) -> None:
-    key = {"Authorization": f"Bearer {root.bank.keys.create('acme')[1]}", **ACCEPT}
-    calls = [
-        ("remember", '{"text": "x\\ud800"}'),
-        ("remember", '{"text": "x", "memory": "\\ud800"}'),
-        ("ask", '{"question": "\\udfff?"}'),
-        ("forget", '{"memory_id": "\\ud800"}'),
-        ("list", '{"\\ud800": 1}'),
-        ("\\ud800", "{}"),
-    ]
-    with running(http_app(Keyed(root), None)) as url:
-        for name, arguments in calls:
-            params = f'{{"name": "{name}", "arguments": {arguments}}}'
-            sent = f'{{"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {params}}}'
-            headers = {**key, "Content-Type": "application/json"}
-            answer = httpx2.post(f"{url}/mcp", content=sent, headers=headers)
-            assert answer.status_code in (200, 400), answer.text
-            assert not INSIDE.search(answer.text), answer.text
-            assert '"isError":true' in answer.text or '"error"' in answer.text, answer.text
+    monkeypatch.setattr("memkit.server.mcp.create_mcp", served)
+    for words in ((), ("--user", "mira"), ("--tenant", "acme", "--user", "mira"), ("--tenant", "acme")):
+        assert cli("mcp", "--no-compile", *words).code == 0
+    assert acts == ["default", "mira", "acme/mira", "acme/"]
 
 
 @pytest.mark.slow
