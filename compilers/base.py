@@ -96,8 +96,8 @@ def configure(
     """
     options = dict(options or {})
     preset = options.pop("preset", None)
-    if preset is not None and preset not in presets:
-        raise ConfigError(f"unknown preset {preset!r}; there are: {', '.join(sorted(presets))}")
+    if preset is not None and (not isinstance(preset, str) or preset not in presets):
+        raise ConfigError(f"unknown preset {preset!r:.80}; there are: {', '.join(sorted(presets))}")
     values = {**(presets[preset] if preset else {}), **options}
     known = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     if unknown := sorted(set(values) - known):

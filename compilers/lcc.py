@@ -40,9 +40,9 @@ from torch import nn
 
 from memkit.artifact import Artifact, Manifest, Provenance
 from memkit.compilers.arithmetic import FlopMeter, kv_bytes
-from memkit.compilers.base import Compiled, Estimate, Progress, configure, silent
+from memkit.compilers.base import Compiled, Estimate, Progress, silent
 from memkit.compilers.checkpoint import Checkpoint, key_of
-from memkit.compilers.lcc_config import PRESETS, LCCConfig
+from memkit.compilers.lcc_config import LCCConfig, configured
 from memkit.compilers.objective import Objective, Pair, Part, split_held_out
 from memkit.compilers.pieces import ASKED, MAX_QUESTION, SHORTEST_PIECE, pieces
 from memkit.compilers.queries import queries_for
@@ -66,7 +66,7 @@ class LCC:
     version = "1"
 
     def __init__(self, options: Mapping[str, Any] | None = None) -> None:
-        self.config = configure(LCCConfig, PRESETS, options)
+        self.config = configured(options)
 
     def compile(
         self,

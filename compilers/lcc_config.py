@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from memkit.compilers.base import require
-from memkit.compilers.objective import Loss
-from memkit.compilers.training import Schedule
-from memkit.compilers.writer import Init
+from memkit.compilers.base import configure, require
 from memkit.quantize import STORED, Stored
+
+if TYPE_CHECKING:  # options are checked without torch
+    from memkit.compilers.objective import Loss
+    from memkit.compilers.training import Schedule
+    from memkit.compilers.writer import Init
 
 KVInit = Literal["buffer", "attention"]
 
@@ -89,6 +92,8 @@ class LCCConfig:
 
     def schedule(self, steps: int, lr: float) -> Schedule:
         """Of one phase."""
+        from memkit.compilers.training import Schedule
+
         return Schedule(steps, lr, self.warmup, patience=self.patience, accumulate=self.accumulate)
 
 
@@ -137,3 +142,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "patience": 10_000,
     },
 }
+
+
+def configured(options: Mapping[str, Any] | None) -> LCCConfig:
+    """A config from options. Raises `ConfigError`."""
+    return configure(LCCConfig, PRESETS, options)

@@ -18,6 +18,7 @@ import torch
 
 from memkit.engine import kv
 from memkit.models.loading import LoadedModel
+from memkit.settings import path_of
 
 BATCH = 16  # rows that are decoded together
 
@@ -26,8 +27,7 @@ def default_cache() -> Path:
     """``MEMKIT_CACHE``, else the platform's folder for caches."""
     from platformdirs import user_cache_path
 
-    folder = os.environ.get("MEMKIT_CACHE")
-    return Path(folder) if folder else user_cache_path("memkit", appauthor=False)
+    return path_of("MEMKIT_CACHE") or user_cache_path("memkit", appauthor=False)
 
 
 def responses(

@@ -10,14 +10,14 @@ from memkit.admission import AdmissionConfig, SelfTest
 from memkit.bank import MemoryInfo, Receipt
 from memkit.bank.logs import Embed
 from memkit.bank.owners import Owner
-from memkit.document import Document, Span
+from memkit.document import Document, Span, sentences
 from memkit.engine.base import Request
 from memkit.errors import ConfigError
 from memkit.evals.metrics import contains
 from memkit.messages import checked
 from memkit.router.candidates import index, refresh
 from memkit.router.gate import Route
-from memkit.text import blank
+from memkit.text import blank, places
 
 if TYPE_CHECKING:
     from memkit.memory import Memory
@@ -117,18 +117,55 @@ class Forgotten:
 
 
 def forget_and_check(
-    memory: Memory, memory_id: str | None = None, spans: Sequence[Span] = (), questions: int = 16
+    memory: Memory,
+    memory_id: str | None = None,
+    spans: Sequence[Span] = (),
+    questions: int = 16,
+    *,
+    matching: str | None = None,
 ) -> Forgotten:
-    """`Memory.forget`, with questions about what goes, which the model writes and answers beforehand.
+    """`Memory.forget`, with questions about what goes, which the model writes and answers from its text.
 
-    Left out are those that the model answers the same way with nothing in front of it, as what it
-    knows anyway no bank can forget. What remains of a memory is compiled anew before anything is asked.
+    With ``matching`` as `Memory.forget_matching`, without a ``memory_id`` as `Memory.forget_all`. Questions
+    that the model answers the same way with nothing in front of it are left out, as no bank can forget what
+    the model knows anyway. What remains of a memory is compiled anew before anything is asked.
     """
-    asked = [pair for text in _doomed(memory, memory_id, spans) for pair in _told(memory, text, questions)]
-    gone = memory.forget_all() if memory_id is None else memory.forget(memory_id, spans=spans)
-    receipts = tuple(gone)
+    _ = memory.engine  # a model that cannot be loaded is an error before anything is forgotten
+    if matching is not None:
+        receipts, asked = _matching(memory, memory_id, spans, matching, questions)
+    else:
+        asked = [
+            pair for text in _doomed(memory, memory_id, spans) for pair in _told(memory, text, questions)
+        ]
+        receipts = memory.forget_all() if memory_id is None else memory.forget(memory_id, spans=spans)
     memory.wait()
-    return Forgotten(receipts, tuple(_check(memory, question, answer) for question, answer in asked))
+    return Forgotten(tuple(receipts), tuple(_check(memory, question, answer) for question, answer in asked))
+
+
+def _matching(
+    memory: Memory, memory_id: str | None, spans: Sequence[Span], wanted: str, count: int
+) -> tuple[list[Receipt], list[tuple[str, str]]]:
+    """Forget a text in a memory; the receipts, and questions that what went has answered."""
+    if memory_id is None or spans:
+        raise ConfigError(
+            "a text is forgotten in one memory and wherever it stands: name its id, and no spans"
+        )
+    info, logs = _exactly(memory, memory_id), memory.bank.logs
+    text = memory.bank.source(memory.owner, info.id).text
+    entries = logs.entries(memory.owner, info.id)
+    receipts = memory.forget_matching(info.id, wanted)
+    if receipts[-1].left is None:
+        return receipts, _told(memory, text, count)
+    if info.running:  # entries go whole, also for the sake of a speaker or a key
+        kept = {entry.number for entry in logs.entries(memory.owner, info.id)}
+        lines = [text[entry.start : entry.end] for entry in entries if entry.number not in kept]
+        return receipts, _told(memory, "\n".join(lines), count)
+    # Of a document the rest of the sentence stays: only what is answered by the text itself has to be gone.
+    held = [(span.start, span.end) for span in sentences(text)]
+    found = places(text, wanted)
+    about = [text[a:b] for a, b in held if any(start < b and a < end for start, end in found)]
+    pairs = _told(memory, "".join(about), count)
+    return receipts, [pair for pair in pairs if places(pair[1], wanted) or places(wanted, pair[1])]
 
 
 def _doomed(memory: Memory, memory_id: str | None, spans: Sequence[Span]) -> list[str]:

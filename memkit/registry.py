@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from memkit.errors import ConfigError
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
     from memkit.models.loading import LoadedModel
 
 GROUP = "memkit.compilers"
-SHIPPED = frozenset({"lcc", "lora", "meanpool"})  # to know these, nobody's entry points are read
+# The modules with the options of those that ship with memkit. To know these, nobody's entry points are read,
+# and to check them no library of models is imported.
+SHIPPED = {"lcc": "lcc_config", "lora": "lora_config", "meanpool": "meanpool.options"}
 
 
 def _installed() -> dict[str, EntryPoint]:
@@ -35,8 +38,10 @@ def compiler(name: str, options: Mapping[str, Any] | None = None) -> Compiler:
 
 
 def check(name: str, options: Mapping[str, Any]) -> None:
-    """Raise `ConfigError` for an unknown compiler or option. Without options no compiler is loaded."""
-    if options:
+    """Raise `ConfigError` for an unknown compiler or option. None that ships with memkit is loaded."""
+    if options and name in SHIPPED:
+        import_module(f"memkit.compilers.{SHIPPED[name]}").configured(options)
+    elif options:
         compiler(name, options)
     elif name not in SHIPPED and name not in _installed():
         raise _unknown(name)

@@ -198,7 +198,6 @@ def test_recompile_is_for_a_user_a_tenants_user_or_all_of_a_tenant(cli: Cli) -> 
 
 
 def test_wherever_a_user_is_named_a_tenant_can_be() -> None:
-    """Every command but `chat`, `mcp` and those of which a test is that they take one only."""
     missing = []
     for part in COMMANDS.values():
         for name, command in part.items():
@@ -209,7 +208,15 @@ def test_wherever_a_user_is_named_a_tenant_can_be() -> None:
             ).parameters
             if "user" in known and "tenant" not in known:
                 missing.append(name)
-    assert set(missing) <= {"chat", "mcp"}
+    assert missing == []
+
+
+def test_a_chat_is_a_tenants_or_its_users(cli: Cli, home: Path) -> None:
+    for owner, words in WHOSE.items():
+        assert cli("chat", *words, stdin=f"{owner} told this.\n".encode()).err.strip() == "remembered"
+    for owner, words in WHOSE.items():
+        (line,) = cli("chat", *words, stdin=b"/list\n").out.splitlines()
+        assert line.endswith(f" user: {owner} told this.")
 
 
 # --- forget ----------------------------------------------------------------------------------
@@ -269,6 +276,21 @@ def test_forgetting_a_text_of_the_title_alone(cli: Cli) -> None:
     assert cli("forget", memory_id, "--matching", "Tovin", "--yes").code == 0
     (left,) = cli("list", "--json").json["memories"]
     assert ("Tovin" in left["title"], left["characters"]) == (False, len(SHORT))
+
+
+def test_forgetting_a_text_and_checking_is_one_call(cli: Cli, home: Path) -> None:
+    text = b"Mira lives in Keldor. Her dog is called Tovin."
+    memory_id = cli("remember", "-", "--title", "About Tovin", "--json", stdin=text).json["memory"]["id"]
+    done = cli("forget", memory_id, "--matching", "Tovin", "--check", "--yes", "--json")
+    (receipt,) = done.json["forgotten"]
+    assert (done.code, receipt["memory_id"]) == (0, memory_id)
+    assert all(not check["answered"] for check in done.json["checks"])
+    assert b"Tovin" not in b"".join(file.read_bytes() for file in home.rglob("*") if file.is_file())
+    (left,) = cli("list", "--json").json["memories"]
+    assert (left["id"], left["title"]) == (receipt["left"], "About")
+    assert cli("forget", left["id"], "--matching", "Tovin", "--check", "--yes").code == 3
+    assert cli("forget", "--user", "default", "--matching", "Mira", "--yes").code == 2
+    assert cli("forget", left["id"], "--matching", "", "--yes").code == 2
 
 
 # --- when ------------------------------------------------------------------------------------

@@ -134,6 +134,19 @@ def test_costs_are_told_beforehand(name: str, times: int, tiny: LoadedModel) -> 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.usefixtures("head")
+def test_options_are_checked_as_the_compiler_checks_them(name: str) -> None:
+    for wrong in ({"nonsense": 1}, {"preset": "nonsense"}, {"seed": 1, "preset": []}):
+        said = []
+        for door in (registry.compiler, registry.check):
+            with pytest.raises(ConfigError) as caught:
+                door(name, wrong)
+            said.append(str(caught.value))
+        assert said[0] == said[1]
+    registry.check(name, OPTIONS[name])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.usefixtures("head")
 def test_unknown_options_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="nonsense"):
         registry.compiler(name, {"nonsense": 1})

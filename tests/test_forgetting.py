@@ -11,7 +11,6 @@ import pytest
 
 from memkit.admission import AdmissionConfig
 from memkit.bank import Bank, Policy, Said
-from memkit.bank.owners import Owner
 from memkit.document import Document, Span
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import ConfigError, NotFoundError, QuotaError
@@ -229,7 +228,7 @@ def test_forget_with_a_check_by_command(cli: Cli, document: Path, monkeypatch: p
     assert all(not check["answered"] for check in done.json["checks"])
     info = cli("remember", document, "--json").json["memory"]
     left = Forgotten((), (Check("Who?", True, "text", "abc"),))
-    monkeypatch.setattr("memkit.forgetting.forget_and_check", lambda *_: left)
+    monkeypatch.setattr("memkit.forgetting.forget_and_check", lambda *_, **__: left)
     done = cli("forget", info["id"], "--check", "--yes")
     assert (done.code, "Who?" in done.out) == (4, True)
 
@@ -263,87 +262,3 @@ def test_a_memory_that_expires_by_recompile(cli: Cli, document: Path, tmp_path: 
     done = cli("recompile", "--json").json
     assert [r["left"] for r in done["expired"]["default"]] == [None]
     assert cli("list", "--json").json["memories"] == []
-
-
-# --- a text, wherever it stands ----------------------------------------------------------------
-def test_a_text_is_forgotten_in_titles_too(memory: Memory, tmp_path: Path) -> None:
-    text = f"{TEXT} {SECRET}"
-    info = memory.remember(text, title="About Krumbeltorn and Mira", wait=True)
-    (receipt,) = memory.forget_matching(info.id, "Krumbeltorn", compile=False)
-    assert receipt.left is not None
-    assert receipt.artifacts_removed == 1
-    left = memory.show(receipt.left)
-    assert left.title == "About  and Mira"
-    assert "Krumbeltorn" not in memory.bank.source("mira", left.id).text
-    assert anywhere(tmp_path, "Krumbeltorn") == []
-
-
-def test_a_text_in_the_title_alone(memory: Memory, tmp_path: Path) -> None:
-    info = memory.remember(TEXT, title="notes on Krumbeltorn", wait=True)
-    (receipt,) = memory.forget_matching(info.id, "Krumbeltorn", compile=False)
-    assert (receipt.left, receipt.artifacts_removed) == (info.id, 1)  # the artifact named it, too
-    assert (memory.show(info.id).title, memory.show(info.id).version) == ("notes on", 0)
-    assert anywhere(tmp_path, "Krumbeltorn") == []
-
-
-@pytest.mark.parametrize(
-    "said",
-    [
-        Said("The password is Krumbeltorn."),
-        Said("I am here.", "Krumbeltorn"),
-        Said("The password is Kru\u00admbeltorn."),
-        Said("The password is Ｋrumbeltorn."),
-    ],
-)
-def test_a_text_is_forgotten_in_entries_speakers_and_keys(memory: Memory, said: Said) -> None:
-    memory.remember([Said("Mira lives in Lima.")], memory="profile")
-    memory.remember([Said("Jalo left.")], memory="profile", key="krumbel Krumbeltorn 1")
-    info = memory.remember([said], memory="profile")
-    (receipt,) = memory.forget_matching(info.id, "Krumbeltorn", compile=False)
-    assert receipt.left == info.id
-    assert [entry.text for entry in memory.bank.logs.entries("mira", info.id)] == ["Mira lives in Lima."]
-
-
-def test_what_is_named_so_goes_altogether(memory: Memory) -> None:
-    info = memory.remember([Said("Mira lives in Lima.")], memory="on Krumbeltorn")
-    (receipt,) = memory.forget_matching(info.id, "Krumbeltorn")
-    assert receipt.left is None
-    assert memory.list() == []
-
-
-def test_a_text_that_is_nowhere(memory: Memory) -> None:
-    info = memory.remember(TEXT, title="notes", compile=False)
-    with pytest.raises(NotFoundError, match="does not hold"):
-        memory.forget_matching(info.id, "Krumbeltorn")
-    with pytest.raises(ConfigError, match="empty"):
-        memory.forget_matching(info.id, " ")
-    with pytest.raises(NotFoundError):
-        memory.of("jalo").forget_matching(info.id, "Mira")
-    assert memory.bank.source("mira", info.id).text == TEXT
-
-
-def test_nobody_waits_while_texts_are_embedded(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
-    info = memory.remember(f"{TEXT} {SECRET}", compile=False)
-    embedder, others = memory.router.embedder, list[str]()
-    passages = embedder.passages
-
-    def slowly(texts: Any) -> Any:
-        with Bank(memory.bank.path, timeout=0.2) as other:  # it would find the catalog locked
-            other.policies.set("jalo", Policy(max_memories=5))
-            others.append("wrote")
-        return passages(texts)
-
-    monkeypatch.setattr(embedder, "passages", slowly)
-    memory.forget(info.id, spans=[span_of(f"{TEXT} {SECRET}", SECRET)], compile=False)
-    assert others == ["wrote"]
-
-
-def test_all_of_a_user_is_also_what_stores_keep(memory: Memory) -> None:
-    spaces = [Owner("mira", namespace=labels) for labels in (("n",), ("n", "m"), ("#/%",))]
-    for owner in (*spaces, Owner("mira2", namespace=("n",)), Owner("n", "mira"), Owner("Mira")):
-        memory.of(owner).remember("Simsem lives in Lasces.", compile=False)
-    mine = memory.remember(TEXT, compile=False)
-    receipts = memory.forget_all()
-    assert len(receipts) == 4
-    assert mine.id in {receipt.memory_id for receipt in receipts}
-    assert memory.bank.tenants() == ["Mira", "mira/n", "mira2#n"]

@@ -15,13 +15,24 @@ from memkit import settings
 from memkit.cli import lazy
 from memkit.cli.commands import COMMANDS
 from memkit.cli.lazy import Command, Group
+from memkit.compilers.responses import default_cache
 from memkit.document import Document
+from memkit.engine.choice import secret_file
+from memkit.engine.trained import default_store
+from memkit.engine.transformers import TransformersEngine
 from memkit.errors import ConfigError, DocumentError
+from memkit.memory import default_home
 from memkit.signing import Signer, generate, trusted_keys
 from memkit.testing import TEXT
 
 pytestmark = pytest.mark.wheel
 Cli = Callable[..., Any]
+PLACES: dict[str, Callable[[], Path]] = {
+    "MEMKIT_HOME": default_home,
+    "MEMKIT_CHECKPOINTS": default_store,
+    "MEMKIT_CACHE": default_cache,
+    "MEMKIT_SGLANG_SECRET": lambda: secret_file(None),
+}
 
 
 @pytest.fixture
@@ -116,6 +127,26 @@ def test_where_shared_artifacts_are(at_home: Path, monkeypatch: pytest.MonkeyPat
     for address in ("s3://bucket/~/x", "file:///srv/x"):
         monkeypatch.setenv("MEMKIT_ARTIFACTS", address)
         assert settings.shared()["artifacts"] == address
+
+
+def test_where_libraries_keep_what_they_make(at_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, place in PLACES.items():
+        monkeypatch.setenv(variable, "~/kept")
+        assert place() == at_home / "kept"
+        monkeypatch.setenv(variable, "")
+        if variable != "MEMKIT_SGLANG_SECRET":
+            assert place().is_absolute()
+
+
+def test_of_a_server(at_home: Path, engine: TransformersEngine) -> None:
+    pytest.importorskip("fastapi")
+    from memkit.server.config import ServerConfig
+    from memkit.server.services import Services
+
+    services = Services(ServerConfig(home=Path("~/bank")), engine)
+    services.root.remember(TEXT, compile=False)
+    services.close()
+    assert (at_home / "bank" / "catalog.sqlite3").is_file()
 
 
 def test_of_data_to_measure_on(cli: Cli, at_home: Path) -> None:

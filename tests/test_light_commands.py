@@ -43,6 +43,13 @@ COMMANDS = {
         ["remember", "-", "--memory", "profile", "--when", "2026-05-02 08:00"],
         "1 entries",
     ),
+    **{
+        f"remember with an option of {compiler}": (
+            ["remember", "-", "--title", "a sentence", "--compiler", compiler, "--option", option],
+            "50 characters, answerable from its text now",
+        )
+        for compiler, option in (("lcc", "ratio=8"), ("lora", "rank=4"), ("meanpool", "form=embeds"))
+    },
     "list": (["list"], "a sentence"),
     "show": (["show", "ID"], "a sentence"),
     "search": (["search", "Where does Mira live?"], "Mira lives in Keldor"),
@@ -73,7 +80,7 @@ def test_a_command_without_a_model_imports_none_of_its_libraries(
 def test_the_same_in_python(environment: dict[str, str]) -> None:
     script = f"""
 import memkit
-with memkit.Memory(user="mira") as memory:
+with memkit.Memory(user="mira", options={{"ratio": 8}}) as memory:
     info = memory.remember({SENTENCE!r}, compile=False)
     memory.remember("She has a horse.", memory="profile")
     assert [each.memory.id for each in memory.search("Where does Mira live?", 1)] == [info.id]

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from memkit.compilers.meanpool.config import STAGES, compressor_config
+from memkit.compilers.meanpool.config import compressor_config
 from memkit.compilers.meanpool.model import Compressor
+from memkit.compilers.meanpool.options import STAGES
 from memkit.engine import trained
 from memkit.engine.trained import Trained
 from memkit.errors import ArtifactError, CompileError, ConfigError

@@ -20,20 +20,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from memkit.artifact import Artifact, Manifest, Provenance
 from memkit.compilers.arithmetic import FlopMeter, kv_bytes
-from memkit.compilers.base import Compiled, Estimate, Progress, Step, configure, silent
+from memkit.compilers.base import Compiled, Estimate, Progress, Step, silent
 from memkit.compilers.lcc import encode
 from memkit.compilers.meanpool import checkpoint
-from memkit.compilers.meanpool.config import STAGES
 from memkit.compilers.meanpool.model import Compressor
+from memkit.compilers.meanpool.options import Form, configured
 from memkit.compilers.pieces import MAX_QUESTION
 from memkit.document import Document
 from memkit.engine import kv, trained
@@ -42,34 +42,7 @@ from memkit.errors import CompileError
 from memkit.models.chat import text_ids
 from memkit.models.loading import LoadedModel
 
-Form = Literal["kv", "embeds"]
 ANSWER_TOKENS = 64  # that must fit the window behind a memory and a question
-
-
-@dataclass(frozen=True)
-class MeanPoolConfig:
-    """Options; what was trained comes with the checkpoint."""
-
-    ratio: float | None = None  # C, tokens for each memory embedding; None takes what the checkpoint has
-    form: Form = "kv"
-    checkpoint: str = ""  # an id, or its beginning; "" takes the newest for the base model and the ratio
-    stage: str = ""  # of that checkpoint; "" takes the furthest
-    seed: int = 0  # nothing is drawn
-
-    def __post_init__(self) -> None:
-        if self.ratio is not None and (not self.ratio >= 1 or self.ratio != int(self.ratio)):
-            raise ValueError(f"ratio must be a whole number of tokens from 1 on, got {self.ratio}")
-        if self.form not in get_args(Form):
-            raise ValueError(f"form must be one of {', '.join(get_args(Form))}, got {self.form!r}")
-        if self.stage not in ("", *STAGES):
-            raise ValueError(f"stage must be one of {', '.join(STAGES)}, got {self.stage!r}")
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "kv": {"form": "kv"},
-    "embeds": {"form": "embeds"},
-    **{stage: {"stage": stage} for stage in STAGES},
-}
 
 
 class MeanPool:
@@ -79,7 +52,7 @@ class MeanPool:
     version = "1"
 
     def __init__(self, options: Mapping[str, Any] | None = None) -> None:
-        self.config = configure(MeanPoolConfig, PRESETS, options)
+        self.config = configured(options)
 
     @staticmethod
     def own_ratio(base: LoadedModel) -> float:

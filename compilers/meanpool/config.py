@@ -17,11 +17,10 @@ from typing import Any, Literal, get_args
 
 from memkit.compilers.base import configure, require
 from memkit.compilers.meanpool.model import CompressorConfig
+from memkit.compilers.meanpool.options import STAGES, Stage
 from memkit.engine.adapted import AdaptedConfig
 from memkit.errors import ConfigError
 
-Stage = Literal["cpt1", "cpt2", "sft", "rl"]
-STAGES: tuple[Stage, ...] = get_args(Stage)
 TASKS = ("reconstruction", "continuation", "summarization", "qa")
 Format = Literal["flat", "chat"]
 Optimizer = Literal["adamw", "muon"]

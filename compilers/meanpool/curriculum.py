@@ -16,15 +16,15 @@ from typing import Any
 from memkit.compilers.base import Progress, silent
 from memkit.compilers.meanpool import checkpoint
 from memkit.compilers.meanpool.config import (
-    STAGES,
     RLConfig,
     StageConfig,
     compressor_config,
     stage_config,
 )
-from memkit.compilers.meanpool.config import Stage as StageName
 from memkit.compilers.meanpool.evaluate import Evaluator, question_answering, reconstruction
 from memkit.compilers.meanpool.model import Compressor
+from memkit.compilers.meanpool.options import STAGES
+from memkit.compilers.meanpool.options import Stage as StageName
 from memkit.compilers.meanpool.rewards import reward_function
 from memkit.compilers.meanpool.rl import Reinforcement, Rollouts
 from memkit.compilers.meanpool.run import Run

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from memkit.cli.options import Compiler, EmbedderName, Home, Model, User, check_text, open_memory
+from memkit.cli.options import (
+    Compiler,
+    EmbedderName,
+    Home,
+    Model,
+    Tenant,
+    User,
+    check_text,
+    open_memory,
+    whose,
+)
 from memkit.cli.output import Output
 from memkit.errors import MemkitError
 from memkit.statements import asks, statements
@@ -27,7 +37,8 @@ _HELP = """Statements are remembered; questions are answered, also without a que
 
 
 def chat(
-    user: User = "default",
+    user: User = None,
+    tenant: Tenant = None,
     name: Annotated[
         str, typer.Option("--memory", metavar="NAME", help="The running memory that it goes to.")
     ] = "profile",
@@ -39,7 +50,7 @@ def chat(
 ) -> None:
     """Talk with the model. What you tell it is remembered; questions are answered from all memories."""
     output = Output()
-    with open_memory(home, model, user, compiler=compiler, embedder=embedder) as memory:
+    with open_memory(home, model, whose(user, tenant), compiler=compiler, embedder=embedder) as memory:
         if sys.stdin.isatty():
             output.note(_HELP)
         Chat(memory, name, max_tokens, output).run(_lines())

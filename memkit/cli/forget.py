@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -78,9 +77,13 @@ def forget(
         raise ConfigError("give the ID of a memory, or --user U to forget all that U has")
     if span and matching is not None:
         raise ConfigError("give --span or --matching, not both")
+    if (span or matching is not None) and memory_id is None:
+        raise ConfigError("--span and --matching belong to one memory: give its ID")
+    if matching == "":
+        raise ConfigError("--matching is empty")
+    spans = _spans(span or ())
     with open_bank(home) as bank:
         held = _held(bank, owner) if memory_id is None else [bank.get(owner.name, memory_id)]
-        spans = _spans(bank, owner, held, span or (), matching, memory_id is None)
     if not held:
         raise NotFoundError(f"{called(owner)} has no memories")
     if yes and memory_id is not None and memory_id != held[0].id:
@@ -107,24 +110,18 @@ def _held(bank: Bank, owner: Owner) -> list[MemoryInfo]:
 
 def _forgotten(
     memory: Memory, one: str | None, spans: Sequence[Span], matching: str | None, check: bool
-) -> tuple[list[Receipt], Sequence[Check]]:
-    """Forget all, one memory, or a part of it; what remains of that is compiled in the night."""
-    receipts: list[Receipt] = []
-    checks: Sequence[Check] = ()
-    if check and (matching is None or spans):
+) -> tuple[Sequence[Receipt], Sequence[Check]]:
+    """Forget all, one memory, or a part; without a check what remains of it is compiled in the night."""
+    if check:
         from memkit.forgetting import forget_and_check
 
-        done = forget_and_check(memory, one, spans)
-        receipts, checks = list(done.receipts), done.checks
-        one = receipts[0].left if matching is not None else one
-    elif one is None:
-        receipts = memory.forget_all()
-    elif matching is None:
-        receipts = memory.forget(one, spans=spans, compile=False)
-    if matching is not None and one is not None:
-        with suppress(NotFoundError) if receipts else nullcontext():
-            receipts += memory.forget_matching(one, matching, compile=False)
-    return receipts, checks
+        done = forget_and_check(memory, one, spans, matching=matching)
+        return done.receipts, done.checks
+    if one is None:
+        return memory.forget_all(), ()
+    if matching is not None:
+        return memory.forget_matching(one, matching, compile=False), ()
+    return memory.forget(one, spans=spans, compile=False), ()
 
 
 def _show(
@@ -147,31 +144,14 @@ def _show(
         output.say("there was nothing to check: the model knows all of it anyway, or asked nothing")
 
 
-def _spans(
-    bank: Bank,
-    owner: Owner,
-    chosen: Sequence[MemoryInfo],
-    words: Sequence[str],
-    matching: str | None,
-    everything: bool,
-) -> list[Span]:
-    """The parts that are meant; none for the whole."""
-    if not words and matching is None:
-        return []
-    if everything:
-        raise ConfigError("--span and --matching belong to one memory: give its ID")
+def _spans(words: Sequence[str]) -> list[Span]:
+    """The parts of a memory that are meant; none for the whole."""
     spans = list[Span]()
     for word in words:
         found = re.fullmatch(r"(\d{1,9}):(\d{1,9})", word)
         if not found:
             raise ConfigError(f"a span is START:END, two numbers of characters; got {word!r}")
         spans.append(Span(int(found[1]), int(found[2])))
-    if matching is not None:
-        if not matching:
-            raise ConfigError("--matching is empty")
-        text = bank.source(owner.name, chosen[0].id).text
-        places = [each.start() for each in re.finditer(re.escape(matching), text)]
-        spans += [Span(start, start + len(matching)) for start in places]
     return spans
 
 

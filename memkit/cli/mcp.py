@@ -12,9 +12,11 @@ from memkit.cli.options import (
     Model,
     Options,
     Ratio,
+    Tenant,
     User,
     compiler_options,
     open_memory,
+    whose,
 )
 from memkit.cli.output import Output
 from memkit.cli.serve import BankHome, Compiles, Host, MaxBody, Port, Rate, run
@@ -31,7 +33,8 @@ def mcp(
     transport: Annotated[
         str, typer.Option(metavar="T", help="stdio, or http: streamable HTTP at /mcp, with API keys.")
     ] = "stdio",
-    user: User = "default",
+    user: User = None,
+    tenant: Tenant = None,
     host: Host = "127.0.0.1",
     port: Port = 8378,
     rate: Rate = 600,
@@ -47,7 +50,8 @@ def mcp(
     """Serve memories to agents by the Model Context Protocol.
 
     They can remember, ask, forget, list, explain, and see the status.
-    Over stdio it acts for --user. Over http it acts for whom an API key names: Authorization: Bearer mk_...
+    Over stdio it acts for --user, of --tenant if given. Over http for whom an API key names, as
+    Authorization: Bearer mk_...
     --rate and --max-body bound what a key may send there.
     """
     if transport not in ("stdio", "http"):
@@ -58,8 +62,8 @@ def mcp(
     from memkit.server.jobs import Jobs
     from memkit.server.mcp import QUEUE, Local, create_mcp
 
-    options = compiler_options(option, ratio)
-    with open_memory(home, model, user, compiler=compiler, options=options, embedder=embedder) as memory:
+    options, owner = compiler_options(option, ratio), whose(user, tenant)
+    with open_memory(home, model, owner, compiler=compiler, options=options, embedder=embedder) as memory:
         jobs = Jobs(memory, QUEUE, 5) if background else None
         try:
             if jobs is not None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from memkit.engine.base import Engine
 from memkit.errors import ConfigError
+from memkit.settings import path_of
 
 if TYPE_CHECKING:
     from memkit.engine.sglang import SGLangEngine
@@ -57,9 +58,8 @@ def secret_file(home: Path | None) -> Path:
     from memkit.serving.flags import FOLDER
     from memkit.serving.prefix import SECRET
 
-    named = os.environ.get("MEMKIT_SGLANG_SECRET")
-    if named:
-        return Path(named)
+    if named := path_of("MEMKIT_SGLANG_SECRET"):
+        return named
     if home is None:
         raise ConfigError("name the bank, or the file of its secret with MEMKIT_SGLANG_SECRET")
     return home / FOLDER / SECRET

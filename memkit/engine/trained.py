@@ -25,6 +25,7 @@ from memkit.engine.adapted import AdaptedConfig, AdaptedModel
 from memkit.engine.lora import adapter_config, peft_tensors, write_peft
 from memkit.errors import ArtifactError, ConfigError, EngineError, FingerprintError
 from memkit.models.loading import NANO_FOLDER, LoadedModel
+from memkit.settings import path_of
 
 ABOUT, WEIGHTS = "checkpoint.json", "weights.safetensors"
 FORMAT = 1
@@ -49,8 +50,7 @@ def default_store() -> Path:
     """Where checkpoints are kept that somebody trained here."""
     from platformdirs import user_data_path
 
-    folder = os.environ.get("MEMKIT_CHECKPOINTS")
-    return Path(folder) if folder else user_data_path("memkit", appauthor=False) / "checkpoints"
+    return path_of("MEMKIT_CHECKPOINTS") or user_data_path("memkit", appauthor=False) / "checkpoints"
 
 
 @dataclass(frozen=True)
