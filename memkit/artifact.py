@@ -114,7 +114,8 @@ class Artifact:
                     source = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
                 data = memoryview(source or bytearray(file.readall()))
         except (OSError, ValueError) as error:
-            raise ArtifactError(f"cannot read the artifact {path}: {error}") from error
+            why = error.strerror if isinstance(error, OSError) else error
+            raise ArtifactError(f"cannot read the artifact {path}: {why}") from error
         try:
             artifact = cls.decode(data, verify_tensors=verify_tensors)
         except ArtifactError as error:

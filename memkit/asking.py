@@ -17,7 +17,7 @@ from memkit.errors import ConfigError, NotFoundError
 from memkit.messages import Turns, checked, turns
 from memkit.router.candidates import candidates, refresh
 from memkit.router.gate import Route
-from memkit.router.router import Routed
+from memkit.router.looked import Routed
 from memkit.text import blank
 
 if TYPE_CHECKING:

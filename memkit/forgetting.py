@@ -48,7 +48,7 @@ def forget_matching(memory: Memory, memory_id: str, text: str, compile: bool) ->
 
 def forget_all(memory: Memory) -> list[Receipt]:
     """See `Memory.forget_all`."""
-    beneath = [] if memory.whose.namespace else memory.bank.beneath(memory.whose.namespaces)
+    beneath = memory.bank.beneath(memory.whose.beneath)
     receipts = list[Receipt]()
     for each in (memory, *(memory.of(Owner.of(name)) for name in beneath)):
         _let_go(each, each.list())

@@ -10,7 +10,7 @@ from memkit.bank import MemoryInfo, Said
 from memkit.document import Document
 from memkit.errors import ConfigError
 from memkit.messages import Message, When, entries
-from memkit.router.candidates import index, refresh
+from memkit.router.candidates import index_entry, refresh
 
 if TYPE_CHECKING:
     from memkit.memory import Memory
@@ -45,7 +45,7 @@ def append(
         memory.owner,
         name,
         entries(said, when),
-        lambda document: index(document, embedder),
+        lambda document: index_entry(document, embedder),
         embedder=embedder.name,
         key=key,
         now=now,

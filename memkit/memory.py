@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memkit import forgetting, ingest, registry
+from memkit import ingest, registry
 from memkit.admission import AdmissionConfig
 from memkit.answers import Answer, Part, Trace
 from memkit.asking import Found, Recalled, Sampling, ask_many, recall, search, stream
@@ -43,17 +43,14 @@ class Memory:
 
     ``path`` is the bank, or its folder (default: ``MEMKIT_HOME``, else the platform's data folder);
     ``model`` a name that `memkit.models.loading.load` knows (default: ``MEMKIT_MODEL``, else nano).
-    Everything is read and written in the name of ``user`` alone: one of a server's ``tenant``, or of
-    none. ``embedder`` finds memories: "lexical"
-    by words, "sentence" by meaning, "hybrid" by both (default: ``MEMKIT_EMBEDDER``, else lexical);
-    ``gate`` decides among them: "auto", "rule", "entropy" or "learned". ``engine`` answers (default: one in
-    this process, which in any case compiles). Artifacts are signed with ``signer``
-    (default: the key in the file that ``MEMKIT_SIGNING_KEY`` names, if any). ``advisor`` tells which memories
-    are better left on their text. Of what is compiled in the background ``keep`` versions stay (default:
-    all). ``clock`` tells the time.
-    ``observer`` is told what happens (default: log records; see `memkit.observe`).
-    ``database`` and ``artifacts`` are those of a bank that machines share (see `memkit.bank.Bank`; without
-    a ``path`` they default to ``MEMKIT_BANK`` and ``MEMKIT_ARTIFACTS``).
+    Everything is read and written in the name of ``user`` alone: one of a server's ``tenant``, or of none.
+    ``embedder`` finds memories: "lexical" by words, "sentence" by meaning, "hybrid" by both (default:
+    ``MEMKIT_EMBEDDER``, else lexical); ``gate`` decides among them: "auto", "rule", "entropy" or "learned".
+    ``engine`` answers (default: one in this process, which in any case compiles). Artifacts are signed with
+    ``signer`` (default: the key in the file that ``MEMKIT_SIGNING_KEY`` names, if any). ``advisor`` tells
+    which memories are better left on their text. Of what is compiled in the background ``keep`` versions
+    stay (default: all). ``observer`` is told what happens (default: log records; see `memkit.observe`).
+    ``database`` and ``artifacts`` are those of a bank that machines share (see `memkit.bank.Bank`).
     """
 
     def __init__(
@@ -340,6 +337,8 @@ class Memory:
         whether it is forgotten. Raises `NotFoundError` when there is no such memory, `ConfigError` for what
         is no id.
         """
+        from memkit import forgetting
+
         return forgetting.forget(self, memory_id, spans, compile)
 
     def forget_matching(self, memory_id: str, text: str, *, compile: bool = True) -> builtins.list[Receipt]:
@@ -349,10 +348,14 @@ class Memory:
         What has it for a name, or is an item of a store that holds it, is forgotten altogether. Raises
         `NotFoundError` where the memory does not hold it.
         """
+        from memkit import forgetting
+
         return forgetting.forget_matching(self, memory_id, text, compile)
 
     def forget_all(self) -> builtins.list[Receipt]:
         """Forget everything that this user has, with what stores keep in namespaces beneath them."""
+        from memkit import forgetting
+
         return forgetting.forget_all(self)
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,9 +13,12 @@ from memkit.bank import Bank, Hit, MemoryInfo
 from memkit.document import Document, Span, sentences
 from memkit.router.embed import Embedder, Vectors
 from memkit.router.question import memory_words, weighted_words
+from memkit.statements import statements
 
 WIDTH = 4  # times as many memories are searched as are returned
 AROUND = 240  # characters on either side of a chunk in which its words are counted
+ASKED = 0.25  # weight of an entry that only asks: too little to be about a question
+_SAID = re.compile(r"\d{4}-\d\d-\d\d [^:\n]*: ")  # in front of an entry
 STEM = 4  # letters; a word with the same start counts half
 
 
@@ -43,12 +47,25 @@ def index(document: Document, embedder: Embedder) -> tuple[list[Span], Vectors]:
     return spans, embedder.passages([document.text[s.start : s.end] for s in spans])
 
 
+def index_entry(document: Document, embedder: Embedder) -> tuple[list[Span], Vectors]:
+    """As `index`, of an entry's line. One that only asks weighs less, as it answers nothing, and would
+    otherwise stand in front of what does."""
+    spans, vectors = index(document, embedder)
+    said = _SAID.sub("", document.text, count=1)
+    return spans, vectors if statements(said) else vectors * np.float32(ASKED)
+
+
 def refresh(bank: Bank, tenant: str, embedder: Embedder) -> int:
     """Make the tenant's vectors anew where another embedder made them; how many memories that were."""
     known = bank.embedder(tenant)
     if known is None or known == embedder.name:
         return 0
-    return bank.reembed(tenant, embedder.name, lambda document: index(document, embedder))
+    return bank.reembed(
+        tenant,
+        embedder.name,
+        lambda document: index(document, embedder),
+        lambda document: index_entry(document, embedder),
+    )
 
 
 def candidates(

@@ -148,5 +148,6 @@ def after_text(
         f"the artifact may have lost this (it answers right with probability {belief.latent:.2f}, "
         f"{limits.latent_from:.2f} is needed)"
     )
-    reason, score = f"text, because {why}", belief.right * answerable
+    told = f"its text tells this with probability {answerable:.2f}, {limits.text_from:.2f} is needed"
+    reason, score = f"text, because {why}; {told}", belief.right * answerable
     return Decision("text", best, reason, "learned", margin, True, score)

@@ -15,7 +15,8 @@ from memkit.router import features
 from memkit.router.calibration import Calibration, Thresholds
 from memkit.router.embed import LexicalEmbedder
 from memkit.router.gate import GateConfig
-from memkit.router.router import Routed, Router
+from memkit.router.looked import Routed
+from memkit.router.router import Router
 from memkit.router.scorer import Head
 
 MIRA, JALO = "Mira lives in Keldor. Her dog is called Tovin.", "Jalo works at Brimtek. He likes plums."

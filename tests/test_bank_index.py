@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from memkit.bank import Bank, index, queries
+from memkit.bank import Bank, index, vector_rows
 from memkit.bank.index import Chunk, TenantIndex
 from memkit.bank.records import Said
 from memkit.document import Document, Span
@@ -78,13 +78,13 @@ class Loads:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.since = list[int]()
-        load = queries.load_chunks
+        load = vector_rows.load_chunks
 
         def counted(connection: Any, tenant: str, since: int = -1) -> Any:
             self.since.append(since)
             return load(connection, tenant, since)
 
-        monkeypatch.setattr(queries, "load_chunks", counted)
+        monkeypatch.setattr(vector_rows, "load_chunks", counted)
 
     @property
     def whole(self) -> int:

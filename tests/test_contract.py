@@ -43,6 +43,8 @@ def test_the_command(cli: Cli, document: Path, tiny: LoadedModel, compiler: str)
     advice = told.json["advice"]
     assert (told.json["due"], advice["tokens"] > 0) == ("not compiled yet", True)
     assert 0 < advice["latent_flops"] < advice["text_flops"]
+    assert "pays for itself after questions" in cli("explain", memory_id, *words(compiler)).out
+    assert memory_id in cli("recompile", "--dry-run", "--always", *words(compiler)).out
     planned = cli("recompile", "--dry-run", "--always", "--json", *words(compiler))
     assert planned.code == 0, planned.err
     (task,) = planned.json["tasks"]

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from memkit.admission import AdmissionConfig
@@ -152,3 +153,18 @@ def test_commands(cli: Callable[..., Any]) -> None:
     assert "not compiled" in asked.err
     assert cli("remember", "-", "--key", "a", stdin=b"Mira.").code == 2
     assert cli(*words, "--when", "yesterday", stdin=b"Mira.").code == 2
+
+
+def test_what_was_asked_stands_in_front_of_no_answer(memory: Memory) -> None:
+    source = memory.remember("Mira lives in Lima.", compile=False)
+    said = [{"role": "user", "content": WHERE}, {"role": "assistant", "content": "Do you mean Mira?"}]
+    log = memory.remember(said, memory="session")
+    for _ in range(2):
+        found = memory.search(WHERE)
+        assert [each.memory.id for each in found] == [source.id, log.id]
+        assert memory.recall(WHERE).memory_id == source.id
+        memory.bank.reembed("mira", "another", lambda document: ([Span(0, 1)], np.ones((1, 4))))
+    memory.forget(source.id)
+    assert memory.recall(WHERE).memory_id is None  # a question tells nothing
+    memory.remember([{"role": "user", "content": "Mira lives in Lima. Right?"}], memory="session")
+    assert memory.recall(WHERE).memory_id == log.id

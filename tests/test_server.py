@@ -1,4 +1,4 @@
-"""The HTTP server: keys, errors, limits."""
+"""The HTTP server: keys, errors, limits, and the memory API."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ pytest.importorskip("fastapi")
 pytest.importorskip("limits")
 
 import httpx2
-from server_kit import TOKEN, error_of
 
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import BankBusyError
 from memkit.server.config import ServerConfig
 from memkit.server.testing import Served, remember, served
 from memkit.testing import TEXT, TINY_OPTIONS
+
+TOKEN = "a-token-of-the-scraper"
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,13 @@ def client(server: Served) -> Iterator[httpx2.Client]:
     """A client of a tenant that only this test has."""
     with server.client(f"tenant {secrets.token_hex(8)}") as made:
         yield made
+
+
+def error_of(answer: httpx2.Response) -> dict[str, Any]:
+    found: dict[str, Any] = answer.json()["error"]
+    assert set(found) == {"message", "type", "param", "code", "request_id"}
+    assert found["request_id"] == answer.headers["x-request-id"]
+    return found
 
 
 # -- keys -----------------------------------------------------------------------------------------
@@ -100,15 +108,69 @@ def test_an_unknown_key_takes_as_long_as_a_wrong_one(server: Served) -> None:
     assert abs(unknown - wrong) < 0.5 * max(unknown, wrong)
 
 
-def test_a_key_of_a_user_is_that_user_of_no_tenant(server: Served) -> None:
-    _, secret = server.services.bank.keys.create("mira", scope="user")
-    with server.client("mira") as tenant, httpx2.Client(base_url=server.url) as client:
-        client.headers["Authorization"] = f"Bearer {secret}"
-        remember(client, TEXT)
-        assert len(server.services.bank.list("mira")) == 1
-        assert tenant.get("/memories").json()["memories"] == []
-        assert client.get("/users").json()["users"] == [""]
-        assert client.get("/memories", headers={"X-Memkit-User": "jalo"}).status_code == 400
+# -- what is another's -----------------------------------------------------------------------------
+PLACES = [
+    ("GET", ""),
+    ("DELETE", ""),
+    ("GET", "/source"),
+    ("GET", "/artifact"),
+    ("GET", "/history"),
+    ("GET", "/diff?older=1&newer=1"),
+    ("POST", "/rollback"),
+    ("POST", "/pin"),
+    ("POST", "/compile"),
+    ("POST", "/forget"),
+]
+BODIES = {"/rollback": {"version": 1}, "/pin": {}, "/forget": {"spans": [{"start": 0, "end": 4}]}}
+
+
+@pytest.mark.parametrize(("method", "place"), PLACES)
+def test_anothers_memory_is_as_unknown_as_nobodys(
+    server: Served, client: httpx2.Client, method: str, place: str
+) -> None:
+    mine = remember(client, TEXT)
+    colleague = {"X-Memkit-User": "colleague"}
+    with server.client("stranger") as stranger:
+        for other in (stranger.headers, {**client.headers, **colleague}):
+            said = []
+            for memory_id in (mine, "0" * 16):
+                url = f"{server.url}/memories/{memory_id}{place}"
+                answer = httpx2.request(method, url, json=BODIES.get(place), headers=other)
+                assert answer.status_code == 404
+                said.append(error_of(answer)["message"].replace(memory_id, ""))
+            assert said[0] == said[1]
+    assert client.get(f"/memories/{mine}").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "memory_id",
+    ["..", "..%2f..%2fetc%2fpasswd", "%2e%2e%2f", "a" * 15, "A" * 16, "a" * 5000, "%00", "😀", "a'--", "%25"],
+)
+def test_ids_that_are_none(client: httpx2.Client, memory_id: str) -> None:
+    assert client.get(f"/memories/{memory_id}/source").status_code == 404
+    assert client.delete(f"/memories/{memory_id}").status_code in (404, 405)
+    assert client.get(f"/recompile/{memory_id}").status_code in (200, 404)
+    assert client.get(f"/reports/{memory_id}").status_code == 404 or memory_id == ".."
+
+
+def test_users_of_a_tenant_are_apart(server: Served) -> None:
+    with server.client("users", "mira") as mira, server.client("users", "jalo") as jalo:
+        with server.client("users") as nobody:
+            mine = remember(mira, "Mira lives in Keldor.")
+            for other in (jalo, nobody):
+                assert other.get("/memories").json()["memories"] == []
+                assert other.get(f"/memories/{mine}").status_code == 404
+            remember(nobody, "The office is closed on Friday.")
+            assert nobody.get("/users").json() == {"users": ["", "mira"]}
+        assert len(mira.get("/memories").json()["memories"]) == 1
+
+
+@pytest.mark.parametrize("user", ["a%00b", "%ff", "x" * 1100, "%ed%a0%80"])
+def test_names_of_users_that_are_none(server: Served, user: str) -> None:
+    with server.client("acme", user) as client:
+        answer = client.get("/memories")
+    assert answer.status_code == 400
+    error_of(answer)
 
 
 # -- bad input ------------------------------------------------------------------------------------

@@ -158,14 +158,14 @@ def test_forgetting(server: Served, client: httpx2.Client) -> None:
     left = receipt["left"]
     assert "Keldor" not in ok(client.get(f"/memories/{left}/source"))["text"]
     assert client.get(f"/memories/{memory_id}").status_code == 404
-    server.settled()  # what remains was compiled anew
-    assert ok(client.get(f"/memories/{left}"))["version"] == 1
+    server.settled()
+    assert ok(client.get(f"/memories/{left}"))["version"] == 0  # what remains is too short to be worth it
     assert (
         client.post(f"/memories/{left}/forget", json={"spans": [{"start": 5, "end": 9999}]}).status_code
         == 400
     )
     assert client.post(f"/memories/{left}/forget", json={"matching": "Keldor"}).status_code == 404
-    assert ok(client.delete(f"/memories/{left}"))["receipts"][0]["artifacts_removed"] == 1
+    assert ok(client.delete(f"/memories/{left}"))["receipts"][0]["artifacts_removed"] == 0
     remember(client, TEXT)
     assert client.delete("/memories").status_code == 400
     assert len(ok(client.delete("/memories?all=true"))["receipts"]) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -20,6 +21,7 @@ from memkit.errors import ConfigError
 from memkit.server.config import ServerConfig
 from memkit.server.people import Caller, header_text
 from memkit.server.testing import Served, remember, served
+from memkit.testing import TEXT
 
 names = st.text(st.characters(codec="utf-8"), max_size=12) | st.text("ab/%. \x00\u2215", max_size=6)
 TENANTS = ("acme", "acm", "acme2", "Acme", "e/acme".replace("/", " "))
@@ -137,3 +139,85 @@ def listed(client: httpx2.Client, user: str) -> list[dict[str, str]]:
         "/memories", headers={"X-Memkit-User": user} if user else {}
     ).json()["memories"]
     return found
+
+
+NAMES = [
+    "a/b",
+    "/",
+    "acme/",
+    "a#b",
+    "100%",
+    "%2F",
+    " a ",
+    "x" * 500,
+    "👩‍👩‍👧‍👦",
+    "می‌خواهم",
+    "a\u00a0b",
+    "\u00a0",
+    "Достопримечательность" * 20,
+    "é",
+    "e\u0301",
+    "Ａ",
+    "A",
+    "ﬁ",
+    "\u2028",
+    "\u200b",
+    "<b>",
+    "a\nb",
+]
+
+
+def test_names_in_every_script_are_users_apart(server: Served) -> None:
+    """As a header, percent-encoded or raw; and as the field `user` of an OpenAI request."""
+    with server.client("scripts") as client:
+        for name in NAMES:
+            made = remember_as(client, name, f"The code of this one is {NAMES.index(name)}.")
+            assert made["text"].endswith(f"{NAMES.index(name)}.")
+        assert client.get("/users").json()["users"] == sorted(NAMES)
+        for name in NAMES:
+            (mine,) = client.get("/memories", headers={"X-Memkit-User": quote(name)}).json()["memories"]
+            chat = {"model": "tiny", "user": name, "max_tokens": 1}
+            asked = [{"role": "user", "content": "What is the code of this one?"}]
+            used = client.post("/v1/chat/completions", json={**chat, "messages": asked}).json()["memkit"]
+            assert (used["user"], used["memory_id"]) == (name, mine["id"])
+            if name.isprintable() and "%" not in name and name == name.strip():
+                raw = {"X-Memkit-User": name.encode()}
+                found = httpx2.get(f"{server.url}/memories", headers={**raw, **auth(client)})  # type: ignore[arg-type]
+                assert [each["id"] for each in found.json()["memories"]] == [mine["id"]]
+            planned = client.get("/recompile/plan", params={"user": name, "always": True}).json()
+            assert [(each["user"], each["memory_id"]) for each in planned["tasks"]] == [(name, mine["id"])]
+
+
+def auth(client: httpx2.Client) -> dict[str, bytes]:
+    return {"Authorization": client.headers["Authorization"].encode()}
+
+
+def remember_as(client: httpx2.Client, user: str, text: str) -> dict[str, Any]:
+    headers = {"X-Memkit-User": quote(user)}
+    made = client.post("/memories", json={"text": text, "compile": False}, headers=headers)
+    assert made.status_code == 201, made.text
+    found: dict[str, Any] = client.get(
+        f"/memories/{made.json()['memory']['id']}/source", headers=headers
+    ).json()
+    return found
+
+
+def test_a_tenant_may_have_any_name(server: Served) -> None:
+    with server.client("globex/mira") as tenant, server.client("globex", "mira") as mira:
+        mine, hers = remember(tenant, TEXT), remember(mira, TEXT)
+        for client, memory_id in ((tenant, mine), (mira, hers)):
+            (only,) = client.get("/memories").json()["memories"]
+            assert only["id"] == memory_id
+    owners = server.services.bank.tenants()
+    assert {"globex%2Fmira/", "globex/mira"} <= set(owners)
+
+
+def test_a_key_of_a_user_is_that_user_of_no_tenant(server: Served) -> None:
+    _, secret = server.services.bank.keys.create("mira", scope="user")
+    with server.client("mira") as tenant, httpx2.Client(base_url=server.url) as client:
+        client.headers["Authorization"] = f"Bearer {secret}"
+        remember(client, TEXT)
+        assert len(server.services.bank.list("mira")) == 1
+        assert tenant.get("/memories").json()["memories"] == []
+        assert client.get("/users").json()["users"] == [""]
+        assert client.get("/memories", headers={"X-Memkit-User": "jalo"}).status_code == 400

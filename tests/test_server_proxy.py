@@ -1,10 +1,12 @@
-"""With an upstream the server is transparent: what is answered comes back as it came."""
+"""With an upstream the server is transparent: what came goes on as it came, there and back."""
 
 from __future__ import annotations
 
 import gzip
 import json
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -12,17 +14,52 @@ import pytest
 pytest.importorskip("fastapi")
 pytest.importorskip("openai")
 
-import anyio
 import httpx2
 import openai
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from proxy_kit import ANSWER, ASKED, ODD, Raw, events, post, streamed
+from starlette.types import Receive, Scope, Send
 
 from memkit.server.config import ServerConfig
-from memkit.server.passing import headers_of, marked
 from memkit.server.testing import Served, remember, running, served
 from memkit.testing import TEXT
+
+QUESTION: dict[str, Any] = {"role": "user", "content": "Where does Mira live?"}
+ASKED: dict[str, Any] = {"model": "big", "messages": [QUESTION], "user": "mira"}
+ODD = "a\u2028b\u2029c\u0085d\u000be"
+ANSWER = b'{"id":"x","object":"chat.completion","choices":[],"n":1.10}'
+
+
+@dataclass
+class Raw:
+    """A server that answers with these bytes, and keeps what it was sent."""
+
+    status: int = 200
+    headers: list[tuple[str, str]] = field(default_factory=lambda: [("content-type", "application/json")])
+    parts: list[bytes] = field(default_factory=lambda: [ANSWER])
+    bodies: list[bytes] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    given: dict[str, str] = field(default_factory=dict)
+    endless: bool = False
+    left: bool = False  # whether somebody hung up
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message.get("body", b""), message.get("more_body", False)
+        self.bodies.append(body)
+        self.paths.append(scope["raw_path"].decode() + "?" + scope["query_string"].decode())
+        self.given = {name.decode(): value.decode() for name, value in scope["headers"]}
+        headers = [(name.encode(), value.encode()) for name, value in self.headers]
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        for part in self.parts:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        if self.endless:
+            self.left = (await receive())["type"] == "http.disconnect"
+        await send({"type": "http.response.body", "body": b""})
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +94,22 @@ def client(shared: httpx2.Client, upstream: Raw) -> httpx2.Client:
     return shared
 
 
+def events(*texts: str) -> bytes:
+    """Server-sent events that hold texts as they are, as servers in other languages write them."""
+    chunks = [{"id": "x", "choices": [{"index": 0, "delta": {"content": text}}]} for text in texts]
+    lines = [f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n" for chunk in chunks]
+    return ("".join(lines) + "data: [DONE]\n\n").encode()
+
+
+def streamed(upstream: Raw, parts: list[bytes], **headers: str) -> None:
+    upstream.parts = parts
+    upstream.headers = [("content-type", "text/event-stream"), *headers.items()]
+
+
+def post(client: httpx2.Client, body: dict[str, Any], **headers: str) -> httpx2.Response:
+    return client.post("/v1/chat/completions", json=body, headers=headers)
+
+
 # -- streams --------------------------------------------------------------------------------------
 @pytest.mark.parametrize("size", [1, 7, 10**6])
 def test_separators_of_unicode_are_text_inside_an_event(
@@ -86,33 +139,6 @@ def test_lines_may_end_with_a_carriage_return_and_comments_pass(client: httpx2.C
     assert json.loads(marked_line.removeprefix(b"data:"))["a"] == "\u2028"
     assert b'"memkit"' in marked_line
     assert tail == data.partition(b"\r\n\r\n")[2]
-
-
-async def pieces_of(data: bytes, cuts: list[int]) -> Any:
-    at = 0
-    for cut in sorted(cut % (len(data) + 1) for cut in cuts):
-        if cut > at:
-            yield data[at:cut]
-            at = cut
-    yield data[at:]
-
-
-@settings(max_examples=300, deadline=None)
-@given(
-    st.lists(st.text(st.characters(codec="utf-8"), max_size=20), min_size=1), st.lists(st.integers(0, 999))
-)
-def test_a_stream_is_the_same_however_it_is_cut(texts: list[str], cuts: list[int]) -> None:
-    data = events(*texts)
-
-    async def main() -> bytes:
-        return b"".join([piece async for piece in marked(pieces_of(data, cuts), "memkit", {"a": 1})])
-
-    got = anyio.run(main)
-    first, rest = data.split(b"\n", 1)
-    assert got.split(b"\n", 1)[1] == rest
-    chunk = json.loads(got.split(b"\n", 1)[0].removeprefix(b"data:"))
-    assert chunk.pop("memkit") == {"a": 1}
-    assert chunk == json.loads(first.removeprefix(b"data: "))
 
 
 def test_a_stream_without_events_is_passed_on_whole(client: httpx2.Client, upstream: Raw) -> None:
@@ -221,5 +247,151 @@ def test_an_upstream_that_sends_its_callers_elsewhere(client: httpx2.Client, ups
     assert (got.status_code, got.json()["error"]["code"]) == (502, "upstream_unusable")
 
 
-def test_headers_that_are_passed_on() -> None:
-    assert headers_of({"Connection": "A, b", "a": "1", "B": "2", "c": "3"}) == {"c": "3"}
+# -- what is asked --------------------------------------------------------------------------------
+LARGE = "x" * 100_001
+TAKEN: list[dict[str, Any]] = [
+    {"stop": ["a", "b", "c", "d", "e", "f" * 300]},
+    {"messages": [QUESTION] * 1200},
+    {"messages": [{"role": "critic", "content": "x", "wishes": 3}, QUESTION]},
+    {"messages": [QUESTION, {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}]},
+    {
+        "messages": [
+            QUESTION,
+            {"role": "tool", "content": [{"type": "text", "text": "4"}], "tool_call_id": "1"},
+        ]
+    },
+    {
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": LARGE}, {"type": "video", "url": "x"}]}
+        ]
+    },
+    {"messages": [{"role": "user", "content": {"odd": 1}}]},
+    {"messages": []},
+    {"messages": "Where does Mira live?"},
+    {"messages": [1, None, "x"]},
+    {"model": None, "seed": 2**70, "temperature": 9, "max_tokens": 0, "n": 5, "user": {"id": 3}},
+    {"stream_options": "all", "stream": "yes", "logprobs": True, "response_format": {"type": "json_object"}},
+    {"user": "", "metadata": {"": None}, "deep": [[[[1.25e-7, -0.0, 12345678901234567890]]]]},
+]
+
+
+@pytest.mark.parametrize("more", TAKEN)
+def test_the_upstreams_own_limits_hold(client: httpx2.Client, upstream: Raw, more: dict[str, Any]) -> None:
+    body = {**ASKED, "user": "nobody", **more}
+    sent = json.dumps(body, indent=1).encode()
+    got = client.post("/v1/chat/completions", content=sent)
+    assert got.status_code == 200, got.text
+    assert upstream.bodies == [sent]  # to the byte
+    assert got.json()["memkit"]["route"] == "none"
+
+
+@pytest.mark.parametrize("more", TAKEN)
+def test_with_a_memory_only_the_instructions_change(
+    client: httpx2.Client, upstream: Raw, more: dict[str, Any]
+) -> None:
+    body = {**ASKED, "user": "mira", **{key: value for key, value in more.items() if key != "user"}}
+    got = post(client, body)
+    assert got.status_code == 200, got.text
+    sent = json.loads(upstream.bodies[0])
+    if got.json()["memkit"]["route"] == "text":
+        assert "Mira lives in Keldor" in sent["messages"].pop(0)["content"]
+    assert sent == body
+
+
+def test_the_memory_is_one_more_part_of_instructions_in_parts(client: httpx2.Client, upstream: Raw) -> None:
+    cached: dict[str, Any] = {"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}
+    for role in ("system", "developer"):
+        system: dict[str, Any] = {"role": role, "content": [cached], "name": "boss"}
+        for messages in ([system, QUESTION], [{"role": "assistant", "content": "Hello"}, system, QUESTION]):
+            post(client, {**ASKED, "messages": messages})
+            sent = json.loads(upstream.bodies[-1])["messages"]
+            assert [each["role"] for each in sent] == [each["role"] for each in messages]
+            (made,) = [each for each in sent if each["role"] == role]
+            assert made["name"] == "boss"
+            assert made["content"][0] == cached
+            assert made["content"][1]["type"] == "text"
+            assert "Mira lives in Keldor" in made["content"][1]["text"]
+            assert len(made["content"]) == 2
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_who_hangs_up_before_a_whole_answer_hangs_up_there(
+    client: httpx2.Client, upstream: Raw, begun: bool
+) -> None:
+    upstream.endless, upstream.parts = True, [b'{"id": '] if begun else []
+    with pytest.raises(httpx2.ReadTimeout):
+        client.post("/v1/chat/completions", json=ASKED, timeout=0.5)
+    for _ in range(100):
+        if upstream.left:
+            break
+        time.sleep(0.05)
+    assert upstream.left
+
+
+def test_headers_and_query_go_on(client: httpx2.Client, upstream: Raw) -> None:
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    client.post(
+        "/v1/chat/completions?api-version=2", json=ASKED, headers={"OpenAI-Beta": "a=1", "traceparent": trace}
+    )
+    assert upstream.paths == ["/v1/chat/completions?api-version=2"]
+    assert (upstream.given["openai-beta"], upstream.given["traceparent"]) == ("a=1", trace)
+    assert "authorization" not in upstream.given  # the caller's key is this server's business
+    assert not any(name.startswith("x-memkit") for name in upstream.given)
+
+
+def test_models_pass_too(client: httpx2.Client, upstream: Raw) -> None:
+    upstream.headers.append(("openai-version", "1"))
+    got = client.get("/v1/models/meta%2Fbig")
+    assert (got.content, got.headers["openai-version"]) == (ANSWER, "1")
+    assert client.get("/v1/models").content == ANSWER
+    assert upstream.paths == ["/v1/models/meta%2Fbig?", "/v1/models?"]
+    assert client.get("/v1/models/%2e%2e/%2e%2e/admin").status_code == 404
+    assert client.get("/v1/models/a%2F..%2F..%2Fadmin").status_code == 404
+    assert len(upstream.paths) == 2
+    upstream.status = 404
+    assert client.get("/v1/models/gpt").status_code == 404
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(codec="utf-8")),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(json_values, json_values, st.sampled_from(["mira", "nobody"]))
+def test_any_body_passes(client: httpx2.Client, upstream: Raw, messages: Any, more: Any, user: str) -> None:
+    upstream.bodies.clear()
+    body = {"messages": messages, "more": more, "user": user}
+    sent = json.dumps(body).encode(errors="replace")
+    if "\\ud" in sent.decode():  # pairs are fine, and halves are told
+        return
+    assert client.post("/v1/chat/completions", content=sent).status_code == 200
+    assert json.loads(upstream.bodies[0]) == json.loads(sent)
+
+
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [
+        (b"", "the body is not JSON: look at character 0"),
+        (b"{", "the body is not JSON: look at character 1"),
+        (b"[]", "the request must be an object"),
+        (b"\xff{}", "the body is not UTF-8 (byte 0)"),
+        (
+            b'{"messages": [{"role": "user", "content": "\\ud800"}]}',
+            "messages.0.content: holds half a character",
+        ),
+        (b'{"\\udfff": 1}', "the body: holds half a character"),
+        (b"[" * 100_000, "the body is nested too deeply"),
+    ],
+)
+def test_what_is_no_body(client: httpx2.Client, upstream: Raw, sent: bytes, said: str) -> None:
+    got = client.post("/v1/chat/completions", content=sent)
+    assert got.status_code == 400
+    assert got.json()["error"]["message"].startswith(said)
+    assert upstream.bodies == []

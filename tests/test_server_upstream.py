@@ -161,6 +161,7 @@ def test_an_upstream_that_is_not_there(tmp_path: Path) -> None:
     with served(config) as made, made.client("acme") as client:
         answer = client.post("/v1/chat/completions", json=ASKED)
         assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream_unavailable")
+        assert client.get("/v1/models").status_code == 502
         assert client.post("/ask", json={"question": "a"}).status_code == 409
         memory_id = remember(client, TEXT)
         assert client.post(f"/memories/{memory_id}/compile").status_code == 409

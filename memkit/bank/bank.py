@@ -7,9 +7,7 @@ state or the new one, and at worst a file that no row names, which `Bank.repair`
 from __future__ import annotations
 
 import builtins
-import os
 import re
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -18,18 +16,17 @@ from types import TracebackType
 from typing import Any, Self
 
 from numpy.typing import NDArray
-from sqlalchemy import Connection
 
 from memkit.artifact import Artifact
-from memkit.bank import queries
-from memkit.bank.backup import backup
+from memkit.bank import queries, vector_rows
 from memkit.bank.failures import translated
 from memkit.bank.forgetting import Forgetting
 from memkit.bank.index import Indexes
 from memkit.bank.items import Items
 from memkit.bank.keys import Keys
 from memkit.bank.leases import Leases
-from memkit.bank.logs import Embed, Logs, embedded, pieces
+from memkit.bank.logs import Embed, Logs
+from memkit.bank.opening import OpenedArtifacts
 from memkit.bank.places import catalog_of, store_of
 from memkit.bank.policies import Policies, require_within
 from memkit.bank.records import (
@@ -44,16 +41,14 @@ from memkit.bank.records import (
     memory_id_of,
     tenant_key,
 )
-from memkit.bank.repair import repair
+from memkit.bank.reembedding import reembed
 from memkit.bank.versions import Versions
 from memkit.bank.waiting import Waiting
 from memkit.document import Document, Span
 from memkit.errors import ArtifactError, BankError, NotFoundError, QuotaError
 
-Signature = tuple[int, int, int, int]
 _FROM_ALL = CompiledFrom()
 _PREFIX = re.compile(r"[0-9a-f]{1,16}")
-_VERIFIED = 4096  # files whose bytes are known to be right
 
 
 class Bank:
@@ -79,8 +74,7 @@ class Bank:
         self._catalog = catalog_of(self.path, database, timeout)
         self._blobs = store_of(self.path, artifacts)
         self._indexes = Indexes()
-        self._verified = dict[str, tuple[Signature | None, str]]()
-        self._verifying = threading.Lock()
+        self._opened = OpenedArtifacts(self._blobs)
         self.logs = Logs(self._catalog)
         self.versions = Versions(self._catalog, self._discard)
         self.leases = Leases(self._catalog)
@@ -123,7 +117,7 @@ class Bank:
             checked.append((document, chunks, check_chunks(document, chunks, embeddings)))
         infos = []
         with self._catalog.write() as connection:
-            queries.require_embedder(connection, tenant, embedder)
+            vector_rows.require_embedder(connection, tenant, embedder)
             for document, chunks, vectors in checked:
                 memory_id = queries.same(connection, tenant, document)
                 if memory_id is None:
@@ -133,7 +127,7 @@ class Bank:
                             f"another document of this tenant has the id {memory_id}: change the text"
                         )
                     queries.insert_memory(connection, tenant, memory_id, document)
-                    queries.insert_chunks(connection, tenant, memory_id, chunks, vectors)
+                    vector_rows.insert_chunks(connection, tenant, memory_id, chunks, vectors)
                 infos.append(queries.info(connection, tenant, memory_id))
             require_within(connection, tenant)
         return infos
@@ -142,33 +136,18 @@ class Bank:
         """The embedder that made the tenant's vectors; "" if it had no name, None if there are none."""
         check_tenant(tenant)
         with self._catalog.read() as connection:
-            return queries.embedder(connection, tenant)
+            return vector_rows.embedder(connection, tenant)
 
-    def reembed(
-        self,
-        tenant: str,
-        embedder: str,
-        embed: Embed,
-    ) -> int:
+    def reembed(self, tenant: str, embedder: str, embed: Embed, embed_entry: Embed | None = None) -> int:
         """Make all the tenant's chunks and vectors anew from their sources; how many memories that were.
 
-        The work is done before the bank is locked, but for what others remember in the meantime.
+        ``embed_entry`` does it for the entries of running memories, if not as ``embed``. The work is done
+        before the bank is locked, but for what others remember in the meantime.
         """
-        made = {}
-        with self._catalog.read() as connection:
-            found = [self._pieces(connection, tenant, i.id) for i in queries.infos(connection, tenant)]
-        for document, parts in found:
-            made[document.digest] = embedded(document, parts, embed)
-        with self._catalog.write() as connection:
-            ids = [info.id for info in queries.infos(connection, tenant)]
-            queries.delete_chunks(connection, tenant)
-            for memory_id in ids:
-                document, parts = self._pieces(connection, tenant, memory_id)
-                chunks, vectors = made.get(document.digest) or embedded(document, parts, embed)
-                queries.insert_chunks(connection, tenant, memory_id, chunks, vectors)
-            queries.set_embedder(connection, tenant, embedder)
+        check_tenant(tenant)
+        count = reembed(self._catalog, tenant, embedder, embed, embed_entry or embed)
         self._indexes.drop(tenant)
-        return len(ids)
+        return count
 
     def publish(self, tenant: str, memory_id: str, data: bytes, made: CompiledFrom = _FROM_ALL) -> MemoryInfo:
         """Make these artifact bytes the memory's current version, if they are sound and the tenant's.
@@ -265,12 +244,11 @@ class Bank:
         check_tenant(tenant)
         artifact_id = self._artifact_id(tenant, memory_id, version)
         try:
-            return self._load(tenant, artifact_id)
+            return self._opened.artifact(tenant, artifact_id)
         except ArtifactError as error:
             self._artifact_id(tenant, memory_id, version)  # it may have been forgotten in the meantime
-            why = str(error).replace(f"{self.path}{os.sep}", "")  # where the bank lies is nobody's business
             raise ArtifactError(
-                f"the artifact of memory {memory_id} is damaged ({why}); compile and publish it again, "
+                f"the artifact of memory {memory_id} is damaged ({error}); compile and publish it again, "
                 "its source text is unharmed"
             ) from error
 
@@ -298,9 +276,9 @@ class Bank:
         with self._catalog.read() as connection:
             if not queries.exists(connection, tenant):
                 return []
-            load = partial(queries.load_chunks, connection, tenant)
-            added = partial(queries.added_chunks, connection, tenant)
-            index = self._indexes.get(tenant, queries.generation(connection, tenant), load, added)
+            load = partial(vector_rows.load_chunks, connection, tenant)
+            added = partial(vector_rows.added_chunks, connection, tenant)
+            index = self._indexes.get(tenant, vector_rows.generation(connection, tenant), load, added)
         return index.best(query, k) if within is None else index.within(query, within, k)
 
     def index_bytes(self, tenant: str) -> int:
@@ -339,7 +317,7 @@ class Bank:
         problems = []
         for memory_id, version, artifact_id in versions:
             try:
-                self._load(tenant, artifact_id).close()
+                self._opened.artifact(tenant, artifact_id).close()
             except ArtifactError as error:
                 problems.append(f"memory {memory_id}, version {version}: {error}")
         return problems
@@ -351,6 +329,8 @@ class Bank:
         Files that another process may be about to name are left alone: while one is at it, or where the
         system cannot tell, those written in the last hour; or in the last ``grace`` seconds.
         """
+        from memkit.bank.repair import repair
+
         with translated(self._catalog.path):
             done = repair(self.path, self._catalog, self._blobs, grace)
         self._catalog.checkpoint()
@@ -362,6 +342,8 @@ class Bank:
 
         Reading and writing go on meanwhile. Raises `ConfigError` when the file exists.
         """
+        from memkit.bank.backup import backup
+
         with translated(self._catalog.path):
             return backup(self.path, self._catalog, self._blobs, Path(file))
 
@@ -392,36 +374,9 @@ class Bank:
             queries.set_status(connection, tenant, memory_id, "compiled", None)
             return queries.info(connection, tenant, memory_id)
 
-    def _pieces(self, connection: Connection, tenant: str, memory_id: str) -> tuple[Document, Sequence[Span]]:
-        document = queries.source(connection, tenant, memory_id)
-        return document, pieces(connection, tenant, memory_id, document)
-
     def _current(self, tenant: str, memory_id: str) -> str | None:
         with self._catalog.read() as connection:
             return queries.artifact_id(connection, tenant, memory_id)
-
-    def _load(self, tenant: str, artifact_id: str) -> Artifact:
-        try:
-            return self._opened(self._blobs.local(tenant, artifact_id), artifact_id)
-        except ArtifactError:
-            return self._opened(self._blobs.fresh(tenant, artifact_id), artifact_id)
-
-    def _opened(self, path: Path, artifact_id: str) -> Artifact:
-        """An artifact whose bytes are right. They are read once, until the file changes."""
-        found = _signature(path)
-        # The id is the digest of the whole file: where it is right, so are the tensors' own.
-        artifact = Artifact.open(path, verify_tensors=False)
-        with self._verifying:
-            known = found is not None and self._verified.get(str(path)) == (found, artifact_id)
-        if not known and artifact.id != artifact_id:
-            artifact.close()
-            raise ArtifactError(f"the file of artifact {artifact_id} was altered, or holds another one")
-        artifact.is_known_as(artifact_id)
-        with self._verifying:
-            self._verified[str(path)] = found, artifact_id
-            while len(self._verified) > _VERIFIED:
-                self._verified.pop(next(iter(self._verified)))
-        return artifact
 
     def _discard(self, tenant: str, artifact_ids: Iterable[str]) -> None:
         """Remove files that no row of the tenant names (any more)."""
@@ -429,12 +384,3 @@ class Bank:
             for artifact_id in artifact_ids:
                 if not queries.names(connection, tenant, artifact_id):
                     self._blobs.remove(tenant, artifact_id)
-
-
-def _signature(path: Path) -> Signature | None:
-    """What changes when a file does."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

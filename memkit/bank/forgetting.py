@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, and_, delete, func, insert, select, update
 
-from memkit.bank import queries
+from memkit.bank import queries, vector_rows
 from memkit.bank.catalog import AnyCatalog
 from memkit.bank.index import Indexes
 from memkit.bank.logs import Embed, embedded, shift
@@ -69,7 +69,7 @@ class Forgetting:
         check_tenant(tenant)
         made = self._embedded(tenant, memory_id, spans, embed)  # before anybody has to wait for it
         with self._catalog.write() as connection:
-            queries.require_embedder(connection, tenant, embedder)
+            vector_rows.require_embedder(connection, tenant, embedder)
             info = queries.info(connection, tenant, memory_id)
             _check(spans, info.characters)
             before = {artifact for _, _, artifact in queries.versions(connection, tenant, info.id)}
@@ -192,7 +192,7 @@ def _erase_text(
             if made is None or made[0] != text:  # it was changed meanwhile
                 made = (text, *embedded(document, [Span(0, len(text))], embed))
             queries.insert_memory(connection, tenant, left, document)
-            queries.insert_chunks(connection, tenant, left, *made[1:])
+            vector_rows.insert_chunks(connection, tenant, left, *made[1:])
     return Receipt(memory_id, receipt.artifacts_removed, receipt.chunks_removed, left)
 
 

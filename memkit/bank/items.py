@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, func, insert, or_, select, update
 
-from memkit.bank import queries
+from memkit.bank import queries, vector_rows
 from memkit.bank.catalog import AnyCatalog
 from memkit.bank.logs import Embed, embedded
 from memkit.bank.owners import Owner, check_name
@@ -88,9 +88,9 @@ class Items:
             known = connection.execute(select(items).where(_is(tenant, key))).first()
             if known is not None and _waits(connection, tenant, known.stale):
                 return None
-            queries.require_embedder(connection, tenant, embedder)
+            vector_rows.require_embedder(connection, tenant, embedder)
             queries.insert_memory(connection, tenant, memory_id, document, digest=digest)
-            queries.insert_chunks(connection, tenant, memory_id, spans, vectors)
+            vector_rows.insert_chunks(connection, tenant, memory_id, spans, vectors)
             if known is None:
                 _insert(connection, tenant, key, what, at)
             else:

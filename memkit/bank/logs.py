@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, Row, Select, and_, func, insert, select, update
 
-from memkit.bank import queries
+from memkit.bank import queries, vector_rows
 from memkit.bank.catalog import AnyCatalog
 from memkit.bank.policies import require_within
 from memkit.bank.records import (
@@ -89,7 +89,7 @@ class Logs:
         memory_id = memory_id_of(tenant, running_digest(name))
         with self._catalog.write() as connection:
             if key is None or not _known(connection, tenant, memory_id, key, drafts):
-                queries.require_embedder(connection, tenant, embedder)
+                vector_rows.require_embedder(connection, tenant, embedder)
                 for draft in drafts:
                     _insert(connection, (tenant, memory_id, name), draft, clock, key, made, embed)
                 require_within(connection, tenant)
@@ -211,7 +211,7 @@ def _insert(
         start = _make_room(connection, tenant, memory_id, at, text, info.characters)
     spans, vectors = made.get(text) or embedded(Document(text), [Span(0, len(text))], embed)
     moved = [Span(start + span.start, start + span.end) for span in spans]
-    queries.insert_chunks(connection, tenant, memory_id, moved, vectors)
+    vector_rows.insert_chunks(connection, tenant, memory_id, moved, vectors)
     place = {
         "tenant": tenant,
         "memory_id": memory_id,

@@ -56,6 +56,11 @@ class Owner:
         return Owner(self.user, self.tenant).name + _NAMESPACE
 
     @property
+    def beneath(self) -> str:
+        """What the names of all namespaces beneath this owner begin with, and no others."""
+        return self.name + (_USER if self.namespace else _NAMESPACE)
+
+    @property
     def users(self) -> str:
         """What the names of all of the tenant's users begin with, and no others."""
         return Owner(tenant=self.tenant).name

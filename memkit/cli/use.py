@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from memkit.answers import Part
     from memkit.bank import MemoryInfo
     from memkit.memory import Answer, Memory
-    from memkit.router.router import Considered
+    from memkit.router.looked import Considered
 
 File = Annotated[str, typer.Argument(metavar="FILE|-", help="A text file, or - for standard input.")]
 Title = Annotated[str | None, typer.Option(help="Default: the file's name.", show_default=False)]

@@ -71,17 +71,19 @@ class Trained:
         try:
             data = (folder / ABOUT).read_bytes()
         except OSError as error:
-            raise ArtifactError(f"cannot read the checkpoint {folder}: {error.strerror}") from error
+            raise ArtifactError(f"cannot read the checkpoint {folder.name}: {error.strerror}") from error
         try:
             about = json.loads(data) if len(data) <= MAX_ABOUT else None
         except ValueError:
             about = None
         if not isinstance(about, dict) or set(about) != set(_KEYS):
-            raise ArtifactError(f"{folder / ABOUT} does not describe a checkpoint")
+            raise ArtifactError(f"{folder.name}/{ABOUT} does not describe a checkpoint")
         if wrong := [key for key, kind in _KEYS.items() if type(about[key]) is not kind]:
-            raise ArtifactError(f"{folder / ABOUT} has no sound {wrong[0]}")
+            raise ArtifactError(f"{folder.name}/{ABOUT} has no sound {wrong[0]}")
         if about["format"] != FORMAT:
-            raise ArtifactError(f"{folder / ABOUT} has format {about['format']}; this memkit reads {FORMAT}")
+            raise ArtifactError(
+                f"{folder.name}/{ABOUT} has format {about['format']}; this memkit reads {FORMAT}"
+            )
         return cls(folder, hashlib.sha256(data).hexdigest(), about)
 
     @property
@@ -151,8 +153,8 @@ def by_id(identity: str, store: Path | None = None) -> Trained:
     if len(found) != 1:
         problem = "no checkpoint" if not found else f"{len(found)} checkpoints"
         raise ConfigError(
-            f"there is {problem} {identity[:12]} in {store or default_store()}; name another, or set "
-            "MEMKIT_CHECKPOINTS to the folder that holds it"
+            f"there is {problem} {identity[:12]} here; name another, or set MEMKIT_CHECKPOINTS to the folder "
+            "that holds it"
         )
     return next(iter(found.values()))
 

@@ -22,7 +22,8 @@ from memkit.evals import metrics, records
 from memkit.memory import Memory
 from memkit.router import features, fit
 from memkit.router.calibration import Calibration, folder_of, save
-from memkit.router.router import NO_COMPILER, Looked, Router
+from memkit.router.looked import Looked
+from memkit.router.router import NO_COMPILER, Router
 
 Kind = Literal["answerable", "general", "missing"]
 TENANT = "evaluation"

@@ -25,7 +25,8 @@ from memkit.memory import Memory
 from memkit.router import fit
 from memkit.router.calibration import folder_of, save
 from memkit.router.gate import Decision, GateConfig
-from memkit.router.router import NO_COMPILER, Looked, Router
+from memkit.router.looked import Looked
+from memkit.router.router import NO_COMPILER, Router
 from memkit.router.text import room_for
 
 Progress = Callable[[str, int, int], None]

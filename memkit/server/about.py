@@ -33,10 +33,11 @@ class Health(BaseModel):
 
 
 class Status(BaseModel):
-    """What this server serves, and what the tenant has here."""
+    """What this server serves, and what the tenant has here: that of the key, or its one user (``scope``)."""
 
     version: str
     tenant: str
+    scope: Scope
     user: str
     model: str
     fingerprint: str | None
@@ -53,14 +54,8 @@ class Status(BaseModel):
 
 
 class Users(BaseModel):
-    """The users who have memories, among those whom the key acts for.
+    """The users who have memories; "" is the tenant itself, and with a key of one user that user."""
 
-    With a key of a ``tenant`` "" is the tenant itself; with one of a single user, who is named as ``tenant``,
-    it is that user.
-    """
-
-    tenant: str
-    scope: Scope
     users: list[str]
 
 
@@ -96,6 +91,7 @@ def status(desk: AtDesk) -> Status:
     return Status(
         version=__version__,
         tenant=desk.caller.holder,
+        scope=desk.caller.scope,
         user=desk.caller.user,
         model=services.config.model_id,
         fingerprint=engine.fingerprint if engine else None,
@@ -115,8 +111,7 @@ def status(desk: AtDesk) -> Status:
 @routes.get("/users")
 def users(desk: AtDesk) -> Users:
     """List the users who have memories, among those whom the key acts for."""
-    caller = desk.caller
-    return Users(tenant=caller.holder, scope=caller.scope, users=caller.users(desk.services.bank.tenants()))
+    return Users(users=desk.caller.users(desk.services.bank.tenants()))
 
 
 @routes.get("/reports")

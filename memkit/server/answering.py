@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import aclosing, closing
 from copy import copy
 from dataclasses import dataclass
+from typing import TypeVar
 
 import anyio
 from anyio import to_thread
@@ -19,6 +20,7 @@ from memkit.router.gate import GateConfig, GateName
 from memkit.server.refusals import ApiError
 from memkit.server.services import Desk
 
+T = TypeVar("T")
 TOGETHER = 0.02  # seconds for which pieces are gathered before they are passed on
 THREADS = 8  # that wait for the engine, which serves one at a time; the others wait without one
 
@@ -69,22 +71,35 @@ class Turns:
 
     async def answer(self, desk: Desk, question: Question, request: Request) -> Answer:
         """A whole answer; nobody makes it any more once its asker has hung up."""
-        found: Answer | None = None
-        failure: Exception | None = None
-        async with anyio.create_task_group() as group:
-            group.start_soon(_hung_up, request, group.cancel_scope)
-            try:
-                async with aclosing(self.stream(desk, question)) as pieces:
-                    async for piece in pieces:
-                        found = piece if isinstance(piece, Answer) else found
-            except Exception as error:
-                failure = error  # raised outside, so that no group is around it
-            group.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
-        if found is None:
-            raise ApiError(499, "the caller hung up", "hung_up")
-        return found
+
+        async def whole() -> Answer:
+            found: Answer | None = None
+            async with aclosing(self.stream(desk, question)) as pieces:
+                async for piece in pieces:
+                    found = piece if isinstance(piece, Answer) else found
+            if found is None:
+                raise RuntimeError("a stream ends with its answer")
+            return found
+
+        return await while_heard(request, whole)
+
+
+async def while_heard(request: Request, work: Callable[[], Awaitable[T]]) -> T:
+    """What some work gives, which ends where the caller hangs up; the request's body was read before."""
+    found: list[T] = []
+    failure: Exception | None = None
+    async with anyio.create_task_group() as group:
+        group.start_soon(_hung_up, request, group.cancel_scope)
+        try:
+            found.append(await work())
+        except Exception as error:
+            failure = error  # raised outside, so that no group is around it
+        group.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    if not found:
+        raise ApiError(499, "the caller hung up", "hung_up")
+    return found[0]
 
 
 async def _hung_up(request: Request, scope: anyio.CancelScope) -> None:

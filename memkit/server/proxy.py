@@ -5,10 +5,12 @@ A body is read only as far as memories need it: whose they are, and what the use
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from memkit.server.answering import while_heard
 from memkit.server.bodies import UnfitBodyError, parse
 from memkit.server.openai import Chosen, unknown
 from memkit.server.services import AtDesk, with_headers
@@ -42,8 +44,11 @@ async def chat(desk: AtDesk, request: Request, response: Response, chosen: Chose
     user = body.get("user")
     desk = desk.of(user if isinstance(user, str) else None)
     within, _ = await chosen.of(desk)
-    answered = await _upstream(request).chat(desk, body, content, within, **_how(request))
-    return with_headers(answered, response)
+
+    def answered() -> Awaitable[Response]:
+        return _upstream(request).chat(desk, body, content, within, **_how(request))
+
+    return with_headers(await while_heard(request, answered), response)
 
 
 def _how(request: Request) -> dict[str, Any]:

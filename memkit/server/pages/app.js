@@ -72,9 +72,9 @@ function drawNavigation() {
 async function drawWho() {
   const form = document.querySelector(".who");
   form.hidden = false;
-  const known = await get("/users").catch(() => ({ users: [], scope: "tenant", tenant: "" }));
-  const all = [...new Set(["", ...known.users, user()])];
-  const itself = known.scope === "user" ? named(known.tenant) : "(the tenant itself)";
+  const [found, status] = await Promise.all(["/users", "/status"].map((path) => get(path).catch(() => ({}))));
+  const all = [...new Set(["", ...(found.users ?? []), user()])];
+  const itself = status.scope === "user" ? named(status.tenant) : "(the tenant itself)";
   const choice = h("select", { onchange: () => { setUser(choice.value); show(); } },
     all.map((name) => h("option", { value: name, selected: name === user() }, name ? named(name) : itself)));
   const label = h("label", { for: "who" }, "User");

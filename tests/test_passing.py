@@ -1,0 +1,86 @@
+"""How another server's answers and a conversation's messages are passed on, piece by piece."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi")
+
+import anyio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from memkit.server.passing import headers_of, marked, with_field
+from memkit.server.upstream import framed, latest
+
+QUESTION: dict[str, Any] = {"role": "user", "content": "Where does Mira live?"}
+
+
+def events(*texts: str) -> bytes:
+    """Server-sent events that hold texts as they are, as servers in other languages write them."""
+    chunks = [{"id": "x", "choices": [{"index": 0, "delta": {"content": text}}]} for text in texts]
+    lines = [f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n" for chunk in chunks]
+    return ("".join(lines) + "data: [DONE]\n\n").encode()
+
+
+async def pieces_of(data: bytes, cuts: list[int]) -> AsyncGenerator[bytes, None]:
+    at = 0
+    for cut in sorted(cut % (len(data) + 1) for cut in cuts):
+        if cut > at:
+            yield data[at:cut]
+            at = cut
+    yield data[at:]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.text(st.characters(codec="utf-8"), max_size=20), min_size=1), st.lists(st.integers(0, 999))
+)
+def test_a_stream_is_the_same_however_it_is_cut(texts: list[str], cuts: list[int]) -> None:
+    data = events(*texts)
+
+    async def main() -> bytes:
+        return b"".join([piece async for piece in marked(pieces_of(data, cuts), "memkit", {"a": 1})])
+
+    got = anyio.run(main)
+    first, rest = data.split(b"\n", 1)
+    assert got.split(b"\n", 1)[1] == rest
+    chunk = json.loads(got.split(b"\n", 1)[0].removeprefix(b"data:"))
+    assert chunk.pop("memkit") == {"a": 1}
+    assert chunk == json.loads(first.removeprefix(b"data: "))
+
+
+def test_headers_that_are_passed_on() -> None:
+    assert headers_of({"Connection": "A, b", "a": "1", "B": "2", "c": "3"}) == {"c": "3"}
+
+
+@pytest.mark.parametrize(
+    ("content", "made"),
+    [("Be brief.", "Be brief.\n\nM"), ("", "M"), (None, "M"), ([], [{"type": "text", "text": "M"}])],
+)
+def test_instructions_of_every_form(content: Any, made: Any) -> None:
+    assert framed([{"role": "system", "content": content}], "M") == [{"role": "system", "content": made}]
+    assert framed([QUESTION], "M") == [{"role": "system", "content": "M"}, QUESTION]
+    odd: list[Any] = [{"role": "system", "content": {"a": 1}}, QUESTION]
+    assert framed(odd, "M") == [{"role": "system", "content": "M"}, *odd]
+
+
+def test_what_the_user_said_last() -> None:
+    assert (
+        latest([QUESTION, {"role": "user", "content": [{"text": "a"}, {"type": "image"}, "b", 1]}]) == "a\nb"
+    )
+    assert latest([QUESTION, {"role": "assistant", "content": "x"}]) == QUESTION["content"]
+    odd: tuple[Any, ...] = (None, 1, "x", {}, [], [1, None], [{"role": "user"}])
+    for each in (*odd, [{"role": "user", "content": 5}]):
+        assert latest(each) == ""
+
+
+def test_a_field_is_added_to_objects_only() -> None:
+    assert with_field(b'{"a": 1.50}\n', "b", None) == b'{"a": 1.50,"b": null}\n'
+    assert with_field(b" {} ", "b", 1) == b' {"b": 1} '
+    for odd in (b"", b"1", b"[{}]", b"{", b'"}"', '{"a": 1}'.encode("utf-16")):
+        assert with_field(odd, "b", 1) == odd
