@@ -1,4 +1,4 @@
-"""The MCP server, asked by the SDK's own client: in memory, as a process, and over HTTP."""
+"""The MCP server, asked by the SDK's own client: in memory and as a process."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -271,6 +272,22 @@ def test_as_a_process_over_stdio(home: Path, tiny_model_folder: Path) -> None:
     anyio.run(main)
     with Bank(home) as bank:
         assert len(bank.list("default")) == 1
+
+
+def test_over_stdio_it_acts_for_whom_the_command_names(
+    cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acts = list[str]()
+
+    def served(who: Local, jobs: Jobs | None) -> SimpleNamespace:
+        with who.memory(None) as memory:  # type: ignore[arg-type] # without a key nothing is asked of it
+            acts.append(memory.owner)
+        return SimpleNamespace(run=lambda transport: None)
+
+    monkeypatch.setattr("memkit.server.mcp.create_mcp", served)
+    for words in ((), ("--user", "mira"), ("--tenant", "acme", "--user", "mira"), ("--tenant", "acme")):
+        assert cli("mcp", "--no-compile", *words).code == 0
+    assert acts == ["default", "mira", "acme/mira", "acme/"]
 
 
 def test_the_command(cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,7 +165,7 @@ def test_users_of_a_tenant_are_apart(server: Served) -> None:
         assert len(mira.get("/memories").json()["memories"]) == 1
 
 
-@pytest.mark.parametrize("user", ["a%00b", "%ff", "x" * 1100, "%ed%a0%80"])
+@pytest.mark.parametrize("user", ["a%ffb", "%ff", "x" * 1100, "%ed%a0%80"])
 def test_names_of_users_that_are_none(server: Served, user: str) -> None:
     with server.client("acme", user) as client:
         answer = client.get("/memories")
