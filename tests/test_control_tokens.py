@@ -8,6 +8,7 @@ import pytest
 from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerBase
 
 from memkit.engine.base import Request
+from memkit.engine.sglang_prompts import Prompts
 from memkit.engine.transformers import TransformersEngine
 from memkit.models.chat import ChatFormat, text_ids
 from memkit.models.loading import LoadedModel
@@ -55,11 +56,16 @@ def test_a_prompt_has_the_template_s_control_tokens_alone(
         "system": Request("Who?", system="Lima."),
     }[place]
 
-    def controls(request: Request) -> list[int]:
-        ids = [*engine.encode(request.context or ""), *engine._query(request)]
-        return [id for id in ids if id in tiny.tokenizer.added_tokens_decoder]
+    prompts, control = Prompts(tiny.tokenizer, tiny.chat), tiny.tokenizer.added_tokens_decoder
 
-    assert controls(told) == controls(plain)
+    def here(request: Request) -> list[int]:
+        return [*engine.encode(request.context or ""), *engine._query(request)]
+
+    def served(request: Request) -> list[int]:  # what SGLang is sent
+        return list(prompts.of(request, None, "salt").ids)
+
+    for ids in (here, served):
+        assert [id for id in ids(told) if id in control] == [id for id in ids(plain) if id in control]
 
 
 def test_the_template_keeps_its_control_tokens(tokenizer: PreTrainedTokenizerBase) -> None:

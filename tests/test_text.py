@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from memkit.bank import Bank
 from memkit.document import Document
+from memkit.engine.transformers import TransformersEngine
 from memkit.errors import DocumentError
+from memkit.memory import Memory
 from memkit.router.candidates import candidates, index
 from memkit.router.embed import LexicalEmbedder
 from memkit.router.question import asked, weighted_words
@@ -160,6 +162,17 @@ def test_the_sentence_that_asks_is_told_from_the_others() -> None:
     assert asked(POLITE.format("Simsem lives")) == "Could you tell me where Simsem lives?"
     assert asked("Simsem's horse") == "Simsem's horse"
     assert dict(weighted_words("I met Bo. Where is Simsem?")) == {"bo": 1.0, "simsem": 3.0}
+
+
+@pytest.mark.parametrize("question", ["Where does Simsem live?", POLITE.format("Simsem lives")])
+def test_a_polite_question_is_answered_from_the_memory(
+    tmp_path: Path, engine: TransformersEngine, question: str
+) -> None:
+    with Memory(tmp_path / "bank", user="mira", engine=engine) as memory:
+        info = memory.remember(SIMSEM, compile=False)
+        answer = memory.ask(question, max_tokens=1)
+        assert (answer.route, answer.trace.memory_id) == ("text", info.id)
+        assert memory.ask(POLITE.format("to find good coffee"), max_tokens=1).route == "none"
 
 
 # --- passages ----------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import memkit
 from memkit.errors import ConfigError, EngineError
+from memkit.settings import path_of
 
 SGLANG = "0.5.23"  # what memkit is tested with
 START = 300.0  # seconds that a server may take to start
@@ -32,7 +33,7 @@ CPU_FLAGS = (
 def environment() -> Path:
     """The environment with SGLang. Raises `ConfigError` where there is none."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(os.environ.get("MEMKIT_SGLANG_VENV") or Path(cache, "memkit", f"sglang-{SGLANG}"))
+    folder = path_of("MEMKIT_SGLANG_VENV") or Path(cache, "memkit", f"sglang-{SGLANG}")
     if not (folder / ".memkit").is_file():
         raise ConfigError(
             f"there is no environment with SGLang at {folder}; tests/sglang_env.sh makes one, or set "

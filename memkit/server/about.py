@@ -18,6 +18,7 @@ from memkit.server.bodies import JsonRoute
 from memkit.server.memories import ERRORS
 from memkit.server.refusals import ApiError
 from memkit.server.services import AtDesk, services_of
+from memkit.settings import expanded
 
 MAX_REPORT = 16 * 2**20  # bytes
 _NAME = re.compile(r"[\w][\w.-]{0,99}")
@@ -137,6 +138,7 @@ def report(name: str, desk: AtDesk) -> dict[str, Any]:
 
 def _reports(folder: Path | None) -> dict[str, Path]:
     """Reports by name; a name is looked up among them and never made into a path."""
+    folder = None if folder is None else expanded(folder)
     if folder is None or not folder.is_dir():
         return {}
     return {

@@ -17,6 +17,7 @@ from typing import Any
 
 from memkit.errors import ConfigError, EngineError
 from memkit.evals.peers.figures import Took
+from memkit.settings import path_of
 
 LOOP = Path(__file__).with_name("loop.py")
 MAKE = "tests/peers_env.sh"
@@ -57,7 +58,7 @@ class Environment:
 
 def _default() -> Path:
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("MEMKIT_PEERS") or Path(cache, "memkit", "peers"))
+    return path_of("MEMKIT_PEERS") or Path(cache, "memkit", "peers")
 
 
 @dataclass(frozen=True)
