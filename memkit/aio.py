@@ -181,7 +181,7 @@ class AsyncMemory:
         return await _apart(self.memory.verify, memory_id, replay=replay, progress=progress)
 
     async def forget(
-        self, memory_id: str, *, spans: Sequence[Span] = (), compile: bool = True
+        self, memory_id: str, *, spans: Sequence[Span] | None = None, compile: bool = True
     ) -> builtins.list[Receipt]:
         """See `Memory.forget`."""
         return await _apart(self.memory.forget, memory_id, spans=spans, compile=compile)

@@ -115,6 +115,7 @@ def stream(memory: Memory, question: str, history: Turns, how: Sampling) -> Iter
 def recall(memory: Memory, question: str, max_tokens: int) -> Recalled:
     """The passages of the memory that the gate would use, at most as many tokens, or none."""
     _require(question)
+    _whole("max_tokens", max_tokens, 1)
     with ExitStack() as held:
         looked = memory.router.look(question, max_tokens, held=held)
         decision, text, spans = memory.router.decide(looked)

@@ -13,6 +13,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Literal
 
 from memkit.bank import Bank
@@ -107,7 +108,7 @@ class CompileQueue:
         None where too many of its group wait: it is left to the nightly recompilation.
         """
         job = self._job(owner, memory_id, always)
-        self._noted(self._bank.waiting.add, job)
+        self._noted(partial(self._bank.waiting.add, always=always), job)
         added = self.add(job, most)
         if added is None and not self._stopping:
             self._noted(self._bank.waiting.done, job)
@@ -145,9 +146,9 @@ class CompileQueue:
             return 0
         with self._changed:
             here = {job.memory for job in self._known.values() if job.ended is None}
-        new = [each for each in left if each not in here]
-        for owner, memory_id in new:
-            self.add(self._job(owner, memory_id))
+        new = [each for each in left if each[:2] not in here]
+        for owner, memory_id, always in new:
+            self.add(self._job(owner, memory_id, always))
         return len(new)
 
     def list(self, group: str) -> list[Job]:
@@ -233,7 +234,7 @@ class CompileQueue:
                 state = "stopped"
             except MemkitError as error:
                 state, job.error = "failed", str(error)
-            except Exception as error:
+            except BaseException as error:  # a library's panic, too: the worker goes on
                 log.error("a compilation ended unexpectedly", exc_info=error)
                 state, job.error = "failed", UNEXPECTED
             if state != "stopped" and not job.again:
@@ -247,7 +248,7 @@ class CompileQueue:
             return
         try:
             note(*job.memory)
-        except BankError as error:
+        except Exception as error:
             log.warning("the catalog was not told of a compilation: %s", error)
 
     def _end(self, job: Job, state: State) -> None:

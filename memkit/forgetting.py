@@ -26,11 +26,13 @@ if TYPE_CHECKING:
 ID = 16  # hex digits
 
 
-def forget(memory: Memory, memory_id: str, spans: Sequence[Span], compile: bool) -> list[Receipt]:
+def forget(memory: Memory, memory_id: str, spans: Sequence[Span] | None, compile: bool) -> list[Receipt]:
     """See `Memory.forget`."""
     info = _exactly(memory, memory_id)
+    if spans is not None and not _are_spans(spans):
+        raise ConfigError("spans is a list of at least one Span; leave it out to forget the whole memory")
     _let_go(memory, [info])
-    if not spans:
+    if spans is None:
         return memory.bank.forget(memory.owner, info.id)
     receipt = memory.bank.forgetting.erase(memory.owner, info.id, spans, *_embedding(memory))
     return _again(memory, receipt, compile)
@@ -55,6 +57,11 @@ def forget_all(memory: Memory) -> list[Receipt]:
         each.queue.forgotten(each.owner)
         receipts += memory.bank.forget(each.owner)
     return receipts
+
+
+def _are_spans(spans: object) -> bool:
+    many = isinstance(spans, Sequence) and not isinstance(spans, str | bytes)
+    return many and bool(spans) and all(isinstance(span, Span) for span in spans)  # type: ignore[attr-defined]
 
 
 def _embedding(memory: Memory) -> tuple[Embed, str]:
@@ -137,7 +144,7 @@ def forget_and_check(
         asked = [
             pair for text in _doomed(memory, memory_id, spans) for pair in _told(memory, text, questions)
         ]
-        receipts = memory.forget_all() if memory_id is None else memory.forget(memory_id, spans=spans)
+        receipts = memory.forget_all() if memory_id is None else memory.forget(memory_id, spans=spans or None)
     memory.wait()
     return Forgotten(tuple(receipts), tuple(_check(memory, question, answer) for question, answer in asked))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from memkit.bank import MemoryInfo, Said
 from memkit.document import Document
 from memkit.errors import ConfigError
-from memkit.messages import Message, When, entries
+from memkit.messages import Message, When, checked, entries
 from memkit.router.candidates import index_entry, refresh
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ MAX_CHARACTERS = 5_000_000  # of one document
 
 def document(memory: Memory, given: str | Document, title: str) -> MemoryInfo:
     """Keep a document. Raises `DocumentError` for what is none, `ConfigError` for one that is too long."""
-    made = given if isinstance(given, Document) else Document(given, title)
+    made = given if isinstance(given, Document) else Document(given, checked("title", title))
     if len(made.text) > MAX_CHARACTERS:
         raise ConfigError(
             f"the document has {len(made.text):,} characters, the most is {MAX_CHARACTERS:,}; split it"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from memkit import ingest, registry
 from memkit.admission import AdmissionConfig
 from memkit.answers import Answer, Part, Trace
+from memkit.arguments import check_arguments
 from memkit.asking import Found, Recalled, Sampling, ask_many, recall, search, stream
 from memkit.bank import Bank, MemoryInfo, Receipt
 from memkit.bank.owners import Owner
@@ -74,6 +75,7 @@ class Memory:
         tenant: str = "",
         keep: int | None = None,
     ) -> None:
+        check_arguments(path, model, compiler, options, engine, keep, clock)
         self.whose = Owner(user, tenant)
         self.compiler, self.options, self.keep = compiler, dict(options or {}), keep
         registry.check(compiler, self.options)  # a wrong option is an error now, not tonight
@@ -132,8 +134,7 @@ class Memory:
     @property
     def ready(self) -> Engine | None:
         """The engine that answers, if there is one yet."""
-        root = self._root or self
-        return root._engine or root._local
+        return (self._root or self)._engine or (self._root or self)._local
 
     @property
     def local(self) -> TransformersEngine:
@@ -195,9 +196,8 @@ class Memory:
             if not compile or (info.status == "compiled" and not self.router.usable(info)):
                 return info
         if wait:
-            return (
-                info if not always and self.objection(info.id) else self.compile(info.id, progress=progress)
-            )
+            left = not always and self.objection(info.id)
+            return info if left else self.compile(info.id, progress=progress)
         if not info.running:
             self.queue.compile(self.owner, info.id, always=always)
         return info
@@ -327,7 +327,7 @@ class Memory:
             return verified(artifact, source, self.local, self.admission, replay=replay, progress=progress)
 
     def forget(
-        self, memory_id: str, *, spans: Sequence[Span] = (), compile: bool = True
+        self, memory_id: str, *, spans: Sequence[Span] | None = None, compile: bool = True
     ) -> builtins.list[Receipt]:
         """Forget one memory, by its whole id: text, vectors, artifacts, attached handles.
 

@@ -16,6 +16,7 @@ Message: TypeAlias = "Mapping[str, Any] | Said"
 Turn: TypeAlias = "tuple[str, str] | Mapping[str, Any]"
 Turns: TypeAlias = Sequence[Turn]
 When: TypeAlias = "str | date | datetime"
+_ROLES = ("system", "developer", "user", "human", "assistant", "ai", "tool", "function")
 SHAPE = 'a message is {"role": ..., "content": ...}, perhaps with a date as "when"'
 # What the messages of chat APIs have beside that; none of it is text that somebody said.
 _BESIDE = frozenset(
@@ -99,7 +100,13 @@ def turns(history: Turns) -> tuple[tuple[tuple[str, str], ...], str]:
         raise ConfigError(f"a history is a list of (question, answer) or of messages; {SHAPE}")
     if any(isinstance(each, Mapping) for each in history):
         return _of_messages(history)
+    if history and all(_says_role(each) for each in history):  # LangChain's short form of messages
+        return _of_messages([{"role": each[0], "content": each[1]} for each in history])  # type: ignore[index]
     return tuple(_pairs(history)), ""
+
+
+def _says_role(turn: object) -> bool:
+    return isinstance(turn, tuple | list) and len(turn) == 2 and turn[0] in _ROLES
 
 
 def _pairs(history: Turns) -> Iterator[tuple[str, str]]:

@@ -24,7 +24,7 @@ _LOOKALIKE = regex.compile(
     r"[\u00A0\u1680\u2000-\u200A\u202F\u205F\u3000\uFB00-\uFDFF\uFE30-\uFE6F\uFE70-\uFEFC\uFF01-\uFFEE]"
 )
 _BREAK = regex.compile(r"\r\n?|\x0B|\x0C|\x85|\u2028|\u2029")
-_SPACE = regex.compile(r"[^\S\n]+$", regex.MULTILINE)
+_SPACE = regex.compile(r"(?<![^\S\n])[^\S\n]++$", regex.MULTILINE)  # each run is looked at once
 # Letters of scripts that put no spaces between words, as a part of a pattern.
 UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}ー\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 _LETTERS = r"\p{L}\p{M}\p{N}_"

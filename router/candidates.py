@@ -5,19 +5,23 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from memkit.bank import Bank, Hit, MemoryInfo
 from memkit.document import Document, Span, sentences
-from memkit.router.embed import Embedder, Vectors
+from memkit.router.embed import Embedder, LexicalEmbedder, Vectors
 from memkit.router.question import memory_words, weighted_words
 from memkit.statements import statements
 
 WIDTH = 4  # times as many memories are searched as are returned
 AROUND = 240  # characters on either side of a chunk in which its words are counted
 ASKED = 0.25  # weight of an entry that only asks: too little to be about a question
+ASKING = 2000  # characters of a text that may be but a question
+_UNABLE = re.compile(
+    r"(?:sorry|i['’]?m (?:sorry|afraid)|i am (?:sorry|afraid)|i (?:do not|don['’]t) know)\b", re.I
+)
 _SAID = re.compile(r"\d{4}-\d\d-\d\d [^:\n]*: ")  # in front of an entry
 STEM = 4  # letters; a word with the same start counts half
 
@@ -44,7 +48,8 @@ def index(document: Document, embedder: Embedder) -> tuple[list[Span], Vectors]:
     if embedder.by_sentence:
         known = set(spans)
         spans += [span for span in sentences(document.text) if span not in known]
-    return spans, embedder.passages([document.text[s.start : s.end] for s in spans])
+    vectors = embedder.passages([document.text[s.start : s.end] for s in spans])
+    return spans, _weighed(vectors, document.text)
 
 
 def index_entry(document: Document, embedder: Embedder) -> tuple[list[Span], Vectors]:
@@ -52,7 +57,14 @@ def index_entry(document: Document, embedder: Embedder) -> tuple[list[Span], Vec
     otherwise stand in front of what does."""
     spans, vectors = index(document, embedder)
     said = _SAID.sub("", document.text, count=1)
-    return spans, vectors if statements(said) else vectors * np.float32(ASKED)
+    return spans, vectors if said == document.text else _weighed(vectors, said)
+
+
+def _weighed(vectors: Vectors, text: str) -> Vectors:
+    """Vectors of a text; they weigh less where it tells nothing: it only asks, or cannot tell."""
+    if len(text) > ASKING or (statements(text) and not _UNABLE.match(text)):
+        return vectors
+    return vectors * np.float32(ASKED)
 
 
 def refresh(bank: Bank, tenant: str, embedder: Embedder) -> int:
@@ -88,6 +100,8 @@ def candidates(
     hits = bank.search(tenant, vector, 1 if within else WIDTH * memories, within=within)
     texts = bank.excerpts(tenant, hits, AROUND)
     plain, telling = _overlaps(question, texts)
+    if isinstance(embedder, LexicalEmbedder):  # what hashed words claim beyond the words there are is chance
+        hits = [replace(hit, score=min(hit.score, share)) for hit, share in zip(hits, plain, strict=True)]
     strengths = [(hit.score + told) / 2 for hit, told in zip(hits, telling, strict=True)]
     order = sorted(range(len(hits)), key=lambda i: (-strengths[i], -hits[i].score, hits[i].memory_id))
     infos = bank.some(tenant, [hits[i].memory_id for i in order[:memories]])

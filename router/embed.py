@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from memkit.arguments import check_embedder
 from memkit.errors import ConfigError
 from memkit.router.question import asked, memory_words, weighted_words
 
@@ -65,7 +66,7 @@ class LexicalEmbedder:
         self.name = f"lexical:{dim}"
 
     def _cells(self, word: str) -> tuple[int, int]:
-        stem = word[:4] if word.islower() or not word[0].isupper() else word  # Will is not will
+        stem = word if word[0].isupper() else word[:4]  # Will is not will
         return (zlib.crc32(b"w" + word.encode()) % self.dim, zlib.crc32(b"s" + stem.encode()) % self.dim)
 
     def passages(self, texts: Sequence[str]) -> Vectors:
@@ -132,6 +133,7 @@ def embedder_of(chosen: str | Embedder | None) -> Embedder:
     """
     chosen = chosen or os.environ.get("MEMKIT_EMBEDDER") or "lexical"
     if not isinstance(chosen, str):
+        check_embedder(chosen)
         return chosen
     kind, _, model = chosen.partition(":")
     if kind == "lexical" and not model:

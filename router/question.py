@@ -1,7 +1,7 @@
 """What a question is about: the words that tell it, and how much each of them does.
 
-People are polite, and say more than they ask. Names and numbers count wherever they stand; other words count
-where something is asked, and together no more than the names do.
+People are polite, and say more than they ask. Names and numbers count most; other words count where something
+is asked, and together no more than the names do; names elsewhere count half as much as those asked of.
 """
 
 from __future__ import annotations
@@ -18,19 +18,22 @@ STOP = frozenset(
     "is it its know like me my named no not of on or our please she should so tell than that the their them "
     "there they this to us was we were what when where which who whom whose why will with would write you "
     "your called name about question answer text "
-    "hi hello hey dear thanks thank sorry ok okay oh cheers greetings".split()
+    "hi hello hey dear thanks thank sorry ok okay oh cheers greetings "
+    "lot really very much too just exactly kindly maybe perhaps possibly also any some moment".split()
 )
 _ASKING = frozenset("how what when where which who whom whose why".split())
 _NAMES = frozenset("will can an so no".split())  # stop words that are names, too, if a question ends with one
 _SPLIT = regex.compile(r"(?<=[.!?؟])\s+|(?<=[。！？])\s*|\n+")
 _BEGINS = regex.compile(r"(?:^|[.!?:\n。！？؟])[^\w\n]*$")
 _LOOK = 8  # characters in front of a word that tell whether it begins a sentence
-_QUESTION = regex.compile(r"[?？؟][^\w]*$")
+_MARKS = "?？؟"
 _UNSPACED = regex.compile(rf"[{UNSPACED}]")
 _STARTS = frozenset(("will", "can"))  # no statement begins with these stop words but as names
-_AS_NAME = 0.75  # of the weight of a name that is a stop word, too; the rest is the word's
+_AS_NAME = 0.5  # of a name's weight is its capital's, if that tells: Rose is not a rose
+_AS_STOP = 0.75  # and so much of one that is a stop word, too
+Weighted = tuple[str, float]
 SPECIAL = 3.0  # how often a name or a number counts
-ASIDE = 1.0  # and how often outside of what is asked
+ASIDE, ASIDES = 1.0, 0.5  # and how often outside of what is asked, all together at most that share
 BEFORE = 0.25  # a word in front of the one that asks: "…, could you tell me where …"
 
 
@@ -51,7 +54,8 @@ class _Word:
 
     @property
     def special(self) -> bool:
-        return self.capital or any(c.isdigit() for c in self.text)
+        """Whether it is a name or a number, as far as can be seen."""
+        return (self.capital and not self.first) or any(c.isdigit() for c in self.text)
 
     @property
     def letter(self) -> bool:
@@ -86,25 +90,28 @@ class _Sentence:
         )
 
 
-def weighted_words(question: str) -> list[tuple[str, float]]:
+def weighted_words(question: str) -> list[Weighted]:
     """The words of a question that tell something, as `memory_words` spells them, with their weights."""
     sentences = _sentences(question)
     asking = _asking(sentences)
-    special, ordinary = list[tuple[str, float]](), list[tuple[str, float]]()
+    special, ordinary, aside = list[Weighted](), list[Weighted](), list[Weighted]()
     for sentence in sentences:
         named, asks, before = sentence.named, sentence in asking, sentence.before
         for at, word in enumerate(sentence.words):
             if word.letter or (word.stops and at not in named):
                 continue
-            if word.special:
-                special += _name(word.text, SPECIAL if asks else ASIDE, at in named)
-            elif asks:
+            if not asks:
+                aside += _name(word.text, ASIDE, at in named) if word.capital or word.special else []
+            elif word.special:
+                special += _name(word.text, SPECIAL, at in named)
+            else:
                 ordinary.append((word.text.lower(), BEFORE if at < before else 1.0))
-    if not special and not ordinary:
+    if not special and not ordinary and not aside:
         return _last(sentences)
-    most, total = sum(weight for _, weight in special), sum(weight for _, weight in ordinary)
-    share = min(1.0, most / total) if special and total else 1.0
-    return [*special, *((word, weight * share) for word, weight in ordinary)]
+    most = _total(special)
+    ordinary = _at_most(ordinary, most) if special else ordinary
+    aside = _at_most(aside, ASIDES * most) if special else aside
+    return [*special, *ordinary, *aside]
 
 
 def asked(question: str) -> str:
@@ -113,19 +120,33 @@ def asked(question: str) -> str:
 
 
 def memory_words(text: str) -> frozenset[str]:
-    """The distinct words of a text, in lower case; stop words that may be names (Will) also as they stand."""
+    """The distinct words of a text, in lower case; those with a capital also as they stand, but for stop
+    words that only begin a sentence. Of pairs of characters the characters, too."""
     plain = normal(text)
     found = set[str]()
     for at, word in words_at(plain):
         lower = word.lower()
         found.add(lower)
-        if word[0].isupper() and lower in STOP and (lower in _STARTS or not _begins(plain, at)):
+        if word[0].isupper() and (lower not in STOP or lower in _STARTS or not _begins(plain, at)):
             found.add(word)
+        if _UNSPACED.match(word):
+            found.update(word)
     return frozenset(found)
 
 
 def _begins(plain: str, at: int) -> bool:
     return bool(_BEGINS.search(plain[max(at - _LOOK, 0) : at])) if at else True
+
+
+def _total(weighted: Sequence[Weighted]) -> float:
+    return sum(weight for _, weight in weighted)
+
+
+def _at_most(weighted: Sequence[Weighted], most: float) -> list[Weighted]:
+    """The same words, together of no more weight than that."""
+    total = _total(weighted)
+    share = min(1.0, most / total) if total else 1.0
+    return [(word, weight * share) for word, weight in weighted]
 
 
 def _sentences(question: str) -> list[_Sentence]:
@@ -138,20 +159,31 @@ def _sentences(question: str) -> list[_Sentence]:
 
 def _asking(sentences: Sequence[_Sentence]) -> list[_Sentence]:
     """The sentences with a question mark; without any, those with a word that asks; without that, all."""
-    marked = [each for each in sentences if _QUESTION.search(each.text)]
+    marked = [each for each in sentences if _marked(each.text)]
     return marked or [each for each in sentences if _asks(each)] or list(sentences)
+
+
+def _marked(text: str) -> bool:
+    """Whether a question mark stands behind the last word."""
+    for character in reversed(text):
+        if character in _MARKS:
+            return True
+        if character.isalnum():
+            return False
+    return False
 
 
 def _asks(sentence: _Sentence) -> bool:
     return any(word.text.lower() in _ASKING for word in sentence.words)
 
 
-def _last(sentences: Sequence[_Sentence]) -> list[tuple[str, float]]:
+def _last(sentences: Sequence[_Sentence]) -> list[Weighted]:
     """The last word as a name, where no other tells anything: "who is will?"."""
     last = sentences[-1].words[-1].text.lower() if sentences else ""
     return _name(last.capitalize(), SPECIAL, True) if last in _NAMES else []
 
 
-def _name(word: str, weight: float, stops: bool) -> list[tuple[str, float]]:
-    lower = word.lower()
-    return [(word, _AS_NAME * weight), (lower, (1 - _AS_NAME) * weight)] if stops else [(lower, weight)]
+def _name(word: str, weight: float, stops: bool) -> list[Weighted]:
+    """A name's weight, on its word and on its capital."""
+    lower, share = word.lower(), _AS_STOP if stops else _AS_NAME
+    return [(word, share * weight), (lower, (1 - share) * weight)] if word != lower else [(lower, weight)]

@@ -11,8 +11,9 @@ import pytest
 
 from memkit import making
 from memkit.admission import AdmissionConfig
+from memkit.compile_queue import Job
 from memkit.engine.transformers import TransformersEngine
-from memkit.errors import EngineError
+from memkit.errors import EngineError, MemkitError
 from memkit.memory import Memory
 from memkit.models.loading import LoadedModel
 from memkit.testing import TEXT, TINY_OPTIONS
@@ -31,6 +32,48 @@ def engine(tiny: LoadedModel) -> TransformersEngine:
 def memory(tmp_path: Path, engine: TransformersEngine) -> Iterator[Memory]:
     with Memory(tmp_path / "bank", engine=engine, options=TINY_OPTIONS, admission=FEW) as made:
         yield made
+
+
+class Panic(BaseException):
+    """As libraries in Rust raise it."""
+
+
+@pytest.mark.parametrize("error", [Panic(), SystemExit(1), KeyboardInterrupt()])
+def test_nothing_ends_the_worker(memory: Memory, error: BaseException) -> None:
+    ran = list[str]()
+
+    def work(job: Job) -> None:
+        ran.append(job.id)
+        raise error
+
+    memory.queue._compile = work
+    for text in TEXTS[:2]:
+        memory.remember(text)
+    memory.queue.wait()
+    assert len(ran) == 2
+
+
+@pytest.mark.parametrize("error", [OSError("full"), ValueError("odd"), MemkitError("ours")])
+def test_a_catalog_that_cannot_be_told_ends_no_worker(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def done(owner: str, memory_id: str) -> None:
+        raise error
+
+    monkeypatch.setattr(memory.bank.waiting, "done", done)
+    infos = [memory.remember(text) for text in TEXTS[:2]]
+    memory.queue.wait()
+    assert [memory.show(info.id).status for info in infos] == ["compiled", "compiled"]
+
+
+def test_what_must_be_compiled_must_be_after_a_restart(tmp_path: Path, engine: TransformersEngine) -> None:
+    with Memory(tmp_path / "bank", engine=engine, options=TINY_OPTIONS, admission=FEW) as first:
+        first.queue.stop(at_once=True)  # nothing is begun any more
+        short = first.remember("Simsem lives in Lasces.", always=True)
+        assert first.bank.waiting.all() == [("default", short.id, True)]
+    with Memory(tmp_path / "bank", engine=engine, options=TINY_OPTIONS, admission=FEW) as second:
+        second.wait()
+        assert second.show(short.id).status == "compiled"
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a library's"), EngineError("ours"), MemoryError()])
@@ -93,7 +136,7 @@ def test_what_waits_is_taken_up_again(tmp_path: Path, engine: TransformersEngine
     with Memory(tmp_path / "bank", engine=engine, options=TINY_OPTIONS, admission=FEW) as second:
         mira = second.of("mira")
         assert [mira.show(id).status for id in ids] == ["compiled", "text", "text"]
-        assert second.bank.waiting.all() == [("mira", ids[1]), ("mira", ids[2])]
+        assert second.bank.waiting.all() == [("mira", ids[1], False), ("mira", ids[2], False)]
         second.wait()
         assert [mira.show(id).status for id in ids] == ["compiled"] * 3
         assert second.bank.waiting.all() == []

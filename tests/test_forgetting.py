@@ -103,6 +103,10 @@ def test_spans_outside_change_nothing(memory: Memory, bad: Span) -> None:
     for nothing in (None, ""):
         with pytest.raises(ConfigError, match="forget_all"):
             memory.forget(nothing)  # type: ignore[arg-type] # what a trace without a memory gives
+    found: list[Any] = [[], (), "", 0, {}, [(0, 1)], [None]]
+    for none in found:
+        with pytest.raises(ConfigError, match="spans"):
+            memory.forget(info.id, spans=none)  # of a search that found nothing
     with pytest.raises(ConfigError, match="start of an id"):
         memory.forget(info.id[:4])
     assert memory.bank.source("mira", info.id).text == TEXT

@@ -12,11 +12,12 @@ import pytest
 from memkit.admission import AdmissionConfig
 from memkit.bank import Bank, Policy, Said
 from memkit.bank.owners import Owner
-from memkit.document import Span
+from memkit.document import Document, Span
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import ConfigError, NotFoundError
 from memkit.forgetting import forget_and_check
 from memkit.memory import Memory
+from memkit.router.candidates import index
 from memkit.testing import TEXT, TINY_OPTIONS
 
 SECRET = "The password of the safe is Krumbeltorn."
@@ -78,6 +79,22 @@ def test_a_text_is_forgotten_in_entries_speakers_and_keys(memory: Memory, said: 
     (receipt,) = memory.forget_matching(info.id, "Krumbeltorn", compile=False)
     assert receipt.left == info.id
     assert [entry.text for entry in memory.bank.logs.entries("mira", info.id)] == ["Mira lives in Lima."]
+
+
+def test_lines_of_one_entry_are_forgotten(memory: Memory) -> None:
+    memory.remember([Said("Mira lives in Lima.")], memory="profile")
+    info = memory.remember("My notes:\nSimsem lives in Lasces.\nShe has a horse.", memory="profile")
+    memory.forget_matching(info.id, "Simsem lives in Lasces.\nShe has a horse.", compile=False)
+    assert [entry.text for entry in memory.bank.logs.entries("mira", info.id)] == ["Mira lives in Lima."]
+
+
+def test_a_part_of_an_item_is_all_of_it(memory: Memory) -> None:
+    document = Document("Simsem lives in Lasces. Rolan keeps bees.")
+    embedder, items = memory.router.embedder, memory.bank.items
+    items.put("mira", "k", "{}", document, lambda d: index(d, embedder), embedder=embedder.name)
+    (info,) = memory.list()
+    (receipt,) = memory.forget(info.id, spans=[Span(0, 7)])
+    assert (receipt.left, memory.list(), memory.bank.items.all("mira")) == (None, [], [])
 
 
 def test_what_is_named_so_goes_altogether(memory: Memory) -> None:

@@ -78,6 +78,11 @@ def test_messages_of_parts_are_remembered_by_their_text(memory: Memory) -> None:
     assert memory.bank.source("mira", info.id).text == "2026-05-02 user: I live in Lima."
 
 
+def test_roles_in_pairs_are_messages() -> None:
+    said = [("user", "Who is Bo?"), ("assistant", "A baker.")]
+    assert turns(said) == ((("Who is Bo?", "A baker."),), "")
+
+
 # --- moments -----------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("when", "line", "said"),
@@ -176,11 +181,31 @@ def test_what_a_memory_cannot_be_made_of(tmp_path: Path) -> None:
         {"options": {"steps": "many"}},
         {"options": {"nothing": 1}},
         {"embedder": "x"},
+        {"embedder": 5},
+        {"engine": "nano"},
+        {"model": 1.5},
+        {"options": "ratio=8"},
+        {"compiler": ["lcc"]},
+        {"keep": "3"},
+        {"keep": 0},
+        {"clock": "now"},
     ]
     for settings_ in wrong:
         with pytest.raises(MemkitError):
             Memory(tmp_path / "bank", **settings_)
     assert not (tmp_path / "bank").exists()
+
+
+def test_odd_numbers_and_titles(asked: Memory) -> None:
+    wrong: list[Any] = ["64", 0, -5, 1.5, None]
+    for most in wrong:
+        with pytest.raises(ConfigError, match="max_tokens"):
+            asked.recall(WHERE, max_tokens=most)
+    for title in (None, 7, b"title"):
+        with pytest.raises(ConfigError, match="title"):
+            asked.remember("Jalo lives in Rome.", title=title)  # type: ignore[arg-type] # what is tested
+    with pytest.raises(ConfigError, match="path"):
+        Memory(5)  # type: ignore[arg-type] # what is tested
 
 
 @pytest.mark.parametrize("document", [None, 7, b"bytes", {"role": "user", "content": "x"}, ["text"], [7], []])

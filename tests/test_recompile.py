@@ -398,3 +398,18 @@ def test_a_lease_is_renewed_while_an_artifact_is_tested(
     monkeypatch.setattr(admission.SelfTest, "measure", slowly)
     assert memory.of("mira").compile(info.id).version == 1
     assert taken == ["held"]
+
+
+def test_what_is_forgotten_while_it_is_compiled_is_said_to_be(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases_module, "LENGTH", timedelta(seconds=0))
+    mine = memory.of("mira")
+    info = mine.remember([Said(TEXT)], memory="profile")
+    task = Task("mira", info.id, "", "", 0, None, None, None)
+
+    def forget(step: Step) -> None:
+        if mine.list():
+            mine.bank.forget("mira", info.id)
+
+    assert work(memory, task, 5, None, forget).status == "forgotten"

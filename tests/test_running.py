@@ -168,3 +168,17 @@ def test_what_was_asked_stands_in_front_of_no_answer(memory: Memory) -> None:
     assert memory.recall(WHERE).memory_id is None  # a question tells nothing
     memory.remember([{"role": "user", "content": "Mira lives in Lima. Right?"}], memory="session")
     assert memory.recall(WHERE).memory_id == log.id
+
+
+@pytest.mark.parametrize(
+    "text", [WHERE, "I do not know where Mira lives.", "Where is Mira? Where does she live?"]
+)
+def test_a_document_that_only_asks_answers_nothing(memory: Memory, text: str) -> None:
+    source = memory.remember("Mira lives in Lima.", compile=False)
+    asked = memory.remember(text, compile=False)
+    said = memory.remember([{"role": "assistant", "content": text}], memory="session")
+    assert memory.search(WHERE)[0].memory.id == source.id
+    assert memory.recall(WHERE).memory_id == source.id
+    memory.forget(source.id)
+    assert memory.recall(WHERE).memory_id is None
+    assert {info.id for info in memory.list()} == {asked.id, said.id}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import string
 import unicodedata
 from pathlib import Path
 
@@ -74,6 +76,14 @@ def test_what_looks_different_is_not_the_same(one: str, other: str) -> None:
     assert Document(one).identity != Document(other).identity
 
 
+@pytest.mark.parametrize("space", [" ", "\t", "\u00a0", "?", "!", "\n", "-", "."])
+def test_long_runs_are_read_once(space: str) -> None:
+    long = "a" + space * 100_000 + "b"
+    assert normal(long)[0] + normal(long)[-1] == "ab"
+    assert weighted_words(f"Where is Simsem{long}")
+    assert Document(long).chunks()
+
+
 @given(st.text(st.characters(codec="utf-8")))
 def test_a_normal_form_is_its_own(text: str) -> None:
     assert normal(normal(text)) == normal(text)
@@ -97,6 +107,9 @@ def test_a_text_that_shows_nothing_is_empty(nothing: str) -> None:
         ("What did A give B?", "A gave B a pear.", "C gave D an apple."),
         ("Who is Will?", "Will is a baker.", "It will rain tomorrow."),
         ("who is will?", "Will is a baker.", "It will rain tomorrow."),
+        ("Who is Rose?", "Rose lives in Osk.", "You can keep a rose in a can."),
+        ("Who is Grace?", "Grace lives in Osk.", "They said grace before dinner."),
+        ("猫", "私の猫の名前はタマです。", "犬の名前はポチです。"),
         ("Where is Can?", "Can sits in the garden.", "You can sit in the garden."),
         ("Wo wohnt Jürgen?", "Jürgen wohnt in Köln.", "Peter wohnt in Köln."),
         (
@@ -139,10 +152,43 @@ POLITE = (
         "Hi, I'm Bob from Acme. Where does Simsem live? Thanks a lot in advance!",
         "Dear assistant, I hope that you are well. Where does Simsem live? Best regards, Rolan",
         "Where does Simsem live?",
+        "Where does Simsem live? I am asking since Anna, Tom, Peter, Paul, Mary, Rolan, Vekek and Mevrol "
+        "want to go to Bergen, Oslo, Paris and London in May 2026, June 2026 and July 2026.",
+        "Tell me where Simsem lives.\n\nBest regards,\nJohn Miller\nSales Manager, ACME Corporation\n12 Main "
+        "Street, Springfield, IL 62701\nPhone: 555-0100",
     ],
 )
 def test_politeness_hides_no_memory(question: str) -> None:
     assert similarity(question, SIMSEM)[0] >= 0.5
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "hi there i am planning a trip next week with my family and we would like to bring a present to a "
+        "friend so could you tell me where simsem lives thanks a lot this would really help us with the "
+        "preparations",
+        "Could you be so kind as to please look into your notes and tell me, if it is not too much trouble "
+        "and you have a minute, in which town exactly it is that simsem lives at the moment?",
+        "Hallo! Ich plane nächste Woche eine Reise und möchte einer Freundin ein Geschenk mitbringen. "
+        "Könntest du mir sagen, wo Simsem wohnt?",
+    ],
+)
+def test_a_name_in_a_long_sentence_is_found(question: str) -> None:
+    assert similarity(question, SIMSEM)[0] >= EMBEDDER.min_similarity
+
+
+def test_a_name_that_is_nowhere_finds_nothing(tmp_path: Path) -> None:
+    text = "Keldor is a town with {} bridges, {} mills and a market. It was founded by Rolan, who kept bees."
+    draw = random.Random(0)
+    names = ["".join(draw.choices(string.ascii_lowercase, k=6)).capitalize() for _ in range(100)]
+    with Bank(tmp_path / "bank") as bank:
+        for number in range(10):
+            document = Document(text.format(number, 100 + number) + " So it goes, and goes on." * 12)
+            bank.remember("mira", document, *index(document, EMBEDDER), embedder=EMBEDDER.name)
+        for name in names:
+            best = candidates(bank, "mira", f"Who is {name}?", EMBEDDER)[0]
+            assert best.similarity < EMBEDDER.min_similarity  # whatever the hashed words say
 
 
 @pytest.mark.parametrize(
@@ -161,7 +207,8 @@ def test_chat_without_a_bearing_pulls_no_memory_in(question: str) -> None:
 def test_the_sentence_that_asks_is_told_from_the_others() -> None:
     assert asked(POLITE.format("Simsem lives")) == "Could you tell me where Simsem lives?"
     assert asked("Simsem's horse") == "Simsem's horse"
-    assert dict(weighted_words("I met Bo. Where is Simsem?")) == {"bo": 1.0, "simsem": 3.0}
+    found = dict(weighted_words("I met Bo. Where is Simsem?"))
+    assert found == {"Bo": 0.5, "bo": 0.5, "Simsem": 1.5, "simsem": 1.5}
 
 
 @pytest.mark.parametrize("question", ["Where does Simsem live?", POLITE.format("Simsem lives")])

@@ -46,6 +46,7 @@ from memkit.bank.versions import Versions
 from memkit.bank.waiting import Waiting
 from memkit.document import Document, Span
 from memkit.errors import ArtifactError, BankError, NotFoundError, QuotaError
+from memkit.settings import expanded
 
 _FROM_ALL = CompiledFrom()
 _PREFIX = re.compile(r"[0-9a-f]{1,16}")
@@ -70,7 +71,7 @@ class Bank:
         database: str | None = None,
         artifacts: str | None = None,
     ) -> None:
-        self.path = Path(path)
+        self.path = expanded(path)
         self._catalog = catalog_of(self.path, database, timeout)
         self._blobs = store_of(self.path, artifacts)
         self._indexes = Indexes()

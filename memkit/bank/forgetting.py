@@ -67,6 +67,9 @@ class Forgetting:
         without any words is forgotten altogether (``left`` is None). Raises `ConfigError` for a span outside.
         """
         check_tenant(tenant)
+        if self._keeps_item(tenant, memory_id):  # an item has all of its text, or is none
+            (receipt,) = self.forget(tenant, memory_id)
+            return receipt
         made = self._embedded(tenant, memory_id, spans, embed)  # before anybody has to wait for it
         with self._catalog.write() as connection:
             vector_rows.require_embedder(connection, tenant, embedder)
@@ -108,6 +111,11 @@ class Forgetting:
             removed = receipt.artifacts_removed + also.artifacts_removed
             receipt = replace(receipt, artifacts_removed=removed)
         return receipt
+
+    def _keeps_item(self, tenant: str, memory_id: str) -> bool:
+        of_item = and_(items.c.tenant == tenant, items.c.memory_id == memory_id)
+        with self._catalog.read() as connection:
+            return connection.execute(select(items.c.key).where(of_item).limit(1)).first() is not None
 
     def _retitle(self, tenant: str, memory_id: str, text: str) -> Receipt:
         """Take a text out of a title, with all artifacts, which name it."""
@@ -229,7 +237,11 @@ def _named(connection: Connection, tenant: str, memory_id: str, text: str) -> _N
         bool(info.name and places(info.name, text))
         or any(places(part, text) for row in kept for part in (row.key, _plain(row.value))),
         bool(places(info.title, text)),
-        [Span(r.start, r.end) for r in rows if places(r.speaker, text) or places(r.key or "", text)],
+        [
+            Span(r.start, r.end)
+            for r in rows
+            if any(places(part, text) for part in (r.text, r.speaker, r.key or ""))
+        ],
     )
 
 

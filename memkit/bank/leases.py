@@ -26,22 +26,27 @@ class Lease:
     """One memory, held by one compilation; a context that ends the lease."""
 
     def __init__(self, catalog: AnyCatalog, tenant: str, memory_id: str, owner: str) -> None:
-        self._catalog, self._owner = catalog, owner
+        self._catalog, self._owner, self._memory = catalog, owner, (tenant, memory_id)
         self._of = (leases.c.tenant == tenant, leases.c.memory_id == memory_id, leases.c.owner == owner)
         self._renewed = datetime.now(UTC)
         self._over, self._lost = threading.Event(), False
         self._beat = threading.Thread(target=self._renewing, name="memkit-lease", daemon=True)
 
     def renew(self) -> None:
-        """Hold on, once a quarter of the lease is over. Raises `BankBusyError` when another took it."""
+        """Hold on, once a quarter of the lease is over.
+
+        Raises `BankBusyError` when another took it, `NotFoundError` when the memory was forgotten.
+        """
         now = datetime.now(UTC)
         if abs(now - self._renewed) < LENGTH / 4 and not self._lost:  # a clock may go backwards, too
             return
         until = queries.microseconds_of(now + LENGTH)
         with self._catalog.write() as connection:
             held = connection.execute(update(leases).where(*self._of).values(until=until)).rowcount
+            if not held:
+                self._lost = True
+                queries.info(connection, *self._memory)  # it may have been forgotten
         if not held:
-            self._lost = True
             raise BankBusyError(
                 "another process took this compilation over: this one had stopped for too long"
             )

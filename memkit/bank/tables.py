@@ -157,6 +157,7 @@ waiting = Table(
     Column("tenant", _Name, primary_key=True),
     Column("memory_id", String(16), primary_key=True),
     Column("added", BigInteger, nullable=False),
+    Column("always", Boolean, nullable=False, server_default=false()),  # whatever the advice is
     _of_memory(),
 )
 policies = Table(

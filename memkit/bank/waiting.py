@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import and_, delete, insert, select
+from sqlalchemy import and_, delete, insert, select, update
 
 from memkit.bank import queries
 from memkit.bank.catalog import AnyCatalog
@@ -16,15 +16,18 @@ class Waiting:
     def __init__(self, catalog: AnyCatalog) -> None:
         self._catalog = catalog
 
-    def add(self, tenant: str, memory_id: str) -> None:
-        """Note that a memory waits; nothing changes where it does already, or is forgotten."""
+    def add(self, tenant: str, memory_id: str, *, always: bool = False) -> None:
+        """Note that a memory waits, to be compiled if it is worth it or ``always``; nothing where it is
+        forgotten."""
         check_tenant(tenant)
         this = and_(waiting.c.tenant == tenant, waiting.c.memory_id == memory_id)
         with self._catalog.write() as connection:
-            known = connection.execute(select(waiting.c.added).where(this)).first()
+            known = connection.execute(select(waiting.c.always).where(this)).first()
             if known is None and queries.find(connection, tenant, memory_id) is not None:
-                row = {"tenant": tenant, "memory_id": memory_id, "added": queries.now()}
+                row = {"tenant": tenant, "memory_id": memory_id, "added": queries.now(), "always": always}
                 connection.execute(insert(waiting).values(**row))
+            elif always:
+                connection.execute(update(waiting).where(this).values(always=True))
 
     def done(self, tenant: str, memory_id: str) -> None:
         """Note that a memory waits no longer."""
@@ -36,8 +39,9 @@ class Waiting:
         with self._catalog.write() as connection:
             connection.execute(delete(waiting).where(this))
 
-    def all(self) -> list[tuple[str, str]]:
-        """Owner and memory id of all that wait, longest first; for whoever compiles for the whole bank."""
-        query = select(waiting.c.tenant, waiting.c.memory_id)
+    def all(self) -> list[tuple[str, str, bool]]:
+        """Owner and memory id of all that wait, and whether ``always``, longest first; for whoever compiles
+        for the whole bank."""
+        query = select(waiting.c.tenant, waiting.c.memory_id, waiting.c.always)
         with self._catalog.read() as connection:
-            return [(row[0], row[1]) for row in connection.execute(query.order_by(waiting.c.added))]
+            return [(row[0], row[1], row[2]) for row in connection.execute(query.order_by(waiting.c.added))]

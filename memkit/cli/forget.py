@@ -121,7 +121,7 @@ def _forgotten(
         return memory.forget_all(), ()
     if matching is not None:
         return memory.forget_matching(one, matching, compile=False), ()
-    return memory.forget(one, spans=spans, compile=False), ()
+    return memory.forget(one, spans=spans or None, compile=False), ()
 
 
 def _show(

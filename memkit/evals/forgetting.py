@@ -70,7 +70,7 @@ def bench(config: ForgetConfig, progress: Progress = lambda label, done, total: 
             for number, case in enumerate(cases):
                 progress("forget, compile and ask", number, len(cases))
                 mine = memory.of(case.user)
-                mine.forget(case.memory_id, spans=case.spans, compile=False)
+                mine.forget(case.memory_id, spans=case.spans or None, compile=False)
                 for info in mine.list():
                     _compile(mine, info.id)
             rows = list(_rows(memory, cases, root))

@@ -223,7 +223,7 @@ def expire(memory: Memory, users: Sequence[str] | None, now: datetime) -> dict[s
             continue
         one = memory.of(Owner.of(user))
         for memory_id, spans in memory.bank.forgetting.expired(user, now - timedelta(days=days)):
-            done.setdefault(user, []).extend(one.forget(memory_id, spans=spans or (), compile=False))
+            done.setdefault(user, []).extend(one.forget(memory_id, spans=spans or None, compile=False))
     return done
 
 

@@ -41,6 +41,7 @@ def upgrade() -> None:
         sa.Column("tenant", name, primary_key=True),
         sa.Column("memory_id", sa.String(16), primary_key=True),
         sa.Column("added", sa.BigInteger, nullable=False),
+        sa.Column("always", sa.Boolean, nullable=False, server_default=sa.false()),
         sa.ForeignKeyConstraint(
             ["tenant", "memory_id"], ["memories.tenant", "memories.id"], ondelete="CASCADE"
         ),
