@@ -79,7 +79,7 @@ def _is_id(memory_id: object) -> bool:
 
 def not_found(memory_id: str) -> NotFoundError:
     """The error for an id that names no memory of the tenant."""
-    return NotFoundError(f"this tenant has no memory {memory_id!r:.80}; list its memories to see the ids")
+    return NotFoundError(f"this user has no memory {memory_id!r:.80}; list its memories to see the ids")
 
 
 def infos(connection: Connection, tenant: str, prefix: str = "") -> list[MemoryInfo]:
