@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +83,8 @@ class Document:
 
     @classmethod
     def from_file(cls, path: str | Path) -> Document:
-        """Read a text file in UTF-8, UTF-16 or UTF-32; its name becomes the title."""
+        """Read a text file in UTF-8, UTF-16 or UTF-32; its name becomes the title, with a question mark in a
+        diamond for each of its bytes that is no UTF-8."""
         path = expanded(path)
         try:
             data = path.read_bytes()
@@ -90,7 +92,7 @@ class Document:
             reason = getattr(error, "strerror", None) or "no file can have that name"
             shown = str(path) if len(str(path)) <= SHOWN else f"{str(path)[:SHOWN]}..."
             raise DocumentError(f"cannot read {shown}: {reason}; give the path of a text file") from error
-        return cls.from_bytes(data, title=path.name)
+        return cls.from_bytes(data, title=os.fsencode(path.name).decode(errors="replace"))
 
     @property
     def digest(self) -> str:

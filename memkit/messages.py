@@ -19,7 +19,7 @@ When: TypeAlias = "str | date | datetime"
 _ROLES = ("system", "developer", "user", "human", "assistant", "ai", "tool", "function")
 SHAPE = 'a message is {"role": ..., "content": ...}, perhaps with a date as "when"'
 # What the messages of chat APIs have beside that; none of it is text that somebody said.
-_BESIDE = frozenset(
+BESIDE = frozenset(
     "role content when id name type refusal audio annotations tool_calls tool_call_id function_call "
     "reasoning reasoning_content status".split()
 )
@@ -79,7 +79,7 @@ def _entry(said: Message, when: When | None) -> Said:
     if isinstance(said, Said):
         at = said.when if said.when is not None else when
         return replace(said, when=None if at is None else moment(at))
-    if not isinstance(said, Mapping) or not {"role", "content"} <= set(said) <= _BESIDE:
+    if not isinstance(said, Mapping) or not {"role", "content"} <= set(said) <= BESIDE:
         raise ConfigError(SHAPE)
     at = said.get("when") if said.get("when") is not None else when
     return Said(content_text(said["content"]), _role(said["role"]), None if at is None else moment(at))

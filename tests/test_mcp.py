@@ -92,6 +92,20 @@ def test_what_is_remembered_is_compiled(memory: Memory) -> None:
     jobs.stop()
 
 
+@pytest.mark.parametrize(
+    "name", ["\N{WOMAN}\u200d\N{PERSONAL COMPUTER}", "\u0645\u06cc\u200c\u062e", "10\u00a0km"]
+)
+def test_names_with_joined_characters(memory: Memory, name: str) -> None:
+    async def main() -> None:
+        async with Client(create_mcp(Local(memory), None)) as client:
+            await call(client, "remember", text="I moved to Oslo.", memory=name, key=name)
+            await call(client, "remember", text=TEXT, title=name)
+
+    anyio.run(main)
+    assert {(info.name, info.title) for info in memory.list()} >= {(None, name)}
+    assert name in {info.name for info in memory.list()}
+
+
 BAD: list[tuple[str, dict[str, Any]]] = [
     ("remember", {"text": ""}),
     ("remember", {"text": "a\0b"}),

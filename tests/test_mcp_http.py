@@ -21,7 +21,7 @@ from test_mcp import INSIDE, call, refused, whole_path
 
 from memkit.engine.transformers import TransformersEngine
 from memkit.memory import Memory
-from memkit.server.mcp_http import Keyed, http_app
+from memkit.server.mcp_http import NO_MESSAGE, Keyed, http_app
 from memkit.server.testing import running
 from memkit.testing import TINY_OPTIONS
 
@@ -131,6 +131,17 @@ def test_half_a_character_does_not_break_it(root: Memory) -> None:
             assert answer.status_code in (200, 400), answer.text
             assert not INSIDE.search(answer.text), answer.text
             assert '"isError":true' in answer.text or '"error"' in answer.text, answer.text
+
+
+def test_what_is_no_message_is_told_plainly(root: Memory) -> None:
+    key = {"Authorization": f"Bearer {root.bank.keys.create('acme')[1]}", **ACCEPT}
+    headers = {**key, "Content-Type": "application/json"}
+    with running(http_app(Keyed(root), None)) as url:
+        for body in ("[]", "5", "{}", "null", '"x"'):
+            answer = httpx2.post(f"{url}/mcp", content=body, headers=headers)
+            assert (answer.status_code, answer.json()["error"]["message"]) == (400, NO_MESSAGE)
+        answer = httpx2.post(f"{url}/mcp", content="{", headers=headers)
+        assert (answer.status_code, INSIDE.search(answer.text)) == (400, None)
 
 
 @pytest.mark.slow

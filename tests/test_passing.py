@@ -70,9 +70,7 @@ def test_instructions_of_every_form(content: Any, made: Any) -> None:
 
 
 def test_what_the_user_said_last() -> None:
-    assert (
-        latest([QUESTION, {"role": "user", "content": [{"text": "a"}, {"type": "image"}, "b", 1]}]) == "a\nb"
-    )
+    assert latest([{"role": "user", "content": [{"text": "a"}, {"type": "image"}, "b", 1]}]) == "a\nb"
     assert latest([QUESTION, {"role": "assistant", "content": "x"}]) == QUESTION["content"]
     odd: tuple[Any, ...] = (None, 1, "x", {}, [], [1, None], [{"role": "user"}])
     for each in (*odd, [{"role": "user", "content": 5}]):
@@ -82,5 +80,35 @@ def test_what_the_user_said_last() -> None:
 def test_a_field_is_added_to_objects_only() -> None:
     assert with_field(b'{"a": 1.50}\n', "b", None) == b'{"a": 1.50,"b": null}\n'
     assert with_field(b" {} ", "b", 1) == b' {"b": 1} '
+    assert json.loads(with_field(b'{"a": 1, "b": {"c": 2}}', "b", 1)) == {"a": 1, "b": 1}
+    assert with_field('{"b": 0, "a": "ü"}'.encode(), "b", 1).count(b'"b"') == 1
     for odd in (b"", b"1", b"[{}]", b"{", b'"}"', '{"a": 1}'.encode("utf-16")):
         assert with_field(odd, "b", 1) == odd
+
+
+LOOK: dict[str, Any] = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}],
+        [LOOK, {"role": "tool", "tool_call_id": "1", "content": "It rains."}],
+        [
+            {**LOOK, "content": "I look."},
+            {"role": "user", "content": [{"type": "tool_result", "content": "r"}]},
+        ],
+        [LOOK, {"role": "tool", "content": "r"}, LOOK, {"role": "tool", "content": "s"}],
+    ],
+)
+def test_the_question_of_a_tool_loop_or_before_an_image(after: list[Any]) -> None:
+    earlier = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello."}]
+    assert latest([*earlier, QUESTION, *after]) == QUESTION["content"]
+
+
+def test_what_the_user_said_in_pieces() -> None:
+    pieces = [{"role": "user", "content": text} for text in ("I met Mira.", "Where does she live?")]
+    assert latest(pieces) == "I met Mira.\nWhere does she live?"
+    assert (
+        latest([QUESTION, {"role": "assistant", "content": "Keldor"}, *pieces[1:]]) == "Where does she live?"
+    )

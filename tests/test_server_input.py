@@ -178,8 +178,8 @@ SAID: list[tuple[str, Any, str]] = [
     ("/ask", {"question": "a", "history": ["a"]}, "history.0: must be a list or an object"),
     (
         "/ask",
-        {"question": "a", "history": [{"role": "tool", "content": "4"}]},
-        "the model here calls no tools, and reads none of their results",
+        {"question": "a", "history": [{"role": "critic", "content": "4"}]},
+        "a history has messages of user, assistant and system, not of 'critic'",
     ),
     ("/memories/ID/forget", {}, "give spans, or a text that matches, and not both"),
     ("/memories/ID/rollback", {"version": 0}, "version: must be at least 1"),

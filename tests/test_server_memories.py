@@ -19,6 +19,11 @@ from memkit.server.config import ServerConfig
 from memkit.server.testing import Served, remember, served
 from memkit.testing import TEXT, TINY_OPTIONS
 
+NAMES = (
+    "\N{WOMAN}\u200d\N{PERSONAL COMPUTER}",
+    "\u0645\u06cc\u200c\u062e",
+    "10\u00a0km",
+)  # joined, Persian, no-break
 QUESTION = {"question": "Where does Mira live?", "max_tokens": 4}
 
 
@@ -117,6 +122,55 @@ def test_a_running_memory(client: httpx2.Client) -> None:
     gone = ok(client.post(f"/memories/{moved['id']}/forget", json={"matching": "Lima"}))
     assert gone["receipts"][0]["left"] == moved["id"]
     assert "Lima" not in ok(client.get(f"/memories/{moved['id']}/source"))["text"]
+
+
+def test_messages_as_chat_apis_have_them(client: httpx2.Client) -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:"}}
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    said = [
+        {"role": "user", "name": "Mira", "content": [{"type": "text", "text": "I live in Lima."}, image]},
+        {"role": "assistant", "content": None, "refusal": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "It rains."},
+        {"role": "user", "content": ""},
+    ]
+    made = ok(client.post("/memories", json={"messages": said}), 201)["memory"]
+    source = ok(client.get(f"/memories/{made['id']}/source"))
+    assert [entry["speaker"] for entry in source["entries"]] == ["user", "tool"]
+    lines = [source["text"][entry["start"] : entry["end"]] for entry in source["entries"]]
+    assert [line.rstrip()[-15:] for line in lines] == ["I live in Lima.", "tool: It rains."]
+    for wrong in ({"role": "user", "content": "a", "whne": "2026"}, {"role": "user", "content": None}):
+        assert client.post("/memories", json={"messages": [wrong]}).status_code == 400
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_and_titles_with_joined_characters(client: httpx2.Client, name: str) -> None:
+    said = [{"role": name, "content": "I live in Lima."}]
+    made = ok(client.post("/memories", json={"messages": said, "memory": name, "key": name}), 201)
+    assert made["memory"]["name"] == name
+    titled = ok(client.post("/memories", json={"text": TEXT, "title": name}), 201)
+    assert titled["memory"]["title"] == name
+    for bad in ("a\nb", "a\0b", "a\u2028b", "\x1b[31m"):
+        for body in ({"text": "b", "title": bad}, {"text": "b", "memory": bad}):
+            assert client.post("/memories", json=body).status_code == 400
+
+
+def test_a_history_of_what_tools_said_and_of_images(client: httpx2.Client) -> None:
+    remember(client, TEXT)
+    plain = [{"role": "user", "content": "Who is Mira?"}, {"role": "assistant", "content": "A person."}]
+    image = {"type": "image_url", "image_url": {"url": "data:"}}
+    call = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function"}]}
+    full = [
+        {"role": "user", "content": [{"type": "text", "text": "Who is Mira?"}, image]},
+        call,
+        {"role": "tool", "content": "found", "tool_call_id": "1"},
+        plain[1],
+    ]
+    said = []
+    for history in (plain, full):
+        answer = client.post("/ask", json={**QUESTION, "history": history})
+        assert answer.status_code == 200, answer.text
+        said.append((answer.json()["text"], answer.json()["trace"]["prompt_tokens"]))
+    assert said[0] == said[1]
 
 
 def test_versions(server: Served, client: httpx2.Client) -> None:

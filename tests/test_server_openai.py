@@ -154,7 +154,7 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
         ),
         ({"stop": ["a"] * 5}, "stop"),
         ({"temperature": 3}, "temperature"),
-        ({"user": "a\0b"}, None),
+        ({"user": "x" * 2000}, None),
         ({"extra_headers": {"X-Memkit-Gate": "open"}}, None),
     ],
 )

@@ -154,6 +154,23 @@ def test_refusals(client: openai.OpenAI, other: Other, status: int, told: int) -
     with pytest.raises(openai.APIStatusError) as caught:
         client.chat.completions.create(**ASKED)
     assert caught.value.status_code == told
+    assert ("MEMKIT_UPSTREAM_KEY" in str(caught.value)) == (status == 401)
+
+
+def test_a_tool_loop_keeps_what_is_known(client: openai.OpenAI, other: Other) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    image = {"type": "image_url", "image_url": {"url": "data:"}}
+    for after in (
+        [
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "1", "content": "It rains."},
+        ],
+        [{"role": "user", "content": [image]}],
+    ):
+        messages: Any = [*ASKED["messages"], *after]
+        made = client.chat.completions.create(model="big", messages=messages, user="mira")
+        assert (made.model_extra or {})["memkit"]["route"] == "text"
+        assert "Mira lives in Keldor" in other.bodies[-1]["messages"][0]["content"]
 
 
 def test_an_upstream_that_is_not_there(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from memkit.bank.records import entry_key, memory_hash
 from memkit.bank.repair import STAGING
 from memkit.document import Document, Span
 from memkit.errors import BankBusyError, BankError, ConfigError
+from memkit.settings import expanded
 
 FORMAT = 1
 CATALOG, LIST = "catalog.sqlite3", "memkit-backup.json"
@@ -42,6 +43,7 @@ class _ChangedError(Exception):
 
 def backup(path: Path, catalog: AnyCatalog, blobs: Store, target: Path) -> int:
     """Write the bank at ``path`` to a new file; its size in bytes. See `Bank.backup`."""
+    target = expanded(target)
     if target.exists():
         raise ConfigError(f"{target} exists; give a new file")
     if not target.absolute().parent.is_dir():
@@ -123,16 +125,16 @@ def restore(file: str | Path, path: str | Path, *, deletions: str | Path | None 
     Memories that the bank at ``deletions`` has forgotten since are left out, so that an old backup does
     not bring them back. Raises `BankError` for a file that is no sound backup; nothing is made then.
     """
-    path = Path(path).absolute()
+    path = expanded(path).absolute()
     if path.exists() and any(path.iterdir()):
         raise ConfigError(f"{path} is not empty; give a new folder")
     with translated(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.restore-", dir=path.parent))
         try:
-            _extract(Path(file), staging)
+            _extract(expanded(file), staging)
             if deletions is not None:
-                _forget_again(staging, Path(deletions))
+                _forget_again(staging, expanded(deletions))
             count = _count(staging)
             _sync(staging)
             if path.exists():

@@ -13,7 +13,14 @@ from typing import Any
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from memkit.errors import BankBusyError, BankError, BankFullError, BankReadOnlyError
+from memkit.errors import (
+    BankBusyError,
+    BankError,
+    BankFullError,
+    BankReadOnlyError,
+    ConfigError,
+    MemkitError,
+)
 
 _READ_ONLY = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH}
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
@@ -91,8 +98,12 @@ def _from_sqlite(path: Path | str, error: BaseException | None) -> BankError:
     return BankError(f"the bank {path} failed: {error}; check its disk and its permissions")
 
 
-def _from_postgres(path: Path | str, error: Any) -> BankError:
+def _from_postgres(path: Path | str, error: Any) -> MemkitError:
     state = error.sqlstate or ""
+    if not state and "NUL (0x00)" in str(error):
+        return ConfigError(
+            "a name or a text holds a NUL character, which PostgreSQL cannot keep: leave it out"
+        )
     if state in _POSTGRES_BUSY:
         return busy(path)
     if state in _POSTGRES_FULL:

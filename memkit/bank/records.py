@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,8 +15,10 @@ from numpy.typing import NDArray
 from memkit.bank.owners import MAX_OWNER, check_name
 from memkit.document import Document, Span
 from memkit.errors import ConfigError, DocumentError
+from memkit.text import blank
 
 Vectors: TypeAlias = NDArray[np.float32]
+_BREAKING = {"Cc", "Cs", "Zl", "Zp"}  # control characters, lone surrogates, ends of lines and paragraphs
 
 
 @dataclass(frozen=True)
@@ -147,11 +150,18 @@ def running_digest(name: str) -> str:
 
 def check_line(what: str, text: str, most: int) -> str:
     """A short text on one line, as a name is; `ConfigError` for anything else."""
-    if not isinstance(text, str) or not 1 <= len(text) <= most or not text.isprintable() or not text.strip():
+    if not isinstance(text, str) or not 1 <= len(text) <= most or not one_line(text) or blank(text):
         raise ConfigError(
-            f"{what} is a printable text of 1 to {most} characters on one line, got {text!r:.80}"
+            f"{what} is a text of 1 to {most} characters on one line, without control characters, "
+            f"got {text!r:.80}"
         )
     return text
+
+
+def one_line(text: str) -> bool:
+    """Whether a text is whole, on one line and without control characters. Joiners and no-break spaces are
+    of the text, as in Persian, in French and in most emoji."""
+    return text.isprintable() or not any(unicodedata.category(each) in _BREAKING for each in text)
 
 
 def memory_hash(tenant: str, memory_id: str) -> str:
@@ -166,6 +176,8 @@ def entry_key(memory_id: str, number: int) -> str:
 
 def check_title(document: Document) -> None:
     """Raise `DocumentError` when the title cannot be stored."""
+    if "\x00" in document.title:  # PostgreSQL keeps none
+        raise DocumentError("the title holds a NUL character")
     try:
         document.title.encode()
     except UnicodeEncodeError as error:

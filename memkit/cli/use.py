@@ -95,6 +95,8 @@ def remember(
     output = Output(json)
     if name is None and (when is not None or key is not None):
         raise ConfigError("--when and --key belong to a running memory: name one with --memory")
+    if always and not wait:
+        raise ConfigError("--always belongs to --wait: add that to compile now")
     said = None if when is None else moment(when)
     document = _read(file, title)
     options = compiler_options(option, ratio)

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from memkit.settings import expanded
+
 
 @dataclass(frozen=True)
 class ServerConfig:
@@ -52,6 +54,9 @@ class ServerConfig:
     context_tokens: int = 1024
 
     def __post_init__(self) -> None:
+        for name in ("home", "reports"):
+            if (path := getattr(self, name)) is not None:
+                object.__setattr__(self, name, expanded(path))
         for name in ("rate", "max_body", "max_tokens", "answers", "users", "queue", "keep", "context_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -63,10 +68,12 @@ class ServerConfig:
             )
         if self.metrics_token is not None and len(self.metrics_token) < 16:
             raise ValueError("metrics_token must have at least 16 characters")
-        for url in (*self.origins, *([self.upstream] if self.upstream else [])):
+        given = [("origins (--origin)", url) for url in self.origins]
+        given += [("upstream (--upstream)", self.upstream)] if self.upstream else []
+        for name, url in given:
             parts = urlsplit(url)
             if parts.scheme not in ("http", "https") or not parts.netloc:
-                raise ValueError(f"{url!r} is no address of the form https://host")
+                raise ValueError(f"{name} takes addresses that begin with http:// or https://, got {url!r}")
 
     @property
     def compiles(self) -> bool:

@@ -3,49 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+from memkit.messages import turns
 from memkit.server.refusals import ApiError
-from memkit.server.schemas import ChatMessage
+from memkit.server.schemas import ChatMessage, EarlierMessage
 
 Pair = tuple[str, str]
+SIDES = ("user", "assistant")  # of a pair
 
 
 def turns_in(messages: Sequence[ChatMessage]) -> tuple[tuple[Pair, ...], str, str]:
     """Earlier turns, the question and the instructions of a conversation."""
-    turns, instructions = _folded(messages, "messages")
-    if not turns or len(turns[-1]) != 1:
+    said, instructions = _folded(messages)
+    if not said or len(said[-1]) != 1:
         raise ApiError(400, "the last message must be the user's question", "invalid_value", "messages")
-    return _pairs(turns[:-1]), turns[-1][0], instructions
+    return _pairs(said[:-1]), said[-1][0], instructions
 
 
-def earlier(history: Sequence[Pair | ChatMessage]) -> tuple[tuple[Pair, ...], str]:
-    """Turns and instructions of what was said before a question: pairs, or messages."""
-    turns, instructions = _folded(history, "history")
-    return _pairs(turns), instructions
+def earlier(history: Sequence[Pair | EarlierMessage]) -> tuple[tuple[Pair, ...], str]:
+    """Turns and instructions of what was said before a question: pairs, or messages.
+
+    Raises `ConfigError` for what `memkit.Memory` does not take either.
+    """
+    if not any(isinstance(each, EarlierMessage) for each in history):
+        return turns([each for each in history if not isinstance(each, EarlierMessage)])
+    messages = list[dict[str, Any]]()
+    for each in history:
+        if isinstance(each, EarlierMessage):
+            messages.append({"role": each.role, "content": each.content})
+        else:
+            messages += [{"role": role, "content": text} for role, text in zip(SIDES, each, strict=True)]
+    return turns(messages)
 
 
-def _folded(messages: Sequence[Pair | ChatMessage], where: str) -> tuple[list[list[str]], str]:
+def _folded(messages: Sequence[ChatMessage]) -> tuple[list[list[str]], str]:
     """What the user said, each with the answers to it; and all instructions."""
-    instructions, turns = list[str](), list[list[str]]()
+    instructions, said = list[str](), list[list[str]]()
     for number, message in enumerate(messages):
-        if not isinstance(message, ChatMessage):
-            turns.append(list(message))
-            continue
-        text = _text(message, f"{where}.{number}")
+        text = _text(message, f"messages.{number}")
         if message.role in ("system", "developer"):
             instructions.append(text)
         elif message.role == "user":
-            turns.append([text])
+            said.append([text])
         elif message.role != "assistant":
-            said = "the model here calls no tools, and reads none of their results"
-            raise ApiError(400, said, "unsupported", where)
-        elif turns:
-            turns[-1].append(text)
-    return turns, "\n\n".join(filter(None, instructions))
+            advice = "the model here calls no tools, and reads none of their results"
+            raise ApiError(400, advice, "unsupported", "messages")
+        elif said:
+            said[-1].append(text)
+    return said, "\n\n".join(filter(None, instructions))
 
 
-def _pairs(turns: list[list[str]]) -> tuple[Pair, ...]:
-    return tuple((turn[0], "\n".join(turn[1:])) for turn in turns)
+def _pairs(said: list[list[str]]) -> tuple[Pair, ...]:
+    return tuple((turn[0], "\n".join(turn[1:])) for turn in said)
 
 
 def _text(message: ChatMessage, where: str) -> str:

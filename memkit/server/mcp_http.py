@@ -24,6 +24,7 @@ from memkit.server.refusals import ApiError, api_error, body_of
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+NO_MESSAGE = "the body is no JSON-RPC message: send one object with jsonrpc, method, and an id for an answer"
 RATE, MAX_BODY = 600, 8 * 2**20  # requests of a key in a minute; bytes
 
 
@@ -66,9 +67,20 @@ class Gatekeeper:
             await _refuse(scope, send, api_error(error))
             return
 
+        held: list[Message] = []  # the start of a refusal, until its body is known
+
         async def said(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message = {**message, "headers": [*message.get("headers", ()), *_encoded(left)]}
+                if message["status"] == 400:
+                    held.append(message)
+                    return
+            elif held:
+                start, body = held.pop(), plainly(message.get("body", b""))
+                if not message.get("more_body"):
+                    message = {**message, "body": body}
+                    start = {**start, "headers": _measured(start["headers"], len(body))}
+                await send(start)
             await send(message)
 
         await self._app(scope, receive, said)
@@ -86,6 +98,25 @@ def http_app(desk: Keyed, jobs: Jobs | None, *, rate: int = RATE, max_body: int 
         stateless_http=True, transport_security=names, max_request_body_size=max_body
     )
     return Guard(Gatekeeper(app, desk, Rates(rate)), max_body)
+
+
+def plainly(body: bytes) -> bytes:
+    """The SDK's refusal of what is no JSON-RPC message, without what its validation says about itself."""
+    try:
+        refusal = json.loads(body)
+        message = refusal["error"]["message"]
+    except (ValueError, TypeError, KeyError):
+        return body
+    if not isinstance(message, str) or not message.startswith("Validation error"):
+        return body
+    refusal["error"]["message"] = NO_MESSAGE
+    return json.dumps(refusal).encode()
+
+
+def _measured(headers: list[tuple[bytes, bytes]], length: int) -> list[tuple[bytes, bytes]]:
+    """Headers with the length of a body."""
+    kept = [(name, value) for name, value in headers if name.lower() != b"content-length"]
+    return [*kept, (b"content-length", b"%d" % length)]
 
 
 def _encoded(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:

@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
 
-from memkit.bank import MemoryInfo, Receipt, Said
+from memkit.bank import MemoryInfo, Receipt
 from memkit.cli.output import plain
 from memkit.document import Document, Span
 from memkit.errors import NotFoundError
+from memkit.messages import Message
 from memkit.server.bodies import JsonRoute
 from memkit.server.refusals import ApiError, queue_full
 from memkit.server.schemas import (
@@ -216,10 +217,10 @@ def compile_later(desk: Desk, memory_id: str, *, always: bool = False) -> str | 
     return job.id if job else None
 
 
-def _said(body: RememberBody) -> str | list[Said]:
+def _said(body: RememberBody) -> str | list[Message]:
     if body.text is not None:
         return body.text
-    return [Said(each.content, each.role, each.when) for each in body.messages or ()]
+    return [each.model_dump() for each in body.messages or ()]
 
 
 def _forgotten(desk: Desk, receipts: list[Receipt]) -> ForgottenOut:

@@ -72,13 +72,18 @@ def headers_of(given: Mapping[str, str]) -> dict[str, str]:
 
 
 def with_field(data: bytes, name: str, value: Any) -> bytes:
-    """A JSON object with one more field, otherwise byte by byte as it came; what is none stays as it is."""
+    """A JSON object with one more field, otherwise byte by byte as it came; what is none stays as it is.
+
+    A field of that name, as another memkit's, is replaced: of two, readers would see either.
+    """
     try:
         found = json.loads(data.decode())
     except (ValueError, RecursionError):
         return data
     if not isinstance(found, dict):
         return data
+    if name in found:
+        return json.dumps({**found, name: value}, ensure_ascii=False).encode()
     head = data.rstrip()[:-1]
     field = json.dumps({name: value})[1:-1].encode()
     return head + (b"," if found else b"") + field + b"}" + data[len(data.rstrip()) :]

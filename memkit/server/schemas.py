@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from memkit.bank.records import one_line
 from memkit.memory import MAX_CHARACTERS
+from memkit.messages import BESIDE
 
 MAX_TITLE, MAX_QUESTION, MAX_NAMES, MAX_MESSAGES = 512, 100_000, 256, 1000
 Text = Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS)]
@@ -45,11 +47,20 @@ When = Annotated[datetime | None, BeforeValidator(_iso)]
 
 
 class MessageBody(Taken):
-    """What somebody said."""
+    """What somebody said. Of its content the text counts; what chat APIs have beside it is left out."""
 
     role: str = Field(min_length=1, max_length=64, examples=["user"])
-    content: Text
+    content: Annotated[str, Field(max_length=MAX_CHARACTERS)] | list[Any] | None
     when: When = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_the_rest(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {
+            name: value for name, value in given.items() if name in cls.model_fields or name not in BESIDE
+        }
 
 
 class RememberBody(Taken):
@@ -69,8 +80,8 @@ class RememberBody(Taken):
     @field_validator("title")
     @classmethod
     def _on_one_line(cls, title: str) -> str:
-        if title and not title.isprintable():
-            raise ValueError("a title is printable, on one line")
+        if not one_line(title):
+            raise ValueError("a title is one line, without control characters")
         return title
 
     @model_validator(mode="after")
@@ -102,6 +113,15 @@ class ChatMessage(BaseModel):
     content: str | list[Part] | None = None
 
 
+class EarlierMessage(BaseModel):
+    """One message before a question. Its text counts, and what tools said does not."""
+
+    model_config = ConfigDict(extra="allow")
+
+    role: str = Field(max_length=64, examples=["user"])
+    content: str | list[Any] | None = None
+
+
 class AskBody(Taken):
     """A question. ``within`` leaves one memory to choose, ``gate`` decides in place of the server's gate."""
 
@@ -109,7 +129,7 @@ class AskBody(Taken):
     max_tokens: int = Field(default=64, ge=1, le=100_000)
     temperature: float = Field(default=0.0, ge=0.0, le=10.0)
     seed: int = Field(default=0, ge=0, lt=2**63)
-    history: list[tuple[str, str] | ChatMessage] = Field(
+    history: list[tuple[str, str] | EarlierMessage] = Field(
         default_factory=list,
         max_length=MAX_MESSAGES,
         description="Earlier messages, or questions with their answers; the latest last.",

@@ -31,6 +31,7 @@ MAX_ERROR = 64 * 1024  # bytes of an upstream's refusal that are read
 MAX_WHOLE = 16 * 2**20  # bytes of an answer that are read before it is passed on; a longer one has no field
 FRAME = "Use what is known from earlier, where it answers the user:\n\n{text}"
 EVENTS = "text/event-stream"
+REFUSED = "the upstream refuses this server: its key belongs in MEMKIT_UPSTREAM_KEY, where this server starts"
 BROKEN = b'\n\ndata: {"error": {"message": "the upstream broke off", "type": "server_error"}}\n\n'
 _OBSTACLE = "the upstream takes no artifacts"
 _SYSTEM = ("system", "developer")
@@ -189,13 +190,29 @@ class Upstream:
 
 # -- what is asked ------------------------------------------------------------------------------
 def latest(messages: Any) -> str:
-    """The user's latest words, by which a memory is found, of messages that are not ours to judge."""
-    said = [each for each in messages if isinstance(each, dict)] if isinstance(messages, list) else []
-    content = next((each.get("content") for each in reversed(said) if each.get("role") == "user"), None)
+    """The user's latest words, by which a memory is found, of messages that are not ours to judge.
+
+    They are all that the user said since the last answer in words: images, tools' results and calls may
+    follow them.
+    """
+    found = list[str]()
+    for message in reversed(messages if isinstance(messages, list) else []):
+        if not isinstance(message, dict):
+            continue
+        role, text = message.get("role"), _words(message.get("content"))
+        if role == "user" and text.strip():
+            found.append(text)
+        elif role == "assistant" and text.strip() and found:
+            break
+    return "\n".join(reversed(found))[-MAX_QUESTION:]
+
+
+def _words(content: Any) -> str:
+    """The text of a message's content, without its other parts."""
     if isinstance(content, list):
         texts = [part.get("text") if isinstance(part, dict) else part for part in content]
         content = "\n".join(text for text in texts if isinstance(text, str))
-    return content[-MAX_QUESTION:] if isinstance(content, str) else ""
+    return content if isinstance(content, str) else ""
 
 
 def framed(messages: list[Any], text: str) -> list[Any]:
@@ -253,7 +270,7 @@ async def _refusal(answered: httpx2.Response, headers: dict[str, str]) -> Respon
     """An upstream's refusal as it came; one that is no JSON in the shape of ours, with its status."""
     status = answered.status_code
     if status in (401, 403):  # its key is the server's, not the caller's
-        raise ApiError(502, "the upstream refuses this server", "upstream_unavailable")
+        raise ApiError(502, REFUSED, "upstream_unavailable")
     if status < 400:
         advice = "the upstream sends its callers elsewhere: give its final address as --upstream"
         raise ApiError(502, advice, "upstream_unusable")
