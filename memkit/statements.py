@@ -10,12 +10,34 @@ import re
 import unicodedata
 from itertools import pairwise
 
+from memkit.statement_words import (
+    HEADED,
+    KNOWN,
+    LEAD,
+    LEADING,
+    MINE,
+    POLITE,
+    REPORTS,
+    TITLE,
+    WITHIN,
+    asks_unmarked,
+)
+
 LONGEST = 1000  # characters of a sentence that are looked at to see how it begins
 QUESTION_MARKS = "?？؟⁇⁈⁉‽¿՞፧⸮꘏꛷᥅\u037e"
 _GREEK = re.compile(r"[\u0370-\u03ff\u1f00-\u1fff]")
 _CLOSERS = "\"'”’»)\\]」』"
 # A sentence ends at a line's end, and behind its mark: in scripts without spaces at once.
-_END = re.compile(rf"[.!?…‽⁇⁈⁉؟՞።፧।;\u037e]+[{_CLOSERS}]*(?=\s|$)|[。！？｡]+[{_CLOSERS}]*|(?=[¿])|\n")
+# Each run of marks is read once: from its first mark, and never again with fewer of them.
+_MARK = r"[.!?…‽⁇⁈⁉؟՞።፧।;\u037e]"
+_END = re.compile(rf"(?<!{_MARK}){_MARK}++[{_CLOSERS}]*+(?=\s|$)|[。！？｡]++[{_CLOSERS}]*+|(?=[¿])|\n")
+_QUOTED = re.compile(rf"[{QUESTION_MARKS}][!.]*[\"'”’»」』]$")
+_LINK_LAST = re.compile(r"(?:https?://|www\.)[^\s?]+\?$")
+_TAG = re.compile(
+    r"(?:,? (?:right|correct)|, (?:ok|okay|yes|no|you know|isn't it|is that right"
+    r"|(?:do|did|am|are|have|was)(?:n't)? (?:i|we)))[?？!]*$",
+    re.IGNORECASE,
+)
 _ABBREVIATION = re.compile(r"(?:^|[\s(])(?:[^\W\d_]|Dr|Mrs?|Ms|Prof|St|Jr|Sr|vs|No|etc|e\.g|i\.e|approx)\.$")
 _WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
 _CLAUSE = re.compile(r"[,;:–—]\s+(?:(?:and|but|so|or)\s+)?|\s-\s|\s+(?:and|but|so)\s+")
@@ -32,16 +54,14 @@ _FILLER_PHRASES = (
     "good evening ",
     "one more thing ",
 )
-_POLITE = _FILLERS | frozenset(
-    "you very much there good morning afternoon evening night bye goodbye cheers".split()
-)
+_POLITE = _FILLERS | POLITE
 _AUXILIARY = frozenset(
     "is are was were am do does did can could will would shall should may might must has have had isn't "
     "aren't wasn't weren't don't doesn't didn't can't couldn't won't wouldn't shouldn't hasn't haven't "
     "hadn't isnt arent dont doesnt didnt cant couldnt wont wouldnt".split()
 )
 _SUBJECTS = frozenset(
-    "i you he she it we they there this that these those anyone anybody someone somebody everyone".split()
+    "i you u he she it we they there this that these those anyone anybody someone somebody everyone".split()
 )
 _OPENERS = frozenset(  # that stand before a subject in questions, and seldom in statements that leave one out
     "is are do does can could would isn't aren't don't doesn't can't couldn't wouldn't".split()
@@ -53,6 +73,7 @@ _WHAT = frozenset("what which whose".split())
 _MEASURES = frozenset(
     "many much old long far often tall big large high deep heavy soon late fast come about".split()
 )
+_SHORT_WH = frozenset("whats wheres whos hows whens whys whatre wherere".split())
 _SHORT_FORMS = ("'s", "’s", "'re", "’re", "'d", "’d", "'ll", "’ll")
 _WH = frozenset("what which who whom whose where when why how if whether".split())
 _TELL = re.compile(
@@ -66,9 +87,10 @@ _WONDER = re.compile(
 )
 _ORDER = re.compile(  # to find something out or to put it in words
     r"(?:please |kindly )?"
-    r"(?:list|find|look up|look for|search for|check|name|say|translate|write|suggest|recommend|help me) "
+    r"(?:list|find|look up|look for|search for|check|say|translate|write|suggest|recommend|help me) "
     r"(?:all|the|my|me|her|his|their|our|its|a|an|some|every|each|out|with|find|understand|"
     rf"{'|'.join(sorted(_WH))})\b"
+    r"|(?:please |kindly )?name (?:all|some|every|each|two|three|the)\b"
 )
 _APPENDED = re.compile(r"[,;] (?:please )?(?:can|could|would|will) you \w+")  # "I forgot it, can you tell me"
 _PREPOSITION = re.compile(r"\A(?:in|at|on|to|for|with|from|of|by|since|until|about) (?=(?:wh\w+|how) )")
@@ -78,6 +100,7 @@ _NOTE = re.compile(  # asks to keep what follows, which is a statement
     r"(?:remember|note|keep in mind|memori[sz]e|write down|do not forget|don't forget|save)\b[ ,:]+"
     rf"(?!(?:{'|'.join(sorted(_WH))})\b)"
 )
+_GIVEN = frozenset("since because as although though while".split())  # before what is so
 _LEANING = frozenset(  # first words of what leans on another clause
     "if when whenever while because since as although though unless until before after given in on at for "
     "with from by about hi hello hey dear thanks thank regarding considering".split()
@@ -143,14 +166,32 @@ def _ends(text: str, match: re.Match[str]) -> bool:
 
 
 def _asks(sentence: str) -> bool:
-    if _NOTE.match(_plain(sentence)):
+    text = _plain(sentence)
+    if _NOTE.match(text) or KNOWN.match(text) or _headed(text):
         return False
-    return _marked(sentence) or _begins(sentence)
+    return _marked(sentence) or _begins(sentence) or _continues(sentence) is not None
+
+
+def _headed(text: str) -> bool:
+    """Whether a fact stands behind what looks like an order: "how to reach me: +47 123"."""
+    head = HEADED.match(text)
+    return head is not None and not (_marked(text) or _begins(text[head.end() :]))
+
+
+def _continues(sentence: str) -> re.Match[str] | None:
+    """Where a question without a mark begins behind a statement: "my name is Tom where does Simsem live"."""
+    head = sentence[:LONGEST]
+    for match in WITHIN.finditer(head):
+        before = head[: match.start()].rstrip(" ,;:-–—")
+        told = REPORTS.search(before) or set(before.lower().split()) & _WH
+        if len(before.split()) >= 3 and not told and _clause(before):
+            return match
+    return None
 
 
 def _greets(sentence: str) -> bool:
     words = [word.lower() for word in _WORD.findall(sentence[:LONGEST])]
-    return 0 < len(words) <= 5 and _POLITE.issuperset(words)
+    return 0 < len(words) <= 5 and len(sentence) < LONGEST and _POLITE.issuperset(words)
 
 
 def _stated(sentence: str) -> str:
@@ -159,10 +200,17 @@ def _stated(sentence: str) -> str:
         return "" if _greets(sentence) else sentence
     if len(sentence) > LONGEST:
         return ""
+    tag = _TAG.search(sentence)
+    if tag and _words(sentence)[0].lower() in MINE and _clause(sentence[: tag.start()]):
+        return sentence[: tag.start()]
+    if (match := _continues(sentence)) and not _begins(sentence[: match.start()]):
+        return sentence[: match.start()].rstrip(" ,;:-–—")
     for match in _CLAUSE.finditer(sentence):
         before, after = sentence[: match.start()], sentence[match.end() :]
         if _clause(before) and len(_WORD.findall(after)) >= 3 and _begins(after, strict=True):
             return before
+        if (_words(after) or [""])[0].lower() in MINE and _clause(after) and LEADING.match(_plain(before)):
+            return after  # "I wonder where she is, but I live in Osk"
     return ""
 
 
@@ -172,15 +220,29 @@ def _clause(text: str) -> bool:
     if len(words) < 3 or _asks(text):
         return False
     first = words[0]
+    if first.lower() in _GIVEN:
+        return _clause(text.strip()[len(first) :])
+    if LEAD.fullmatch(_plain(text)):
+        return False
     named = first[0].isupper() and first.lower() not in _LEANING
     return named or first.lower() in _SUBJECTS | _DETERMINERS
 
 
 def _marked(sentence: str) -> bool:
     tail = _tail(sentence)
+    if _LINK_LAST.search(sentence[-LONGEST:]) or _quotes(sentence):
+        return False
     if any(mark in QUESTION_MARKS for mark in tail) or "¿" in sentence or "՞" in sentence:
         return True
     return ";" in tail and bool(_GREEK.search(sentence))
+
+
+def _quotes(sentence: str) -> bool:
+    """Whether the question mark at a sentence's end is of a name or a saying that it quotes."""
+    if not _QUOTED.search(sentence):
+        return False
+    opening = next((at for at, c in enumerate(sentence) if c in '"“„«「『' or c in "'‘"), 0)
+    return opening > 0 and sentence[opening - 1].isspace() and bool(_WORD.search(sentence[:opening]))
 
 
 def _tail(sentence: str) -> str:
@@ -201,6 +263,9 @@ def _plain(sentence: str) -> str:
     text = " ".join(text.replace("’", "'").lower().split())
     while True:
         text = text.lstrip(" ,.!-–—:;¡¿\"'“(")
+        if title := TITLE.match(text):
+            text = text[title.end() :]
+            continue
         word = _WORD.match(text)
         if phrase := next((each for each in _FILLER_PHRASES if text.startswith(each)), ""):
             text = text[len(phrase) :]
@@ -220,7 +285,7 @@ def _begins(sentence: str, strict: bool = False) -> bool:
         return True
     if not strict and _APPENDED.search(text):
         return True
-    if not strict and _foreign(sentence, text):
+    if not strict and (_foreign(sentence, text) or asks_unmarked(text)):
         return True
     if _SO_DO.match(sentence) and len(_words(sentence)) <= 4:
         return False
@@ -229,6 +294,8 @@ def _begins(sentence: str, strict: bool = False) -> bool:
     if len(words) < 2:
         return False
     first, second, rest = words[0], words[1], words[2:]
+    if first in _SHORT_WH:
+        return True
     if first in _AUXILIARY:
         return _inverted(words, given, sentence)
     if any(first.endswith(form) and first[: -len(form)] in _WH for form in _SHORT_FORMS):
@@ -256,6 +323,8 @@ def _inverted(words: list[str], given: list[str], sentence: str) -> bool:
         if first == "do" and second in ("it", "this", "that", "these", "those"):
             return False
         return not (first in ("had", "should", "were") and "," in sentence)
+    if first in ("is", "isn't", "are", "aren't") and second in ("a", "an"):
+        return False  # "isn't a fan of cats"
     if first in _OPENERS and second in _DETERMINERS:
         return True
     if given[1][:1].isupper() and len(words) > 2:

@@ -34,6 +34,18 @@ def test_a_question_without_its_mark_is_answered(
     assert told(cli) == ["Simsem lives in Lasces"]
 
 
+def test_what_states_nothing_is_not_remembered(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEMKIT_MODEL", "nano")
+    done = cli("chat", stdin=b"Hello\nhi\nThank you\nyes\nno\nbye\nHi! I keep bees.\n")
+    assert done.err.count("remembered") == 1
+    assert told(cli) == ["I keep bees."]
+
+
+@pytest.mark.parametrize("word", ["exit", "quit", "/exit", "Quit"])
+def test_a_word_leaves(cli: Cli, word: str) -> None:
+    assert "remembered" not in cli("chat", stdin=f"{word}\nI keep bees.\n".encode()).err
+
+
 def test_a_statement_beside_a_question_is_remembered(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEMKIT_MODEL", "nano")
     done = cli("chat", stdin="Rolan lives in Tarv. Where does Rolan live?\nهل تسكن هنا؟\n".encode())

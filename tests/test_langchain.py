@@ -168,7 +168,32 @@ def test_what_cannot_be_asked_is_refused() -> None:
     joined = conversation(
         [HumanMessage("a"), HumanMessage("b"), AIMessage("c"), ToolMessage("d", tool_call_id="1")]
     )
-    assert (joined.question, joined.history) == ("d", (("a\nb", "c"),))
+    assert (joined.question, joined.history) == ("a\nb", (("a\nb", "c\nd"),))
+
+
+@pytest.mark.parametrize(("found", "history"), [("nothing", (("Q", "nothing"),)), ("", ())])
+def test_what_a_tool_gave_is_no_question(found: str, history: tuple[tuple[str, str], ...]) -> None:
+    call = AIMessage("", tool_calls=[{"name": "f", "args": {}, "id": "1"}])
+    read = conversation([HumanMessage("Q"), call, ToolMessage(found, tool_call_id="1")])
+    assert (read.question, read.history) == ("Q", history)
+    again = [HumanMessage("P"), call, ToolMessage("x", tool_call_id="1"), AIMessage("y"), HumanMessage("Q")]
+    assert conversation(again).history == (("P", "x\ny"),)
+    assert conversation([HumanMessage([{"text": "Q"}])]).question == "Q"
+
+
+def test_a_fact_is_answered_behind_a_tools_message(memory: Memory) -> None:
+    call = AIMessage("", tool_calls=[{"name": "f", "args": {}, "id": "1"}])
+    asked = HumanMessage("Where does Rolan keep bees?")
+    chat = ChatMemkit(memory=memory, max_tokens=4)
+    said = chat.invoke([asked, call, ToolMessage("nothing", tool_call_id="1")])
+    assert said.response_metadata["memkit"] == chat.invoke([asked]).response_metadata["memkit"]
+
+
+def test_the_chat_model_calls_no_tools(memory: Memory) -> None:
+    chat = ChatMemkit(memory=memory)
+    assert chat.bind_tools([]) is chat
+    with pytest.raises(ConfigError, match="calls no tools: leave"):
+        create_agent(chat, tools=[len]).invoke({"messages": [HumanMessage("Where does Rolan keep bees?")]})
 
 
 # -- the retriever -------------------------------------------------------------------------------
@@ -285,7 +310,9 @@ def test_the_classic_memory(memory: Memory) -> None:
         classic = MemkitMemory(memory=memory, session="chat")
     assert classic.memory_variables == ["history"]
     assert FACTS[0] in classic.load_memory_variables({"input": "Where does Rolan keep bees?"})["history"]
-    classic.save_context({"input": "I live in Lima."}, {"output": "Noted."})
+    classic.save_context({"input": "I live in Lima. Where is that?"}, {"output": "I do not know."})
+    classic.save_context({"input": "where does Rolan keep bees"}, {"output": "In Tarv."})
+    assert [m.content for m in MemkitChatMessageHistory("chat", memory).messages] == ["I live in Lima."]
     assert "Lima" in classic.load_memory_variables({"input": "Who lives in Lima?"})["history"]
     with pytest.raises(ConfigError, match="input_key"):
         classic.load_memory_variables({"a": "1", "b": "2"})

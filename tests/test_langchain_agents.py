@@ -14,9 +14,7 @@ pytest.importorskip("langchain")
 
 from agents_kit import FACT, Reader, clock, entries, said_by
 from langchain.agents import create_agent
-from langchain_core.messages import (
-    HumanMessage,
-)
+from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
 
 from memkit.engine.transformers import TransformersEngine
@@ -162,6 +160,32 @@ def test_a_model_is_remembered_where_it_says_something_new(memory: Memory) -> No
     for _ in range(2):
         agent.invoke({"messages": [HumanMessage("Where does Simsem live?")]})
     assert entries(memory) == [("assistant", "Her horse is called Shopux.")]
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        "I'm afraid I have no information about Keldor's boats. ",
+        "Let me look up the harbour. ",
+        "I do not know that harbour. ",
+        "I’m sorry, but I can’t find any boats. ",
+        "<think>Keldor may paint boats. The harbour is near.</think>",
+        "Keldor may paint boats.</think>",
+    ],
+)
+def test_what_a_model_says_of_itself_is_no_news(memory: Memory, says: str) -> None:
+    agent = create_agent(Reader(says=says), middleware=[MemkitMiddleware(memory, remember="all")])
+    agent.invoke({"messages": [HumanMessage("Where does Simsem live?")]})
+    assert entries(memory) == []
+
+
+def test_all_since_the_last_answer_is_recalled_for(memory: Memory) -> None:
+    model = Reader()
+    agent = create_agent(model, middleware=[MemkitMiddleware(memory)])
+    asked = HumanMessage("Where does Simsem live?")
+    for later in ("\u200b", "Be quick, my ferry leaves at nine."):
+        agent.invoke({"messages": [HumanMessage("Hi"), AIMessage("Hello."), asked, HumanMessage(later)]})
+        assert FACT in model.told
 
 
 def test_the_latest_of_what_was_said_is_told(memory: Memory) -> None:

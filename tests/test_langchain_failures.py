@@ -52,7 +52,9 @@ ODD: dict[str, tuple[BaseMessage, list[tuple[str, str]]]] = {
         HumanMessage([{"type": "input_audio", "input_audio": {}}, {"type": "text", "text": TOLD}]),
         [("user", TOLD)],
     ),
-    "no type": (HumanMessage([{"text": "x"}, {"type": "text", "text": TOLD}]), [("user", TOLD)]),
+    "no type": (HumanMessage([{"text": "x"}, {"type": "text", "text": TOLD}]), [("user", f"x\n{TOLD}")]),
+    "no type alone": (HumanMessage([{"text": TOLD}]), [("user", TOLD)]),
+    "not seen": (HumanMessage("\u200b"), []),
     "two texts": (
         HumanMessage([{"type": "text", "text": "Who is Rolan?"}, IMAGE, {"type": "text", "text": TOLD}]),
         [("user", TOLD)],
@@ -113,6 +115,16 @@ def test_an_edited_message_is_remembered_once_more(memory: Memory) -> None:
     assert entries(memory) == [("user", "Rolan lives in Osk."), ("user", "Rolan lives in Tarv.")]
     after(memory, HumanMessage("Rolan lives in Tarv.", id="1"))  # another process
     assert len(entries(memory)) == 2
+
+
+def test_a_message_that_is_edited_back_is_remembered_again(memory: Memory) -> None:
+    middleware = MemkitMiddleware(memory)
+    texts = [f"Rolan lives in {town}." for town in ("Osk", "Tarv", "Osk", "Osk", "Tarv")]
+    for text in texts:
+        middleware.after_model({"messages": [HumanMessage(text, id="1")]}, None)  # type: ignore[arg-type]
+    assert [text for _, text in entries(memory)] == [*texts[:3], texts[4]]
+    after(memory, HumanMessage(texts[4], id="1"))  # another process
+    assert len(entries(memory)) == 4
 
 
 @pytest.mark.parametrize(

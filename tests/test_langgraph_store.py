@@ -288,3 +288,25 @@ def test_few_of_many_items_are_what_all_of_them_would_be(
     assert [found(limit=2), found(limit=2, offset=1)] == few[:2]
     assert found(limit=100)[-1] == "aside"  # which is not searched
     assert len(found(limit=100)) == 61
+
+
+def test_what_cannot_be_seen_is_no_text(store: MemkitStore) -> None:
+    store.put(("a",), "hidden", {"text": "\u200b"})
+    store.put(("a",), "seen", {"text": "Rolan keeps bees."})
+    assert store.get(("a",), "hidden").value == {"text": "\u200b"}  # type: ignore[union-attr]
+    assert store.search(("a",), query="Who keeps bees?")[0].key == "seen"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        PutOp(("a",), "bad", {"text": {1, 2}}),
+        PutOp(("a",), "k" * 2000, {"text": "x"}),
+        PutOp(("a",), "bad", {"text": "x" * 1_100_000}),
+        PutOp(("a",), "bad", {"text": "x"}, ttl=-1),
+    ],
+)
+def test_a_batch_that_cannot_be_kept_writes_nothing(store: MemkitStore, bad: PutOp) -> None:
+    with pytest.raises(ConfigError):
+        store.batch([PutOp(("a",), "good", {"text": "Rolan keeps bees."}), bad])
+    assert store.get(("a",), "good") is None

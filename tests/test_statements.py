@@ -59,6 +59,34 @@ Where is it? :)
 "Where is it?"
 Where is it?!
 你住在哪里？
+any idea where Simsem lives
+Simsem lives where
+i forgot where Simsem lives
+I can't recall where Simsem lives
+Simsem lives in which town
+can u tell me where Simsem lives
+do u know where Simsem lives
+where simsem lives
+i'd love to know where Simsem lives
+i'm curious where Simsem lives
+not sure where Simsem lives
+no idea where Simsem lives
+Q: where does Simsem live
+quick question: where does Simsem live
+@bot where does Simsem live
+whats her horse called
+Kannst du mir sagen wo Simsem wohnt
+Kannst du mir sagen, wo Simsem wohnt
+Weißt du wo Simsem wohnt
+Sais-tu où habite Simsem
+Dime dónde vive Simsem
+Puoi dirmi dove vive Simsem
+Скажи где живет Симсем
+我住在哪里
+أين يعيش سيمسيم
+심심은 어디에 살아요
+シムセムはどこに住んでる
+I do not know where Simsem lives
 Simsem住在哪里吗
 シムセムはどこに住んでいますか。
 أين تسكن سيمسم؟
@@ -120,6 +148,25 @@ No, I live in Osk.
 I will show you where Simsem lives.
 Je sais où elle habite.
 Is raining today
+I like "Who's Afraid of Virginia Woolf?"
+Check my blood pressure: 120/80
+Name my dog Rex
+How to reach me: +47 123
+My page is https://a.b/c?
+Did you know I live in Oslo?
+Isn't a fan of cats.
+I wonder if you know that I moved to Oslo.
+I forgot where I put it, but Rolan has one.
+That is where I live.
+Where there is love there is life
+谁都喜欢她
+我知道他住在哪里
+彼はいつも忙しい
+彼がどこに住んでいるか知っています
+Sais la vérité.
+Ich weiß, wo sie wohnt.
+Sabe que vivo en Lima.
+I asked her where does she live
 Dr. Simsem lives in Lasces. So does J. Rolan.
 """.strip().splitlines()
 
@@ -151,12 +198,36 @@ def test_a_statement_stays_as_it_is(text: str) -> None:
         ("Hi! I live in Osk. Could you tell me where Simsem lives?", "I live in Osk."),
         ("I live in Osk, can you tell me where Rolan lives", "I live in Osk."),
         ("Hi! Thank you very much!", ""),
+        ("I live in Oslo, right?", "I live in Oslo."),
+        ("Since I live in Oslo, what's the weather?", "Since I live in Oslo."),
+        ("My sister lives in Oslo and where does she work", "My sister lives in Oslo."),
+        ("I wonder where she is, but I live in Osk", "I live in Osk."),
+        ("my name is tom where does simsem live", "my name is tom."),
         ("", ""),
         ("?!", ""),
     ],
 )
 def test_statements_beside_questions(text: str, stated: str) -> None:
     assert statements(text) == stated
+
+
+@pytest.mark.parametrize(
+    "text",
+    "Guten Morgen|Hallo!|Bonjour|Hola|Ciao|Olá|Привет|こんにちは|ありがとう|你好|谢谢|안녕하세요".split("|"),
+)
+def test_a_greeting_states_nothing(text: str) -> None:
+    assert statements(text) == ""
+
+
+@pytest.mark.parametrize("text", ["Hello", "hi", "Thank you", "yes", "no", "bye", "ok"])
+def test_a_word_of_politeness_states_nothing(text: str) -> None:
+    assert statements(text) == ""
+
+
+@pytest.mark.parametrize("mark", ["?", ".", "!", "?!", '?"', "…"])
+def test_a_long_run_of_marks_is_read_once(mark: str) -> None:
+    text = "a" + mark * 100_000 + "b"
+    assert statements(text) == text
 
 
 @given(st.text())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from langchain_core.callbacks import CallbackManagerForLLMRun
@@ -13,6 +13,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from pydantic import ConfigDict, Field, PrivateAttr, SkipValidation
 
 from memkit.answers import Answer
+from memkit.errors import ConfigError
 from memkit.integrations.langchain.messages import Conversation, Once, conversation
 from memkit.memory import Memory
 
@@ -104,6 +105,15 @@ class ChatMemkit(BaseChatModel):
             if run_manager:
                 run_manager.on_llm_new_token(str(chunk.message.content), chunk=chunk)
             yield chunk
+
+    def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Any:
+        """The model as it is, without tools; it calls none, so that any raise `ConfigError`."""
+        if tools:
+            raise ConfigError(
+                "ChatMemkit calls no tools: leave `tools` out, or give the tools to another chat model, as "
+                "create_agent('openai:gpt-5', tools, middleware=[MemkitMiddleware(memory)])"
+            )
+        return self
 
     def _settings(self, asked: Conversation, given: dict[str, Any]) -> dict[str, Any]:
         own = {name: given.get(name, getattr(self, name)) for name in ("max_tokens", "temperature", "seed")}

@@ -11,13 +11,16 @@ from pydantic import Field, PrivateAttr, SkipValidation
 from memkit.errors import ConfigError
 from memkit.integrations.langchain.history import MemkitChatMessageHistory
 from memkit.integrations.langchain.messages import Once, clean, text_of
-from memkit.integrations.langchain.recalling import told
+from memkit.integrations.langchain.recalling import news, told
 from memkit.memory import Memory
+from memkit.statements import statements
+from memkit.text import blank
 
 
 class MemkitMemory(BaseMemory):
-    """Gives a chain, under ``memory_key``, the passages that bear on its input, and keeps what was said.
+    """Gives a chain, under ``memory_key``, the passages that bear on its input, and keeps what was stated.
 
+    Kept is what the input states, and of the output what is new, as `MemkitMiddleware` does.
     Memory ends no chain: where it fails, the chain goes on without it, and the log says so once. New code
     takes `MemkitMiddleware`.
     """
@@ -36,7 +39,7 @@ class MemkitMemory(BaseMemory):
     def load_memory_variables(self, inputs: dict[str, Any]) -> dict[str, Any]:
         question = self._one(inputs, self.input_key, "input")
         try:
-            text = told(self.memory, question, {}) if question.strip() else ""
+            text = told(self.memory, question, {}) if not blank(question) else ""
         except Exception as error:  # whatever it is, it must not end the chain
             self._once.failed("recalling", error)
             text = ""
@@ -46,7 +49,8 @@ class MemkitMemory(BaseMemory):
         asked = self._one(inputs, self.input_key, "input")
         said = self._one(outputs, self.output_key, "output")
         try:
-            self._history.add_messages([HumanMessage(asked), AIMessage(said)])
+            told_, new = statements(asked), news(self.memory, said, asked)
+            self._history.add_messages([HumanMessage(told_), AIMessage(new)])
         except Exception as error:  # whatever it is, it must not end the chain
             self._once.failed("remembering", error)
 

@@ -9,6 +9,7 @@ from langchain_core.messages import BaseMessage
 
 from memkit.integrations.langchain.messages import Once, left_out_of, message_of, role_of, text_of
 from memkit.memory import Memory
+from memkit.text import blank
 
 
 class MemkitChatMessageHistory(BaseChatMessageHistory):
@@ -35,7 +36,7 @@ class MemkitChatMessageHistory(BaseChatMessageHistory):
     def add_messages(self, messages: Sequence[BaseMessage]) -> None:
         """Add messages, all or none."""
         self._once.left_out(kind for message in messages for kind in left_out_of(message))
-        said = [{"role": role_of(m), "content": text} for m in messages if (text := text_of(m)).strip()]
+        said = [{"role": role_of(m), "content": text} for m in messages if not blank(text := text_of(m))]
         if said:
             self.memory.remember(said, memory=self.session)
 

@@ -12,6 +12,7 @@ from langchain_core.messages import (
     AIMessage,
     BaseMessage,
     ChatMessage,
+    FunctionMessage,
     HumanMessage,
     SystemMessage,
     ToolMessage,
@@ -19,6 +20,7 @@ from langchain_core.messages import (
 
 from memkit.bank.logs import MAX_SPEAKER
 from memkit.errors import ConfigError
+from memkit.text import blank
 
 MOST_SAID = 1000  # things: the kinds of parts are what clients call them
 LOG = logging.getLogger("memkit.langchain")
@@ -44,23 +46,28 @@ class Conversation:
 def conversation(messages: Sequence[BaseMessage]) -> Conversation:
     """What a model is asked: the last human message, behind the turns before it and the instructions.
 
-    Messages in a row of one side are joined. Raises `ConfigError` where nothing is asked.
+    Messages in a row of one side are joined. What tools gave belongs to the model's side; the question that
+    they were called for stays the question, behind a turn of what they gave. Raises `ConfigError` where
+    nothing is asked.
     """
     system = "\n\n".join(text_of(m) for m in messages if isinstance(m, SystemMessage))
     left_out = tuple(dict.fromkeys(kind for message in messages for kind in left_out_of(message)))
-    turns = list[tuple[list[str], list[str]]]()
+    turns, open_ = list[tuple[list[str], list[str]]](), True
     for message in messages:
         if isinstance(message, SystemMessage):
             continue
-        answers = isinstance(message, AIMessage)
+        by_tool = isinstance(message, ToolMessage | FunctionMessage)
+        answers = by_tool or isinstance(message, AIMessage)
+        open_ = by_tool or not answers or (open_ and not text_of(message))
         if not turns or (turns[-1][1] and not answers):
             turns.append(([], []))
         turns[-1][1 if answers else 0].append(text_of(message))
     said = [("\n".join(filter(None, asked)), "\n".join(filter(None, given))) for asked, given in turns]
-    if not said or said[-1][1] or not said[-1][0].strip():
+    if not said or not open_ or blank(said[-1][0]):
         hint = f"; memkit reads text only, and leaves out: {', '.join(left_out)}" if left_out else ""
         raise ConfigError(f"the last message must be a question with some text{hint}")
-    return Conversation(said[-1][0], tuple(said[:-1]), system, left_out)
+    history = said if said[-1][1] else said[:-1]
+    return Conversation(said[-1][0], tuple(history), system, left_out)
 
 
 def text_of(message: BaseMessage) -> str:
@@ -88,7 +95,7 @@ def _text(part: Any) -> str | None:
     """The text of a message's part, None where it is something else."""
     if isinstance(part, str):
         return part
-    if isinstance(part, dict) and part.get("type") in _TEXT and isinstance(part.get("text"), str):
+    if isinstance(part, dict) and part.get("type", "text") in _TEXT and isinstance(part.get("text"), str):
         return str(part["text"])
     return None
 

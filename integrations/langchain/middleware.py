@@ -19,9 +19,10 @@ from memkit.bank.owners import Owner
 from memkit.bank.records import check_line
 from memkit.errors import ConfigError, DocumentError
 from memkit.integrations.langchain.messages import Once, left_out_of, role_of, text_of
-from memkit.integrations.langchain.recalling import news, said_in, told
+from memkit.integrations.langchain.recalling import news, said_in, spoken, told
 from memkit.memory import Memory
 from memkit.statements import statements
+from memkit.text import blank
 
 Remember = Literal["user", "all", "none"]
 User = str | Owner
@@ -33,13 +34,13 @@ SEEN = 10_000  # messages that are known to have been looked at
 class MemkitMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
     """Recalls before a model call, and remembers after it.
 
-    Before the call, the passages of the memory that the gate would use for the last human message are added
-    to the system message, as text: an agent's model takes no artifacts. Where the gate uses none, nothing is
-    added. What the run itself said is not recalled to it.
+    Before the call, the passages of the memory that the gate would use for the last human message (for all
+    of them since the model's last answer) are added to the system message, as text: an agent's model takes no
+    artifacts. Where the gate uses none, nothing is added. What the run itself said is not recalled to it.
     After it, what the user stated (``remember="user"``), what both did ("all") or nothing ("none") becomes
     entries of the running memory ``name``. Questions are not remembered, nor what a model repeats of what is
     known; a message with an id is remembered once, however often an agent or its checkpoints see it again,
-    and once more when it is edited.
+    and once more when it is edited, back to what it was included.
 
     ``user`` tells whose memories they are: a user's name, of the same tenant as ``memory``'s, or an `Owner`,
     or what makes one of the runtime; by default they are those of ``memory``.
@@ -63,7 +64,8 @@ class MemkitMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         self.memory, self.user, self.remember = memory or Memory(), user, remember
         self.log, self.introduction = check_line("a running memory's name", name, MAX_NAME), introduction
         self._of = lru_cache(USERS)(self.memory.of)
-        self._seen, self._once = OrderedDict[tuple[str, str] | None, None](), Once()
+        # Of each message, by owner and id, the text that was seen last, and what it stated (as digests).
+        self._seen, self._once = OrderedDict[tuple[str, str], tuple[str, str]](), Once()
         if user is not None and not callable(user):
             self._named(user)  # a name that cannot be one is an error now, not in mid-run
 
@@ -105,10 +107,11 @@ class MemkitMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
     # -- recalling ------------------------------------------------------------------------------
     def _recalled(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
         try:
-            asked = next((m for m in reversed(request.messages) if isinstance(m, HumanMessage)), None)
-            if asked is None or not (question := text_of(asked)).strip():
+            asked = _asked(request.messages)
+            self._once.left_out(kind for message in asked for kind in left_out_of(message))
+            question = "\n".join(text for each in asked if not blank(text := text_of(each)))
+            if not question:
                 return request
-            self._once.left_out(left_out_of(asked))
             text = told(self._whose(request.runtime), question, said_in(request.messages))
             return (
                 request.override(system_message=self._joined(request.system_message, text))
@@ -140,7 +143,7 @@ class MemkitMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
             try:
                 memory = memory or self._whose(runtime)
                 said = text_of(message)
-                asked = said if isinstance(message, HumanMessage) else asked
+                asked = said if isinstance(message, HumanMessage) and not blank(said) else asked
                 new = message.id is not None or place >= last - 1  # else remembered when it was the newest
                 if isinstance(message, kinds) and new and _by_somebody(message):
                     self._keep(memory, message, said, asked)
@@ -152,30 +155,62 @@ class MemkitMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
 
     def _keep(self, memory: Memory, message: BaseMessage, said: str, asked: str) -> None:
         """Remember what a message states, unless that was done."""
-        seen = None if message.id is None else (memory.owner, _digest(message.id, said))
-        if seen in self._seen:
+        place, text = (memory.owner, message.id or ""), _digest("", said)
+        before, last = self._seen.get(place, ("", ""))
+        if message.id is not None and text == before:
             return
         self._once.left_out(left_out_of(message))
-        stated = statements(said)
-        key = None if message.id is None else f"message {_digest(message.id, stated)}"
-        if key is not None and memory.bank.logs.known(memory.owner, self.log, key):
-            stated = ""
+        stated = statements(spoken(said) if isinstance(message, AIMessage) else said)
+        form, key = _digest("", stated) if stated else last, None
+        if message.id is not None and stated:
+            key = self._key(memory, message.id, stated, form, last)
+            stated = stated if key else ""
         if isinstance(message, AIMessage):
             stated = news(memory, stated, asked, self.introduction)
         try:
-            if stated.strip():
+            if not blank(stated):
                 entry = {"role": role_of(message), "content": stated}
                 memory.remember([entry], memory=self.log, key=key)
         except (ConfigError, DocumentError):  # a fault of the text, which would come again
-            self._note(seen)
+            self._note(message, place, (text, form))
             raise
-        self._note(seen)
+        self._note(message, place, (text, form))
 
-    def _note(self, seen: tuple[str, str] | None) -> None:
-        if seen is not None:
-            self._seen[seen] = None
+    def _key(self, memory: Memory, message_id: str, stated: str, form: str, last: str) -> str | None:
+        """What names a version of a message in the running memory; None where it is remembered already.
+
+        A text that is known is another version where this process saw another one after it.
+        """
+        if form == last:
+            return None
+        key = name = f"message {_digest(message_id, stated)}"
+        known, edit = memory.bank.logs.known, 1
+        while known(memory.owner, self.log, key):
+            if not last:
+                return None
+            edit += 1
+            key = f"{name} {edit}"
+        return key
+
+    def _note(self, message: BaseMessage, place: tuple[str, str], seen: tuple[str, str]) -> None:
+        if message.id is not None:
+            self._seen[place] = seen
+            self._seen.move_to_end(place)
         while len(self._seen) > SEEN:
             self._seen.popitem(last=False)
+
+
+def _asked(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
+    """What was said since the model's last answer; where that is nothing, what was said before it."""
+    asked = list[BaseMessage]()
+    for message in reversed(messages):
+        if isinstance(message, HumanMessage) and _by_somebody(message):
+            asked.append(message)
+            continue
+        answered = isinstance(message, AIMessage) and not message.tool_calls and not blank(text_of(message))
+        if answered and any(not blank(text_of(each)) for each in asked):
+            break
+    return asked[::-1]
 
 
 def _by_somebody(message: BaseMessage) -> bool:

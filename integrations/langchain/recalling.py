@@ -31,6 +31,24 @@ _COMMON = frozenset(
     "the their them there they this to us was we were what when where which who whom whose why will "
     "with would yes you your".split()
 )
+_THINK, _THOUGHT = "<think>", "</think>"
+_NOTHING = re.compile(  # a model's words for having nothing to say
+    r"\b(?:i|we)(?:'m| am| was|'re| are)? "
+    r"(?:afraid i |sorry,? |not (?:sure|able|aware|certain|familiar)\b|unable\b|"
+    r"(?:do not|don't|did not|didn't|cannot|can't|could not|couldn't|have not|haven't) "
+    r"(?:actually |currently |really |yet )?(?:know|have|find|found|recall|remember|see|seem|answer|"
+    r"help|access|tell|determine|provide|say|been|any)\b|have no\b|found no\b|know nothing\b)"
+    r"|\b(?:there is|there's|there are|i see) no (?:\w+ )?"
+    r"(?:information|mention|records?|data|details?|memory)\b"
+)
+_ANNOUNCES = re.compile(  # what it is going to do
+    r"(?:(?:sure|ok|okay|certainly|of course|alright|right|well|thanks|thank you)[,.!:]? )*"
+    r"(?:let me|let us|let's|i'll|i will|i am going to|i'm going to|allow me to|i can|i need to|"
+    r"i should|i have to|i am|i'm|one moment|just a moment|a moment|hold on|please wait)"
+    r"(?:,? (?:now|first|quickly|just|please|try to|let me|while i|i'll))* ?"
+    r"(?:look\w*|check\w*|search\w*|find\w*|see|think\w*|get|consult\w*|recall|verify|retriev\w*|fetch\w*|help|"
+    r"answer|query\w*|call\w*|use|using|$|[.,!…])"
+)
 
 
 @dataclass(frozen=True)
@@ -74,14 +92,35 @@ def told(memory: Memory, question: str, said: Mapping[str, str]) -> str:
 
 
 def news(memory: Memory, text: str, asked: str, introduction: str = "") -> str:
-    """The sentences of a model's answer that say more than it was told, and than is remembered already."""
+    """The sentences of a model's answer that say more than it was told, and than is remembered already.
+
+    Nor are those news that say that it knows nothing, or what it is going to do.
+    """
     kept = list[str]()
-    for sentence in _sentences(statements(text)):
+    for sentence in _sentences(statements(spoken(text))):
+        plain = folded(sentence).replace("’", "'")
+        if _NOTHING.search(plain) or _ANNOUNCES.match(plain):
+            continue
         if new := _stems(sentence) - _stems(asked) - _stems(introduction):
             known = " ".join(found.text for found in memory.search(f"{sentence} {asked}", OTHERS))
             if new - _stems(known):
                 kept.append(sentence)
     return " ".join(kept)
+
+
+def spoken(text: str) -> str:
+    """A model's answer without ``<think>...</think>``, also where one of the two is left out."""
+    kept, at = list[str](), 0
+    first, begins = text.find(_THOUGHT), text.find(_THINK)
+    if first >= 0 and not 0 <= begins < first:  # templates may open the thought for it
+        at = first + len(_THOUGHT)
+    while (start := text.find(_THINK, at)) >= 0:
+        kept.append(text[at:start])
+        end = text.find(_THOUGHT, start)
+        if end < 0:
+            return " ".join(kept).strip()
+        at = end + len(_THOUGHT)
+    return " ".join([*kept, text[at:]]).strip()
 
 
 def _recalled(

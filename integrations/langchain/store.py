@@ -24,14 +24,16 @@ from langgraph.store.base import (
 )
 from langgraph.store.base.embed import get_text_at_path, tokenize_path
 
+from memkit.bank.items import MAX_ITEM_KEY, MAX_TTL, MAX_VALUE
 from memkit.bank.items import Item as Kept
-from memkit.bank.owners import Owner
+from memkit.bank.owners import Owner, check_name
 from memkit.document import Document
 from memkit.errors import ConfigError, NotFoundError
 from memkit.integrations.langchain.filters import fits, matches
 from memkit.integrations.langchain.messages import clean
 from memkit.memory import Memory
 from memkit.router.candidates import candidates, index, refresh
+from memkit.text import blank
 
 Namespace = tuple[str, ...]
 OWNERS = 64  # namespaces that are kept ready to write to
@@ -68,9 +70,13 @@ class MemkitStore(BaseStore):
     def batch(self, ops: Iterable[Op]) -> list[Result]:
         """Carry out the operations: those that read see the store as it was before those that write.
 
-        Of several that write one item the last counts.
+        Of several that write one item the last counts. All are checked before the first is carried out.
         """
         results, puts = list[Result](), dict[tuple[Namespace, str], PutOp]()
+        ops = list(ops)
+        for op in ops:
+            if isinstance(op, PutOp):
+                self._checked(op)
         for op in ops:
             if isinstance(op, GetOp):
                 results.append(self._get(op))
@@ -92,15 +98,33 @@ class MemkitStore(BaseStore):
         return await asyncio.to_thread(self.batch, list(ops))
 
     # -- writing --------------------------------------------------------------------------------
+    def _checked(self, op: PutOp) -> tuple[str, Document] | None:
+        """An item's value as JSON, and the document that makes it found; None of one that is forgotten.
+
+        Raises `ConfigError` or `DocumentError` for what cannot be kept.
+        """
+        self._owner(op.namespace)
+        if op.value is None:
+            return None
+        check_name("key", op.key)
+        if (size := len(op.key.encode())) > MAX_ITEM_KEY:
+            raise ConfigError(f"a key has at most {MAX_ITEM_KEY:,} bytes in UTF-8, got {size:,}")
+        if op.ttl is not None and not 0 < op.ttl <= MAX_TTL:
+            raise ConfigError(f"ttl is a number of minutes above 0 and up to {MAX_TTL:,}, got {op.ttl}")
+        value, text = _json(op.value), clean(self._text(op))
+        if len(value) > MAX_VALUE:
+            raise ConfigError(f"the value has {len(value):,} characters of JSON, the most is {MAX_VALUE:,}")
+        return value, Document(clean(value) if blank(text) else text, _title(op.key))
+
     def _put(self, op: PutOp) -> None:
         memory, items = self._of(self._owner(op.namespace)), self.memory.bank.items
         self._forget(memory, items.stale(memory.owner) + items.expired(memory.owner, self._clock()))
-        if op.value is None:
+        if (checked := self._checked(op)) is None:
             self._forget(memory, items.remove(memory.owner, op.key))
             return
-        value, text, embedder = _json(op.value), clean(self._text(op)), memory.router.embedder
+        value, document = checked
+        searched, embedder = not blank(clean(self._text(op))), memory.router.embedder
         refresh(memory.bank, memory.owner, embedder)
-        document = Document(text if text.strip() else clean(value), _title(op.key))
         made = index(document, embedder)
         while (
             replaced := items.put(
@@ -110,7 +134,7 @@ class MemkitStore(BaseStore):
                 document,
                 lambda _: made,
                 embedder=embedder.name,
-                searched=bool(text.strip()),
+                searched=searched,
                 ttl=op.ttl,
                 now=self._clock(),
             )
@@ -133,7 +157,7 @@ class MemkitStore(BaseStore):
         if paths is None:
             return "\n".join(_lines(op.value))
         found = [text for path in paths for text in get_text_at_path(dict(op.value), tokenize_path(path))]
-        return "\n".join(text for text in found if text.strip())
+        return "\n".join(text for text in found if not blank(text))
 
     # -- reading --------------------------------------------------------------------------------
     def _get(self, op: GetOp) -> Item | None:
@@ -229,7 +253,7 @@ def _lines(value: Any, name: str = "") -> Iterable[str]:
     elif isinstance(value, list | tuple):
         for each in value:
             yield from _lines(each, name)
-    elif value is not None and not isinstance(value, bool) and str(value).strip():
+    elif value is not None and not isinstance(value, bool) and not blank(str(value)):
         yield f"{name}: {value}" if name else str(value)
 
 

@@ -33,7 +33,8 @@ _HELP = """Statements are remembered; questions are answered, also without a que
 /list     what is remembered
 /compile  compile the running memory now
 /forget   forget the whole running memory
-/quit     leave (or Ctrl-D)"""
+/quit     leave (or exit, quit, Ctrl-D)"""
+_LEAVE = ("/quit", "/exit", "quit", "exit")
 
 
 def chat(
@@ -67,7 +68,7 @@ class Chat:
     def run(self, lines: Iterator[str]) -> None:
         """Answer each line; an error ends no conversation."""
         for line in lines:
-            if line == "/quit":
+            if line.lower() in _LEAVE:
                 return
             try:
                 self._command(line) if line.startswith("/") else self._say(line)
@@ -75,13 +76,15 @@ class Chat:
                 self.output.note(f"error: {error}")
 
     def _say(self, line: str) -> None:
-        stated = statements(line) if asks(line) else line
+        stated, asked = statements(line), asks(line)
         if stated:
             self.memory.remember(stated, memory=self.name)
             self.output.note("remembered")
-        if stated == line:
+        if stated and not asked:
             return
-        line = f"{line}?" if line[-1].isalnum() else line  # models are taught on questions that have it
+        line = (
+            f"{line}?" if asked and line[-1].isalnum() else line
+        )  # models are taught on questions that have it
         said, live = "", self.output.out.is_terminal
         for piece in self.memory.stream(line, history=self.turns, max_tokens=self.max_tokens):
             if isinstance(piece, str):
