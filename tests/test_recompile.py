@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from memkit import admission, making
+from memkit import admission
 from memkit.admission import AdmissionConfig
 from memkit.bank import MemoryInfo, Said
 from memkit.bank import leases as leases_module
@@ -357,59 +357,3 @@ def test_entries_said_keep_their_dates_in_what_is_planned(memory: Memory) -> Non
         [Said("Mira lives in Lima.", when=datetime(2026, 1, 2, tzinfo=UTC))], memory="log"
     )
     assert not plan(memory, Scope(advisor=ALWAYS, since=datetime(2100, 1, 1, tzinfo=UTC))).tasks
-
-
-# --- nothing ends a night ----------------------------------------------------------------------
-@pytest.mark.parametrize("error", [RuntimeError("of a library"), ValueError("numpy's"), MemoryError()])
-def test_one_unexpected_error_ends_no_night(
-    memory: Memory, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    infos = [add(memory, user, f"{TEXT} {user} has a dog.") for user in ("mira", "jalo", "bo")]
-    real = making.make
-
-    def make(mine: Memory, info: MemoryInfo, progress: Any) -> Any:
-        if info.id == infos[1].id:
-            raise error
-        return real(mine, info, progress)
-
-    monkeypatch.setattr(making, "make", make)
-    outcomes = {outcome.memory_id: outcome for outcome in run(memory).outcomes}
-    assert [outcomes[info.id].status for info in infos] == ["compiled", "failed", "compiled"]
-    assert type(error).__name__ in outcomes[infos[1].id].reason
-    failed = memory.bank.get("jalo", infos[1].id)
-    assert (failed.status, type(error).__name__ in str(failed.error)) == ("failed", True)
-    monkeypatch.setattr(making, "make", real)
-    assert statuses(run(memory)) == ["compiled"]  # the next night tries it again
-
-
-def test_a_lease_is_renewed_while_an_artifact_is_tested(
-    memory: Memory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(leases_module, "LENGTH", timedelta(seconds=0.4))
-    info, real, taken = add(memory, "mira"), admission.SelfTest.measure, list[str]()
-
-    def slowly(self: Any, handle: Any) -> Any:
-        time.sleep(1.0)  # longer than a lease
-        with pytest.raises(BankBusyError):
-            memory.bank.leases.take("mira", info.id)
-        taken.append("held")
-        return real(self, handle)
-
-    monkeypatch.setattr(admission.SelfTest, "measure", slowly)
-    assert memory.of("mira").compile(info.id).version == 1
-    assert taken == ["held"]
-
-
-def test_what_is_forgotten_while_it_is_compiled_is_said_to_be(
-    memory: Memory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(leases_module, "LENGTH", timedelta(seconds=0))
-    mine = memory.of("mira")
-    info = mine.remember([Said(TEXT)], memory="profile")
-    task = Task("mira", info.id, "", "", 0, None, None, None)
-
-    def forget(step: Step) -> None:
-        if mine.list():
-            mine.bank.forget("mira", info.id)
-
-    assert work(memory, task, 5, None, forget).status == "forgotten"
