@@ -266,10 +266,11 @@ def test_the_queue_shows_progress(driver: WebDriver, server: Served, monkeypatch
             time.sleep(0.15)
         return work(*arguments)
 
-    monkeypatch.setattr("memkit.server.jobs.work", slowly)
+    monkeypatch.setattr("memkit.recompile.run.work", slowly)
     go(driver, "#/queue")
     with server.client("acme", "mira") as client:
-        memory_id = client.post("/memories", json={"text": "Vekek works at Palhus."}).json()["memory"]["id"]
+        text = f"{TEXT} Vekek works at Palhus."
+        memory_id = client.post("/memories", json={"text": text}).json()["memory"]["id"]
     wait(driver, "#jobs progress")
     wait(driver, "#jobs .soft", "of 30, loss 1.5")
     server.settled()
