@@ -56,7 +56,7 @@ def test_any_text_comes_back(text: str, encoding: str) -> None:
             "Zoë".encode("latin-1"),
             "is not UTF-8 (byte 2); save it as UTF-8, or convert it, for example: iconv",
         ),
-        (codecs.BOM_UTF16_LE + b"a\x00b", "is not UTF-16 (byte 2); save it as UTF-8"),
+        (codecs.BOM_UTF16_LE + b"a\x00b", "is not UTF-16 (byte 4); save it as UTF-8"),
         (codecs.BOM_UTF32_LE + b"abc", "is not UTF-32"),
         ("Zoë".encode("utf-16-le"), "UTF-16 needs its byte-order mark"),
         (b"\x89PNG\r\n\x1a\n\x00\x00", "looks binary"),
