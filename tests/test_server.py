@@ -19,6 +19,7 @@ import httpx2
 
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import BankBusyError
+from memkit.memory import Memory
 from memkit.server.config import ServerConfig
 from memkit.server.testing import Served, remember, served
 from memkit.testing import TEXT, TINY_OPTIONS
@@ -322,3 +323,14 @@ def test_the_description_is_whole(server: Served) -> None:
     assert {"/memories", "/ask", "/recompile", "/v1/chat/completions", "/health"} <= set(described["paths"])
     ids = [how["operationId"] for place in described["paths"].values() for how in place.values()]
     assert len(ids) == len(set(ids))
+
+
+def test_a_server_goes_on_with_what_waited(tmp_path: Path, engine: TransformersEngine) -> None:
+    config = ServerConfig(tmp_path / "bank", "tiny", options=TINY_OPTIONS)
+    with Memory(config.home, engine=engine, tenant="acme", user="mira") as before:
+        info = before.remember(TEXT, compile=False)
+        before.bank.waiting.add(before.owner, info.id)
+    with served(config, engine) as running, running.client("acme", "mira") as client:
+        running.settled()
+        assert client.get(f"/memories/{info.id}").json()["version"] == 1
+        assert running.services.bank.waiting.all() == []

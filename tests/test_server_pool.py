@@ -16,10 +16,8 @@ from memkit.memory import Memory
 from memkit.models.loading import LoadedModel
 from memkit.recompile import run as run_module
 from memkit.recompile.run import work
-from memkit.server.config import ServerConfig
 from memkit.server.jobs import Jobs
 from memkit.server.pool import Pool
-from memkit.server.testing import served
 from memkit.testing import TEXT, TINY_OPTIONS
 
 
@@ -90,14 +88,3 @@ def test_one_memory_may_be_left_to_choose(root: Memory) -> None:
 def test_a_temperature_near_zero_takes_the_likeliest(root: Memory) -> None:
     cold = [root.ask("Hello?", max_tokens=4, temperature=t).text for t in (0.0, 1e-49, 1e-5)]
     assert len(set(cold)) == 1
-
-
-def test_a_server_goes_on_with_what_waited(tmp_path: Path, engine: TransformersEngine) -> None:
-    config = ServerConfig(tmp_path / "bank", "tiny", options=TINY_OPTIONS)
-    with Memory(config.home, engine=engine, tenant="acme", user="mira") as before:
-        info = before.remember(TEXT, compile=False)
-        before.bank.waiting.add(before.owner, info.id)
-    with served(config, engine) as running, running.client("acme", "mira") as client:
-        running.settled()
-        assert client.get(f"/memories/{info.id}").json()["version"] == 1
-        assert running.services.bank.waiting.all() == []
