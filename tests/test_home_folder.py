@@ -110,6 +110,7 @@ def test_of_files_that_are_read_and_written(cli: Cli, at_home: Path) -> None:
 
 
 def test_of_keys(cli: Cli, at_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("cryptography")
     assert cli("keygen", "~/a").code == 0
     assert sorted(path.name for path in at_home.iterdir()) == ["a", "a.pub"]
     generate("~/b")

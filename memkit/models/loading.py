@@ -73,7 +73,7 @@ def load(name: str = "nano", device: str | None = None, dtype: str | None = None
                 model: Any = shapes.build(name.removeprefix(shapes.PREFIX), device, DTYPES[wanted])
             else:
                 model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[wanted], **options)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (ImportError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(
             f"cannot load the model {name!r}: {error}. Give nano, smollm2, a hub id, a folder or a .gguf file"
         ) from error
@@ -90,7 +90,7 @@ def load_tokenizer(name: str) -> tuple[PreTrainedTokenizerBase, ChatFormat]:
     try:
         with quietly():
             tokenizer = _tokenizer(folder, options)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (ImportError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"cannot load the tokenizer of {name!r}: {error}") from error
     return tokenizer, _chat(name, tokenizer)
 
