@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from memkit.errors import DocumentError
@@ -99,7 +100,7 @@ class Document:
         """SHA-256 of the UTF-8 text, in hex."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
-    @property
+    @cached_property  # read several times while a document is kept
     def identity(self) -> str:
         """SHA-256 of the text's normal form, in hex: documents that look the same have the same."""
         return hashlib.sha256(normal(self.text).encode()).hexdigest()

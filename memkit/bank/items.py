@@ -184,7 +184,7 @@ class Items:
         """Names of a user's namespaces that have items which have not expired."""
         check_tenant(tenant)
         with self._catalog.read() as connection:
-            beneath = _beneath(connection, Owner.of(tenant).namespaces)
+            beneath = queries.begins_with(items.c.tenant, Owner.of(tenant).namespaces)
             query = select(items.c.tenant).where(beneath, _alive(now)).distinct().order_by(items.c.tenant)
             return list(connection.execute(query).scalars())
 
@@ -227,15 +227,6 @@ def _waits(connection: Connection, tenant: str, stale: str | None) -> bool:
     """Whether a replaced value's memory is still there, and no item's."""
     there = stale is not None and queries.find(connection, tenant, stale) is not None
     return there and not _shared(connection, tenant, stale or "")
-
-
-def _beneath(connection: Connection, prefix: str) -> ColumnElement[bool]:
-    """Whose tenant begins with a prefix, compared byte by byte: `LIKE` would take "app" for "App"."""
-    begins = func.substr(items.c.tenant, 1, len(prefix)) == prefix
-    if connection.dialect.name != "sqlite":  # elsewhere a collation decides what lies between two texts
-        return begins
-    following = prefix[:-1] + chr(ord(prefix[-1]) + 1)
-    return and_(items.c.tenant >= prefix, items.c.tenant < following, begins)
 
 
 def _is(tenant: str, key: str) -> ColumnElement[bool]:

@@ -240,10 +240,15 @@ def tenants_of(connection: Connection) -> list[str]:
 
 def beneath(connection: Connection, prefix: str) -> list[str]:
     """Names of all who have memories and whose names begin with a prefix, byte by byte."""
+    query = select(memories.c.tenant).where(begins_with(memories.c.tenant, prefix)).distinct()
+    return list(connection.execute(query.order_by(memories.c.tenant)).scalars())
+
+
+def begins_with(name: ColumnElement[str], prefix: str) -> ColumnElement[bool]:
+    """Whether a name begins with a prefix, byte by byte, as the catalog's names are ordered: `LIKE` would
+    take "app" for "App"."""
     after = prefix[:-1] + chr(ord(prefix[-1]) + 1)  # the first name that does not
-    within = and_(memories.c.tenant >= prefix, memories.c.tenant < after)
-    query = select(memories.c.tenant).where(within).distinct().order_by(memories.c.tenant)
-    return list(connection.execute(query).scalars())
+    return and_(name >= prefix, name < after)
 
 
 def versions(connection: Connection, tenant: str, memory_id: str | None = None) -> list[tuple[str, int, str]]:

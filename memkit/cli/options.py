@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from memkit.bank import Bank
     from memkit.bank.owners import Owner
     from memkit.memory import Memory
-    from memkit.router.gate import GateConfig
 
 DEFAULT_USER = "default"  # whose memories are meant where nobody says
 User = Annotated[
@@ -126,16 +125,6 @@ Seed = Annotated[int, typer.Option(metavar="S")]
 Out = Annotated[
     str | None, typer.Option("--json", metavar="OUT", help="Write JSON to a path, or to - (standard output).")
 ]
-
-
-def gate_of(name: str) -> GateConfig:
-    """The gate of that name, or `ConfigError`."""
-    from memkit.router.gate import GateConfig
-
-    try:
-        return GateConfig(name)  # type: ignore[arg-type] # checked there
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
 
 
 def whose(user: str | None, tenant: str | None = None) -> Owner:

@@ -22,7 +22,6 @@ from memkit.cli.options import (
     User,
     check_text,
     compiler_options,
-    gate_of,
     open_memory,
     whose,
 )
@@ -187,7 +186,9 @@ def ask(
     """
     output = Output(json)
     check_text("question", question)
-    settings: dict[str, Any] = {"gate": gate_of(gate), "embedder": embedder}
+    from memkit.router.gate import gate_config
+
+    settings: dict[str, Any] = {"gate": gate_config(gate), "embedder": embedder}
     with open_memory(home, model, whose(user, tenant), engine=engine, urls=url, **settings) as memory:
         answer = memory.ask(question, max_tokens=max_tokens)
     output.result(answer, lambda: output.say(answer.text))

@@ -112,8 +112,7 @@ def _asked(memory: Memory, question: Question) -> Generator[str | Answer, None, 
     """The pieces of an answer; a memory whose artifact was detached meanwhile is looked for again, once."""
     if question.gate is not None:
         memory = copy(memory)
-        memory.router = copy(memory.router)
-        memory.router.config = GateConfig(question.gate)
+        memory.router = memory.router.with_gate(GateConfig(question.gate))
     pieces = _pieces(memory, question)
     try:
         first = next(pieces)

@@ -13,11 +13,10 @@ from fastapi import Depends, Header, Request, Response, Security
 from fastapi.security import HTTPBearer
 
 from memkit.engine.transformers import TransformersEngine
-from memkit.errors import ConfigError
 from memkit.memory import Memory
 from memkit.metrics import Metrics
 from memkit.observe import LogObserver, Observers
-from memkit.router.gate import GateConfig
+from memkit.router.gate import gate_config
 from memkit.server.config import ServerConfig
 from memkit.server.jobs import Jobs
 from memkit.server.people import Caller, header_text
@@ -42,7 +41,7 @@ class Services:
             options=config.options,
             engine=engine,
             embedder=config.embedder,
-            gate=_gate(config.gate),
+            gate=gate_config(config.gate),
             observer=Observers(LogObserver(), self.metrics),
             database=config.database,
             artifacts=config.artifacts,
@@ -131,10 +130,3 @@ def with_headers(made: Response, response: Response) -> Response:
         if name.lower().startswith("x-"):
             made.headers.setdefault(name, value)
     return made
-
-
-def _gate(name: str) -> GateConfig:
-    try:
-        return GateConfig(name)  # type: ignore[arg-type] # checked there
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
