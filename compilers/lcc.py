@@ -39,16 +39,16 @@ import torch
 from torch import nn
 
 from memkit.artifact import Artifact, Manifest, Provenance
-from memkit.compilers.arithmetic import FlopMeter, kv_bytes
 from memkit.compilers.base import Compiled, Estimate, Progress, silent
-from memkit.compilers.checkpoint import Checkpoint, key_of
+from memkit.compilers.distillation.agnostic_queries import queries_for
+from memkit.compilers.distillation.checkpoint import Checkpoint, key_of
+from memkit.compilers.distillation.flops import FlopMeter, kv_bytes
+from memkit.compilers.distillation.losses import Objective, Pair, Part, split_held_out
+from memkit.compilers.distillation.segments import ASKED, MAX_QUESTION, SHORTEST_PIECE, pieces
+from memkit.compilers.distillation.teacher import Example, Teacher
+from memkit.compilers.distillation.training import History, minimise
 from memkit.compilers.lcc_config import LCCConfig, configured
-from memkit.compilers.objective import Objective, Pair, Part, split_held_out
-from memkit.compilers.pieces import ASKED, MAX_QUESTION, SHORTEST_PIECE, pieces
-from memkit.compilers.queries import queries_for
 from memkit.compilers.selection import most_attended
-from memkit.compilers.teacher import Example, Teacher
-from memkit.compilers.training import History, minimise
 from memkit.compilers.writer import Writer
 from memkit.document import Document
 from memkit.engine import kv

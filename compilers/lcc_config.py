@@ -10,8 +10,8 @@ from memkit.compilers.base import configure, require
 from memkit.quantize import STORED, Stored
 
 if TYPE_CHECKING:  # options are checked without torch
-    from memkit.compilers.objective import Loss
-    from memkit.compilers.training import Schedule
+    from memkit.compilers.distillation.losses import Loss
+    from memkit.compilers.distillation.training import Schedule
     from memkit.compilers.writer import Init
 
 KVInit = Literal["buffer", "attention"]
@@ -92,7 +92,7 @@ class LCCConfig:
 
     def schedule(self, steps: int, lr: float) -> Schedule:
         """Of one phase."""
-        from memkit.compilers.training import Schedule
+        from memkit.compilers.distillation.training import Schedule
 
         return Schedule(steps, lr, self.warmup, patience=self.patience, accumulate=self.accumulate)
 

@@ -41,15 +41,15 @@ from pathlib import Path
 from typing import Any
 
 from memkit.artifact import Artifact, Manifest, Provenance
-from memkit.compilers.arithmetic import FlopMeter
 from memkit.compilers.base import Compiled, Estimate, Progress, silent
-from memkit.compilers.checkpoint import Checkpoint, key_of
+from memkit.compilers.distillation.agnostic_queries import queries_for
+from memkit.compilers.distillation.checkpoint import Checkpoint, key_of
+from memkit.compilers.distillation.flops import FlopMeter
+from memkit.compilers.distillation.losses import Objective, Pair, Part, Together, split_held_out
+from memkit.compilers.distillation.segments import ASKED, MAX_QUESTION, SHORTEST_PIECE, pieces
+from memkit.compilers.distillation.teacher import Example, Teacher, targets
+from memkit.compilers.distillation.training import History, minimise_all
 from memkit.compilers.lora_config import PRESETS, LoRAConfig, configured
-from memkit.compilers.objective import Objective, Pair, Part, Together, split_held_out
-from memkit.compilers.pieces import ASKED, MAX_QUESTION, SHORTEST_PIECE, pieces
-from memkit.compilers.queries import queries_for
-from memkit.compilers.teacher import Example, Teacher, targets
-from memkit.compilers.training import History, minimise_all
 from memkit.document import Document
 from memkit.engine import kv
 from memkit.engine.lora import Adapters, adapter_config, export_peft

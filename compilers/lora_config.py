@@ -11,7 +11,7 @@ from memkit.compilers.base import configure, require
 from memkit.prompts import QuestionKind
 
 if TYPE_CHECKING:  # options are checked without torch
-    from memkit.compilers.training import Schedule
+    from memkit.compilers.distillation.training import Schedule
 
 KINDS = (*get_args(QuestionKind), "paraphrase")
 
@@ -74,7 +74,7 @@ class LoRAConfig:
         return tuple(kind for kind in get_args(QuestionKind) if kind in self.kinds)
 
     def schedule(self, pieces: int) -> Schedule:
-        from memkit.compilers.training import Schedule
+        from memkit.compilers.distillation.training import Schedule
 
         return Schedule(
             self.steps * pieces,

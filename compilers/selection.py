@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from memkit.compilers.arithmetic import FlopMeter
-from memkit.compilers.teacher import Example, Teacher
+from memkit.compilers.distillation.flops import FlopMeter
+from memkit.compilers.distillation.teacher import Example, Teacher
 from memkit.engine import kv
 from memkit.engine.lora import shared_copy
 from memkit.errors import CompileError

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from memkit.compilers.arithmetic import FlopMeter
+from memkit.compilers.distillation.flops import FlopMeter
 from memkit.engine import kv
 from memkit.engine.lora import shared_copy
 from memkit.errors import CompileError

@@ -97,10 +97,10 @@ def test_a_self_test_is_the_same_again(engine: TransformersEngine) -> None:
 
 
 def test_questions_of_the_held_out_kind_are_not_trained_on(engine: TransformersEngine) -> None:
-    from memkit.compilers.arithmetic import FlopMeter
+    from memkit.compilers.distillation.flops import FlopMeter
+    from memkit.compilers.distillation.teacher import Teacher
     from memkit.compilers.lcc import collect
     from memkit.compilers.lcc_config import LCCConfig
-    from memkit.compilers.teacher import Teacher
     from memkit.engine import kv
 
     base = engine.base

@@ -11,9 +11,9 @@ import torch
 
 from memkit.admission import AdmissionConfig
 from memkit.bank import Bank, MemoryInfo
-from memkit.compilers import checkpoint
 from memkit.compilers.base import Step
-from memkit.compilers.checkpoint import Checkpoint
+from memkit.compilers.distillation import checkpoint
+from memkit.compilers.distillation.checkpoint import Checkpoint
 from memkit.compilers.lcc import LCC
 from memkit.document import Document
 from memkit.errors import NotFoundError

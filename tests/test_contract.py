@@ -15,7 +15,7 @@ pytest.importorskip("fastapi")
 import httpx2
 
 from memkit import registry
-from memkit.compilers.arithmetic import FlopMeter
+from memkit.compilers.distillation.flops import FlopMeter
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import CompileError
 from memkit.memory import Memory

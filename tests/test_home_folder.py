@@ -17,7 +17,7 @@ from memkit.bank.backup import restore
 from memkit.cli import lazy
 from memkit.cli.commands import COMMANDS
 from memkit.cli.lazy import Command, Group
-from memkit.compilers.responses import default_cache
+from memkit.compilers.distillation.teacher_cache import default_cache
 from memkit.document import Document
 from memkit.engine.choice import secret_file
 from memkit.engine.trained import default_store

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from memkit.artifact import Artifact
-from memkit.compilers.arithmetic import FlopMeter
+from memkit.compilers.distillation.flops import FlopMeter
+from memkit.compilers.distillation.teacher import Example, Target, Teacher, kl
 from memkit.compilers.lcc import LCC, Run, _Segment, buffer_tokens, segments
 from memkit.compilers.lcc_config import PRESETS, LCCConfig
-from memkit.compilers.teacher import Example, Target, Teacher, kl
 from memkit.compilers.writer import lora_copy
 from memkit.document import Document
 from memkit.engine import kv

@@ -15,9 +15,9 @@ import torch
 from memkit import registry
 from memkit.admission import AdmissionConfig
 from memkit.artifact import Artifact
+from memkit.compilers.distillation.losses import Together, discrepancies
+from memkit.compilers.distillation.teacher import Teacher, targets
 from memkit.compilers.lora import PRESETS, LoRA
-from memkit.compilers.objective import Together, discrepancies
-from memkit.compilers.teacher import Teacher, targets
 from memkit.document import Document
 from memkit.engine import kv
 from memkit.engine.lora import Adapters

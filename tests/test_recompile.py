@@ -20,8 +20,8 @@ from memkit import admission
 from memkit.admission import AdmissionConfig
 from memkit.bank import MemoryInfo, Said
 from memkit.bank import leases as leases_module
-from memkit.compilers import checkpoint
 from memkit.compilers.base import Estimate, Step
+from memkit.compilers.distillation import checkpoint
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import BankBusyError, CompileError, ConfigError, MissingExtraError, NotFoundError
 from memkit.memory import Memory

@@ -7,10 +7,10 @@ import torch
 
 from memkit.artifact import Artifact
 from memkit.compilers import selection
-from memkit.compilers.arithmetic import FlopMeter
+from memkit.compilers.distillation.flops import FlopMeter
+from memkit.compilers.distillation.teacher import Example, Teacher
 from memkit.compilers.lcc import LCC
 from memkit.compilers.selection import attention, most_attended
-from memkit.compilers.teacher import Example, Teacher
 from memkit.document import Document
 from memkit.engine import kv
 from memkit.engine.base import Request

@@ -28,13 +28,13 @@ import torch
 from torch import Tensor
 
 from memkit.artifact import Artifact, Manifest, Provenance
-from memkit.compilers.arithmetic import FlopMeter, kv_bytes
 from memkit.compilers.base import Compiled, Estimate, Progress, Step, silent
+from memkit.compilers.distillation.flops import FlopMeter, kv_bytes
+from memkit.compilers.distillation.segments import MAX_QUESTION
 from memkit.compilers.lcc import encode
 from memkit.compilers.meanpool import checkpoint
 from memkit.compilers.meanpool.model import Compressor
 from memkit.compilers.meanpool.options import Form, configured
-from memkit.compilers.pieces import MAX_QUESTION
 from memkit.document import Document
 from memkit.engine import kv, trained
 from memkit.engine.trained import Trained

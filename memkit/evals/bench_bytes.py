@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from memkit.artifact import Artifact
-from memkit.compilers.arithmetic import kv_bytes
+from memkit.compilers.distillation.flops import kv_bytes
 from memkit.compilers.lcc import LCC
 from memkit.document import Document
 from memkit.engine.transformers import TransformersEngine

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from memkit.compilers.base import Step
+from memkit.compilers.distillation.teacher import Example, Teacher, targets
 from memkit.compilers.lora import LoRA
-from memkit.compilers.teacher import Example, Teacher, targets
 from memkit.document import Document
 from memkit.engine import kv
 from memkit.engine.transformers import TransformersEngine

@@ -34,7 +34,7 @@ class Work:
         return self._total([(text + query, prefix), (more, prefix + text + query)])
 
     def _total(self, passes: list[tuple[int, int]]) -> float:
-        from memkit.compilers.arithmetic import FlopMeter
+        from memkit.compilers.distillation.flops import FlopMeter
 
         meter = FlopMeter(self._engine.base.model)
         for tokens, attended in passes:

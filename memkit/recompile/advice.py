@@ -76,7 +76,7 @@ def advise(
 
     ``ratio`` sizes its artifact: so many tokens become one position, with an infinite one none.
     """
-    from memkit.compilers.arithmetic import FlopMeter  # which brings torch
+    from memkit.compilers.distillation.flops import FlopMeter  # which brings torch
 
     table, meter = tabular(text), FlopMeter(base.model)
     read = min(tokens, base.window // 2)  # of a longer text the text route reads the best passages

@@ -13,8 +13,8 @@ from statistics import median
 from memkit import registry
 from memkit.bank import MemoryInfo
 from memkit.bank.owners import Owner
-from memkit.compilers.arithmetic import FlopMeter
 from memkit.compilers.base import Compiler, Estimate
+from memkit.compilers.distillation.flops import FlopMeter
 from memkit.engine import kv
 from memkit.errors import CompileError, ConfigError, NotFoundError
 from memkit.making import attempt, snapshot

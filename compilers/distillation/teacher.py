@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from memkit.compilers.responses import answered, responses
+from memkit.compilers.distillation.teacher_cache import answered, responses
 from memkit.document import sentences
 from memkit.engine import kv
 from memkit.models.loading import LoadedModel

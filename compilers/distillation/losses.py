@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from memkit.compilers.arithmetic import FlopMeter
-from memkit.compilers.teacher import Example, Target, Teacher, kl, squared_error
-from memkit.compilers.training import cycle
+from memkit.compilers.distillation.flops import FlopMeter
+from memkit.compilers.distillation.teacher import Example, Target, Teacher, kl, squared_error
+from memkit.compilers.distillation.training import cycle
 from memkit.engine import kv
 
 Pair = tuple[Example, Target]

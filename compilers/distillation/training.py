@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from memkit.compilers.base import Progress, Step
-from memkit.compilers.checkpoint import Checkpoint
+from memkit.compilers.distillation.checkpoint import Checkpoint
 from memkit.errors import CompileError
 
 
