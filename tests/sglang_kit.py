@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from memkit.artifact import Artifact, Manifest
-from memkit.compilers.lcc import LCC
+from memkit.compilers.lcc.compiler import LCC
 from memkit.compilers.lora import LoRA
 from memkit.document import Document
 from memkit.engine.sglang import SGLangEngine

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from memkit.artifact import Artifact, Manifest
-from memkit.compilers.lcc import LCC
+from memkit.compilers.lcc.compiler import LCC
 from memkit.compilers.lora import LoRA, LoRAConfig, export_peft
 from memkit.document import Document
 from memkit.engine import reading

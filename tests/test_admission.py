@@ -12,7 +12,7 @@ import pytest
 from memkit import admission
 from memkit.admission import AdmissionConfig, Measured, SelfTest, Thresholds, judge, parse_thresholds
 from memkit.artifact import Artifact
-from memkit.compilers.lcc import LCC
+from memkit.compilers.lcc.compiler import LCC
 from memkit.document import Document
 from memkit.engine.base import Handle, Request
 from memkit.engine.transformers import TransformersEngine
@@ -99,8 +99,8 @@ def test_a_self_test_is_the_same_again(engine: TransformersEngine) -> None:
 def test_questions_of_the_held_out_kind_are_not_trained_on(engine: TransformersEngine) -> None:
     from memkit.compilers.distillation.flops import FlopMeter
     from memkit.compilers.distillation.teacher import Teacher
-    from memkit.compilers.lcc import collect
-    from memkit.compilers.lcc_config import LCCConfig
+    from memkit.compilers.lcc.compiler import collect
+    from memkit.compilers.lcc.config import LCCConfig
     from memkit.engine import kv
 
     base = engine.base

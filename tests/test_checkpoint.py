@@ -14,7 +14,7 @@ from memkit.bank import Bank, MemoryInfo
 from memkit.compilers.base import Step
 from memkit.compilers.distillation import checkpoint
 from memkit.compilers.distillation.checkpoint import Checkpoint
-from memkit.compilers.lcc import LCC
+from memkit.compilers.lcc.compiler import LCC
 from memkit.document import Document
 from memkit.errors import NotFoundError
 from memkit.memory import Memory

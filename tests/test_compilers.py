@@ -16,7 +16,7 @@ from memkit import registry
 from memkit.artifact import Artifact, Manifest, Provenance
 from memkit.compilers.base import Compiled, Compiler, Progress, Step, configure, silent
 from memkit.compilers.distillation import checkpoint
-from memkit.compilers.lcc import encode
+from memkit.compilers.lcc.compiler import encode
 from memkit.document import Document
 from memkit.engine import kv
 from memkit.engine.base import Request

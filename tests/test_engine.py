@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from memkit.artifact import Artifact
-from memkit.compilers.lcc import LCC
+from memkit.compilers.lcc.compiler import LCC
 from memkit.document import Document
 from memkit.engine import kv, reading
 from memkit.engine.base import Completion, Handle, Request

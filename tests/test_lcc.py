@@ -12,9 +12,9 @@ import torch
 from memkit.artifact import Artifact
 from memkit.compilers.distillation.flops import FlopMeter
 from memkit.compilers.distillation.teacher import Example, Target, Teacher, kl
-from memkit.compilers.lcc import LCC, Run, _Segment, buffer_tokens, segments
-from memkit.compilers.lcc_config import PRESETS, LCCConfig
-from memkit.compilers.writer import lora_copy
+from memkit.compilers.lcc.buffer_encoder import lora_copy
+from memkit.compilers.lcc.compiler import LCC, Run, _Segment, buffer_tokens, segments
+from memkit.compilers.lcc.config import PRESETS, LCCConfig
 from memkit.document import Document
 from memkit.engine import kv
 from memkit.engine.base import Request

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memkit.artifact import Artifact, Manifest
-from memkit.compilers.lcc import LCC
+from memkit.compilers.lcc.compiler import LCC
 from memkit.document import Document
 from memkit.engine.base import Request
 from memkit.engine.transformers import TransformersEngine

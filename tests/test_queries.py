@@ -10,7 +10,7 @@ import pytest
 from memkit.compilers.distillation import teacher_cache as module
 from memkit.compilers.distillation.agnostic_queries import MAX_QUERY, QUERIES, queries_for, read_queries
 from memkit.compilers.distillation.teacher_cache import responses
-from memkit.compilers.lcc import LCC
+from memkit.compilers.lcc.compiler import LCC
 from memkit.document import Document
 from memkit.errors import ConfigError
 from memkit.models.loading import LoadedModel

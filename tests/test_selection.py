@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from memkit.artifact import Artifact
-from memkit.compilers import selection
 from memkit.compilers.distillation.flops import FlopMeter
 from memkit.compilers.distillation.teacher import Example, Teacher
-from memkit.compilers.lcc import LCC
-from memkit.compilers.selection import attention, most_attended
+from memkit.compilers.lcc import attention_selection
+from memkit.compilers.lcc.attention_selection import attention, most_attended
+from memkit.compilers.lcc.compiler import LCC
 from memkit.document import Document
 from memkit.engine import kv
 from memkit.engine.base import Request
@@ -58,8 +58,8 @@ def test_selected_tokens_keep_their_order_and_stand_side_by_side(
     start, tokens = len(teacher.base.chat.header), len(teacher.context)
     wanted = torch.zeros(1, tokens)
     wanted[0, chosen] = 1.0
-    monkeypatch.setattr(selection, "POOL", 1)
-    monkeypatch.setattr(selection, "attention", lambda *_: [wanted] * len(teacher.prefix.keys))
+    monkeypatch.setattr(attention_selection, "POOL", 1)
+    monkeypatch.setattr(attention_selection, "attention", lambda *_: [wanted] * len(teacher.prefix.keys))
     memory = most_attended(teacher, examples, len(chosen), FlopMeter(teacher.base.model))
     values, whole = memory.values[1], teacher.prefix.values[1]
     assert torch.equal(values, whole[:, :, [start + i for i in chosen]])

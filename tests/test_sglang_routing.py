@@ -8,7 +8,7 @@ import pytest
 from sglang_kit import Served
 
 from memkit.artifact import Artifact
-from memkit.compilers.lcc import LCC
+from memkit.compilers.lcc.compiler import LCC
 from memkit.document import Document
 from memkit.memory import Memory
 from memkit.router.gate import GateConfig

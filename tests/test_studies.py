@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from memkit.compilers.base import configure
-from memkit.compilers.lcc import LCC, couple
-from memkit.compilers.lcc_config import LCCConfig
+from memkit.compilers.lcc.compiler import LCC, couple
+from memkit.compilers.lcc.config import LCCConfig
 from memkit.document import Document
 from memkit.engine import kv
 from memkit.engine.transformers import TransformersEngine

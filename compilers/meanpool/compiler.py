@@ -31,7 +31,7 @@ from memkit.artifact import Artifact, Manifest, Provenance
 from memkit.compilers.base import Compiled, Estimate, Progress, Step, silent
 from memkit.compilers.distillation.flops import FlopMeter, kv_bytes
 from memkit.compilers.distillation.segments import MAX_QUESTION
-from memkit.compilers.lcc import encode
+from memkit.compilers.lcc.compiler import encode
 from memkit.compilers.meanpool import checkpoint
 from memkit.compilers.meanpool.model import Compressor
 from memkit.compilers.meanpool.options import Form, configured

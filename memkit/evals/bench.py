@@ -129,7 +129,7 @@ def _compile_records(config: BenchConfig, options: Mapping[str, Any]) -> dict[st
 
 def _paper(config: BenchConfig) -> dict[str, Any]:
     """The paper's preset: ``paper_steps`` of its steps measured, the arithmetic of all of them."""
-    from memkit.compilers.lcc import LCC
+    from memkit.compilers.lcc.compiler import LCC
     from memkit.document import Document
     from memkit.models.loading import load
 
@@ -153,7 +153,7 @@ def _memory(before: int) -> dict[str, int]:
 
 def _compile_length(config: BenchConfig, tokens: int) -> dict[str, Any]:
     """Compile a text of about ``tokens`` tokens for a fixed number of steps of every phase."""
-    from memkit.compilers.lcc import LCC
+    from memkit.compilers.lcc.compiler import LCC
     from memkit.document import Document
     from memkit.engine.transformers import TransformersEngine
     from memkit.evals.ttft import filler

@@ -12,7 +12,7 @@ from typing import Any
 
 from memkit.artifact import Artifact
 from memkit.compilers.distillation.flops import kv_bytes
-from memkit.compilers.lcc import LCC
+from memkit.compilers.lcc.compiler import LCC
 from memkit.document import Document
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import ConfigError

@@ -236,7 +236,7 @@ def _artifacts(
 ) -> tuple[list[Any], str]:
     """``count`` attached artifacts; what they know does not change how fast they are read."""
     from memkit.artifact import Artifact
-    from memkit.compilers.lcc import LCC
+    from memkit.compilers.lcc.compiler import LCC
     from memkit.evals.ttft import OPTIONS, filler
 
     text, handles = filler(engine, tokens), []

@@ -217,8 +217,8 @@ class _Evaluation:
     def _coupled(self, options: dict[str, Any], reference: Reference) -> dict[str, Any]:
         """LCC's ablation: the LoRA stays on for the answers."""
         from memkit.compilers.base import configure
-        from memkit.compilers.lcc import couple
-        from memkit.compilers.lcc_config import PRESETS, LCCConfig
+        from memkit.compilers.lcc.compiler import couple
+        from memkit.compilers.lcc.config import PRESETS, LCCConfig
 
         config = configure(LCCConfig, PRESETS, options)
         base, memory = couple(Document(reference.record.context), self.engine.base, config)

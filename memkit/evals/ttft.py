@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from memkit.bank import Bank
-from memkit.compilers.lcc import LCC
+from memkit.compilers.lcc.compiler import LCC
 from memkit.document import Document, Span
 from memkit.engine.base import Handle, Request
 from memkit.engine.transformers import TransformersEngine

@@ -12,7 +12,7 @@ from memkit.quantize import STORED, Stored
 if TYPE_CHECKING:  # options are checked without torch
     from memkit.compilers.distillation.losses import Loss
     from memkit.compilers.distillation.training import Schedule
-    from memkit.compilers.writer import Init
+    from memkit.compilers.lcc.buffer_encoder import Init
 
 KVInit = Literal["buffer", "attention"]
 

@@ -47,9 +47,9 @@ from memkit.compilers.distillation.losses import Objective, Pair, Part, split_he
 from memkit.compilers.distillation.segments import ASKED, MAX_QUESTION, SHORTEST_PIECE, pieces
 from memkit.compilers.distillation.teacher import Example, Teacher
 from memkit.compilers.distillation.training import History, minimise
-from memkit.compilers.lcc_config import LCCConfig, configured
-from memkit.compilers.selection import most_attended
-from memkit.compilers.writer import Writer
+from memkit.compilers.lcc.attention_selection import most_attended
+from memkit.compilers.lcc.buffer_encoder import Writer
+from memkit.compilers.lcc.config import LCCConfig, configured
 from memkit.document import Document
 from memkit.engine import kv
 from memkit.errors import CompileError
