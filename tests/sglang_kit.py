@@ -12,7 +12,7 @@ import torch
 
 from memkit.artifact import Artifact, Manifest
 from memkit.compilers.lcc.compiler import LCC
-from memkit.compilers.lora import LoRA
+from memkit.compilers.lora.compiler import LoRA
 from memkit.document import Document
 from memkit.engine.sglang import SGLangEngine
 from memkit.engine.sglang_workers import SGLangConfig

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from memkit.artifact import Artifact, Manifest
 from memkit.compilers.lcc.compiler import LCC
-from memkit.compilers.lora import LoRA, LoRAConfig, export_peft
+from memkit.compilers.lora.compiler import LoRA, LoRAConfig, export_peft
 from memkit.document import Document
 from memkit.engine import reading
 from memkit.engine.base import Handle, Request

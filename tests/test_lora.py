@@ -17,7 +17,7 @@ from memkit.admission import AdmissionConfig
 from memkit.artifact import Artifact
 from memkit.compilers.distillation.losses import Together, discrepancies
 from memkit.compilers.distillation.teacher import Teacher, targets
-from memkit.compilers.lora import PRESETS, LoRA
+from memkit.compilers.lora.compiler import PRESETS, LoRA
 from memkit.document import Document
 from memkit.engine import kv
 from memkit.engine.lora import Adapters
@@ -88,7 +88,7 @@ def test_held_out_questions_are_neither_trained_on_nor_rephrased(
         rephrased.extend(questions)
         return paraphrase_requests(model, questions)
 
-    monkeypatch.setattr("memkit.compilers.lora.paraphrase_requests", noted)
+    monkeypatch.setattr("memkit.compilers.lora.compiler.paraphrase_requests", noted)
     lesson = LoRA({**OPTIONS, "self_study": 48})._lesson(Document(TEXT), tiny)
     assert rephrased
     assert not any(is_held_out(question) for question in rephrased)

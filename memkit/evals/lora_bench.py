@@ -16,7 +16,7 @@ import torch
 
 from memkit.compilers.base import Step
 from memkit.compilers.distillation.teacher import Example, Teacher, targets
-from memkit.compilers.lora import LoRA
+from memkit.compilers.lora.compiler import LoRA
 from memkit.document import Document
 from memkit.engine import kv
 from memkit.engine.transformers import TransformersEngine

@@ -49,7 +49,7 @@ from memkit.compilers.distillation.losses import Objective, Pair, Part, Together
 from memkit.compilers.distillation.segments import ASKED, MAX_QUESTION, SHORTEST_PIECE, pieces
 from memkit.compilers.distillation.teacher import Example, Teacher, targets
 from memkit.compilers.distillation.training import History, minimise_all
-from memkit.compilers.lora_config import PRESETS, LoRAConfig, configured
+from memkit.compilers.lora.config import PRESETS, LoRAConfig, configured
 from memkit.document import Document
 from memkit.engine import kv
 from memkit.engine.lora import Adapters, adapter_config, export_peft
