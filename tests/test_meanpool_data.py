@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from memkit.compilers.meanpool import sources
+from memkit.compilers.meanpool import datasets
 from memkit.compilers.meanpool.config import StageConfig, stage_config
-from memkit.compilers.meanpool.generated import Generated
-from memkit.compilers.meanpool.sources import Question, Text, open_source, read_texts
+from memkit.compilers.meanpool.datasets import Question, Text, open_source, read_texts
+from memkit.compilers.meanpool.synthetic import Generated
 from memkit.compilers.meanpool.tasks import Sampler
 from memkit.errors import ConfigError, DocumentError
 from memkit.models.loading import LoadedModel
@@ -119,7 +119,7 @@ def test_files_of_both_kinds(tmp_path: Path) -> None:
     assert (second.text, second.summary) == ("Plain.", "P.")
     plain = tmp_path / "book.txt"
     plain.write_text("\n\n".join("word " * 150 for _ in range(9)))
-    assert [len(t.text) >= sources.PARAGRAPH for t in read_texts(plain)] == [True, True, True]
+    assert [len(t.text) >= datasets.PARAGRAPH for t in read_texts(plain)] == [True, True, True]
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ import sys
 from pathlib import Path
 
 from memkit.compilers.meanpool import curriculum
-from memkit.compilers.meanpool.team import Team
+from memkit.compilers.meanpool.distributed import Team
 from memkit.models.loading import load
 
 curriculum.evaluate = lambda plan, compressor: {}

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import torch
 
-from memkit.compilers.meanpool import checkpoint, curriculum, run
+from memkit.compilers.meanpool import checkpoint, curriculum, train
 from memkit.compilers.meanpool.config import RLConfig, stage_config
 from memkit.compilers.meanpool.curriculum import Plan
+from memkit.compilers.meanpool.datasets import open_source
+from memkit.compilers.meanpool.distributed import Team
 from memkit.compilers.meanpool.evaluate import quotes
 from memkit.compilers.meanpool.rewards import F1, Judged, contains, exact, extracted, reward_function
 from memkit.compilers.meanpool.rl import Rollouts
-from memkit.compilers.meanpool.sources import open_source
-from memkit.compilers.meanpool.team import Team
 from memkit.compilers.meanpool.training import cosine
 from memkit.engine import trained
 from memkit.errors import ConfigError, MemkitError
@@ -209,7 +209,7 @@ def test_a_stage_needs_the_one_before_it(tiny: LoadedModel, tmp_path: Path) -> N
         Plan("sft", ("generated",), model_options={"pooling": "attention"})
 
 
-class Scripted(run.Run):
+class Scripted(train.Run):
     """Measures what it is told, and marks its weights with the number of the step."""
 
     measured: list[float]

@@ -21,16 +21,16 @@ from memkit.compilers.meanpool.config import (
     compressor_config,
     stage_config,
 )
+from memkit.compilers.meanpool.datasets import Draw, Text, open_source
+from memkit.compilers.meanpool.distributed import Team
 from memkit.compilers.meanpool.evaluate import Evaluator, question_answering, reconstruction
 from memkit.compilers.meanpool.model import Compressor
 from memkit.compilers.meanpool.options import STAGES
 from memkit.compilers.meanpool.options import Stage as StageName
 from memkit.compilers.meanpool.rewards import reward_function
 from memkit.compilers.meanpool.rl import Reinforcement, Rollouts
-from memkit.compilers.meanpool.run import Run
-from memkit.compilers.meanpool.sources import Draw, Text, open_source
 from memkit.compilers.meanpool.tasks import Sampler
-from memkit.compilers.meanpool.team import Team
+from memkit.compilers.meanpool.train import Run
 from memkit.compilers.meanpool.training import Stage
 from memkit.engine import trained
 from memkit.engine.trained import Trained

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from memkit.compilers.meanpool.instructions import pools
+from memkit.compilers.meanpool.datasets import Draw, Question, Text
 from memkit.compilers.meanpool.model import Compressor
+from memkit.compilers.meanpool.prompts import pools
 from memkit.compilers.meanpool.rewards import extracted
-from memkit.compilers.meanpool.sources import Draw, Question, Text
 from memkit.engine import kv
 from memkit.engine.readers import Reader
 from memkit.evals import metrics

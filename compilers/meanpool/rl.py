@@ -19,11 +19,11 @@ from memkit.compilers.base import Progress, Step, silent
 from memkit.compilers.meanpool import dapo
 from memkit.compilers.meanpool.batches import Branch, Sample, collate
 from memkit.compilers.meanpool.config import RLConfig
+from memkit.compilers.meanpool.datasets import Draw
+from memkit.compilers.meanpool.distributed import Team
 from memkit.compilers.meanpool.model import Compressor
 from memkit.compilers.meanpool.rewards import Judged, RewardFunction
-from memkit.compilers.meanpool.run import Run, autocast
-from memkit.compilers.meanpool.sources import Draw
-from memkit.compilers.meanpool.team import Team
+from memkit.compilers.meanpool.train import Run, autocast
 from memkit.engine import kv
 from memkit.errors import ConfigError
 from memkit.models.chat import text_ids

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from memkit.compilers.meanpool.batches import Branch, Sample
 from memkit.compilers.meanpool.config import StageConfig
-from memkit.compilers.meanpool.instructions import pools
-from memkit.compilers.meanpool.sources import Draw, Text
+from memkit.compilers.meanpool.datasets import Draw, Text
+from memkit.compilers.meanpool.prompts import pools
 from memkit.errors import ConfigError
 from memkit.models.chat import SEPARATOR, text_ids
 from memkit.models.loading import LoadedModel

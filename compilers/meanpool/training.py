@@ -13,10 +13,10 @@ from torch import Tensor
 from memkit.compilers.base import Progress, Step, silent
 from memkit.compilers.meanpool.batches import Batch, Sample, collate, padded
 from memkit.compilers.meanpool.config import StageConfig
+from memkit.compilers.meanpool.distributed import Team
 from memkit.compilers.meanpool.model import Compressor
-from memkit.compilers.meanpool.run import Run, autocast, means
 from memkit.compilers.meanpool.tasks import Sampler
-from memkit.compilers.meanpool.team import Team
+from memkit.compilers.meanpool.train import Run, autocast, means
 from memkit.errors import ConfigError
 
 WIDER = 1.5  # times the shortest branch of a batch: what is longer goes into another one

@@ -60,7 +60,7 @@ def train_compressor(
     quiet_libraries()
     from memkit.compilers.base import silent
     from memkit.compilers.meanpool import curriculum
-    from memkit.compilers.meanpool.team import Team
+    from memkit.compilers.meanpool.distributed import Team
     from memkit.models.loading import load
 
     options = compiler_options(option)

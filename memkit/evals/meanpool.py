@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from memkit.compilers.meanpool import checkpoint
+from memkit.compilers.meanpool.datasets import Question, Text
 from memkit.compilers.meanpool.evaluate import Evaluator, question_answering, reconstruction
 from memkit.compilers.meanpool.model import Compressor
-from memkit.compilers.meanpool.sources import Question, Text
 from memkit.engine.trained import Trained
 from memkit.errors import ConfigError
 from memkit.evals import records

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from memkit.compilers.base import Progress, silent
 from memkit.compilers.meanpool.config import RLConfig, StageConfig
+from memkit.compilers.meanpool.distributed import Team, added
 from memkit.compilers.meanpool.model import Compressor
-from memkit.compilers.meanpool.team import Team, added
 from memkit.errors import CompileError, ConfigError
 
 SAVE_EVERY = 60.0  # seconds between two writes of the state

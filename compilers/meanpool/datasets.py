@@ -55,7 +55,7 @@ def open_source(names: Sequence[str], split: Split, seed: int, facts: tuple[int,
     Raises `ConfigError` for a file that is absent or unusable, `DocumentError` for a malformed line.
     """
     if list(names) == ["generated"]:
-        from memkit.compilers.meanpool.generated import Generated
+        from memkit.compilers.meanpool.synthetic import Generated
 
         return Generated(split, seed, facts)
     if "generated" in names or not names:
