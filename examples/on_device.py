@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import memkit
-from memkit.artifact import Artifact
+from memkit.artifact.format import Artifact
 from memkit.engine.base import Request
 from memkit.engine.transformers import TransformersEngine
 

@@ -22,7 +22,7 @@ from memkit.errors import ConfigError
 from memkit.prompts import REPEAT, is_held_out, probes, study_prompts
 
 if TYPE_CHECKING:
-    from memkit.artifact import Artifact
+    from memkit.artifact.format import Artifact
     from memkit.document import Document
 
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack  # type: ignore[import-untyped]  # it ships no types
 
-from memkit.artifact import Artifact
+from memkit.artifact.format import Artifact
+from memkit.artifact.signing import Signer, verified_bytes
 from memkit.bank import Bank, CompiledFrom, MemoryInfo, Said
 from memkit.bank.logs import Embed
 from memkit.document import Document
 from memkit.errors import ArtifactError, ConfigError, NotFoundError, VerificationError
-from memkit.signing import Signer, verified_bytes
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from memkit import registry
 from memkit.admission import judge
-from memkit.artifact import Artifact
+from memkit.artifact.format import Artifact
 from memkit.bank import CompiledFrom, MemoryInfo
 from memkit.compilers.base import Compiled, Progress
 from memkit.document import Document

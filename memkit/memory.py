@@ -14,6 +14,7 @@ from memkit import ingest, registry
 from memkit.admission import AdmissionConfig
 from memkit.answers import Answer, Part, Trace
 from memkit.arguments import check_arguments
+from memkit.artifact.signing import Signer
 from memkit.asking import Found, Recalled, Sampling, ask_many, recall, search, stream
 from memkit.bank import Bank, MemoryInfo, Receipt
 from memkit.bank.owners import Owner
@@ -29,7 +30,6 @@ from memkit.router.embed import Embedder, embedder_of
 from memkit.router.gate import GateConfig, GateName, gate_config
 from memkit.router.router import Router
 from memkit.settings import expanded, shared
-from memkit.signing import Signer
 from memkit.usage import Usage
 
 if TYPE_CHECKING:  # they bring torch, which only compiling and answering need

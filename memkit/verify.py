@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from memkit import registry
 from memkit.admission import AdmissionConfig, Measured, judge
-from memkit.artifact import Artifact
+from memkit.artifact.format import Artifact
 from memkit.compilers.base import Progress, silent
 from memkit.document import Document
 from memkit.engine.transformers import TransformersEngine

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from memkit.artifact import Artifact, Manifest
+from memkit.artifact.format import Artifact, Manifest
 from memkit.compilers.lcc.compiler import LCC
 from memkit.compilers.lora.compiler import LoRA
 from memkit.document import Document

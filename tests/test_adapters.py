@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from memkit.artifact import Artifact, Manifest
+from memkit.artifact.format import Artifact, Manifest
 from memkit.compilers.lcc.compiler import LCC
 from memkit.compilers.lora.compiler import LoRA, LoRAConfig, export_peft
 from memkit.document import Document

@@ -11,7 +11,7 @@ import pytest
 
 from memkit import admission
 from memkit.admission import AdmissionConfig, Measured, SelfTest, Thresholds, judge, parse_thresholds
-from memkit.artifact import Artifact
+from memkit.artifact.format import Artifact
 from memkit.compilers.lcc.compiler import LCC
 from memkit.document import Document
 from memkit.engine.base import Handle, Request

@@ -19,8 +19,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import memkit.artifact
-from memkit.artifact import FORMAT_VERSION, Artifact, Manifest, Provenance
+import memkit.artifact.format
+from memkit.artifact.format import FORMAT_VERSION, Artifact, Manifest, Provenance
 from memkit.errors import ArtifactError, FingerprintError
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.int8, torch.uint8, torch.int64]
@@ -287,11 +287,11 @@ def test_unverified_decode_skips_only_the_tensors(data: bytes) -> None:
         Artifact.decode(data[:60] + b"!" + data[61:], verify_tensors=False)
 
 
-@pytest.mark.parametrize("read_up_to", [0, memkit.artifact.READ_UP_TO])  # mapped, and read
+@pytest.mark.parametrize("read_up_to", [0, memkit.artifact.format.READ_UP_TO])  # mapped, and read
 def test_open_leaves_the_file_alone(
     data: bytes, tmp_path: Path, read_up_to: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memkit.artifact, "READ_UP_TO", read_up_to)
+    monkeypatch.setattr(memkit.artifact.format, "READ_UP_TO", read_up_to)
     path = tmp_path / "a.mka"
     path.write_bytes(data)
     with Artifact.open(path) as artifact:
@@ -348,7 +348,7 @@ def test_big_endian_hosts_are_refused(data: bytes, monkeypatch: pytest.MonkeyPat
 def test_neither_import_nor_decode_needs_torch(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.mka").write_bytes(data)
     code = (
-        "import sys; from memkit.artifact import Artifact; Artifact.open(sys.argv[1]); "
+        "import sys; from memkit.artifact.format import Artifact; Artifact.open(sys.argv[1]); "
         "assert 'torch' not in sys.modules"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from memkit.admission import AdmissionConfig
-from memkit.artifact import Artifact
+from memkit.artifact.format import Artifact
 from memkit.engine.attachments import Attachments
 from memkit.engine.transformers import TransformersEngine
 from memkit.memory import Memory

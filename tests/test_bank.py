@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from memkit.artifact import Artifact, Manifest
+from memkit.artifact.format import Artifact, Manifest
 from memkit.bank import Bank, Hit, MemoryInfo, Receipt
 from memkit.document import Document, Span
 from memkit.errors import (

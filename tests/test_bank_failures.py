@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from sqlalchemy import event
 
-from memkit.artifact import Artifact, Manifest
+from memkit.artifact.format import Artifact, Manifest
 from memkit.bank import Bank, MemoryInfo
 from memkit.bank.catalog import Catalog
 from memkit.document import Document, Span
@@ -31,7 +31,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path
 PRELUDE = """
 import sys, numpy as np
 from pathlib import Path
-from memkit.artifact import Artifact, Manifest
+from memkit.artifact.format import Artifact, Manifest
 from memkit.bank import Bank
 from memkit.document import Document, Span
 bank = Bank(Path(sys.argv[1]), timeout=60)

@@ -16,7 +16,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from memkit.artifact import Artifact
+from memkit.artifact.format import Artifact
 from memkit.bank import Bank, MemoryInfo, schema
 from memkit.bank.records import tenant_key
 from memkit.bank.tables import metadata

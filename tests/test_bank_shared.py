@@ -16,7 +16,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from memkit.artifact import Artifact
+from memkit.artifact.format import Artifact
 from memkit.bank import Bank, MemoryInfo, Policy, Said, remote
 from memkit.bank.backup import restore
 from memkit.bank.blobs import name_of

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from memkit import registry
-from memkit.artifact import Artifact, Manifest, Provenance
+from memkit.artifact.format import Artifact, Manifest, Provenance
 from memkit.compilers.base import Compiled, Compiler, Progress, Step, configure, silent
 from memkit.compilers.distillation import checkpoint
 from memkit.compilers.lcc.compiler import encode

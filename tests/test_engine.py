@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from memkit.artifact import Artifact
+from memkit.artifact.format import Artifact
 from memkit.compilers.lcc.compiler import LCC
 from memkit.document import Document
 from memkit.engine import kv, reading

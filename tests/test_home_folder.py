@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from memkit import settings
+from memkit.artifact.signing import Signer, generate, trusted_keys
 from memkit.bank import Bank
 from memkit.bank.backup import restore
 from memkit.cli import lazy
@@ -25,7 +26,6 @@ from memkit.engine.transformers import TransformersEngine
 from memkit.errors import ConfigError, DocumentError, ModelError
 from memkit.memory import default_home
 from memkit.router.embed import embedder_of
-from memkit.signing import Signer, generate, trusted_keys
 from memkit.testing import TEXT
 
 pytestmark = pytest.mark.wheel

@@ -14,7 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from memkit.artifact import Artifact, Manifest
+from memkit.artifact.format import Artifact, Manifest
 from memkit.bank import Bank
 from memkit.bank.forgetting import Forgetting
 from memkit.bank.keys import Keys

@@ -16,7 +16,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from memkit.artifact import Artifact, Manifest
+from memkit.artifact.format import Artifact, Manifest
 from memkit.bank import Bank, CompiledFrom, MemoryInfo, Said
 from memkit.bank.records import memory_id_of, running_digest
 from memkit.document import Document, Span

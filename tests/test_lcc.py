@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from memkit.artifact import Artifact
+from memkit.artifact.format import Artifact
 from memkit.compilers.distillation.flops import FlopMeter
 from memkit.compilers.distillation.teacher import Example, Target, Teacher, kl
 from memkit.compilers.lcc.buffer_encoder import lora_copy
@@ -291,7 +291,7 @@ def test_artifact_alone_gives_the_same_logits_in_a_new_process(
     script = (
         "import torch\n"
         "from memkit.testing import query_logits\n"
-        "from memkit.artifact import Artifact\n"
+        "from memkit.artifact.format import Artifact\n"
         "from memkit.engine.base import Request\n"
         "from memkit.engine.transformers import TransformersEngine\n"
         f"engine = TransformersEngine({str(tiny_model_folder)!r})\n"

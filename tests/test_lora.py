@@ -14,7 +14,7 @@ import torch
 
 from memkit import registry
 from memkit.admission import AdmissionConfig
-from memkit.artifact import Artifact
+from memkit.artifact.format import Artifact
 from memkit.compilers.distillation.losses import Together, discrepancies
 from memkit.compilers.distillation.teacher import Teacher, targets
 from memkit.compilers.lora.compiler import PRESETS, LoRA

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from memkit import registry
-from memkit.artifact import Artifact
+from memkit.artifact.format import Artifact
 from memkit.compilers.meanpool import checkpoint
 from memkit.compilers.meanpool.batches import Branch, Chunks, Sample, collate, padded
 from memkit.compilers.meanpool.config import compressor_config, stage_config

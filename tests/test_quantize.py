@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memkit.artifact import Artifact, Manifest
+from memkit.artifact.format import Artifact, Manifest
+from memkit.artifact.quantization import STORED, Stored, dequantized, quantized
 from memkit.compilers.lcc.compiler import LCC
 from memkit.document import Document
 from memkit.engine.base import Request
@@ -18,7 +19,6 @@ from memkit.engine.transformers import TransformersEngine
 from memkit.errors import ArtifactError, ConfigError
 from memkit.evals import bench_bytes
 from memkit.models.loading import LoadedModel
-from memkit.quantize import STORED, Stored, dequantized, quantized
 from memkit.testing import TEXT, TINY_OPTIONS
 
 MANIFEST = Manifest("kv", "lcc", "1", {}, 0, "f", 0, "mira", ())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from memkit.artifact import Artifact
+from memkit.artifact.format import Artifact
 from memkit.compilers.distillation.flops import FlopMeter
 from memkit.compilers.distillation.teacher import Example, Teacher
 from memkit.compilers.lcc import attention_selection

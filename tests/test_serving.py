@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sglang_kit import Shelf, artifact_of, embeds_artifact
 
-from memkit.artifact import Artifact
+from memkit.artifact.format import Artifact
 from memkit.bank import Bank
 from memkit.bank.blobs import name_of
 from memkit.document import Document

@@ -16,7 +16,7 @@ import pytest
 from sglang_kit import artifact_of
 
 from memkit._version import __version__
-from memkit.artifact import Artifact
+from memkit.artifact.format import Artifact
 from memkit.engine.base import Completion, Request
 from memkit.engine.choice import engine_of
 from memkit.engine.sglang import SGLangEngine

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sglang_kit as kit
 
-from memkit.artifact import Artifact
+from memkit.artifact.format import Artifact
 from memkit.engine.base import Completion, Engine, Handle, Request
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import ContextTooLongError, EngineError, FingerprintError

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sglang_kit import Served
 
-from memkit.artifact import Artifact
+from memkit.artifact.format import Artifact
 from memkit.compilers.lcc.compiler import LCC
 from memkit.document import Document
 from memkit.memory import Memory

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sglang_kit import Served, artifact_of, serving
 
-from memkit.artifact import Artifact
+from memkit.artifact.format import Artifact
 from memkit.engine.base import Request
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import EngineError

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from memkit.admission import AdmissionConfig
-from memkit.artifact import Artifact
+from memkit.artifact.format import Artifact
+from memkit.artifact.signing import Signer, generate, require_signed, trusted_keys
 from memkit.errors import ConfigError, VerificationError
 from memkit.memory import Memory
-from memkit.signing import Signer, generate, require_signed, trusted_keys
 from memkit.testing import TEXT, TINY_OPTIONS
 
 

@@ -11,12 +11,12 @@ import msgpack  # type: ignore[import-untyped]  # it ships no types
 import numpy as np
 import pytest
 
-from memkit.artifact import Artifact, Manifest
+from memkit.artifact.format import Artifact, Manifest
+from memkit.artifact.signing import Signer, generate, trusted_keys
 from memkit.bank import Bank, CompiledFrom, MemoryInfo, Said
 from memkit.bundle import export, load
 from memkit.document import Document, Span
 from memkit.errors import ArtifactError, ConfigError, FingerprintError, NotFoundError, VerificationError
-from memkit.signing import Signer, generate, trusted_keys
 from memkit.versions import difference
 
 DAY = datetime(2026, 3, 1, tzinfo=UTC)

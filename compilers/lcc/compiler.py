@@ -38,7 +38,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from memkit.artifact import Artifact, Manifest, Provenance
+from memkit.artifact.format import Artifact, Manifest, Provenance
+from memkit.artifact.quantization import Stored, quantized
 from memkit.compilers.base import Compiled, Estimate, Progress, silent
 from memkit.compilers.distillation.agnostic_queries import queries_for
 from memkit.compilers.distillation.checkpoint import Checkpoint, key_of
@@ -56,7 +57,6 @@ from memkit.errors import CompileError
 from memkit.models.chat import text_ids
 from memkit.models.loading import LoadedModel
 from memkit.prompts import phrase_questions
-from memkit.quantize import Stored, quantized
 
 
 class LCC:

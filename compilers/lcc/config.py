@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from memkit.artifact.quantization import STORED, Stored
 from memkit.compilers.base import configure, require
-from memkit.quantize import STORED, Stored
 
 if TYPE_CHECKING:  # options are checked without torch
     from memkit.compilers.distillation.losses import Loss

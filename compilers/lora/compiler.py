@@ -40,7 +40,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from memkit.artifact import Artifact, Manifest, Provenance
+from memkit.artifact.format import Artifact, Manifest, Provenance
 from memkit.compilers.base import Compiled, Estimate, Progress, silent
 from memkit.compilers.distillation.agnostic_queries import queries_for
 from memkit.compilers.distillation.checkpoint import Checkpoint, key_of

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memkit.artifact import Artifact, Manifest, Provenance
+from memkit.artifact.format import Artifact, Manifest, Provenance
 from memkit.compilers.base import Compiled, Estimate, Progress, Step, silent
 from memkit.compilers.distillation.flops import FlopMeter, kv_bytes
 from memkit.compilers.distillation.segments import MAX_QUESTION

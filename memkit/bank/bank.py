@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from numpy.typing import NDArray
 
-from memkit.artifact import Artifact
+from memkit.artifact.format import Artifact
 from memkit.bank import queries, vector_rows
 from memkit.bank.failures import translated
 from memkit.bank.forgetting import Forgetting

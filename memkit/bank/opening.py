@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from pathlib import Path
 
-from memkit.artifact import Artifact
+from memkit.artifact.format import Artifact
 from memkit.bank.blobs import Store
 from memkit.errors import ArtifactError
 

@@ -20,7 +20,7 @@ from sqlalchemy import (
     update,
 )
 
-from memkit.artifact import Artifact
+from memkit.artifact.format import Artifact
 from memkit.bank.records import (
     CompiledFrom,
     MemoryInfo,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
-from memkit.artifact import Artifact
+from memkit.artifact.format import Artifact
 from memkit.bank.blobs import Store, name_of, written_before
 from memkit.bank.catalog import AnyCatalog
 from memkit.bank.records import tenant_key

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from memkit.artifact.signing import generate, trusted_keys
+from memkit.artifact.signing import require_signed as require_signature
 from memkit.cli.options import Home, Json, Model, Tenant, User, called, open_bank, open_memory, people, whose
 from memkit.cli.output import Output, exit_code
 from memkit.cli.progress import compilation
 from memkit.compilers.base import Progress, silent
 from memkit.errors import ArtifactError, ConfigError, NotFoundError, VerificationError
-from memkit.signing import generate, trusted_keys
-from memkit.signing import require_signed as require_signature
 
 if TYPE_CHECKING:
     from memkit.bank import Bank, MemoryInfo

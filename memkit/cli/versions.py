@@ -108,8 +108,8 @@ def export_bundle(
     json: Json = False,
 ) -> None:
     """Write a memory with its source and artifact to one signed file."""
+    from memkit.artifact.signing import Signer
     from memkit.bundle import export
-    from memkit.signing import Signer
 
     output, signer = Output(json), Signer.from_file(key)
     with open_bank(home) as bank:
@@ -138,9 +138,9 @@ def import_bundle(
     json: Json = False,
 ) -> None:
     """Take a memory from a bundle that a trusted key signed, compiled for this model and user."""
+    from memkit.artifact.signing import trusted_keys
     from memkit.bundle import load
     from memkit.router.candidates import index, refresh
-    from memkit.signing import trusted_keys
 
     output, keys = Output(json), trusted_keys(trust)
     try:

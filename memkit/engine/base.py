@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from memkit.errors import ConfigError
 
 if TYPE_CHECKING:
-    from memkit.artifact import Artifact
+    from memkit.artifact.format import Artifact
 
 
 @dataclass(frozen=True)

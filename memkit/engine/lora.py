@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from memkit.artifact import JSON, Artifact, Manifest
+from memkit.artifact.format import JSON, Artifact, Manifest
 from memkit.errors import ArtifactError
 
 PREFIX = "base_model.model."  # PEFT wraps a model twice

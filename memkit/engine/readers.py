@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from memkit.artifact import Artifact
+from memkit.artifact.format import Artifact
+from memkit.artifact.quantization import dequantized
 from memkit.engine import kv
 from memkit.engine.lora import load_adapter
 from memkit.engine.trained import load_decoder
 from memkit.errors import ArtifactError, EngineError
 from memkit.models.loading import LoadedModel
-from memkit.quantize import dequantized
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager
 from copy import copy
 from typing import Any
 
-from memkit.artifact import Artifact
+from memkit.artifact.format import Artifact
 from memkit.engine import kv
 from memkit.engine.attachments import Attachments
 from memkit.engine.base import Completion, Handle, Request, Score

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from memkit.artifact import Artifact
+from memkit.artifact.format import Artifact
 from memkit.engine import kv
 from memkit.engine.attachments import Attachments
 from memkit.engine.base import Completion, Handle, Request, Score

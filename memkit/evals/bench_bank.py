@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from memkit.artifact import Artifact, Manifest
+from memkit.artifact.format import Artifact, Manifest
 from memkit.bank import Bank, Said
 from memkit.bank.blobs import sync_folder
 from memkit.document import Document, Span

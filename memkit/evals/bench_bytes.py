@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from memkit.artifact import Artifact
+from memkit.artifact.format import Artifact
+from memkit.artifact.quantization import STORED, Stored, quantized
 from memkit.compilers.distillation.flops import kv_bytes
 from memkit.compilers.lcc.compiler import LCC
 from memkit.document import Document
@@ -19,7 +20,6 @@ from memkit.errors import ConfigError
 from memkit.evals import records
 from memkit.evals.measure import Measurer
 from memkit.evals.timing import stamp
-from memkit.quantize import STORED, Stored, quantized
 
 Progress = Callable[[str, int, int], None]
 

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from memkit.artifact import Artifact, Manifest, Provenance
+from memkit.artifact.format import Artifact, Manifest, Provenance
+from memkit.artifact.quantization import quantized
 from memkit.errors import ArtifactError, ConfigError
 from memkit.evals.timing import stamp
-from memkit.quantize import quantized
 
 Progress = Callable[[str, int, int], None]
 REPORT_EVERY = 5000

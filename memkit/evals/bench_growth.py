@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from memkit.artifact import Artifact
+from memkit.artifact.format import Artifact
 from memkit.engine.attachments import CAPACITY
 from memkit.errors import ConfigError
 from memkit.evals import records

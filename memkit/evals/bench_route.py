@@ -235,7 +235,7 @@ def _artifacts(
     engine: Any, tokens: int, ratio: float, count: int, progress: Progress
 ) -> tuple[list[Any], str]:
     """``count`` attached artifacts; what they know does not change how fast they are read."""
-    from memkit.artifact import Artifact
+    from memkit.artifact.format import Artifact
     from memkit.compilers.lcc.compiler import LCC
     from memkit.evals.ttft import OPTIONS, filler
 

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Engine, event
 
-from memkit.artifact import Artifact, Manifest
+from memkit.artifact.format import Artifact, Manifest
 from memkit.bank import Bank, MemoryInfo, Said
 from memkit.bank.records import memory_id_of, running_digest
 from memkit.document import Document, Span

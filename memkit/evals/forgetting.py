@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from memkit.artifact.signing import Signer, generate
 from memkit.bundle import export
 from memkit.document import Span, sentences
 from memkit.engine.base import Request
@@ -23,7 +24,6 @@ from memkit.evals.records import Asked, Record
 from memkit.evals.timing import stamp
 from memkit.memory import Memory
 from memkit.router.gate import GateConfig, GateName
-from memkit.signing import Signer, generate
 
 LOG = "notes"
 GATES: tuple[GateName, ...] = ("auto", "rule")

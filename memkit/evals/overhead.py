@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx2
 
-from memkit.artifact import Artifact
+from memkit.artifact.format import Artifact
 from memkit.engine.base import Completion, Handle, Request, Score
 from memkit.engine.transformers import TransformersEngine
 from memkit.server.config import ServerConfig

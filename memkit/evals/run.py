@@ -16,7 +16,7 @@ import torch
 
 from memkit import registry
 from memkit.admission import SelfTest
-from memkit.artifact import Artifact
+from memkit.artifact.format import Artifact
 from memkit.compilers.base import Compiled, Step
 from memkit.document import Document
 from memkit.engine.base import Request

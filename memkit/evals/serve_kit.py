@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from memkit.artifact import Artifact, Manifest
+from memkit.artifact.format import Artifact, Manifest
 from memkit.document import Document
 from memkit.engine import kv
 from memkit.engine.base import Request

@@ -19,7 +19,7 @@ from memkit.serving.store import Artifacts
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from memkit.artifact import Artifact
+    from memkit.artifact.format import Artifact
 
 OVERRIDES = "positional_embed_overrides"
 # Ways to give a prompt, or to change it, that a request which names an artifact may not use.

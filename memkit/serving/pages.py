@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from memkit.artifact import Artifact
+from memkit.artifact.format import Artifact
+from memkit.artifact.quantization import dequantized
 from memkit.errors import ArtifactError, EngineError
-from memkit.quantize import dequantized
 from memkit.serving.prefix import Prefix
 
 POOLED = ("float32", "bfloat16", "float16")  # numbers of a pool that memkit writes

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memkit._version import __version__
-from memkit.artifact import Artifact, Manifest
+from memkit.artifact.format import Artifact, Manifest
 from memkit.errors import ArtifactError, ConfigError
 from memkit.serving.naming import MIN_SECRET
 

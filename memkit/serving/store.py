@@ -9,7 +9,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Protocol
 
-from memkit.artifact import Artifact
+from memkit.artifact.format import Artifact
 from memkit.errors import ArtifactError, BankError, MissingExtraError
 from memkit.serving.config import ServingConfig
 from memkit.serving.naming import Claim, tenant_key

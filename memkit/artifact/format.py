@@ -27,8 +27,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from memkit.errors import ArtifactError, FingerprintError
-from memkit.manifest import (
+from memkit.artifact.manifest import (
     ITEMSIZE,
     JSON,
     MAX_MANIFEST,
@@ -40,6 +39,7 @@ from memkit.manifest import (
     refuse,
     unpack,
 )
+from memkit.errors import ArtifactError, FingerprintError
 
 if TYPE_CHECKING:
     import torch

@@ -76,7 +76,7 @@ class Manifest:
     verification: Mapping[str, JSON] = field(default_factory=dict)
     metrics: Mapping[str, JSON] = field(default_factory=dict)
     tensors: tuple[TensorSpec, ...] = ()
-    signature: Mapping[str, JSON] = field(default_factory=dict)  # see `memkit.signing`
+    signature: Mapping[str, JSON] = field(default_factory=dict)  # see `memkit.artifact.signing`
 
 
 _WANTED = {cls: {f.name: str(f.type) for f in fields(cls)} for cls in (Manifest, Provenance, TensorSpec)}

@@ -10,7 +10,7 @@ from memkit.errors import ArtifactError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from memkit.artifact import Artifact
+    from memkit.artifact.format import Artifact
 
 Stored = Literal["model", "bfloat16", "int8", "int4"]
 STORED: tuple[Stored, ...] = get_args(Stored)

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from memkit.artifact import Artifact, Manifest
+from memkit.artifact.format import Artifact, Manifest
+from memkit.artifact.manifest import pack
 from memkit.errors import ConfigError, MissingExtraError, VerificationError, install_line
-from memkit.manifest import pack
 from memkit.settings import expanded
 
 if TYPE_CHECKING:
