@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from memkit.admission import AdmissionConfig, SelfTest
 from memkit.bank import MemoryInfo, Receipt
-from memkit.bank.logs import Embed
+from memkit.bank.conversation_logs import Embed
 from memkit.bank.owners import Owner
 from memkit.document import Document, Span, sentences
 from memkit.engine.base import Request

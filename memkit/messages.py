@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import date, datetime
 from typing import Any, TypeAlias
 
-from memkit.bank.records import Said
+from memkit.bank.types import Said
 from memkit.dates import moment
 from memkit.errors import ConfigError
 from memkit.text import blank

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from memkit.bank.records import tenant_key
+from memkit.bank.types import tenant_key
 
 if TYPE_CHECKING:
     from memkit.answers import Answer

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from memkit.bank import Bank, index, vector_rows
-from memkit.bank.index import Chunk, TenantIndex
-from memkit.bank.records import Said
+from memkit.bank import Bank, vector_index, vector_rows
+from memkit.bank.types import Said
+from memkit.bank.vector_index import Chunk, TenantIndex
 from memkit.document import Document, Span
 
 DIM = 4
@@ -64,7 +64,7 @@ def test_a_grown_index_finds_what_a_new_one_finds(
 
 
 def test_an_index_is_built_anew_when_much_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index, "TAIL_LEAST", 2)
+    monkeypatch.setattr(vector_index, "TAIL_LEAST", 2)
     chunks, vectors = rows_of([(i, [i, 0, 0, 1]) for i in range(30)], {})
     base = TenantIndex(0, chunks[:20], vectors[:20])
     two = base.grown(1, chunks[20:22], vectors[20:22])

@@ -18,8 +18,8 @@ from alembic.script import ScriptDirectory
 
 from memkit.artifact.format import Artifact
 from memkit.bank import Bank, MemoryInfo, schema
-from memkit.bank.records import tenant_key
 from memkit.bank.tables import metadata
+from memkit.bank.types import tenant_key
 from memkit.errors import BankError, MissingExtraError
 
 OLD = Path(__file__).parent / "data" / "bank_schema_2.sql"  # a bank of memkit before migrations, as SQL

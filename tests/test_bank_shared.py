@@ -17,12 +17,12 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from memkit.artifact.format import Artifact
-from memkit.bank import Bank, MemoryInfo, Policy, Said, remote
+from memkit.bank import Bank, MemoryInfo, Policy, Said, artifact_store_remote
+from memkit.bank.artifact_store import name_of
 from memkit.bank.backup import restore
-from memkit.bank.blobs import name_of
 from memkit.bank.owners import Owner
-from memkit.bank.records import tenant_key
 from memkit.bank.tables import metadata
+from memkit.bank.types import tenant_key
 from memkit.document import Document, Span
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import (
@@ -378,7 +378,7 @@ def test_files_of_others_come_and_go_in_the_cache(
 ) -> None:
     one, _ = machines
     infos = [put(one, "alice", f"Ada has {n} dogs.") for n in range(4)]
-    monkeypatch.setattr(remote, "CACHE_BYTES", 1)
+    monkeypatch.setattr(artifact_store_remote, "CACHE_BYTES", 1)
     folder = one._blobs._cache / tenant_key("alice")[:16]  # type: ignore[attr-defined]
     folder.mkdir(parents=True)
     writing = folder / ".tmp-of-another-process"

@@ -16,10 +16,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from memkit.artifact.format import Artifact, Manifest
 from memkit.bank import Bank
-from memkit.bank.forgetting import Forgetting
-from memkit.bank.keys import Keys
+from memkit.bank.api_keys import Keys
+from memkit.bank.conversation_logs import Logs
+from memkit.bank.deletion import Forgetting
 from memkit.bank.leases import Leases
-from memkit.bank.logs import Logs
 from memkit.bank.policies import Policies
 from memkit.bank.versions import Versions
 from memkit.document import Document, Span

@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from memkit.artifact.format import Artifact, Manifest
 from memkit.bank import Bank, CompiledFrom, MemoryInfo, Said
-from memkit.bank.records import memory_id_of, running_digest
+from memkit.bank.types import memory_id_of, running_digest
 from memkit.document import Document, Span
 from memkit.errors import BankBusyError, ConfigError, NotFoundError
 

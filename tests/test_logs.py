@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memkit.bank import Bank, CompiledFrom, MemoryInfo, Said
-from memkit.bank import logs as module
+from memkit.bank import conversation_logs as module
 from memkit.document import Document, Span
 from memkit.errors import ConfigError, DocumentError
 

@@ -18,7 +18,7 @@ from router_kit import (
 )
 
 from memkit.bank import Bank
-from memkit.bank.index import Chunk, TenantIndex
+from memkit.bank.vector_index import Chunk, TenantIndex
 from memkit.document import Span
 from memkit.errors import ConfigError
 from memkit.router import calibration, fit

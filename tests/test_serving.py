@@ -16,7 +16,7 @@ from sglang_kit import Shelf, artifact_of, embeds_artifact
 
 from memkit.artifact.format import Artifact
 from memkit.bank import Bank
-from memkit.bank.blobs import name_of
+from memkit.bank.artifact_store import name_of
 from memkit.document import Document
 from memkit.engine import kv
 from memkit.engine.signals import entropy_of_top

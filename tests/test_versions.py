@@ -14,10 +14,10 @@ import pytest
 from memkit.artifact.format import Artifact, Manifest
 from memkit.artifact.signing import Signer, generate, trusted_keys
 from memkit.bank import Bank, CompiledFrom, MemoryInfo, Said
-from memkit.bundle import export, load
+from memkit.bank.bundle import export, load
+from memkit.bank.diff import difference
 from memkit.document import Document, Span
 from memkit.errors import ArtifactError, ConfigError, FingerprintError, NotFoundError, VerificationError
-from memkit.versions import difference
 
 DAY = datetime(2026, 3, 1, tzinfo=UTC)
 

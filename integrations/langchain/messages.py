@@ -18,7 +18,7 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
-from memkit.bank.logs import MAX_SPEAKER
+from memkit.bank.conversation_logs import MAX_SPEAKER
 from memkit.errors import ConfigError
 from memkit.text import blank
 

@@ -14,9 +14,9 @@ from langchain.agents.middleware.types import AgentState
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from langgraph.runtime import Runtime
 
-from memkit.bank.logs import MAX_NAME
+from memkit.bank.conversation_logs import MAX_NAME
 from memkit.bank.owners import Owner
-from memkit.bank.records import check_line
+from memkit.bank.types import check_line
 from memkit.errors import ConfigError, DocumentError
 from memkit.integrations.langchain.messages import Once, left_out_of, role_of, text_of
 from memkit.integrations.langchain.recalling import news, said_in, spoken, told

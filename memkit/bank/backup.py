@@ -21,11 +21,11 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, NoReturn
 
-from memkit.bank.blobs import Store, name_of, sync_folder
+from memkit.bank.artifact_store import Store, name_of, sync_folder
 from memkit.bank.catalog import AnyCatalog, Catalog
-from memkit.bank.failures import translated
-from memkit.bank.records import entry_key, memory_hash
+from memkit.bank.error_mapping import translated
 from memkit.bank.repair import STAGING
+from memkit.bank.types import entry_key, memory_hash
 from memkit.document import Document, Span
 from memkit.errors import BankBusyError, BankError, ConfigError
 from memkit.settings import expanded

@@ -18,18 +18,19 @@ from typing import Any, Self
 from numpy.typing import NDArray
 
 from memkit.artifact.format import Artifact
-from memkit.bank import queries, vector_rows
-from memkit.bank.failures import translated
-from memkit.bank.forgetting import Forgetting
-from memkit.bank.index import Indexes
+from memkit.bank import statements, vector_rows
+from memkit.bank.api_keys import Keys
+from memkit.bank.artifact_reader import OpenedArtifacts
+from memkit.bank.backends import catalog_of, store_of
+from memkit.bank.conversation_logs import Embed, Logs
+from memkit.bank.deletion import Forgetting
+from memkit.bank.error_mapping import translated
 from memkit.bank.items import Items
-from memkit.bank.keys import Keys
 from memkit.bank.leases import Leases
-from memkit.bank.logs import Embed, Logs
-from memkit.bank.opening import OpenedArtifacts
-from memkit.bank.places import catalog_of, store_of
+from memkit.bank.pending_compilations import Waiting
 from memkit.bank.policies import Policies, require_within
-from memkit.bank.records import (
+from memkit.bank.reembedding import reembed
+from memkit.bank.types import (
     CompiledFrom,
     Hit,
     MemoryInfo,
@@ -41,9 +42,8 @@ from memkit.bank.records import (
     memory_id_of,
     tenant_key,
 )
-from memkit.bank.reembedding import reembed
+from memkit.bank.vector_index import Indexes
 from memkit.bank.versions import Versions
-from memkit.bank.waiting import Waiting
 from memkit.document import Document, Span
 from memkit.errors import ArtifactError, BankError, NotFoundError, QuotaError
 from memkit.settings import expanded
@@ -120,16 +120,16 @@ class Bank:
         with self._catalog.write() as connection:
             vector_rows.require_embedder(connection, tenant, embedder)
             for document, chunks, vectors in checked:
-                memory_id = queries.same(connection, tenant, document)
+                memory_id = statements.same(connection, tenant, document)
                 if memory_id is None:
                     memory_id = memory_id_of(tenant, document.identity)
-                    if queries.find(connection, tenant, memory_id) is not None:  # ids are shortened hashes
+                    if statements.find(connection, tenant, memory_id) is not None:  # ids are shortened hashes
                         raise BankError(
                             f"another document of this tenant has the id {memory_id}: change the text"
                         )
-                    queries.insert_memory(connection, tenant, memory_id, document)
+                    statements.insert_memory(connection, tenant, memory_id, document)
                     vector_rows.insert_chunks(connection, tenant, memory_id, chunks, vectors)
-                infos.append(queries.info(connection, tenant, memory_id))
+                infos.append(statements.info(connection, tenant, memory_id))
             require_within(connection, tenant)
         return infos
 
@@ -177,65 +177,65 @@ class Bank:
         check_tenant(tenant)
         reason = reason.encode(errors="replace").decode()
         with self._catalog.write() as connection:
-            status = "compiled" if queries.info(connection, tenant, memory_id).version else "failed"
-            queries.set_status(connection, tenant, memory_id, status, reason, attempt)
-            return queries.info(connection, tenant, memory_id)
+            status = "compiled" if statements.info(connection, tenant, memory_id).version else "failed"
+            statements.set_status(connection, tenant, memory_id, status, reason, attempt)
+            return statements.info(connection, tenant, memory_id)
 
     def count_asked(self, tenant: str, counts: Mapping[str, int]) -> None:
         """Add to the number of questions that memories answered; those forgotten meanwhile are left out."""
         check_tenant(tenant)
         with self._catalog.write() as connection:
-            now = queries.microseconds_of(datetime.now(UTC))
+            now = statements.microseconds_of(datetime.now(UTC))
             for memory_id, count in counts.items():
-                queries.add_asked(connection, tenant, memory_id, count, now)
+                statements.add_asked(connection, tenant, memory_id, count, now)
 
     def get(self, tenant: str, memory_id: str) -> MemoryInfo:
         """One memory, by its id or the start of it; `NotFoundError` when none or several match."""
         check_tenant(tenant)
         if not isinstance(memory_id, str) or not _PREFIX.fullmatch(memory_id):
-            raise queries.not_found(memory_id)
+            raise statements.not_found(memory_id)
         with self._catalog.read() as connection:
-            found = queries.infos(connection, tenant, memory_id)
+            found = statements.infos(connection, tenant, memory_id)
         if len(found) > 1:
             raise NotFoundError(f"{memory_id!r} is the start of {len(found)} ids: give more of it")
         if not found:
-            raise queries.not_found(memory_id)
+            raise statements.not_found(memory_id)
         return found[0]
 
     def some(self, tenant: str, memory_ids: Sequence[str]) -> dict[str, MemoryInfo]:
         """Memories by their ids, as far as the tenant has them, all of one moment."""
         check_tenant(tenant)
         with self._catalog.read() as connection:
-            return {info.id: info for info in queries.some(connection, tenant, memory_ids)}
+            return {info.id: info for info in statements.some(connection, tenant, memory_ids)}
 
     def list(self, tenant: str) -> builtins.list[MemoryInfo]:
         """All memories of the tenant, oldest first; none for a tenant that is not known."""
         check_tenant(tenant)
         with self._catalog.read() as connection:
-            return queries.infos(connection, tenant)
+            return statements.infos(connection, tenant)
 
     def tenants(self) -> builtins.list[str]:
         """The names of all who have memories, for whoever runs the bank; of the memories it tells nothing."""
         with self._catalog.read() as connection:
-            return queries.tenants_of(connection)
+            return statements.tenants_of(connection)
 
     def beneath(self, prefix: str) -> builtins.list[str]:
         """The names of all who have memories and whose names begin with that, byte by byte."""
         check_tenant(prefix)
         with self._catalog.read() as connection:
-            return queries.beneath(connection, prefix)
+            return statements.beneath(connection, prefix)
 
     def exists(self, tenant: str) -> bool:
         """Whether the tenant has memories."""
         check_tenant(tenant)
         with self._catalog.read() as connection:
-            return queries.exists(connection, tenant)
+            return statements.exists(connection, tenant)
 
     def source(self, tenant: str, memory_id: str) -> Document:
         """The memory's source text."""
         check_tenant(tenant)
         with self._catalog.read() as connection:
-            return queries.source(connection, tenant, memory_id)
+            return statements.source(connection, tenant, memory_id)
 
     def artifact(self, tenant: str, memory_id: str, version: int | None = None) -> Artifact:
         """The memory's current artifact, or that of a ``version``, memory-mapped; `close` it after use.
@@ -275,7 +275,7 @@ class Bank:
         check_tenant(tenant)
         query = check_query(vector, k)
         with self._catalog.read() as connection:
-            if not queries.exists(connection, tenant):
+            if not statements.exists(connection, tenant):
                 return []
             load = partial(vector_rows.load_chunks, connection, tenant)
             added = partial(vector_rows.added_chunks, connection, tenant)
@@ -292,7 +292,7 @@ class Bank:
         check_tenant(tenant)
         places = [(hit.memory_id, hit.start - around, hit.end + around) for hit in hits]
         with self._catalog.read() as connection:
-            return queries.excerpts(connection, tenant, places)
+            return statements.excerpts(connection, tenant, places)
 
     def forget(self, tenant: str, memory_id: str | None = None) -> builtins.list[Receipt]:
         """Remove one memory of the tenant, or all: text, chunks, vectors, artifacts of all versions.
@@ -314,7 +314,7 @@ class Bank:
         """What is wrong with the tenant's artifact files, in words; nothing when all is well."""
         check_tenant(tenant)
         with self._catalog.read() as connection:
-            versions = queries.versions(connection, tenant)
+            versions = statements.versions(connection, tenant)
         problems = []
         for memory_id, version, artifact_id in versions:
             try:
@@ -365,23 +365,23 @@ class Bank:
         self, tenant: str, memory_id: str, artifact: Artifact, data: bytes, made: CompiledFrom
     ) -> MemoryInfo:
         with self._catalog.write() as connection:
-            current = queries.artifact_id(connection, tenant, memory_id)
+            current = statements.artifact_id(connection, tenant, memory_id)
             # A forget may have removed the same file again; while the write lock is held none can.
             if not self._blobs.exists(tenant, artifact.id):
                 self._blobs.write(tenant, artifact.id, data)
             if current != artifact.id:
-                queries.insert_version(connection, tenant, memory_id, artifact, made)
+                statements.insert_version(connection, tenant, memory_id, artifact, made)
                 require_within(connection, tenant)
-            queries.set_status(connection, tenant, memory_id, "compiled", None)
-            return queries.info(connection, tenant, memory_id)
+            statements.set_status(connection, tenant, memory_id, "compiled", None)
+            return statements.info(connection, tenant, memory_id)
 
     def _current(self, tenant: str, memory_id: str) -> str | None:
         with self._catalog.read() as connection:
-            return queries.artifact_id(connection, tenant, memory_id)
+            return statements.artifact_id(connection, tenant, memory_id)
 
     def _discard(self, tenant: str, artifact_ids: Iterable[str]) -> None:
         """Remove files that no row of the tenant names (any more)."""
         with self._catalog.write() as connection:
             for artifact_id in artifact_ids:
-                if not queries.names(connection, tenant, artifact_id):
+                if not statements.names(connection, tenant, artifact_id):
                     self._blobs.remove(tenant, artifact_id)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
 
 from memkit.bank import schema
-from memkit.bank.failures import read_only, translated
+from memkit.bank.error_mapping import read_only, translated
 from memkit.errors import BankBusyError, BankReadOnlyError
 
 

@@ -15,13 +15,13 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, func, insert, or_, select, update
 
-from memkit.bank import queries, vector_rows
+from memkit.bank import statements, vector_rows
 from memkit.bank.catalog import AnyCatalog
-from memkit.bank.logs import Embed, embedded
+from memkit.bank.conversation_logs import Embed, embedded
 from memkit.bank.owners import Owner, check_name
 from memkit.bank.policies import require_within
-from memkit.bank.records import check_tenant, memory_id_of
 from memkit.bank.tables import chunks, items, memories
+from memkit.bank.types import check_tenant, memory_id_of
 from memkit.document import Document, Span
 from memkit.errors import ConfigError
 
@@ -80,7 +80,7 @@ class Items:
         spans, vectors = embedded(document, [Span(0, len(document.text))], embed)
         digest = _digest(key)
         memory_id = memory_id_of(tenant, digest)
-        at = queries.microseconds_of(now or datetime.now(UTC))
+        at = statements.microseconds_of(now or datetime.now(UTC))
         what: dict[str, Any] = {"value": value, "memory_id": memory_id, "searched": searched, "updated": at}
         what |= {"ttl": ttl, "expires": None if ttl is None else at + round(ttl * MINUTE)}
         with self._catalog.write() as connection:
@@ -89,7 +89,7 @@ class Items:
             if known is not None and _waits(connection, tenant, known.stale):
                 return None
             vector_rows.require_embedder(connection, tenant, embedder)
-            queries.insert_memory(connection, tenant, memory_id, document, digest=digest)
+            statements.insert_memory(connection, tenant, memory_id, document, digest=digest)
             vector_rows.insert_chunks(connection, tenant, memory_id, spans, vectors)
             if known is None:
                 _insert(connection, tenant, key, what, at)
@@ -100,7 +100,7 @@ class Items:
                     replaced = [old]
                     mine = and_(chunks.c.tenant == tenant, chunks.c.memory_id == old)
                     connection.execute(delete(chunks).where(mine))
-                    queries.next_generation(connection, tenant, cut=True)
+                    statements.next_generation(connection, tenant, cut=True)
             require_within(connection, tenant)
         return replaced
 
@@ -130,7 +130,7 @@ class Items:
     def used(self, tenant: str, keys: Sequence[str], now: datetime | None = None) -> None:
         """Let the items live as long again as they were given."""
         check_tenant(tenant)
-        at = queries.microseconds_of(now or datetime.now(UTC))
+        at = statements.microseconds_of(now or datetime.now(UTC))
         these = and_(items.c.tenant == tenant, items.c.key.in_(map(_spelled, keys)), items.c.ttl.is_not(None))
         with self._catalog.write() as connection:
             for row in connection.execute(select(items.c.key, items.c.ttl).where(these)).all():
@@ -184,7 +184,7 @@ class Items:
         """Names of a user's namespaces that have items which have not expired."""
         check_tenant(tenant)
         with self._catalog.read() as connection:
-            beneath = queries.begins_with(items.c.tenant, Owner.of(tenant).namespaces)
+            beneath = statements.begins_with(items.c.tenant, Owner.of(tenant).namespaces)
             query = select(items.c.tenant).where(beneath, _alive(now)).distinct().order_by(items.c.tenant)
             return list(connection.execute(query).scalars())
 
@@ -225,7 +225,7 @@ def _shared(connection: Connection, tenant: str, memory_id: str, besides: str | 
 
 def _waits(connection: Connection, tenant: str, stale: str | None) -> bool:
     """Whether a replaced value's memory is still there, and no item's."""
-    there = stale is not None and queries.find(connection, tenant, stale) is not None
+    there = stale is not None and statements.find(connection, tenant, stale) is not None
     return there and not _shared(connection, tenant, stale or "")
 
 
@@ -234,12 +234,12 @@ def _is(tenant: str, key: str) -> ColumnElement[bool]:
 
 
 def _alive(now: datetime | None) -> ColumnElement[bool]:
-    at = queries.microseconds_of(now or datetime.now(UTC))
+    at = statements.microseconds_of(now or datetime.now(UTC))
     return or_(items.c.expires.is_(None), items.c.expires > at)
 
 
 def _to_item(row: RowMapping) -> Item:
     names = ("tenant", "value", "memory_id", "searched", "ttl")
-    times: dict[str, Any] = {name: queries.time_of(row[name]) for name in ("created", "updated")}
-    times["expires"] = None if row["expires"] is None else queries.time_of(row["expires"])
+    times: dict[str, Any] = {name: statements.time_of(row[name]) for name in ("created", "updated")}
+    times["expires"] = None if row["expires"] is None else statements.time_of(row["expires"])
     return Item(**{name: row[name] for name in names}, key=_plain(row["key"]), **times)

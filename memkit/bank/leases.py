@@ -13,10 +13,10 @@ from pathlib import Path
 
 from sqlalchemy import Connection, delete, insert, select, update
 
-from memkit.bank import queries
+from memkit.bank import statements
 from memkit.bank.catalog import AnyCatalog
-from memkit.bank.records import check_tenant
 from memkit.bank.tables import leases
+from memkit.bank.types import check_tenant
 from memkit.errors import BankBusyError, BankError
 
 LENGTH = timedelta(minutes=2)  # that a lease outlives its last renewal: a killed process blocks no longer
@@ -40,12 +40,12 @@ class Lease:
         now = datetime.now(UTC)
         if abs(now - self._renewed) < LENGTH / 4 and not self._lost:  # a clock may go backwards, too
             return
-        until = queries.microseconds_of(now + LENGTH)
+        until = statements.microseconds_of(now + LENGTH)
         with self._catalog.write() as connection:
             held = connection.execute(update(leases).where(*self._of).values(until=until)).rowcount
             if not held:
                 self._lost = True
-                queries.info(connection, *self._memory)  # it may have been forgotten
+                statements.info(connection, *self._memory)  # it may have been forgotten
         if not held:
             raise BankBusyError(
                 "another process took this compilation over: this one had stopped for too long"
@@ -81,7 +81,7 @@ class Leases:
         owner = f"{_here()}:{os.getpid()}:{uuid.uuid4().hex[:16]}"
         now = datetime.now(UTC)
         with self._catalog.write() as connection:
-            queries.info(connection, tenant, memory_id)
+            statements.info(connection, tenant, memory_id)
             if (held := _held(connection, tenant, memory_id)) is not None:
                 other, until = held
                 # A lease that ends too far ahead was taken before the clock was set back.
@@ -90,7 +90,7 @@ class Leases:
                 of_it = (leases.c.tenant == tenant, leases.c.memory_id == memory_id)
                 connection.execute(delete(leases).where(*of_it))
             row = {"tenant": tenant, "memory_id": memory_id, "owner": owner}
-            end = queries.microseconds_of(now + LENGTH)
+            end = statements.microseconds_of(now + LENGTH)
             connection.execute(insert(leases).values(**row, until=end))
         return Lease(self._catalog, tenant, memory_id, owner)
 
@@ -108,7 +108,7 @@ def _held(connection: Connection, tenant: str, memory_id: str) -> tuple[str, dat
     query = select(leases.c.owner, leases.c.until)
     query = query.where(leases.c.tenant == tenant, leases.c.memory_id == memory_id)
     row = connection.execute(query).first()
-    return None if row is None else (row.owner, queries.time_of(row.until))
+    return None if row is None else (row.owner, statements.time_of(row.until))
 
 
 def _here() -> str:

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from sqlalchemy import Connection, delete, func, insert, select
 
 from memkit.bank.catalog import AnyCatalog
-from memkit.bank.records import check_tenant, tenant_key
 from memkit.bank.tables import artifacts, memories, policies
+from memkit.bank.types import check_tenant, tenant_key
 from memkit.errors import ConfigError, QuotaError
 
 

@@ -12,7 +12,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from memkit.bank import schema
-from memkit.bank.failures import translated
+from memkit.bank.error_mapping import translated
 from memkit.bank.tables import metadata
 from memkit.errors import ConfigError, MissingExtraError, install_line
 

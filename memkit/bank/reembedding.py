@@ -6,22 +6,24 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection
 
-from memkit.bank import queries, vector_rows
+from memkit.bank import statements, vector_rows
 from memkit.bank.catalog import AnyCatalog
-from memkit.bank.logs import Embed, embedded, pieces
+from memkit.bank.conversation_logs import Embed, embedded, pieces
 from memkit.document import Document, Span
 
 
 def reembed(catalog: AnyCatalog, tenant: str, embedder: str, embed: Embed, embed_entry: Embed) -> int:
     """See `memkit.bank.Bank.reembed`."""
     with catalog.read() as connection:
-        found = [(i.running, *_pieces(connection, tenant, i.id)) for i in queries.infos(connection, tenant)]
+        found = [
+            (i.running, *_pieces(connection, tenant, i.id)) for i in statements.infos(connection, tenant)
+        ]
     made = {
         document.digest: embedded(document, parts, embed_entry if running else embed)
         for running, document, parts in found
     }
     with catalog.write() as connection:
-        infos = queries.infos(connection, tenant)
+        infos = statements.infos(connection, tenant)
         vector_rows.delete_chunks(connection, tenant)
         for info in infos:
             document, parts = _pieces(connection, tenant, info.id)
@@ -33,5 +35,5 @@ def reembed(catalog: AnyCatalog, tenant: str, embedder: str, embed: Embed, embed
 
 
 def _pieces(connection: Connection, tenant: str, memory_id: str) -> tuple[Document, Sequence[Span]]:
-    document = queries.source(connection, tenant, memory_id)
+    document = statements.source(connection, tenant, memory_id)
     return document, pieces(connection, tenant, memory_id, document)

@@ -10,10 +10,10 @@ from pathlib import Path
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from memkit.artifact.format import Artifact
-from memkit.bank.blobs import Store, name_of, written_before
+from memkit.bank.artifact_store import Store, name_of, written_before
 from memkit.bank.catalog import AnyCatalog
-from memkit.bank.records import tenant_key
 from memkit.bank.tables import artifacts, chunks, embedders, memories, tenants
+from memkit.bank.types import tenant_key
 from memkit.errors import ArtifactError, BankError
 
 GRACE = 3600.0  # seconds in which a file that no row names may belong to a writer that is at it

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 from sqlalchemy import Connection, bindparam, delete, func, insert, select
 
-from memkit.bank import queries
-from memkit.bank.index import Chunk
-from memkit.bank.records import Vectors, tenant_key
+from memkit.bank import statements
 from memkit.bank.tables import chunks, embedders, tenants
+from memkit.bank.types import Vectors, tenant_key
+from memkit.bank.vector_index import Chunk
 from memkit.document import Span
 from memkit.errors import BankError, ConfigError
 
@@ -21,7 +21,7 @@ _GENERATION = select(tenants.c.generation).where(tenants.c.key == bindparam("key
 
 def embedder(connection: Connection, tenant: str) -> str | None:
     """The name of the embedder that the tenant's vectors were made with; None when there are none."""
-    if not queries.exists(connection, tenant):
+    if not statements.exists(connection, tenant):
         return None
     return connection.execute(_EMBEDDER, {"key": tenant_key(tenant)}).scalar() or ""
 
@@ -48,7 +48,7 @@ def set_embedder(connection: Connection, tenant: str, name: str) -> None:
 def delete_chunks(connection: Connection, tenant: str) -> None:
     """Delete all chunks of the tenant's memories, to be made anew."""
     connection.execute(delete(chunks).where(chunks.c.tenant == tenant))
-    queries.next_generation(connection, tenant, cut=True)
+    statements.next_generation(connection, tenant, cut=True)
 
 
 def insert_chunks(
@@ -66,7 +66,7 @@ def insert_chunks(
         )
     last = select(func.max(chunks.c.number)).where(chunks.c.tenant == tenant, chunks.c.memory_id == memory_id)
     known = connection.execute(last).scalar()
-    key = {"tenant": tenant, "memory_id": memory_id, "since": queries.next_generation(connection, tenant)}
+    key = {"tenant": tenant, "memory_id": memory_id, "since": statements.next_generation(connection, tenant)}
     rows = [
         {**key, "number": number, "start": span.start, "end": span.end, "embedding": vector.tobytes()}
         for number, (span, vector) in enumerate(

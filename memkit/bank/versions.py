@@ -9,10 +9,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, and_, delete, select, update
 
-from memkit.bank import queries
+from memkit.bank import statements
 from memkit.bank.catalog import AnyCatalog
-from memkit.bank.records import MemoryInfo, check_tenant
 from memkit.bank.tables import artifacts, memories
+from memkit.bank.types import MemoryInfo, check_tenant
 from memkit.errors import ConfigError, NotFoundError
 
 
@@ -68,16 +68,16 @@ class Versions:
                 there = ", ".join(map(str, known)) or "none"
                 raise NotFoundError(f"memory {memory_id} has no version {version}; there are: {there}")
             _set(connection, tenant, memory_id, version=version, status="compiled", error=None)
-            return queries.info(connection, tenant, memory_id)
+            return statements.info(connection, tenant, memory_id)
 
     def pin(self, tenant: str, memory_id: str, pinned: bool = True) -> MemoryInfo:
         """Let the current version answer until it is unpinned, whatever is compiled meanwhile."""
         check_tenant(tenant)
         with self._catalog.write() as connection:
-            if not queries.info(connection, tenant, memory_id).version and pinned:
+            if not statements.info(connection, tenant, memory_id).version and pinned:
                 raise ConfigError(f"memory {memory_id} has no artifact to pin: compile it first")
             _set(connection, tenant, memory_id, pinned=pinned)
-            return queries.info(connection, tenant, memory_id)
+            return statements.info(connection, tenant, memory_id)
 
     def prune(self, tenant: str, memory_id: str, keep: int) -> int:
         """Remove all but the newest ``keep`` versions and the current one; how many that were."""
@@ -95,7 +95,7 @@ class Versions:
 
 
 def _history(connection: Connection, tenant: str, memory_id: str) -> list[Version]:
-    current = queries.info(connection, tenant, memory_id).version
+    current = statements.info(connection, tenant, memory_id).version
     query = select(artifacts).where(artifacts.c.tenant == tenant, artifacts.c.memory_id == memory_id)
     rows = connection.execute(query.order_by(artifacts.c.version))
     return [_version(row, current) for row in rows]
@@ -108,11 +108,11 @@ def _version(row: Row[Any], current: int) -> Version:
         artifact_id=row.id,
         nbytes=row.nbytes,
         compiler=row.compiler,
-        created=queries.time_of(row.created),
+        created=statements.time_of(row.created),
         fingerprint=row.fingerprint,
         digest=row.digest,
         through=row.through,
-        since=None if row.since is None else queries.time_of(row.since),
+        since=None if row.since is None else statements.time_of(row.since),
         seconds=row.seconds,
         flops=row.flops,
     )

@@ -12,7 +12,7 @@ from memkit.cli.output import Output
 from memkit.errors import ConfigError
 
 if TYPE_CHECKING:
-    from memkit.bank.keys import Scope
+    from memkit.bank.api_keys import Scope
 
 Group = Annotated[
     str | None,

@@ -49,7 +49,7 @@ def diff(
     json: Json = False,
 ) -> None:
     """Compare two versions: what each was compiled from, and what it showed when it was admitted."""
-    from memkit.versions import difference
+    from memkit.bank.diff import difference
 
     output, owner = Output(json), whose(user, tenant).name
     with open_bank(home) as bank:
@@ -109,7 +109,7 @@ def export_bundle(
 ) -> None:
     """Write a memory with its source and artifact to one signed file."""
     from memkit.artifact.signing import Signer
-    from memkit.bundle import export
+    from memkit.bank.bundle import export
 
     output, signer = Output(json), Signer.from_file(key)
     with open_bank(home) as bank:
@@ -139,7 +139,7 @@ def import_bundle(
 ) -> None:
     """Take a memory from a bundle that a trusted key signed, compiled for this model and user."""
     from memkit.artifact.signing import trusted_keys
-    from memkit.bundle import load
+    from memkit.bank.bundle import load
     from memkit.router.candidates import index, refresh
 
     output, keys = Output(json), trusted_keys(trust)

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from memkit.bank import Bank
-from memkit.bank.index import EXACT_BELOW, Chunk, TenantIndex
-from memkit.bank.records import Vectors
+from memkit.bank.types import Vectors
+from memkit.bank.vector_index import EXACT_BELOW, Chunk, TenantIndex
 from memkit.document import Document, Span
 from memkit.errors import ConfigError
 from memkit.evals.timing import stamp

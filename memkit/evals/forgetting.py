@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from memkit.artifact.signing import Signer, generate
-from memkit.bundle import export
+from memkit.bank.bundle import export
 from memkit.document import Span, sentences
 from memkit.engine.base import Request
 from memkit.errors import CompileError, VerificationError

@@ -12,7 +12,7 @@ from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel
 
 from memkit._version import __version__
-from memkit.bank.keys import Scope
+from memkit.bank.api_keys import Scope
 from memkit.errors import NotFoundError
 from memkit.server.bodies import JsonRoute
 from memkit.server.memories import ERRORS

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query
 
 from memkit.bank import MemoryInfo, Receipt
+from memkit.bank.diff import difference
 from memkit.cli.output import plain
 from memkit.document import Document, Span
 from memkit.errors import NotFoundError
@@ -33,7 +34,6 @@ from memkit.server.schemas import (
     VersionOut,
 )
 from memkit.server.services import AtDesk, Desk
-from memkit.versions import difference
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     code: {"model": ErrorOut, "description": text}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from memkit.bank.keys import Scope
+from memkit.bank.api_keys import Scope
 from memkit.bank.owners import Owner
 from memkit.errors import ConfigError
 

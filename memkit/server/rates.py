@@ -10,7 +10,7 @@ from limits.storage import MemoryStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
 from memkit.bank import Bank
-from memkit.bank.keys import Key
+from memkit.bank.api_keys import Key
 from memkit.errors import ConfigError
 from memkit.server.refusals import ApiError, unauthorized
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from memkit.bank.records import one_line
+from memkit.bank.types import one_line
 from memkit.memory import MAX_CHARACTERS
 from memkit.messages import BESIDE
 

@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, Row, Select, and_, func, insert, select, update
 
-from memkit.bank import queries, vector_rows
+from memkit.bank import statements, vector_rows
 from memkit.bank.catalog import AnyCatalog
 from memkit.bank.policies import require_within
-from memkit.bank.records import (
+from memkit.bank.tables import artifacts, chunks, entries, memories
+from memkit.bank.types import (
     Entry,
     MemoryInfo,
     Said,
@@ -30,7 +31,6 @@ from memkit.bank.records import (
     memory_id_of,
     running_digest,
 )
-from memkit.bank.tables import artifacts, chunks, entries, memories
 from memkit.document import Document, Span
 from memkit.errors import ConfigError
 from memkit.text import normal
@@ -80,7 +80,7 @@ class Logs:
         check_line("a running memory's name", name, MAX_NAME)
         if key is not None:
             check_line("a key", key, MAX_KEY)
-        clock = queries.microseconds_of(now or datetime.now(UTC))
+        clock = statements.microseconds_of(now or datetime.now(UTC))
         drafts = [_draft(each, part, clock) for part, each in enumerate(said)]
         if not drafts:
             raise ConfigError("there is nothing to remember: give at least one entry")
@@ -93,14 +93,14 @@ class Logs:
                 for draft in drafts:
                     _insert(connection, (tenant, memory_id, name), draft, clock, key, made, embed)
                 require_within(connection, tenant)
-            return queries.info(connection, tenant, memory_id)
+            return statements.info(connection, tenant, memory_id)
 
     def find(self, tenant: str, name: str) -> MemoryInfo | None:
         """The tenant's running memory of that name, if there is one."""
         check_tenant(tenant)
         check_line("a running memory's name", name, MAX_NAME)
         with self._catalog.read() as connection:
-            return queries.find(connection, tenant, memory_id_of(tenant, running_digest(name)))
+            return statements.find(connection, tenant, memory_id_of(tenant, running_digest(name)))
 
     def known(self, tenant: str, name: str, key: str) -> bool:
         """Whether a call with that key was carried out."""
@@ -114,14 +114,14 @@ class Logs:
         """A running memory's entries in the order of their dates; none of a document."""
         check_tenant(tenant)
         with self._catalog.read() as connection:
-            queries.info(connection, tenant, memory_id)
+            statements.info(connection, tenant, memory_id)
             return [_to_entry(row) for row in connection.execute(_entries(tenant, memory_id))]
 
     def snapshot(self, tenant: str, memory_id: str) -> tuple[Document, list[Entry]]:
         """A running memory's text and its entries, both of one moment."""
         check_tenant(tenant)
         with self._catalog.read() as connection:
-            document = queries.source(connection, tenant, memory_id)
+            document = statements.source(connection, tenant, memory_id)
             return document, [_to_entry(row) for row in connection.execute(_entries(tenant, memory_id))]
 
 
@@ -130,7 +130,7 @@ def line(said: int, speaker: str, text: str, zone: int = 0) -> str:
 
     Further lines of its text are indented, so that none of them looks like an entry.
     """
-    day = (queries.time_of(said) + timedelta(minutes=zone)).date()
+    day = (statements.time_of(said) + timedelta(minutes=zone)).date()
     return f"{day.isoformat()} {speaker}: {_INDENT.join(text.splitlines())}"
 
 
@@ -157,8 +157,8 @@ def _draft(said: Said, part: int, clock: int) -> _Draft:
     if said.when is None:
         return _Draft(text, said.speaker, None, part)
     try:
-        at = queries.microseconds_of(said.when)
-        late = queries.time_of(at) > queries.time_of(clock) + AHEAD
+        at = statements.microseconds_of(said.when)
+        late = statements.time_of(at) > statements.time_of(clock) + AHEAD
     except OverflowError as error:  # beyond the years that a date can have, in UTC
         raise ConfigError(f"{said.when} is no date that can be kept") from error
     if late:
@@ -196,7 +196,7 @@ def _insert(
     embed: Embed,
 ) -> None:
     tenant, memory_id, name = memory
-    info = queries.find(connection, tenant, memory_id)
+    info = statements.find(connection, tenant, memory_id)
     at = _time(connection, tenant, memory_id, draft.at, clock)
     text = line(at, draft.speaker, draft.text, draft.zone)
     if info is not None and info.characters + len(text) >= MAX_LOG:
@@ -205,7 +205,7 @@ def _insert(
             "begin another one"
         )
     if info is None:
-        queries.insert_memory(connection, tenant, memory_id, Document(text, name), name)
+        statements.insert_memory(connection, tenant, memory_id, Document(text, name), name)
         start = 0
     else:
         start = _make_room(connection, tenant, memory_id, at, text, info.characters)
@@ -257,7 +257,7 @@ def _make_room(
         before, after = func.substr(memories.c.text, 1, start), func.substr(memories.c.text, start + 1)
         whole = before.concat(text + "\n").concat(after)
         shift(connection, tenant, memory_id, start, len(text) + 1)
-        queries.next_generation(connection, tenant, cut=True)
+        statements.next_generation(connection, tenant, cut=True)
     longer = update(memories).where(one).values(text=whole, characters=characters + len(text) + 1)
     connection.execute(longer)
     return int(start)
@@ -295,5 +295,5 @@ def _of(tenant: str, memory_id: str) -> Any:
 def _to_entry(row: Row[Any]) -> Entry:
     early = row.since is not None and row.said < row.since
     compiled = row.through is not None and row.number <= row.through and not early
-    said, whole = queries.time_of(row.said), line(row.said, row.speaker, row.text, row.zone)
+    said, whole = statements.time_of(row.said), line(row.said, row.speaker, row.text, row.zone)
     return Entry(row.number, row.speaker, said, row.text, row.start, row.end, compiled, whole)

@@ -10,20 +10,12 @@ from pathlib import Path
 
 from sqlalchemy import Connection, and_, delete, func, insert, select, update
 
-from memkit.bank import queries, vector_rows
+from memkit.bank import statements, vector_rows
 from memkit.bank.catalog import AnyCatalog
-from memkit.bank.index import Indexes
-from memkit.bank.logs import Embed, embedded, shift
-from memkit.bank.records import (
-    Receipt,
-    Vectors,
-    check_tenant,
-    entry_key,
-    memory_hash,
-    memory_id_of,
-    tenant_key,
-)
+from memkit.bank.conversation_logs import Embed, embedded, shift
 from memkit.bank.tables import artifacts, chunks, entries, items, memories, tombstones
+from memkit.bank.types import Receipt, Vectors, check_tenant, entry_key, memory_hash, memory_id_of, tenant_key
+from memkit.bank.vector_index import Indexes
 from memkit.document import Document, Span
 from memkit.errors import ConfigError, NotFoundError
 from memkit.text import blank, places
@@ -49,11 +41,11 @@ class Forgetting:
         check_tenant(tenant)
         with self._catalog.write() as connection:
             if memory_id is None:
-                ids = [info.id for info in queries.infos(connection, tenant)]
+                ids = [info.id for info in statements.infos(connection, tenant)]
             else:
-                ids = [queries.info(connection, tenant, memory_id).id]
-            files = {artifact for _, _, artifact in queries.versions(connection, tenant, memory_id)}
-            receipts = [queries.delete_memory(connection, tenant, each) for each in ids]
+                ids = [statements.info(connection, tenant, memory_id).id]
+            files = {artifact for _, _, artifact in statements.versions(connection, tenant, memory_id)}
+            receipts = [statements.delete_memory(connection, tenant, each) for each in ids]
         self._clear(tenant, ids, files)
         return receipts
 
@@ -73,9 +65,9 @@ class Forgetting:
         made = self._embedded(tenant, memory_id, spans, embed)  # before anybody has to wait for it
         with self._catalog.write() as connection:
             vector_rows.require_embedder(connection, tenant, embedder)
-            info = queries.info(connection, tenant, memory_id)
+            info = statements.info(connection, tenant, memory_id)
             _check(spans, info.characters)
-            before = {artifact for _, _, artifact in queries.versions(connection, tenant, info.id)}
+            before = {artifact for _, _, artifact in statements.versions(connection, tenant, info.id)}
             if info.running:
                 receipt = _erase_entries(connection, tenant, info.id, spans)
             else:
@@ -92,8 +84,8 @@ class Forgetting:
         """
         check_tenant(tenant)
         with self._catalog.read() as connection:
-            info = queries.info(connection, tenant, memory_id)
-            source = queries.source(connection, tenant, info.id).text
+            info = statements.info(connection, tenant, memory_id)
+            source = statements.source(connection, tenant, info.id).text
             named = _named(connection, tenant, info.id, text)
         spans = [Span(start, end) for start, end in places(source, text)]
         if named.whole:
@@ -122,8 +114,8 @@ class Forgetting:
         this = and_(memories.c.tenant == tenant, memories.c.id == memory_id)
         mine = and_(artifacts.c.tenant == tenant, artifacts.c.memory_id == memory_id)
         with self._catalog.write() as connection:
-            title = queries.info(connection, tenant, memory_id).title
-            files = {artifact for _, _, artifact in queries.versions(connection, tenant, memory_id)}
+            title = statements.info(connection, tenant, memory_id).title
+            files = {artifact for _, _, artifact in statements.versions(connection, tenant, memory_id)}
             connection.execute(delete(artifacts).where(mine))
             values = {"version": 0, "status": "text", "pinned": False, "error": None, "attempt": None}
             connection.execute(update(memories).where(this).values(title=_without(title, text), **values))
@@ -135,9 +127,9 @@ class Forgetting:
     ) -> tuple[str, list[Span], Vectors] | None:
         """What will be left of a document, with its chunks; nothing of a running memory."""
         with self._catalog.read() as connection:
-            info = queries.info(connection, tenant, memory_id)
+            info = statements.info(connection, tenant, memory_id)
             _check(spans, info.characters)
-            text = "" if info.running else _left(queries.source(connection, tenant, info.id).text, spans)
+            text = "" if info.running else _left(statements.source(connection, tenant, info.id).text, spans)
         if blank(text):
             return None
         document = Document(text)
@@ -146,12 +138,12 @@ class Forgetting:
     def expired(self, tenant: str, before: datetime) -> list[tuple[str, list[Span] | None]]:
         """What is older than that: whole memories (None), and spans of running ones."""
         check_tenant(tenant)
-        limit = queries.microseconds_of(before)
+        limit = statements.microseconds_of(before)
         found = list[tuple[str, list[Span] | None]]()
         with self._catalog.read() as connection:
-            for info in queries.infos(connection, tenant):
+            for info in statements.infos(connection, tenant):
                 if not info.running:
-                    if queries.microseconds_of(info.created) < limit:
+                    if statements.microseconds_of(info.created) < limit:
                         found.append((info.id, None))
                     continue
                 query = select(entries.c.start, entries.c.end).where(
@@ -188,18 +180,18 @@ def _erase_text(
     embed: Embed,
 ) -> Receipt:
     """Put another document in the place of one."""
-    old = queries.source(connection, tenant, memory_id)
+    old = statements.source(connection, tenant, memory_id)
     text = _left(old.text, spans)
-    receipt = queries.delete_memory(connection, tenant, memory_id)
+    receipt = statements.delete_memory(connection, tenant, memory_id)
     left: str | None = None
     if not blank(text):
         document = Document(text, old.title)
-        left = queries.same(connection, tenant, document)
+        left = statements.same(connection, tenant, document)
         if left is None:
             left = memory_id_of(tenant, document.identity)
             if made is None or made[0] != text:  # it was changed meanwhile
                 made = (text, *embedded(document, [Span(0, len(text))], embed))
-            queries.insert_memory(connection, tenant, left, document)
+            statements.insert_memory(connection, tenant, left, document)
             vector_rows.insert_chunks(connection, tenant, left, *made[1:])
     return Receipt(memory_id, receipt.artifacts_removed, receipt.chunks_removed, left)
 
@@ -228,7 +220,7 @@ class _Named:
 
 
 def _named(connection: Connection, tenant: str, memory_id: str, text: str) -> _Named:
-    info = queries.info(connection, tenant, memory_id)
+    info = statements.info(connection, tenant, memory_id)
     of_item = and_(items.c.tenant == tenant, items.c.memory_id == memory_id)
     kept = connection.execute(select(items.c.key, items.c.value).where(of_item)).all()
     of_entry = and_(entries.c.tenant == tenant, entries.c.memory_id == memory_id)
@@ -256,16 +248,16 @@ def _erase_entries(connection: Connection, tenant: str, memory_id: str, spans: S
     rows = connection.execute(select(entries).where(mine).order_by(entries.c.start.desc())).all()
     gone = [r for r in rows if any(s.start < r.end and r.start < s.end for s in spans)]
     if len(gone) == len(rows):
-        receipt = queries.delete_memory(connection, tenant, memory_id)
+        receipt = statements.delete_memory(connection, tenant, memory_id)
         return Receipt(memory_id, receipt.artifacts_removed, receipt.chunks_removed, None)
     versions = _drop_versions(connection, tenant, memory_id, [(r.number, r.said) for r in gone])
     removed = 0
     for row in gone:  # from the end, so that the places of those before stay true
         removed += _cut(connection, tenant, memory_id, row.number, row.start, row.end)
     hashes = [memory_hash(tenant, entry_key(memory_id, row.number)) for row in gone]
-    place = {"tenant_key": tenant_key(tenant), "forgotten": queries.now()}
+    place = {"tenant_key": tenant_key(tenant), "forgotten": statements.now()}
     connection.execute(insert(tombstones), [{**place, "memory_hash": each} for each in hashes])
-    queries.next_generation(connection, tenant, cut=True)
+    statements.next_generation(connection, tenant, cut=True)
     return Receipt(memory_id, versions, removed, memory_id)
 
 

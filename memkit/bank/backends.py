@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from memkit.bank.blobs import Blobs, Store
+from memkit.bank.artifact_store import Blobs, Store
 from memkit.bank.catalog import AnyCatalog, Catalog
 
 
@@ -21,6 +21,6 @@ def store_of(folder: Path, artifacts: str | None) -> Store:
     """The artifact files in a folder, or below a URL."""
     if artifacts is None:
         return Blobs(folder / "artifacts")
-    from memkit.bank.remote import RemoteBlobs
+    from memkit.bank.artifact_store_remote import RemoteBlobs
 
     return RemoteBlobs(artifacts, folder / "cache")

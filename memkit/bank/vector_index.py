@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from memkit.bank.records import Hit, Vectors
+from memkit.bank.types import Hit, Vectors
 from memkit.errors import BankError, ConfigError, MissingExtraError
 
 # `memkit bench route` measures both kinds of search: exact search stays below the few milliseconds

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from memkit.bank.blobs import SUFFIX, name_of
+from memkit.bank.artifact_store import SUFFIX, name_of
 from memkit.errors import BankError, ConfigError, MissingExtraError, install_line
 
 CACHE_BYTES = 4 << 30  # of files that are kept on this machine

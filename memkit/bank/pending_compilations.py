@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from sqlalchemy import and_, delete, insert, select, update
 
-from memkit.bank import queries
+from memkit.bank import statements
 from memkit.bank.catalog import AnyCatalog
-from memkit.bank.records import check_tenant
 from memkit.bank.tables import waiting
+from memkit.bank.types import check_tenant
 
 
 class Waiting:
@@ -23,8 +23,8 @@ class Waiting:
         this = and_(waiting.c.tenant == tenant, waiting.c.memory_id == memory_id)
         with self._catalog.write() as connection:
             known = connection.execute(select(waiting.c.always).where(this)).first()
-            if known is None and queries.find(connection, tenant, memory_id) is not None:
-                row = {"tenant": tenant, "memory_id": memory_id, "added": queries.now(), "always": always}
+            if known is None and statements.find(connection, tenant, memory_id) is not None:
+                row = {"tenant": tenant, "memory_id": memory_id, "added": statements.now(), "always": always}
                 connection.execute(insert(waiting).values(**row))
             elif always:
                 connection.execute(update(waiting).where(this).values(always=True))

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 from memkit.artifact.format import Artifact
-from memkit.bank.blobs import Store
+from memkit.bank.artifact_store import Store
 from memkit.errors import ArtifactError
 
 KNOWN = 4096  # files whose bytes are known to be right

@@ -21,15 +21,8 @@ from sqlalchemy import (
 )
 
 from memkit.artifact.format import Artifact
-from memkit.bank.records import (
-    CompiledFrom,
-    MemoryInfo,
-    Receipt,
-    memory_hash,
-    running_digest,
-    tenant_key,
-)
 from memkit.bank.tables import artifacts, chunks, entries, memories, tenants, tombstones
+from memkit.bank.types import CompiledFrom, MemoryInfo, Receipt, memory_hash, running_digest, tenant_key
 from memkit.document import Document
 from memkit.errors import NotFoundError
 

@@ -11,10 +11,10 @@ from typing import Any, Literal, get_args
 
 from sqlalchemy import ColumnElement, Row, and_, insert, select, update
 
-from memkit.bank import queries
+from memkit.bank import statements
 from memkit.bank.catalog import AnyCatalog
-from memkit.bank.records import check_line, check_tenant
 from memkit.bank.tables import api_keys
+from memkit.bank.types import check_line, check_tenant
 from memkit.errors import ConfigError, NotFoundError
 
 Scope = Literal["tenant", "user"]
@@ -55,11 +55,11 @@ class Keys:
             check_line("a label", label, MAX_LABEL)
         key_id = secrets.token_hex(8)
         secret = f"{PREFIX}_{key_id}_{secrets.token_urlsafe(32)}"
-        created = queries.now()
+        created = statements.now()
         with self._catalog.write() as connection:
             row = {"id": key_id, "tenant": tenant, "label": label, "created": created, "scope": scope}
             connection.execute(insert(api_keys).values(**row, hash=_hash(secret)))
-        return Key(key_id, tenant, label, queries.time_of(created), None, scope), secret
+        return Key(key_id, tenant, label, statements.time_of(created), None, scope), secret
 
     def find(self, secret: str) -> Key | None:
         """The key of that secret; None for an unknown, wrong or revoked one, which takes as long to tell."""
@@ -90,7 +90,7 @@ class Keys:
         mine = _of(tenant, scope) & (api_keys.c.id == key_id)
         with self._catalog.write() as connection:
             unrevoked = update(api_keys).where(mine, api_keys.c.revoked.is_(None))
-            connection.execute(unrevoked.values(revoked=queries.now()))
+            connection.execute(unrevoked.values(revoked=statements.now()))
             if connection.execute(select(api_keys.c.id).where(mine)).first() is None:
                 raise NotFoundError(f"this {scope} has no key {key_id!r:.40}")
 
@@ -100,8 +100,8 @@ def _of(tenant: str, scope: Scope) -> ColumnElement[bool]:
 
 
 def _key(row: Row[Any]) -> Key:
-    revoked = None if row.revoked is None else queries.time_of(row.revoked)
-    return Key(row.id, row.tenant, row.label, queries.time_of(row.created), revoked, row.scope)
+    revoked = None if row.revoked is None else statements.time_of(row.revoked)
+    return Key(row.id, row.tenant, row.label, statements.time_of(row.created), revoked, row.scope)
 
 
 def _hash(secret: str) -> str:

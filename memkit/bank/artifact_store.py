@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from memkit.bank.records import tenant_key
+from memkit.bank.types import tenant_key
 
 _TEMPORARY = ".tmp-"
 SUFFIX = ".mka"
@@ -22,7 +22,7 @@ def name_of(tenant: str, artifact_id: str) -> str:
 
 
 class Store(Protocol):
-    """Where artifact files lie: `Blobs` on this machine, `memkit.bank.remote.RemoteBlobs` elsewhere."""
+    """Where artifact files lie: `Blobs` on this machine, `memkit.bank.artifact_store_remote.RemoteBlobs` elsewhere."""
 
     def local(self, tenant: str, artifact_id: str) -> Path:
         """The artifact's file on this machine; it is not there if the store has none."""

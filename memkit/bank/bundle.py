@@ -15,7 +15,7 @@ import msgpack  # type: ignore[import-untyped]  # it ships no types
 from memkit.artifact.format import Artifact
 from memkit.artifact.signing import Signer, verified_bytes
 from memkit.bank import Bank, CompiledFrom, MemoryInfo, Said
-from memkit.bank.logs import Embed
+from memkit.bank.conversation_logs import Embed
 from memkit.document import Document
 from memkit.errors import ArtifactError, ConfigError, NotFoundError, VerificationError
 
