@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from memkit.bank import MemoryInfo, Receipt
     from memkit.document import Document
     from memkit.memory import Answer, Memory, Message, Trace
-    from memkit.messages import When
+    from memkit.text.messages import When
 
 _LAZY = {
     "Answer": "memkit.memory",

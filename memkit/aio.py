@@ -15,7 +15,7 @@ from memkit.bank.owners import Owner
 from memkit.compilers.base import Compiled, Progress, silent
 from memkit.document import Document, Span
 from memkit.memory import Memory
-from memkit.messages import Message, Turns, When
+from memkit.text.messages import Message, Turns, When
 
 if TYPE_CHECKING:
     from memkit.verify import Verified

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from memkit.errors import DocumentError
 from memkit.settings import expanded
-from memkit.text import blank, boundary, normal
+from memkit.text.normalize import blank, boundary, normal
 
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f]+")
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s+|\n{2,}")

@@ -14,10 +14,10 @@ from memkit.document import Document, Span, sentences
 from memkit.engine.base import Request
 from memkit.errors import ConfigError
 from memkit.evals.metrics import contains
-from memkit.messages import checked
 from memkit.router.candidates import index, refresh
 from memkit.router.gate import Route
-from memkit.text import blank, places
+from memkit.text.messages import checked
+from memkit.text.normalize import blank, places
 
 if TYPE_CHECKING:
     from memkit.memory import Memory

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from memkit.bank import MemoryInfo, Said
 from memkit.document import Document
 from memkit.errors import ConfigError
-from memkit.messages import Message, When, checked, entries
 from memkit.router.candidates import index_entry, refresh
+from memkit.text.messages import Message, When, checked, entries
 
 if TYPE_CHECKING:
     from memkit.memory import Memory

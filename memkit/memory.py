@@ -24,12 +24,12 @@ from memkit.document import Document, Span
 from memkit.engine.base import Engine
 from memkit.errors import ConfigError
 from memkit.ingest import MAX_CHARACTERS
-from memkit.messages import Message, Turns, When
 from memkit.observe import LogObserver, Observer
 from memkit.router.embed import Embedder, embedder_of
 from memkit.router.gate import GateConfig, GateName, gate_config
 from memkit.router.router import Router
 from memkit.settings import expanded, shared
+from memkit.text.messages import Message, Turns, When
 from memkit.usage import Usage
 
 if TYPE_CHECKING:  # they bring torch, which only compiling and answering need
@@ -174,7 +174,7 @@ class Memory:
 
         A text with a ``memory``'s name, or messages (``{"role", "content"}``, of the memory "profile" if
         none is named), become dated entries of that running memory: said at ``when`` (see
-        `memkit.dates.moment`; without a zone it is in UTC), or now. A ``key`` makes a repeated call harmless.
+        `memkit.text.dates.moment`; without a zone it is in UTC), or now. A ``key`` makes a repeated call harmless.
         Its artifact answers for what was compiled, by `compile` or ``wait``; newer entries are read as text.
 
         Compilation of a document runs in the background, or before returning with ``wait``;

@@ -13,7 +13,7 @@ from memkit.bank import Bank, Hit, MemoryInfo
 from memkit.document import Document, Span, sentences
 from memkit.router.embed import Embedder, LexicalEmbedder, Vectors
 from memkit.router.question import memory_words, weighted_words
-from memkit.statements import statements
+from memkit.text.dialogue_acts import statements
 
 WIDTH = 4  # times as many memories are searched as are returned
 AROUND = 240  # characters on either side of a chunk in which its words are counted

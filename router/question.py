@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import regex
 
-from memkit.text import UNSPACED, normal, words, words_at
+from memkit.text.normalize import UNSPACED, normal, words, words_at
 
 STOP = frozenset(
     "a an and are as at be been by can could did do does for from had has have he her here him his how i in "

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memkit.cli.output import cell
-from memkit.dates import moment
 from memkit.errors import ConfigError
+from memkit.text.dates import moment
 
 pytestmark = pytest.mark.wheel
 TOKYO = timezone(timedelta(hours=9))

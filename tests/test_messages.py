@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import ConfigError, DocumentError, MemkitError
 from memkit.memory import Memory
-from memkit.messages import content_text, turns
+from memkit.text.messages import content_text, turns
 
 WHERE = "Where does Mira live?"
 TOKYO = timezone(timedelta(hours=9))

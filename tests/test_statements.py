@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memkit.statements import asks, statements
+from memkit.text.dialogue_acts import asks, statements
 
 ASKED = """
 Where does Simsem live?

@@ -20,7 +20,7 @@ from memkit.memory import Memory
 from memkit.router.candidates import candidates, index
 from memkit.router.embed import LexicalEmbedder
 from memkit.router.question import asked, weighted_words
-from memkit.text import boundary, normal, places, words
+from memkit.text.normalize import boundary, normal, places, words
 
 EMBEDDER = LexicalEmbedder()
 SIMSEM = "Simsem lives in Lasces. Her horse is called Shopux."

@@ -13,8 +13,8 @@ from memkit.integrations.langchain.history import MemkitChatMessageHistory
 from memkit.integrations.langchain.messages import Once, clean, text_of
 from memkit.integrations.langchain.recalling import news, told
 from memkit.memory import Memory
-from memkit.statements import statements
-from memkit.text import blank
+from memkit.text.dialogue_acts import statements
+from memkit.text.normalize import blank
 
 
 class MemkitMemory(BaseMemory):

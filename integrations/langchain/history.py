@@ -9,7 +9,7 @@ from langchain_core.messages import BaseMessage
 
 from memkit.integrations.langchain.messages import Once, left_out_of, message_of, role_of, text_of
 from memkit.memory import Memory
-from memkit.text import blank
+from memkit.text.normalize import blank
 
 
 class MemkitChatMessageHistory(BaseChatMessageHistory):

@@ -20,7 +20,7 @@ from langchain_core.messages import (
 
 from memkit.bank.conversation_logs import MAX_SPEAKER
 from memkit.errors import ConfigError
-from memkit.text import blank
+from memkit.text.normalize import blank
 
 MOST_SAID = 1000  # things: the kinds of parts are what clients call them
 LOG = logging.getLogger("memkit.langchain")

@@ -21,8 +21,8 @@ from memkit.errors import ConfigError, DocumentError
 from memkit.integrations.langchain.messages import Once, left_out_of, role_of, text_of
 from memkit.integrations.langchain.recalling import news, said_in, spoken, told
 from memkit.memory import Memory
-from memkit.statements import statements
-from memkit.text import blank
+from memkit.text.dialogue_acts import statements
+from memkit.text.normalize import blank
 
 Remember = Literal["user", "all", "none"]
 User = str | Owner

@@ -17,8 +17,8 @@ from memkit.document import sentences
 from memkit.errors import NotFoundError
 from memkit.integrations.langchain.messages import role_of, text_of
 from memkit.memory import Memory
-from memkit.statements import statements
-from memkit.text import folded, words
+from memkit.text.dialogue_acts import statements
+from memkit.text.normalize import folded, words
 
 OTHERS = 4  # memories that are looked at beside the one that is recalled
 CLOSE = 0.5  # of the best score, that another memory's passage must reach

@@ -33,7 +33,7 @@ from memkit.integrations.langchain.filters import fits, matches
 from memkit.integrations.langchain.messages import clean
 from memkit.memory import Memory
 from memkit.router.candidates import candidates, index, refresh
-from memkit.text import blank
+from memkit.text.normalize import blank
 
 Namespace = tuple[str, ...]
 OWNERS = 64  # namespaces that are kept ready to write to

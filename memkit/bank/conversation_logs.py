@@ -33,7 +33,7 @@ from memkit.bank.types import (
 )
 from memkit.document import Document, Span
 from memkit.errors import ConfigError
-from memkit.text import normal
+from memkit.text.normalize import normal
 
 Embed: TypeAlias = Callable[[Document], tuple[Sequence[Span], NDArray[Any]]]
 MAX_NAME, MAX_SPEAKER, MAX_KEY = 128, 64, 256  # characters

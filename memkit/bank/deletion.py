@@ -18,7 +18,7 @@ from memkit.bank.types import Receipt, Vectors, check_tenant, entry_key, memory_
 from memkit.bank.vector_index import Indexes
 from memkit.document import Document, Span
 from memkit.errors import ConfigError, NotFoundError
-from memkit.text import blank, places
+from memkit.text.normalize import blank, places
 
 
 class Forgetting:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from memkit.bank.owners import MAX_OWNER, check_name
 from memkit.document import Document, Span
 from memkit.errors import ConfigError, DocumentError
-from memkit.text import blank
+from memkit.text.normalize import blank
 
 Vectors: TypeAlias = NDArray[np.float32]
 _BREAKING = {"Cc", "Cs", "Zl", "Zp"}  # control characters, lone surrogates, ends of lines and paragraphs

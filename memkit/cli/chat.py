@@ -22,7 +22,7 @@ from memkit.cli.options import (
 )
 from memkit.cli.output import Output
 from memkit.errors import MemkitError
-from memkit.statements import asks, statements
+from memkit.text.dialogue_acts import asks, statements
 
 if TYPE_CHECKING:
     from memkit.answers import Answer

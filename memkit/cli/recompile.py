@@ -29,9 +29,9 @@ from memkit.cli.options import (
 )
 from memkit.cli.output import InterruptError, Output
 from memkit.cli.progress import progress as showing
-from memkit.dates import moment
 from memkit.errors import ConfigError, NotFoundError
 from memkit.settings import shared
+from memkit.text.dates import moment
 
 if TYPE_CHECKING:
     from memkit.compilers.base import Progress
@@ -335,7 +335,7 @@ def duration(text: str) -> timedelta:
 
 
 def then(text: str, now: datetime) -> datetime:
-    """A time as `memkit.dates.moment` reads it, or a time ago, as in 2d."""
+    """A time as `memkit.text.dates.moment` reads it, or a time ago, as in 2d."""
     if re.fullmatch(r"[\d.smhd]+", text) and not text.isdigit():
         try:
             return now - duration(text)

@@ -27,9 +27,9 @@ from memkit.cli.options import (
 )
 from memkit.cli.output import InterruptError, Output
 from memkit.cli.progress import compilation
-from memkit.dates import moment
 from memkit.document import Document
 from memkit.errors import ConfigError
+from memkit.text.dates import moment
 
 if TYPE_CHECKING:
     from memkit.answers import Part

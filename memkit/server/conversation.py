@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from memkit.messages import turns
 from memkit.server.refusals import ApiError
 from memkit.server.schemas import ChatMessage, EarlierMessage
+from memkit.text.messages import turns
 
 Pair = tuple[str, str]
 SIDES = ("user", "assistant")  # of a pair

@@ -12,7 +12,6 @@ from memkit.bank.diff import difference
 from memkit.cli.output import plain
 from memkit.document import Document, Span
 from memkit.errors import NotFoundError
-from memkit.messages import Message
 from memkit.server.bodies import JsonRoute
 from memkit.server.refusals import ApiError, queue_full
 from memkit.server.schemas import (
@@ -34,6 +33,7 @@ from memkit.server.schemas import (
     VersionOut,
 )
 from memkit.server.services import AtDesk, Desk
+from memkit.text.messages import Message
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     code: {"model": ErrorOut, "description": text}

@@ -8,9 +8,9 @@ from datetime import date, datetime
 from typing import Any, TypeAlias
 
 from memkit.bank.types import Said
-from memkit.dates import moment
 from memkit.errors import ConfigError
-from memkit.text import blank
+from memkit.text.dates import moment
+from memkit.text.normalize import blank
 
 Message: TypeAlias = "Mapping[str, Any] | Said"
 Turn: TypeAlias = "tuple[str, str] | Mapping[str, Any]"

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from itertools import pairwise
 
-from memkit.statement_words import (
+from memkit.text.dialogue_act_words import (
     HEADED,
     KNOWN,
     LEAD,
