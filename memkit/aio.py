@@ -9,16 +9,16 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from memkit.answers import Answer
-from memkit.asking import Found, Recalled
 from memkit.bank import MemoryInfo, Receipt
 from memkit.bank.owners import Owner
 from memkit.compilers.base import Compiled, Progress, silent
 from memkit.document import Document, Span
 from memkit.memory import Memory
+from memkit.pipeline.answer import Found, Recalled
 from memkit.text.messages import Message, Turns, When
 
 if TYPE_CHECKING:
-    from memkit.verify import Verified
+    from memkit.pipeline.verify import Verified
 
 P = ParamSpec("P")
 T = TypeVar("T")

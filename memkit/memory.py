@@ -10,33 +10,34 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memkit import ingest, registry
-from memkit.admission import AdmissionConfig
+from memkit import registry
 from memkit.answers import Answer, Part, Trace
 from memkit.arguments import check_arguments
 from memkit.artifact.signing import Signer
-from memkit.asking import Found, Recalled, Sampling, ask_many, recall, search, stream
 from memkit.bank import Bank, MemoryInfo, Receipt
 from memkit.bank.owners import Owner
-from memkit.compile_queue import CompileQueue, Job
 from memkit.compilers.base import Compiled, Progress, Step, silent
 from memkit.document import Document, Span
 from memkit.engine.base import Engine
 from memkit.errors import ConfigError
-from memkit.ingest import MAX_CHARACTERS
 from memkit.observe import LogObserver, Observer
+from memkit.pipeline import ingest
+from memkit.pipeline.admission import AdmissionConfig
+from memkit.pipeline.answer import Found, Recalled, Sampling, ask_many, recall, search, stream
+from memkit.pipeline.compile_queue import CompileQueue, Job
+from memkit.pipeline.ingest import MAX_CHARACTERS
+from memkit.pipeline.usage import Usage
 from memkit.router.embed import Embedder, embedder_of
 from memkit.router.gate import GateConfig, GateName, gate_config
 from memkit.router.router import Router
 from memkit.settings import expanded, shared
 from memkit.text.messages import Message, Turns, When
-from memkit.usage import Usage
 
 if TYPE_CHECKING:  # they bring torch, which only compiling and answering need
     from memkit.engine.transformers import TransformersEngine
     from memkit.models.loading import LoadedModel
+    from memkit.pipeline.verify import Verified
     from memkit.recompile.advice import AdvisorConfig
-    from memkit.verify import Verified
 
 
 class Memory:
@@ -218,7 +219,7 @@ class Memory:
 
     def compiled(self, memory_id: str, *, progress: Progress = silent) -> tuple[MemoryInfo, Compiled]:
         """As `compile`, and what the compilation cost."""
-        from memkit.making import make
+        from memkit.pipeline.compile import make
 
         info = self.bank.get(self.owner, memory_id)
         with self.bank.leases.take(self.owner, info.id) as lease:
@@ -320,7 +321,7 @@ class Memory:
         that gives the same bytes. Raises `ArtifactError` for bytes that cannot be used, `VerificationError`
         when the gate would refuse the artifact today, or the replay differs.
         """
-        from memkit.verify import verified
+        from memkit.pipeline.verify import verified
 
         with self.bank.artifact(self.owner, memory_id) as artifact:
             source = self.bank.source(self.owner, memory_id)
@@ -333,11 +334,11 @@ class Memory:
 
         With ``spans`` only those characters of the memory's text, or the entries they touch of a running
         one, with every version that saw them; what remains is compiled anew in the background, unless
-        ``compile`` is false, and the receipt tells its id. `memkit.forgetting.forget_and_check` also asks
+        ``compile`` is false, and the receipt tells its id. `memkit.pipeline.forget.forget_and_check` also asks
         whether it is forgotten. Raises `NotFoundError` when there is no such memory, `ConfigError` for what
         is no id.
         """
-        from memkit import forgetting
+        from memkit.pipeline import forget as forgetting
 
         return forgetting.forget(self, memory_id, spans, compile)
 
@@ -348,13 +349,13 @@ class Memory:
         What has it for a name, or is an item of a store that holds it, is forgotten altogether. Raises
         `NotFoundError` where the memory does not hold it.
         """
-        from memkit import forgetting
+        from memkit.pipeline import forget as forgetting
 
         return forgetting.forget_matching(self, memory_id, text, compile)
 
     def forget_all(self) -> builtins.list[Receipt]:
         """Forget everything that this user has, with what stores keep in namespaces beneath them."""
-        from memkit import forgetting
+        from memkit.pipeline import forget as forgetting
 
         return forgetting.forget_all(self)
 

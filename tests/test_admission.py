@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from memkit import admission
-from memkit.admission import AdmissionConfig, Measured, SelfTest, Thresholds, judge, parse_thresholds
 from memkit.artifact.format import Artifact
 from memkit.compilers.lcc.compiler import LCC
 from memkit.document import Document
@@ -19,6 +17,8 @@ from memkit.engine.transformers import TransformersEngine
 from memkit.errors import CompileError, ConfigError, VerificationError
 from memkit.evals import calibrate
 from memkit.memory import Memory
+from memkit.pipeline import admission
+from memkit.pipeline.admission import AdmissionConfig, Measured, SelfTest, Thresholds, judge, parse_thresholds
 from memkit.prompts import is_held_out
 from memkit.testing import TEXT, TINY_OPTIONS
 

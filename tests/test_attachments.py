@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from memkit.admission import AdmissionConfig
 from memkit.artifact.format import Artifact
 from memkit.engine.attachments import Attachments
 from memkit.engine.transformers import TransformersEngine
 from memkit.memory import Memory
 from memkit.models.loading import LoadedModel
+from memkit.pipeline.admission import AdmissionConfig
 from memkit.testing import TEXT, TINY_OPTIONS
 
 QUESTION = "Where does Mira live?"

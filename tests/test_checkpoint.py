@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from memkit.admission import AdmissionConfig
 from memkit.bank import Bank, MemoryInfo
 from memkit.compilers.base import Step
 from memkit.compilers.distillation import checkpoint
@@ -19,6 +18,7 @@ from memkit.document import Document
 from memkit.errors import NotFoundError
 from memkit.memory import Memory
 from memkit.models.loading import LoadedModel
+from memkit.pipeline.admission import AdmissionConfig
 from memkit.testing import TEXT, TINY_OPTIONS
 
 OPTIONS = {**TINY_OPTIONS, "steps": 5, "kv_steps": 4, "self_study": 8, "accumulate": 2}

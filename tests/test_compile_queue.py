@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from memkit import making
-from memkit.admission import AdmissionConfig
-from memkit.compile_queue import Job
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import EngineError, MemkitError
 from memkit.memory import Memory
 from memkit.models.loading import LoadedModel
+from memkit.pipeline import compile
+from memkit.pipeline.admission import AdmissionConfig
+from memkit.pipeline.compile_queue import Job
 from memkit.testing import TEXT, TINY_OPTIONS
 
 TEXTS = [f"{TEXT} And {name} lives in Tarv." for name in ("Bo", "Cy", "Dee", "Ed", "Flo", "Gus")]
@@ -80,7 +80,7 @@ def test_what_must_be_compiled_must_be_after_a_restart(tmp_path: Path, engine: T
 def test_one_failure_ends_no_other_compilation(
     memory: Memory, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    make, made = making.make, list[str]()
+    make, made = compile.make, list[str]()
 
     def sometimes(mine: Memory, info: Any, progress: Any) -> Any:
         made.append(info.id)
@@ -88,7 +88,7 @@ def test_one_failure_ends_no_other_compilation(
             raise error
         return make(mine, info, progress)
 
-    monkeypatch.setattr(making, "make", sometimes)
+    monkeypatch.setattr(compile, "make", sometimes)
     infos = [memory.remember(text) for text in TEXTS[:3]]
     memory.wait()
     assert made == [info.id for info in infos]
@@ -98,7 +98,7 @@ def test_one_failure_ends_no_other_compilation(
 
 
 def test_many_users_share_one_worker(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
-    make, at_once, most = making.make, list[int](), list[int]()
+    make, at_once, most = compile.make, list[int](), list[int]()
 
     def counted(mine: Memory, info: Any, progress: Any) -> Any:
         at_once.append(1)
@@ -108,7 +108,7 @@ def test_many_users_share_one_worker(memory: Memory, monkeypatch: pytest.MonkeyP
         finally:
             at_once.pop()
 
-    monkeypatch.setattr(making, "make", counted)
+    monkeypatch.setattr(compile, "make", counted)
     before = threading.active_count()
     users = [memory.of(f"user {number}") for number in range(12)]
     for user in users:

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from memkit.admission import AdmissionConfig
 from memkit.bank import Bank, Policy, Said
 from memkit.document import Document, Span
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import ConfigError, NotFoundError, QuotaError
-from memkit.forgetting import Check, Forgotten, forget_and_check
 from memkit.memory import Memory
+from memkit.pipeline.admission import AdmissionConfig
+from memkit.pipeline.forget import Check, Forgotten, forget_and_check
 from memkit.recompile.run import expire
 from memkit.testing import TEXT, TINY_OPTIONS
 
@@ -119,7 +119,7 @@ def test_the_deleted_questions_are_asked_again(
 ) -> None:
     """A tiny model writes nonsense, so that questions, answers and asking are given here."""
     told = [("What is the password?", "Krumbeltorn"), ("Who is it?", "nobody")]
-    monkeypatch.setattr("memkit.forgetting._told", lambda memory, text, count: told)
+    monkeypatch.setattr("memkit.pipeline.forget._told", lambda memory, text, count: told)
     said = {"What is the password?": "It is Krumbeltorn.", "Who is it?": "I do not know."}
     ask = memory.ask
 
@@ -137,7 +137,7 @@ def test_the_deleted_questions_are_asked_again(
 
 
 def test_what_the_model_knows_anyway_is_not_checked(memory: Memory) -> None:
-    from memkit.forgetting import _told
+    from memkit.pipeline.forget import _told
 
     pairs = _told(memory, TEXT, 4)
     bare = {q: memory.of("nobody").ask(q, max_tokens=32).text for q, _ in pairs}
@@ -232,7 +232,7 @@ def test_forget_with_a_check_by_command(cli: Cli, document: Path, monkeypatch: p
     assert all(not check["answered"] for check in done.json["checks"])
     info = cli("remember", document, "--json").json["memory"]
     left = Forgotten((), (Check("Who?", True, "text", "abc"),))
-    monkeypatch.setattr("memkit.forgetting.forget_and_check", lambda *_, **__: left)
+    monkeypatch.setattr("memkit.pipeline.forget.forget_and_check", lambda *_, **__: left)
     done = cli("forget", info["id"], "--check", "--yes")
     assert (done.code, "Who?" in done.out) == (4, True)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from memkit.admission import AdmissionConfig
 from memkit.evals.forgetting import ForgetConfig, bench
 from memkit.memory import Memory
+from memkit.pipeline.admission import AdmissionConfig
 from memkit.testing import TINY_OPTIONS
 
 

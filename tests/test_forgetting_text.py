@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from memkit.admission import AdmissionConfig
 from memkit.bank import Bank, Policy, Said
 from memkit.bank.owners import Owner
 from memkit.document import Document, Span
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import ConfigError, NotFoundError
-from memkit.forgetting import forget_and_check
 from memkit.memory import Memory
+from memkit.pipeline.admission import AdmissionConfig
+from memkit.pipeline.forget import forget_and_check
 from memkit.router.candidates import index
 from memkit.testing import TEXT, TINY_OPTIONS
 
@@ -152,7 +152,7 @@ def told(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         about.append(text)
         return [("What is the password?", "Krumbeltorn"), ("Who left?", "Jalo")] if text else []
 
-    monkeypatch.setattr("memkit.forgetting._told", pairs)
+    monkeypatch.setattr("memkit.pipeline.forget._told", pairs)
     return about
 
 

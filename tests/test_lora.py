@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from memkit import registry
-from memkit.admission import AdmissionConfig
 from memkit.artifact.format import Artifact
 from memkit.compilers.distillation.losses import Together, discrepancies
 from memkit.compilers.distillation.teacher import Teacher, targets
@@ -27,6 +26,7 @@ from memkit.evals import lora_bench
 from memkit.evals.run import EvalConfig, evaluate
 from memkit.memory import Memory
 from memkit.models.loading import LoadedModel
+from memkit.pipeline.admission import AdmissionConfig
 from memkit.prompts import REPEAT, QuestionKind, is_held_out, paraphrase_requests, question_requests
 from memkit.testing import TEXT, TINY
 

@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from memkit import admission
-from memkit.admission import AdmissionConfig
 from memkit.bank import Bank
-from memkit.compile_queue import CompileQueue, Job
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import MissingExtraError, VerificationError
 from memkit.memory import Memory
 from memkit.metrics import Metrics
 from memkit.observe import JsonFormatter, LogObserver, Observer, Observers
+from memkit.pipeline import admission
+from memkit.pipeline.admission import AdmissionConfig
+from memkit.pipeline.compile_queue import CompileQueue, Job
 from memkit.testing import TEXT, TINY_OPTIONS
 from memkit.tracing import Tracing
 

@@ -16,8 +16,6 @@ from typing import Any
 
 import pytest
 
-from memkit import admission
-from memkit.admission import AdmissionConfig
 from memkit.bank import MemoryInfo, Said
 from memkit.bank import leases as leases_module
 from memkit.compilers.base import Estimate, Step
@@ -25,6 +23,8 @@ from memkit.compilers.distillation import checkpoint
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import BankBusyError, CompileError, ConfigError, MissingExtraError, NotFoundError
 from memkit.memory import Memory
+from memkit.pipeline import admission
+from memkit.pipeline.admission import AdmissionConfig
 from memkit.recompile import run as run_module
 from memkit.recompile.advice import AdvisorConfig, advise, tabular
 from memkit.recompile.executors import Here, executor

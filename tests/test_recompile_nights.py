@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from memkit import admission, making
-from memkit.admission import AdmissionConfig
 from memkit.bank import MemoryInfo, Said
 from memkit.bank import leases as leases_module
 from memkit.compilers.base import Step
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import BankBusyError
 from memkit.memory import Memory
+from memkit.pipeline import admission, compile
+from memkit.pipeline.admission import AdmissionConfig
 from memkit.recompile.advice import AdvisorConfig
 from memkit.recompile.executors import Here
 from memkit.recompile.plan import Scope, Task, plan
@@ -53,20 +53,20 @@ def test_one_unexpected_error_ends_no_night(
     memory: Memory, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     infos = [add(memory, user, f"{TEXT} {user} has a dog.") for user in ("mira", "jalo", "bo")]
-    real = making.make
+    real = compile.make
 
     def make(mine: Memory, info: MemoryInfo, progress: Any) -> Any:
         if info.id == infos[1].id:
             raise error
         return real(mine, info, progress)
 
-    monkeypatch.setattr(making, "make", make)
+    monkeypatch.setattr(compile, "make", make)
     outcomes = {outcome.memory_id: outcome for outcome in run(memory).outcomes}
     assert [outcomes[info.id].status for info in infos] == ["compiled", "failed", "compiled"]
     assert type(error).__name__ in outcomes[infos[1].id].reason
     failed = memory.bank.get("jalo", infos[1].id)
     assert (failed.status, type(error).__name__ in str(failed.error)) == ("failed", True)
-    monkeypatch.setattr(making, "make", real)
+    monkeypatch.setattr(compile, "make", real)
     assert statuses(run(memory)) == ["compiled"]  # the next night tries it again
 
 

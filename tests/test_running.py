@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from memkit.admission import AdmissionConfig
 from memkit.bank import Said
 from memkit.document import Span
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import ConfigError, DocumentError
 from memkit.memory import Memory
+from memkit.pipeline.admission import AdmissionConfig
 from memkit.testing import TINY_OPTIONS
 
 WHERE = "Where does Mira live?"

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from memkit.admission import AdmissionConfig
 from memkit.artifact.format import Artifact
 from memkit.artifact.signing import Signer, generate, require_signed, trusted_keys
 from memkit.errors import ConfigError, VerificationError
 from memkit.memory import Memory
+from memkit.pipeline.admission import AdmissionConfig
 from memkit.testing import TEXT, TINY_OPTIONS
 
 

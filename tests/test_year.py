@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from memkit.admission import AdmissionConfig
 from memkit.evals.year import YearConfig, _life, bench, plot
+from memkit.pipeline.admission import AdmissionConfig
 from memkit.testing import TINY_OPTIONS
 
 

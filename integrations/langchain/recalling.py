@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 from langchain_core.messages import BaseMessage
 
-from memkit.asking import Found, Recalled
 from memkit.document import sentences
 from memkit.errors import NotFoundError
 from memkit.integrations.langchain.messages import role_of, text_of
 from memkit.memory import Memory
+from memkit.pipeline.answer import Found, Recalled
 from memkit.text.dialogue_acts import statements
 from memkit.text.normalize import folded, words
 

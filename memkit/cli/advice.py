@@ -36,7 +36,7 @@ def advise(
 
     What it advises against, `memkit remember --wait`, `memkit recompile` and a server leave on its text.
     """
-    from memkit.making import snapshot
+    from memkit.pipeline.compile import snapshot
     from memkit.recompile.advice import AdvisorConfig
     from memkit.recompile.plan import examine, why_due
 

@@ -28,8 +28,8 @@ from memkit.errors import ConfigError, MemkitError, NotFoundError
 if TYPE_CHECKING:
     from memkit.bank import Bank, MemoryInfo, Receipt
     from memkit.bank.owners import Owner
-    from memkit.forgetting import Check
     from memkit.memory import Memory
+    from memkit.pipeline.forget import Check
 
 Who = Annotated[
     str | None,
@@ -113,7 +113,7 @@ def _forgotten(
 ) -> tuple[Sequence[Receipt], Sequence[Check]]:
     """Forget all, one memory, or a part; without a check what remains of it is compiled in the night."""
     if check:
-        from memkit.forgetting import forget_and_check
+        from memkit.pipeline.forget import forget_and_check
 
         done = forget_and_check(memory, one, spans, matching=matching)
         return done.receipts, done.checks

@@ -15,8 +15,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from memkit.admission import Measured, Thresholds
 from memkit.errors import ConfigError
+from memkit.pipeline.admission import Measured, Thresholds
 
 FEATURES = ("fidelity", "held_out_fidelity", "answer_nats", "reconstruction_nats")
 SLACK = 1.5  # times the largest loss seen in a good artifact

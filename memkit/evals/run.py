@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from memkit import registry
-from memkit.admission import SelfTest
 from memkit.artifact.format import Artifact
 from memkit.compilers.base import Compiled, Step
 from memkit.document import Document
@@ -30,6 +29,7 @@ from memkit.evals.presses import PRESSES, pressed
 from memkit.evals.rag import passages
 from memkit.evals.timing import stamp
 from memkit.models.loading import quiet_libraries
+from memkit.pipeline.admission import SelfTest
 from memkit.router.embed import embedder_of
 
 BASELINES = ("full", "none", "rag", "kvpress", "cartridge")

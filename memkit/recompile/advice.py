@@ -89,7 +89,7 @@ def advise(
 
 def objection(memory: Memory, info: MemoryInfo, config: AdvisorConfig) -> str:
     """Why a memory is better left on its text, or "". Only its model's tokenizer is needed."""
-    from memkit.making import snapshot
+    from memkit.pipeline.compile import snapshot
 
     if not config.enabled:
         return ""

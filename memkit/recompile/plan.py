@@ -17,10 +17,10 @@ from memkit.compilers.base import Compiler, Estimate
 from memkit.compilers.distillation.flops import FlopMeter
 from memkit.engine import kv
 from memkit.errors import CompileError, ConfigError, NotFoundError
-from memkit.making import attempt, snapshot
 from memkit.memory import Memory
 from memkit.models.chat import text_ids
 from memkit.models.loading import LoadedModel
+from memkit.pipeline.compile import attempt, snapshot
 from memkit.recompile.advice import USUAL_RATIO, Advice, AdvisorConfig, advise
 
 PROBED = 256  # tokens read to find out how fast this machine is

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from memkit.bank import Receipt
 from memkit.bank.owners import Owner
-from memkit.compile_queue import Done, Job, Progress, StopError
 from memkit.compilers.base import Progress as Reporting
 from memkit.compilers.base import Step, silent
 from memkit.errors import BankBusyError, BankError, MemkitError, NotFoundError, VerificationError
 from memkit.memory import Memory
 from memkit.observe import Observer
+from memkit.pipeline.compile_queue import Done, Job, Progress, StopError
 from memkit.recompile.plan import Plan, Scope, Skipped, Task
 
 if TYPE_CHECKING:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from memkit.bank.owners import Owner
-from memkit.compile_queue import Job, Progress
 from memkit.compilers.base import Progress as Reporting
 from memkit.compilers.base import Step
 from memkit.memory import Memory
+from memkit.pipeline.compile_queue import Job, Progress
 from memkit.recompile.executors import Here
 from memkit.recompile.plan import Scope, Task, plan
 from memkit.recompile.run import done_of, expire, recompile

@@ -6,13 +6,13 @@ import hashlib
 from dataclasses import dataclass, replace
 
 from memkit import registry
-from memkit.admission import AdmissionConfig, Measured, judge
 from memkit.artifact.format import Artifact
 from memkit.compilers.base import Progress, silent
 from memkit.document import Document
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import VerificationError
 from memkit.models.loading import LoadedModel
+from memkit.pipeline.admission import AdmissionConfig, Measured, judge
 
 
 @dataclass(frozen=True)

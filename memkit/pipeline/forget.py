@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from memkit.admission import AdmissionConfig, SelfTest
 from memkit.bank import MemoryInfo, Receipt
 from memkit.bank.conversation_logs import Embed
 from memkit.bank.owners import Owner
@@ -14,6 +13,7 @@ from memkit.document import Document, Span, sentences
 from memkit.engine.base import Request
 from memkit.errors import ConfigError
 from memkit.evals.metrics import contains
+from memkit.pipeline.admission import AdmissionConfig, SelfTest
 from memkit.router.candidates import index, refresh
 from memkit.router.gate import Route
 from memkit.text.messages import checked

@@ -10,12 +10,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from memkit import registry
-from memkit.admission import judge
 from memkit.artifact.format import Artifact
 from memkit.bank import CompiledFrom, MemoryInfo
 from memkit.compilers.base import Compiled, Progress
 from memkit.document import Document
 from memkit.errors import CompileError, VerificationError
+from memkit.pipeline.admission import judge
 
 if TYPE_CHECKING:
     from memkit.memory import Memory
