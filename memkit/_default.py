@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import threading
 
+from memkit.config import SETTINGS
 from memkit.memory import Memory, default_home
-from memkit.settings import SETTINGS
 
 _ABOUT = tuple(setting.variable for setting in SETTINGS)
 

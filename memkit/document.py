@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from memkit.config import expanded
 from memkit.errors import DocumentError
-from memkit.settings import expanded
 from memkit.text.normalize import blank, boundary, normal
 
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f]+")

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memkit import registry
-from memkit.answers import Answer, Part, Trace
-from memkit.arguments import check_arguments
+from memkit.answer import Answer, Part, Trace
 from memkit.artifact.signing import Signer
 from memkit.bank import Bank, MemoryInfo, Receipt
 from memkit.bank.owners import Owner
 from memkit.compilers.base import Compiled, Progress, Step, silent
+from memkit.config import expanded, shared
 from memkit.document import Document, Span
 from memkit.engine.base import Engine
 from memkit.errors import ConfigError
@@ -30,8 +30,8 @@ from memkit.pipeline.usage import Usage
 from memkit.router.embed import Embedder, embedder_of
 from memkit.router.gate import GateConfig, GateName, gate_config
 from memkit.router.router import Router
-from memkit.settings import expanded, shared
 from memkit.text.messages import Message, Turns, When
+from memkit.validation import check_arguments
 
 if TYPE_CHECKING:  # they bring torch, which only compiling and answering need
     from memkit.engine.transformers import TransformersEngine

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from memkit.bank.types import tenant_key
 
 if TYPE_CHECKING:
-    from memkit.answers import Answer
+    from memkit.answer import Answer
     from memkit.bank import MemoryInfo
     from memkit.compilers.base import Compiled
 

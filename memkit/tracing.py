@@ -11,7 +11,7 @@ from memkit.errors import MissingExtraError, install_line
 from memkit.observe import Observer
 
 if TYPE_CHECKING:
-    from memkit.answers import Answer
+    from memkit.answer import Answer
     from memkit.bank import MemoryInfo
     from memkit.compilers.base import Compiled
 

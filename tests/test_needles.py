@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from memkit import text_metrics
 from memkit.errors import ConfigError
-from memkit.evals import metrics, records
+from memkit.evals import records
 from memkit.evals.formats.niah import DEPTHS, LENGTHS, Grid, category, place
 
 
@@ -42,7 +43,7 @@ def test_a_needle_lies_at_its_depth(essays: Path) -> None:
         length, depth = where
         (answer,) = asked.answers
         assert record.context.count(answer) == 1
-        assert metrics.contains(record.context, asked.answers)
+        assert text_metrics.contains(record.context, asked.answers)
         before = len(record.context[: record.context.index(answer)].split())
         assert before / length == pytest.approx(depth / 100, abs=0.2)
         assert length < len(record.context.split()) < length + 15

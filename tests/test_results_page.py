@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from memkit import text_metrics
 from memkit.engine.transformers import TransformersEngine
-from memkit.evals import metrics
 from memkit.evals.cells import Cell, by_category, table, transcript
 from memkit.evals.formats.base import Asked, Record
 from memkit.evals.report import render
@@ -53,13 +53,13 @@ CELLS = [
 
 def test_bootstrap() -> None:
     values = [float(i % 2) for i in range(100)]
-    low, high = metrics.bootstrap(values, metrics.mean) or (0, 0)
+    low, high = text_metrics.bootstrap(values, text_metrics.mean) or (0, 0)
     assert 0.38 < low < 0.5 < high < 0.62
-    assert metrics.bootstrap(values, metrics.mean) == (low, high)
-    assert metrics.bootstrap(values, metrics.mean, seed=1) != (low, high)
-    assert metrics.bootstrap([1.0], metrics.mean) is None
-    assert metrics.bootstrap([1.0, 2.0], lambda drawn: None) is None
-    assert metrics.pooled_interval([[1.0, 1.0], [], [0.0]]) == (0.0, 1.0)
+    assert text_metrics.bootstrap(values, text_metrics.mean) == (low, high)
+    assert text_metrics.bootstrap(values, text_metrics.mean, seed=1) != (low, high)
+    assert text_metrics.bootstrap([1.0], text_metrics.mean) is None
+    assert text_metrics.bootstrap([1.0, 2.0], lambda drawn: None) is None
+    assert text_metrics.pooled_interval([[1.0, 1.0], [], [0.0]]) == (0.0, 1.0)
 
 
 def test_every_figure_has_an_interval() -> None:

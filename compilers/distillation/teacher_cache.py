@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 
+from memkit.config import path_of
 from memkit.engine import kv
 from memkit.models.loading import LoadedModel
-from memkit.settings import path_of
 
 BATCH = 16  # rows that are decoded together
 

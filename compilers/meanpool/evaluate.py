@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
+from memkit import text_metrics
 from memkit.compilers.meanpool.datasets import Draw, Question, Text
 from memkit.compilers.meanpool.model import Compressor
 from memkit.compilers.meanpool.prompts import pools
 from memkit.compilers.meanpool.rewards import extracted
 from memkit.engine import kv
 from memkit.engine.readers import Reader
-from memkit.evals import metrics
 from memkit.models.chat import text_ids
 
 ANSWER_TOKENS = 48
@@ -72,7 +72,10 @@ class Evaluator:
         said = self.decode(reader, [q.text for q in questions], ANSWER_TOKENS)
         return [
             Answered(
-                text, metrics.contains(extracted(text), q.answers), tokens, quotes(text, source, q.answers)
+                text,
+                text_metrics.contains(extracted(text), q.answers),
+                tokens,
+                quotes(text, source, q.answers),
             )
             for q, (text, tokens) in zip(questions, said, strict=True)
         ]
@@ -81,13 +84,13 @@ class Evaluator:
         """ROUGE-1 F1 of a text and what the memory gives back of it: unigram F1 (Lin, 2004)."""
         ids, instruction = self.encode(text), pools(self.base.name)["reconstruction"][0]
         ((said, _),) = self.decode(self.memory(ids), [instruction], len(ids) + 8)
-        return metrics.f1(said, [text])
+        return text_metrics.f1(said, [text])
 
 
 def quotes(answer: str, source: str, golds: Sequence[str]) -> float:
     """1.0 when `QUOTE` words of the source stand in the answer in a row, beyond what the gold answer has."""
-    words, held = metrics.normalise(answer).split(), f" {metrics.normalise(source)} "
-    known = [f" {metrics.normalise(gold)} " for gold in golds]
+    words, held = text_metrics.normalise(answer).split(), f" {text_metrics.normalise(source)} "
+    known = [f" {text_metrics.normalise(gold)} " for gold in golds]
     spans = (f" {' '.join(words[i : i + QUOTE])} " for i in range(len(words) - QUOTE + 1))
     return float(any(span in held and not any(span in gold for gold in known) for span in spans))
 
@@ -101,8 +104,8 @@ def reconstruction(evaluator: Evaluator, draw: Draw, count: int, seed: int) -> d
         found.append((len(ids), evaluator.rebuilt(text)))
     by_length = dict[str, float | None]()
     for least, most in zip((0, *LENGTHS), LENGTHS, strict=False):
-        by_length[str(most)] = metrics.mean([score for n, score in found if least < n <= most])
-    return {"rouge1": metrics.mean([score for _, score in found]), "by_length": by_length, "n": count}
+        by_length[str(most)] = text_metrics.mean([score for n, score in found if least < n <= most])
+    return {"rouge1": text_metrics.mean([score for _, score in found]), "by_length": by_length, "n": count}
 
 
 def question_answering(evaluator: Evaluator, texts: Sequence[Text], bounds: bool = True) -> dict[str, Any]:
@@ -118,15 +121,17 @@ def question_answering(evaluator: Evaluator, texts: Sequence[Text], bounds: bool
             }
         for name, reader in readers.items():
             rows[name] += evaluator.answers(reader, text.text, text.questions)
-    score, full, none = (metrics.mean([a.right for a in rows[name]]) for name in ("memory", "full", "none"))
+    score, full, none = (
+        text_metrics.mean([a.right for a in rows[name]]) for name in ("memory", "full", "none")
+    )
     given = rows["memory"]
     return {
         "n": len(given),
         "contains": score,
-        "contains_ci95": metrics.wilson(sum(a.right for a in given), len(given)),
+        "contains_ci95": text_metrics.wilson(sum(a.right for a in given), len(given)),
         "full": full,
         "none": none,
-        "retention": metrics.retention(score, none, full),
-        "expansion_rate": metrics.mean([a.quotes for a in given]),
-        "answer_tokens": metrics.mean([float(a.tokens) for a in given]),
+        "retention": text_metrics.retention(score, none, full),
+        "expansion_rate": text_metrics.mean([a.quotes for a in given]),
+        "answer_tokens": text_metrics.mean([float(a.tokens) for a in given]),
     }

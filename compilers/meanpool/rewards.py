@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from memkit import text_metrics
 from memkit.compilers.meanpool.config import RLConfig
 from memkit.errors import MemkitError
-from memkit.evals import metrics
 from memkit.evals.judge import Judge, JudgeConfig
 from memkit.evals.records import Asked, Record
 
@@ -30,12 +30,12 @@ def extracted(answer: str) -> str:
 
 def exact(context: str, question: str, golds: Sequence[str], answer: str) -> float | None:
     """Equal to a gold answer but for case, punctuation and articles."""
-    return metrics.exact_match(extracted(answer), golds)
+    return text_metrics.exact_match(extracted(answer), golds)
 
 
 def contains(context: str, question: str, golds: Sequence[str], answer: str) -> float | None:
     """Contains a gold answer as whole words."""
-    return metrics.contains(extracted(answer), golds)
+    return text_metrics.contains(extracted(answer), golds)
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class F1:
     threshold: float = 0.5
 
     def __call__(self, context: str, question: str, golds: Sequence[str], answer: str) -> float | None:
-        return float(metrics.f1(extracted(answer), golds) >= self.threshold)
+        return float(text_metrics.f1(extracted(answer), golds) >= self.threshold)
 
 
 @dataclass

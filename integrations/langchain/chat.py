@@ -12,7 +12,7 @@ from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from pydantic import ConfigDict, Field, PrivateAttr, SkipValidation
 
-from memkit.answers import Answer
+from memkit.answer import Answer
 from memkit.errors import ConfigError
 from memkit.integrations.langchain.messages import Conversation, Once, conversation
 from memkit.memory import Memory

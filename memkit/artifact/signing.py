@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from memkit.artifact.format import Artifact, Manifest
 from memkit.artifact.manifest import pack
+from memkit.config import expanded
 from memkit.errors import ConfigError, MissingExtraError, VerificationError, install_line
-from memkit.settings import expanded
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey

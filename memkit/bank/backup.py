@@ -26,9 +26,9 @@ from memkit.bank.catalog import AnyCatalog, Catalog
 from memkit.bank.error_mapping import translated
 from memkit.bank.repair import STAGING
 from memkit.bank.types import entry_key, memory_hash
+from memkit.config import expanded
 from memkit.document import Document, Span
 from memkit.errors import BankBusyError, BankError, ConfigError
-from memkit.settings import expanded
 
 FORMAT = 1
 CATALOG, LIST = "catalog.sqlite3", "memkit-backup.json"

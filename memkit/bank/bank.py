@@ -44,9 +44,9 @@ from memkit.bank.types import (
 )
 from memkit.bank.vector_index import Indexes
 from memkit.bank.versions import Versions
+from memkit.config import expanded
 from memkit.document import Document, Span
 from memkit.errors import ArtifactError, BankError, NotFoundError, QuotaError
-from memkit.settings import expanded
 
 _FROM_ALL = CompiledFrom()
 _PREFIX = re.compile(r"[0-9a-f]{1,16}")

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from memkit import settings
+from memkit import config
 from memkit._version import __version__
 from memkit.cli.commands import COMMANDS
 from memkit.cli.lazy import group
@@ -35,10 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     output = Output(json=wants_json(arguments))
     try:
-        found = {} if arguments[:1] in (["init"], ["config"]) else settings.read()
+        found = {} if arguments[:1] in (["init"], ["config"]) else config.read()
     except ConfigError as error:
         return output.fail(error)
-    with settings.applied(found):
+    with config.applied(found):
         return _run(arguments, output)
 
 

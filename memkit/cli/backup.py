@@ -9,8 +9,8 @@ import typer
 
 from memkit.cli.options import Home, Json, home_of, open_bank
 from memkit.cli.output import Output
+from memkit.config import shared
 from memkit.errors import NotFoundError
-from memkit.settings import shared
 
 
 def backup(

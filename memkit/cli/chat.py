@@ -25,7 +25,7 @@ from memkit.errors import MemkitError
 from memkit.text.dialogue_acts import asks, statements
 
 if TYPE_CHECKING:
-    from memkit.answers import Answer
+    from memkit.answer import Answer
     from memkit.memory import Memory
 
 _HELP = """Statements are remembered; questions are answered, also without a question mark. Commands:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from memkit import settings
+from memkit import config as settings
 from memkit.cli.options import Json
 from memkit.cli.output import Output
 from memkit.errors import ConfigError

@@ -140,7 +140,7 @@ def _step(
 
 
 def _ask(memory: Memory, question: Question) -> Asked:
-    from memkit.evals.metrics import exact_match
+    from memkit.text_metrics import exact_match
 
     answer = memory.ask(question.text)
     return Asked(

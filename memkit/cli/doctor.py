@@ -31,8 +31,8 @@ from memkit.cli.options import (
 )
 from memkit.cli.output import Output
 from memkit.cli.serving import server_checks
+from memkit.config import shared
 from memkit.errors import ArtifactError, MemkitError
-from memkit.settings import shared
 
 if TYPE_CHECKING:
     from memkit.bank.owners import Owner

@@ -14,8 +14,8 @@ from typing import Any, ClassVar, TypeAlias
 import typer
 from typer.core import TyperGroup
 
+from memkit.config import expanded
 from memkit.errors import ConfigError
-from memkit.settings import expanded
 
 SHOWN = 200  # characters of a path in a message
 SETTINGS = {"help_option_names": ["-h", "--help"]}

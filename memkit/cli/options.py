@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from memkit.config import expanded
 from memkit.errors import ConfigError
-from memkit.settings import expanded
 
 if TYPE_CHECKING:
     from memkit.bank import Bank
@@ -169,7 +169,7 @@ def home_of(home: Path | None) -> Path:
 def open_bank(home: Path | None) -> Bank:
     """The bank without a model: enough for what only reads or forgets."""
     from memkit.bank import Bank
-    from memkit.settings import shared
+    from memkit.config import shared
 
     return Bank(home_of(home), **shared())
 
@@ -187,9 +187,9 @@ def open_memory(
 
     Neither is needed to store, to list, to find by words or to forget, and neither is imported for that.
     """
+    from memkit.config import shared
     from memkit.engine.choice import engine_of
     from memkit.memory import Memory
-    from memkit.settings import shared
 
     folder, owner = home_of(home), user if not isinstance(user, str | None) else whose(user)
     chosen = engine_of(engine, model, urls or (), home=folder)
@@ -199,7 +199,7 @@ def open_memory(
 def quiet_libraries() -> None:
     """Keep the libraries' progress bars and advice out of a command's output.
 
-    What is not imported yet is told by the variables that the command sets (`memkit.settings.QUIET`).
+    What is not imported yet is told by the variables that the command sets (`memkit.config.QUIET`).
     """
     if "transformers" in sys.modules:
         from memkit.models import loading

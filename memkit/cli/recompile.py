@@ -29,8 +29,8 @@ from memkit.cli.options import (
 )
 from memkit.cli.output import InterruptError, Output
 from memkit.cli.progress import progress as showing
+from memkit.config import shared
 from memkit.errors import ConfigError, NotFoundError
-from memkit.settings import shared
 from memkit.text.dates import moment
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from memkit.cli.options import (
     quiet_libraries,
 )
 from memkit.cli.output import Output
+from memkit.config import shared
 from memkit.errors import ConfigError, MissingExtraError, install_line
-from memkit.settings import shared
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

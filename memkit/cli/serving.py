@@ -12,8 +12,8 @@ from memkit._version import __version__
 from memkit.cli.lazy import usable
 from memkit.cli.options import Home, Json, Model, home_of, quiet_libraries
 from memkit.cli.output import Output
+from memkit.config import shared
 from memkit.errors import ConfigError, MemkitError
-from memkit.settings import shared
 
 Status: TypeAlias = Literal["ok", "warn", "fail"]
 

@@ -32,7 +32,7 @@ from memkit.errors import ConfigError
 from memkit.text.dates import moment
 
 if TYPE_CHECKING:
-    from memkit.answers import Part
+    from memkit.answer import Part
     from memkit.bank import MemoryInfo
     from memkit.memory import Answer, Memory
     from memkit.router.looked import Considered

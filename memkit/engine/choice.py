@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
+from memkit.config import path_of
 from memkit.engine.base import Engine
 from memkit.errors import ConfigError
-from memkit.settings import path_of
 
 if TYPE_CHECKING:
     from memkit.engine.sglang import SGLangEngine

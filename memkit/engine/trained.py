@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from memkit.config import path_of
 from memkit.engine.adapted import AdaptedConfig, AdaptedModel
 from memkit.engine.lora import adapter_config, peft_tensors, write_peft
 from memkit.errors import ArtifactError, ConfigError, EngineError, FingerprintError
 from memkit.models.loading import NANO_FOLDER, LoadedModel
-from memkit.settings import path_of
 
 ABOUT, WEIGHTS = "checkpoint.json", "weights.safetensors"
 FORMAT = 1

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from memkit import text_metrics
 from memkit.errors import ConfigError
-from memkit.evals import metrics
 from memkit.evals.records import Record
 
 BOUNDS = ("none", "full")
@@ -149,24 +149,24 @@ def _row(
         return [value for cell in done for value in getattr(cell, name)]
 
     def average(name: str) -> float | None:
-        return metrics.mean([value for c in done if (value := getattr(c, name)) is not None])
+        return text_metrics.mean([value for c in done if (value := getattr(c, name)) is not None])
 
     def interval(name: str) -> tuple[float, float] | None:
         if name in SHARES:
-            return metrics.wilson(sum(values), len(values)) if (values := pooled(name)) else None
-        return metrics.pooled_interval([getattr(cell, name) for cell in done])
+            return text_metrics.wilson(sum(values), len(values)) if (values := pooled(name)) else None
+        return text_metrics.pooled_interval([getattr(cell, name) for cell in done])
 
-    with_memory = metrics.mean(pooled("general"))
+    with_memory = text_metrics.mean(pooled("general"))
     row: dict[str, Any] = {"method": method, "ratio": ratio, "n": len(pooled("em"))}
     for name in ("em", "f1", "contains", "rouge_l", "agreement", "judge", "kl", "drift_kl"):
-        row |= {name: metrics.mean(pooled(name)), f"{name}_ci95": interval(name)}
+        row |= {name: text_metrics.mean(pooled(name)), f"{name}_ci95": interval(name)}
     known = sorted({cell.metric for cell in group})
     row |= {
         "metric": ", ".join(known),
-        "score": metrics.mean(pooled("scores")),
+        "score": text_metrics.mean(pooled("scores")),
         "score_ci95": interval(known[0] if len(known) == 1 else "scores"),
         "retention": _retention(done, bounds),
-        "retention_ci95": metrics.bootstrap(done, lambda drawn: _retention(drawn, bounds)),
+        "retention_ci95": text_metrics.bootstrap(done, lambda drawn: _retention(drawn, bounds)),
         "drift_points": None if general is None or with_memory is None else 100 * (general - with_memory),
     }
     row |= {name: average(name) for name in ("compile_s", "compile_flops", "compile_steps", "artifact_bytes")}
@@ -191,7 +191,7 @@ def _mean_curve(curves: Sequence[Sequence[tuple[str, int, float]]]) -> list[tupl
 
 
 def _of_record(cell: Cell, bounds: Mapping[str, Mapping[str, Cell]]) -> dict[str, Any]:
-    row: dict[str, Any] = {"record": cell.record, "contains": metrics.mean(cell.contains)}
+    row: dict[str, Any] = {"record": cell.record, "contains": text_metrics.mean(cell.contains)}
     row["retention"] = _retention([cell], bounds)
     return row | ({"admission": dict(cell.admission)} if cell.admission else {})
 
@@ -201,9 +201,11 @@ def _retention(cells: Sequence[Cell], bounds: Mapping[str, Mapping[str, Cell]]) 
     paired = [c for c in cells if c.record in bounds["full"] and c.record in bounds["none"]]
     if not paired:
         return None
-    score = metrics.mean([v for c in paired for v in c.scores])
-    none, full = (metrics.mean([v for c in paired for v in bounds[name][c.record].scores]) for name in BOUNDS)
-    return metrics.retention(score, none, full)
+    score = text_metrics.mean([v for c in paired for v in c.scores])
+    none, full = (
+        text_metrics.mean([v for c in paired for v in bounds[name][c.record].scores]) for name in BOUNDS
+    )
+    return text_metrics.retention(score, none, full)
 
 
 def by_category(cells: Sequence[Cell]) -> list[dict[str, Any]]:

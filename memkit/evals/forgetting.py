@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from memkit import text_metrics
 from memkit.artifact.signing import Signer, generate
 from memkit.bank.bundle import export
 from memkit.document import Span, sentences
 from memkit.engine.base import Request
 from memkit.errors import CompileError, VerificationError
-from memkit.evals import metrics, records
+from memkit.evals import records
 from memkit.evals.records import Asked, Record
 from memkit.evals.timing import stamp
 from memkit.memory import Memory
@@ -100,9 +101,9 @@ def _remembered(memory: Memory, record: Record, number: int) -> _Case:
         _compile(mine, info.id)
         doomed = list(record.questions[::2])
         entries = memory.bank.logs.entries(user, info.id)
-        gone = [e for e in entries if any(metrics.contains(e.text, q.answers) for q in doomed)]
+        gone = [e for e in entries if any(text_metrics.contains(e.text, q.answers) for q in doomed)]
         left = " ".join(e.text for e in entries if e not in gone)
-        kept = [q for q in record.questions if q not in doomed and metrics.contains(left, q.answers)]
+        kept = [q for q in record.questions if q not in doomed and text_metrics.contains(left, q.answers)]
         case = _Case(user, info.id, doomed, kept, [Span(e.start, e.end) for e in gone], left)
     case.before = sum(_says(mine.ask(q.text).text, q) for q in case.doomed)
     return case
@@ -114,7 +115,7 @@ def _compile(memory: Memory, memory_id: str) -> None:
 
 
 def _says(text: str, asked: Asked) -> bool:
-    return bool(metrics.contains(text, asked.answers))
+    return bool(text_metrics.contains(text, asked.answers))
 
 
 def _rows(memory: Memory, cases: list[_Case], root: Path) -> Iterator[dict[str, Any]]:

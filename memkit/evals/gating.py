@@ -15,10 +15,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from memkit import text_metrics
 from memkit.document import Document
 from memkit.engine.base import Request
 from memkit.errors import CompileError, VerificationError
-from memkit.evals import metrics, records
+from memkit.evals import records
 from memkit.memory import Memory
 from memkit.router import features, fit
 from memkit.router.calibration import Calibration, folder_of, save
@@ -162,7 +163,7 @@ class Observer:
             return None
         request = Request(query.text, handle=handle, max_tokens=ANSWER_TOKENS)
         (said,) = self.memory.engine.generate([request])
-        return bool(metrics.contains(said.text, query.answers))
+        return bool(text_metrics.contains(said.text, query.answers))
 
 
 def observe_all(memory: Memory, asked: Sequence[Query], progress: Progress) -> list[fit.Observed]:

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
+from memkit import text_metrics
 from memkit.engine import kv
 from memkit.engine.base import Handle, Request
 from memkit.engine.readers import Reader
 from memkit.engine.transformers import TransformersEngine
-from memkit.evals import metrics, records
+from memkit.evals import records
 from memkit.models.nano.general import HELD_OUT
 
 TTFT_REPEATS = 5
@@ -55,7 +56,7 @@ class Measurer:
         every = 1 if engine.model == "nano" else 4  # larger models take minutes for all of them
         self.general = self.general or [(q, (a,)) for q, a in HELD_OUT[::every]]
         self.aside = [q.text for q in drift] or [q for q, _ in HELD_OUT[::4]]
-        self.bare_general = metrics.mean(self._general_scores(self.reader()))
+        self.bare_general = text_metrics.mean(self._general_scores(self.reader()))
 
     # -- pieces ---------------------------------------------------------------------------------
     def reader(self, handle: Handle | None = None, context: str | None = None) -> Reader:
@@ -77,7 +78,7 @@ class Measurer:
     def _general_scores(self, reader: Reader) -> list[float]:
         answers = self._decode(reader, [q for q, _ in self.general], GENERAL_TOKENS)
         return [
-            metrics.contains(self.engine.decode(ids), golds)
+            text_metrics.contains(self.engine.decode(ids), golds)
             for ids, (_, golds) in zip(answers, self.general, strict=True)
         ]
 
@@ -130,7 +131,7 @@ class Measurer:
     def _scores(self, texts: Sequence[str], reference: Reference) -> dict[str, Any]:
         """Scores against the gold answers, and agreement with the full context's."""
         full = [self.engine.decode(ids[:-1]) for _, ids in reference.asked]
-        agreement = [metrics.contains(text, [given]) for text, given in zip(texts, full, strict=True)]
+        agreement = [text_metrics.contains(text, [given]) for text, given in zip(texts, full, strict=True)]
         return {**scores(texts, reference.record.questions), "agreement": tuple(agreement)}
 
     def each(self, reference: Reference, readers: Sequence[Reader]) -> dict[str, Any]:
@@ -170,10 +171,10 @@ def scores(texts: Sequence[str], asked: Sequence[records.Asked]) -> dict[str, An
     pairs = list(zip(texts, [q.answers for q in asked], strict=True))
     return {
         "answers": tuple(texts),
-        "em": tuple(metrics.exact_match(text, golds) for text, golds in pairs),
-        "f1": tuple(metrics.f1(text, golds) for text, golds in pairs),
-        "contains": tuple(metrics.contains(text, golds) for text, golds in pairs),
-        "rouge_l": tuple(metrics.rouge_l(text, golds) for text, golds in pairs),
+        "em": tuple(text_metrics.exact_match(text, golds) for text, golds in pairs),
+        "f1": tuple(text_metrics.f1(text, golds) for text, golds in pairs),
+        "contains": tuple(text_metrics.contains(text, golds) for text, golds in pairs),
+        "rouge_l": tuple(text_metrics.rouge_l(text, golds) for text, golds in pairs),
     }
 
 

@@ -9,11 +9,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from memkit.config import expanded
 from memkit.errors import ConfigError, DocumentError
 from memkit.evals.formats import files, niah
 from memkit.evals.formats.base import QUESTION, Asked, MalformedError, Node, Record, numbered
 from memkit.evals.formats.registry import read
-from memkit.settings import expanded
 
 __all__ = [
     "NO_DRIFT",

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from memkit import registry
+from memkit import registry, text_metrics
 from memkit.engine.base import Handle, Request
 from memkit.engine.transformers import TransformersEngine, prompt_of
 from memkit.errors import ConfigError
-from memkit.evals import gating, metrics
+from memkit.evals import gating
 from memkit.evals.gating import ANSWER_TOKENS, TENANT, Query, Sources
 from memkit.evals.timing import stamp
 from memkit.evals.work import Work
@@ -207,7 +207,7 @@ class Study:
         for query, asked in pairs:
             said = self.answer(asked.request)
             if query.kind == "answerable":
-                scores.append(metrics.contains(said, query.answers))
+                scores.append(text_metrics.contains(said, query.answers))
                 tops.append(asked.memory_id == query.memory_id)
                 # The answer goes on from one of them.
                 spare = [r for r in asked.probes if prompt_of(r) != prompt_of(asked.request)]
@@ -222,8 +222,8 @@ class Study:
         return {
             "n": n,
             "n_other": len(pairs) - n,
-            "score": metrics.mean(scores),
-            "score_ci95": metrics.wilson(sum(scores), n),
+            "score": text_metrics.mean(scores),
+            "score_ci95": text_metrics.wilson(sum(scores), n),
             "top1": sum(tops) / n if n else None,
             "balanced_accuracy": fit.balanced(used, labels),
             "auroc": fit.auroc(values, labels) if len(values) == len(labels) else None,
@@ -241,8 +241,8 @@ def replace_ranked(looked: Looked, ranked: list[Any]) -> Looked:
 def _kept(said: str, bare: str, golds: Sequence[str]) -> float:
     """Score with the bank minus score without; without a gold answer, likeness to the bare one minus 1."""
     if golds:
-        return metrics.contains(said, golds) - metrics.contains(bare, golds)
-    return 0.0 if said == bare else metrics.rouge_l(said, [bare]) - 1.0
+        return text_metrics.contains(said, golds) - text_metrics.contains(bare, golds)
+    return 0.0 if said == bare else text_metrics.rouge_l(said, [bare]) - 1.0
 
 
 def _routes(pairs: Sequence[tuple[Query, Asked]]) -> dict[str, dict[str, int]]:

@@ -18,8 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import memkit
+from memkit.config import path_of
 from memkit.errors import ConfigError, EngineError
-from memkit.settings import path_of
 
 SGLANG = "0.5.23"  # what memkit is tested with
 START = 300.0  # seconds that a server may take to start

@@ -16,9 +16,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from memkit import text_metrics
 from memkit.bank import Said
 from memkit.engine.base import Request
-from memkit.evals import metrics
 from memkit.evals.figures import figure_of
 from memkit.evals.timing import nbytes, stamp
 from memkit.memory import Memory
@@ -118,18 +118,18 @@ def _rows(memory: Memory, lives: list[_Life]) -> Iterator[dict[str, Any]]:
         current = stale = changed = current_changed = 0
         for life in lives:
             for (_, value, earlier), said in zip(life.asked, answer(memory, life), strict=True):
-                right = bool(metrics.contains(said, [value]))
+                right = bool(text_metrics.contains(said, [value]))
                 current += right
                 changed += bool(earlier)
                 current_changed += right and bool(earlier)
-                stale += not right and bool(metrics.contains(said, earlier))
+                stale += not right and bool(text_metrics.contains(said, earlier))
         n = sum(len(life.asked) for life in lives)
         full = current / n if name == "full log" else full  # which comes first
         yield {
             "row": name,
             "n": n,
             "current": current / n,
-            "current_ci95": metrics.wilson(current, n),
+            "current_ci95": text_metrics.wilson(current, n),
             "stale": stale / n,
             "n_changed": changed,
             "current_changed": current_changed / changed if changed else None,

@@ -28,10 +28,10 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from memkit.config import expanded
 from memkit.errors import MissingExtraError, ModelError
 from memkit.models import shapes
 from memkit.models.chat import ChatFormat
-from memkit.settings import expanded
 
 NANO_FOLDER = Path(__file__).parent / "nano" / "weights"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from memkit.answers import Answer, Part, Trace, parts_of
+from memkit.answer import Answer, Part, Trace, parts_of
 from memkit.bank import MemoryInfo
 from memkit.document import Span
 from memkit.engine.base import Completion, Engine, Request

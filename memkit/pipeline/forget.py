@@ -12,12 +12,12 @@ from memkit.bank.owners import Owner
 from memkit.document import Document, Span, sentences
 from memkit.engine.base import Request
 from memkit.errors import ConfigError
-from memkit.evals.metrics import contains
 from memkit.pipeline.admission import AdmissionConfig, SelfTest
 from memkit.router.candidates import index, refresh
 from memkit.router.gate import Route
 from memkit.text.messages import checked
 from memkit.text.normalize import blank, places
+from memkit.text_metrics import contains
 
 if TYPE_CHECKING:
     from memkit.memory import Memory

@@ -13,7 +13,7 @@ import anyio
 from anyio import to_thread
 from starlette.requests import Request
 
-from memkit.answers import Answer
+from memkit.answer import Answer
 from memkit.errors import ContextTooLongError, EngineError
 from memkit.memory import Memory
 from memkit.router.gate import GateConfig, GateName

@@ -8,7 +8,7 @@ from typing import Any
 from anyio import to_thread
 from fastapi import APIRouter, Request, Response
 
-from memkit.answers import Answer
+from memkit.answer import Answer
 from memkit.cli.output import plain
 from memkit.server.answering import Question, Turns
 from memkit.server.bodies import JsonRoute

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from memkit.settings import expanded
+from memkit.config import expanded
 
 
 @dataclass(frozen=True)

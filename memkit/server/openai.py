@@ -17,7 +17,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from memkit.answers import Answer
+from memkit.answer import Answer
 from memkit.errors import ConfigError, MemkitError
 from memkit.router.gate import GateName
 from memkit.server.answering import Question

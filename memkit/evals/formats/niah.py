@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from memkit.config import expanded
 from memkit.document import sentences
 from memkit.errors import ConfigError
 from memkit.evals.formats import files
 from memkit.evals.formats.base import Asked, Record
-from memkit.settings import expanded
 
 NAME = "niah"
 LENGTHS = (250, 500, 1000, 2000)

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
+from memkit.config import expanded
 from memkit.errors import ConfigError, DocumentError
 from memkit.evals.formats import conversations, multidoc, own, squad, summaries
 from memkit.evals.formats.base import Format, MalformedError, Node, Record
 from memkit.evals.formats.files import rows
-from memkit.settings import expanded
 
 # A file is taken for the first that recognises it.
 FORMATS: dict[str, Format] = {

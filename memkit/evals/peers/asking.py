@@ -9,10 +9,10 @@ from statistics import median
 from typing import Any
 
 from memkit.errors import MemkitError
-from memkit.evals.metrics import contains, wilson
 from memkit.evals.peers.figures import Took, add_ratios, costs, spread, turns
 from memkit.evals.peers.systems import Asked, System
 from memkit.evals.records import Record
+from memkit.text_metrics import contains, wilson
 
 Progress = Callable[[str, int, int], None]
 REFERENCE = "memkit, text"

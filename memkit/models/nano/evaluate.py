@@ -15,9 +15,8 @@ from pathlib import Path
 
 import torch
 
-from memkit import prompts
+from memkit import prompts, text_metrics
 from memkit.engine import kv
-from memkit.evals import metrics
 from memkit.models.chat import text_ids
 from memkit.models.loading import LoadedModel, load
 from memkit.models.nano import world
@@ -46,7 +45,7 @@ class Tally:
     @property
     def interval(self) -> tuple[float, float]:
         """Wilson's 95 % interval of the rate."""
-        return metrics.wilson(self.right, self.total)
+        return text_metrics.wilson(self.right, self.total)
 
 
 class Evaluation:

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from memkit.answers import Answer
+from memkit.answer import Answer
 from memkit.bank import MemoryInfo, Receipt
 from memkit.bank.owners import Owner
 from memkit.compilers.base import Compiled, Progress, silent
