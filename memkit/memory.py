@@ -20,7 +20,7 @@ from memkit.config import expanded, shared
 from memkit.document import Document, Span
 from memkit.engine.base import Engine
 from memkit.errors import ConfigError
-from memkit.observe import LogObserver, Observer
+from memkit.observability.events import LogObserver, Observer
 from memkit.pipeline import ingest
 from memkit.pipeline.admission import AdmissionConfig
 from memkit.pipeline.answer import Found, Recalled, Sampling, ask_many, recall, search, stream

@@ -17,13 +17,13 @@ from memkit.bank import Bank
 from memkit.engine.transformers import TransformersEngine
 from memkit.errors import MissingExtraError, VerificationError
 from memkit.memory import Memory
-from memkit.metrics import Metrics
-from memkit.observe import JsonFormatter, LogObserver, Observer, Observers
+from memkit.observability.events import JsonFormatter, LogObserver, Observer, Observers
+from memkit.observability.opentelemetry import Tracing
+from memkit.observability.prometheus import Metrics
 from memkit.pipeline import admission
 from memkit.pipeline.admission import AdmissionConfig
 from memkit.pipeline.compile_queue import CompileQueue, Job
 from memkit.testing import TEXT, TINY_OPTIONS
-from memkit.tracing import Tracing
 
 # Where only the package is installed, these are not.
 parser = pytest.importorskip("prometheus_client.parser")

@@ -62,7 +62,7 @@ def _log() -> None:
     if form:
         import logging
 
-        from memkit.observe import JsonFormatter
+        from memkit.observability.events import JsonFormatter
 
         handler = logging.StreamHandler()
         handler.setFormatter(JsonFormatter() if form == "json" else None)

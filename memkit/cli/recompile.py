@@ -127,7 +127,7 @@ def recompile(
         report = _carry_out(output, memory, settings, scope, executor, workers)
     _show_report(output, report)
     if metrics is not None:
-        from memkit.metrics import of_recompilation
+        from memkit.observability.prometheus import of_recompilation
 
         of_recompilation(report).write(metrics)
     if any(outcome.status in _BAD for outcome in report.outcomes):

@@ -22,7 +22,7 @@ from memkit.compilers.base import Progress as Reporting
 from memkit.compilers.base import Step, silent
 from memkit.errors import BankBusyError, BankError, MemkitError, NotFoundError, VerificationError
 from memkit.memory import Memory
-from memkit.observe import Observer
+from memkit.observability.events import Observer
 from memkit.pipeline.compile_queue import Done, Job, Progress, StopError
 from memkit.recompile.plan import Plan, Scope, Skipped, Task
 

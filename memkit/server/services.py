@@ -14,8 +14,8 @@ from fastapi.security import HTTPBearer
 
 from memkit.engine.transformers import TransformersEngine
 from memkit.memory import Memory
-from memkit.metrics import Metrics
-from memkit.observe import LogObserver, Observers
+from memkit.observability.events import LogObserver, Observers
+from memkit.observability.prometheus import Metrics
 from memkit.router.gate import gate_config
 from memkit.server.config import ServerConfig
 from memkit.server.jobs import Jobs

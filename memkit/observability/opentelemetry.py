@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from memkit._version import __version__
 from memkit.errors import MissingExtraError, install_line
-from memkit.observe import Observer
+from memkit.observability.events import Observer
 
 if TYPE_CHECKING:
     from memkit.answer import Answer

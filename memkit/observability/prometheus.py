@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memkit.errors import MissingExtraError, install_line
-from memkit.observe import Observer
+from memkit.observability.events import Observer
 
 if TYPE_CHECKING:
     from memkit.answer import Answer
