@@ -9,7 +9,7 @@ from pathlib import Path
 import memkit
 from memkit.artifact.format import Artifact
 from memkit.engine.base import Request
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 
 DOCUMENT = "Simsem lives in Lasces. Her horse is called Shopux. Vekek works at Palhus."
 

@@ -34,7 +34,7 @@ from memkit.text.messages import Message, Turns, When
 from memkit.validation import check_arguments
 
 if TYPE_CHECKING:  # they bring torch, which only compiling and answering need
-    from memkit.engine.transformers import TransformersEngine
+    from memkit.engine.transformers.engine import TransformersEngine
     from memkit.models.loading import LoadedModel
     from memkit.pipeline.verify import Verified
     from memkit.recompile.advice import AdvisorConfig
@@ -143,7 +143,7 @@ class Memory:
         if self._root is not None:
             return self._root.local
         if self._local is None:
-            from memkit.engine.transformers import TransformersEngine
+            from memkit.engine.transformers.engine import TransformersEngine
 
             self._local = TransformersEngine(self._model)
         return self._local
@@ -384,7 +384,7 @@ def _local(engine: Engine | None) -> TransformersEngine | None:
     """The engine, if it is one of this process, which also compiles."""
     if engine is None:
         return None
-    from memkit.engine.transformers import TransformersEngine
+    from memkit.engine.transformers.engine import TransformersEngine
 
     return engine if isinstance(engine, TransformersEngine) else None
 

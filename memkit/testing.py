@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from memkit.engine import kv
-from memkit.engine.trained import Trained
+from memkit.engine.transformers import kv_cache
+from memkit.engine.transformers.decoder_checkpoint import Trained
 from memkit.models.loading import LoadedModel
 from memkit.models.nano.tokenizer import train_tokenizer
 
@@ -64,9 +64,9 @@ def build_tiny_compressor(base: LoadedModel, store: Path, stage: str = "sft", **
     )
 
 
-def query_logits(base: LoadedModel, prefix: kv.KV, question: str = "Where does Mira live?") -> Tensor:
+def query_logits(base: LoadedModel, prefix: kv_cache.KV, question: str = "Where does Mira live?") -> Tensor:
     """Logits ``[1, vocabulary]`` of the first answer token after ``prefix`` and a question."""
     query = base.chat.query(base.tokenizer, question, True)
-    batch = kv.AnswerBatch.of([(query, [base.chat.end])], prefix.tokens, base.model.device)
+    batch = kv_cache.AnswerBatch.of([(query, [base.chat.end])], prefix.tokens, base.model.device)
     with torch.no_grad():
-        return kv.answer_logits(base.model, prefix, batch)
+        return kv_cache.answer_logits(base.model, prefix, batch)

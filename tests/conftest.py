@@ -17,7 +17,7 @@ from memkit.artifact.format import Artifact, Manifest
 from memkit.bank import Bank, MemoryInfo
 from memkit.cli import main
 from memkit.document import Document, Span
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError
 from memkit.models.loading import LoadedModel, load
 from memkit.serving.flags import ServerFlags

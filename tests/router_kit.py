@@ -9,7 +9,7 @@ from typing import Any
 from memkit.artifact.format import Artifact, Manifest
 from memkit.bank import Bank, MemoryInfo
 from memkit.document import Document
-from memkit.engine.attachments import Attachments
+from memkit.engine.artifact_cache import Attachments
 from memkit.engine.base import Completion, Engine, Handle, Request, Score
 from memkit.router import features
 from memkit.router.calibration import Calibration, Thresholds

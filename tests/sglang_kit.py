@@ -14,8 +14,8 @@ from memkit.artifact.format import Artifact, Manifest
 from memkit.compilers.lcc.compiler import LCC
 from memkit.compilers.lora.compiler import LoRA
 from memkit.document import Document
-from memkit.engine.sglang import SGLangEngine
-from memkit.engine.sglang_workers import SGLangConfig
+from memkit.engine.sglang.engine import SGLangEngine
+from memkit.engine.sglang.workers import SGLangConfig
 from memkit.evals.sglang_server import Server, servers
 from memkit.models.loading import LoadedModel
 from memkit.serving.config import ServingConfig

@@ -18,10 +18,10 @@ from memkit.artifact.format import Artifact, Manifest
 from memkit.compilers.lcc.compiler import LCC
 from memkit.compilers.lora.compiler import LoRA, LoRAConfig, export_peft
 from memkit.document import Document
-from memkit.engine import reading
 from memkit.engine.base import Handle, Request
-from memkit.engine.lora import targeted
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers import probe
+from memkit.engine.transformers.engine import TransformersEngine
+from memkit.engine.transformers.lora import targeted
 from memkit.errors import ArtifactError, EngineError
 from memkit.models.loading import LoadedModel, load
 from memkit.testing import TEXT, TINY
@@ -235,13 +235,13 @@ def test_scores_hold_the_state_that_the_first_token_comes_from(
     requests = [Request(q, handle=which) for which in (None, handle) for q in QUESTIONS]
     alone = [engine.score([request])[0] for request in requests]
     passes = list[int]()
-    whole = reading.read
+    whole = probe.read
 
-    def counted(model: Any, prefixes: Any, queries: Any) -> list[reading.Read]:
+    def counted(model: Any, prefixes: Any, queries: Any) -> list[probe.Read]:
         passes.append(len(queries))
         return whole(model, prefixes, queries)
 
-    monkeypatch.setattr("memkit.engine.transformers.read", counted)
+    monkeypatch.setattr("memkit.engine.transformers.engine.read", counted)
     scores = engine.score(requests)
     assert passes == [3, 3]  # an adapter is a model of its own; what one model reads, it reads at once
     for score, single, request in zip(scores, alone, requests, strict=True):

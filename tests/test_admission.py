@@ -13,7 +13,7 @@ from memkit.artifact.format import Artifact
 from memkit.compilers.lcc.compiler import LCC
 from memkit.document import Document
 from memkit.engine.base import Handle, Request
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import CompileError, ConfigError, VerificationError
 from memkit.evals import calibrate
 from memkit.memory import Memory
@@ -101,10 +101,10 @@ def test_questions_of_the_held_out_kind_are_not_trained_on(engine: TransformersE
     from memkit.compilers.distillation.teacher import Teacher
     from memkit.compilers.lcc.compiler import collect
     from memkit.compilers.lcc.config import LCCConfig
-    from memkit.engine import kv
+    from memkit.engine.transformers import kv_cache
 
     base = engine.base
-    header = kv.prefill(base.model, list(base.chat.header))
+    header = kv_cache.prefill(base.model, list(base.chat.header))
     teacher = Teacher(base, engine.encode(TEXT), header)
     objective = collect(LCCConfig(self_study=48, agnostic=0), teacher, FlopMeter(base.model))
     (study,) = (p for p in objective.parts if p.pairs[0][0].kind == "self_study")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from memkit.async_memory import AsyncMemory
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.memory import Memory
 from memkit.testing import TEXT, TINY_OPTIONS
 

@@ -11,7 +11,7 @@ import pytest
 
 from memkit.answer import Answer
 from memkit.async_memory import AsyncMemory, stepped
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError
 from memkit.memory import Memory
 from memkit.testing import TEXT, TINY_OPTIONS

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from memkit.artifact.format import Artifact
-from memkit.engine.attachments import Attachments
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.artifact_cache import Attachments
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.memory import Memory
 from memkit.models.loading import LoadedModel
 from memkit.pipeline.admission import AdmissionConfig

@@ -24,7 +24,7 @@ from memkit.bank.owners import Owner
 from memkit.bank.tables import metadata
 from memkit.bank.types import tenant_key
 from memkit.document import Document, Span
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import (
     BankBusyError,
     BankError,

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("fastapi")
 
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError, EngineError
 from memkit.evals.bench_peers import PeersConfig, bench, load_note
 from memkit.evals.peers import asking, stores

@@ -18,9 +18,9 @@ from memkit.compilers.base import Compiled, Compiler, Progress, Step, configure,
 from memkit.compilers.distillation import checkpoint
 from memkit.compilers.lcc.compiler import encode
 from memkit.document import Document
-from memkit.engine import kv
 from memkit.engine.base import Request
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers import kv_cache
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ArtifactError, CompileError, ConfigError, FingerprintError
 from memkit.memory import Memory
 from memkit.models.loading import LoadedModel
@@ -62,7 +62,7 @@ class Head:
         kept = base.tokenizer.encode(document.text, add_special_tokens=False)[: self.config.tokens]
         if len(header) + len(kept) > base.window:
             raise CompileError(f"{self.config.tokens} tokens do not fit the model; ask for fewer")
-        memory = kv.prefill(base.model, [*header, *kept]).slice(len(header))
+        memory = kv_cache.prefill(base.model, [*header, *kept]).slice(len(header))
         progress(Step("read", 1, 1, 0.0, time.perf_counter() - started))
         manifest = Manifest(
             kind="kv",

@@ -16,7 +16,7 @@ import httpx2
 
 from memkit import registry
 from memkit.compilers.distillation.flops import FlopMeter
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import CompileError
 from memkit.memory import Memory
 from memkit.models.loading import LoadedModel, load

@@ -8,8 +8,8 @@ import pytest
 from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerBase
 
 from memkit.engine.base import Request
-from memkit.engine.sglang_prompts import Prompts
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.sglang.requests import Prompts
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.models.chat import ChatFormat, text_ids
 from memkit.models.loading import LoadedModel
 

@@ -12,9 +12,9 @@ import torch
 from memkit.artifact.format import Artifact
 from memkit.compilers.lcc.compiler import LCC
 from memkit.document import Document
-from memkit.engine import kv, reading
 from memkit.engine.base import Completion, Handle, Request
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers import kv_cache, probe
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ContextTooLongError, EngineError, FingerprintError
 from memkit.models.loading import LoadedModel
 from memkit.testing import TEXT, TINY_OPTIONS
@@ -155,12 +155,12 @@ def test_memories_of_any_length_are_probed_in_one_pass(
     alone = [engine.score([request])[0] for request in requests]
     passes = list[int]()
 
-    def counted(model: Any, prefixes: Any, queries: Any) -> list[reading.Read]:
+    def counted(model: Any, prefixes: Any, queries: Any) -> list[probe.Read]:
         passes.append(len(queries))
         return whole(model, prefixes, queries)
 
-    whole = reading.read
-    monkeypatch.setattr("memkit.engine.transformers.read", counted)
+    whole = probe.read
+    monkeypatch.setattr("memkit.engine.transformers.engine.read", counted)
     for score, single in zip(engine.score(requests), alone, strict=True):
         assert score.entropy == pytest.approx(single.entropy, abs=1e-4)
         assert score.hidden == pytest.approx(single.hidden, abs=1e-4)
@@ -178,7 +178,7 @@ def test_an_answer_goes_on_from_its_probe(
         for request, expected in zip(requests, plain, strict=True):
             engine.score([replace(r, temperature=0.0) for r in requests])
             with monkeypatch.context() as patch:
-                patch.setattr(kv, "prefill", None)  # nothing is read again
+                patch.setattr(kv_cache, "prefill", None)  # nothing is read again
                 (again,) = engine.generate([request])
             assert (again.text, again.prompt_tokens) == (expected.text, expected.prompt_tokens)
 
@@ -210,7 +210,7 @@ def test_sampling_is_seeded(engine: TransformersEngine) -> None:
 
 def test_slices_and_joins_are_inverse(tiny: LoadedModel) -> None:
     ids = tiny.tokenizer.encode(TEXT, add_special_tokens=False)
-    whole = kv.prefill(tiny.model, ids)
+    whole = kv_cache.prefill(tiny.model, ids)
     again = whole.slice(0, 5).join(whole.slice(5))
     assert all(torch.equal(a, b) for a, b in zip(whole.keys, again.keys, strict=True))
 

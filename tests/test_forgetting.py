@@ -11,7 +11,7 @@ import pytest
 
 from memkit.bank import Bank, Policy, Said
 from memkit.document import Document, Span
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError, NotFoundError, QuotaError
 from memkit.memory import Memory
 from memkit.pipeline.admission import AdmissionConfig

@@ -12,7 +12,7 @@ import pytest
 from memkit.bank import Bank, Policy, Said
 from memkit.bank.owners import Owner
 from memkit.document import Document, Span
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError, NotFoundError
 from memkit.memory import Memory
 from memkit.pipeline.admission import AdmissionConfig

@@ -20,9 +20,9 @@ from memkit.cli.commands import COMMANDS
 from memkit.cli.lazy import Command, Group
 from memkit.compilers.distillation.teacher_cache import default_cache
 from memkit.document import Document
-from memkit.engine.choice import secret_file
-from memkit.engine.trained import default_store
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.factory import secret_file
+from memkit.engine.transformers.decoder_checkpoint import default_store
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError, DocumentError, ModelError
 from memkit.memory import default_home
 from memkit.router.embed import embedder_of

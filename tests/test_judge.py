@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError, MemkitError
 from memkit.evals.judge import Judge, JudgeConfig
 from memkit.evals.records import Asked, Record

@@ -25,7 +25,7 @@ from langchain_tests.integration_tests import ChatModelIntegrationTests, Retriev
 from langchain_tests.unit_tests import ChatModelUnitTests
 
 from memkit.answer import Answer
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import BankBusyError, ConfigError
 from memkit.integrations.langchain import (
     ChatMemkit,

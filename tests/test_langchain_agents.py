@@ -17,7 +17,7 @@ from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
 
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.integrations.langchain import ChatMemkit, MemkitMiddleware
 from memkit.memory import Memory
 from memkit.testing import TINY_OPTIONS

@@ -25,7 +25,7 @@ from langchain_core.messages import (
 from langgraph.checkpoint.memory import InMemorySaver
 
 from memkit.bank.owners import Owner
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import BankBusyError, BankReadOnlyError, ConfigError, ModelError
 from memkit.integrations.langchain import ChatMemkit, MemkitChatMessageHistory, MemkitMiddleware
 from memkit.integrations.langchain.messages import clean, conversation

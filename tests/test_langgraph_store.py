@@ -27,7 +27,7 @@ from langgraph.store.base import (
 from langgraph.store.memory import InMemoryStore
 
 from memkit.bank.owners import Owner
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError
 from memkit.integrations.langchain import MemkitStore
 from memkit.integrations.langchain import store as store_module

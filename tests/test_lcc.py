@@ -16,9 +16,9 @@ from memkit.compilers.lcc.buffer_encoder import lora_copy
 from memkit.compilers.lcc.compiler import LCC, Run, _Segment, buffer_tokens, segments
 from memkit.compilers.lcc.config import PRESETS, LCCConfig
 from memkit.document import Document
-from memkit.engine import kv
 from memkit.engine.base import Request
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers import kv_cache
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import CompileError, ConfigError, ModelError
 from memkit.models.loading import LoadedModel, load
 from memkit.testing import TEXT, TINY_OPTIONS, query_logits
@@ -36,11 +36,11 @@ def compiled(tiny: LoadedModel) -> Artifact:
 def task_of(tiny: LoadedModel, text: str = TEXT, **changes: object) -> _Segment:
     ids = tiny.tokenizer.encode(text, add_special_tokens=False)
     config = LCCConfig(**options(**changes))  # type: ignore[arg-type]
-    teacher = Teacher(tiny, ids, kv.prefill(tiny.model, tiny.chat.header))
+    teacher = Teacher(tiny, ids, kv_cache.prefill(tiny.model, tiny.chat.header))
     return _Segment(config, teacher, buffer_tokens(len(ids), config.ratio), FlopMeter(tiny.model))
 
 
-def in_front(task: _Segment, memory: kv.KV) -> kv.KV:
+def in_front(task: _Segment, memory: kv_cache.KV) -> kv_cache.KV:
     """What stands in front of a question: the header, then the memory."""
     assert task.writer.before is not None
     return task.writer.before.join(memory)
@@ -111,14 +111,14 @@ def test_shifted_keys_are_the_keys_of_the_shifted_positions(tiny: LoadedModel) -
     tokens = torch.tensor([ids])
     caches = []
     for start in (0, 37):
-        cache = kv.KV((), ()).cache()
+        cache = kv_cache.KV((), ()).cache()
         positions = torch.arange(start, start + len(ids))[None]
         with torch.no_grad():
             tiny.model.base_model(
                 input_ids=tokens, position_ids=positions, past_key_values=cache, use_cache=True
             )
-        caches.append(kv.KV.of(cache))
-    moved = caches[1].shifted(-37, kv.inv_freq_of(tiny.model))
+        caches.append(kv_cache.KV.of(cache))
+    moved = caches[1].shifted(-37, kv_cache.inv_freq_of(tiny.model))
     for a, b in zip(caches[0].keys, moved.keys, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
@@ -201,8 +201,8 @@ def test_a_later_segment_is_read_behind_the_earlier_memories(tiny: LoadedModel) 
         inputs = torch.cat((second.writer.embedded, second.writer.buffer), 1)
         cache = before.cache()
         tiny.model.base_model(inputs_embeds=inputs, past_key_values=cache, use_cache=True)
-        kept = kv.KV.of(cache).slice(before.tokens + len(ids))
-    expected = kept.shifted(-len(ids), kv.inv_freq_of(tiny.model))  # a fresh LoRA changes nothing
+        kept = kv_cache.KV.of(cache).slice(before.tokens + len(ids))
+    expected = kept.shifted(-len(ids), kv_cache.inv_freq_of(tiny.model))  # a fresh LoRA changes nothing
     for got, want in zip((*memory.keys, *memory.values), (*expected.keys, *expected.values), strict=True):
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
 
@@ -293,7 +293,7 @@ def test_artifact_alone_gives_the_same_logits_in_a_new_process(
         "from memkit.testing import query_logits\n"
         "from memkit.artifact.format import Artifact\n"
         "from memkit.engine.base import Request\n"
-        "from memkit.engine.transformers import TransformersEngine\n"
+        "from memkit.engine.transformers.engine import TransformersEngine\n"
         f"engine = TransformersEngine({str(tiny_model_folder)!r})\n"
         f"handle = engine.attach(Artifact.open({str(file)!r}))\n"
         "logits = query_logits(engine.base, engine.prefix(Request('?', handle=handle)))\n"
@@ -323,7 +323,7 @@ def test_a_bfloat16_model_is_compiled_for_with_float32_parameters(
 
 def test_reconstruction_windows_cover_the_context_and_add_random_ones(tiny: LoadedModel) -> None:
     context = tiny.tokenizer.encode(TEXT * 3, add_special_tokens=False)
-    teacher = Teacher(tiny, context, kv.prefill(tiny.model, list(tiny.chat.header)))
+    teacher = Teacher(tiny, context, kv_cache.prefill(tiny.model, list(tiny.chat.header)))
     few, many = (teacher.reconstructions(16, count, seed=3) for count in (1, 30))
     assert [token for e in few for token in e.answer] == [*context, tiny.chat.end]
     assert many[: len(few)] == few

@@ -18,9 +18,9 @@ from memkit.compilers.distillation.losses import Together, discrepancies
 from memkit.compilers.distillation.teacher import Teacher, targets
 from memkit.compilers.lora.compiler import PRESETS, LoRA
 from memkit.document import Document
-from memkit.engine import kv
-from memkit.engine.lora import Adapters
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers import kv_cache
+from memkit.engine.transformers.engine import TransformersEngine
+from memkit.engine.transformers.lora import Adapters
 from memkit.errors import CompileError, ConfigError
 from memkit.evals import lora_bench
 from memkit.evals.run import EvalConfig, evaluate
@@ -43,7 +43,7 @@ def compiled(base: LoadedModel, text: str = TEXT, **changes: Any) -> Artifact:
 # --- the compiler ----------------------------------------------------------------------------
 def test_what_is_trained_is_the_prompt_that_the_engine_sends(tiny: LoadedModel) -> None:
     context = tiny.tokenizer.encode(TEXT, add_special_tokens=False)
-    teacher = Teacher(tiny, context, kv.prefill(tiny.model, tiny.chat.header))
+    teacher = Teacher(tiny, context, kv_cache.prefill(tiny.model, tiny.chat.header))
     examples = [*teacher.study([QUESTION], 4), *teacher.agnostic([QUESTION], 4)]
     sent = [*tiny.chat.header, *tiny.chat.query(tiny.tokenizer, QUESTION, False)]
     assert [list(example.without_context.query) for example in examples] == [sent, sent]
@@ -251,7 +251,7 @@ def test_an_evaluation_has_one_row_for_it_whatever_the_ratios(
 
 
 def test_targets_are_the_same_however_the_context_is_read(tiny: LoadedModel) -> None:
-    header = kv.prefill(tiny.model, tiny.chat.header)
+    header = kv_cache.prefill(tiny.model, tiny.chat.header)
     context = tiny.tokenizer.encode(TEXT, add_special_tokens=False)
     teacher = Teacher(tiny, context, header)
     examples = teacher.study(QUESTIONS, 6)

@@ -19,7 +19,7 @@ import anyio
 from mcp import Client, StdioServerParameters, stdio_client
 
 from memkit.bank import Bank
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.memory import Memory
 from memkit.server.jobs import Jobs
 from memkit.server.mcp import Local, create_mcp

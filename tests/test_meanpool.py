@@ -21,9 +21,9 @@ from memkit.compilers.meanpool.config import compressor_config, stage_config
 from memkit.compilers.meanpool.model import Compressor, CompressorConfig
 from memkit.compilers.meanpool.training import micro_batches
 from memkit.document import Document
-from memkit.engine import trained
 from memkit.engine.base import Request
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers import decoder_checkpoint
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ArtifactError, CompileError, ConfigError, EngineError, FingerprintError
 from memkit.models.loading import LoadedModel, load
 from memkit.testing import TEXT, build_tiny_compressor
@@ -221,7 +221,7 @@ def test_a_decoder_in_pure_lora_goes_to_peft(
             for parameter in made.decoder.parameters:
                 parameter.mul_(1.5)
     found = checkpoint.save(made, tmp_path / "c", "rl", "test", [])
-    folder = trained.export_decoder(found, tmp_path / "adapter")
+    folder = decoder_checkpoint.export_decoder(found, tmp_path / "adapter")
     theirs = peft.PeftModel.from_pretrained(load(str(tiny_model_folder)).model, str(folder))
     again = checkpoint.load(found, tiny).frozen()
     with torch.no_grad():
@@ -233,10 +233,10 @@ def test_a_decoder_in_pure_lora_goes_to_peft(
     assert not torch.allclose(ours, bare, atol=1e-3)
     other = checkpoint.save(compressor(tiny), tmp_path / "d", "sft", "test", [])
     with pytest.raises(ConfigError, match="decoder=lora"):
-        trained.export_decoder(other, tmp_path / "none")
+        decoder_checkpoint.export_decoder(other, tmp_path / "none")
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot write"):
-        trained.export_decoder(found, tmp_path / "file")
+        decoder_checkpoint.export_decoder(found, tmp_path / "file")
 
 
 def test_a_checkpoint_for_another_model_is_refused(
@@ -255,7 +255,7 @@ def test_the_newest_checkpoint_that_can_answer_is_taken(tiny: LoadedModel, check
         found = build_tiny_compressor(tiny, checkpoint_store / created, stage, chunk=4)
         folder = checkpoint_store / f"{stage}-{created}"
         about = {**found.about, "created": created}
-        trained.write(folder, about, found.tensors(), torch.bfloat16)
+        decoder_checkpoint.write(folder, about, found.tensors(), torch.bfloat16)
     chosen = checkpoint.newest(tiny, 4)
     assert (chosen.about["stage"], chosen.about["created"]) == ("sft", "2002")
     assert checkpoint.newest(tiny, None).about["config"]["chunk"] == registry.own_ratio(
@@ -271,7 +271,7 @@ def test_the_newest_checkpoint_that_can_answer_is_taken(tiny: LoadedModel, check
 
 def test_altered_checkpoints_are_refused(tiny: LoadedModel, tmp_path: Path) -> None:
     found = build_tiny_compressor(tiny, tmp_path)
-    weights = found.folder / trained.WEIGHTS
+    weights = found.folder / decoder_checkpoint.WEIGHTS
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(bytes(data))
@@ -280,11 +280,11 @@ def test_altered_checkpoints_are_refused(tiny: LoadedModel, tmp_path: Path) -> N
     weights.unlink()
     with pytest.raises(ArtifactError, match="cannot read"):
         checkpoint.load(found, tiny)
-    about = found.folder / trained.ABOUT
+    about = found.folder / decoder_checkpoint.ABOUT
     for text in ("", "[]", "{", json.dumps({**found.about, "format": 99}), json.dumps({"format": 1})):
         about.write_text(text)
         with pytest.raises(ArtifactError):
-            trained.Trained.open(found.folder)
+            decoder_checkpoint.Trained.open(found.folder)
 
 
 def test_weights_that_are_not_this_models_are_refused(tiny: LoadedModel) -> None:

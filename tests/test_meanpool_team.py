@@ -16,7 +16,7 @@ import torch
 from memkit.compilers.meanpool import checkpoint, curriculum
 from memkit.compilers.meanpool.config import StageConfig, stage_config
 from memkit.compilers.meanpool.curriculum import Plan
-from memkit.engine import trained
+from memkit.engine.transformers import decoder_checkpoint
 from memkit.errors import ConfigError
 from memkit.models.loading import LoadedModel
 
@@ -95,7 +95,7 @@ def test_two_processes_train_what_one_does(
     assert [each[:2] for each in said] == [["0", "2"], ["1", "2"]]
     assert said[0][2] == said[1][2]
     (file,) = (tmp_path / "team").glob("*/checkpoint.json")
-    together = trained.Trained.open(file.parent).tensors()
+    together = decoder_checkpoint.Trained.open(file.parent).tensors()
     for name in alone:
         torch.testing.assert_close(together[name], alone[name], rtol=2e-2, atol=1e-3, msg=name)
 

@@ -21,7 +21,7 @@ from memkit.compilers.meanpool.evaluate import quotes
 from memkit.compilers.meanpool.rewards import F1, Judged, contains, exact, extracted, reward_function
 from memkit.compilers.meanpool.rl import Rollouts
 from memkit.compilers.meanpool.training import cosine
-from memkit.engine import trained
+from memkit.engine.transformers import decoder_checkpoint
 from memkit.errors import ConfigError, MemkitError
 from memkit.evals import meanpool
 from memkit.evals.judge import Judge, JudgeConfig
@@ -138,7 +138,7 @@ def test_the_curriculum_from_end_to_end(tiny: LoadedModel, trained_store: Path) 
     assert set(steps) == {"cpt1", "cpt2", "sft", "rl"}
     history = made.checkpoint.about["history"]
     assert [entry["stage"] for entry in history] == ["cpt1", "cpt2", "sft", "rl"]
-    sft = next(c for c in trained.checkpoints(trained_store) if c.about["stage"] == "sft")
+    sft = next(c for c in decoder_checkpoint.checkpoints(trained_store) if c.about["stage"] == "sft")
     after, earlier = made.checkpoint.tensors(), sft.tensors()
     for name in earlier:  # only the decoder learned in rl
         assert torch.equal(after[name], earlier[name]), name

@@ -9,7 +9,7 @@ import pytest
 
 from memkit.bank import MemoryInfo
 from memkit.document import Document
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import (
     ArtifactError,
     CompileError,

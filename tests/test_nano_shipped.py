@@ -7,7 +7,7 @@ import json
 import pytest
 
 from memkit.engine.base import Request
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.models.loading import NANO_FOLDER
 from memkit.models.nano import card, world
 from memkit.models.nano.documents import Generator

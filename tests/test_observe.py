@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from memkit.bank import Bank
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import MissingExtraError, VerificationError
 from memkit.memory import Memory
 from memkit.observability.events import JsonFormatter, LogObserver, Observer, Observers

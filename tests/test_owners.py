@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from memkit.bank import Bank
 from memkit.bank.owners import MAX_OWNER, Owner
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError, NotFoundError
 from memkit.memory import Memory
 

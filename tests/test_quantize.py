@@ -15,7 +15,7 @@ from memkit.artifact.quantization import STORED, Stored, dequantized, quantized
 from memkit.compilers.lcc.compiler import LCC
 from memkit.document import Document
 from memkit.engine.base import Request
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ArtifactError, ConfigError
 from memkit.evals import bench_bytes
 from memkit.models.loading import LoadedModel

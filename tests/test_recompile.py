@@ -20,7 +20,7 @@ from memkit.bank import MemoryInfo, Said
 from memkit.bank import leases as leases_module
 from memkit.compilers.base import Estimate, Step
 from memkit.compilers.distillation import checkpoint
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import BankBusyError, CompileError, ConfigError, MissingExtraError, NotFoundError
 from memkit.memory import Memory
 from memkit.pipeline import admission

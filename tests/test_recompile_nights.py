@@ -13,7 +13,7 @@ import pytest
 from memkit.bank import MemoryInfo, Said
 from memkit.bank import leases as leases_module
 from memkit.compilers.base import Step
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import BankBusyError
 from memkit.memory import Memory
 from memkit.pipeline import admission, compile

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from memkit import text_metrics
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.evals.cells import Cell, by_category, table, transcript
 from memkit.evals.formats.base import Asked, Record
 from memkit.evals.report import render

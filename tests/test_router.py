@@ -23,7 +23,7 @@ from router_kit import (
 
 from memkit.bank import Bank
 from memkit.document import Document, Span
-from memkit.engine.attachments import Attachments
+from memkit.engine.artifact_cache import Attachments
 from memkit.engine.base import Handle, Request
 from memkit.errors import ConfigError
 from memkit.router import calibration, features

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from memkit.engine.base import Request
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError, DocumentError
 from memkit.evals import records
 from memkit.evals.bench_route import RouteConfig, gate, route

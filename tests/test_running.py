@@ -12,7 +12,7 @@ import pytest
 
 from memkit.bank import Said
 from memkit.document import Span
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError, DocumentError
 from memkit.memory import Memory
 from memkit.pipeline.admission import AdmissionConfig

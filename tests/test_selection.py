@@ -12,9 +12,9 @@ from memkit.compilers.lcc import attention_selection
 from memkit.compilers.lcc.attention_selection import attention, most_attended
 from memkit.compilers.lcc.compiler import LCC
 from memkit.document import Document
-from memkit.engine import kv
 from memkit.engine.base import Request
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers import kv_cache
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import CompileError, ConfigError
 from memkit.models.loading import LoadedModel
 from memkit.prompts import phrase_questions
@@ -26,7 +26,7 @@ SELECTED = {**TINY_OPTIONS, "steps": 0, "kv_init": "attention", "self_study": 0,
 @pytest.fixture
 def teacher(tiny: LoadedModel) -> Teacher:
     ids = tiny.tokenizer.encode(TEXT, add_special_tokens=False)
-    return Teacher(tiny, ids, kv.prefill(tiny.model, tiny.chat.header))
+    return Teacher(tiny, ids, kv_cache.prefill(tiny.model, tiny.chat.header))
 
 
 @pytest.fixture
@@ -63,10 +63,10 @@ def test_selected_tokens_keep_their_order_and_stand_side_by_side(
     memory = most_attended(teacher, examples, len(chosen), FlopMeter(teacher.base.model))
     values, whole = memory.values[1], teacher.prefix.values[1]
     assert torch.equal(values, whole[:, :, [start + i for i in chosen]])
-    moved = kv.KV(teacher.prefix.keys, teacher.prefix.values).shifted(
-        -7, kv.inv_freq_of(teacher.base.model)
+    moved = kv_cache.KV(teacher.prefix.keys, teacher.prefix.values).shifted(
+        -7, kv_cache.inv_freq_of(teacher.base.model)
     )  # the second one stood at 9 and stands at 1 now; the third one likewise, at 10 - 8
-    eighth = kv.turned(moved.keys[1], torch.tensor([-1]), kv.inv_freq_of(teacher.base.model))
+    eighth = kv_cache.turned(moved.keys[1], torch.tensor([-1]), kv_cache.inv_freq_of(teacher.base.model))
     torch.testing.assert_close(memory.keys[1][:, :, 1], eighth[:, :, start + 9], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(memory.keys[1][:, :, 2], eighth[:, :, start + 10], rtol=1e-4, atol=1e-5)
 

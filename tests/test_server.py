@@ -17,7 +17,7 @@ pytest.importorskip("limits")
 
 import httpx2
 
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import BankBusyError
 from memkit.memory import Memory
 from memkit.server.config import ServerConfig

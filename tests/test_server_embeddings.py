@@ -15,7 +15,7 @@ pytest.importorskip("openai")
 
 import openai
 
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.router.embed import LexicalEmbedder
 from memkit.server.config import ServerConfig
 from memkit.server.embeddings import MAX_INPUTS

@@ -17,7 +17,7 @@ import openai
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.server.config import ServerConfig
 from memkit.server.sentences import told
 from memkit.server.testing import Served, remember, served

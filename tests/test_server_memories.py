@@ -14,7 +14,7 @@ pytest.importorskip("limits")
 import httpx2
 
 from memkit.bank.owners import Owner
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.server.config import ServerConfig
 from memkit.server.testing import Served, remember, served
 from memkit.testing import TEXT, TINY_OPTIONS

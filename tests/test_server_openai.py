@@ -15,7 +15,7 @@ pytest.importorskip("openai")
 import httpx2
 import openai
 
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.server.config import ServerConfig
 from memkit.server.stops import Stopper
 from memkit.server.testing import Served, remember, served

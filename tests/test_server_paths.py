@@ -16,7 +16,7 @@ import anyio
 import httpx2
 from mcp import Client
 
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.memory import Memory
 from memkit.models.loading import LoadedModel
 from memkit.server.config import ServerConfig

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from memkit.bank.owners import Owner
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError
 from memkit.server.config import ServerConfig
 from memkit.server.people import Caller, header_text

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import NotFoundError
 from memkit.memory import Memory
 from memkit.models.loading import LoadedModel

@@ -18,8 +18,8 @@ from memkit.artifact.format import Artifact
 from memkit.bank import Bank
 from memkit.bank.artifact_store import name_of
 from memkit.document import Document
-from memkit.engine import kv
-from memkit.engine.signals import entropy_of_top
+from memkit.engine.entropy import entropy_of_top
+from memkit.engine.transformers import kv_cache
 from memkit.errors import ArtifactError, BankError, ConfigError, EngineError, FingerprintError, ModelError
 from memkit.models.loading import LoadedModel, tokenizer_digest
 from memkit.serving.adapters import Adapters
@@ -107,7 +107,7 @@ def test_a_header_is_written_once_and_read_back(
 ) -> None:
     assert prefix.ids == tiny.chat.header
     assert (prefix.fingerprint, prefix.end) == (tiny.fingerprint, tiny.chat.end)
-    read = kv.prefill(tiny.model, list(tiny.chat.header))
+    read = kv_cache.prefill(tiny.model, list(tiny.chat.header))
     assert torch.equal(prefix.keys, torch.cat(read.keys))
     path = Path(shelf.config.prefix)
     before = path.stat().st_mtime_ns

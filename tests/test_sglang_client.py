@@ -18,10 +18,10 @@ from sglang_kit import artifact_of
 from memkit._version import __version__
 from memkit.artifact.format import Artifact
 from memkit.engine.base import Completion, Request
-from memkit.engine.choice import engine_of
-from memkit.engine.sglang import SGLangEngine
-from memkit.engine.sglang_check import version_of
-from memkit.engine.sglang_workers import SGLangConfig, urls_of
+from memkit.engine.factory import engine_of
+from memkit.engine.sglang.engine import SGLangEngine
+from memkit.engine.sglang.health import version_of
+from memkit.engine.sglang.workers import SGLangConfig, urls_of
 from memkit.errors import ConfigError, EngineError, FingerprintError, MissingExtraError
 from memkit.memory import Memory
 from memkit.models.loading import LoadedModel, tokenizer_digest

@@ -11,7 +11,7 @@ import sglang_kit as kit
 
 from memkit.artifact.format import Artifact
 from memkit.engine.base import Completion, Engine, Handle, Request
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ContextTooLongError, EngineError, FingerprintError
 from memkit.models.loading import LoadedModel, load
 from memkit.testing import TEXT

@@ -13,7 +13,7 @@ from sglang_kit import Served, artifact_of, serving
 
 from memkit.artifact.format import Artifact
 from memkit.engine.base import Request
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import EngineError
 from memkit.evals.sglang_server import Server
 from memkit.memory import Memory

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from langgraph.store.base import BaseStore
 from langgraph.store.memory import InMemoryStore
 
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import MemkitError
 from memkit.integrations.langchain import MemkitStore
 from memkit.integrations.langchain.filters import fits

@@ -22,7 +22,7 @@ from langgraph.store.base import PutOp, SearchOp
 from langgraph.store.memory import InMemoryStore
 
 from memkit.bank.owners import Owner
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError
 from memkit.integrations.langchain import MemkitMiddleware, MemkitStore
 from memkit.memory import Memory

@@ -14,8 +14,8 @@ from memkit.compilers.base import configure
 from memkit.compilers.lcc.compiler import LCC, couple
 from memkit.compilers.lcc.config import LCCConfig
 from memkit.document import Document
-from memkit.engine import kv
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers import kv_cache
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import CompileError, ConfigError, MissingExtraError
 from memkit.evals import presses
 from memkit.evals.bench import BenchConfig, bench
@@ -60,10 +60,12 @@ def test_variants_with_equal_options_are_compiled_once(
 def test_the_coupled_ablation_answers_with_its_lora(engine: TransformersEngine) -> None:
     config = configure(LCCConfig, {}, {**TINY_OPTIONS, "steps": 8, "kv_steps": 0, "lr": 0.05})
     student, memory = couple(Document(TEXT), engine.base, config)
-    header = kv.prefill(engine.base.model, list(engine.base.chat.header))
+    header = kv_cache.prefill(engine.base.model, list(engine.base.chat.header))
     query = engine.base.chat.query(engine.base.tokenizer, "Where does Mira live?", True)
-    batch = kv.AnswerBatch.of([(query, [5])], header.tokens + memory.tokens, engine.base.model.device)
-    coupled, frozen = (kv.answer_logits(m.model, header.join(memory), batch) for m in (student, engine.base))
+    batch = kv_cache.AnswerBatch.of([(query, [5])], header.tokens + memory.tokens, engine.base.model.device)
+    coupled, frozen = (
+        kv_cache.answer_logits(m.model, header.join(memory), batch) for m in (student, engine.base)
+    )
     assert (coupled - frozen).abs().max() > 1e-3
     with pytest.raises(CompileError, match="ablation"):
         LCC({"coupled": True}).compile(Document(TEXT), engine.base, tenant="t")
@@ -192,7 +194,7 @@ def test_a_press_that_prunes_nothing_changes_nothing(engine: TransformersEngine)
     base = engine.base
     ids = engine.encode(TEXT)
     pruned = presses.pressed(base, "expected-attention", TEXT, len(ids))
-    whole = kv.prefill(base.model, [*base.chat.header, *ids])
+    whole = kv_cache.prefill(base.model, [*base.chat.header, *ids])
     for a, b in zip((*pruned.keys, *pruned.values), (*whole.keys, *whole.values), strict=True):
         assert (a - b).abs().max() < 1e-4
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from memkit.bank import Bank
 from memkit.document import Document
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import DocumentError
 from memkit.memory import Memory
 from memkit.router.candidates import candidates, index

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from memkit.compilers.distillation.flops import FlopMeter
 from memkit.compilers.distillation.teacher import Example, Target, Teacher, kl, squared_error
 from memkit.compilers.distillation.training import cycle
-from memkit.engine import kv
+from memkit.engine.transformers import kv_cache
 
 Pair = tuple[Example, Target]
 Loss = Literal["kl", "mse"]
@@ -39,7 +39,7 @@ class Objective:
     def __init__(
         self,
         teacher: Teacher,
-        front: kv.KV | None,
+        front: kv_cache.KV | None,
         parts: Sequence[Part],
         held_out: Sequence[Pair],
         *,
@@ -57,7 +57,7 @@ class Objective:
         ]
 
     @classmethod
-    def union(cls, objectives: Sequence[Objective], front: kv.KV | None) -> Objective:
+    def union(cls, objectives: Sequence[Objective], front: kv_cache.KV | None) -> Objective:
         """All examples of several objectives, for a memory that stands behind ``front``."""
         first = objectives[0]
         kinds = dict[str, list[Part]]()
@@ -77,7 +77,7 @@ class Objective:
             [part.pairs[i] for i in next(draws)] for part, draws in zip(self.parts, self._draws, strict=True)
         ]
 
-    def step(self, memory: kv.KV) -> Tensor:
+    def step(self, memory: kv_cache.KV) -> Tensor:
         """The loss of the next draw."""
         before = self.meter.total
         total = torch.zeros((), device=self.teacher.base.model.device)
@@ -91,12 +91,12 @@ class Objective:
         for _ in range(count):
             self.draw()
 
-    def measure(self, memory: kv.KV) -> float:
+    def measure(self, memory: kv_cache.KV) -> float:
         """Mean KL in nats per answer token over the held-out examples."""
         with torch.no_grad():
             return float(self.discrepancy(memory, self.held_out, "kl"))
 
-    def discrepancy(self, memory: kv.KV, pairs: Sequence[Pair], loss: Loss) -> Tensor:
+    def discrepancy(self, memory: kv_cache.KV, pairs: Sequence[Pair], loss: Loss) -> Tensor:
         """Mean over answer tokens of KL(full context ‖ memory) in nats (LCC eq. 2 to 4), or squared error."""
         prefix = self.front.join(memory) if self.front else memory
         return discrepancies(self.reader, prefix, [pairs], loss, [self.meter])[0]
@@ -106,7 +106,7 @@ class Together:
     """Objectives of several documents as one batch, for a ``student`` with an adapter for each of them.
 
     The objectives have the same kinds of parts, without a memory in front; see
-    `memkit.engine.lora.AdaptedLinear` for how rows find their adapter.
+    `memkit.engine.transformers.lora.AdaptedLinear` for how rows find their adapter.
     """
 
     def __init__(self, objectives: Sequence[Objective]) -> None:
@@ -157,7 +157,7 @@ def split_held_out(
 
 def discrepancies(
     reader: PreTrainedModel,
-    prefix: kv.KV | None,
+    prefix: kv_cache.KV | None,
     groups: Sequence[Sequence[Pair]],
     loss: Loss,
     meters: Sequence[FlopMeter],
@@ -169,7 +169,7 @@ def discrepancies(
 
 def _by_example(
     reader: PreTrainedModel,
-    prefix: kv.KV | None,
+    prefix: kv_cache.KV | None,
     groups: Sequence[Sequence[Pair]],
     loss: Loss,
     meters: Sequence[FlopMeter],
@@ -182,7 +182,7 @@ def _by_example(
     rows = max(len(group) for group in groups)
     filled = [pair for group in groups for pair in (*group, *[group[0]] * (rows - len(group)))]
     before = prefix.tokens if prefix else 0
-    batch = kv.AnswerBatch.of([(e.query, e.answer) for e, _ in filled], before, reader.device)
+    batch = kv_cache.AnswerBatch.of([(e.query, e.answer) for e, _ in filled], before, reader.device)
     for meter in meters:
         meter.forward(batch.packed.ids.numel() // len(groups), before)
     target = Target(
@@ -190,7 +190,7 @@ def _by_example(
         torch.cat([t.logprobs for _, t in filled]),
         torch.cat([t.rest for _, t in filled]),
     )
-    logits = kv.answer_logits(reader, prefix, batch)
+    logits = kv_cache.answer_logits(reader, prefix, batch)
     tokens = (kl if loss == "kl" else squared_error)(target, logits)
     parts = tokens.split([len(e.answer) for e, _ in filled])
     return [list(parts[i * rows : i * rows + len(group)]) for i, group in enumerate(groups)]

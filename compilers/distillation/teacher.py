@@ -13,7 +13,7 @@ from torch import Tensor
 
 from memkit.compilers.distillation.teacher_cache import answered, responses
 from memkit.document import sentences
-from memkit.engine import kv
+from memkit.engine.transformers import kv_cache
 from memkit.models.loading import LoadedModel
 from memkit.prompts import REPEAT, QuestionKind, is_held_out, question_requests, request_about
 
@@ -85,11 +85,15 @@ class Teacher:
     """
 
     def __init__(
-        self, base: LoadedModel, context: Sequence[int], before: kv.KV | None, previous: Sequence[int] = ()
+        self,
+        base: LoadedModel,
+        context: Sequence[int],
+        before: kv_cache.KV | None,
+        previous: Sequence[int] = (),
     ) -> None:
         self.base, self.context = base, tuple(context)
         self.before, self.previous = before, tuple(previous)
-        self.prefix = kv.prefill(base.model, context, before)
+        self.prefix = kv_cache.prefill(base.model, context, before)
 
     @property
     def text(self) -> str:
@@ -228,14 +232,14 @@ class Teacher:
 
 @torch.no_grad()
 def targets(
-    base: LoadedModel, prefix: kv.KV | None, examples: Sequence[Example], top_k: int, batch: int = 8
+    base: LoadedModel, prefix: kv_cache.KV | None, examples: Sequence[Example], top_k: int, batch: int = 8
 ) -> list[Target]:
     """The frozen model's distributions over the examples' answers, behind ``prefix``."""
     made = list[Target]()
-    for group in kv.chunked(examples, batch):
+    for group in kv_cache.chunked(examples, batch):
         pairs = [(e.query, e.answer) for e in group]
-        answers = kv.AnswerBatch.of(pairs, prefix.tokens if prefix else 0, base.model.device)
-        logprobs = kv.answer_logits(base.model, prefix, answers).log_softmax(-1)
+        answers = kv_cache.AnswerBatch.of(pairs, prefix.tokens if prefix else 0, base.model.device)
+        logprobs = kv_cache.answer_logits(base.model, prefix, answers).log_softmax(-1)
         for part in logprobs.split([len(e.answer) for e in group]):
             made.append(_cut(part, top_k))
     return made

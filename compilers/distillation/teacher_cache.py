@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from memkit.config import path_of
-from memkit.engine import kv
+from memkit.engine.transformers import kv_cache
 from memkit.models.loading import LoadedModel
 
 BATCH = 16  # rows that are decoded together
@@ -52,14 +52,14 @@ def _key(query: str) -> str:
 
 
 def _answer(base: LoadedModel, queries: Sequence[str], max_tokens: int) -> list[tuple[int, ...]]:
-    header = kv.prefill(base.model, list(base.chat.header)) if base.chat.header else None
+    header = kv_cache.prefill(base.model, list(base.chat.header)) if base.chat.header else None
     ids = [base.chat.query(base.tokenizer, query, False) for query in queries]
     return answered(base, header, ids, max_tokens)
 
 
 def answered(
     base: LoadedModel,
-    prefix: kv.KV | None,
+    prefix: kv_cache.KV | None,
     queries: Sequence[Sequence[int]],
     max_tokens: int,
     temperature: float = 0.0,
@@ -67,8 +67,8 @@ def answered(
 ) -> list[tuple[int, ...]]:
     """The model's answers behind ``prefix``, greedy or sampled, each with its end token if that came."""
     answers, random = list[tuple[int, ...]](), torch.Generator(base.model.device).manual_seed(seed)
-    for group in kv.chunked(queries, BATCH):
-        for row in kv.decode(
+    for group in kv_cache.chunked(queries, BATCH):
+        for row in kv_cache.decode(
             base.model,
             prefix,
             group,

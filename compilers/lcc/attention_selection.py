@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from memkit.compilers.distillation.flops import FlopMeter
 from memkit.compilers.distillation.teacher import Example, Teacher
-from memkit.engine import kv
-from memkit.engine.lora import shared_copy
+from memkit.engine.transformers import kv_cache
+from memkit.engine.transformers.lora import shared_copy
 from memkit.errors import CompileError
 
 POOL = 5  # neighbouring tokens that share a score: answers are phrases
@@ -26,7 +26,7 @@ BATCH = 4  # examples read at once; attention weights of all layers are kept mea
 
 def most_attended(
     teacher: Teacher, examples: Sequence[Example], count: int, meter: FlopMeter, batch: int = BATCH
-) -> kv.KV:
+) -> kv_cache.KV:
     """The ``count`` tokens of the teacher's context that ``examples`` attend to most, by layer and head.
 
     They keep their order and stand at consecutive positions behind what is in front of the context.
@@ -35,7 +35,7 @@ def most_attended(
     if not examples:
         raise CompileError("kv_init='attention' found no question about the text: use kv_init='buffer'")
     try:
-        inv_freq = kv.inv_freq_of(teacher.base.model)
+        inv_freq = kv_cache.inv_freq_of(teacher.base.model)
     except ValueError as error:
         raise CompileError(f"nothing can be compiled for {teacher.base.name}: {error}") from error
     start = teacher.before.tokens if teacher.before else 0
@@ -47,9 +47,9 @@ def most_attended(
         chosen = ranked.topk(min(count, score.shape[1]), -1).indices.sort(-1).values[None]
         at = chosen[..., None].expand(-1, -1, -1, k.shape[-1])
         offsets = torch.arange(chosen.shape[-1], device=chosen.device) - chosen
-        keys.append(kv.turned(k[:, :, start:].gather(2, at), offsets, inv_freq))
+        keys.append(kv_cache.turned(k[:, :, start:].gather(2, at), offsets, inv_freq))
         values.append(v[:, :, start:].gather(2, at))
-    return kv.KV(tuple(keys), tuple(values))
+    return kv_cache.KV(tuple(keys), tuple(values))
 
 
 @torch.no_grad()
@@ -60,8 +60,8 @@ def attention(teacher: Teacher, examples: Sequence[Example], meter: FlopMeter, b
     prefix = teacher.prefix
     start = teacher.before.tokens if teacher.before else 0
     totals = [torch.zeros(k.shape[1], prefix.tokens - start, device=k.device) for k in prefix.keys]
-    for group in kv.chunked(examples, batch):
-        packed = kv.Packed.rows(
+    for group in kv_cache.chunked(examples, batch):
+        packed = kv_cache.Packed.rows(
             [[*e.query, *e.answer] for e in group], prefix.tokens, reader.device, left=False
         )
         meter.forward(packed.ids.numel(), prefix.tokens)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from memkit.compilers.distillation.flops import FlopMeter
-from memkit.engine import kv
-from memkit.engine.lora import shared_copy
+from memkit.engine.transformers import kv_cache
+from memkit.engine.transformers.lora import shared_copy
 from memkit.errors import CompileError
 from memkit.models.loading import LoadedModel
 
@@ -29,7 +29,7 @@ class Writer:
         self,
         base: LoadedModel,
         context: Sequence[int],
-        before: kv.KV | None,
+        before: kv_cache.KV | None,
         count: int,
         *,
         rank: int,
@@ -39,7 +39,7 @@ class Writer:
     ) -> None:
         self.model, self.before, self.count = base.model, before, count
         try:
-            self.inv_freq = kv.inv_freq_of(base.model)
+            self.inv_freq = kv_cache.inv_freq_of(base.model)
         except ValueError as error:
             raise CompileError(f"nothing can be compiled for {base.name}: {error}") from error
         self.student = lora_copy(self.model, rank, alpha, targets)
@@ -63,7 +63,7 @@ class Writer:
         chunks = self.embedded[0].tensor_split(self.count)
         return torch.stack([chunk.mean(0) for chunk in chunks])[None].clone()
 
-    def read(self, meter: FlopMeter) -> kv.KV:
+    def read(self, meter: FlopMeter) -> kv_cache.KV:
         """Read ``[context][buffer]`` with the LoRA; returns the buffer's KV, moved to follow ``before``.
 
         This is the bottleneck: nothing else of the pass survives.
@@ -71,12 +71,12 @@ class Writer:
         n, start = self.embedded.shape[1], self.before.tokens if self.before else 0
         inputs = torch.cat((self.embedded, self.buffer.to(self.embedded.dtype)), 1)
         positions = torch.arange(start, start + n + self.count, device=self.model.device)[None]
-        cache = self.before.cache() if self.before else kv.KV((), ()).cache()
+        cache = self.before.cache() if self.before else kv_cache.KV((), ()).cache()
         self.student.base_model(
             inputs_embeds=inputs, position_ids=positions, past_key_values=cache, use_cache=True
         )
         meter.forward(inputs.shape[1], start + n)
-        return kv.KV.of(cache).slice(start + n).shifted(-n, self.inv_freq)
+        return kv_cache.KV.of(cache).slice(start + n).shifted(-n, self.inv_freq)
 
 
 def lora_copy(model: nn.Module, rank: int, alpha: float, targets: Sequence[str]) -> Any:

@@ -52,7 +52,7 @@ from memkit.compilers.lcc.attention_selection import most_attended
 from memkit.compilers.lcc.buffer_encoder import Writer
 from memkit.compilers.lcc.config import LCCConfig, configured
 from memkit.document import Document
-from memkit.engine import kv
+from memkit.engine.transformers import kv_cache
 from memkit.errors import CompileError
 from memkit.models.chat import text_ids
 from memkit.models.loading import LoadedModel
@@ -152,7 +152,7 @@ def buffer_tokens(context_tokens: int, ratio: float) -> int:
     return math.ceil(context_tokens / ratio)
 
 
-def encode(manifest: Manifest, memory: kv.KV, stored: Stored = "model") -> bytes:
+def encode(manifest: Manifest, memory: kv_cache.KV, stored: Stored = "model") -> bytes:
     """An artifact with ``keys`` and ``values`` ``[layer, kv_head, token, head_dim]``."""
     both = {"keys": memory.keys, "values": memory.values}
     parts = {name: torch.cat(layers).detach().cpu() for name, layers in both.items()}
@@ -183,9 +183,9 @@ def _compile(
     pieces: Sequence[Sequence[int]],
     meter: FlopMeter,
     run: Run,
-) -> kv.KV:
+) -> kv_cache.KV:
     """The memory of all pieces, in order."""
-    before = kv.prefill(base.model, list(base.chat.header)) if base.chat.header else None
+    before = kv_cache.prefill(base.model, list(base.chat.header)) if base.chat.header else None
     header = before.tokens if before else 0
     counts = [buffer_tokens(len(piece), config.ratio) for piece in pieces]
     counts[-1:] = [count + -(header + sum(counts)) % config.multiple for count in counts[-1:]]
@@ -209,7 +209,7 @@ def _compile(
     return memory
 
 
-def couple(document: Document, base: LoadedModel, config: LCCConfig) -> tuple[LoadedModel, kv.KV]:
+def couple(document: Document, base: LoadedModel, config: LCCConfig) -> tuple[LoadedModel, kv_cache.KV]:
     """The ablation of LCC §4.5: a memory, and the model with the LoRA that must answer behind it.
 
     Raises `CompileError` for a document of more than one segment.
@@ -218,7 +218,7 @@ def couple(document: Document, base: LoadedModel, config: LCCConfig) -> tuple[Lo
     context = text_ids(base.tokenizer, document.text)
     if len(segments(base, config, len(context))) > 1:
         raise CompileError("the coupled ablation takes documents of one segment")
-    header = kv.prefill(base.model, list(base.chat.header)) if base.chat.header else None
+    header = kv_cache.prefill(base.model, list(base.chat.header)) if base.chat.header else None
     teacher = Teacher(base, context, header)
     segment = _Segment(config, teacher, buffer_tokens(len(context), config.ratio), FlopMeter(base.model))
     memory = segment.train(Run())
@@ -245,10 +245,10 @@ class _Segment:
         if config.coupled:
             self.objective.reader = self.writer.student
 
-    def read(self) -> kv.KV:
+    def read(self) -> kv_cache.KV:
         return self.writer.read(self.meter)
 
-    def train(self, run: Run, label: str = "") -> kv.KV:
+    def train(self, run: Run, label: str = "") -> kv_cache.KV:
         """LoRA phase, then direct phase; returns the artifact's KV, detached."""
         config, objective = self.config, self.objective
         if config.kv_init == "attention":
@@ -272,18 +272,20 @@ class _Segment:
         return refine(objective, memory, config, steps, f"kv{label}", run) if steps else memory
 
     @torch.no_grad()
-    def _written(self) -> kv.KV:
+    def _written(self) -> kv_cache.KV:
         return self.read()
 
 
-def refine(objective: Objective, memory: kv.KV, config: LCCConfig, steps: int, phase: str, run: Run) -> kv.KV:
+def refine(
+    objective: Objective, memory: kv_cache.KV, config: LCCConfig, steps: int, phase: str, run: Run
+) -> kv_cache.KV:
     """The direct phase: the keys and values themselves are trained, in float32."""
     free = [nn.Parameter(t.detach().float().clone()) for t in (*memory.keys, *memory.values)]
     layers, dtype = len(memory.keys), memory.keys[0].dtype
 
-    def direct() -> kv.KV:
+    def direct() -> kv_cache.KV:
         cast = [t.to(dtype) for t in free]
-        return kv.KV(tuple(cast[:layers]), tuple(cast[layers:]))
+        return kv_cache.KV(tuple(cast[:layers]), tuple(cast[layers:]))
 
     minimise(
         phase,

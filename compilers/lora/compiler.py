@@ -51,8 +51,8 @@ from memkit.compilers.distillation.teacher import Example, Teacher, targets
 from memkit.compilers.distillation.training import History, minimise_all
 from memkit.compilers.lora.config import PRESETS, LoRAConfig, configured
 from memkit.document import Document
-from memkit.engine import kv
-from memkit.engine.lora import Adapters, adapter_config, export_peft
+from memkit.engine.transformers import kv_cache
+from memkit.engine.transformers.lora import Adapters, adapter_config, export_peft
 from memkit.errors import CompileError
 from memkit.models.chat import text_ids
 from memkit.models.loading import LoadedModel
@@ -129,7 +129,7 @@ class LoRA:
             raise CompileError("the document has no tokens")
         cuts = pieces(len(context), min(config.segment_tokens, _room(base, config, len(context))))
         meter = FlopMeter(base.model)
-        header = kv.prefill(base.model, list(base.chat.header)) if base.chat.header else None
+        header = kv_cache.prefill(base.model, list(base.chat.header)) if base.chat.header else None
         objectives = list[Objective]()
         for number, cut in enumerate(cuts):
             teacher = Teacher(base, context[cut], header, context[: cut.start])

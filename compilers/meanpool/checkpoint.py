@@ -13,8 +13,8 @@ import torch
 from memkit.compilers.meanpool.config import compressor_config
 from memkit.compilers.meanpool.model import Compressor
 from memkit.compilers.meanpool.options import STAGES
-from memkit.engine import trained
-from memkit.engine.trained import Trained
+from memkit.engine.transformers import decoder_checkpoint
+from memkit.engine.transformers.decoder_checkpoint import Trained
 from memkit.errors import ArtifactError, CompileError, ConfigError
 from memkit.models.loading import LoadedModel
 
@@ -37,7 +37,7 @@ def save(
         "decoder": compressor.decoder_values,
         "history": list(history),
     }
-    return trained.write(folder, about, compressor.tensors(), STORED)
+    return decoder_checkpoint.write(folder, about, compressor.tensors(), STORED)
 
 
 def load(found: Trained, base: LoadedModel) -> Compressor:
@@ -64,7 +64,7 @@ def candidates(base: LoadedModel, chunk: int | None = None) -> list[Trained]:
     """Checkpoints for a base model (and a chunk size): those that can answer first, then the newest."""
     fitting = [
         found
-        for found in trained.checkpoints()
+        for found in decoder_checkpoint.checkpoints()
         if found.about["compiler"] == COMPILER
         and found.about["fingerprint"] == base.fingerprint
         and chunk in (None, found.about["config"].get("chunk"))

@@ -36,8 +36,8 @@ from memkit.compilers.meanpool import checkpoint
 from memkit.compilers.meanpool.model import Compressor
 from memkit.compilers.meanpool.options import Form, configured
 from memkit.document import Document
-from memkit.engine import kv, trained
-from memkit.engine.trained import Trained
+from memkit.engine.transformers import decoder_checkpoint, kv_cache
+from memkit.engine.transformers.decoder_checkpoint import Trained
 from memkit.errors import CompileError
 from memkit.models.chat import text_ids
 from memkit.models.loading import LoadedModel
@@ -103,7 +103,7 @@ class MeanPool:
 
     def _checkpoint(self, base: LoadedModel) -> Trained:
         if self.config.checkpoint:
-            return trained.by_id(self.config.checkpoint)
+            return decoder_checkpoint.by_id(self.config.checkpoint)
         ratio = self.config.ratio
         return checkpoint.newest(base, None if ratio is None else int(ratio), self.config.stage)
 
@@ -150,7 +150,7 @@ def _kv(manifest: Manifest, compressor: Compressor, made: Tensor) -> bytes:
     """An artifact with what the decoder computes of the embeddings, once for all questions."""
     front = compressor.front(compressor.base.chat.header)
     memory = compressor.wrapped(made.to(compressor.base.model.dtype))[None]
-    cache = kv.KV.of(compressor.read(memory, front))
+    cache = kv_cache.KV.of(compressor.read(memory, front))
     return encode(manifest, cache.slice(front.tokens if front else 0))
 
 

@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 from memkit.compilers.base import configure, require
 from memkit.compilers.meanpool.model import CompressorConfig
 from memkit.compilers.meanpool.options import STAGES, Stage
-from memkit.engine.adapted import AdaptedConfig
+from memkit.engine.transformers.finetune import AdaptedConfig
 from memkit.errors import ConfigError
 
 TASKS = ("reconstruction", "continuation", "summarization", "qa")

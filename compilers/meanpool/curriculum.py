@@ -32,8 +32,8 @@ from memkit.compilers.meanpool.rl import Reinforcement, Rollouts
 from memkit.compilers.meanpool.tasks import Sampler
 from memkit.compilers.meanpool.train import Run
 from memkit.compilers.meanpool.training import Stage
-from memkit.engine import trained
-from memkit.engine.trained import Trained
+from memkit.engine.transformers import decoder_checkpoint
+from memkit.engine.transformers.decoder_checkpoint import Trained
 from memkit.errors import ConfigError
 from memkit.models.loading import LoadedModel
 
@@ -52,7 +52,9 @@ class Plan:
     options: Mapping[str, Any] = field(default_factory=dict)
     model_options: Mapping[str, Any] = field(default_factory=dict)
     start: str = ""
-    out: Path | None = None  # the store; default: `memkit.engine.trained.default_store`
+    out: Path | None = (
+        None  # the store; default: `memkit.engine.transformers.decoder_checkpoint.default_store`
+    )
     evaluated: int = 24  # held-out texts at the end
 
     def __post_init__(self) -> None:
@@ -66,7 +68,7 @@ class Plan:
 
     @property
     def store(self) -> Path:
-        return self.out or trained.default_store()
+        return self.out or decoder_checkpoint.default_store()
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def _of_another_ratio(plan: Plan, base: LoadedModel) -> tuple[Compressor, Sequen
 
     A decoder that reinforcement learning gave weights of its own stays behind.
     """
-    found = trained.by_id(plan.start, plan.store)
+    found = decoder_checkpoint.by_id(plan.start, plan.store)
     if plan.model_options:
         raise ConfigError(f"{found.label} has its own options: give those of the compressor without --start")
     compressor = checkpoint.load(found, base)
@@ -138,13 +140,15 @@ def _of_another_ratio(plan: Plan, base: LoadedModel) -> tuple[Compressor, Sequen
 
 def _before(plan: Plan, base: LoadedModel, stage: StageName) -> Trained:
     if plan.start:
-        found = trained.by_id(plan.start, plan.store)
+        found = decoder_checkpoint.by_id(plan.start, plan.store)
         if found.about["stage"] != stage:
             raise ConfigError(
                 f"{plan.stage} begins after {stage}; {found.label} is not that stage's checkpoint"
             )
         return found
-    for found in sorted(trained.checkpoints(plan.store), key=lambda c: str(c.about["created"]), reverse=True):
+    for found in sorted(
+        decoder_checkpoint.checkpoints(plan.store), key=lambda c: str(c.about["created"]), reverse=True
+    ):
         same = (
             found.about["fingerprint"] == base.fingerprint and found.about["compiler"] == checkpoint.COMPILER
         )

@@ -14,8 +14,8 @@ from memkit.compilers.meanpool.datasets import Draw, Question, Text
 from memkit.compilers.meanpool.model import Compressor
 from memkit.compilers.meanpool.prompts import pools
 from memkit.compilers.meanpool.rewards import extracted
-from memkit.engine import kv
-from memkit.engine.readers import Reader
+from memkit.engine.transformers import kv_cache
+from memkit.engine.transformers.prefixes import Reader
 from memkit.models.chat import text_ids
 
 ANSWER_TOKENS = 48
@@ -40,7 +40,7 @@ class Evaluator:
     def __init__(self, compressor: Compressor) -> None:
         self.compressor, self.base = compressor, compressor.base
         header = list(self.base.chat.header)
-        self.header = kv.prefill(self.base.model, header) if header else None
+        self.header = kv_cache.prefill(self.base.model, header) if header else None
         with torch.no_grad():
             self.front = compressor.front(header)
 
@@ -49,11 +49,13 @@ class Evaluator:
         """The reader behind a text's memory."""
         dtype = self.base.model.dtype
         wrapped = self.compressor.wrapped(self.compressor.embed(ids).to(dtype))[None]
-        return Reader(self.compressor.answering, kv.KV.of(self.compressor.read(wrapped, self.front)), True)
+        return Reader(
+            self.compressor.answering, kv_cache.KV.of(self.compressor.read(wrapped, self.front)), True
+        )
 
     def full(self, ids: Sequence[int]) -> Reader:
         """The frozen base behind the whole text."""
-        return Reader(self.base.model, kv.prefill(self.base.model, ids, self.header), True)
+        return Reader(self.base.model, kv_cache.prefill(self.base.model, ids, self.header), True)
 
     def encode(self, text: str) -> list[int]:
         return text_ids(self.base.tokenizer, text)
@@ -61,8 +63,10 @@ class Evaluator:
     def decode(self, reader: Reader, questions: Sequence[str], tokens: int) -> list[tuple[str, int]]:
         """Greedy answers and their lengths in tokens."""
         queries, made = [reader.query(self.base, q) for q in questions], list[tuple[str, int]]()
-        for group in kv.chunked(queries, ROWS):
-            rows = kv.decode(reader.model, reader.prefix, group, max_tokens=tokens, end=self.base.chat.end)
+        for group in kv_cache.chunked(queries, ROWS):
+            rows = kv_cache.decode(
+                reader.model, reader.prefix, group, max_tokens=tokens, end=self.base.chat.end
+            )
             for row in rows:
                 text = str(self.base.tokenizer.decode(row.ids, skip_special_tokens=True)).strip()
                 made.append((text, len(row.ids)))

@@ -28,9 +28,9 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from memkit.compilers.meanpool.batches import Batch, Chunks
-from memkit.engine import kv
-from memkit.engine.adapted import AdaptedConfig, AdaptedModel
-from memkit.engine.trained import decoder_over, section
+from memkit.engine.transformers import kv_cache
+from memkit.engine.transformers.decoder_checkpoint import decoder_over, section
+from memkit.engine.transformers.finetune import AdaptedConfig, AdaptedModel
 from memkit.errors import ArtifactError
 from memkit.models.loading import LoadedModel
 
@@ -215,7 +215,7 @@ class Compressor(nn.Module):
 
     def embed(self, ids: Sequence[int], batch: int = 256) -> Tensor:
         """Memory embeddings ``[chunk, hidden]`` of one document, ``batch`` chunks at a time."""
-        parts = kv.chunked(list(kv.chunked(list(ids), self.config.chunk)), batch)
+        parts = kv_cache.chunked(list(kv_cache.chunked(list(ids), self.config.chunk)), batch)
         with torch.no_grad():
             made = [self.encode(Chunks.of(part, self.base.model.device)) for part in parts]
         return torch.cat(made).float()
@@ -228,7 +228,7 @@ class Compressor(nn.Module):
         start, end = (w.to(embeddings.dtype).expand(shape) for w in self.head.wrappers)
         return torch.stack((start, embeddings, end), -2).flatten(-3, -2)
 
-    def front(self, header: Sequence[int]) -> kv.KV | None:
+    def front(self, header: Sequence[int]) -> kv_cache.KV | None:
         """KV of what stands in front of a memory, as the model reads it that answers."""
         if not header:
             return None
@@ -237,9 +237,9 @@ class Compressor(nn.Module):
             ids = torch.tensor([list(header)], device=self.base.model.device)
             cache = DynamicCache()
             self.answering.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
-        return kv.KV.of(cache)
+        return kv_cache.KV.of(cache)
 
-    def read(self, memory: Tensor, front: kv.KV | None, mask: Tensor | None = None) -> Any:
+    def read(self, memory: Tensor, front: kv_cache.KV | None, mask: Tensor | None = None) -> Any:
         """The cache after the decoder has read wrapped embeddings ``[batch, position, hidden]``.
 
         ``mask`` is ``[batch, position]``; what stands behind a row's end is never attended to.

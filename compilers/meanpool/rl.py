@@ -24,7 +24,7 @@ from memkit.compilers.meanpool.distributed import Team
 from memkit.compilers.meanpool.model import Compressor
 from memkit.compilers.meanpool.rewards import Judged, RewardFunction
 from memkit.compilers.meanpool.train import Run, autocast
-from memkit.engine import kv
+from memkit.engine.transformers import kv_cache
 from memkit.errors import ConfigError
 from memkit.models.chat import text_ids
 
@@ -107,8 +107,8 @@ class Rollouts:
         count = 1 if greedy else config.rollouts
         front = self.compressor.front(self.base.chat.header)
         memory = self.compressor.wrapped(prompts[0].memory)[None].to(self.base.model.dtype)
-        prefix = kv.KV.of(self.compressor.read(memory, front))
-        decoded = kv.decode(
+        prefix = kv_cache.KV.of(self.compressor.read(memory, front))
+        decoded = kv_cache.decode(
             self.compressor.answering,
             prefix,
             [prompt.query for prompt in prompts for _ in range(count)],

@@ -188,7 +188,7 @@ def open_memory(
     Neither is needed to store, to list, to find by words or to forget, and neither is imported for that.
     """
     from memkit.config import shared
-    from memkit.engine.choice import engine_of
+    from memkit.engine.factory import engine_of
     from memkit.memory import Memory
 
     folder, owner = home_of(home), user if not isinstance(user, str | None) else whose(user)

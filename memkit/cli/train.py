@@ -89,7 +89,7 @@ def _written(finished: Finished, plot: Path | None, peft: Path | None) -> None:
         title = f"{about['model']}, stage {about['stage']}"
         plot.write_text(curves(finished.entry["curve"], title), encoding="utf-8")
     if peft is not None:
-        from memkit.engine.trained import export_decoder
+        from memkit.engine.transformers.decoder_checkpoint import export_decoder
 
         export_decoder(finished.checkpoint, peft)
 

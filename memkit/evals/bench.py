@@ -115,7 +115,7 @@ def _peak_bytes() -> int:
 
 def _compile_records(config: BenchConfig, options: Mapping[str, Any]) -> dict[str, Any]:
     """Compile every record and measure its answers."""
-    from memkit.engine.transformers import TransformersEngine
+    from memkit.engine.transformers.engine import TransformersEngine
     from memkit.evals.run import EvalConfig, Variant, evaluate
 
     engine = TransformersEngine(config.model)
@@ -155,7 +155,7 @@ def _compile_length(config: BenchConfig, tokens: int) -> dict[str, Any]:
     """Compile a text of about ``tokens`` tokens for a fixed number of steps of every phase."""
     from memkit.compilers.lcc.compiler import LCC
     from memkit.document import Document
-    from memkit.engine.transformers import TransformersEngine
+    from memkit.engine.transformers.engine import TransformersEngine
     from memkit.evals.ttft import filler
 
     engine = TransformersEngine(config.model)

@@ -15,7 +15,7 @@ from memkit.artifact.quantization import STORED, Stored, quantized
 from memkit.compilers.distillation.flops import kv_bytes
 from memkit.compilers.lcc.compiler import LCC
 from memkit.document import Document
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError
 from memkit.evals import records
 from memkit.evals.measure import Measurer

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from memkit.artifact.format import Artifact
-from memkit.engine.attachments import CAPACITY
+from memkit.engine.artifact_cache import CAPACITY
 from memkit.errors import ConfigError
 from memkit.evals import records
 from memkit.evals.timing import stamp

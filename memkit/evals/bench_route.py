@@ -188,7 +188,7 @@ def gate(
     those of the probes that the answer, one of a few words, does not go on from, relative to the answer.
     """
     from memkit.engine.base import Request
-    from memkit.engine.transformers import TransformersEngine
+    from memkit.engine.transformers.engine import TransformersEngine
     from memkit.evals.work import Work
 
     if min(counts) < 1 or repeats < 1 or tokens < 1:

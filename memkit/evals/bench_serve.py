@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from memkit.engine.base import Request
-from memkit.engine.sglang import SGLangEngine
-from memkit.engine.sglang_workers import SGLangConfig
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.sglang.engine import SGLangEngine
+from memkit.engine.sglang.workers import SGLangConfig
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.evals.serve_kit import KINDS, RANK, Item, Maker, Shelf, reference_said
 from memkit.evals.sglang_server import SGLANG, Server, servers
 from memkit.evals.timing import stamp

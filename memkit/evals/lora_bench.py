@@ -18,8 +18,8 @@ from memkit.compilers.base import Step
 from memkit.compilers.distillation.teacher import Example, Teacher, targets
 from memkit.compilers.lora.compiler import LoRA
 from memkit.document import Document
-from memkit.engine import kv
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers import kv_cache
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError
 from memkit.evals.timing import stamp
 from memkit.evals.ttft import QUESTION, filler
@@ -39,14 +39,14 @@ def prefix_reuse(engine: TransformersEngine, tokens: int, repeats: int) -> dict[
     """
     base, header = engine.base, list(engine.base.chat.header)
     context = engine.encode(filler(engine, tokens))
-    before = kv.prefill(base.model, header) if header else None
+    before = kv_cache.prefill(base.model, header) if header else None
     query = tuple(base.chat.query(base.tokenizer, QUESTION, True))
     answers = [tuple((context * ANSWER_TOKENS)[i : i + ANSWER_TOKENS]) for i in range(EXAMPLES)]
     examples = [Example("self_study", query, answer) for answer in answers]
     whole = [Example("self_study", (*header, *context, *query), answer) for answer in answers]
 
     def batches() -> None:
-        for group in kv.chunked(examples, BATCH):
+        for group in kv_cache.chunked(examples, BATCH):
             Teacher(base, context, before).targets(group, TOP_K)
 
     seconds = _in_turn(

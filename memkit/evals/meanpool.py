@@ -15,7 +15,7 @@ from memkit.compilers.meanpool import checkpoint
 from memkit.compilers.meanpool.datasets import Question, Text
 from memkit.compilers.meanpool.evaluate import Evaluator, question_answering, reconstruction
 from memkit.compilers.meanpool.model import Compressor
-from memkit.engine.trained import Trained
+from memkit.engine.transformers.decoder_checkpoint import Trained
 from memkit.errors import ConfigError
 from memkit.evals import records
 from memkit.evals.figures import figure_of, heat_map, inline

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from memkit import text_metrics
-from memkit.engine import kv
 from memkit.engine.base import Handle, Request
-from memkit.engine.readers import Reader
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers import kv_cache
+from memkit.engine.transformers.engine import TransformersEngine
+from memkit.engine.transformers.prefixes import Reader
 from memkit.evals import records
 from memkit.models.nano.general import HELD_OUT
 
@@ -63,15 +63,15 @@ class Measurer:
         """Who reads a question behind an artifact, a context or nothing."""
         return self.engine.reader(Request("?", handle=handle, context=context))
 
-    def behind(self, prefix: kv.KV) -> Reader:
+    def behind(self, prefix: kv_cache.KV) -> Reader:
         """The frozen model behind what stands for a context."""
         return Reader(self.engine.base.model, prefix, True)
 
     def _decode(self, reader: Reader, questions: Sequence[str], tokens: int) -> list[list[int]]:
         base, answers = self.engine.base, list[list[int]]()
         queries = [reader.query(base, q) for q in questions]
-        for group in kv.chunked(queries, 16):
-            rows = kv.decode(reader.model, reader.prefix, group, max_tokens=tokens, end=base.chat.end)
+        for group in kv_cache.chunked(queries, 16):
+            rows = kv_cache.decode(reader.model, reader.prefix, group, max_tokens=tokens, end=base.chat.end)
             answers += [row.ids for row in rows]
         return answers
 
@@ -86,10 +86,10 @@ class Measurer:
     def _logprobs(self, reader: Reader, asked: Sequence[tuple[str, list[int]]]) -> list[torch.Tensor]:
         """Log-probabilities ``[answer tokens, vocabulary]`` of each given answer."""
         base, out = self.engine.base, list[torch.Tensor]()
-        for group in kv.chunked(asked, 16):
+        for group in kv_cache.chunked(asked, 16):
             pairs = [(reader.query(base, q), a) for q, a in group]
-            batch = kv.AnswerBatch.of(pairs, reader.tokens, base.model.device)
-            logits = kv.answer_logits(reader.model, reader.prefix, batch).log_softmax(-1)
+            batch = kv_cache.AnswerBatch.of(pairs, reader.tokens, base.model.device)
+            logits = kv_cache.answer_logits(reader.model, reader.prefix, batch).log_softmax(-1)
             out += logits.split([len(a) for _, a in group])
         return out
 

@@ -16,7 +16,7 @@ import httpx2
 
 from memkit.artifact.format import Artifact
 from memkit.engine.base import Completion, Handle, Request, Score
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.server.config import ServerConfig
 from memkit.server.testing import Served, served
 

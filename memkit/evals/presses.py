@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memkit.engine import kv
+from memkit.engine.transformers import kv_cache
 from memkit.errors import MissingExtraError, install_line
 from memkit.models.chat import text_ids
 from memkit.models.loading import LoadedModel
@@ -26,7 +26,7 @@ PRESSES = ("expected-attention", "chunkkv", "snapkv")
 CHUNK = 20  # tokens, ChunkKV's default
 
 
-def pressed(base: LoadedModel, press: str, context: str, budget: int) -> kv.KV:
+def pressed(base: LoadedModel, press: str, context: str, budget: int) -> kv_cache.KV:
     """Header and context pruned to |header| + ``budget`` tokens, their keys moved together.
 
     Raises `MissingExtraError` when kvpress is absent.
@@ -43,11 +43,11 @@ def pressed(base: LoadedModel, press: str, context: str, budget: int) -> kv.KV:
     chosen = _within(kvpress, scorer, header, CHUNK if press == "chunkkv" else 1)(
         compression_ratio=1 - (kept + 0.5) / len(ids) if kept < len(ids) else 0.0
     )
-    cache = kv.KV((), ()).cache()
+    cache = kv_cache.KV((), ()).cache()
     tokens = torch.tensor([ids], device=base.model.device)
     with torch.no_grad(), kvpress.KeyRerotationPress(press=chosen)(base.model):
         base.model.base_model(input_ids=tokens, past_key_values=cache, use_cache=True)
-    return kv.KV.of(cache)
+    return kv_cache.KV.of(cache)
 
 
 def _scorer(kvpress: Any, press: str, window: int) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from memkit.document import sentences
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.router.embed import Embedder
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from memkit import registry, text_metrics
 from memkit.engine.base import Handle, Request
-from memkit.engine.transformers import TransformersEngine, prompt_of
+from memkit.engine.transformers.engine import TransformersEngine, prompt_of
 from memkit.errors import ConfigError
 from memkit.evals import gating
 from memkit.evals.gating import ANSWER_TOKENS, TENANT, Query, Sources

@@ -19,7 +19,7 @@ from memkit.artifact.format import Artifact
 from memkit.compilers.base import Compiled, Step
 from memkit.document import Document
 from memkit.engine.base import Request
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import CompileError, ConfigError
 from memkit.evals import records
 from memkit.evals.cells import Cell, Journal, by_category, table, transcript

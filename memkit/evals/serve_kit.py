@@ -10,10 +10,10 @@ import torch
 
 from memkit.artifact.format import Artifact, Manifest
 from memkit.document import Document
-from memkit.engine import kv
 from memkit.engine.base import Request
-from memkit.engine.lora import AXES_A, AXES_B, adapter_config, targeted
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers import kv_cache
+from memkit.engine.transformers.engine import TransformersEngine
+from memkit.engine.transformers.lora import AXES_A, AXES_B, adapter_config, targeted
 from memkit.errors import EngineError
 from memkit.evals.records import generated
 from memkit.models.chat import text_ids
@@ -85,7 +85,7 @@ class Maker:
         settings: dict[str, Any] = {"metrics": {}}
         tensors: dict[str, tuple[torch.Tensor, tuple[str, ...]]]
         if kind == "kv":
-            read = kv.prefill(self.base.model, [*self.base.chat.header, *ids]).slice(header)
+            read = kv_cache.prefill(self.base.model, [*self.base.chat.header, *ids]).slice(header)
             tensors = {"keys": (torch.cat(read.keys), AXES), "values": (torch.cat(read.values), AXES)}
         elif kind == "embeds":
             rows = self.base.model.get_input_embeddings().get_parameter("weight").detach()
@@ -143,13 +143,13 @@ def reference_said(engine: TransformersEngine, request: Request) -> list[tuple[i
     """The tokens of a greedy answer, its end included, with their log-probabilities, in this process."""
     reader = engine.reader(request)
     query = reader.query(engine.base, request.question)
-    (decoded,) = kv.decode(
+    (decoded,) = kv_cache.decode(
         reader.model, reader.prefix, [query], max_tokens=request.max_tokens, end=engine.base.chat.end
     )
     ids = decoded.ids if len(decoded.ids) == request.max_tokens else [*decoded.ids, engine.base.chat.end]
     if not ids:
         raise EngineError("the model answered nothing")
-    batch = kv.AnswerBatch.of([(query, ids)], reader.tokens, engine.base.model.device)
+    batch = kv_cache.AnswerBatch.of([(query, ids)], reader.tokens, engine.base.model.device)
     with torch.no_grad():
-        logprobs = kv.answer_logits(reader.model, reader.prefix, batch).log_softmax(-1)
+        logprobs = kv_cache.answer_logits(reader.model, reader.prefix, batch).log_softmax(-1)
     return list(zip(ids, logprobs.gather(1, batch.target[:, None])[:, 0].tolist(), strict=True))

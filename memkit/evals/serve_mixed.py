@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from memkit.engine.base import Request
-from memkit.engine.sglang import SGLangEngine
+from memkit.engine.sglang.engine import SGLangEngine
 from memkit.errors import EngineError
 from memkit.evals.bench_serve import TENANTS, TOKENS, Serve
 from memkit.evals.serve_kit import Item, Shelf

@@ -19,7 +19,7 @@ from memkit.bank import Bank
 from memkit.compilers.lcc.compiler import LCC
 from memkit.document import Document, Span
 from memkit.engine.base import Handle, Request
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError
 from memkit.evals.timing import copy_rate, interleaved, matrix_rate, stamp
 from memkit.evals.work import Work

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from memkit.engine.base import Request
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 
 
 class Work:

@@ -9,7 +9,7 @@ from memkit import registry
 from memkit.artifact.format import Artifact
 from memkit.compilers.base import Progress, silent
 from memkit.document import Document
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import VerificationError
 from memkit.models.loading import LoadedModel
 from memkit.pipeline.admission import AdmissionConfig, Measured, judge

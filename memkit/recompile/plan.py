@@ -15,7 +15,7 @@ from memkit.bank import MemoryInfo
 from memkit.bank.owners import Owner
 from memkit.compilers.base import Compiler, Estimate
 from memkit.compilers.distillation.flops import FlopMeter
-from memkit.engine import kv
+from memkit.engine.transformers import kv_cache
 from memkit.errors import CompileError, ConfigError, NotFoundError
 from memkit.memory import Memory
 from memkit.models.chat import text_ids
@@ -212,7 +212,7 @@ class Speed:
     def _measured(self) -> float:
         base = self._memory.local.base
         ids = [base.chat.end] * min(PROBED, base.window // 2)
-        kv.prefill(base.model, ids)  # the first one also allocates
+        kv_cache.prefill(base.model, ids)  # the first one also allocates
         started = time.perf_counter()
-        kv.prefill(base.model, ids)
+        kv_cache.prefill(base.model, ids)
         return FlopMeter(base.model).ahead(len(ids), 0) / (time.perf_counter() - started)

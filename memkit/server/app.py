@@ -27,7 +27,7 @@ from memkit.server.services import Services
 from memkit.server.upstream import Upstream
 
 if TYPE_CHECKING:
-    from memkit.engine.transformers import TransformersEngine
+    from memkit.engine.transformers.engine import TransformersEngine
 
 DESCRIPTION = """Memory for LLM agents: documents compiled once into small artifacts for a frozen model.
 

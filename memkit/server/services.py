@@ -12,7 +12,7 @@ from typing import Annotated
 from fastapi import Depends, Header, Request, Response, Security
 from fastapi.security import HTTPBearer
 
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.memory import Memory
 from memkit.observability.events import LogObserver, Observers
 from memkit.observability.prometheus import Metrics

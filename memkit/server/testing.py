@@ -15,7 +15,7 @@ import httpx2
 import uvicorn
 from fastapi import FastAPI
 
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.server.app import create_app
 from memkit.server.config import ServerConfig
 from memkit.server.services import Services

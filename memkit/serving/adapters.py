@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from memkit.engine.lora import export_peft
+from memkit.engine.transformers.lora import export_peft
 from memkit.errors import EngineError
 from memkit.serving.naming import ADAPTER, Claim
 from memkit.serving.store import Artifacts

@@ -138,7 +138,7 @@ class Admission:
         return tokens
 
     def _embeddings(self, artifact: Artifact) -> Tensor:
-        from memkit.engine.readers import embeddings_of
+        from memkit.engine.transformers.prefixes import embeddings_of
 
         return embeddings_of(artifact, self.prefix.hidden)
 

@@ -66,14 +66,14 @@ def write(base: LoadedModel, folder: Path) -> Path:
     """
     import torch
 
-    from memkit.engine import kv
+    from memkit.engine.transformers import kv_cache
 
     path = folder / f"{base.fingerprint[:16]}.mka"
     if path.exists():
         return path
     ids, config = list(base.chat.header), base.model.config
     if ids:
-        read = kv.prefill(base.model, ids)
+        read = kv_cache.prefill(base.model, ids)
         keys, values = (torch.stack([layer[0] for layer in part]) for part in (read.keys, read.values))
     else:
         empty = torch.empty(_shape(config), dtype=base.model.dtype)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from memkit.document import Document
 from memkit.engine.base import Request
-from memkit.engine.transformers import TransformersEngine
+from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import MemkitError
 from memkit.evals.peers.figures import Took, stopwatch
 from memkit.evals.peers.process import Environment, Peer

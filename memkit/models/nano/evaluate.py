@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from memkit import prompts, text_metrics
-from memkit.engine import kv
+from memkit.engine.transformers import kv_cache
 from memkit.models.chat import text_ids
 from memkit.models.loading import LoadedModel, load
 from memkit.models.nano import world
@@ -53,24 +53,24 @@ class Evaluation:
 
     def __init__(self, base: LoadedModel, documents: int, seed: int) -> None:
         self.base, self.documents, self.seed = base, documents, seed
-        self.header = kv.prefill(base.model, list(base.chat.header))
+        self.header = kv_cache.prefill(base.model, list(base.chat.header))
         self.tallies: dict[str, Tally] = {}
 
     # -- asking ---------------------------------------------------------------------------------
-    def read(self, text: str) -> kv.KV:
-        return kv.prefill(self.base.model, self.encode(text), self.header)
+    def read(self, text: str) -> kv_cache.KV:
+        return kv_cache.prefill(self.base.model, self.encode(text), self.header)
 
     def encode(self, text: str) -> list[int]:
         return text_ids(self.base.tokenizer, text)
 
     def ask(
-        self, prefix: kv.KV, questions: Sequence[str], *, context: bool = True, **options: object
+        self, prefix: kv_cache.KV, questions: Sequence[str], *, context: bool = True, **options: object
     ) -> list[str]:
         queries = [self.base.chat.query(self.base.tokenizer, q, context) for q in questions]
         answers = list[str]()
-        for group in kv.chunked(queries, 32):
+        for group in kv_cache.chunked(queries, 32):
             settings = {"max_tokens": 24, "end": self.base.chat.end, **options}
-            for row in kv.decode(self.base.model, prefix, group, **settings):  # type: ignore[arg-type]
+            for row in kv_cache.decode(self.base.model, prefix, group, **settings):  # type: ignore[arg-type]
                 answers.append(str(self.base.tokenizer.decode(row.ids)).strip())
         return answers
 
@@ -80,7 +80,7 @@ class Evaluation:
             tally.add(answer == expected, f"{question} -> {answer} (expected {expected})")
 
     def pairs(
-        self, skill: str, prefix: kv.KV, asked: Iterable[tuple[str, str]], context: bool = True
+        self, skill: str, prefix: kv_cache.KV, asked: Iterable[tuple[str, str]], context: bool = True
     ) -> None:
         asked = list(asked)
         if asked:
@@ -142,7 +142,7 @@ class Evaluation:
                 *chat.turn,
                 *chat.query(tokenizer, second.text, False),
             ]
-            (row,) = kv.decode(
+            (row,) = kv_cache.decode(
                 self.base.model, self.read(document.text), [query], max_tokens=24, end=chat.end
             )
             answer = str(tokenizer.decode(row.ids)).strip()
@@ -152,15 +152,17 @@ class Evaluation:
         """Repeat the context, 40 to 256 tokens: each token given the right ones before it, and freely."""
         for _, document in self._generated(5, facts=(3, 12), people=(1, 4), fillers=(0, 14)):
             ids = self.encode(document.text)[:256]
-            prefix = kv.prefill(self.base.model, ids, self.header)
+            prefix = kv_cache.prefill(self.base.model, ids, self.header)
             query = self.base.chat.query(self.base.tokenizer, prompts.REPEAT, True)
-            batch = kv.AnswerBatch.of([(query, ids)], prefix.tokens, self.base.model.device)
+            batch = kv_cache.AnswerBatch.of([(query, ids)], prefix.tokens, self.base.model.device)
             with torch.no_grad():
-                chosen = kv.answer_logits(self.base.model, prefix, batch).argmax(-1)
+                chosen = kv_cache.answer_logits(self.base.model, prefix, batch).argmax(-1)
             tally = self.tallies.setdefault("repeat, tokens given the prefix", Tally())
             for right in (chosen == batch.target).tolist():
                 tally.add(right)
-            (row,) = kv.decode(self.base.model, prefix, [query], max_tokens=len(ids), end=self.base.chat.end)
+            (row,) = kv_cache.decode(
+                self.base.model, prefix, [query], max_tokens=len(ids), end=self.base.chat.end
+            )
             free = self.tallies.setdefault("repeat, tokens freely", Tally())
             for i, token in enumerate(ids):
                 free.add(i < len(row.ids) and row.ids[i] == token)

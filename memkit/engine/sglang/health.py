@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from memkit._version import __version__
-from memkit.engine.sglang_workers import Worker, Workers
+from memkit.engine.sglang.workers import Worker, Workers
 from memkit.errors import EngineError
 
 LEAST = (0, 5, 23)  # the first SGLang whose cache linker can be a plugin

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from memkit.engine.base import Request, Score
-from memkit.engine.signals import entropy_of_top
+from memkit.engine.entropy import entropy_of_top
 from memkit.errors import EngineError
 from memkit.models.chat import text_ids
 from memkit.serving.naming import PLACEHOLDER, Claim

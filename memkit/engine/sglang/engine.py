@@ -16,14 +16,14 @@ from copy import copy
 from typing import Any
 
 from memkit.artifact.format import Artifact
-from memkit.engine import kv
-from memkit.engine.attachments import Attachments
+from memkit.engine.artifact_cache import Attachments
 from memkit.engine.base import Completion, Handle, Request, Score
-from memkit.engine.sglang_check import checked
-from memkit.engine.sglang_loras import Loras
-from memkit.engine.sglang_prompts import Growing, Prompt, Prompts, mean_logprob, require_cached, score_of
-from memkit.engine.sglang_workers import SGLangConfig, Worker, WorkerError, Workers
-from memkit.engine.spoken import Spoken
+from memkit.engine.sglang.health import checked
+from memkit.engine.sglang.lora_cache import Loras
+from memkit.engine.sglang.requests import Growing, Prompt, Prompts, mean_logprob, require_cached, score_of
+from memkit.engine.sglang.workers import SGLangConfig, Worker, WorkerError, Workers
+from memkit.engine.streaming import Spoken
+from memkit.engine.transformers import kv_cache
 from memkit.errors import ContextTooLongError, EngineError
 from memkit.models.loading import load_tokenizer, tokenizer_digest
 from memkit.serving.naming import Claim, salt, tenant_key
@@ -323,7 +323,7 @@ class SGLangEngine:
         def work(worker: Worker) -> list[Score]:
             limit = int(self._workers.ready(worker).get("max_loaded_loras") or len(prompts))
             several = sum(prompt.adapter is not None for prompt in prompts) > limit
-            groups = kv.chunked(prompts, limit if several else len(prompts))
+            groups = kv_cache.chunked(prompts, limit if several else len(prompts))
             return [score for group in groups for score in self._scores(worker, group)]
 
         return self._workers.run(prompts[0].key or prompts[0].salt, work)

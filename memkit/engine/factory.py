@@ -12,7 +12,7 @@ from memkit.engine.base import Engine
 from memkit.errors import ConfigError
 
 if TYPE_CHECKING:
-    from memkit.engine.sglang import SGLangEngine
+    from memkit.engine.sglang.engine import SGLangEngine
 
 EngineName = Literal["transformers", "sglang"]
 # Where a choice is not made in words: MEMKIT_ENGINE, MEMKIT_SGLANG_URLS (a comma between two),
@@ -39,8 +39,8 @@ def engine_of(
 
 def sglang_engine(model: str, urls: Sequence[str] = (), *, home: Path | None = None) -> SGLangEngine:
     """An engine over the servers at these URLs (default: MEMKIT_SGLANG_URLS); see `engine_of`."""
-    from memkit.engine.sglang import SGLangEngine
-    from memkit.engine.sglang_workers import SGLangConfig, urls_of
+    from memkit.engine.sglang.engine import SGLangEngine
+    from memkit.engine.sglang.workers import SGLangConfig, urls_of
     from memkit.serving.prefix import read_secret
 
     found = tuple(urls) or urls_of(os.environ.get("MEMKIT_SGLANG_URLS", ""))

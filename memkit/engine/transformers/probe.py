@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache, PreTrainedModel
 
-from memkit.engine import kv
+from memkit.engine.transformers import kv_cache
 
 
 @dataclass(frozen=True)
@@ -21,15 +21,15 @@ class Read:
     ``logprobs [vocabulary]`` and ``hidden [hidden]`` are those of the first answer token.
     """
 
-    prefix: kv.KV | None
-    query: kv.KV
+    prefix: kv_cache.KV | None
+    query: kv_cache.KV
     logprobs: Tensor
     hidden: Tensor
 
 
 @torch.no_grad()
 def read(
-    model: PreTrainedModel, prefixes: Sequence[kv.KV | None], queries: Sequence[Sequence[int]]
+    model: PreTrainedModel, prefixes: Sequence[kv_cache.KV | None], queries: Sequence[Sequence[int]]
 ) -> list[Read]:
     """Read each query behind its own prefix; all rows run as one batch, whatever their lengths."""
     lengths = [prefix.tokens if prefix else 0 for prefix in prefixes]
@@ -50,15 +50,15 @@ def read(
     )
     last = torch.tensor([len(query) - 1 for query in queries], device=device)
     hidden = out.last_hidden_state[torch.arange(len(queries), device=device), last]
-    logprobs = kv.output_layer(model)(hidden).float().log_softmax(-1)
-    rows = kv.KV.of(cache)
+    logprobs = kv_cache.output_layer(model)(hidden).float().log_softmax(-1)
+    rows = kv_cache.KV.of(cache)
     return [
         Read(prefix, rows.row(i).slice(longest, longest + len(query)), logprobs[i], hidden[i])
         for i, (prefix, query) in enumerate(zip(prefixes, queries, strict=True))
     ]
 
 
-def _side_by_side(prefixes: Sequence[kv.KV | None], longest: int) -> DynamicCache:
+def _side_by_side(prefixes: Sequence[kv_cache.KV | None], longest: int) -> DynamicCache:
     """A cache with a prefix in every row, padded in front to the ``longest``."""
     cache = DynamicCache()
     some = next((prefix for prefix in prefixes if prefix and prefix.tokens), None)
@@ -84,14 +84,14 @@ def go_on(
     end: int,
     temperature: float = 0.0,
     generator: torch.Generator | None = None,
-) -> kv.Decoded:
-    """The answer to a query that was read, as `memkit.engine.kv.decode` gives it."""
+) -> kv_cache.Decoded:
+    """The answer to a query that was read, as `memkit.engine.transformers.kv_cache.decode` gives it."""
     started = time.perf_counter()
-    token = int(kv.choose(start.logprobs[None], temperature, generator)[0])
+    token = int(kv_cache.choose(start.logprobs[None], temperature, generator)[0])
     ttft = (time.perf_counter() - started) * 1000
     if token == end or max_tokens == 1:
-        return kv.Decoded([] if token == end else [token], ttft, token == end)
-    (rest,) = kv.decode(
+        return kv_cache.Decoded([] if token == end else [token], ttft, token == end)
+    (rest,) = kv_cache.decode(
         model,
         behind(start),
         [[token]],
@@ -100,9 +100,9 @@ def go_on(
         temperature=temperature,
         generator=generator,
     )
-    return kv.Decoded([token, *rest.ids], ttft, rest.stopped)
+    return kv_cache.Decoded([token, *rest.ids], ttft, rest.stopped)
 
 
-def behind(start: Read) -> kv.KV:
+def behind(start: Read) -> kv_cache.KV:
     """The KV of a query that was read, with that of what stands in front of it."""
     return start.prefix.join(start.query) if start.prefix else start.query

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from memkit.engine.sglang_workers import Worker, WorkerError, Workers
+from memkit.engine.sglang.workers import Worker, WorkerError, Workers
 from memkit.errors import EngineError
 from memkit.serving.naming import Claim
 

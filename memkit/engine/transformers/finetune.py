@@ -1,7 +1,7 @@
 """Trained weights beside a frozen model: whole layers, LoRA on the others, or both; one file of tensors.
 
 The adapted model is a copy of the module tree that shares every other weight with the frozen one
-(`memkit.engine.lora.shared_copy`), so requests with and without it never meet.
+(`memkit.engine.transformers.lora.shared_copy`), so requests with and without it never meet.
 
 A file holds ``full.<parameter>`` for the parameters that were trained wholly and ``lora.<layer>.a``,
 ``[rank, in]``, and ``lora.<layer>.b``, ``[out, rank]``, for the layers that have a LoRA.
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from memkit.engine.lora import Adapters, targeted
+from memkit.engine.transformers.lora import Adapters, targeted
 from memkit.errors import ArtifactError, ModelError
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from memkit.config import path_of
-from memkit.engine.adapted import AdaptedConfig, AdaptedModel
-from memkit.engine.lora import adapter_config, peft_tensors, write_peft
+from memkit.engine.transformers.finetune import AdaptedConfig, AdaptedModel
+from memkit.engine.transformers.lora import adapter_config, peft_tensors, write_peft
 from memkit.errors import ArtifactError, ConfigError, EngineError, FingerprintError
 from memkit.models.loading import NANO_FOLDER, LoadedModel
 

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from memkit.artifact.format import Artifact
-from memkit.engine import kv
-from memkit.engine.attachments import Attachments
+from memkit.engine.artifact_cache import Attachments
 from memkit.engine.base import Completion, Handle, Request, Score
-from memkit.engine.readers import Reader, Readers
-from memkit.engine.reading import Read, behind, go_on, read
-from memkit.engine.spoken import Spoken
+from memkit.engine.streaming import Spoken
+from memkit.engine.transformers import kv_cache
+from memkit.engine.transformers.prefixes import Reader, Readers
+from memkit.engine.transformers.probe import Read, behind, go_on, read
 from memkit.errors import ContextTooLongError, EngineError
 from memkit.models.chat import text_ids
 from memkit.models.loading import LoadedModel, load
@@ -118,11 +118,11 @@ class TransformersEngine:
                 raise EngineError(f"artifact {request.handle.artifact_id[:12]} is not attached")
             return found
         if request.context is not None:
-            prefix = kv.prefill(self.base.model, self.encode(request.context), self._header)
+            prefix = kv_cache.prefill(self.base.model, self.encode(request.context), self._header)
             return Reader(self.base.model, prefix, True)
         return Reader(self.base.model, self._header, False)
 
-    def prefix(self, request: Request) -> kv.KV | None:
+    def prefix(self, request: Request) -> kv_cache.KV | None:
         """KV of everything in front of a request's question; None when that is nothing."""
         return self.reader(request).prefix
 
@@ -174,7 +174,7 @@ class TransformersEngine:
                 decoded = [go_on(reader.model, probed[1], max_tokens=max_tokens, end=end, **settings)]
             else:
                 queries = [query for _, query in group]
-                decoded = kv.decode(
+                decoded = kv_cache.decode(
                     reader.model, reader.prefix, queries, max_tokens=max_tokens, end=end, **settings
                 )
             total = (time.perf_counter() - started) * 1000
@@ -213,11 +213,11 @@ class TransformersEngine:
         self._probed.clear()  # the question is being answered
         reader = probed[0] if probed else self.reader(request)
         if probed:
-            token = int(kv.choose(probed[1].logprobs[None], *settings)[0])
+            token = int(kv_cache.choose(probed[1].logprobs[None], *settings)[0])
             yield token
-            decoding = kv.Decoding(reader.model, behind(probed[1]), [[token]])
+            decoding = kv_cache.Decoding(reader.model, behind(probed[1]), [[token]])
         else:
-            decoding = kv.Decoding(reader.model, reader.prefix, [query])
+            decoding = kv_cache.Decoding(reader.model, reader.prefix, [query])
         while True:
             yield int(decoding.step(*settings)[0])
 
@@ -252,7 +252,7 @@ class TransformersEngine:
     def _score(self, row: Read) -> Score:
         best = int(row.logprobs.argmax())
         return Score(
-            kv.entropy(row.logprobs),
+            kv_cache.entropy(row.logprobs),
             float(row.logprobs[best]),
             self.decode([best]),
             tuple(row.hidden.float().tolist()),
@@ -276,8 +276,8 @@ class TransformersEngine:
         """Mean log-probabilities of answers behind one shared prefix."""
         with self._lock, torch.no_grad():
             reader = self.reader(request)
-            batch = kv.AnswerBatch.of(pairs, reader.tokens, self.base.model.device)
-            logprobs = kv.answer_logits(reader.model, reader.prefix, batch).log_softmax(-1)
+            batch = kv_cache.AnswerBatch.of(pairs, reader.tokens, self.base.model.device)
+            logprobs = kv_cache.answer_logits(reader.model, reader.prefix, batch).log_softmax(-1)
         given = logprobs.gather(1, batch.target[:, None])
         return [float(part.mean()) for part in given.split([len(said) for _, said in pairs])]
 

@@ -11,9 +11,9 @@ from transformers import PreTrainedModel
 
 from memkit.artifact.format import Artifact
 from memkit.artifact.quantization import dequantized
-from memkit.engine import kv
-from memkit.engine.lora import load_adapter
-from memkit.engine.trained import load_decoder
+from memkit.engine.transformers import kv_cache
+from memkit.engine.transformers.decoder_checkpoint import load_decoder
+from memkit.engine.transformers.lora import load_adapter
 from memkit.errors import ArtifactError, EngineError
 from memkit.models.loading import LoadedModel
 
@@ -26,7 +26,7 @@ class Reader:
     """
 
     model: PreTrainedModel
-    prefix: kv.KV | None
+    prefix: kv_cache.KV | None
     follows: bool
     keeps: object = field(default=None, repr=False)  # what must not go before this reader does
 
@@ -45,12 +45,12 @@ class _Decoder:
     """A trained decoder, and the KV of the header as it reads it."""
 
     model: PreTrainedModel
-    header: kv.KV | None
+    header: kv_cache.KV | None
 
     @classmethod
     def of(cls, model: PreTrainedModel, base: LoadedModel) -> _Decoder:
         ids = list(base.chat.header)
-        return cls(model, kv.prefill(model, ids) if ids else None)
+        return cls(model, kv_cache.prefill(model, ids) if ids else None)
 
 
 class Readers:
@@ -66,7 +66,7 @@ class Readers:
         self._decoders = WeakValueDictionary[str, _Decoder]()  # gone with the last artifact that needs it
 
     @property
-    def header(self) -> kv.KV | None:
+    def header(self) -> kv_cache.KV | None:
         """The KV of the header, as the base model reads it."""
         return self._plain.header
 
@@ -101,13 +101,13 @@ class Readers:
 
 
 @torch.no_grad()
-def _read(model: PreTrainedModel, embeddings: Tensor, past: kv.KV | None) -> kv.KV:
+def _read(model: PreTrainedModel, embeddings: Tensor, past: kv_cache.KV | None) -> kv_cache.KV:
     """The KV after ``embeddings``, ``[1, token, hidden]``, behind ``past``."""
     start = past.tokens if past else 0
-    cache = past.cache() if past else kv.KV((), ()).cache()
+    cache = past.cache() if past else kv_cache.KV((), ()).cache()
     positions = torch.arange(start, start + embeddings.shape[1], device=embeddings.device)[None]
     model.base_model(inputs_embeds=embeddings, position_ids=positions, past_key_values=cache, use_cache=True)
-    return kv.KV.of(cache)
+    return kv_cache.KV.of(cache)
 
 
 def embeddings_of(artifact: Artifact, hidden: int) -> Tensor:
@@ -133,7 +133,7 @@ def embeddings_of(artifact: Artifact, hidden: int) -> Tensor:
     return made
 
 
-def _memory(artifact: Artifact, model: PreTrainedModel) -> kv.KV:
+def _memory(artifact: Artifact, model: PreTrainedModel) -> kv_cache.KV:
     """The artifact's tensors ``keys`` and ``values``, ``[layer, kv_head, token, head_dim]``."""
     keys, values = (
         tuple(layer[None].to(model.device, model.dtype) for layer in dequantized(artifact, name))
@@ -141,4 +141,4 @@ def _memory(artifact: Artifact, model: PreTrainedModel) -> kv.KV:
     )
     if len(keys) != int(model.config.num_hidden_layers):
         raise EngineError(f"the artifact has {len(keys)} layers, the model {model.config.num_hidden_layers}")
-    return kv.KV(keys, values)
+    return kv_cache.KV(keys, values)
