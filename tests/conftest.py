@@ -17,10 +17,10 @@ from memkit.artifact.format import Artifact, Manifest
 from memkit.bank import Bank, MemoryInfo
 from memkit.cli import main
 from memkit.document import Document, Span
+from memkit.engine.sglang.plugin.server_args import ServerFlags
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError
 from memkit.models.loading import LoadedModel, load
-from memkit.serving.flags import ServerFlags
 from memkit.testing import TEXT, TINY_OPTIONS, build_tiny_compressor, build_tiny_model
 
 if TYPE_CHECKING:

@@ -15,13 +15,13 @@ from memkit.compilers.lcc.compiler import LCC
 from memkit.compilers.lora.compiler import LoRA
 from memkit.document import Document
 from memkit.engine.sglang.engine import SGLangEngine
+from memkit.engine.sglang.plugin.config import ServingConfig
+from memkit.engine.sglang.plugin.header import read_secret
+from memkit.engine.sglang.plugin.protocol import Claim, salt, tenant_key
+from memkit.engine.sglang.plugin.server_args import ServerFlags, prepare
 from memkit.engine.sglang.workers import SGLangConfig
 from memkit.evals.sglang_server import Server, servers
 from memkit.models.loading import LoadedModel
-from memkit.serving.config import ServingConfig
-from memkit.serving.flags import ServerFlags, prepare
-from memkit.serving.naming import Claim, salt, tenant_key
-from memkit.serving.prefix import read_secret
 from memkit.testing import TEXT, TINY
 
 KINDS = ("kv", "embeds", "lora")

@@ -61,7 +61,7 @@ def test_lcc_comes_through_its_entry_point() -> None:
 @pytest.mark.wheel
 def test_sglang_finds_the_plugin_by_its_entry_point() -> None:
     (point,) = entry_points(group="sglang.srt.plugins", name="memkit")
-    assert point.value == "memkit.serving.plugin:install"
+    assert point.value == "memkit.engine.sglang.plugin.plugin:install"
     assert callable(point.load())
 
 

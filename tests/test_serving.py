@@ -19,18 +19,18 @@ from memkit.bank import Bank
 from memkit.bank.artifact_store import name_of
 from memkit.document import Document
 from memkit.engine.entropy import entropy_of_top
+from memkit.engine.sglang.plugin.artifact_files import Artifacts, LocalFiles, RemoteFiles, files_of
+from memkit.engine.sglang.plugin.config import ServingConfig
+from memkit.engine.sglang.plugin.fingerprint import fingerprint_at
+from memkit.engine.sglang.plugin.header import Prefix, make_secret, read_secret, write
+from memkit.engine.sglang.plugin.kv_pages import Pages, Share, heads_of, require_pooled
+from memkit.engine.sglang.plugin.lora_adapters import Adapters
+from memkit.engine.sglang.plugin.protocol import Claim, page_hashes, salt, tenant_key
+from memkit.engine.sglang.plugin.request_checks import Admission, check_harmless, embedded
+from memkit.engine.sglang.plugin.server_args import ServerFlags, command
 from memkit.engine.transformers import kv_cache
 from memkit.errors import ArtifactError, BankError, ConfigError, EngineError, FingerprintError, ModelError
 from memkit.models.loading import LoadedModel, tokenizer_digest
-from memkit.serving.adapters import Adapters
-from memkit.serving.admission import Admission, check_harmless, embedded
-from memkit.serving.config import ServingConfig
-from memkit.serving.fingerprints import fingerprint_at
-from memkit.serving.flags import ServerFlags, command
-from memkit.serving.naming import Claim, page_hashes, salt, tenant_key
-from memkit.serving.pages import Pages, Share, heads_of, require_pooled
-from memkit.serving.prefix import Prefix, make_secret, read_secret, write
-from memkit.serving.store import Artifacts, LocalFiles, RemoteFiles, files_of
 from memkit.testing import TEXT
 
 SECRET = b"0123456789abcdef"
@@ -230,7 +230,7 @@ def test_artifacts_at_a_url_are_fetched(
     tiny: LoadedModel, shelf: Shelf, memory: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("fsspec")
-    monkeypatch.setattr("memkit.serving.store.FRESH", 0.0)
+    monkeypatch.setattr("memkit.engine.sglang.plugin.artifact_files.FRESH", 0.0)
     source = shelf.home / "artifacts"
     files = RemoteFiles(f"file://{source}", tmp_path / "cache")
     store, claim = Artifacts(files, 1 << 30), shelf.claim(memory)

@@ -21,12 +21,12 @@ from memkit.engine.base import Completion, Request
 from memkit.engine.factory import engine_of
 from memkit.engine.sglang.engine import SGLangEngine
 from memkit.engine.sglang.health import version_of
+from memkit.engine.sglang.plugin.header import make_secret
+from memkit.engine.sglang.plugin.protocol import salt, tenant_key
 from memkit.engine.sglang.workers import SGLangConfig, urls_of
 from memkit.errors import ConfigError, EngineError, FingerprintError, MissingExtraError
 from memkit.memory import Memory
 from memkit.models.loading import LoadedModel, tokenizer_digest
-from memkit.serving.naming import salt, tenant_key
-from memkit.serving.prefix import make_secret
 
 SECRET = b"0123456789abcdef"
 

@@ -12,10 +12,10 @@ from sglang_kit import Served, artifact_of
 
 from memkit.artifact.format import Artifact
 from memkit.engine.base import Request
+from memkit.engine.sglang.plugin.protocol import Claim
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ArtifactError, EngineError
 from memkit.models.loading import LoadedModel
-from memkit.serving.naming import Claim
 from memkit.testing import TEXT
 
 pytestmark = pytest.mark.sglang

@@ -13,13 +13,13 @@ from sglang_kit import Served, artifact_of, serving
 
 from memkit.artifact.format import Artifact
 from memkit.engine.base import Request
+from memkit.engine.sglang.plugin.header import AXES
+from memkit.engine.sglang.plugin.server_args import ServerFlags, prepare
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import EngineError
 from memkit.evals.sglang_server import Server
 from memkit.memory import Memory
 from memkit.models.loading import LoadedModel
-from memkit.serving.flags import ServerFlags, prepare
-from memkit.serving.prefix import AXES
 from memkit.testing import TEXT, TINY_OPTIONS
 
 pytestmark = pytest.mark.sglang

@@ -45,8 +45,8 @@ def sglang_args(
     """
     output = Output(json)
     quiet_libraries()
+    from memkit.engine.sglang.plugin.server_args import ServerFlags, command, prepare
     from memkit.models.loading import load, locate
-    from memkit.serving.flags import ServerFlags, command, prepare
 
     url = bank if bank and "://" in bank else shared()["artifacts"]
     folder = home_of(home) if bank is None or "://" in bank else usable(bank)

@@ -40,8 +40,8 @@ def engine_of(
 def sglang_engine(model: str, urls: Sequence[str] = (), *, home: Path | None = None) -> SGLangEngine:
     """An engine over the servers at these URLs (default: MEMKIT_SGLANG_URLS); see `engine_of`."""
     from memkit.engine.sglang.engine import SGLangEngine
+    from memkit.engine.sglang.plugin.header import read_secret
     from memkit.engine.sglang.workers import SGLangConfig, urls_of
-    from memkit.serving.prefix import read_secret
 
     found = tuple(urls) or urls_of(os.environ.get("MEMKIT_SGLANG_URLS", ""))
     if not found:
@@ -55,8 +55,8 @@ def sglang_engine(model: str, urls: Sequence[str] = (), *, home: Path | None = N
 
 def secret_file(home: Path | None) -> Path:
     """The file with the bank's secret: MEMKIT_SGLANG_SECRET, or the one that memkit sglang-args made."""
-    from memkit.serving.flags import FOLDER
-    from memkit.serving.prefix import SECRET
+    from memkit.engine.sglang.plugin.header import SECRET
+    from memkit.engine.sglang.plugin.server_args import FOLDER
 
     if named := path_of("MEMKIT_SGLANG_SECRET"):
         return named

@@ -18,6 +18,8 @@ from typing import Any
 
 from memkit.engine.base import Request
 from memkit.engine.sglang.engine import SGLangEngine
+from memkit.engine.sglang.plugin.header import read_secret
+from memkit.engine.sglang.plugin.server_args import ServerFlags
 from memkit.engine.sglang.workers import SGLangConfig
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.evals.serve_kit import KINDS, RANK, Item, Maker, Shelf, reference_said
@@ -25,8 +27,6 @@ from memkit.evals.sglang_server import SGLANG, Server, servers
 from memkit.evals.timing import stamp
 from memkit.evals.ttft import filler
 from memkit.models.loading import locate
-from memkit.serving.flags import ServerFlags
-from memkit.serving.prefix import read_secret
 
 Progress = Callable[[str, int, int], None]
 TENANTS = ("mira", "jalo", "tovin", "keldor")

@@ -11,6 +11,10 @@ import torch
 from memkit.artifact.format import Artifact, Manifest
 from memkit.document import Document
 from memkit.engine.base import Request
+from memkit.engine.sglang.plugin.config import ServingConfig
+from memkit.engine.sglang.plugin.header import AXES
+from memkit.engine.sglang.plugin.protocol import Claim, tenant_key
+from memkit.engine.sglang.plugin.server_args import prepare
 from memkit.engine.transformers import kv_cache
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.engine.transformers.lora import AXES_A, AXES_B, adapter_config, targeted
@@ -18,10 +22,6 @@ from memkit.errors import EngineError
 from memkit.evals.records import generated
 from memkit.models.chat import text_ids
 from memkit.models.loading import LoadedModel
-from memkit.serving.config import ServingConfig
-from memkit.serving.flags import prepare
-from memkit.serving.naming import Claim, tenant_key
-from memkit.serving.prefix import AXES
 
 MAKER = "memkit.evals.serve_kit"
 RANK = 4

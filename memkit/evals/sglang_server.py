@@ -47,7 +47,9 @@ def beside(folder: Path) -> Path:
     about = folder / f"memkit-{memkit.__version__}.dist-info"
     about.mkdir(parents=True, exist_ok=True)
     (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: memkit\nVersion: {memkit.__version__}\n")
-    (about / "entry_points.txt").write_text("[sglang.srt.plugins]\nmemkit = memkit.serving.plugin:install\n")
+    (about / "entry_points.txt").write_text(
+        "[sglang.srt.plugins]\nmemkit = memkit.engine.sglang.plugin.plugin:install\n"
+    )
     link = folder / "memkit"
     if not link.is_symlink():
         link.symlink_to(Path(memkit.__file__).resolve().parent, target_is_directory=True)

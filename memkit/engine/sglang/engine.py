@@ -1,7 +1,7 @@
 """The engine over SGLang: one frozen model on one server or many, with a bank's artifacts in front of it.
 
 It sends token ids to ``/generate`` and nothing else, and names artifacts by their ids: the servers look them
-up in the bank themselves (`memkit.serving`). An answer without the artifact in place is refused.
+up in the bank themselves (`memkit.engine.sglang.plugin`). An answer without the artifact in place is refused.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from memkit.engine.artifact_cache import Attachments
 from memkit.engine.base import Completion, Handle, Request, Score
 from memkit.engine.sglang.health import checked
 from memkit.engine.sglang.lora_cache import Loras
+from memkit.engine.sglang.plugin.protocol import Claim, salt, tenant_key
 from memkit.engine.sglang.requests import Growing, Prompt, Prompts, mean_logprob, require_cached, score_of
 from memkit.engine.sglang.workers import SGLangConfig, Worker, WorkerError, Workers
 from memkit.engine.streaming import Spoken
 from memkit.engine.transformers import kv_cache
 from memkit.errors import ContextTooLongError, EngineError
 from memkit.models.loading import load_tokenizer, tokenizer_digest
-from memkit.serving.naming import Claim, salt, tenant_key
 
 UNLOADED = "never been loaded"  # in what SGLang says of a LoRA that a restart has lost
 
@@ -35,7 +35,7 @@ class SGLangEngine:
     """Answers through SGLang servers that share a bank's artifacts.
 
     ``model`` names the tokenizer, as `memkit.models.loading.load` knows models; ``secret`` is the bank's, by
-    which tenants' caches are kept apart (see `memkit.serving.prefix.read_secret`). With a ``fingerprint``
+    which tenants' caches are kept apart (see `memkit.engine.sglang.plugin.header.read_secret`). With a ``fingerprint``
     only servers of that model are used; without one they must agree with each other.
 
     `for_tenant` gives the same engine in the name of a tenant. Without one, requests that name no artifact

@@ -10,9 +10,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from memkit.engine.sglang.plugin.protocol import Claim
 from memkit.engine.sglang.workers import Worker, WorkerError, Workers
 from memkit.errors import EngineError
-from memkit.serving.naming import Claim
 
 UNBOUNDED = 64  # adapters that are kept on a server which names no limit
 WAIT = 60.0  # seconds for which an adapter waits for room

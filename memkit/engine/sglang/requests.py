@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from memkit.engine.base import Request, Score
 from memkit.engine.entropy import entropy_of_top
+from memkit.engine.sglang.plugin.protocol import PLACEHOLDER, Claim
 from memkit.errors import EngineError
 from memkit.models.chat import text_ids
-from memkit.serving.naming import PLACEHOLDER, Claim
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

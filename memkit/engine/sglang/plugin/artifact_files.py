@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from memkit.artifact.format import Artifact
+from memkit.engine.sglang.plugin.config import ServingConfig
+from memkit.engine.sglang.plugin.protocol import Claim, tenant_key
 from memkit.errors import ArtifactError, BankError, MissingExtraError
-from memkit.serving.config import ServingConfig
-from memkit.serving.naming import Claim, tenant_key
 
 FRESH = 5.0  # seconds for which a fetched file counts as still there
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memkit.serving.config import CAPACITY, ServingConfig
-from memkit.serving.prefix import make_secret, write
+from memkit.engine.sglang.plugin.config import CAPACITY, ServingConfig
+from memkit.engine.sglang.plugin.header import make_secret, write
 
 if TYPE_CHECKING:
     from memkit.models.loading import LoadedModel

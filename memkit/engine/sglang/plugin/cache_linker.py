@@ -1,7 +1,7 @@
 """SGLang's door to an external KV store, over a bank: artifacts are read into the device's KV pool.
 
 It only reads. Whatever cannot be loaded fails the request, with nothing cached: SGLang itself would compute
-the placeholders as text and keep the result under the artifact's name. `memkit.serving.guard` tells the
+the placeholders as text and keep the result under the artifact's name. `memkit.engine.sglang.plugin.scheduler_guard` tells the
 linker which artifact a request names, and refuses what slips past it.
 """
 
@@ -22,13 +22,13 @@ from sglang.srt.mem_cache.unified_cache.unified_cache_linker import LayerWiseLoa
 from sglang.srt.mem_cache.utils import get_storage_hash_str
 from sglang.srt.runtime_context import get_parallel
 
+from memkit.engine.sglang.plugin import scheduler_guard
+from memkit.engine.sglang.plugin.artifact_files import Artifacts, files_of
+from memkit.engine.sglang.plugin.config import ServingConfig
+from memkit.engine.sglang.plugin.header import Prefix
+from memkit.engine.sglang.plugin.kv_pages import Pages, Share, heads_of, require_pooled
+from memkit.engine.sglang.plugin.protocol import PLACEHOLDER, Claim, page_hashes
 from memkit.errors import ArtifactError, ConfigError, EngineError, MemkitError
-from memkit.serving import guard
-from memkit.serving.config import ServingConfig
-from memkit.serving.naming import PLACEHOLDER, Claim, page_hashes
-from memkit.serving.pages import Pages, Share, heads_of, require_pooled
-from memkit.serving.prefix import Prefix
-from memkit.serving.store import Artifacts, files_of
 
 log = logging.getLogger(__name__)
 REMEMBERED = 4096  # requests, and names of prefixes, that are remembered
@@ -68,7 +68,7 @@ class MemkitLinker(UnifiedCacheLinker):  # type: ignore[misc] # SGLang is not in
         extra_config: Mapping[str, Any] | None = None,
         forward_stream: Any = None,
     ) -> None:
-        guard.require_installed()
+        scheduler_guard.require_installed()
         config = ServingConfig.of(extra_config)
         self.prefix = Prefix.open(config.prefix)
         self.artifacts = Artifacts(files_of(config), config.capacity)

@@ -1,8 +1,8 @@
 """The plugin that SGLang loads in each of its processes, by the entry-point group ``sglang.srt.plugins``.
 
-In the process that takes requests it checks each one (`memkit.serving.admission`), puts memory embeddings in
+In the process that takes requests it checks each one (`memkit.engine.sglang.plugin.request_checks`), puts memory embeddings in
 their places, resolves LoRA artifacts and answers ``/memkit``; in the scheduler's it installs
-`memkit.serving.guard`.
+`memkit.engine.sglang.plugin.scheduler_guard`.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from collections.abc import Callable
 from typing import Any
 
 from memkit._version import __version__
+from memkit.engine.sglang.plugin import scheduler_guard
+from memkit.engine.sglang.plugin.artifact_files import Artifacts, files_of
+from memkit.engine.sglang.plugin.config import ServingConfig
+from memkit.engine.sglang.plugin.header import Prefix, read_secret
+from memkit.engine.sglang.plugin.lora_adapters import Adapters
+from memkit.engine.sglang.plugin.protocol import ADAPTER, Claim
+from memkit.engine.sglang.plugin.request_checks import OVERRIDES, Admission, check_harmless, embedded
 from memkit.errors import ArtifactError, BankError, EngineError, MemkitError
-from memkit.serving import guard
-from memkit.serving.adapters import Adapters
-from memkit.serving.admission import OVERRIDES, Admission, check_harmless, embedded
-from memkit.serving.config import ServingConfig
-from memkit.serving.naming import ADAPTER, Claim
-from memkit.serving.prefix import Prefix, read_secret
-from memkit.serving.store import Artifacts, files_of
 
 log = logging.getLogger(__name__)
 MANAGER = "sglang.srt.managers.tokenizer_manager.TokenizerManager"
@@ -33,7 +33,7 @@ def install() -> None:
     """Register memkit's hooks; SGLang calls this once in each process."""
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
-    guard.install()
+    scheduler_guard.install()
     hooks: dict[str, tuple[Callable[..., Any], Any]] = {
         "__init__": (after_start, HookType.AFTER),
         "generate_request": (before_request, HookType.BEFORE),
@@ -74,7 +74,7 @@ class Serving:
 
     def _identify(self) -> None:
         """Find out whether the server's model is the one that the bank was prepared for."""
-        from memkit.serving.fingerprints import fingerprint_at
+        from memkit.engine.sglang.plugin.fingerprint import fingerprint_at
 
         model = self._manager.model_config
         try:

@@ -6,10 +6,10 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from memkit.engine.sglang.plugin.artifact_files import Artifacts
+from memkit.engine.sglang.plugin.protocol import ADAPTER, Claim
 from memkit.engine.transformers.lora import export_peft
 from memkit.errors import EngineError
-from memkit.serving.naming import ADAPTER, Claim
-from memkit.serving.store import Artifacts
 
 
 class Adapters:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from memkit.artifact.format import Artifact
 from memkit.artifact.quantization import dequantized
+from memkit.engine.sglang.plugin.header import Prefix
 from memkit.errors import ArtifactError, EngineError
-from memkit.serving.prefix import Prefix
 
 POOLED = ("float32", "bfloat16", "float16")  # numbers of a pool that memkit writes
 

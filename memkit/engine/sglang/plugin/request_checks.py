@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from memkit.engine.sglang.plugin.artifact_files import Artifacts
+from memkit.engine.sglang.plugin.header import Prefix
+from memkit.engine.sglang.plugin.protocol import ADAPTER, PLACEHOLDER, SCHEME, Claim, salt
 from memkit.errors import EngineError
-from memkit.serving.naming import ADAPTER, PLACEHOLDER, SCHEME, Claim, salt
-from memkit.serving.prefix import Prefix
-from memkit.serving.store import Artifacts
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from memkit._version import __version__
 from memkit.artifact.format import Artifact, Manifest
+from memkit.engine.sglang.plugin.protocol import MIN_SECRET
 from memkit.errors import ArtifactError, ConfigError
-from memkit.serving.naming import MIN_SECRET
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from memkit.models.loading import LoadedModel
 
-MAKER = "memkit.serving.prefix"
+MAKER = "memkit.engine.sglang.plugin.header"
 TENANT = "memkit"  # the file is nobody's
 AXES = ("layer", "kv_head", "token", "head_dim")
 SECRET = "secret"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-LINKER, MODULE = "MemkitLinker", "memkit.serving.linker"
+LINKER, MODULE = "MemkitLinker", "memkit.engine.sglang.plugin.cache_linker"
 CAPACITY = 4 << 30  # bytes
 
 
@@ -16,7 +16,7 @@ class ServingConfig:
     """Where a server finds artifacts, and how many of them it keeps open.
 
     ``artifacts`` is the folder, or the URL that fsspec knows, with the bank's artifacts; ``prefix`` the file
-    that `memkit.serving.prefix.write` made for the model; ``secret`` the file that tenants' salts are made
+    that `memkit.engine.sglang.plugin.header.write` made for the model; ``secret`` the file that tenants' salts are made
     with; ``cache`` the folder for files that are fetched from a URL. ``capacity`` is in bytes.
     """
 
