@@ -10,7 +10,7 @@ from typing import Literal
 from memkit.bank import Entry
 from memkit.document import Span
 from memkit.router.gate import Route
-from memkit.router.looked import Considered
+from memkit.router.types import Considered
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from memkit.pipeline.answer import Found, Recalled, Sampling, ask_many, recall, 
 from memkit.pipeline.compile_queue import CompileQueue, Job
 from memkit.pipeline.ingest import MAX_CHARACTERS
 from memkit.pipeline.usage import Usage
-from memkit.router.embed import Embedder, embedder_of
+from memkit.router.embedders import Embedder, embedder_of
 from memkit.router.gate import GateConfig, GateName, gate_config
 from memkit.router.router import Router
 from memkit.text.messages import Message, Turns, When

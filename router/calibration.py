@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from memkit.errors import ConfigError
-from memkit.router.scorer import Head
+from memkit.router.classifier import Head
 
 FORMAT = 2
 HEADS = ("found", "right", "among", "held", "text")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memkit.engine.base import Score
-from memkit.router.candidates import Candidate
+from memkit.router.retrieval import Candidate
 
 HIDDEN = 128  # dimensions of the first token's hidden state (CDLM)
 UNSURE = frozenset("i unknown none no not sorry unfortunately there".split())  # how refusals begin

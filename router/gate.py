@@ -15,7 +15,7 @@ from typing import Literal, get_args
 
 from memkit.errors import ConfigError
 from memkit.router.calibration import Thresholds
-from memkit.router.candidates import Candidate
+from memkit.router.retrieval import Candidate
 
 Route = Literal["latent", "text", "none"]
 GateName = Literal["auto", "rule", "entropy", "learned"]

@@ -18,15 +18,15 @@ from memkit.document import Document, Span
 from memkit.engine.base import Engine, Handle, Request
 from memkit.errors import ConfigError, NotFoundError
 from memkit.router import calibration, features, gate
-from memkit.router.attached import attached
+from memkit.router.artifact_cache import attached
 from memkit.router.calibration import Calibration
-from memkit.router.candidates import Candidate, candidates, index, lead, refresh
-from memkit.router.embed import Embedder
+from memkit.router.embedders import Embedder
 from memkit.router.features import Probe
 from memkit.router.gate import Belief, Decision, GateConfig
-from memkit.router.looked import Considered, Looked, Routed
-from memkit.router.text import AROUND, passages, room_for
-from memkit.router.unseen import unseen
+from memkit.router.passages import AROUND, passages, room_for
+from memkit.router.retrieval import Candidate, candidates, index, lead, refresh
+from memkit.router.staleness import unseen
+from memkit.router.types import Considered, Looked, Routed
 
 NO_COMPILER = "none"  # names the calibration of memories that have only their text
 

@@ -13,11 +13,11 @@ from memkit.engine.artifact_cache import Attachments
 from memkit.engine.base import Completion, Engine, Handle, Request, Score
 from memkit.router import features
 from memkit.router.calibration import Calibration, Thresholds
-from memkit.router.embed import LexicalEmbedder
+from memkit.router.classifier import Head
+from memkit.router.embedders import LexicalEmbedder
 from memkit.router.gate import GateConfig
-from memkit.router.looked import Routed
 from memkit.router.router import Router
-from memkit.router.scorer import Head
+from memkit.router.types import Routed
 
 MIRA, JALO = "Mira lives in Keldor. Her dog is called Tovin.", "Jalo works at Brimtek. He likes plums."
 INJECTION = (

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from memkit.errors import ConfigError, MissingExtraError
-from memkit.router.embed import HybridEmbedder, LexicalEmbedder, embedder_of
-from memkit.router.sentence import SentenceEmbedder
+from memkit.router.embedder_sentence import SentenceEmbedder
+from memkit.router.embedders import HybridEmbedder, LexicalEmbedder, embedder_of
 
 MIRA, WHERE = "Mira lives in Keldor. Her dog is called Tovin.", "Where does Mira live?"
 

@@ -16,7 +16,7 @@ from memkit.evals import records
 from memkit.evals.cells import Cell, table
 from memkit.evals.rag import passages
 from memkit.evals.run import EvalConfig, evaluate
-from memkit.router.embed import LexicalEmbedder
+from memkit.router.embedders import LexicalEmbedder
 from memkit.testing import TEXT, TINY_OPTIONS
 
 COLUMNS = (

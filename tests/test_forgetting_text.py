@@ -17,7 +17,7 @@ from memkit.errors import ConfigError, NotFoundError
 from memkit.memory import Memory
 from memkit.pipeline.admission import AdmissionConfig
 from memkit.pipeline.forget import forget_and_check
-from memkit.router.candidates import index
+from memkit.router.retrieval import index
 from memkit.testing import TEXT, TINY_OPTIONS
 
 SECRET = "The password of the safe is Krumbeltorn."

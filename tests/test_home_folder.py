@@ -25,7 +25,7 @@ from memkit.engine.transformers.decoder_checkpoint import default_store
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError, DocumentError, ModelError
 from memkit.memory import default_home
-from memkit.router.embed import embedder_of
+from memkit.router.embedders import embedder_of
 from memkit.testing import TEXT
 
 pytestmark = pytest.mark.wheel

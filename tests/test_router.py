@@ -27,8 +27,8 @@ from memkit.engine.artifact_cache import Attachments
 from memkit.engine.base import Handle, Request
 from memkit.errors import ConfigError
 from memkit.router import calibration, features
-from memkit.router.attached import attached
-from memkit.router.embed import LexicalEmbedder
+from memkit.router.artifact_cache import attached
+from memkit.router.embedders import LexicalEmbedder
 from memkit.router.gate import GateConfig
 from memkit.router.router import Router
 

@@ -21,11 +21,11 @@ from memkit.bank import Bank
 from memkit.bank.vector_index import Chunk, TenantIndex
 from memkit.document import Span
 from memkit.errors import ConfigError
-from memkit.router import calibration, fit
-from memkit.router.candidates import candidates
-from memkit.router.embed import LexicalEmbedder
-from memkit.router.scorer import Head
-from memkit.router.text import merged
+from memkit.router import calibrate, calibration
+from memkit.router.classifier import Head
+from memkit.router.embedders import LexicalEmbedder
+from memkit.router.passages import merged
+from memkit.router.retrieval import candidates
 
 
 @pytest.fixture
@@ -98,13 +98,13 @@ def test_a_scorer_learns_and_keeps_as_json() -> None:
 
 def test_cuts_and_areas_by_hand() -> None:
     values, labels = [0.1, 0.2, 0.6, 0.7], [False, False, True, True]
-    assert fit.best_cut(values, labels, 9.0) == pytest.approx(0.4)
-    assert fit.best_cut([0.1, 0.5, 0.4, 0.9], [False, False, True, True], 9.0, kept=1.0) < 0.4
-    assert fit.best_cut(values, [True] * 4, 9.0) == 9.0
-    assert fit.balanced([True, False, False], [True, True, False]) == 0.75
-    assert fit.auroc(values, labels) == 1.0
-    assert fit.auroc([0.5, 0.5], [True, False]) == 0.5
-    assert fit.auroc(values, [True] * 4) is None
+    assert calibrate.best_cut(values, labels, 9.0) == pytest.approx(0.4)
+    assert calibrate.best_cut([0.1, 0.5, 0.4, 0.9], [False, False, True, True], 9.0, kept=1.0) < 0.4
+    assert calibrate.best_cut(values, [True] * 4, 9.0) == 9.0
+    assert calibrate.balanced([True, False, False], [True, True, False]) == 0.75
+    assert calibrate.auroc(values, labels) == 1.0
+    assert calibrate.auroc([0.5, 0.5], [True, False]) == 0.5
+    assert calibrate.auroc(values, [True] * 4) is None
 
 
 def test_a_calibration_is_found_again_and_no_other(bank: Bank) -> None:

@@ -16,7 +16,7 @@ pytest.importorskip("openai")
 import openai
 
 from memkit.engine.transformers.engine import TransformersEngine
-from memkit.router.embed import LexicalEmbedder
+from memkit.router.embedders import LexicalEmbedder
 from memkit.server.config import ServerConfig
 from memkit.server.embeddings import MAX_INPUTS
 from memkit.server.schemas import MAX_QUESTION

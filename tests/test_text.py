@@ -17,9 +17,9 @@ from memkit.document import Document
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import DocumentError
 from memkit.memory import Memory
-from memkit.router.candidates import candidates, index
-from memkit.router.embed import LexicalEmbedder
+from memkit.router.embedders import LexicalEmbedder
 from memkit.router.question import asked, weighted_words
+from memkit.router.retrieval import candidates, index
 from memkit.text.normalize import boundary, normal, places, words
 
 EMBEDDER = LexicalEmbedder()

@@ -32,7 +32,7 @@ from memkit.errors import ConfigError, NotFoundError
 from memkit.integrations.langchain.filters import fits, matches
 from memkit.integrations.langchain.messages import clean
 from memkit.memory import Memory
-from memkit.router.candidates import candidates, index, refresh
+from memkit.router.retrieval import candidates, index, refresh
 from memkit.text.normalize import blank
 
 Namespace = tuple[str, ...]

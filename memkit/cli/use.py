@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from memkit.answer import Part
     from memkit.bank import MemoryInfo
     from memkit.memory import Answer, Memory
-    from memkit.router.looked import Considered
+    from memkit.router.types import Considered
 
 File = Annotated[str, typer.Argument(metavar="FILE|-", help="A text file, or - for standard input.")]
 Title = Annotated[str | None, typer.Option(help="Default: the file's name.", show_default=False)]

@@ -20,7 +20,7 @@ from memkit.evals.peers.process import Environment
 from memkit.evals.peers.systems import TOKENS, Mem0, Ours, Rag, Reader, System
 from memkit.evals.records import generated
 from memkit.evals.timing import stamp
-from memkit.router.embed import embedder_of
+from memkit.router.embedders import embedder_of
 from memkit.server.config import ServerConfig
 from memkit.server.testing import served
 

@@ -21,10 +21,11 @@ from memkit.engine.base import Request
 from memkit.errors import CompileError, VerificationError
 from memkit.evals import records
 from memkit.memory import Memory
-from memkit.router import features, fit
+from memkit.router import calibrate as fit
+from memkit.router import features
 from memkit.router.calibration import Calibration, folder_of, save
-from memkit.router.looked import Looked
 from memkit.router.router import NO_COMPILER, Router
+from memkit.router.types import Looked
 
 Kind = Literal["answerable", "general", "missing"]
 TENANT = "evaluation"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from memkit.document import sentences
 from memkit.engine.transformers.engine import TransformersEngine
-from memkit.router.embed import Embedder
+from memkit.router.embedders import Embedder
 
 
 def passages(

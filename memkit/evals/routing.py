@@ -22,12 +22,12 @@ from memkit.evals.gating import ANSWER_TOKENS, TENANT, Query, Sources
 from memkit.evals.timing import stamp
 from memkit.evals.work import Work
 from memkit.memory import Memory
-from memkit.router import fit
+from memkit.router import calibrate
 from memkit.router.calibration import folder_of, save
 from memkit.router.gate import Decision, GateConfig
-from memkit.router.looked import Looked
+from memkit.router.passages import room_for
 from memkit.router.router import NO_COMPILER, Router
-from memkit.router.text import room_for
+from memkit.router.types import Looked
 
 Progress = Callable[[str, int, int], None]
 
@@ -225,8 +225,8 @@ class Study:
             "score": text_metrics.mean(scores),
             "score_ci95": text_metrics.wilson(sum(scores), n),
             "top1": sum(tops) / n if n else None,
-            "balanced_accuracy": fit.balanced(used, labels),
-            "auroc": fit.auroc(values, labels) if len(values) == len(labels) else None,
+            "balanced_accuracy": calibrate.balanced(used, labels),
+            "auroc": calibrate.auroc(values, labels) if len(values) == len(labels) else None,
             "harm_points": 100 * sum(general) / len(general) if general else None,
             "overhead_flops": probes / answers if answers else None,
             "routes": _routes(pairs),
@@ -308,7 +308,7 @@ def _of_compiler(
         ids = gating.fill(memory, chosen, extra)
         failed = [] if bare else gating.compile_all(memory, [ids[r.id] for r in chosen], progress)
         asked = gating.queries(chosen, extra, general, ids)
-        held = [q for q in asked if fit.part_of(q.group) == "report"]
+        held = [q for q in asked if calibrate.part_of(q.group) == "report"]
         observed = gating.observe_all(memory, [q for q in asked if q not in held], progress)
         about = {"source": config.sources.source.rpartition("/")[2], "not_compiled": len(failed)}
         made = gating.calibration_of(memory, name, observed, about, config.sources.seed)

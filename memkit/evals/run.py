@@ -30,7 +30,7 @@ from memkit.evals.rag import passages
 from memkit.evals.timing import stamp
 from memkit.models.loading import quiet_libraries
 from memkit.pipeline.admission import SelfTest
-from memkit.router.embed import embedder_of
+from memkit.router.embedders import embedder_of
 
 BASELINES = ("full", "none", "rag", "kvpress", "cartridge")
 CURVE_EVERY = 5  # steps between the points of a loss curve that are kept
@@ -67,7 +67,7 @@ class EvalConfig:
     options: Mapping[str, Any] = field(default_factory=dict)  # for every compiler
     variants: tuple[Variant, ...] = ()
     judge: JudgeConfig | None = None
-    embedder: str | None = None  # of the baseline rag; see `memkit.router.embed.embedder_of`
+    embedder: str | None = None  # of the baseline rag; see `memkit.router.embedders.embedder_of`
     wording: str = records.QUESTION  # how a record's questions are put, to every method alike
     drift: str | None = None  # a file of general questions to measure drift on, or "none"; else nano's
 

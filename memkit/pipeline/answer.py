@@ -14,9 +14,9 @@ from memkit.bank import MemoryInfo
 from memkit.document import Span
 from memkit.engine.base import Completion, Engine, Request
 from memkit.errors import ConfigError, NotFoundError
-from memkit.router.candidates import candidates, refresh
 from memkit.router.gate import Route
-from memkit.router.looked import Routed
+from memkit.router.retrieval import candidates, refresh
+from memkit.router.types import Routed
 from memkit.text.messages import Turns, checked, turns
 from memkit.text.normalize import blank
 

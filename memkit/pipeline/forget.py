@@ -13,8 +13,8 @@ from memkit.document import Document, Span, sentences
 from memkit.engine.base import Request
 from memkit.errors import ConfigError
 from memkit.pipeline.admission import AdmissionConfig, SelfTest
-from memkit.router.candidates import index, refresh
 from memkit.router.gate import Route
+from memkit.router.retrieval import index, refresh
 from memkit.text.messages import checked
 from memkit.text.normalize import blank, places
 from memkit.text_metrics import contains

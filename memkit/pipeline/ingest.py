@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from memkit.bank import MemoryInfo, Said
 from memkit.document import Document
 from memkit.errors import ConfigError
-from memkit.router.candidates import index_entry, refresh
+from memkit.router.retrieval import index_entry, refresh
 from memkit.text.messages import Message, When, checked, entries
 
 if TYPE_CHECKING:

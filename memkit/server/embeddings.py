@@ -9,8 +9,8 @@ import numpy as np
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
-from memkit.router.embed import Embedder, Vectors
-from memkit.router.text import Counter
+from memkit.router.embedders import Embedder, Vectors
+from memkit.router.passages import Counter
 from memkit.server.bodies import JsonRoute
 from memkit.server.memories import ERRORS
 from memkit.server.openai_schemas import EmbeddingsBody, EmbeddingsOut

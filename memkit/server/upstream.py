@@ -19,7 +19,7 @@ from fastapi.responses import Response, StreamingResponse
 from memkit.document import Span
 from memkit.errors import NotFoundError
 from memkit.router.gate import EMPTY, Decision, by_rule
-from memkit.router.text import passages
+from memkit.router.passages import passages
 from memkit.server.guard import UNBUFFERED
 from memkit.server.passing import DECODED, headers_of, joined, marked, with_field
 from memkit.server.refusals import ApiError

@@ -18,7 +18,7 @@ from memkit.evals.peers.figures import Took, add_ratios, costs, stopwatch, turns
 from memkit.evals.peers.process import Environment, Peer
 from memkit.evals.timing import nbytes
 from memkit.memory import Memory
-from memkit.router.embed import Vectors
+from memkit.router.embedders import Vectors
 
 Progress = Callable[[str, int, int], None]
 DIM, TOP, TENANT, NAMESPACE = 384, 8, "bench", ("bench",)

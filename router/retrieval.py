@@ -11,7 +11,7 @@ import numpy as np
 
 from memkit.bank import Bank, Hit, MemoryInfo
 from memkit.document import Document, Span, sentences
-from memkit.router.embed import Embedder, LexicalEmbedder, Vectors
+from memkit.router.embedders import Embedder, LexicalEmbedder, Vectors
 from memkit.router.question import memory_words, weighted_words
 from memkit.text.dialogue_acts import statements
 

@@ -8,8 +8,8 @@ from typing import Protocol
 from memkit.bank import Bank, Hit, MemoryInfo
 from memkit.document import Span
 from memkit.engine.base import Engine
-from memkit.router.embed import Vectors
-from memkit.router.unseen import ALL
+from memkit.router.embedders import Vectors
+from memkit.router.staleness import ALL
 
 CHUNKS = 32  # best chunks that are considered
 CLOSE = 0.5  # of the best score, that the newest chunks must reach

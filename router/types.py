@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from memkit.document import Span
 from memkit.engine.base import Handle, Request
 from memkit.router.calibration import Calibration
-from memkit.router.candidates import Candidate
-from memkit.router.embed import Vectors
+from memkit.router.embedders import Vectors
 from memkit.router.features import Probe
 from memkit.router.gate import Decision
+from memkit.router.retrieval import Candidate
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 
 from memkit.bank import Bank, Entry, MemoryInfo
-from memkit.router.embed import Vectors
+from memkit.router.embedders import Vectors
 
 ALL = 1 << 20  # chunks of one memory
 

@@ -17,7 +17,7 @@ import numpy as np
 from memkit.errors import ConfigError
 from memkit.router import features
 from memkit.router.calibration import Thresholds
-from memkit.router.scorer import Head
+from memkit.router.classifier import Head
 
 LOST = 0.02  # of the answerable questions may fall below `probe_from`, and below `none_below`
 KEPT = 0.96  # of those whose text is read must pass `text_from`, where that is possible
