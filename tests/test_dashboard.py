@@ -25,8 +25,8 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 from memkit.compilers.base import Step
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.recompile.run import work
-from memkit.server import asking
 from memkit.server.config import ServerConfig
+from memkit.server.routes import ask
 from memkit.server.testing import Served, browser, has_browser, served
 from memkit.testing import TEXT, TINY_OPTIONS
 
@@ -207,7 +207,7 @@ def test_margins_and_times_say_of_what(
             found = await self._turns.answer(*arguments)
             return replace(found, route=route, trace=replace(found.trace, route=route, **trace))
 
-    monkeypatch.setattr(asking, "turns_of", Turns)
+    monkeypatch.setattr(ask, "turns_of", Turns)
     go(driver, "#/")
     go(driver, "#/ask")
     wait(driver, "#field-question").send_keys("Where does Mira live?", Keys.ENTER)

@@ -145,7 +145,7 @@ def test_where_libraries_keep_what_they_make(at_home: Path, monkeypatch: pytest.
 def test_of_a_server(at_home: Path, engine: TransformersEngine) -> None:
     pytest.importorskip("fastapi")
     from memkit.server.config import ServerConfig
-    from memkit.server.services import Services
+    from memkit.server.dependencies import Services
 
     config = ServerConfig(home=Path("~/bank"), reports=Path("~/reports"))
     assert (config.home, config.reports) == (at_home / "bank", at_home / "reports")

@@ -14,7 +14,7 @@ import anyio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memkit.server.passing import headers_of, marked, with_field
+from memkit.server.response_passthrough import headers_of, marked, with_field
 from memkit.server.upstream import framed, latest
 
 QUESTION: dict[str, Any] = {"role": "user", "content": "Where does Mira live?"}

@@ -18,7 +18,7 @@ import openai
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.router.embedders import LexicalEmbedder
 from memkit.server.config import ServerConfig
-from memkit.server.embeddings import MAX_INPUTS
+from memkit.server.routes.embeddings import MAX_INPUTS
 from memkit.server.schemas import MAX_QUESTION
 from memkit.server.testing import Served, served
 

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.server.config import ServerConfig
-from memkit.server.sentences import told
 from memkit.server.testing import Served, remember, served
+from memkit.server.validation_messages import told
 from memkit.testing import TEXT, TINY_OPTIONS
 
 QUESTION = "Where does Mira live?"

@@ -17,7 +17,7 @@ import openai
 
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.server.config import ServerConfig
-from memkit.server.stops import Stopper
+from memkit.server.stop_sequences import Stopper
 from memkit.server.testing import Served, remember, served
 from memkit.testing import TEXT, TINY_OPTIONS
 

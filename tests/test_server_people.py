@@ -19,7 +19,7 @@ from memkit.bank.owners import Owner
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError
 from memkit.server.config import ServerConfig
-from memkit.server.people import Caller, header_text
+from memkit.server.identity import Caller, header_text
 from memkit.server.testing import Served, remember, served
 from memkit.testing import TEXT
 

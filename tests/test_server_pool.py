@@ -17,7 +17,7 @@ from memkit.models.loading import LoadedModel
 from memkit.recompile import run as run_module
 from memkit.recompile.run import work
 from memkit.server.jobs import Jobs
-from memkit.server.pool import Pool
+from memkit.server.memory_pool import Pool
 from memkit.testing import TEXT, TINY_OPTIONS
 
 

@@ -17,13 +17,13 @@ from fastapi.responses import Response
 from fastapi.routing import APIRoute
 
 from memkit._version import __version__
-from memkit.server import about, asking, embeddings, memories, openai, proxy, recompiling
-from memkit.server.answering import Turns
+from memkit.server.answer_stream import Turns
+from memkit.server.api_errors import ApiError
 from memkit.server.config import ServerConfig
-from memkit.server.errors import add_handlers
-from memkit.server.guard import Guard
-from memkit.server.refusals import ApiError
-from memkit.server.services import Services
+from memkit.server.dependencies import Services
+from memkit.server.error_handlers import add_handlers
+from memkit.server.middleware import Guard
+from memkit.server.routes import ask, embeddings, memories, openai, proxy, recompile, status
 from memkit.server.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -71,11 +71,11 @@ def create_app(config: ServerConfig, engine: TransformersEngine | None = None) -
     app.state.turns = Turns(config.answers, config.answer_timeout)
     add_handlers(app)
     groups = (
-        about.open_routes,
-        about.routes,
+        status.open_routes,
+        status.routes,
         memories.routes,
-        asking.routes,
-        recompiling.routes,
+        ask.routes,
+        recompile.routes,
         openai.routes,
         embeddings.routes,
     )

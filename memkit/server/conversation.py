@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from memkit.server.refusals import ApiError
+from memkit.server.api_errors import ApiError
 from memkit.server.schemas import ChatMessage, EarlierMessage
 from memkit.text.messages import turns
 

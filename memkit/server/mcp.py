@@ -18,9 +18,9 @@ from memkit.cli.output import plain
 from memkit.document import Document
 from memkit.errors import ConfigError, MemkitError, MissingExtraError, install_line
 from memkit.memory import MAX_CHARACTERS, Memory
+from memkit.server.api_errors import ApiError, api_error
 from memkit.server.jobs import Jobs
-from memkit.server.refusals import ApiError, api_error
-from memkit.server.sentences import told
+from memkit.server.validation_messages import told
 
 try:
     from mcp.server.mcpserver import Context, MCPServer

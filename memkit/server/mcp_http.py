@@ -13,13 +13,13 @@ from mcp.server.transport_security import TransportSecuritySettings
 
 from memkit.errors import MemkitError
 from memkit.memory import Memory
-from memkit.server.guard import Guard
+from memkit.server.api_errors import ApiError, api_error, body_of
+from memkit.server.identity import Caller, header_text
 from memkit.server.jobs import Jobs
 from memkit.server.mcp import create_mcp
-from memkit.server.people import Caller, header_text
-from memkit.server.pool import Pool
-from memkit.server.rates import Rates, key_of
-from memkit.server.refusals import ApiError, api_error, body_of
+from memkit.server.memory_pool import Pool
+from memkit.server.middleware import Guard
+from memkit.server.rate_limits import Rates, key_of
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send

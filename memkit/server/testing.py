@@ -18,7 +18,7 @@ from fastapi import FastAPI
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.server.app import create_app
 from memkit.server.config import ServerConfig
-from memkit.server.services import Services
+from memkit.server.dependencies import Services
 
 if TYPE_CHECKING:
     from selenium.webdriver.chrome.webdriver import WebDriver

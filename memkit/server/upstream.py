@@ -20,11 +20,11 @@ from memkit.document import Span
 from memkit.errors import NotFoundError
 from memkit.router.gate import EMPTY, Decision, by_rule
 from memkit.router.passages import passages
-from memkit.server.guard import UNBUFFERED
-from memkit.server.passing import DECODED, headers_of, joined, marked, with_field
-from memkit.server.refusals import ApiError
+from memkit.server.api_errors import ApiError
+from memkit.server.dependencies import Desk, Services
+from memkit.server.middleware import UNBUFFERED
+from memkit.server.response_passthrough import DECODED, headers_of, joined, marked, with_field
 from memkit.server.schemas import MAX_QUESTION
-from memkit.server.services import Desk, Services
 
 CHARACTERS = 4  # of a token, roughly: the upstream's tokenizer is not here
 MAX_ERROR = 64 * 1024  # bytes of an upstream's refusal that are read

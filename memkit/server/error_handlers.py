@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from memkit.errors import MemkitError
-from memkit.server.refusals import ApiError, api_error, body_of, invalid_body
+from memkit.server.api_errors import ApiError, api_error, body_of, invalid_body
 
 NO_BODY = "the request has no body: send a JSON object"
 
@@ -59,7 +59,9 @@ def add_handlers(app: FastAPI) -> None:
         message = {404: "there is nothing at this address", 405: "this address does not take that method"}
         headers = dict(getattr(error, "headers", None) or {})
         text = message.get(status, "the request cannot be read")
-        if own := getattr(error, "message", None):  # of a body that was looked at in `memkit.server.bodies`
+        if own := getattr(
+            error, "message", None
+        ):  # of a body that was looked at in `memkit.server.request_body`
             return answer(ApiError(status, own, "invalid_request", getattr(error, "param", None)), request)
         return answer(ApiError(status, text, "http_error", headers=headers), request)
 

@@ -10,13 +10,13 @@ from memkit.bank.owners import Owner
 from memkit.errors import ConfigError, NotFoundError
 from memkit.recompile.advice import AdvisorConfig
 from memkit.recompile.plan import Scope, plan
-from memkit.server.asking import require_model
-from memkit.server.bodies import JsonRoute
-from memkit.server.memories import ERRORS
-from memkit.server.people import Caller
-from memkit.server.refusals import queue_full
+from memkit.server.api_errors import queue_full
+from memkit.server.dependencies import AtDesk, Desk
+from memkit.server.identity import Caller
+from memkit.server.request_body import JsonRoute
+from memkit.server.routes.ask import require_model
+from memkit.server.routes.memories import ERRORS
 from memkit.server.schemas import JobOut, JobsOut, PlanOut, RecompileBody, SkippedOut, TaskOut
-from memkit.server.services import AtDesk, Desk
 
 routes = APIRouter(prefix="/recompile", tags=["recompilation"], responses=ERRORS, route_class=JsonRoute)
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from memkit.server.refusals import ApiError, api_error, body_of
+from memkit.server.api_errors import ApiError, api_error, body_of
 
 log = logging.getLogger("memkit.server")
 READ_TIMEOUT = 30.0  # seconds between two parts of a body

@@ -15,10 +15,10 @@ from memkit._version import __version__
 from memkit.bank.api_keys import Scope
 from memkit.config import expanded
 from memkit.errors import NotFoundError
-from memkit.server.bodies import JsonRoute
-from memkit.server.memories import ERRORS
-from memkit.server.refusals import ApiError
-from memkit.server.services import AtDesk, services_of
+from memkit.server.api_errors import ApiError
+from memkit.server.dependencies import AtDesk, services_of
+from memkit.server.request_body import JsonRoute
+from memkit.server.routes.memories import ERRORS
 
 MAX_REPORT = 16 * 2**20  # bytes
 _NAME = re.compile(r"[\w][\w.-]{0,99}")

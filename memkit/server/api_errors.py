@@ -21,7 +21,7 @@ from memkit.errors import (
     QuotaError,
     VerificationError,
 )
-from memkit.server.sentences import told
+from memkit.server.validation_messages import told
 
 log = logging.getLogger("memkit.server")
 NO_KEY = (

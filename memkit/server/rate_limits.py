@@ -12,7 +12,7 @@ from limits.strategies import SlidingWindowCounterRateLimiter
 from memkit.bank import Bank
 from memkit.bank.api_keys import Key
 from memkit.errors import ConfigError
-from memkit.server.refusals import ApiError, unauthorized
+from memkit.server.api_errors import ApiError, unauthorized
 
 
 def key_of(bank: Bank, authorization: str) -> tuple[Key, str]:

@@ -10,13 +10,13 @@ from fastapi import APIRouter, Request, Response
 
 from memkit.answer import Answer
 from memkit.cli.output import plain
-from memkit.server.answering import Question, Turns
-from memkit.server.bodies import JsonRoute
+from memkit.server.answer_stream import Question, Turns
+from memkit.server.api_errors import ApiError
 from memkit.server.conversation import earlier
-from memkit.server.memories import ERRORS, the
-from memkit.server.refusals import ApiError
+from memkit.server.dependencies import AtDesk, Desk
+from memkit.server.request_body import JsonRoute
+from memkit.server.routes.memories import ERRORS, the
 from memkit.server.schemas import AnswerOut, AskBody
-from memkit.server.services import AtDesk, Desk
 
 routes = APIRouter(tags=["questions"], responses=ERRORS, route_class=JsonRoute)
 

@@ -1,6 +1,6 @@
 """The OpenAI-compatible routes. Answers come from the caller's memories, and say in ``memkit`` from which.
 
-Where an upstream answers, `memkit.server.proxy` stands in front of these.
+Where an upstream answers, `memkit.server.routes.proxy` stands in front of these.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from memkit.answer import Answer
 from memkit.errors import ConfigError, MemkitError
 from memkit.router.gate import GateName
-from memkit.server.answering import Question
-from memkit.server.asking import headers_of, longest, turns_of, used
-from memkit.server.bodies import JsonRoute
+from memkit.server.answer_stream import Question
+from memkit.server.api_errors import ApiError, api_error, body_of
 from memkit.server.conversation import turns_in
-from memkit.server.errors import request_id_of
-from memkit.server.guard import UNBUFFERED
-from memkit.server.memories import ERRORS, the
+from memkit.server.dependencies import AtDesk, Desk, with_headers
+from memkit.server.error_handlers import request_id_of
+from memkit.server.identity import header_text
+from memkit.server.middleware import UNBUFFERED
 from memkit.server.openai_schemas import (
     ChatBody,
     ChatOut,
@@ -35,10 +35,10 @@ from memkit.server.openai_schemas import (
     Model,
     Models,
 )
-from memkit.server.people import header_text
-from memkit.server.refusals import ApiError, api_error, body_of
-from memkit.server.services import AtDesk, Desk, with_headers
-from memkit.server.stops import Stopper
+from memkit.server.request_body import JsonRoute
+from memkit.server.routes.ask import headers_of, longest, turns_of, used
+from memkit.server.routes.memories import ERRORS, the
+from memkit.server.stop_sequences import Stopper
 
 DEFAULT_TOKENS = 256
 _GATES: dict[str, GateName] = {"auto": "auto", "rule": "rule", "entropy": "entropy", "learned": "learned"}

@@ -11,12 +11,12 @@ from fastapi.responses import JSONResponse
 
 from memkit.router.embedders import Embedder, Vectors
 from memkit.router.passages import Counter
-from memkit.server.bodies import JsonRoute
-from memkit.server.memories import ERRORS
+from memkit.server.api_errors import ApiError
+from memkit.server.dependencies import AtDesk, Desk, with_headers
 from memkit.server.openai_schemas import EmbeddingsBody, EmbeddingsOut
-from memkit.server.refusals import ApiError
+from memkit.server.request_body import JsonRoute
+from memkit.server.routes.memories import ERRORS
 from memkit.server.schemas import MAX_QUESTION
-from memkit.server.services import AtDesk, Desk, with_headers
 from memkit.server.upstream import Estimated
 
 MAX_INPUTS = 1024

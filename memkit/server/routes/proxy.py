@@ -10,15 +10,15 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from memkit.server.answering import while_heard
-from memkit.server.bodies import UnfitBodyError, parse
-from memkit.server.openai import Chosen, unknown
-from memkit.server.services import AtDesk, with_headers
+from memkit.server.answer_stream import while_heard
+from memkit.server.dependencies import AtDesk, with_headers
+from memkit.server.request_body import UnfitBodyError, parse
+from memkit.server.routes.openai import Chosen, unknown
 from memkit.server.upstream import Upstream
 
 PASSED: tuple[str, ...] = ("openai-beta", "anthropic-beta", "anthropic-version", "traceparent", "tracestate")
 PASSED += ("x-request-id", "x-client-request-id", "accept", "accept-language")
-routes = APIRouter(prefix="/v1", include_in_schema=False)  # `memkit.server.openai` describes them
+routes = APIRouter(prefix="/v1", include_in_schema=False)  # `memkit.server.routes.openai` describes them
 
 
 @routes.get("/models")

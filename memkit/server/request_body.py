@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import HTTPException, Request, Response
 from fastapi.routing import APIRoute
 
-from memkit.server.errors import not_json
+from memkit.server.error_handlers import not_json
 
 
 class UnfitBodyError(HTTPException):

@@ -18,10 +18,10 @@ from memkit.observability.events import LogObserver, Observers
 from memkit.observability.prometheus import Metrics
 from memkit.router.gate import gate_config
 from memkit.server.config import ServerConfig
+from memkit.server.identity import Caller, header_text
 from memkit.server.jobs import Jobs
-from memkit.server.people import Caller, header_text
-from memkit.server.pool import Pool
-from memkit.server.rates import Rates, key_of
+from memkit.server.memory_pool import Pool
+from memkit.server.rate_limits import Rates, key_of
 
 BEARER = HTTPBearer(auto_error=False, description="An API key: `memkit keys create --tenant NAME`.")
 _USER = "A user of the key's tenant, percent-encoded; without it the tenant's own memories are meant."

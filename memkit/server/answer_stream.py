@@ -17,8 +17,8 @@ from memkit.answer import Answer
 from memkit.errors import ContextTooLongError, EngineError
 from memkit.memory import Memory
 from memkit.router.gate import GateConfig, GateName
-from memkit.server.refusals import ApiError
-from memkit.server.services import Desk
+from memkit.server.api_errors import ApiError
+from memkit.server.dependencies import Desk
 
 T = TypeVar("T")
 TOGETHER = 0.02  # seconds for which pieces are gathered before they are passed on

@@ -12,8 +12,9 @@ from memkit.bank.diff import difference
 from memkit.cli.output import plain
 from memkit.document import Document, Span
 from memkit.errors import NotFoundError
-from memkit.server.bodies import JsonRoute
-from memkit.server.refusals import ApiError, queue_full
+from memkit.server.api_errors import ApiError, queue_full
+from memkit.server.dependencies import AtDesk, Desk
+from memkit.server.request_body import JsonRoute
 from memkit.server.schemas import (
     DifferenceOut,
     EntryOut,
@@ -32,7 +33,6 @@ from memkit.server.schemas import (
     SourceOut,
     VersionOut,
 )
-from memkit.server.services import AtDesk, Desk
 from memkit.text.messages import Message
 
 ERRORS: dict[int | str, dict[str, Any]] = {
