@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from memkit import config
-from memkit.cli.commands import COMMANDS
-from memkit.cli.lazy import Command, Group
+from memkit.cli.command_table import COMMANDS
+from memkit.cli.lazy_loading import Command, Group
 from memkit.errors import ConfigError
 from memkit.testing import TEXT
 

@@ -15,8 +15,8 @@ import pytest
 from memkit import Memory
 from memkit.bank import Bank
 from memkit.bank.owners import Owner
-from memkit.cli.commands import COMMANDS
-from memkit.cli.lazy import Group
+from memkit.cli.command_table import COMMANDS
+from memkit.cli.lazy_loading import Group
 from memkit.cli.options import called, people, whose
 from memkit.cli.recompile import then
 from memkit.errors import ConfigError

@@ -15,9 +15,9 @@ from memkit import config as settings
 from memkit.artifact.signing import Signer, generate, trusted_keys
 from memkit.bank import Bank
 from memkit.bank.backup import restore
-from memkit.cli import lazy
-from memkit.cli.commands import COMMANDS
-from memkit.cli.lazy import Command, Group
+from memkit.cli import lazy_loading
+from memkit.cli.command_table import COMMANDS
+from memkit.cli.lazy_loading import Command, Group
 from memkit.compilers.distillation.teacher_cache import default_cache
 from memkit.document import Document
 from memkit.engine.factory import secret_file
@@ -232,5 +232,5 @@ def test_every_path_of_every_command_goes_the_same_way() -> None:
                 seen.add(name)
                 for value in (Path("~nobody-of-that-name/x"), [Path("~nobody-of-that-name/x")]):
                     with pytest.raises(ConfigError, match="the home folder is not known"):
-                        lazy.at_home(function)(**{name: value})
+                        lazy_loading.at_home(function)(**{name: value})
     assert {"home", "file", "trust", "key", "plot", "html", "reports", "metrics", "deletions"} <= seen

@@ -13,8 +13,8 @@ import typer
 
 from memkit import config
 from memkit._version import __version__
-from memkit.cli.commands import COMMANDS
-from memkit.cli.lazy import group
+from memkit.cli.command_table import COMMANDS
+from memkit.cli.lazy_loading import group
 from memkit.cli.output import EXIT_CODES, InterruptError, Output
 from memkit.errors import ConfigError, MemkitError
 

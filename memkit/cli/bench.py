@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from memkit.cli.bench_output import GPU_MODEL, Gpu, Plot, Progress, Quick, measured, require_gpu
 from memkit.cli.evaluate import numbers
-from memkit.cli.measuring import GPU_MODEL, Gpu, Plot, Progress, Quick, measured, require_gpu
 from memkit.cli.options import Model, Options, Out, Records, Seed, compiler_options, quiet_libraries
 from memkit.errors import ConfigError
 

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from memkit.cli.bench_output import Quick, measured, with_server
 from memkit.cli.evaluate import numbers
-from memkit.cli.measuring import Quick, measured, with_server
 from memkit.cli.options import Model, Options, Out, Seed, compiler_options, quiet_libraries
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from memkit.cli.measuring import measured, with_server
+from memkit.cli.bench_output import measured, with_server
 from memkit.cli.options import Model, Out, Seed, quiet_libraries
 
 

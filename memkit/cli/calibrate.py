@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from memkit.cli.evaluate import check_writable, write_json
-from memkit.cli.lazy import usable
+from memkit.cli.lazy_loading import usable
 from memkit.cli.options import (
     Compiler,
     EmbedderName,

@@ -30,7 +30,7 @@ from memkit.cli.options import (
     whose,
 )
 from memkit.cli.output import Output
-from memkit.cli.serving import server_checks
+from memkit.cli.sglang import server_checks
 from memkit.config import shared
 from memkit.errors import ArtifactError, MemkitError
 

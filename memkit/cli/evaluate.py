@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memkit.cli.lazy import usable
+from memkit.cli.lazy_loading import usable
 from memkit.cli.options import (
     EmbedderName,
     Limit,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memkit.cli.manage import OptionalId
+from memkit.cli.memories import OptionalId
 from memkit.cli.options import (
     EmbedderName,
     Home,

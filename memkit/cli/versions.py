@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from memkit.cli.manage import Id
+from memkit.cli.memories import Id
 from memkit.cli.options import EmbedderName, Home, Json, Model, Tenant, User, open_bank, open_memory, whose
 from memkit.cli.output import Output
 from memkit.errors import ConfigError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from memkit.cli.manage import Id
+from memkit.cli.memories import Id
 from memkit.cli.options import (
     Compiler,
     Home,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from memkit.cli.lazy import Command, Commands, Group
+from memkit.cli.lazy_loading import Command, Commands, Group
 
 _KEYS: Commands = {
     "create": Command(

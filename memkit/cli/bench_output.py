@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from memkit.cli.evaluate import check_writable, write_json
-from memkit.cli.lazy import usable
+from memkit.cli.lazy_loading import usable
 from memkit.cli.output import Output
 from memkit.cli.progress import progress
 from memkit.errors import ConfigError, MissingExtraError, install_line

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import typer
 
 from memkit._version import __version__
-from memkit.cli.lazy import usable
+from memkit.cli.lazy_loading import usable
 from memkit.cli.options import Home, Json, Model, home_of, quiet_libraries
 from memkit.cli.output import Output
 from memkit.config import shared
