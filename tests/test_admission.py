@@ -15,7 +15,7 @@ from memkit.document import Document
 from memkit.engine.base import Handle, Request
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import CompileError, ConfigError, VerificationError
-from memkit.evals import calibrate
+from memkit.evals import calibrate_admission
 from memkit.memory import Memory
 from memkit.pipeline import admission
 from memkit.pipeline.admission import AdmissionConfig, Measured, SelfTest, Thresholds, judge, parse_thresholds
@@ -234,7 +234,7 @@ def test_calibration_separates_good_from_bad(tmp_path: Path, capsys: pytest.Capt
     good, bad = [(0.8 + i / 100, 0.9) for i in range(12)], [(0.1 + i / 100, 0.2) for i in range(11)]
     file, out = tmp_path / "report.json", tmp_path / "thresholds.json"
     file.write_text(json.dumps(_report(good + bad)))
-    calibrate.main([str(file), "--out", str(out)])
+    calibrate_admission.main([str(file), "--out", str(out)])
     shown = json.loads(capsys.readouterr().out)
     assert (shown["good"], shown["bad"], shown["balanced_accuracy"]) == (12, 11, 1.0)
     assert (shown["good_refused"], shown["bad_admitted"]) == (0, 0)
@@ -242,7 +242,7 @@ def test_calibration_separates_good_from_bad(tmp_path: Path, capsys: pytest.Capt
     limits = parse_thresholds(json.loads(out.read_text())["f"]["lcc"])
     assert 0.2 < limits.min_fidelity < 0.8
     with pytest.raises(ConfigError, match="at least ten"):
-        calibrate.calibrate(list(calibrate.trials([_report(good)], "lcc", 0.5)), 0.5)
+        calibrate_admission.calibrate(list(calibrate_admission.trials([_report(good)], "lcc", 0.5)), 0.5)
 
 
 def test_compile_errors_are_not_verification_errors(memory: Memory) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from memkit.errors import ConfigError, ModelError
-from memkit.evals import bench_codec, bench_figures, bench_start, report, ttft
+from memkit.evals import bench_codec, bench_figures, bench_start, ttft
 from memkit.evals.bench import BenchConfig, bench
+from memkit.evals.reports import markdown
 from memkit.models import shapes
 from memkit.models.loading import load
 
@@ -38,7 +39,7 @@ def test_starting_is_measured_beside_bare_python(cli: Cli, tmp_path: Path) -> No
     done = cli("bench", "start", "--repeats", "1", "--json", tmp_path / "start.json")
     assert done.code == 0
     assert "memkit --help" in done.out
-    assert "| memkit --help |" in report.render(tmp_path)
+    assert "| memkit --help |" in markdown.render(tmp_path)
     result = json.loads((tmp_path / "start.json").read_text())
     assert result["rows"][0] == {
         **result["rows"][0],

@@ -20,7 +20,7 @@ from memkit.evals.peers.process import Environment
 from memkit.evals.peers.systems import Asked
 from memkit.evals.records import Asked as Question
 from memkit.evals.records import Record
-from memkit.evals.report import render
+from memkit.evals.reports.markdown import render
 
 FAKE_STORE = """
 class Worker:

@@ -13,8 +13,8 @@ from memkit import text_metrics
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError, DocumentError
 from memkit.evals import records
-from memkit.evals.cells import Cell, table
-from memkit.evals.rag import passages
+from memkit.evals.baselines.rag import passages
+from memkit.evals.journal import Cell, table
 from memkit.evals.run import EvalConfig, evaluate
 from memkit.router.embedders import LexicalEmbedder
 from memkit.testing import TEXT, TINY_OPTIONS

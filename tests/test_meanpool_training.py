@@ -23,7 +23,7 @@ from memkit.compilers.meanpool.rl import Rollouts
 from memkit.compilers.meanpool.training import cosine
 from memkit.engine.transformers import decoder_checkpoint
 from memkit.errors import ConfigError, MemkitError
-from memkit.evals import meanpool
+from memkit.evals import meanpool_study
 from memkit.evals.judge import Judge, JudgeConfig
 from memkit.models.loading import LoadedModel
 from memkit.testing import TEXT
@@ -340,15 +340,15 @@ def test_the_study_has_its_rows(cli: Callable[..., Any], tiny: LoadedModel, tmp_
 
 def test_lengths_and_the_grid_of_needles(tiny: LoadedModel) -> None:
     compressor, _ = curriculum.begin(plan("cpt1", Path("unused")), tiny)
-    lengths = meanpool.by_length(compressor, (2, 6), 2, 0)
+    lengths = meanpool_study.by_length(compressor, (2, 6), 2, 0)
     assert [(row["facts"], row["n"]) for row in lengths] == [(2, 4), (6, 12)]
     assert lengths[0]["tokens"] < lengths[1]["tokens"]
     assert all(0 <= row[name] <= 1 for row in lengths for name in ("contains", "full", "none"))
-    grid = meanpool.needles(compressor, (30, 60), (0.0, 1.0), 1, 0)
+    grid = meanpool_study.needles(compressor, (30, 60), (0.0, 1.0), 1, 0)
     assert [(row["length"], row["depth"]) for row in grid] == [(30, 0.0), (30, 1.0), (60, 0.0), (60, 1.0)]
     assert all(0 <= row["right"] <= 1 and row["n"] == 1 for row in grid)
     table = {"model": "tiny", "ratio": 16.0, "source": "s", "seed": 0, "machine": "m", "date": "d"}
     table |= {"rows": [{"row": "rl", "retention": 0.5}], "needles": grid}
-    assert "<td>0.500</td>" in meanpool.needle_page(table)
-    assert meanpool.needle_page(table).count("<svg") == 1
-    assert meanpool.needle_page(table | {"lengths": lengths}).count("<svg") == 2
+    assert "<td>0.500</td>" in meanpool_study.needle_page(table)
+    assert meanpool_study.needle_page(table).count("<svg") == 1
+    assert meanpool_study.needle_page(table | {"lengths": lengths}).count("<svg") == 2

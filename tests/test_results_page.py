@@ -12,10 +12,10 @@ import pytest
 
 from memkit import text_metrics
 from memkit.engine.transformers.engine import TransformersEngine
-from memkit.evals.cells import Cell, by_category, table, transcript
 from memkit.evals.formats.base import Asked, Record
-from memkit.evals.report import render
-from memkit.evals.results_page import results_page
+from memkit.evals.journal import Cell, by_category, table, transcript
+from memkit.evals.reports.markdown import render
+from memkit.evals.reports.results_html import results_page
 from memkit.evals.run import EvalConfig, evaluate
 from memkit.testing import TEXT
 

@@ -17,13 +17,13 @@ from memkit.document import Document
 from memkit.engine.transformers import kv_cache
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import CompileError, ConfigError, MissingExtraError
-from memkit.evals import presses
+from memkit.evals.baselines import kvpress
 from memkit.evals.bench import BenchConfig, bench
-from memkit.evals.cells import Cell, table
-from memkit.evals.page import page
-from memkit.evals.report import answers, render
+from memkit.evals.journal import Cell, table
+from memkit.evals.lcc_studies import studies
+from memkit.evals.reports.markdown import answers, render
+from memkit.evals.reports.study_html import page
 from memkit.evals.run import EvalConfig, Variant, evaluate
-from memkit.evals.study import studies
 from memkit.testing import TEXT, TINY_OPTIONS
 
 
@@ -178,13 +178,13 @@ def test_kvpress_is_an_extra(engine: TransformersEngine, monkeypatch: pytest.Mon
 
     monkeypatch.setitem(sys.modules, "kvpress", None)
     with pytest.raises(MissingExtraError, match=r"memkit-llm\[eval\]"):
-        presses.pressed(engine.base, "snapkv", TEXT, 4)
+        kvpress.pressed(engine.base, "snapkv", TEXT, 4)
 
 
-@pytest.mark.parametrize("press", presses.PRESSES)
+@pytest.mark.parametrize("press", kvpress.PRESSES)
 def test_presses_keep_the_budget(engine: TransformersEngine, press: str) -> None:
     pytest.importorskip("kvpress")
-    pruned = presses.pressed(engine.base, press, TEXT * 4, 16)
+    pruned = kvpress.pressed(engine.base, press, TEXT * 4, 16)
     assert abs(pruned.tokens - (len(engine.base.chat.header) + 16)) <= 1
     assert all(tensor.isfinite().all() for tensor in (*pruned.keys, *pruned.values))
 
@@ -193,7 +193,7 @@ def test_a_press_that_prunes_nothing_changes_nothing(engine: TransformersEngine)
     pytest.importorskip("kvpress")
     base = engine.base
     ids = engine.encode(TEXT)
-    pruned = presses.pressed(base, "expected-attention", TEXT, len(ids))
+    pruned = kvpress.pressed(base, "expected-attention", TEXT, len(ids))
     whole = kv_cache.prefill(base.model, [*base.chat.header, *ids])
     for a, b in zip((*pruned.keys, *pruned.values), (*whole.keys, *whole.values), strict=True):
         assert (a - b).abs().max() < 1e-4

@@ -59,8 +59,8 @@ def calibrate(
     output, target = Output(json == "-"), None if json in (None, "-") else usable(json)
     if target is not None:
         check_writable(target)
-    from memkit.evals.gating import TENANT, Sources
-    from memkit.evals.gating import calibrate as run
+    from memkit.evals.router_dataset import TENANT, Sources
+    from memkit.evals.router_dataset import calibrate as run
     from memkit.router.router import NO_COMPILER
 
     sources = Sources(source, unrelated, unanswerable, limit, questions, seed=seed)

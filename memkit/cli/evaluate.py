@@ -34,8 +34,8 @@ from memkit.errors import ConfigError, MemkitError, MissingExtraError, install_l
 
 if TYPE_CHECKING:
     from memkit.evals.judge import JudgeConfig
+    from memkit.evals.lcc_studies import Study
     from memkit.evals.run import EvalConfig
-    from memkit.evals.study import Study
 
 
 def _some(metavar: str, description: str) -> typer.models.OptionInfo:
@@ -118,7 +118,7 @@ def _refuse(study: str | None, given: Mapping[str, Any]) -> None:
 
 def _report(folder: str) -> None:
     """What ``RESULTS.md`` holds, from the JSON files of a folder."""
-    from memkit.evals.report import render
+    from memkit.evals.reports.markdown import render
 
     place = usable(folder)
     if not list(place.glob("*.json")):
@@ -148,8 +148,8 @@ def _compilers(
     workers: int,
 ) -> None:
     """Compilers against baselines, or one of their studies."""
+    from memkit.evals.lcc_studies import studies
     from memkit.evals.run import EvalConfig
-    from memkit.evals.study import studies
 
     chosen = studies(study, ratios[0]) if study else ()
     variants = tuple(variant for one in chosen for variant in one.variants)
@@ -166,8 +166,8 @@ def _router(
     json: Path | None,
 ) -> None:
     """``--study router``; without a home and JSON, its banks are thrown away."""
-    from memkit.evals.gating import Sources
-    from memkit.evals.routing import RoutingConfig, study
+    from memkit.evals.router_dataset import Sources
+    from memkit.evals.router_study import RoutingConfig, study
 
     kept = parts.pop("home") or (None if json is None else Path(f"{json}.bank"))
     settings = {name: parts.pop(name) for name in ("model", "embedder")}
@@ -185,7 +185,7 @@ def _router(
 
 def _meanpool(output: Output, parts: dict[str, Any], json: Path | None, html: Path | None) -> None:
     """``--study meanpool``: the compressor's training, by stages; a page also has lengths and needles."""
-    from memkit.evals.meanpool import STAGES, MeanPoolStudy, needle_page, study
+    from memkit.evals.meanpool_study import STAGES, MeanPoolStudy, needle_page, study
 
     if html is not None:
         parts = parts | {"needles": NEEDLES, "documents": DOCUMENTS}
@@ -244,8 +244,8 @@ def _run(
 
 
 def _page(table: dict[str, Any], chosen: Sequence[Study]) -> str:
-    from memkit.evals.page import page
-    from memkit.evals.results_page import results_page
+    from memkit.evals.reports.results_html import results_page
+    from memkit.evals.reports.study_html import page
 
     return page(table, chosen, "Studies of LCC") if chosen else results_page(table)
 
@@ -300,7 +300,7 @@ _BY_CATEGORY = "category method ratio n f1 f1_ci95 score score_ci95 retention re
 
 def _show(output: Output, table: dict[str, Any]) -> None:
     """The columns of `_SHOWN` under the titles of RESULTS.md, and below them the categories of questions."""
-    from memkit.evals.report import COLUMNS, SCORE, columns_of
+    from memkit.evals.reports.markdown import COLUMNS, SCORE, columns_of
 
     rows, titles = table["rows"], {name: title for name, title, _ in COLUMNS}
     needed = [name for name, _, _ in columns_of(rows)]

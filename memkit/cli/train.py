@@ -83,7 +83,7 @@ def train_compressor(
 def _written(finished: Finished, plot: Path | None, peft: Path | None) -> None:
     """Draw the loss curves, and write the decoder for PEFT, where that is wanted."""
     if plot is not None:
-        from memkit.evals.meanpool import curves
+        from memkit.evals.meanpool_study import curves
 
         about = finished.checkpoint.about
         title = f"{about['model']}, stage {about['stage']}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from memkit.errors import ConfigError
-from memkit.evals.figures import figure_of
+from memkit.evals.reports.plots import figure_of
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,11 @@ from memkit.engine.base import Request
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import CompileError, ConfigError
 from memkit.evals import records
-from memkit.evals.cells import Cell, Journal, by_category, table, transcript
+from memkit.evals.baselines.kvpress import PRESSES, pressed
+from memkit.evals.baselines.rag import passages
+from memkit.evals.journal import Cell, Journal, by_category, table, transcript
 from memkit.evals.judge import Judge, JudgeConfig
 from memkit.evals.measure import Measurer, Reference
-from memkit.evals.presses import PRESSES, pressed
-from memkit.evals.rag import passages
 from memkit.evals.timing import stamp
 from memkit.models.loading import quiet_libraries
 from memkit.pipeline.admission import SelfTest

@@ -19,7 +19,7 @@ from typing import Any
 from memkit import text_metrics
 from memkit.bank import Said
 from memkit.engine.base import Request
-from memkit.evals.figures import figure_of
+from memkit.evals.reports.plots import figure_of
 from memkit.evals.timing import nbytes, stamp
 from memkit.memory import Memory
 from memkit.recompile.advice import AdvisorConfig

@@ -2,7 +2,7 @@
 
 `SelfTest.of` lets the frozen model write and answer questions with the text in view;
 `SelfTest.measure` asks the same of an artifact; `Thresholds.refusal` says why it may not be
-published. Thresholds belong to a model and a compiler, and come from `memkit.evals.calibrate`.
+published. Thresholds belong to a model and a compiler, and come from `memkit.evals.calibrate_admission`.
 
 The loss of a memory is measured on the full context's own greedy answers: how many nats per token
 less likely they became. Averaged over the teacher's samples that would be KL(full ‖ memory) (LCC eq. 2).

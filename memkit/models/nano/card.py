@@ -10,7 +10,7 @@ import json
 import math
 from pathlib import Path
 
-from memkit.evals.report import skill_table
+from memkit.evals.reports.markdown import skill_table
 from memkit.models.loading import NANO_FOLDER
 
 SHOWN = ("layers", "hidden", "heads", "feed_forward", "muon_lr", "lr", "logit_limit")

@@ -1,4 +1,4 @@
-"""Calibrate the admission gate: ``python -m memkit.evals.calibrate REPORT.json ... --out FILE``.
+"""Calibrate the admission gate: ``python -m memkit.evals.calibrate_admission REPORT.json ... --out FILE``.
 
 The reports are those of ``memkit eval``: every compiled record carries its self-test and its true
 retention. An artifact that keeps less than ``--keep`` of its context's worth should be refused; the

@@ -17,8 +17,8 @@ from memkit import registry, text_metrics
 from memkit.engine.base import Handle, Request
 from memkit.engine.transformers.engine import TransformersEngine, prompt_of
 from memkit.errors import ConfigError
-from memkit.evals import gating
-from memkit.evals.gating import ANSWER_TOKENS, TENANT, Query, Sources
+from memkit.evals import router_dataset
+from memkit.evals.router_dataset import ANSWER_TOKENS, TENANT, Query, Sources
 from memkit.evals.timing import stamp
 from memkit.evals.work import Work
 from memkit.memory import Memory
@@ -262,7 +262,7 @@ def study(
     engine: TransformersEngine | None = None,
 ) -> dict[str, Any]:
     """Run it; returns ``{"study": "router", ..., "rows": [...]}`` with ``compiler`` in every row."""
-    loaded = gating.load(config.sources)
+    loaded = router_dataset.load(config.sources)
     engine = engine or TransformersEngine(config.model)
     rows, reports = list[dict[str, Any]](), dict[str, Any]()
     for compiler in config.compilers:
@@ -286,7 +286,7 @@ def _of_compiler(
     compiler: str,
     config: RoutingConfig,
     engine: TransformersEngine,
-    loaded: gating.Loaded,
+    loaded: router_dataset.Loaded,
     progress: Progress,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The rows of one compiler, and its calibration."""
@@ -305,13 +305,13 @@ def _of_compiler(
         engine=engine,
         embedder=config.embedder,
     ) as memory:
-        ids = gating.fill(memory, chosen, extra)
-        failed = [] if bare else gating.compile_all(memory, [ids[r.id] for r in chosen], progress)
-        asked = gating.queries(chosen, extra, general, ids)
+        ids = router_dataset.fill(memory, chosen, extra)
+        failed = [] if bare else router_dataset.compile_all(memory, [ids[r.id] for r in chosen], progress)
+        asked = router_dataset.queries(chosen, extra, general, ids)
         held = [q for q in asked if calibrate.part_of(q.group) == "report"]
-        observed = gating.observe_all(memory, [q for q in asked if q not in held], progress)
+        observed = router_dataset.observe_all(memory, [q for q in asked if q not in held], progress)
         about = {"source": config.sources.source.rpartition("/")[2], "not_compiled": len(failed)}
-        made = gating.calibration_of(memory, name, observed, about, config.sources.seed)
+        made = router_dataset.calibration_of(memory, name, observed, about, config.sources.seed)
         save(made, folder_of(home))
         one = Study(memory, config)
         rows = [one.candidates(asked), *one.rows(held, progress)]

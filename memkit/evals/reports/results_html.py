@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from memkit.evals.figures import by_ratio, figure_of, heat_map, inline
 from memkit.evals.formats.niah import place
-from memkit.evals.page import RETENTION, section, shell
-from memkit.evals.report import COLUMNS, Column, cell, columns_of, introduction
+from memkit.evals.reports.markdown import COLUMNS, Column, cell, columns_of, introduction
+from memkit.evals.reports.plots import by_ratio, figure_of, heat_map, inline
+from memkit.evals.reports.study_html import RETENTION, section, shell
 
 LOST = 0.9  # of the full context's score: below that, a method lost the question
 LISTED = 200  # questions of a group that are shown
@@ -28,7 +28,7 @@ STYLE = """
 .right { color: #1a6b33; } .wrong { color: #a3211b; }
 @media (prefers-color-scheme: dark) { .right { color: #7fd69a; } .wrong { color: #ff9d94; } }
 """
-Question = Mapping[str, Any]  # as `memkit.evals.cells.transcript` makes them
+Question = Mapping[str, Any]  # as `memkit.evals.journal.transcript` makes them
 
 
 def results_page(report: Mapping[str, Any]) -> str:

@@ -7,9 +7,9 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from memkit.evals.figures import bar, figure_of, inline
-from memkit.evals.report import COLUMNS, Column, cell
-from memkit.evals.study import Study
+from memkit.evals.lcc_studies import Study
+from memkit.evals.reports.markdown import COLUMNS, Column, cell
+from memkit.evals.reports.plots import bar, figure_of, inline
 
 COLOUR = "#1f5fa8"
 STYLE = """

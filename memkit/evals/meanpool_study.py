@@ -18,8 +18,8 @@ from memkit.compilers.meanpool.model import Compressor
 from memkit.engine.transformers.decoder_checkpoint import Trained
 from memkit.errors import ConfigError
 from memkit.evals import records
-from memkit.evals.figures import figure_of, heat_map, inline
-from memkit.evals.page import section, shell
+from memkit.evals.reports.plots import figure_of, heat_map, inline
+from memkit.evals.reports.study_html import section, shell
 from memkit.evals.timing import stamp
 from memkit.models.loading import LoadedModel, load
 from memkit.models.nano.documents import Document as GeneratedDocument
