@@ -68,10 +68,10 @@ def tiny(tiny_model_folder: Path, checkpoint_store: Path) -> LoadedModel:
 @pytest.fixture(scope="session")
 def environment() -> None:
     """An environment with SGLang, or the test is skipped."""
-    from memkit.evals import sglang_server
+    from memkit.bench import sglang_process
 
     try:
-        sglang_server.environment()
+        sglang_process.environment()
     except ConfigError as error:
         pytest.skip(str(error))
 

@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from memkit.bench.http_server import Served, browser, has_browser, served
 from memkit.models.loading import quiet_libraries
 from memkit.server.config import ServerConfig
-from memkit.server.testing import Served, browser, has_browser, served
 
 if TYPE_CHECKING:
     from selenium.webdriver.chrome.webdriver import WebDriver

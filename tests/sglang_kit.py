@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from memkit.artifact.format import Artifact, Manifest
+from memkit.bench.sglang_process import Server, servers
 from memkit.compilers.lcc.compiler import LCC
 from memkit.compilers.lora.compiler import LoRA
 from memkit.document import Document
@@ -20,7 +21,6 @@ from memkit.engine.sglang.plugin.header import read_secret
 from memkit.engine.sglang.plugin.protocol import Claim, salt, tenant_key
 from memkit.engine.sglang.plugin.server_args import ServerFlags, prepare
 from memkit.engine.sglang.workers import SGLangConfig
-from memkit.evals.sglang_server import Server, servers
 from memkit.models.loading import LoadedModel
 from memkit.testing import TEXT, TINY
 

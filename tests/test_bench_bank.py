@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from memkit.bank import Bank
-from memkit.evals import bench_bank
-from memkit.evals.bench_bank import BankConfig, bench
+from memkit.bench import bank
+from memkit.bench.bank import BankConfig, bench
 
 SMALL = BankConfig(memories=30, processes=2, operations=15, puts=3, nbytes=1000)
 
@@ -26,7 +26,7 @@ def test_rows_and_what_several_processes_keep() -> None:
 
 def test_a_lost_update_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process, since what is patched does not reach another one."""
-    monkeypatch.setattr(bench_bank, "ProcessPoolExecutor", _Here)
+    monkeypatch.setattr(bank, "ProcessPoolExecutor", _Here)
     monkeypatch.setattr(Bank, "forget", lambda *_: [])
     rows = {row["row"]: row for row in bench(SMALL)["rows"]}
     assert rows["shared"]["lost"] > 0

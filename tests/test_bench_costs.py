@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from memkit.bench import artifact_corruption, plots, startup, ttft
+from memkit.bench.compile import BenchConfig, bench
 from memkit.errors import ConfigError, ModelError
-from memkit.evals import bench_codec, bench_figures, bench_start, ttft
-from memkit.evals.bench import BenchConfig, bench
 from memkit.evals.reports import markdown
 from memkit.models import shapes
 from memkit.models.loading import load
@@ -54,15 +54,15 @@ def test_starting_is_measured_beside_bare_python(cli: Cli, tmp_path: Path) -> No
         assert row["within"] == (row["extra_ms"] <= result["allowed_ms"] == 600.0)
         assert row["ms"] > row["extra_ms"] > 0
     with pytest.raises(ConfigError):
-        bench_start.StartConfig(0)
+        startup.StartConfig(0)
 
 
 def test_damaged_artifacts_are_refused(tmp_path: Path) -> None:
-    (row,) = bench_codec.bench(bench_codec.CodecConfig(400, 1))["rows"]
+    (row,) = artifact_corruption.bench(artifact_corruption.CodecConfig(400, 1))["rows"]
     assert row["refused"] + row["unchanged"] == row["cases"] == 400
     assert (row["other_errors"], row["accepted"]) == (0, 0)
     with pytest.raises(ConfigError):
-        bench_codec.CodecConfig(0)
+        artifact_corruption.CodecConfig(0)
 
 
 def test_a_shape_is_compiled_at_a_share_of_the_matrix_rate() -> None:
@@ -98,7 +98,7 @@ def test_ratios_are_drawn(cli: Cli, tmp_path: Path) -> None:
     assert drawn.startswith("<?xml")
     assert all(words in drawn for words in ("raw FAISS = 1", "recall", "memkit bench route"))
     with pytest.raises(ConfigError, match="--plot"):
-        bench_figures.bars({"bench": "crash", "rows": [{"row": "crash", "lost": 0}]})
+        plots.bars({"bench": "crash", "rows": [{"row": "crash", "lost": 0}]})
     assert cli("bench", "start", "--repeats", "1", "--plot", tmp_path / "none" / "x.svg").code == 2
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from memkit.bench.growth import GrowthConfig, bench
 from memkit.errors import ConfigError
-from memkit.evals.bench_growth import GrowthConfig, bench
 from memkit.models.loading import LoadedModel
 
 

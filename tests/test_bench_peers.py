@@ -11,13 +11,14 @@ import pytest
 
 pytest.importorskip("fastapi")
 
+from memkit.bench.peers import questions as asking
+from memkit.bench.peers import stores
+from memkit.bench.peers.figures import Took, add_ratios, costs, turns
+from memkit.bench.peers.process import Environment
+from memkit.bench.peers.systems import Asked
+from memkit.bench.peers_compare import PeersConfig, bench, load_note
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError, EngineError
-from memkit.evals.bench_peers import PeersConfig, bench, load_note
-from memkit.evals.peers import asking, stores
-from memkit.evals.peers.figures import Took, add_ratios, costs, turns
-from memkit.evals.peers.process import Environment
-from memkit.evals.peers.systems import Asked
 from memkit.evals.records import Asked as Question
 from memkit.evals.records import Record
 from memkit.evals.reports.markdown import render

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from memkit.evals.bench_recompile import RecompileConfig, bench
+from memkit.bench.recompile import RecompileConfig, bench
 from memkit.testing import TINY_OPTIONS
 
 

@@ -15,6 +15,7 @@ pytest.importorskip("fastapi")
 import httpx2
 
 from memkit import registry
+from memkit.bench.http_server import Served, browser, has_browser, remember, served
 from memkit.compilers.distillation.flops import FlopMeter
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import CompileError
@@ -23,7 +24,6 @@ from memkit.models.loading import LoadedModel, load
 from memkit.recompile.advice import QUESTION, USUAL_RATIO, AdvisorConfig
 from memkit.recompile.plan import Scope, examine, plan
 from memkit.server.config import ServerConfig
-from memkit.server.testing import Served, browser, has_browser, remember, served
 from memkit.testing import TEXT, TINY
 
 Cli = Callable[..., Any]

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from memkit.bank import Bank
-from memkit.evals import crash
-from memkit.evals.crash import CrashConfig, Operation, State, after
+from memkit.bench import crash
+from memkit.bench.crash import CrashConfig, Operation, State, after
 
 
 def row(kills: int, seed: int = 0) -> dict[str, Any]:

@@ -22,12 +22,12 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
+from memkit.bench.http_server import Served, browser, has_browser, served
 from memkit.compilers.base import Step
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.recompile.run import work
 from memkit.server.config import ServerConfig
 from memkit.server.routes import ask
-from memkit.server.testing import Served, browser, has_browser, served
 from memkit.testing import TEXT, TINY_OPTIONS
 
 AXE = Path(sys.prefix) / "npm" / "node_modules" / "axe-core" / "axe.min.js"

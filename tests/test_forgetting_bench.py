@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from memkit.evals.forgetting import ForgetConfig, bench
+from memkit.bench.forgetting import ForgetConfig, bench
 from memkit.memory import Memory
 from memkit.pipeline.admission import AdmissionConfig
 from memkit.testing import TINY_OPTIONS

@@ -14,6 +14,7 @@ import torch
 
 from memkit import registry
 from memkit.artifact.format import Artifact
+from memkit.bench import lora
 from memkit.compilers.distillation.losses import Together, discrepancies
 from memkit.compilers.distillation.teacher import Teacher, targets
 from memkit.compilers.lora.compiler import PRESETS, LoRA
@@ -22,7 +23,6 @@ from memkit.engine.transformers import kv_cache
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.engine.transformers.lora import Adapters
 from memkit.errors import CompileError, ConfigError
-from memkit.evals import lora_bench
 from memkit.evals.run import EvalConfig, evaluate
 from memkit.memory import Memory
 from memkit.models.loading import LoadedModel
@@ -261,8 +261,8 @@ def test_targets_are_the_same_however_the_context_is_read(tiny: LoadedModel) -> 
 
 
 def test_the_bench_measures_both_savings(tiny_model_folder: Path) -> None:
-    config = lora_bench.LoraConfig((40,), (2,), steps=1, repeats=1, model=str(tiny_model_folder))
-    prefix, side = lora_bench.bench(config)["rows"]
+    config = lora.LoraConfig((40,), (2,), steps=1, repeats=1, model=str(tiny_model_folder))
+    prefix, side = lora.bench(config)["rows"]
     assert prefix["context_tokens"] >= 40
     assert prefix["speedup_over_rows"] == pytest.approx(prefix["rows_s"] / prefix["once_s"])
     assert side["speedup"] == pytest.approx(side["alone_s"] / side["together_s"])

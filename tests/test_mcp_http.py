@@ -19,10 +19,10 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from test_mcp import INSIDE, call, refused, whole_path
 
+from memkit.bench.http_server import running
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.memory import Memory
 from memkit.server.mcp_http import NO_MESSAGE, Keyed, http_app
-from memkit.server.testing import running
 from memkit.testing import TINY_OPTIONS
 
 HELLO = {

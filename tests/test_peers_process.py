@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from memkit.bench.peers import process
+from memkit.bench.peers.process import Environment, Peer, PeerError
 from memkit.errors import ConfigError
-from memkit.evals.peers import process
-from memkit.evals.peers.process import Environment, Peer, PeerError
 
 WORKER = """
 import os, sys, time

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from memkit.artifact.format import Artifact, Manifest
 from memkit.artifact.quantization import STORED, Stored, dequantized, quantized
+from memkit.bench import quantization
 from memkit.compilers.lcc.compiler import LCC
 from memkit.document import Document
 from memkit.engine.base import Request
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ArtifactError, ConfigError
-from memkit.evals import bench_bytes
 from memkit.models.loading import LoadedModel
 from memkit.testing import TEXT, TINY_OPTIONS
 
@@ -58,7 +58,7 @@ def test_it_is_compiled_attached_and_answered_from(
 def test_fewer_bits_are_fewer_bytes() -> None:
     parts = {name: torch.randn(6, 4, 15, 48) for name in ("keys", "values")}
     data = Artifact.encode(MANIFEST, quantized(parts, "model"))
-    sizes = [len(bench_bytes.stored(data, form)) for form in STORED]
+    sizes = [len(quantization.stored(data, form)) for form in STORED]
     assert sizes == sorted(sizes, reverse=True)
 
 
@@ -81,10 +81,10 @@ def test_what_is_not_sound_is_refused(engine: TransformersEngine, tiny: LoadedMo
 
 
 def test_the_bench_has_a_row_for_every_form(tiny_model_folder: Path) -> None:
-    config = bench_bytes.BytesConfig("generated:1", 4.0, str(tiny_model_folder), {**TINY_OPTIONS})
-    result = bench_bytes.bench(config)
+    config = quantization.BytesConfig("generated:1", 4.0, str(tiny_model_folder), {**TINY_OPTIONS})
+    result = quantization.bench(config)
     assert [row["row"] for row in result["rows"]][:4] == list(STORED)
     assert result["rows"][0]["loss_points"] in (0.0, None)
     assert all(row["saving"] > 0 for row in result["rows"])
     with pytest.raises(ConfigError):
-        bench_bytes.BytesConfig(options={"stored": "int8"})
+        quantization.BytesConfig(options={"stored": "int8"})

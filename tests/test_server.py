@@ -17,11 +17,11 @@ pytest.importorskip("limits")
 
 import httpx2
 
+from memkit.bench.http_server import Served, remember, served
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import BankBusyError
 from memkit.memory import Memory
 from memkit.server.config import ServerConfig
-from memkit.server.testing import Served, remember, served
 from memkit.testing import TEXT, TINY_OPTIONS
 
 TOKEN = "a-token-of-the-scraper"

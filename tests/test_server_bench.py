@@ -9,11 +9,11 @@ import pytest
 pytest.importorskip("fastapi")
 pytest.importorskip("schemathesis")
 
+from memkit.bench.http_fuzz import FuzzConfig
+from memkit.bench.http_fuzz import bench as fuzz
+from memkit.bench.http_load import LoadConfig
+from memkit.bench.http_load import bench as load
 from memkit.errors import ConfigError
-from memkit.evals.fuzz import FuzzConfig
-from memkit.evals.fuzz import bench as fuzz
-from memkit.evals.load import LoadConfig
-from memkit.evals.load import bench as load
 
 
 @pytest.mark.slow

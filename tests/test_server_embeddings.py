@@ -15,12 +15,12 @@ pytest.importorskip("openai")
 
 import openai
 
+from memkit.bench.http_server import Served, served
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.router.embedders import LexicalEmbedder
 from memkit.server.config import ServerConfig
 from memkit.server.routes.embeddings import MAX_INPUTS
 from memkit.server.schemas import MAX_QUESTION
-from memkit.server.testing import Served, served
 
 MODEL, TEXTS = "lexical:2048", ["Mira lives in Lima.", "Rolan keeps bees in Tarv."]
 

@@ -17,9 +17,9 @@ import openai
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from memkit.bench.http_server import Served, remember, served
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.server.config import ServerConfig
-from memkit.server.testing import Served, remember, served
 from memkit.server.validation_messages import told
 from memkit.testing import TEXT, TINY_OPTIONS
 

@@ -14,9 +14,9 @@ pytest.importorskip("limits")
 import httpx2
 
 from memkit.bank.owners import Owner
+from memkit.bench.http_server import Served, remember, served
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.server.config import ServerConfig
-from memkit.server.testing import Served, remember, served
 from memkit.testing import TEXT, TINY_OPTIONS
 
 NAMES = (

@@ -15,10 +15,10 @@ pytest.importorskip("openai")
 import httpx2
 import openai
 
+from memkit.bench.http_server import Served, remember, served
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.server.config import ServerConfig
 from memkit.server.stop_sequences import Stopper
-from memkit.server.testing import Served, remember, served
 from memkit.testing import TEXT, TINY_OPTIONS
 
 MESSAGES: Any = [{"role": "user", "content": "Where does Mira live?"}]

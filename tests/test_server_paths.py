@@ -16,12 +16,12 @@ import anyio
 import httpx2
 from mcp import Client
 
+from memkit.bench.http_server import Served, remember, served
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.memory import Memory
 from memkit.models.loading import LoadedModel
 from memkit.server.config import ServerConfig
 from memkit.server.mcp import Local, create_mcp
-from memkit.server.testing import Served, remember, served
 from memkit.testing import TEXT, TINY_OPTIONS
 
 QUESTION = "Where does Mira live?"

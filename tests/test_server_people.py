@@ -16,11 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from memkit.bank.owners import Owner
+from memkit.bench.http_server import Served, remember, served
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError
 from memkit.server.config import ServerConfig
 from memkit.server.identity import Caller, header_text
-from memkit.server.testing import Served, remember, served
 from memkit.testing import TEXT
 
 names = st.text(st.characters(codec="utf-8"), max_size=12) | st.text("ab/%. \x00\u2215", max_size=6)

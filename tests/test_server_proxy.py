@@ -20,8 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
+from memkit.bench.http_server import Served, remember, running, served
 from memkit.server.config import ServerConfig
-from memkit.server.testing import Served, remember, running, served
 from memkit.testing import TEXT
 
 QUESTION: dict[str, Any] = {"role": "user", "content": "Where does Mira live?"}

@@ -20,8 +20,8 @@ import openai
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
+from memkit.bench.http_server import Served, remember, running, served
 from memkit.server.config import ServerConfig
-from memkit.server.testing import Served, remember, running, served
 from memkit.testing import TEXT
 
 ASKED: dict[str, Any] = {"model": "big", "messages": [{"role": "user", "content": "Where does Mira live?"}]}

@@ -12,12 +12,12 @@ import pytest
 from sglang_kit import Served, artifact_of, serving
 
 from memkit.artifact.format import Artifact
+from memkit.bench.sglang_process import Server
 from memkit.engine.base import Request
 from memkit.engine.sglang.plugin.header import AXES
 from memkit.engine.sglang.plugin.server_args import ServerFlags, prepare
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import EngineError
-from memkit.evals.sglang_server import Server
 from memkit.memory import Memory
 from memkit.models.loading import LoadedModel
 from memkit.testing import TEXT, TINY_OPTIONS

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from memkit.bench.compile import BenchConfig, bench
 from memkit.compilers.base import configure
 from memkit.compilers.lcc.compiler import LCC, couple
 from memkit.compilers.lcc.config import LCCConfig
@@ -18,7 +19,6 @@ from memkit.engine.transformers import kv_cache
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import CompileError, ConfigError, MissingExtraError
 from memkit.evals.baselines import kvpress
-from memkit.evals.bench import BenchConfig, bench
 from memkit.evals.journal import Cell, table
 from memkit.evals.lcc_studies import studies
 from memkit.evals.reports.markdown import answers, render

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from memkit.evals.year import YearConfig, _life, bench, plot
+from memkit.bench.running_memory_year import YearConfig, _life, bench, plot
 from memkit.pipeline.admission import AdmissionConfig
 from memkit.testing import TINY_OPTIONS
 

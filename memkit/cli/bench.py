@@ -31,7 +31,7 @@ def bench_compile(
 ) -> None:
     """Measure what a compilation costs: the fast recipe beside the paper's, and by length."""
     quiet_libraries()
-    from memkit.evals.bench import BenchConfig, bench
+    from memkit.bench.compile import BenchConfig, bench
 
     if quick:
         source, paper_steps, tokens = "generated:1", 50, "500"
@@ -54,7 +54,7 @@ def bench_route(
     json: Out = None,
 ) -> None:
     """Measure what finding memories costs, exactly and approximately, beside raw FAISS; no embedding."""
-    from memkit.evals.bench_route import RouteConfig, route
+    from memkit.bench.routing import RouteConfig, route
 
     config = RouteConfig(*((1000, 4, 384, 50) if quick else (memories, chunks, dim, queries)), seed)
     measured(json, lambda report: route(config, report), plot)
@@ -72,7 +72,7 @@ def bench_gate(
 ) -> None:
     """Measure what probing candidates costs beside reading the text of one of them."""
     quiet_libraries()
-    from memkit.evals.bench_route import gate
+    from memkit.bench.routing import gate
 
     counts = (1, 2, 4) if quick else tuple(int(n) for n in numbers(candidates, "--candidates"))
     measured(json, lambda report: gate(model, tokens, ratio, counts, 3 if quick else repeats, report), plot)
@@ -88,7 +88,7 @@ def bench_crash(
     json: Out = None,
 ) -> None:
     """Kill writers at random instants and fault points, and count what is lost, damaged or left over."""
-    from memkit.evals.crash import CrashConfig, crash
+    from memkit.bench.crash import CrashConfig, crash
 
     measured(json, lambda report: crash(CrashConfig(kills, seed, database), report))
 
@@ -103,7 +103,7 @@ def bench_bank(
     json: Out = None,
 ) -> None:
     """Measure the bank beside raw files and SQLite, under several processes, and with many memories."""
-    from memkit.evals.bench_bank import BankConfig, bench
+    from memkit.bench.bank import BankConfig, bench
 
     small = BankConfig(2000, 2, 50, 20, seed=seed)
     config = small if quick else BankConfig(memories, processes, operations, seed=seed)
@@ -119,7 +119,7 @@ def bench_forget(
 ) -> None:
     """Forget facts, and look for them by every route, version, export, backup and byte."""
     quiet_libraries()
-    from memkit.evals.forgetting import ForgetConfig, bench
+    from memkit.bench.forgetting import ForgetConfig, bench
 
     config = ForgetConfig(documents, model, compiler_options(option), seed)
     measured(json, lambda report: bench(config, report))
@@ -141,14 +141,16 @@ def bench_year(
 ) -> None:
     """Simulate running memories over many nights, and ask what is current in the end."""
     quiet_libraries()
-    from memkit.evals import year
+    from memkit.bench import running_memory_year
 
-    config = year.YearConfig(users, nights, facts, changes, keep, model, compiler_options(option), seed)
+    config = running_memory_year.YearConfig(
+        users, nights, facts, changes, keep, model, compiler_options(option), seed
+    )
 
     def run(report: Progress) -> dict[str, Any]:
-        result = year.bench(config, report)
+        result = running_memory_year.bench(config, report)
         if plot is not None:
-            year.plot(result, plot)
+            running_memory_year.plot(result, plot)
         return result
 
     measured(json, run)
@@ -174,7 +176,7 @@ def bench_serve(
     quiet_libraries()
     from dataclasses import replace
 
-    from memkit.evals.bench_serve import QUICK, ServeConfig, bench
+    from memkit.bench.sglang import QUICK, ServeConfig, bench
 
     parts = tuple(part for part in only.split(",") if part)
     try:
@@ -194,7 +196,7 @@ def bench_recompile(
 ) -> None:
     """Measure how many memories one process compiles, several do, and Ray does."""
     quiet_libraries()
-    from memkit.evals.bench_recompile import RecompileConfig, bench
+    from memkit.bench.recompile import RecompileConfig, bench
 
     config = RecompileConfig(memories, workers, model, compiler_options(option), seed)
     measured(json, lambda report: bench(config, report))
@@ -212,7 +214,7 @@ def bench_ttft(
 ) -> None:
     """Measure the time to the first token, from an artifact and from the text, beside what FLOPs allow."""
     quiet_libraries()
-    from memkit.evals.ttft import TtftConfig, bench
+    from memkit.bench.ttft import TtftConfig, bench
 
     if quick:
         tokens, repeats = "500", 5
@@ -229,7 +231,7 @@ def bench_start(
     json: Out = None,
 ) -> None:
     """Measure what importing memkit and starting its command cost beside bare Python."""
-    from memkit.evals.bench_start import StartConfig, bench
+    from memkit.bench.startup import StartConfig, bench
 
     measured(json, lambda report: bench(StartConfig(repeats), report), plot)
 
@@ -244,7 +246,7 @@ def bench_bytes(
 ) -> None:
     """Measure what artifacts of bfloat16, int8 and int4 lose, and what they save."""
     quiet_libraries()
-    from memkit.evals.bench_bytes import BytesConfig, bench
+    from memkit.bench.quantization import BytesConfig, bench
 
     config = BytesConfig(source, ratio, model, compiler_options(option), seed)
     measured(json, lambda report: bench(config, report))
@@ -259,7 +261,7 @@ def bench_lora(
 ) -> None:
     """Measure what reading the teacher's prefix once saves, and training documents side by side."""
     quiet_libraries()
-    from memkit.evals.lora_bench import LoraConfig, bench
+    from memkit.bench.lora import LoraConfig, bench
 
     lengths, counts = (
         tuple(int(n) for n in numbers(text, name))
@@ -275,6 +277,6 @@ def bench_codec(
     json: Out = None,
 ) -> None:
     """Decode damaged artifact files, and count those that are not refused as they should be."""
-    from memkit.evals.bench_codec import CodecConfig, bench
+    from memkit.bench.artifact_corruption import CodecConfig, bench
 
     measured(json, lambda report: bench(CodecConfig(cases, seed), report))

@@ -36,7 +36,7 @@ def measured(json: str | None, run: Callable[[Progress], dict[str, Any]], plot: 
     if written is not None:
         write_json(written, result)
     if plot is not None:
-        from memkit.evals.bench_figures import bars
+        from memkit.bench.plots import bars
 
         plot.write_text(bars(result), encoding="utf-8")
     names = list(dict.fromkeys(name for row in result["rows"] for name in row))

@@ -47,7 +47,7 @@ def bench_growth(
 ) -> None:
     """Ask many users' memories in one process; tell whether it grows."""
     quiet_libraries()
-    from memkit.evals.bench_growth import GrowthConfig, bench
+    from memkit.bench.growth import GrowthConfig, bench
 
     config = GrowthConfig(users, requests, model=model, seed=seed)
     measured(json, lambda report: bench(config, report))

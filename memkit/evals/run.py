@@ -16,6 +16,7 @@ import torch
 
 from memkit import registry
 from memkit.artifact.format import Artifact
+from memkit.bench.timing import stamp
 from memkit.compilers.base import Compiled, Step
 from memkit.document import Document
 from memkit.engine.base import Request
@@ -27,7 +28,6 @@ from memkit.evals.baselines.rag import passages
 from memkit.evals.journal import Cell, Journal, by_category, table, transcript
 from memkit.evals.judge import Judge, JudgeConfig
 from memkit.evals.measure import Measurer, Reference
-from memkit.evals.timing import stamp
 from memkit.models.loading import quiet_libraries
 from memkit.pipeline.admission import SelfTest
 from memkit.router.embedders import embedder_of

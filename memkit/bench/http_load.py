@@ -23,12 +23,12 @@ from typing import Any
 import httpx2
 
 from memkit.bank import Bank
+from memkit.bench.http_overhead import overhead
+from memkit.bench.http_server import Served
+from memkit.bench.timing import stamp
 from memkit.errors import ConfigError, EngineError
-from memkit.evals.overhead import overhead
-from memkit.evals.timing import stamp
 from memkit.models.nano import words
 from memkit.server.config import ServerConfig
-from memkit.server.testing import Served
 
 PEOPLE, WARM_UP = 12, 0.2  # people whom all tenants know; share of the time
 KINDS = ("answers", "remembers", "forgets")

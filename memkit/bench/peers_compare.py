@@ -1,6 +1,6 @@
 """memkit beside other memory systems: ``memkit bench peers``.
 
-Peers run in interpreters of their own (`memkit.evals.peers`), with the same documents, model and embedder.
+Peers run in interpreters of their own (`memkit.bench.peers`), with the same documents, model and embedder.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from memkit.bench.http_server import served
+from memkit.bench.peers import questions, stores
+from memkit.bench.peers.process import Environment
+from memkit.bench.peers.systems import TOKENS, Mem0, Ours, Rag, Reader, System
+from memkit.bench.timing import stamp
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError
-from memkit.evals.peers import asking, stores
-from memkit.evals.peers.process import Environment
-from memkit.evals.peers.systems import TOKENS, Mem0, Ours, Rag, Reader, System
 from memkit.evals.records import generated
-from memkit.evals.timing import stamp
 from memkit.router.embedders import embedder_of
 from memkit.server.config import ServerConfig
-from memkit.server.testing import served
 
 Progress = Callable[[str, int, int], None]
 PEERS = ("mem0", "langgraph", "rag")
@@ -30,7 +30,7 @@ ASKED = (
     "Documents remembered and asked about: one model in this process answers for all, with at most "
     f"{TOKENS} tokens, and all vectors are the lexical embedder's; mem0 gets them over HTTP on loopback "
     "(embed_p50_ms, a part of its search). rag writes its files without fsync. Ratios are of the medians of "
-    f"times that passed, to {asking.REFERENCE}; cpu_ms are the processor's."
+    f"times that passed, to {questions.REFERENCE}; cpu_ms are the processor's."
 )
 STORED = (
     "Items put into stores and found again, with vectors made beforehand: search is among eight, "
@@ -160,4 +160,4 @@ def _asked(
             for infer in (False, True):
                 systems.append(Mem0(folder / f"mem0-{infer}", mem0, server, reader, infer=infer))
         records = list(generated(config.documents, config.seed))
-        return asking.compare(systems, records, progress)
+        return questions.compare(systems, records, progress)

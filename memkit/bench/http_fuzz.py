@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 from unittest import SkipTest
 
+from memkit.bench.http_server import Served, served
+from memkit.bench.timing import stamp
 from memkit.errors import ConfigError, MissingExtraError
-from memkit.evals.timing import stamp
 from memkit.server.config import ServerConfig
-from memkit.server.testing import Served, served
 from memkit.testing import TEXT, TINY_OPTIONS, build_tiny_model
 
 PASS = 32  # requests of one kind to one operation before the next ones have their turn

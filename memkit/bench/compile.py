@@ -14,9 +14,9 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from memkit.bench.timing import matrix_rate, stamp
 from memkit.errors import ConfigError
 from memkit.evals import records
-from memkit.evals.timing import matrix_rate, stamp
 
 if TYPE_CHECKING:
     from memkit.compilers.base import Compiled
@@ -153,10 +153,10 @@ def _memory(before: int) -> dict[str, int]:
 
 def _compile_length(config: BenchConfig, tokens: int) -> dict[str, Any]:
     """Compile a text of about ``tokens`` tokens for a fixed number of steps of every phase."""
+    from memkit.bench.ttft import filler
     from memkit.compilers.lcc.compiler import LCC
     from memkit.document import Document
     from memkit.engine.transformers.engine import TransformersEngine
-    from memkit.evals.ttft import filler
 
     engine = TransformersEngine(config.model)
     rate, before = matrix_rate(engine.base.model.dtype), _peak_bytes()

@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from memkit.bench.http_server import Served
+from memkit.bench.peers.figures import Took, stopwatch
+from memkit.bench.peers.process import Environment, Peer
+from memkit.bench.timing import nbytes
 from memkit.document import Document
 from memkit.engine.base import Request
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import MemkitError
-from memkit.evals.peers.figures import Took, stopwatch
-from memkit.evals.peers.process import Environment, Peer
-from memkit.evals.timing import nbytes
 from memkit.memory import Memory
 from memkit.router.embedders import Embedder
 from memkit.router.passages import room_for
 from memkit.router.retrieval import index
-from memkit.server.testing import Served
 
 TOKENS = 32  # of an answer
 TOPS = (1, 3)  # passages that are put in front of a question, where the system leaves that open

@@ -1,6 +1,6 @@
 """What serving through SGLang gives and costs: ``memkit bench serve --engine sglang``.
 
-It starts servers of its own, in the environment that `memkit.evals.sglang_server.environment` finds.
+It starts servers of its own, in the environment that `memkit.bench.sglang_process.environment` finds.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from memkit.bench.sglang_fixtures import KINDS, RANK, Item, Maker, Shelf, reference_said
+from memkit.bench.sglang_process import SGLANG, Server, servers
+from memkit.bench.timing import stamp
+from memkit.bench.ttft import filler
 from memkit.engine.base import Request
 from memkit.engine.sglang.engine import SGLangEngine
 from memkit.engine.sglang.plugin.header import read_secret
 from memkit.engine.sglang.plugin.server_args import ServerFlags
 from memkit.engine.sglang.workers import SGLangConfig
 from memkit.engine.transformers.engine import TransformersEngine
-from memkit.evals.serve_kit import KINDS, RANK, Item, Maker, Shelf, reference_said
-from memkit.evals.sglang_server import SGLANG, Server, servers
-from memkit.evals.timing import stamp
-from memkit.evals.ttft import filler
 from memkit.models.loading import locate
 
 Progress = Callable[[str, int, int], None]
@@ -77,7 +77,7 @@ def bench(config: ServeConfig, progress: Progress = lambda label, done, total: N
 
     Raises `ConfigError` where there is no environment with SGLang.
     """
-    from memkit.evals.serve_mixed import mixed
+    from memkit.bench.sglang_mixed_load import mixed
 
     reference = TransformersEngine(config.model)
     rows = list[dict[str, Any]]()

@@ -23,7 +23,7 @@ from memkit.evals.records import generated
 from memkit.models.chat import text_ids
 from memkit.models.loading import LoadedModel
 
-MAKER = "memkit.evals.serve_kit"
+MAKER = "memkit.bench.sglang_fixtures"
 RANK = 4
 TARGETS = ("q_proj", "v_proj")
 STRENGTH = 0.6  # so much that answers differ from one LoRA to the other

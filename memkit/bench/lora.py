@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from memkit.bench.timing import stamp
+from memkit.bench.ttft import QUESTION, filler
 from memkit.compilers.base import Step
 from memkit.compilers.distillation.teacher import Example, Teacher, targets
 from memkit.compilers.lora.compiler import LoRA
@@ -21,8 +23,6 @@ from memkit.document import Document
 from memkit.engine.transformers import kv_cache
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError
-from memkit.evals.timing import stamp
-from memkit.evals.ttft import QUESTION, filler
 
 Progress = Callable[[str, int, int], None]
 

@@ -11,12 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from memkit.bench.sglang import TENANTS, TOKENS, Serve
+from memkit.bench.sglang_fixtures import Item, Shelf
+from memkit.bench.sglang_process import Server
 from memkit.engine.base import Request
 from memkit.engine.sglang.engine import SGLangEngine
 from memkit.errors import EngineError
-from memkit.evals.bench_serve import TENANTS, TOKENS, Serve
-from memkit.evals.serve_kit import Item, Shelf
-from memkit.evals.sglang_server import Server
 
 SHARES = (("kv", 0.6), ("embeds", 0.3), ("lora", 0.1))  # of the artifacts
 PROBES = 0.1  # share of requests in which a tenant tries another one's artifact

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+from memkit.bench.peers.figures import Took, add_ratios, costs, spread, turns
+from memkit.bench.peers.systems import Asked, System
 from memkit.errors import MemkitError
-from memkit.evals.peers.figures import Took, add_ratios, costs, spread, turns
-from memkit.evals.peers.systems import Asked, System
 from memkit.evals.records import Record
 from memkit.text_metrics import contains, wilson
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from memkit.bench.peers.figures import Took
 from memkit.config import path_of
 from memkit.errors import ConfigError, EngineError
-from memkit.evals.peers.figures import Took
 
 LOOP = Path(__file__).with_name("loop.py")
 MAKE = "tests/peers_env.sh"

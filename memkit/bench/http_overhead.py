@@ -15,10 +15,10 @@ from typing import Any
 import httpx2
 
 from memkit.artifact.format import Artifact
+from memkit.bench.http_server import Served, served
 from memkit.engine.base import Completion, Handle, Request, Score
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.server.config import ServerConfig
-from memkit.server.testing import Served, served
 
 WARM = 10  # requests that are not counted
 
