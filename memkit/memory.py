@@ -175,8 +175,9 @@ class Memory:
 
         A text with a ``memory``'s name, or messages (``{"role", "content"}``, of the memory "profile" if
         none is named), become dated entries of that running memory: said at ``when`` (see
-        `memkit.text.dates.moment`; without a zone it is in UTC), or now. A ``key`` makes a repeated call harmless.
-        Its artifact answers for what was compiled, by `compile` or ``wait``; newer entries are read as text.
+        `memkit.text.dates.moment`; without a zone it is in UTC), or now. A ``key`` makes a repeated call
+        harmless. Its artifact answers for what was compiled, by `compile` or ``wait``; newer entries are read
+        as text.
 
         Compilation of a document runs in the background, or before returning with ``wait``;
         ``compile=False`` leaves it on its text, and so does the advice for what is short, tabular or seldom
@@ -334,9 +335,9 @@ class Memory:
 
         With ``spans`` only those characters of the memory's text, or the entries they touch of a running
         one, with every version that saw them; what remains is compiled anew in the background, unless
-        ``compile`` is false, and the receipt tells its id. `memkit.pipeline.forget.forget_and_check` also asks
-        whether it is forgotten. Raises `NotFoundError` when there is no such memory, `ConfigError` for what
-        is no id.
+        ``compile`` is false, and the receipt tells its id. `memkit.pipeline.forget.forget_and_check` also
+        asks whether it is forgotten. Raises `NotFoundError` when there is no such memory, `ConfigError` for
+        what is no id.
         """
         from memkit.pipeline import forget as forgetting
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 GROUP = "memkit.compilers"
 # The modules with the options of those that ship with memkit. To know these, nobody's entry points are read,
 # and to check them no library of models is imported.
-SHIPPED = {"lcc": "lcc_config", "lora": "lora_config", "meanpool": "meanpool.options"}
+SHIPPED = {"lcc": "lcc.config", "lora": "lora.config", "meanpool": "meanpool.options"}
 
 
 def _installed() -> dict[str, EntryPoint]:

@@ -22,7 +22,8 @@ def name_of(tenant: str, artifact_id: str) -> str:
 
 
 class Store(Protocol):
-    """Where artifact files lie: `Blobs` on this machine, `memkit.bank.artifact_store_remote.RemoteBlobs` elsewhere."""
+    """Where artifact files lie: `Blobs` on this machine, `memkit.bank.artifact_store_remote.RemoteBlobs`
+    elsewhere."""
 
     def local(self, tenant: str, artifact_id: str) -> Path:
         """The artifact's file on this machine; it is not there if the store has none."""

@@ -98,8 +98,8 @@ class Bank:
 
         Search ranks by inner product, so the embedder decides what a score means; all vectors of a
         tenant come from one, named ``embedder``. Chunks may overlap. A document that looks like one that
-        this tenant has (`memkit.text.normalize.normal`) is that one, which is left as it is. Raises `ConfigError` for
-        another embedder than the tenant's.
+        this tenant has (`memkit.text.normalize.normal`) is that one, which is left as it is. Raises
+        `ConfigError` for another embedder than the tenant's.
         """
         return self.remember_many(tenant, [(document, chunks, embeddings)], embedder=embedder)[0]
 

@@ -54,8 +54,8 @@ def require_gpu() -> None:
 
 
 def with_server(name: str) -> Any:
-    """A module of `memkit.evals` that needs the server's extra."""
+    """A module of `memkit.bench` that needs the server's extra."""
     try:
-        return import_module(f"memkit.evals.{name}")
+        return import_module(f"memkit.bench.{name}")
     except ImportError as error:
         raise MissingExtraError(error.name or "fastapi", install_line("server")) from error

@@ -37,7 +37,7 @@ def bench_peers(
     Peers run in the environments that tests/peers_env.sh makes; one that is absent is named in the result.
     """
     quiet_libraries()
-    found = with_server("bench_peers")
+    found = with_server("peers_compare")
     config = found.PeersConfig(
         documents=documents,
         compilers=tuple(filter(None, compilers.split(","))),

@@ -17,7 +17,7 @@ def bench_fuzz(
 ) -> None:
     """Send the HTTP server requests that fit its description, and others; count what it fails at."""
     quiet_libraries()
-    fuzz = with_server("fuzz")
+    fuzz = with_server("http_fuzz")
     measured(json, lambda report: fuzz.bench(fuzz.FuzzConfig(cases, seed), report))
 
 
@@ -33,7 +33,7 @@ def bench_load(
 ) -> None:
     """Let many clients stream answers, remember and forget; count errors and what the server adds."""
     quiet_libraries()
-    load = with_server("load")
+    load = with_server("http_load")
     config = load.LoadConfig(clients, seconds, remembers, forgets, tenants, model, seed)
     measured(json, lambda report: load.bench(config, report))
 

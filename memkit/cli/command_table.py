@@ -8,10 +8,10 @@ from memkit.cli.lazy_loading import Command, Commands, Group
 
 _KEYS: Commands = {
     "create": Command(
-        "tenants", "create_key", "Make a key. It is shown now and never again: only its hash is kept."
+        "keys_limits", "create_key", "Make a key. It is shown now and never again: only its hash is kept."
     ),
-    "list": Command("tenants", "list_keys", "List the keys of a tenant or a user, oldest first."),
-    "revoke": Command("tenants", "revoke_key", "Let a key open nothing any more."),
+    "list": Command("keys_limits", "list_keys", "List the keys of a tenant or a user, oldest first."),
+    "revoke": Command("keys_limits", "revoke_key", "Let a key open nothing any more."),
 }
 _BENCHES: Commands = {
     "compile": Command(
@@ -121,25 +121,27 @@ COMMANDS: Mapping[str, Commands] = {
         ),
     },
     "Remember and ask": {
-        "remember": Command("use", "remember", "Remember a document, or add to a running memory (--memory)."),
-        "ask": Command("use", "ask", "Ask a question."),
+        "remember": Command(
+            "remember_ask", "remember", "Remember a document, or add to a running memory (--memory)."
+        ),
+        "ask": Command("remember_ask", "ask", "Ask a question."),
         "chat": Command(
             "chat",
             "chat",
             "Talk with the model. What you tell it is remembered; questions are answered from all memories.",
         ),
-        "list": Command("manage", "list_memories", "List a user's memories, oldest first."),
-        "show": Command("manage", "show", "Show one memory and what its artifact says about itself."),
+        "list": Command("memories", "list_memories", "List a user's memories, oldest first."),
+        "show": Command("memories", "show", "Show one memory and what its artifact says about itself."),
         "search": Command(
             "search", "search", "Find memories by words: the best passage of each, the best memory first."
         ),
         "advise": Command(
-            "advice",
+            "advise",
             "advise",
             "Say whether a memory is worth compiling, and after how many questions that has paid for itself.",
         ),
         "explain": Command(
-            "advice",
+            "advise",
             "advise",
             "Say whether a memory is worth compiling, and after how many questions that has paid for itself.",
             instead="advise",
@@ -168,7 +170,7 @@ COMMANDS: Mapping[str, Commands] = {
             "Let the current version answer until it is unpinned, whatever is compiled meanwhile.",
         ),
         "verify": Command(
-            "manage",
+            "memories",
             "verify",
             "Re-read artifacts: check every byte and the model, and test their answers again.",
         ),
@@ -181,7 +183,7 @@ COMMANDS: Mapping[str, Commands] = {
             "Take a memory from a bundle that a trusted key signed, compiled for this model and user.",
         ),
         "keygen": Command(
-            "manage",
+            "memories",
             "keygen",
             "Make a key pair (Ed25519) to sign artifacts with: MEMKIT_SIGNING_KEY=FILE memkit remember ...",
         ),
@@ -215,10 +217,10 @@ COMMANDS: Mapping[str, Commands] = {
             "Serve memories to agents by the Model Context Protocol.",
         ),
         "sglang-args": Command(
-            "serving", "sglang_args", "Prepare a bank for SGLang, and print the flags of a server for it."
+            "sglang", "sglang_args", "Prepare a bank for SGLang, and print the flags of a server for it."
         ),
         "limit": Command(
-            "tenants", "limit", "Show or change what a user, or a tenant, may keep, and for how long."
+            "keys_limits", "limit", "Show or change what a user, or a tenant, may keep, and for how long."
         ),
         "backup": Command(
             "backup",

@@ -35,8 +35,8 @@ class SGLangEngine:
     """Answers through SGLang servers that share a bank's artifacts.
 
     ``model`` names the tokenizer, as `memkit.models.loading.load` knows models; ``secret`` is the bank's, by
-    which tenants' caches are kept apart (see `memkit.engine.sglang.plugin.header.read_secret`). With a ``fingerprint``
-    only servers of that model are used; without one they must agree with each other.
+    which tenants' caches are kept apart (see `memkit.engine.sglang.plugin.header.read_secret`). With a
+    ``fingerprint`` only servers of that model are used; without one they must agree with each other.
 
     `for_tenant` gives the same engine in the name of a tenant. Without one, requests that name no artifact
     share a cache with nobody else's. May be used from several threads.

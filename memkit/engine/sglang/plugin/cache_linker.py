@@ -1,8 +1,9 @@
 """SGLang's door to an external KV store, over a bank: artifacts are read into the device's KV pool.
 
 It only reads. Whatever cannot be loaded fails the request, with nothing cached: SGLang itself would compute
-the placeholders as text and keep the result under the artifact's name. `memkit.engine.sglang.plugin.scheduler_guard` tells the
-linker which artifact a request names, and refuses what slips past it.
+the placeholders as text and keep the result under the artifact's name.
+`memkit.engine.sglang.plugin.scheduler_guard` tells the linker which artifact a request names, and refuses
+what slips past it.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ class ServingConfig:
     """Where a server finds artifacts, and how many of them it keeps open.
 
     ``artifacts`` is the folder, or the URL that fsspec knows, with the bank's artifacts; ``prefix`` the file
-    that `memkit.engine.sglang.plugin.header.write` made for the model; ``secret`` the file that tenants' salts are made
-    with; ``cache`` the folder for files that are fetched from a URL. ``capacity`` is in bytes.
+    that `memkit.engine.sglang.plugin.header.write` made for the model; ``secret`` the file that tenants'
+    salts are made with; ``cache`` the folder for files that are fetched from a URL. ``capacity`` is in bytes.
     """
 
     artifacts: str

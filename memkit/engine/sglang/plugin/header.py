@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from memkit.models.loading import LoadedModel
 
-MAKER = "memkit.engine.sglang.plugin.header"
+MAKER = "memkit.serving.prefix"  # in stored files, so that it outlives the module of that name
 TENANT = "memkit"  # the file is nobody's
 AXES = ("layer", "kv_head", "token", "head_dim")
 SECRET = "secret"

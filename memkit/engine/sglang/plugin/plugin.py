@@ -1,8 +1,8 @@
 """The plugin that SGLang loads in each of its processes, by the entry-point group ``sglang.srt.plugins``.
 
-In the process that takes requests it checks each one (`memkit.engine.sglang.plugin.request_checks`), puts memory embeddings in
-their places, resolves LoRA artifacts and answers ``/memkit``; in the scheduler's it installs
-`memkit.engine.sglang.plugin.scheduler_guard`.
+In the process that takes requests it checks each one (`memkit.engine.sglang.plugin.request_checks`), puts
+memory embeddings in their places, resolves LoRA artifacts and answers ``/memkit``; in the scheduler's it
+installs `memkit.engine.sglang.plugin.scheduler_guard`.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import anyio
 import httpx2
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
-from test_mcp import INSIDE, call, refused, whole_path
+from mcp_kit import INSIDE, call, refused, whole_path
 
 from memkit.bench.http_server import running
 from memkit.engine.transformers.engine import TransformersEngine

@@ -22,7 +22,7 @@ from memkit.integrations.langchain import ChatMemkit, MemkitMiddleware
 from memkit.memory import Memory
 from memkit.testing import TINY_OPTIONS
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from memkit.evals.formats.base import Asked, Record
 from memkit.evals.formats.registry import FORMATS, read
 from memkit.evals.formats.squad import LONG_WORDS
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 Kept = Callable[..., str]
 
 OWN = {"context": "Ada keeps bees.", "questions": [{"q": "What does Ada keep?", "answers": ["bees"]}]}

@@ -22,7 +22,7 @@ from memkit.bank.tables import metadata
 from memkit.bank.types import tenant_key
 from memkit.errors import BankError, MissingExtraError
 
-OLD = Path(__file__).parent / "data" / "bank_schema_2.sql"  # a bank of memkit before migrations, as SQL
+OLD = Path(__file__).parents[1] / "data" / "bank_schema_2.sql"  # a bank of memkit before migrations, as SQL
 
 
 @pytest.fixture

@@ -237,7 +237,7 @@ def test_rouge_l() -> None:
 
 
 def test_the_committed_report_is_what_the_results_say(cli: Callable[..., Any]) -> None:
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     done = cli("eval", root / "results", "--report")
     assert done.out == (root / "RESULTS.md").read_text()
     assert cli("eval", root / "memkit", "--report").code == 2

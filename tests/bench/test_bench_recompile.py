@@ -13,7 +13,7 @@ from memkit.testing import TINY_OPTIONS
 
 @pytest.mark.slow
 def test_one_process_and_several(tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ray", None)  # which test_recompile.py starts
+    monkeypatch.setitem(sys.modules, "ray", None)  # which the tests of recompile start
     rows = bench(RecompileConfig(2, 2, str(tiny_model_folder), TINY_OPTIONS))["rows"]
     assert [(row["row"], row["workers"], row.get("compiled")) for row in rows] == [
         ("local", 1, 2),
