@@ -39,7 +39,7 @@ from memkit.recompile.plan import Scope, plan
 from memkit.recompile.run import recompile
 from memkit.testing import TEXT, TINY_OPTIONS
 
-_spec = importlib.util.spec_from_file_location("servers", Path(__file__).parent / "servers.py")
+_spec = importlib.util.spec_from_file_location("servers", Path(__file__).parents[1] / "servers.py")
 assert _spec is not None
 servers: Any = importlib.util.module_from_spec(_spec)
 assert _spec.loader is not None
