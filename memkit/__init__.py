@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from memkit.bank import MemoryInfo, Receipt
     from memkit.document import Document
-    from memkit.memory import Answer, Memory, Message, Trace
+    from memkit.memory import Answer, Memory, MessageLike, Trace
     from memkit.text.messages import When
 
 _LAZY = {
@@ -47,7 +47,7 @@ def _memory(user: str) -> Memory:
 
 
 def remember(
-    document: str | Document | Sequence[Message],
+    document: str | Document | Sequence[MessageLike],
     *,
     user: str = "default",
     memory: str | None = None,

@@ -10,7 +10,7 @@ from typing import Literal
 from memkit.bank import Entry
 from memkit.document import Span
 from memkit.router.gate import Route
-from memkit.router.types import Considered
+from memkit.router.types import CandidateTrace
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Trace:
     gate: str
     calibrated: bool
     margin: float | None
-    candidates: tuple[Considered, ...]
+    candidates: tuple[CandidateTrace, ...]
     memory_id: str | None
     artifact_id: str | None
     version: int | None

@@ -14,11 +14,11 @@ from memkit.bank.owners import Owner
 from memkit.compilers.base import Compiled, Progress, silent
 from memkit.document import Document, Span
 from memkit.memory import Memory
-from memkit.pipeline.answer import Found, Recalled
-from memkit.text.messages import Message, Turns, When
+from memkit.pipeline.answer import RecalledText, SearchResult
+from memkit.text.messages import MessageLike, Turns, When
 
 if TYPE_CHECKING:
-    from memkit.pipeline.verify import Verified
+    from memkit.pipeline.verify import VerificationReport
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -60,7 +60,7 @@ class AsyncMemory:
 
     async def remember(
         self,
-        document: str | Document | Sequence[Message],
+        document: str | Document | Sequence[MessageLike],
         *,
         memory: str | None = None,
         when: When | None = None,
@@ -160,11 +160,11 @@ class AsyncMemory:
             async for piece in made:
                 yield piece
 
-    async def recall(self, question: str, *, max_tokens: int = 64) -> Recalled:
+    async def recall(self, question: str, *, max_tokens: int = 64) -> RecalledText:
         """See `Memory.recall`."""
         return await _apart(self.memory.recall, question, max_tokens=max_tokens)
 
-    async def search(self, query: str, k: int = 4) -> builtins.list[Found]:
+    async def search(self, query: str, k: int = 4) -> builtins.list[SearchResult]:
         """See `Memory.search`."""
         return await _apart(self.memory.search, query, k)
 
@@ -176,7 +176,9 @@ class AsyncMemory:
         """See `Memory.show`."""
         return await _apart(self.memory.show, memory_id)
 
-    async def verify(self, memory_id: str, *, replay: bool = False, progress: Progress = silent) -> Verified:
+    async def verify(
+        self, memory_id: str, *, replay: bool = False, progress: Progress = silent
+    ) -> VerificationReport:
         """See `Memory.verify`."""
         return await _apart(self.memory.verify, memory_id, replay=replay, progress=progress)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from memkit.config import expanded
 from memkit.errors import DocumentError
-from memkit.text.normalize import blank, boundary, normal
+from memkit.text.normalize import boundary, is_blank, normalize
 
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f]+")
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s+|\n{2,}")
@@ -53,7 +53,7 @@ class Document:
     title: str = ""
 
     def __post_init__(self) -> None:
-        if blank(self.text):
+        if is_blank(self.text):
             raise DocumentError("the document is empty: there is nothing to remember")
         control = sum(len(found.group()) for found in _CONTROL.finditer(self.text))
         if "\x00" in self.text or control * 20 > len(self.text):
@@ -103,7 +103,7 @@ class Document:
     @cached_property  # read several times while a document is kept
     def identity(self) -> str:
         """SHA-256 of the text's normal form, in hex: documents that look the same have the same."""
-        return hashlib.sha256(normal(self.text).encode()).hexdigest()
+        return hashlib.sha256(normalize(self.text).encode()).hexdigest()
 
     def chunks(self, size: int = 480) -> list[Span]:
         """Consecutive spans of at most ``size`` characters, cut at the ends of sentences where possible, else

@@ -23,20 +23,20 @@ from memkit.errors import ConfigError
 from memkit.observability.events import LogObserver, Observer
 from memkit.pipeline import ingest
 from memkit.pipeline.admission import AdmissionConfig
-from memkit.pipeline.answer import Found, Recalled, Sampling, ask_many, recall, search, stream
+from memkit.pipeline.answer import RecalledText, Sampling, SearchResult, ask_many, recall, search, stream
 from memkit.pipeline.compile_queue import CompileQueue, Job
 from memkit.pipeline.ingest import MAX_CHARACTERS
 from memkit.pipeline.usage import Usage
-from memkit.router.embedders import Embedder, embedder_of
-from memkit.router.gate import GateConfig, GateName, gate_config
+from memkit.router.embedders import Embedder, resolve_embedder
+from memkit.router.gate import GateConfig, GateName, resolve_gate
 from memkit.router.router import Router
-from memkit.text.messages import Message, Turns, When
+from memkit.text.messages import MessageLike, Turns, When
 from memkit.validation import check_arguments
 
 if TYPE_CHECKING:  # they bring torch, which only compiling and answering need
     from memkit.engine.transformers.engine import TransformersEngine
     from memkit.models.loading import LoadedModel
-    from memkit.pipeline.verify import Verified
+    from memkit.pipeline.verify import VerificationReport
     from memkit.recompile.advice import AdvisorConfig
 
 
@@ -80,7 +80,7 @@ class Memory:
         self.whose = Owner(user, tenant)
         self.compiler, self.options, self.keep = compiler, dict(options or {}), keep
         registry.check(compiler, self.options)  # a wrong option is an error now, not tonight
-        gate, embedding = gate_config(gate), embedder_of(embedder)
+        gate, embedding = resolve_gate(gate), resolve_embedder(embedder)
         key = os.environ.get("MEMKIT_SIGNING_KEY")
         self.signer = signer or (Signer.from_file(expanded(key)) if key else None)
         if isinstance(path, Bank):
@@ -160,7 +160,7 @@ class Memory:
     # -- remember -------------------------------------------------------------------------------
     def remember(
         self,
-        document: str | Document | Sequence[Message],
+        document: str | Document | Sequence[MessageLike],
         *,
         memory: str | None = None,
         when: When | None = None,
@@ -175,7 +175,7 @@ class Memory:
 
         A text with a ``memory``'s name, or messages (``{"role", "content"}``, of the memory "profile" if
         none is named), become dated entries of that running memory: said at ``when`` (see
-        `memkit.text.dates.moment`; without a zone it is in UTC), or now. A ``key`` makes a repeated call
+        `memkit.text.dates.parse_time`; without a zone it is in UTC), or now. A ``key`` makes a repeated call
         harmless. Its artifact answers for what was compiled, by `compile` or ``wait``; newer entries are read
         as text.
 
@@ -188,13 +188,13 @@ class Memory:
             if title:
                 raise ConfigError("a running memory has a name instead of a title")
             name = "profile" if memory is None else memory
-            info = ingest.append(self, name, document, when, key, self._clock())
+            info = ingest.append_entries(self, name, document, when, key, self._clock())
         elif when is not None or key is not None:
             raise ConfigError(
                 "`when` and `key` belong to entries of a running memory: name one with `memory`"
             )
         else:
-            info = ingest.document(self, document, title)
+            info = ingest.add_document(self, document, title)
             if not compile or (info.status == "compiled" and not self.router.usable(info)):
                 return info
         if wait:
@@ -220,7 +220,7 @@ class Memory:
 
     def compiled(self, memory_id: str, *, progress: Progress = silent) -> tuple[MemoryInfo, Compiled]:
         """As `compile`, and what the compilation cost."""
-        from memkit.pipeline.compile import make
+        from memkit.pipeline.compile import compile_memory
 
         info = self.bank.get(self.owner, memory_id)
         with self.bank.leases.take(self.owner, info.id) as lease:
@@ -229,7 +229,7 @@ class Memory:
                 lease.renew()
                 progress(done)
 
-            return make(self, info, step)
+            return compile_memory(self, info, step)
 
     def _compile_job(self, job: Job) -> None:
         from memkit.recompile.run import compile_job
@@ -292,11 +292,11 @@ class Memory:
         how = Sampling(max_tokens, temperature, seed, system, within)
         return stream(self, question, history, how)
 
-    def recall(self, question: str, *, max_tokens: int = 64) -> Recalled:
+    def recall(self, question: str, *, max_tokens: int = 64) -> RecalledText:
         """The passages that an answer of ``max_tokens`` should be written from, for another model to read."""
         return recall(self, question, max_tokens)
 
-    def search(self, query: str, k: int = 4) -> builtins.list[Found]:
+    def search(self, query: str, k: int = 4) -> builtins.list[SearchResult]:
         """The best passage of each of the ``k`` memories that fit a query best; no model is asked."""
         return search(self, query, k)
 
@@ -315,18 +315,20 @@ class Memory:
         """One memory. Raises `NotFoundError`."""
         return self.bank.get(self.owner, memory_id)
 
-    def verify(self, memory_id: str, *, replay: bool = False, progress: Progress = silent) -> Verified:
+    def verify(
+        self, memory_id: str, *, replay: bool = False, progress: Progress = silent
+    ) -> VerificationReport:
         """Re-read an artifact, check every byte and its fingerprint, and test it again.
 
         ``replay`` also compiles it again from its source, with its own settings; on the same machine
         that gives the same bytes. Raises `ArtifactError` for bytes that cannot be used, `VerificationError`
         when the gate would refuse the artifact today, or the replay differs.
         """
-        from memkit.pipeline.verify import verified
+        from memkit.pipeline.verify import verify
 
         with self.bank.artifact(self.owner, memory_id) as artifact:
             source = self.bank.source(self.owner, memory_id)
-            return verified(artifact, source, self.local, self.admission, replay=replay, progress=progress)
+            return verify(artifact, source, self.local, self.admission, replay=replay, progress=progress)
 
     def forget(
         self, memory_id: str, *, spans: Sequence[Span] | None = None, compile: bool = True
@@ -398,4 +400,4 @@ def default_home() -> Path:
     return expanded(home) if home else user_data_path("memkit", appauthor=False)
 
 
-__all__ = ["MAX_CHARACTERS", "Answer", "Memory", "Message", "Part", "Trace", "default_home"]
+__all__ = ["MAX_CHARACTERS", "Answer", "Memory", "MessageLike", "Part", "Trace", "default_home"]

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from memkit.engine.transformers import kv_cache
-from memkit.engine.transformers.decoder_checkpoint import Trained
+from memkit.engine.transformers.decoder_checkpoint import DecoderCheckpoint
 from memkit.models.loading import LoadedModel
 from memkit.models.nano.tokenizer import train_tokenizer
 
@@ -50,7 +50,9 @@ def build_tiny_model(folder: Path, seed: int = 0, kv_heads: int = 1) -> Path:
     return folder
 
 
-def build_tiny_compressor(base: LoadedModel, store: Path, stage: str = "sft", **options: Any) -> Trained:
+def build_tiny_compressor(
+    base: LoadedModel, store: Path, stage: str = "sft", **options: Any
+) -> DecoderCheckpoint:
     """An untrained mean-pool checkpoint for a model; ``options`` as `compressor_config` takes them."""
     from memkit.compilers.meanpool.checkpoint import save
     from memkit.compilers.meanpool.config import compressor_config
@@ -64,7 +66,9 @@ def build_tiny_compressor(base: LoadedModel, store: Path, stage: str = "sft", **
     )
 
 
-def query_logits(base: LoadedModel, prefix: kv_cache.KV, question: str = "Where does Mira live?") -> Tensor:
+def query_logits(
+    base: LoadedModel, prefix: kv_cache.KVCache, question: str = "Where does Mira live?"
+) -> Tensor:
     """Logits ``[1, vocabulary]`` of the first answer token after ``prefix`` and a question."""
     query = base.chat.query(base.tokenizer, question, True)
     batch = kv_cache.AnswerBatch.of([(query, [base.chat.end])], prefix.tokens, base.model.device)

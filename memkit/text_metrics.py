@@ -17,25 +17,27 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def normalise(text: str) -> str:
+def normalize_answer(text: str) -> str:
     """Lower case, without punctuation, articles and extra spaces."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
 def exact_match(answer: str, golds: Sequence[str]) -> float:
     """1.0 when the normalised answer equals a gold answer."""
-    return float(any(normalise(answer) == normalise(gold) for gold in golds))
+    return float(any(normalize_answer(answer) == normalize_answer(gold) for gold in golds))
 
 
 def contains(answer: str, golds: Sequence[str]) -> float:
     """1.0 when the normalised answer contains a gold answer as whole words."""
-    padded = f" {normalise(answer)} "
-    return float(any(f" {normalise(gold)} " in padded for gold in golds if normalise(gold)))
+    padded = f" {normalize_answer(answer)} "
+    return float(any(f" {normalize_answer(gold)} " in padded for gold in golds if normalize_answer(gold)))
 
 
 def f1(answer: str, golds: Sequence[str]) -> float:
     """Best token F1 over the gold answers."""
-    return max((_f1(normalise(answer).split(), normalise(gold).split()) for gold in golds), default=0.0)
+    return max(
+        (_f1(normalize_answer(answer).split(), normalize_answer(gold).split()) for gold in golds), default=0.0
+    )
 
 
 def _f1(answer: list[str], gold: list[str]) -> float:
@@ -48,7 +50,10 @@ def _f1(answer: list[str], gold: list[str]) -> float:
 
 def rouge_l(answer: str, golds: Sequence[str]) -> float:
     """Best ROUGE-L F1 over the gold answers: by the longest common subsequence of words (Lin, 2004)."""
-    return max((_rouge_l(normalise(answer).split(), normalise(gold).split()) for gold in golds), default=0.0)
+    return max(
+        (_rouge_l(normalize_answer(answer).split(), normalize_answer(gold).split()) for gold in golds),
+        default=0.0,
+    )
 
 
 def _rouge_l(answer: list[str], gold: list[str]) -> float:

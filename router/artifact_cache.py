@@ -9,7 +9,7 @@ from memkit.engine.base import Engine, Handle
 from memkit.errors import ArtifactError, EngineError, NotFoundError
 
 
-def attached(bank: Bank, tenant: str, info: MemoryInfo, engine: Engine, held: ExitStack) -> Handle | str:
+def open_artifact(bank: Bank, tenant: str, info: MemoryInfo, engine: Engine, held: ExitStack) -> Handle | str:
     """The memory's handle until ``held`` is closed, or why its artifact cannot be used with this model."""
     if info.artifact_id is None:
         return f"it could not be compiled: {info.error}" if info.error else "it is not compiled yet"

@@ -29,7 +29,7 @@ Row = tuple[float, ...]
 
 
 @dataclass(frozen=True)
-class Observed:
+class Observation:
     """One question with everything that the scorers see of its candidates, by their index.
 
     ``probed`` and ``among`` are rows of the features of those names; the router would probe ``contenders``.
@@ -60,7 +60,7 @@ def fold_of(group: str) -> int:
     return zlib.crc32(f"fold {group}".encode()) % FOLDS
 
 
-def fit(observed: Sequence[Observed], hidden: int, seed: int = 0) -> tuple[dict[str, Head], Thresholds]:
+def fit(observed: Sequence[Observation], hidden: int, seed: int = 0) -> tuple[dict[str, Head], Thresholds]:
     """Scorers and thresholds. Raises `ConfigError` unless both kinds of question are there to learn from."""
     yes = sum(o.answerable for o in observed)
     if min(yes, len(observed) - yes) < LEAST:
@@ -69,15 +69,15 @@ def fit(observed: Sequence[Observed], hidden: int, seed: int = 0) -> tuple[dict[
             f"{LEAST} of each are needed to calibrate"
         )
     mine = [o for o in observed if part_of(o.group) == "fit"] or list(observed)
-    seen = list[tuple[Observed, Believed]]()
+    seen = list[tuple[Observation, Prediction]]()
     for fold in range(FOLDS):
         others = [o for o in mine if fold_of(o.group) != fold] or mine
         heads = _heads(others, hidden, seed)
-        seen += [(o, believe(o, heads)) for o in mine if fold_of(o.group) == fold and o.found]
+        seen += [(o, predict(o, heads)) for o in mine if fold_of(o.group) == fold and o.found]
     return _heads(mine, hidden, seed), _thresholds(seen)
 
 
-def _heads(observed: Sequence[Observed], hidden: int, seed: int) -> dict[str, Head]:
+def _heads(observed: Sequence[Observation], hidden: int, seed: int) -> dict[str, Head]:
     found = [(row, o.answerable and i == o.gold) for o in observed for i, row in enumerate(o.found)]
     right = [(row, o.answerable and i == o.gold) for o in observed for i, row in o.probed.items()]
     among = [(row, o.answerable and i == o.gold) for o in observed for i, row in o.among.items()]
@@ -102,7 +102,7 @@ def _heads(observed: Sequence[Observed], hidden: int, seed: int) -> dict[str, He
 
 
 @dataclass(frozen=True)
-class Believed:
+class Prediction:
     """A question as the scorers see it: the chosen candidate's probabilities."""
 
     answerable: bool
@@ -113,7 +113,7 @@ class Believed:
     latent_right: bool
 
 
-def believe(o: Observed, heads: dict[str, Head]) -> Believed:
+def predict(o: Observation, heads: dict[str, Head]) -> Prediction:
     """Rank as the router does."""
     scores = {i: heads["found"].probability(row) for i, row in enumerate(o.found)}
     early = max(scores.values())
@@ -122,7 +122,7 @@ def believe(o: Observed, heads: dict[str, Head]) -> Believed:
     scores |= {i: heads[head].probability(rows[i]) for i in probed}
     best = max(scores, key=lambda i: (scores[i], -i))
     held = heads["held"].probability(o.probed[best]) if best in probed else None
-    return Believed(
+    return Prediction(
         o.answerable,
         early,
         scores[best],
@@ -132,7 +132,7 @@ def believe(o: Observed, heads: dict[str, Head]) -> Believed:
     )
 
 
-def _thresholds(pairs: Sequence[tuple[Observed, Believed]]) -> Thresholds:
+def _thresholds(pairs: Sequence[tuple[Observation, Prediction]]) -> Thresholds:
     observed, seen = [o for o, _ in pairs], [b for _, b in pairs]
     probe_from = lowest([b.found for b in seen if b.answerable])
     none_below = lowest([b.right for b in seen if b.answerable])
@@ -190,10 +190,10 @@ def auroc(values: Sequence[float], labels: Sequence[bool]) -> float | None:
     return float(np.mean((a > b) + 0.5 * (a == b)))
 
 
-def curve(observed: Sequence[Observed], heads: dict[str, Head]) -> tuple[tuple[float, float], ...]:
+def curve(observed: Sequence[Observation], heads: dict[str, Head]) -> tuple[tuple[float, float], ...]:
     """(Coverage, risk): the surest share of the answerable questions left to artifacts, and how many
     of those are answered wrong; at most 50 points."""
-    seen = [believe(o, heads) for o in observed if o.answerable and o.found]
+    seen = [predict(o, heads) for o in observed if o.answerable and o.found]
     sure = sorted((b for b in seen if b.latent is not None), key=_latent, reverse=True)
     points, wrong = list[tuple[float, float]](), 0
     for count, b in enumerate(sure, start=1):
@@ -203,12 +203,12 @@ def curve(observed: Sequence[Observed], heads: dict[str, Head]) -> tuple[tuple[f
     return tuple(points[step - 1 :: step])
 
 
-def _latent(b: Believed) -> float:
+def _latent(b: Prediction) -> float:
     return b.latent or 0.0
 
 
 def reported(
-    observed: Sequence[Observed], heads: dict[str, Head], limits: Thresholds
+    observed: Sequence[Observation], heads: dict[str, Head], limits: Thresholds
 ) -> dict[str, float | None]:
     """What the gates do with questions that nothing was fitted on.
 
@@ -216,7 +216,7 @@ def reported(
     memory answers it"; ``entropy`` is CDLM's rule on the same questions. ``latent`` is the share of
     the answerable ones that are left to artifacts, ``latent_wrong`` how many of those answers are wrong.
     """
-    seen = [believe(o, heads) for o in observed if o.found]
+    seen = [predict(o, heads) for o in observed if o.found]
     labels = [b.answerable for b in seen]
     passed = [b.found >= limits.probe_from and b.right >= limits.none_below for b in seen]
     trusted = [p and _latent(b) >= limits.latent_from for b, p in zip(seen, passed, strict=True)]

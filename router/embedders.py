@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memkit.errors import ConfigError
-from memkit.router.question import asked, memory_words, weighted_words
+from memkit.router.question import memory_words, question_text, weighted_words
 from memkit.validation import check_embedder
 
 Vectors = NDArray[np.float32]
@@ -118,14 +118,14 @@ class HybridEmbedder:
 
     def question(self, text: str) -> Vectors:
         """``[dim]``, float32."""
-        return self._joined(self._words.question(text), self._meaning.question(asked(text)))
+        return self._joined(self._words.question(text), self._meaning.question(question_text(text)))
 
     def _joined(self, words: Vectors, meaning: Vectors) -> Vectors:
         scaled = (words * self._weight**0.5, meaning * (1 - self._weight) ** 0.5)
         return np.concatenate(scaled, axis=-1, dtype=np.float32)
 
 
-def embedder_of(chosen: str | Embedder | None) -> Embedder:
+def resolve_embedder(chosen: str | Embedder | None) -> Embedder:
     """An embedder by name: ``lexical``, ``sentence`` or ``hybrid``; the latter two also ``name:MODEL``.
 
     None takes ``MEMKIT_EMBEDDER``, else ``lexical``. Raises `ConfigError` for another name,

@@ -51,7 +51,7 @@ class GateConfig:
             raise ConfigError("reach and clear must be at least 0")
 
 
-def gate_config(gate: GateConfig | str | None) -> GateConfig | None:
+def resolve_gate(gate: GateConfig | str | None) -> GateConfig | None:
     """The configuration of a gate that may be given by its name. Raises `ConfigError` for an unknown one."""
     if gate is None or isinstance(gate, GateConfig):
         return gate
@@ -106,7 +106,7 @@ def by_entropy(
 
 
 @dataclass(frozen=True)
-class Belief:
+class GateScores:
     """What the scorers say of the chosen candidate; ``held`` is None where no artifact was probed."""
 
     right: float
@@ -119,7 +119,7 @@ class Belief:
         return 0.0 if self.held is None else self.right * self.held
 
 
-def before_text(best: Candidate, belief: Belief, obstacle: str, limits: Thresholds) -> Decision | None:
+def before_text(best: Candidate, belief: GateScores, obstacle: str, limits: Thresholds) -> Decision | None:
     """The learned gate's decision, or None when the text has to be read to decide."""
     margin = belief.found - limits.probe_from
     if margin < 0:
@@ -137,7 +137,7 @@ def before_text(best: Candidate, belief: Belief, obstacle: str, limits: Threshol
 
 
 def after_text(
-    best: Candidate, belief: Belief, obstacle: str, answerable: float, limits: Thresholds
+    best: Candidate, belief: GateScores, obstacle: str, answerable: float, limits: Thresholds
 ) -> Decision:
     """The learned gate's decision once the text was read: ``answerable`` is what the scorer says of it."""
     margin = answerable - limits.text_from

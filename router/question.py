@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import regex
 
-from memkit.text.normalize import UNSPACED, normal, words, words_at
+from memkit.text.normalize import UNSPACED, normalize, words, words_at
 
 STOP = frozenset(
     "a an and are as at be been by can could did do does for from had has have he her here him his how i in "
@@ -114,7 +114,7 @@ def weighted_words(question: str) -> list[Weighted]:
     return [*special, *ordinary, *aside]
 
 
-def asked(question: str) -> str:
+def question_text(question: str) -> str:
     """The sentences of a question in which something is asked; all of it, where none is."""
     return " ".join(sentence.text for sentence in _asking(_sentences(question))) or question
 
@@ -122,7 +122,7 @@ def asked(question: str) -> str:
 def memory_words(text: str) -> frozenset[str]:
     """The distinct words of a text, in lower case; those with a capital also as they stand, but for stop
     words that only begin a sentence. Of pairs of characters the characters, too."""
-    plain = normal(text)
+    plain = normalize(text)
     found = set[str]()
     for at, word in words_at(plain):
         lower = word.lower()
@@ -151,7 +151,7 @@ def _at_most(weighted: Sequence[Weighted], most: float) -> list[Weighted]:
 
 def _sentences(question: str) -> list[_Sentence]:
     found = list[_Sentence]()
-    for part in _SPLIT.split(normal(question)):
+    for part in _SPLIT.split(normalize(question)):
         if made := tuple(_Word(text, place == 0) for place, text in enumerate(words(part))):
             found.append(_Sentence(part, made))
     return found

@@ -13,7 +13,7 @@ from memkit.bank import Bank, Hit, MemoryInfo
 from memkit.document import Document, Span, sentences
 from memkit.router.embedders import Embedder, LexicalEmbedder, Vectors
 from memkit.router.question import memory_words, weighted_words
-from memkit.text.dialogue_acts import statements
+from memkit.text.dialogue_acts import extract_statements
 
 WIDTH = 4  # times as many memories are searched as are returned
 AROUND = 240  # characters on either side of a chunk in which its words are counted
@@ -62,7 +62,7 @@ def index_entry(document: Document, embedder: Embedder) -> tuple[list[Span], Vec
 
 def _weighed(vectors: Vectors, text: str) -> Vectors:
     """Vectors of a text; they weigh less where it tells nothing: it only asks, or cannot tell."""
-    if len(text) > ASKING or (statements(text) and not _UNABLE.match(text)):
+    if len(text) > ASKING or (extract_statements(text) and not _UNABLE.match(text)):
         return vectors
     return vectors * np.float32(ASKED)
 
@@ -80,7 +80,7 @@ def refresh(bank: Bank, tenant: str, embedder: Embedder) -> int:
     )
 
 
-def candidates(
+def retrieve(
     bank: Bank,
     tenant: str,
     question: str,

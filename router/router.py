@@ -18,15 +18,15 @@ from memkit.document import Document, Span
 from memkit.engine.base import Engine, Handle, Request
 from memkit.errors import ConfigError, NotFoundError
 from memkit.router import calibration, features, gate
-from memkit.router.artifact_cache import attached
+from memkit.router.artifact_cache import open_artifact
 from memkit.router.calibration import Calibration
 from memkit.router.embedders import Embedder
 from memkit.router.features import Probe
-from memkit.router.gate import Belief, Decision, GateConfig
+from memkit.router.gate import Decision, GateConfig, GateScores
 from memkit.router.passages import AROUND, passages, room_for
-from memkit.router.retrieval import Candidate, candidates, index, lead, refresh
-from memkit.router.staleness import unseen
-from memkit.router.types import Considered, Looked, Routed
+from memkit.router.retrieval import Candidate, index, lead, refresh, retrieve
+from memkit.router.staleness import staleness_reason
+from memkit.router.types import CandidateTrace, RoutingResult, RoutingState
 
 NO_COMPILER = "none"  # names the calibration of memories that have only their text
 
@@ -73,7 +73,7 @@ class Router:
     def usable(self, info: MemoryInfo) -> str:
         """Why a memory's artifact cannot be used with this model, or ""."""
         with ExitStack() as held:
-            handle = attached(self.bank, self.tenant, info, self._engine(), held)
+            handle = open_artifact(self.bank, self.tenant, info, self._engine(), held)
         return handle if isinstance(handle, str) else ""
 
     # -- a question -----------------------------------------------------------------------------
@@ -84,7 +84,7 @@ class Router:
         within: str | None = None,
         *,
         held: ExitStack | None = None,
-    ) -> Routed:
+    ) -> RoutingResult:
         """Decide what goes in front of a question, and how it is asked; ``within`` leaves one memory.
 
         Artifacts stay attached until ``held`` is closed; without it, only until this returns.
@@ -96,7 +96,7 @@ class Router:
         request = self._request(looked, decision, context)
         ms = (time.perf_counter() - started) * 1000
         notes, asked = tuple(looked.notes), tuple(looked.asked)
-        return Routed(decision, request, spans, self._considered(looked), notes, asked, ms)
+        return RoutingResult(decision, request, spans, self._considered(looked), notes, asked, ms)
 
     def look(
         self,
@@ -105,17 +105,17 @@ class Router:
         within: str | None = None,
         *,
         held: ExitStack | None = None,
-    ) -> Looked:
+    ) -> RoutingState:
         """Find a question's candidates; nothing is probed yet. What will be attached, ``held`` lets go."""
         made = refresh(self.bank, self.tenant, self.embedder)
         vector = self.embedder.question(question)
-        ranked = candidates(self.bank, self.tenant, question, self.embedder, vector=vector, within=within)
-        looked = Looked(question, vector, max_tokens, ranked, held or ExitStack())
+        ranked = retrieve(self.bank, self.tenant, question, self.embedder, vector=vector, within=within)
+        looked = RoutingState(question, vector, max_tokens, ranked, held or ExitStack())
         if made:
             looked.notes.append(f"the vectors of {made} memories were made anew by {self.embedder.name}")
         return looked
 
-    def decide(self, looked: Looked) -> tuple[Decision, str, tuple[Span, ...]]:
+    def decide(self, looked: RoutingState) -> tuple[Decision, str, tuple[Span, ...]]:
         """The gate's decision; a text and its spans where the route is text."""
         if not looked.ranked:
             return gate.EMPTY, "", ()
@@ -140,7 +140,7 @@ class Router:
         low = self.config.min_similarity
         return self.embedder.min_similarity if low is None else low
 
-    def _gate(self, looked: Looked) -> str:
+    def _gate(self, looked: RoutingState) -> str:
         """The gate that can decide, with what it needs read."""
         name = self.config.name
         if name in ("auto", "learned") or (name == "entropy" and self.config.max_entropy is None):
@@ -160,7 +160,7 @@ class Router:
                 )
         return name
 
-    def calibrated(self, looked: Looked) -> bool:
+    def calibrated(self, looked: RoutingState) -> bool:
         """Read the calibration of each candidate's compiler; whether the best one has one."""
         for i, candidate in enumerate(looked.ranked):
             looked.calibrations[i] = self._calibration(candidate.memory.compiler or NO_COMPILER)
@@ -185,7 +185,7 @@ class Router:
         return next((found for c in compilers if (found := self._calibration(c))), None)
 
     # -- probes ---------------------------------------------------------------------------------
-    def contenders(self, looked: Looked) -> list[int]:
+    def contenders(self, looked: RoutingState) -> list[int]:
         """The candidates worth a probe: the best, and those near it unless it leads clearly."""
         ranked, config = looked.ranked, self.config
         if lead(ranked) >= config.clear:
@@ -193,7 +193,7 @@ class Router:
         near = [i for i, c in enumerate(ranked) if ranked[0].strength - c.strength <= config.reach]
         return near[: config.probes]
 
-    def attach(self, looked: Looked, indices: Sequence[int]) -> list[int]:
+    def attach(self, looked: RoutingState, indices: Sequence[int]) -> list[int]:
         """Attach the candidates' artifacts; those that could be."""
         engine = self._engine()
         room = engine.window - engine.count_tokens(looked.question) - looked.max_tokens - AROUND
@@ -201,16 +201,16 @@ class Router:
             memory = looked.ranked[i].memory
             if i in looked.handles:
                 continue
-            handle = attached(self.bank, self.tenant, memory, engine, looked.held)
+            handle = open_artifact(self.bank, self.tenant, memory, engine, looked.held)
             if isinstance(handle, Handle):
                 least = self._min_similarity()
-                handle = unseen(self.bank, self.tenant, memory, looked.vector, least) or handle
+                handle = staleness_reason(self.bank, self.tenant, memory, looked.vector, least) or handle
             if isinstance(handle, Handle) and handle.tokens > room:
                 handle = f"its {handle.tokens} tokens and the question do not fit the model's window"
             looked.handles[i] = handle
         return [i for i in indices if not looked.obstacle(i)]
 
-    def probe(self, looked: Looked, indices: Sequence[int]) -> None:
+    def probe(self, looked: RoutingState, indices: Sequence[int]) -> None:
         """One token with each candidate's artifact in place, and among several one without, in one call."""
         ready = self.attach(looked, indices)
         if not ready:
@@ -224,7 +224,9 @@ class Router:
         alone = scores[len(ready)] if len(ready) > 1 else None
         looked.probes |= {i: Probe(score, alone) for i, score in zip(ready, scores, strict=False)}
 
-    def probe_text(self, looked: Looked, candidate: Candidate) -> tuple[Probe | None, str, tuple[Span, ...]]:
+    def probe_text(
+        self, looked: RoutingState, candidate: Candidate
+    ) -> tuple[Probe | None, str, tuple[Span, ...]]:
         """One token with the candidate's passages in the prompt; no probe where none fits."""
         text, spans = self.text(looked, candidate)
         if not text:
@@ -234,7 +236,7 @@ class Router:
         looked.asked.append(request)
         return Probe(score), text, spans
 
-    def text(self, looked: Looked, candidate: Candidate) -> tuple[str, tuple[Span, ...]]:
+    def text(self, looked: RoutingState, candidate: Candidate) -> tuple[str, tuple[Span, ...]]:
         """The candidate's passages for the prompt, with their spans; nothing where none fits."""
         engine = self._engine()
         room = room_for(engine, looked.question, looked.max_tokens)
@@ -244,7 +246,7 @@ class Router:
             return "", ()
 
     # -- gates ----------------------------------------------------------------------------------
-    def _entropy(self, looked: Looked) -> Decision:
+    def _entropy(self, looked: RoutingState) -> Decision:
         self.probe(looked, [0])
         known, limit = looked.calibrations.get(0), self.config.max_entropy
         if limit is None and known is not None:
@@ -258,7 +260,7 @@ class Router:
         )
         return decided
 
-    def _learned(self, looked: Looked) -> tuple[Decision, str, tuple[Span, ...]]:
+    def _learned(self, looked: RoutingState) -> tuple[Decision, str, tuple[Span, ...]]:
         best, basis, known = self.choose(looked)
         candidate, limits = looked.ranked[best], known.thresholds
         belief = self.belief(looked, best, known)
@@ -275,7 +277,7 @@ class Router:
         decision = gate.after_text(candidate, belief, obstacle, answerable, limits)
         return (decision, text, spans) if decision.route == "text" else (decision, "", ())
 
-    def choose(self, looked: Looked) -> tuple[int, tuple[float, ...], Calibration]:
+    def choose(self, looked: RoutingState) -> tuple[int, tuple[float, ...], Calibration]:
         """Rank by the scorers, probing the contenders; the best one's index, features and calibration.
 
         Candidates that the search alone rules out are not probed, so that a question that is about
@@ -304,20 +306,20 @@ class Router:
         best = max(looked.scores, key=lambda i: (looked.scores[i], -i))
         return best, features.found(looked.ranked, best), looked.calibrations.get(best) or known
 
-    def belief(self, looked: Looked, best: int, known: Calibration) -> Belief:
+    def belief(self, looked: RoutingState, best: int, known: Calibration) -> GateScores:
         """What the scorers say of a candidate."""
         probe = looked.probes.get(best)
         if probe is None or looked.calibrations.get(best) is None:
-            return Belief(looked.scores[best], None, looked.found)
+            return GateScores(looked.scores[best], None, looked.found)
         row = features.probed(features.found(looked.ranked, best), probe, known.hidden)
-        return Belief(looked.scores[best], known.heads["held"].probability(row), looked.found)
+        return GateScores(looked.scores[best], known.heads["held"].probability(row), looked.found)
 
-    def _unfit(self, looked: Looked, decision: Decision) -> Decision:
+    def _unfit(self, looked: RoutingState, decision: Decision) -> Decision:
         looked.notes.append("no passage of the memory fits the prompt beside this question")
         return Decision("none", None, "the question leaves no room for a text", decision.gate)
 
     # -- what comes of it -----------------------------------------------------------------------
-    def _request(self, looked: Looked, decision: Decision, context: str) -> Request:
+    def _request(self, looked: RoutingState, decision: Decision, context: str) -> Request:
         question, tokens = looked.question, looked.max_tokens
         if decision.route == "text":
             return Request(question, context=context, max_tokens=tokens)
@@ -327,8 +329,8 @@ class Router:
                 return Request(question, handle=handle, max_tokens=tokens)
         return Request(question, max_tokens=tokens)
 
-    def _considered(self, looked: Looked) -> tuple[Considered, ...]:
-        rows = list[Considered]()
+    def _considered(self, looked: RoutingState) -> tuple[CandidateTrace, ...]:
+        rows = list[CandidateTrace]()
         for i, candidate in enumerate(looked.ranked):
             probe = looked.probes.get(i)
             values = dict(zip(features.FOUND, features.found(looked.ranked, i), strict=True))
@@ -336,7 +338,7 @@ class Router:
                 values |= zip(features.PROBED, probe.values, strict=True)
                 values |= zip(features.GAINED, probe.gains, strict=False)  # among several only
             rows.append(
-                Considered(
+                CandidateTrace(
                     candidate.memory.id,
                     candidate.memory.title,
                     candidate.similarity,

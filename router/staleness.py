@@ -10,7 +10,7 @@ from memkit.router.embedders import Vectors
 ALL = 1 << 20  # chunks of one memory
 
 
-def unseen(bank: Bank, tenant: str, memory: MemoryInfo, vector: Vectors, least: float) -> str:
+def staleness_reason(bank: Bank, tenant: str, memory: MemoryInfo, vector: Vectors, least: float) -> str:
     """Why a running memory's artifact cannot answer a question with that vector ``[dim]``, or "".
 
     Newer entries count as soon as they are about the question (similarity ``least``), as one of them may

@@ -15,7 +15,7 @@ from memkit.router.retrieval import Candidate
 
 
 @dataclass(frozen=True)
-class Considered:
+class CandidateTrace:
     """A candidate as a trace shows it.
 
     ``obstacle`` says why its artifact could not be used ("" if it can, None if it was not looked at);
@@ -34,7 +34,7 @@ class Considered:
 
 
 @dataclass(frozen=True)
-class Routed:
+class RoutingResult:
     """A decision and the request that carries it out.
 
     ``asked`` are the probes, requests of one token each; ``ms`` is what deciding took.
@@ -43,14 +43,14 @@ class Routed:
     decision: Decision
     request: Request
     spans: tuple[Span, ...]
-    considered: tuple[Considered, ...]
+    considered: tuple[CandidateTrace, ...]
     notes: tuple[str, ...]
     asked: tuple[Request, ...]
     ms: float
 
 
 @dataclass
-class Looked:
+class RoutingState:
     """One question's candidates with all that was found out about them; indices are theirs."""
 
     question: str

@@ -9,7 +9,7 @@ from typing import Any
 from memkit.artifact.format import Artifact, Manifest
 from memkit.bank import Bank, MemoryInfo
 from memkit.document import Document
-from memkit.engine.artifact_cache import Attachments
+from memkit.engine.artifact_cache import ArtifactCache
 from memkit.engine.base import Completion, Engine, Handle, Request, Score
 from memkit.router import features
 from memkit.router.calibration import Calibration, Thresholds
@@ -17,7 +17,7 @@ from memkit.router.classifier import Head
 from memkit.router.embedders import LexicalEmbedder
 from memkit.router.gate import GateConfig
 from memkit.router.router import Router
-from memkit.router.types import Routed
+from memkit.router.types import RoutingResult
 
 MIRA, JALO = "Mira lives in Keldor. Her dog is called Tovin.", "Jalo works at Brimtek. He likes plums."
 INJECTION = (
@@ -34,7 +34,7 @@ class Scripted:
 
     def __init__(self) -> None:
         self.entropy: dict[str | None, float] = {}
-        self.held = Attachments[Handle](lambda artifact_id, handle: None)
+        self.held = ArtifactCache[Handle](lambda artifact_id, handle: None)
         self.scored: list[Request] = []
 
     def for_tenant(self, tenant: str) -> Scripted:
@@ -93,7 +93,7 @@ def remember(bank: Bank, text: str, n: int | None = 0, fingerprint: str = "f") -
     return info if n is None else bank.publish("mira", info.id, artifact(fingerprint, n))
 
 
-def one(routed: Routed) -> tuple[str, str | None]:
+def one(routed: RoutingResult) -> tuple[str, str | None]:
     chosen = routed.decision.candidate
     return routed.decision.route, chosen.memory.id if chosen else None
 

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memkit.bench.http_server import Served, browser, has_browser, served
+from memkit.bench.http_server import LiveServer, browser, has_browser, served
 from memkit.models.loading import quiet_libraries
 from memkit.server.config import ServerConfig
 
@@ -55,7 +55,7 @@ def main(folder: Path) -> None:
                         print(folder / f"dashboard-{page}{name}.png", flush=True)
 
 
-def fill(server: Served) -> str:
+def fill(server: LiveServer) -> str:
     """The id of a log with two versions, among other memories."""
     with server.client("acme", "mira") as client:
         client.timeout = 300
@@ -71,7 +71,7 @@ def fill(server: Served) -> str:
     return memory_id
 
 
-def enter(driver: WebDriver, server: Served) -> None:
+def enter(driver: WebDriver, server: LiveServer) -> None:
     driver.get(server.url)
     script = (
         "sessionStorage.setItem('memkit-key', arguments[0]); sessionStorage.setItem('memkit-user', 'mira')"

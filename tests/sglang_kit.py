@@ -16,7 +16,7 @@ from memkit.compilers.lcc.compiler import LCC
 from memkit.compilers.lora.compiler import LoRA
 from memkit.document import Document
 from memkit.engine.sglang.engine import SGLangEngine
-from memkit.engine.sglang.plugin.config import ServingConfig
+from memkit.engine.sglang.plugin.config import PluginConfig
 from memkit.engine.sglang.plugin.header import read_secret
 from memkit.engine.sglang.plugin.protocol import Claim, salt, tenant_key
 from memkit.engine.sglang.plugin.server_args import ServerFlags, prepare
@@ -54,7 +54,7 @@ class Shelf:
     """A bank's artifacts without the bank: a folder that servers read."""
 
     home: Path
-    config: ServingConfig
+    config: PluginConfig
 
     @classmethod
     def of(cls, home: Path, base: LoadedModel) -> Shelf:

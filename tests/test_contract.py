@@ -15,7 +15,7 @@ pytest.importorskip("fastapi")
 import httpx2
 
 from memkit import registry
-from memkit.bench.http_server import Served, browser, has_browser, remember, served
+from memkit.bench.http_server import LiveServer, browser, has_browser, remember, served
 from memkit.compilers.distillation.flops import FlopMeter
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import CompileError
@@ -99,7 +99,7 @@ def server(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
     engine: TransformersEngine,
-) -> Iterator[Served]:
+) -> Iterator[LiveServer]:
     folder, compiler = tmp_path_factory.mktemp("contract"), request.param
     options = TINY.get(compiler, {})
     config = ServerConfig(folder / "bank", "tiny", compiler=compiler, options=options, rate=100_000)
@@ -107,7 +107,7 @@ def server(
         yield made
 
 
-def compiled(client: httpx2.Client, server: Served, memory_id: str) -> None:
+def compiled(client: httpx2.Client, server: LiveServer, memory_id: str) -> None:
     """Recompile what is due, and look how far it came."""
     job = client.post("/recompile", json={"always": True})
     assert job.status_code == 202, job.text
@@ -118,7 +118,7 @@ def compiled(client: httpx2.Client, server: Served, memory_id: str) -> None:
     assert outcomes == [("mira", memory_id, "compiled", 1)]
 
 
-def test_the_server(server: Served) -> None:
+def test_the_server(server: LiveServer) -> None:
     compiler = server.services.config.compiler
     with server.client("acme", "mira") as client:
         memory_id = remember(client, TEXT)
@@ -141,7 +141,7 @@ def test_the_server(server: Served) -> None:
 
 
 @pytest.mark.skipif(not has_browser(), reason="no browser: apt-get install chromium chromium-driver")
-def test_the_dashboard(server: Served) -> None:
+def test_the_dashboard(server: LiveServer) -> None:
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
     from test_dashboard import click, go, wait

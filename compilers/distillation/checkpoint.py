@@ -17,7 +17,7 @@ from torch import Tensor
 from memkit.document import Document
 from memkit.models.loading import LoadedModel
 
-EVERY = 20.0  # seconds between two writes
+SAVE_INTERVAL = 20.0  # seconds between two writes
 FORMAT = 2  # of the states; files of another one are not read
 
 
@@ -51,9 +51,10 @@ class Checkpoint:
         return state
 
     def put(self, phase: str, state: dict[str, Any]) -> None:
-        """Keep a phase's state; it reaches the disk every `EVERY` seconds, and when the phase is done."""
+        """Keep a phase's state; it reaches the disk every `SAVE_INTERVAL` seconds, and when the phase is
+        done."""
         self._phases[phase] = state
-        if self.path is None or not (state["done"] or time.monotonic() - self._written >= EVERY):
+        if self.path is None or not (state["done"] or time.monotonic() - self._written >= SAVE_INTERVAL):
             return
         self._written = time.monotonic()
         temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.partial")
@@ -67,7 +68,7 @@ class Checkpoint:
     @property
     def due(self) -> bool:
         """Whether a state given now would reach the disk."""
-        return self.path is not None and time.monotonic() - self._written >= EVERY
+        return self.path is not None and time.monotonic() - self._written >= SAVE_INTERVAL
 
 
 def key_of(

@@ -29,7 +29,7 @@ class Part:
     weight: float
 
 
-class Objective:
+class DistillationLoss:
     """Discrepancies between the full context and a memory that stands behind ``front``.
 
     ``parts`` are drawn from at every step, each example once before any comes twice;
@@ -39,7 +39,7 @@ class Objective:
     def __init__(
         self,
         teacher: Teacher,
-        front: kv_cache.KV | None,
+        front: kv_cache.KVCache | None,
         parts: Sequence[Part],
         held_out: Sequence[Pair],
         *,
@@ -57,7 +57,9 @@ class Objective:
         ]
 
     @classmethod
-    def union(cls, objectives: Sequence[Objective], front: kv_cache.KV | None) -> Objective:
+    def union(
+        cls, objectives: Sequence[DistillationLoss], front: kv_cache.KVCache | None
+    ) -> DistillationLoss:
         """All examples of several objectives, for a memory that stands behind ``front``."""
         first = objectives[0]
         kinds = dict[str, list[Part]]()
@@ -77,7 +79,7 @@ class Objective:
             [part.pairs[i] for i in next(draws)] for part, draws in zip(self.parts, self._draws, strict=True)
         ]
 
-    def step(self, memory: kv_cache.KV) -> Tensor:
+    def step(self, memory: kv_cache.KVCache) -> Tensor:
         """The loss of the next draw."""
         before = self.meter.total
         total = torch.zeros((), device=self.teacher.base.model.device)
@@ -91,25 +93,25 @@ class Objective:
         for _ in range(count):
             self.draw()
 
-    def measure(self, memory: kv_cache.KV) -> float:
+    def measure(self, memory: kv_cache.KVCache) -> float:
         """Mean KL in nats per answer token over the held-out examples."""
         with torch.no_grad():
             return float(self.discrepancy(memory, self.held_out, "kl"))
 
-    def discrepancy(self, memory: kv_cache.KV, pairs: Sequence[Pair], loss: Loss) -> Tensor:
+    def discrepancy(self, memory: kv_cache.KVCache, pairs: Sequence[Pair], loss: Loss) -> Tensor:
         """Mean over answer tokens of KL(full context ‖ memory) in nats (LCC eq. 2 to 4), or squared error."""
         prefix = self.front.join(memory) if self.front else memory
         return discrepancies(self.reader, prefix, [pairs], loss, [self.meter])[0]
 
 
-class Together:
+class BatchedLoss:
     """Objectives of several documents as one batch, for a ``student`` with an adapter for each of them.
 
     The objectives have the same kinds of parts, without a memory in front; see
     `memkit.engine.transformers.lora.AdaptedLinear` for how rows find their adapter.
     """
 
-    def __init__(self, objectives: Sequence[Objective]) -> None:
+    def __init__(self, objectives: Sequence[DistillationLoss]) -> None:
         self.objectives = list(objectives)
         self._meters = [objective.meter for objective in objectives]
 
@@ -125,7 +127,7 @@ class Together:
         return total
 
     def skip(self, count: int) -> None:
-        """As `Objective.skip`."""
+        """As `DistillationLoss.skip`."""
         for objective in self.objectives:
             objective.skip(count)
 
@@ -157,7 +159,7 @@ def split_held_out(
 
 def discrepancies(
     reader: PreTrainedModel,
-    prefix: kv_cache.KV | None,
+    prefix: kv_cache.KVCache | None,
     groups: Sequence[Sequence[Pair]],
     loss: Loss,
     meters: Sequence[FlopMeter],
@@ -169,7 +171,7 @@ def discrepancies(
 
 def _by_example(
     reader: PreTrainedModel,
-    prefix: kv_cache.KV | None,
+    prefix: kv_cache.KVCache | None,
     groups: Sequence[Sequence[Pair]],
     loss: Loss,
     meters: Sequence[FlopMeter],

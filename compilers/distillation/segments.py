@@ -6,11 +6,11 @@ import math
 from itertools import pairwise
 
 MAX_QUESTION = 128  # tokens kept free for a question in front of its answer
-ASKED = 40  # tokens of a question and its answer, about: for estimates
-SHORTEST_PIECE = 64  # tokens; below, a piece costs more than it tells
+QUESTION_TOKENS = 40  # tokens of a question and its answer, about: for estimates
+MIN_SEGMENT = 64  # tokens; below, a piece costs more than it tells
 
 
-def pieces(tokens: int, longest: int) -> list[slice]:
+def split_segments(tokens: int, longest: int) -> list[slice]:
     """Slices of equal size over ``tokens`` tokens, none longer than ``longest``."""
     count = math.ceil(tokens / longest)
     bounds = [tokens * i // count for i in range(count + 1)]

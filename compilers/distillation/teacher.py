@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from memkit.compilers.distillation.teacher_cache import answered, responses
+from memkit.compilers.distillation.teacher_cache import teacher_responses, with_answers
 from memkit.document import sentences
 from memkit.engine.transformers import kv_cache
 from memkit.models.loading import LoadedModel
@@ -88,7 +88,7 @@ class Teacher:
         self,
         base: LoadedModel,
         context: Sequence[int],
-        before: kv_cache.KV | None,
+        before: kv_cache.KVCache | None,
         previous: Sequence[int] = (),
     ) -> None:
         self.base, self.context = base, tuple(context)
@@ -135,7 +135,7 @@ class Teacher:
 
     def agnostic(self, queries: Sequence[str], max_tokens: int) -> list[Example]:
         """Context-agnostic queries with the frozen model's own answers (LCC §3.4, eq. 3)."""
-        answers = responses(self.base, queries, max_tokens)
+        answers = teacher_responses(self.base, queries, max_tokens)
         return [
             Example("agnostic", self._query(q), a, closed=self._closed(q))
             for q, a in zip(queries, answers, strict=True)
@@ -149,7 +149,7 @@ class Teacher:
         Small models also write statements: where anything ends with a question mark, the rest is dropped.
         """
         prompts = [self._query(request) for request in requests]
-        rows = answered(self.base, self.prefix, prompts, max_tokens, temperature, seed)
+        rows = with_answers(self.base, self.prefix, prompts, max_tokens, temperature, seed)
         asked = dict[str, None]()
         for ids in rows:
             said = str(self.base.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
@@ -170,7 +170,7 @@ class Teacher:
     ) -> list[Example]:
         """Questions answered by the frozen model with the context in view: greedily, or sampled."""
         queries = [self._query(text) for text in questions]
-        answers = answered(self.base, self.prefix, queries, max_tokens, temperature, seed)
+        answers = with_answers(self.base, self.prefix, queries, max_tokens, temperature, seed)
         return [
             Example("self_study", query, answer, is_held_out(text), self._closed(text))
             for text, query, answer in zip(questions, queries, answers, strict=True)
@@ -232,7 +232,11 @@ class Teacher:
 
 @torch.no_grad()
 def targets(
-    base: LoadedModel, prefix: kv_cache.KV | None, examples: Sequence[Example], top_k: int, batch: int = 8
+    base: LoadedModel,
+    prefix: kv_cache.KVCache | None,
+    examples: Sequence[Example],
+    top_k: int,
+    batch: int = 8,
 ) -> list[Target]:
     """The frozen model's distributions over the examples' answers, behind ``prefix``."""
     made = list[Target]()

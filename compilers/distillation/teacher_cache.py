@@ -30,7 +30,7 @@ def default_cache() -> Path:
     return path_of("MEMKIT_CACHE") or user_cache_path("memkit", appauthor=False)
 
 
-def responses(
+def teacher_responses(
     base: LoadedModel, queries: Sequence[str], max_tokens: int, cache: Path | None = None
 ) -> list[tuple[int, ...]]:
     """Greedy answers without any context, as token ids that end with the end token if it came.
@@ -54,12 +54,12 @@ def _key(query: str) -> str:
 def _answer(base: LoadedModel, queries: Sequence[str], max_tokens: int) -> list[tuple[int, ...]]:
     header = kv_cache.prefill(base.model, list(base.chat.header)) if base.chat.header else None
     ids = [base.chat.query(base.tokenizer, query, False) for query in queries]
-    return answered(base, header, ids, max_tokens)
+    return with_answers(base, header, ids, max_tokens)
 
 
-def answered(
+def with_answers(
     base: LoadedModel,
-    prefix: kv_cache.KV | None,
+    prefix: kv_cache.KVCache | None,
     queries: Sequence[Sequence[int]],
     max_tokens: int,
     temperature: float = 0.0,

@@ -26,7 +26,7 @@ BATCH = 4  # examples read at once; attention weights of all layers are kept mea
 
 def most_attended(
     teacher: Teacher, examples: Sequence[Example], count: int, meter: FlopMeter, batch: int = BATCH
-) -> kv_cache.KV:
+) -> kv_cache.KVCache:
     """The ``count`` tokens of the teacher's context that ``examples`` attend to most, by layer and head.
 
     They keep their order and stand at consecutive positions behind what is in front of the context.
@@ -47,9 +47,9 @@ def most_attended(
         chosen = ranked.topk(min(count, score.shape[1]), -1).indices.sort(-1).values[None]
         at = chosen[..., None].expand(-1, -1, -1, k.shape[-1])
         offsets = torch.arange(chosen.shape[-1], device=chosen.device) - chosen
-        keys.append(kv_cache.turned(k[:, :, start:].gather(2, at), offsets, inv_freq))
+        keys.append(kv_cache.rotate(k[:, :, start:].gather(2, at), offsets, inv_freq))
         values.append(v[:, :, start:].gather(2, at))
-    return kv_cache.KV(tuple(keys), tuple(values))
+    return kv_cache.KVCache(tuple(keys), tuple(values))
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from memkit.models.loading import LoadedModel
 Init = Literal["chunk_mean", "vocabulary_mean"]
 
 
-class Writer:
+class BufferEncoder:
     """Writes a context into ``count`` buffer tokens (LCC §3.2 bottleneck, §3.3 disposable LoRA).
 
     ``before`` stands in front of the context: the prompt's header, and the memories of earlier
@@ -29,7 +29,7 @@ class Writer:
         self,
         base: LoadedModel,
         context: Sequence[int],
-        before: kv_cache.KV | None,
+        before: kv_cache.KVCache | None,
         count: int,
         *,
         rank: int,
@@ -63,7 +63,7 @@ class Writer:
         chunks = self.embedded[0].tensor_split(self.count)
         return torch.stack([chunk.mean(0) for chunk in chunks])[None].clone()
 
-    def read(self, meter: FlopMeter) -> kv_cache.KV:
+    def read(self, meter: FlopMeter) -> kv_cache.KVCache:
         """Read ``[context][buffer]`` with the LoRA; returns the buffer's KV, moved to follow ``before``.
 
         This is the bottleneck: nothing else of the pass survives.
@@ -71,12 +71,12 @@ class Writer:
         n, start = self.embedded.shape[1], self.before.tokens if self.before else 0
         inputs = torch.cat((self.embedded, self.buffer.to(self.embedded.dtype)), 1)
         positions = torch.arange(start, start + n + self.count, device=self.model.device)[None]
-        cache = self.before.cache() if self.before else kv_cache.KV((), ()).cache()
+        cache = self.before.cache() if self.before else kv_cache.KVCache((), ()).cache()
         self.student.base_model(
             inputs_embeds=inputs, position_ids=positions, past_key_values=cache, use_cache=True
         )
         meter.forward(inputs.shape[1], start + n)
-        return kv_cache.KV.of(cache).slice(start + n).shifted(-n, self.inv_freq)
+        return kv_cache.KVCache.of(cache).slice(start + n).shifted(-n, self.inv_freq)
 
 
 def lora_copy(model: nn.Module, rank: int, alpha: float, targets: Sequence[str]) -> Any:

@@ -44,13 +44,13 @@ from memkit.compilers.base import Compiled, Estimate, Progress, silent
 from memkit.compilers.distillation.agnostic_queries import queries_for
 from memkit.compilers.distillation.checkpoint import Checkpoint, key_of
 from memkit.compilers.distillation.flops import FlopMeter, kv_bytes
-from memkit.compilers.distillation.losses import Objective, Pair, Part, split_held_out
-from memkit.compilers.distillation.segments import ASKED, MAX_QUESTION, SHORTEST_PIECE, pieces
+from memkit.compilers.distillation.losses import DistillationLoss, Pair, Part, split_held_out
+from memkit.compilers.distillation.segments import MAX_QUESTION, MIN_SEGMENT, QUESTION_TOKENS, split_segments
 from memkit.compilers.distillation.teacher import Example, Teacher
 from memkit.compilers.distillation.training import History, minimise
 from memkit.compilers.lcc.attention_selection import most_attended
-from memkit.compilers.lcc.buffer_encoder import Writer
-from memkit.compilers.lcc.config import LCCConfig, configured
+from memkit.compilers.lcc.buffer_encoder import BufferEncoder
+from memkit.compilers.lcc.config import LCCConfig, parse_options
 from memkit.document import Document
 from memkit.engine.transformers import kv_cache
 from memkit.errors import CompileError
@@ -66,7 +66,7 @@ class LCC:
     version = "1"
 
     def __init__(self, options: Mapping[str, Any] | None = None) -> None:
-        self.config = configured(options)
+        self.config = parse_options(options)
 
     def compile(
         self,
@@ -126,12 +126,12 @@ class LCC:
         batch = (config.self_study_batch if questions else 0) + (
             config.agnostic_batch if config.agnostic else 0
         )
-        drawn = batch * ASKED + config.reconstruction_batch * 2 * config.reconstruction_window
+        drawn = batch * QUESTION_TOKENS + config.reconstruction_batch * 2 * config.reconstruction_window
         for cut in cuts:
             n = cut.stop - cut.start
             memory = buffer_tokens(n, config.ratio)
             answer = meter.ahead(drawn, memory)
-            total += meter.ahead(n, 0) + meter.ahead(questions * ASKED, n)
+            total += meter.ahead(n, 0) + meter.ahead(questions * QUESTION_TOKENS, n)
             total += 2 * config.steps * (meter.ahead(n + memory, n) + answer) + 2 * config.kv_steps * answer
         if len(cuts) > 1:
             total += 2 * config.together_steps * meter.ahead(drawn, buffer_tokens(tokens, config.ratio))
@@ -152,7 +152,7 @@ def buffer_tokens(context_tokens: int, ratio: float) -> int:
     return math.ceil(context_tokens / ratio)
 
 
-def encode(manifest: Manifest, memory: kv_cache.KV, stored: Stored = "model") -> bytes:
+def encode(manifest: Manifest, memory: kv_cache.KVCache, stored: Stored = "model") -> bytes:
     """An artifact with ``keys`` and ``values`` ``[layer, kv_head, token, head_dim]``."""
     both = {"keys": memory.keys, "values": memory.values}
     parts = {name: torch.cat(layers).detach().cpu() for name, layers in both.items()}
@@ -168,13 +168,13 @@ def segments(base: LoadedModel, config: LCCConfig, tokens: int) -> list[slice]:
     queries = max(min(2 * config.reconstruction_window, tokens), config.answer_tokens) + MAX_QUESTION
     memory = buffer_tokens(tokens, config.ratio) + config.multiple - 1
     room = base.window - len(base.chat.header) - queries - memory - 1
-    if room < min(tokens, SHORTEST_PIECE):
+    if room < min(tokens, MIN_SEGMENT):
         raise CompileError(
             f"the document has {tokens:,} tokens, too many to compile at {config.ratio:g}x for {base.name}, "
             f"which reads {base.window:,} at once. It stays answerable from its text; choose a higher ratio, "
             "or split it into several documents"
         )
-    return pieces(tokens, min(config.segment_tokens, room))
+    return split_segments(tokens, min(config.segment_tokens, room))
 
 
 def _compile(
@@ -183,13 +183,13 @@ def _compile(
     pieces: Sequence[Sequence[int]],
     meter: FlopMeter,
     run: Run,
-) -> kv_cache.KV:
+) -> kv_cache.KVCache:
     """The memory of all pieces, in order."""
     before = kv_cache.prefill(base.model, list(base.chat.header)) if base.chat.header else None
     header = before.tokens if before else 0
     counts = [buffer_tokens(len(piece), config.ratio) for piece in pieces]
     counts[-1:] = [count + -(header + sum(counts)) % config.multiple for count in counts[-1:]]
-    objectives, previous = list[Objective](), list[int]()
+    objectives, previous = list[DistillationLoss](), list[int]()
     for number, (piece, count) in enumerate(zip(pieces, counts, strict=True), start=1):
         teacher = Teacher(base, piece, before, previous)
         segment = _Segment(config, teacher, count, meter)
@@ -204,12 +204,14 @@ def _compile(
         raise CompileError(f"the document is too short for a memory in multiples of {config.multiple} tokens")
     memory = before.slice(header)
     if len(objectives) > 1 and config.together_steps:
-        whole = Objective.union(objectives, before.slice(0, header))
+        whole = DistillationLoss.union(objectives, before.slice(0, header))
         memory = refine(whole, memory, config, config.together_steps, "kv together", run)
     return memory
 
 
-def couple(document: Document, base: LoadedModel, config: LCCConfig) -> tuple[LoadedModel, kv_cache.KV]:
+def fit_together(
+    document: Document, base: LoadedModel, config: LCCConfig
+) -> tuple[LoadedModel, kv_cache.KVCache]:
     """The ablation of LCC §4.5: a memory, and the model with the LoRA that must answer behind it.
 
     Raises `CompileError` for a document of more than one segment.
@@ -232,7 +234,7 @@ class _Segment:
         self.config, self.teacher, self.count, self.meter = config, teacher, count, meter
         self.objective = collect(config, teacher, meter)
         torch.manual_seed(config.seed)
-        self.writer = Writer(
+        self.writer = BufferEncoder(
             teacher.base,
             teacher.context,
             teacher.before,
@@ -245,10 +247,10 @@ class _Segment:
         if config.coupled:
             self.objective.reader = self.writer.student
 
-    def read(self) -> kv_cache.KV:
+    def read(self) -> kv_cache.KVCache:
         return self.writer.read(self.meter)
 
-    def train(self, run: Run, label: str = "") -> kv_cache.KV:
+    def train(self, run: Run, label: str = "") -> kv_cache.KVCache:
         """LoRA phase, then direct phase; returns the artifact's KV, detached."""
         config, objective = self.config, self.objective
         if config.kv_init == "attention":
@@ -272,20 +274,20 @@ class _Segment:
         return refine(objective, memory, config, steps, f"kv{label}", run) if steps else memory
 
     @torch.no_grad()
-    def _written(self) -> kv_cache.KV:
+    def _written(self) -> kv_cache.KVCache:
         return self.read()
 
 
 def refine(
-    objective: Objective, memory: kv_cache.KV, config: LCCConfig, steps: int, phase: str, run: Run
-) -> kv_cache.KV:
+    objective: DistillationLoss, memory: kv_cache.KVCache, config: LCCConfig, steps: int, phase: str, run: Run
+) -> kv_cache.KVCache:
     """The direct phase: the keys and values themselves are trained, in float32."""
     free = [nn.Parameter(t.detach().float().clone()) for t in (*memory.keys, *memory.values)]
     layers, dtype = len(memory.keys), memory.keys[0].dtype
 
-    def direct() -> kv_cache.KV:
+    def direct() -> kv_cache.KVCache:
         cast = [t.to(dtype) for t in free]
-        return kv_cache.KV(tuple(cast[:layers]), tuple(cast[layers:]))
+        return kv_cache.KVCache(tuple(cast[:layers]), tuple(cast[layers:]))
 
     minimise(
         phase,
@@ -302,7 +304,7 @@ def refine(
         return direct()
 
 
-def collect(config: LCCConfig, teacher: Teacher, meter: FlopMeter) -> Objective:
+def collect(config: LCCConfig, teacher: Teacher, meter: FlopMeter) -> DistillationLoss:
     """Everything the teacher says about one piece, once: examples and its distributions, by kind."""
 
     def with_targets(examples: Sequence[Example]) -> tuple[Pair, ...]:
@@ -328,7 +330,7 @@ def collect(config: LCCConfig, teacher: Teacher, meter: FlopMeter) -> Objective:
     )
     asked = with_targets(study)
     trained, kept, held_out = split_held_out(asked, agnostic)
-    return Objective(
+    return DistillationLoss(
         teacher,
         teacher.before,
         [

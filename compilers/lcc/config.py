@@ -144,6 +144,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def configured(options: Mapping[str, Any] | None) -> LCCConfig:
+def parse_options(options: Mapping[str, Any] | None) -> LCCConfig:
     """A config from options. Raises `ConfigError`."""
     return configure(LCCConfig, PRESETS, options)

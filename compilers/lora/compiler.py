@@ -45,11 +45,11 @@ from memkit.compilers.base import Compiled, Estimate, Progress, silent
 from memkit.compilers.distillation.agnostic_queries import queries_for
 from memkit.compilers.distillation.checkpoint import Checkpoint, key_of
 from memkit.compilers.distillation.flops import FlopMeter
-from memkit.compilers.distillation.losses import Objective, Pair, Part, Together, split_held_out
-from memkit.compilers.distillation.segments import ASKED, MAX_QUESTION, SHORTEST_PIECE, pieces
+from memkit.compilers.distillation.losses import BatchedLoss, DistillationLoss, Pair, Part, split_held_out
+from memkit.compilers.distillation.segments import MAX_QUESTION, MIN_SEGMENT, QUESTION_TOKENS, split_segments
 from memkit.compilers.distillation.teacher import Example, Teacher, targets
 from memkit.compilers.distillation.training import History, minimise_all
-from memkit.compilers.lora.config import PRESETS, LoRAConfig, configured
+from memkit.compilers.lora.config import PRESETS, LoRAConfig, parse_options
 from memkit.document import Document
 from memkit.engine.transformers import kv_cache
 from memkit.engine.transformers.lora import Adapters, adapter_config, export_peft
@@ -69,7 +69,7 @@ class LoRA:
     takes_ratio = False
 
     def __init__(self, options: Mapping[str, Any] | None = None) -> None:
-        self.config = configured(options)
+        self.config = parse_options(options)
 
     def compile(
         self,
@@ -109,40 +109,40 @@ class LoRA:
     def estimate(self, tokens: int, base: LoadedModel) -> Estimate:
         """Costs of a document of that many tokens, if all steps are taken."""
         config, meter = self.config, FlopMeter(base.model)
-        cuts = pieces(tokens, min(config.segment_tokens, _room(base, config, tokens)))
+        cuts = split_segments(tokens, min(config.segment_tokens, _room(base, config, tokens)))
         batch = config.self_study_batch * bool(config.self_study) + config.agnostic_batch * bool(
             config.agnostic
         )
-        drawn = batch * ASKED + 2 * config.reconstruction_window
+        drawn = batch * QUESTION_TOKENS + 2 * config.reconstruction_window
         read = sum(
-            meter.ahead(n, 0) + meter.ahead(config.self_study * ASKED, n)
+            meter.ahead(n, 0) + meter.ahead(config.self_study * QUESTION_TOKENS, n)
             for n in (cut.stop - cut.start for cut in cuts)
         )
         shapes = [m.weight.shape for n, m in base.model.named_modules() if n.endswith(config.targets)]
         adapter = 4 * config.rank * sum(sum(shape) for shape in shapes)
         return Estimate(read + 2 * config.steps * len(cuts) * meter.ahead(drawn, 0), adapter)
 
-    def _lesson(self, document: Document, base: LoadedModel) -> _Lesson:
+    def _lesson(self, document: Document, base: LoadedModel) -> _TrainingSet:
         """All that the frozen model says with the document in view."""
         context, config = text_ids(base.tokenizer, document.text), self.config
         if not context:
             raise CompileError("the document has no tokens")
-        cuts = pieces(len(context), min(config.segment_tokens, _room(base, config, len(context))))
+        cuts = split_segments(len(context), min(config.segment_tokens, _room(base, config, len(context))))
         meter = FlopMeter(base.model)
         header = kv_cache.prefill(base.model, list(base.chat.header)) if base.chat.header else None
-        objectives = list[Objective]()
+        objectives = list[DistillationLoss]()
         for number, cut in enumerate(cuts):
             teacher = Teacher(base, context[cut], header, context[: cut.start])
             meter.forward(len(teacher.context), 0)
             objectives.append(_study(config, teacher, meter, config.seed + number))
-        objective = Objective.union(objectives, None)
-        return _Lesson(document, len(context), len(cuts), objective, meter)
+        objective = DistillationLoss.union(objectives, None)
+        return _TrainingSet(document, len(context), len(cuts), objective, meter)
 
     def _train(
-        self, lessons: Sequence[_Lesson], base: LoadedModel, progress: Progress, checkpoint: Checkpoint
+        self, lessons: Sequence[_TrainingSet], base: LoadedModel, progress: Progress, checkpoint: Checkpoint
     ) -> Adapters:
         """An adapter for each of some lessons of one shape."""
-        config, together = self.config, Together([lesson.objective for lesson in lessons])
+        config, together = self.config, BatchedLoss([lesson.objective for lesson in lessons])
         try:
             adapters = Adapters.fresh(
                 base.model, len(lessons), config.rank, config.alpha, config.targets, config.seed
@@ -166,7 +166,7 @@ class LoRA:
         return adapters
 
     def _encode(
-        self, lesson: _Lesson, adapters: Adapters, index: int, base: LoadedModel, tenant: str
+        self, lesson: _TrainingSet, adapters: Adapters, index: int, base: LoadedModel, tenant: str
     ) -> bytes:
         config, history = self.config, lesson.history
         manifest = Manifest(
@@ -196,13 +196,13 @@ class LoRA:
 
 
 @dataclass(frozen=True)
-class _Lesson:
+class _TrainingSet:
     """One document, what is to be learned of it, and how that went."""
 
     document: Document
     context_tokens: int
     pieces: int
-    objective: Objective
+    objective: DistillationLoss
     meter: FlopMeter
     history: History = field(default_factory=History)
 
@@ -221,7 +221,7 @@ def _room(base: LoadedModel, config: LoRAConfig, tokens: int) -> int:
     """Tokens of the document that fit the window beside a question and its answer."""
     answer = max(2 * config.reconstruction_window, config.answer_tokens)
     room = base.window - len(base.chat.header) - MAX_QUESTION - answer
-    if room < min(tokens, SHORTEST_PIECE):
+    if room < min(tokens, MIN_SEGMENT):
         raise CompileError(
             f"{base.name} reads {base.window:,} tokens at once, too few for a piece of the document and "
             "questions about it; choose a smaller reconstruction_window or answer_tokens"
@@ -229,7 +229,7 @@ def _room(base: LoadedModel, config: LoRAConfig, tokens: int) -> int:
     return room
 
 
-def _study(config: LoRAConfig, teacher: Teacher, meter: FlopMeter, seed: int) -> Objective:
+def _study(config: LoRAConfig, teacher: Teacher, meter: FlopMeter, seed: int) -> DistillationLoss:
     """What the teacher says about one piece: examples, without it, and its distributions with it."""
     base = teacher.base
 
@@ -256,7 +256,7 @@ def _study(config: LoRAConfig, teacher: Teacher, meter: FlopMeter, seed: int) ->
     agnostic = tuple(zip(bare, targets(base, None, bare, config.top_k), strict=True))
     windows = told(teacher.reconstructions(config.reconstruction_window, 0, seed))
     trained, kept, held_out = split_held_out(study, agnostic)
-    return Objective(
+    return DistillationLoss(
         teacher,
         None,
         [

@@ -99,6 +99,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def configured(options: Mapping[str, Any] | None) -> LoRAConfig:
+def parse_options(options: Mapping[str, Any] | None) -> LoRAConfig:
     """A config from options. Raises `ConfigError`."""
     return configure(LoRAConfig, PRESETS, options)

@@ -14,7 +14,7 @@ from memkit.compilers.meanpool.config import compressor_config
 from memkit.compilers.meanpool.model import Compressor
 from memkit.compilers.meanpool.options import STAGES
 from memkit.engine.transformers import decoder_checkpoint
-from memkit.engine.transformers.decoder_checkpoint import Trained
+from memkit.engine.transformers.decoder_checkpoint import DecoderCheckpoint
 from memkit.errors import ArtifactError, CompileError, ConfigError
 from memkit.models.loading import LoadedModel
 
@@ -24,7 +24,7 @@ STORED = torch.bfloat16
 
 def save(
     compressor: Compressor, folder: Path, stage: str, name: str, history: Sequence[Mapping[str, Any]]
-) -> Trained:
+) -> DecoderCheckpoint:
     """Write a compressor after a ``stage``; ``history`` says how each stage went."""
     about = {
         "name": name,
@@ -40,7 +40,7 @@ def save(
     return decoder_checkpoint.write(folder, about, compressor.tensors(), STORED)
 
 
-def load(found: Trained, base: LoadedModel) -> Compressor:
+def load(found: DecoderCheckpoint, base: LoadedModel) -> Compressor:
     """The compressor of a checkpoint, ready to train on.
 
     Raises `FingerprintError` for another model's checkpoint and `ArtifactError` for one that is not sound.
@@ -60,7 +60,7 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**{k: v for k, v in config.items() if k != "adapted"}, **config["adapted"]}
 
 
-def candidates(base: LoadedModel, chunk: int | None = None) -> list[Trained]:
+def candidates(base: LoadedModel, chunk: int | None = None) -> list[DecoderCheckpoint]:
     """Checkpoints for a base model (and a chunk size): those that can answer first, then the newest."""
     fitting = [
         found
@@ -74,7 +74,7 @@ def candidates(base: LoadedModel, chunk: int | None = None) -> list[Trained]:
     )
 
 
-def newest(base: LoadedModel, chunk: int | None, stage: str = "") -> Trained:
+def newest(base: LoadedModel, chunk: int | None, stage: str = "") -> DecoderCheckpoint:
     """The newest checkpoint for a base model at C = ``chunk``, of one ``stage`` or, before others, sft or rl.
 
     None is any C. Raises `CompileError` when there is none; it says which other ones there are.

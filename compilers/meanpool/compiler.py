@@ -34,10 +34,10 @@ from memkit.compilers.distillation.segments import MAX_QUESTION
 from memkit.compilers.lcc.compiler import encode
 from memkit.compilers.meanpool import checkpoint
 from memkit.compilers.meanpool.model import Compressor
-from memkit.compilers.meanpool.options import Form, configured
+from memkit.compilers.meanpool.options import Form, parse_options
 from memkit.document import Document
 from memkit.engine.transformers import decoder_checkpoint, kv_cache
-from memkit.engine.transformers.decoder_checkpoint import Trained
+from memkit.engine.transformers.decoder_checkpoint import DecoderCheckpoint
 from memkit.errors import CompileError
 from memkit.models.chat import text_ids
 from memkit.models.loading import LoadedModel
@@ -52,7 +52,7 @@ class MeanPool:
     version = "1"
 
     def __init__(self, options: Mapping[str, Any] | None = None) -> None:
-        self.config = configured(options)
+        self.config = parse_options(options)
 
     @staticmethod
     def own_ratio(base: LoadedModel) -> float:
@@ -101,7 +101,7 @@ class MeanPool:
         size = kv_bytes(base.model, positions) if as_kv else 4 * positions * base.model.config.hidden_size
         return Estimate(_flops(compressor, tokens, positions, self.config.form), size)
 
-    def _checkpoint(self, base: LoadedModel) -> Trained:
+    def _checkpoint(self, base: LoadedModel) -> DecoderCheckpoint:
         if self.config.checkpoint:
             return decoder_checkpoint.by_id(self.config.checkpoint)
         ratio = self.config.ratio
@@ -122,7 +122,9 @@ class MeanPool:
             )
         return tokens
 
-    def _metrics(self, compressor: Compressor, found: Trained, context: int, tokens: int) -> dict[str, Any]:
+    def _metrics(
+        self, compressor: Compressor, found: DecoderCheckpoint, context: int, tokens: int
+    ) -> dict[str, Any]:
         frozen = compressor.config.decoder == "frozen"
         alone = frozen and self.config.form == "kv"  # the base reads nothing that it did not make
         return {
@@ -150,7 +152,7 @@ def _kv(manifest: Manifest, compressor: Compressor, made: Tensor) -> bytes:
     """An artifact with what the decoder computes of the embeddings, once for all questions."""
     front = compressor.front(compressor.base.chat.header)
     memory = compressor.wrapped(made.to(compressor.base.model.dtype))[None]
-    cache = kv_cache.KV.of(compressor.read(memory, front))
+    cache = kv_cache.KVCache.of(compressor.read(memory, front))
     return encode(manifest, cache.slice(front.tokens if front else 0))
 
 

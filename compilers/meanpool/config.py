@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 from memkit.compilers.base import configure, require
 from memkit.compilers.meanpool.model import CompressorConfig
 from memkit.compilers.meanpool.options import STAGES, Stage
-from memkit.engine.transformers.finetune import AdaptedConfig
+from memkit.engine.transformers.finetune import FinetuneConfig
 from memkit.errors import ConfigError
 
 TASKS = ("reconstruction", "continuation", "summarization", "qa")
@@ -256,14 +256,14 @@ PRESETS = {"paper": _PAPER, "nano": _NANO}
 
 
 def compressor_config(preset: str, options: Mapping[str, Any] | None = None) -> CompressorConfig:
-    """The model of a preset with overrides; fields of `AdaptedConfig` are given beside the others.
+    """The model of a preset with overrides; fields of `FinetuneConfig` are given beside the others.
 
     Raises `ConfigError` for unknown presets, keys and values.
     """
     values, given = _of(preset, "model"), dict(options or {})
-    names = AdaptedConfig.__dataclass_fields__
+    names = FinetuneConfig.__dataclass_fields__
     inner = {**values.pop("adapted", {}), **{k: given.pop(k) for k in list(given) if k in names}}
-    adapted = configure(AdaptedConfig, {}, inner)
+    adapted = configure(FinetuneConfig, {}, inner)
     return configure(CompressorConfig, {}, {**values, **given, "adapted": adapted})
 
 

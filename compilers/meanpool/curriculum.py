@@ -22,18 +22,18 @@ from memkit.compilers.meanpool.config import (
     stage_config,
 )
 from memkit.compilers.meanpool.datasets import Draw, Text, open_source
-from memkit.compilers.meanpool.distributed import Team
+from memkit.compilers.meanpool.distributed import ProcessGroup
 from memkit.compilers.meanpool.evaluate import Evaluator, question_answering, reconstruction
 from memkit.compilers.meanpool.model import Compressor
 from memkit.compilers.meanpool.options import STAGES
 from memkit.compilers.meanpool.options import Stage as StageName
 from memkit.compilers.meanpool.rewards import reward_function
-from memkit.compilers.meanpool.rl import Reinforcement, Rollouts
+from memkit.compilers.meanpool.rl import RLStage, Rollouts
 from memkit.compilers.meanpool.tasks import Sampler
 from memkit.compilers.meanpool.train import Run
 from memkit.compilers.meanpool.training import Stage
 from memkit.engine.transformers import decoder_checkpoint
-from memkit.engine.transformers.decoder_checkpoint import Trained
+from memkit.engine.transformers.decoder_checkpoint import DecoderCheckpoint
 from memkit.errors import ConfigError
 from memkit.models.loading import LoadedModel
 
@@ -72,14 +72,16 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Finished:
+class TrainedStage:
     """A stage's checkpoint and its entry in the history."""
 
-    checkpoint: Trained
+    checkpoint: DecoderCheckpoint
     entry: Mapping[str, Any]
 
 
-def run(plan: Plan, base: LoadedModel, progress: Progress = silent, team: Team | None = None) -> Finished:
+def run(
+    plan: Plan, base: LoadedModel, progress: Progress = silent, team: ProcessGroup | None = None
+) -> TrainedStage:
     """Train a stage, evaluate it and write its checkpoint; the same plan goes on where it was interrupted.
 
     Of a ``team`` the leading process writes.
@@ -88,7 +90,7 @@ def run(plan: Plan, base: LoadedModel, progress: Progress = silent, team: Team |
     """
     compressor, history = begin(plan, base)
     folder = plan.store / f"{_slug(base)}-{compressor.config.chunk}x-{plan.stage}"
-    team = team or Team()
+    team = team or ProcessGroup()
     under_way = _run(plan, compressor, folder, progress, team)
     state = under_way.run()
     entry = {
@@ -106,7 +108,7 @@ def run(plan: Plan, base: LoadedModel, progress: Progress = silent, team: Team |
     if team.leads:
         checkpoint.save(compressor, folder, plan.stage, name, [*history, entry])
     team.wait()
-    return Finished(Trained.open(folder), entry)
+    return TrainedStage(DecoderCheckpoint.open(folder), entry)
 
 
 def begin(plan: Plan, base: LoadedModel) -> tuple[Compressor, Sequence[Mapping[str, Any]]]:
@@ -138,7 +140,7 @@ def _of_another_ratio(plan: Plan, base: LoadedModel) -> tuple[Compressor, Sequen
     return compressor, found.about["history"]
 
 
-def _before(plan: Plan, base: LoadedModel, stage: StageName) -> Trained:
+def _before(plan: Plan, base: LoadedModel, stage: StageName) -> DecoderCheckpoint:
     if plan.start:
         found = decoder_checkpoint.by_id(plan.start, plan.store)
         if found.about["stage"] != stage:
@@ -160,13 +162,13 @@ def _before(plan: Plan, base: LoadedModel, stage: StageName) -> Trained:
     )
 
 
-def _run(plan: Plan, compressor: Compressor, folder: Path, progress: Progress, team: Team) -> Run:
+def _run(plan: Plan, compressor: Compressor, folder: Path, progress: Progress, team: ProcessGroup) -> Run:
     config, key = plan.config, f"{plan.stage} {_digest(plan, compressor)}"
     train, held_out = _draws(plan)
     if isinstance(config, RLConfig):
         reward = reward_function(config)
         first, second = (Rollouts(compressor, config, draw, reward) for draw in (train, held_out))
-        return Reinforcement(first, second, folder, key, progress, team)
+        return RLStage(first, second, folder, key, progress, team)
     standard = compressor.config.decoder != "frozen"  # an untouched decoder has nothing to forget
     samplers = [Sampler(compressor.base, config, draw, standard) for draw in (train, held_out)]
     return Stage(compressor, samplers[0], samplers[1], folder, key, progress, team)

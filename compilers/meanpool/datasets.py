@@ -55,9 +55,9 @@ def open_source(names: Sequence[str], split: Split, seed: int, facts: tuple[int,
     Raises `ConfigError` for a file that is absent or unusable, `DocumentError` for a malformed line.
     """
     if list(names) == ["generated"]:
-        from memkit.compilers.meanpool.synthetic import Generated
+        from memkit.compilers.meanpool.synthetic import SyntheticDataset
 
-        return Generated(split, seed, facts)
+        return SyntheticDataset(split, seed, facts)
     if "generated" in names or not names:
         raise ConfigError("--data takes files, or generated alone")
     return _Files(names, split)

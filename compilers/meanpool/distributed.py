@@ -21,14 +21,14 @@ Series = Mapping[str, tuple[float, float]]
 
 
 @dataclass(frozen=True)
-class Team:
+class ProcessGroup:
     """This process's ``rank`` among ``size``."""
 
     rank: int = 0
     size: int = 1
 
     @classmethod
-    def of_environment(cls) -> Team:
+    def of_environment(cls) -> ProcessGroup:
         """What ``accelerate launch`` or ``torchrun`` started this process for; alone without them.
 
         To be called before a model is loaded: it chooses the process's device.

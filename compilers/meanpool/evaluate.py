@@ -15,7 +15,7 @@ from memkit.compilers.meanpool.model import Compressor
 from memkit.compilers.meanpool.prompts import pools
 from memkit.compilers.meanpool.rewards import extracted
 from memkit.engine.transformers import kv_cache
-from memkit.engine.transformers.prefixes import Reader
+from memkit.engine.transformers.prefixes import Prefix
 from memkit.models.chat import text_ids
 
 ANSWER_TOKENS = 48
@@ -25,7 +25,7 @@ LENGTHS = (64, 128, 256, 512)  # tokens of texts that are rebuilt
 
 
 @dataclass(frozen=True)
-class Answered:
+class EvaluationResult:
     """One question: what was answered, and whether that is right."""
 
     text: str
@@ -45,22 +45,22 @@ class Evaluator:
             self.front = compressor.front(header)
 
     @torch.no_grad()
-    def memory(self, ids: Sequence[int]) -> Reader:
+    def memory(self, ids: Sequence[int]) -> Prefix:
         """The reader behind a text's memory."""
         dtype = self.base.model.dtype
         wrapped = self.compressor.wrapped(self.compressor.embed(ids).to(dtype))[None]
-        return Reader(
-            self.compressor.answering, kv_cache.KV.of(self.compressor.read(wrapped, self.front)), True
+        return Prefix(
+            self.compressor.answering, kv_cache.KVCache.of(self.compressor.read(wrapped, self.front)), True
         )
 
-    def full(self, ids: Sequence[int]) -> Reader:
+    def full(self, ids: Sequence[int]) -> Prefix:
         """The frozen base behind the whole text."""
-        return Reader(self.base.model, kv_cache.prefill(self.base.model, ids, self.header), True)
+        return Prefix(self.base.model, kv_cache.prefill(self.base.model, ids, self.header), True)
 
     def encode(self, text: str) -> list[int]:
         return text_ids(self.base.tokenizer, text)
 
-    def decode(self, reader: Reader, questions: Sequence[str], tokens: int) -> list[tuple[str, int]]:
+    def decode(self, reader: Prefix, questions: Sequence[str], tokens: int) -> list[tuple[str, int]]:
         """Greedy answers and their lengths in tokens."""
         queries, made = [reader.query(self.base, q) for q in questions], list[tuple[str, int]]()
         for group in kv_cache.chunked(queries, ROWS):
@@ -72,10 +72,10 @@ class Evaluator:
                 made.append((text, len(row.ids)))
         return made
 
-    def answers(self, reader: Reader, source: str, questions: Sequence[Question]) -> list[Answered]:
+    def answers(self, reader: Prefix, source: str, questions: Sequence[Question]) -> list[EvaluationResult]:
         said = self.decode(reader, [q.text for q in questions], ANSWER_TOKENS)
         return [
-            Answered(
+            EvaluationResult(
                 text,
                 text_metrics.contains(extracted(text), q.answers),
                 tokens,
@@ -93,8 +93,8 @@ class Evaluator:
 
 def quotes(answer: str, source: str, golds: Sequence[str]) -> float:
     """1.0 when `QUOTE` words of the source stand in the answer in a row, beyond what the gold answer has."""
-    words, held = text_metrics.normalise(answer).split(), f" {text_metrics.normalise(source)} "
-    known = [f" {text_metrics.normalise(gold)} " for gold in golds]
+    words, held = text_metrics.normalize_answer(answer).split(), f" {text_metrics.normalize_answer(source)} "
+    known = [f" {text_metrics.normalize_answer(gold)} " for gold in golds]
     spans = (f" {' '.join(words[i : i + QUOTE])} " for i in range(len(words) - QUOTE + 1))
     return float(any(span in held and not any(span in gold for gold in known) for span in spans))
 
@@ -114,14 +114,14 @@ def reconstruction(evaluator: Evaluator, draw: Draw, count: int, seed: int) -> d
 
 def question_answering(evaluator: Evaluator, texts: Sequence[Text], bounds: bool = True) -> dict[str, Any]:
     """Answers from memory, and with ``bounds`` from the whole text and from nothing, by the frozen base."""
-    rows: dict[str, list[Answered]] = {"memory": [], "full": [], "none": []}
+    rows: dict[str, list[EvaluationResult]] = {"memory": [], "full": [], "none": []}
     for text in texts:
         ids = evaluator.encode(text.text)
         readers = {"memory": evaluator.memory(ids)}
         if bounds:
             readers |= {
                 "full": evaluator.full(ids),
-                "none": Reader(evaluator.base.model, evaluator.header, False),
+                "none": Prefix(evaluator.base.model, evaluator.header, False),
             }
         for name, reader in readers.items():
             rows[name] += evaluator.answers(reader, text.text, text.questions)

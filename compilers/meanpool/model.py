@@ -30,7 +30,7 @@ from transformers import DynamicCache
 from memkit.compilers.meanpool.batches import Batch, Chunks
 from memkit.engine.transformers import kv_cache
 from memkit.engine.transformers.decoder_checkpoint import decoder_over, section
-from memkit.engine.transformers.finetune import AdaptedConfig, AdaptedModel
+from memkit.engine.transformers.finetune import FinetuneConfig, FinetunedModel
 from memkit.errors import ArtifactError
 from memkit.models.loading import LoadedModel
 
@@ -46,7 +46,7 @@ class CompressorConfig:
     pooling: Pooling = "mean"
     wrappers: bool = True  # <MEM_START> and <MEM_END> around every embedding
     decoder: Decoder = "full"
-    adapted: AdaptedConfig = field(default_factory=AdaptedConfig)
+    adapted: FinetuneConfig = field(default_factory=FinetuneConfig)
 
     def __post_init__(self) -> None:
         if type(self.chunk) is not int or self.chunk < 1:
@@ -147,7 +147,7 @@ class Compressor(nn.Module):
         super().__init__()
         self.base, self.config = base, config
         torch.manual_seed(seed)
-        self.encoder = AdaptedModel(base.model, config.adapted, seed)
+        self.encoder = FinetunedModel(base.model, config.adapted, seed)
         self.decoder = self.encoder
         self.head = Head(base, config)
         with torch.no_grad():
@@ -228,7 +228,7 @@ class Compressor(nn.Module):
         start, end = (w.to(embeddings.dtype).expand(shape) for w in self.head.wrappers)
         return torch.stack((start, embeddings, end), -2).flatten(-3, -2)
 
-    def front(self, header: Sequence[int]) -> kv_cache.KV | None:
+    def front(self, header: Sequence[int]) -> kv_cache.KVCache | None:
         """KV of what stands in front of a memory, as the model reads it that answers."""
         if not header:
             return None
@@ -237,9 +237,9 @@ class Compressor(nn.Module):
             ids = torch.tensor([list(header)], device=self.base.model.device)
             cache = DynamicCache()
             self.answering.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
-        return kv_cache.KV.of(cache)
+        return kv_cache.KVCache.of(cache)
 
-    def read(self, memory: Tensor, front: kv_cache.KV | None, mask: Tensor | None = None) -> Any:
+    def read(self, memory: Tensor, front: kv_cache.KVCache | None, mask: Tensor | None = None) -> Any:
         """The cache after the decoder has read wrapped embeddings ``[batch, position, hidden]``.
 
         ``mask`` is ``[batch, position]``; what stands behind a row's end is never attended to.

@@ -39,6 +39,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def configured(options: Mapping[str, Any] | None) -> MeanPoolConfig:
+def parse_options(options: Mapping[str, Any] | None) -> MeanPoolConfig:
     """A config from options. Raises `ConfigError`."""
     return configure(MeanPoolConfig, PRESETS, options)

@@ -11,7 +11,7 @@ from memkit import text_metrics
 from memkit.compilers.meanpool.config import RLConfig
 from memkit.errors import MemkitError
 from memkit.evals.judge import Judge, JudgeConfig
-from memkit.evals.records import Asked, Record
+from memkit.evals.records import Question, Record
 
 _BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
 
@@ -49,7 +49,7 @@ class F1:
 
 
 @dataclass
-class Judged:
+class JudgeReward:
     """A judge's grade of at least ``threshold`` · 5. It is asked again after a failure, then given up.
 
     ``failures`` counts the answers that it gave up: they are left out, never counted as wrong.
@@ -62,7 +62,7 @@ class Judged:
     last_error: str = field(default="", repr=False)
 
     def __call__(self, context: str, question: str, golds: Sequence[str], answer: str) -> float | None:
-        record = Record("", context, (Asked(question, tuple(golds)),))
+        record = Record("", context, (Question(question, tuple(golds)),))
         for _ in range(self.retries + 1):
             try:
                 (score,) = self.judge.scores(record, (extracted(answer),))
@@ -77,7 +77,7 @@ def reward_function(config: RLConfig) -> RewardFunction:
     """The configured reward."""
     if config.reward == "judge":
         url, _, name = config.judge.partition(",")
-        return Judged(Judge(JudgeConfig(url, name)), config.reward_threshold, config.judge_retries)
+        return JudgeReward(Judge(JudgeConfig(url, name)), config.reward_threshold, config.judge_retries)
     if config.reward == "f1":
         return F1(config.reward_threshold)
     return exact if config.reward == "exact" else contains

@@ -20,9 +20,9 @@ from memkit.compilers.meanpool import dapo
 from memkit.compilers.meanpool.batches import Branch, Sample, collate
 from memkit.compilers.meanpool.config import RLConfig
 from memkit.compilers.meanpool.datasets import Draw
-from memkit.compilers.meanpool.distributed import Team
+from memkit.compilers.meanpool.distributed import ProcessGroup
 from memkit.compilers.meanpool.model import Compressor
-from memkit.compilers.meanpool.rewards import Judged, RewardFunction
+from memkit.compilers.meanpool.rewards import JudgeReward, RewardFunction
 from memkit.compilers.meanpool.train import Run, autocast
 from memkit.engine.transformers import kv_cache
 from memkit.errors import ConfigError
@@ -107,7 +107,7 @@ class Rollouts:
         count = 1 if greedy else config.rollouts
         front = self.compressor.front(self.base.chat.header)
         memory = self.compressor.wrapped(prompts[0].memory)[None].to(self.base.model.dtype)
-        prefix = kv_cache.KV.of(self.compressor.read(memory, front))
+        prefix = kv_cache.KVCache.of(self.compressor.read(memory, front))
         decoded = kv_cache.decode(
             self.compressor.answering,
             prefix,
@@ -135,7 +135,7 @@ class Rollouts:
         return Group(prompt, tuple(answers), torch.tensor([value or 0.0 for value in found]), valid)
 
 
-class Reinforcement(Run):
+class RLStage(Run):
     """The stage ``rl``, resumable as every `Run`."""
 
     config: RLConfig
@@ -148,7 +148,7 @@ class Reinforcement(Run):
         folder: Path,
         key: str,
         progress: Progress = silent,
-        team: Team | None = None,
+        team: ProcessGroup | None = None,
     ) -> None:
         self.rollouts, self.held_out, self.loss = rollouts, held_out, 0.0
         config, compressor = rollouts.config, rollouts.compressor
@@ -168,7 +168,7 @@ class Reinforcement(Run):
         for start in range(0, len(lessons), self.config.mini_batch):
             self.loss = self._update(lessons[start : start + self.config.mini_batch])
         series = self._series(seen)
-        if isinstance(self.rollouts.reward, Judged):
+        if isinstance(self.rollouts.reward, JudgeReward):
             series |= self.team.total([{SKIPPED: (float(self.rollouts.reward.failures), 1 / self.team.size)}])
         return series
 
@@ -187,7 +187,7 @@ class Reinforcement(Run):
                 break
         return kept[: config.batch], seen
 
-    def _lessons(self, groups: Sequence[Group]) -> list[Lesson]:
+    def _lessons(self, groups: Sequence[Group]) -> list[RLBatch]:
         """Groups with their advantages and what the policy that answered thought of the answers."""
         if not groups:
             return []
@@ -202,16 +202,16 @@ class Reinforcement(Run):
         for part in self._parts(groups):
             with torch.no_grad():
                 old += self._logprobs(part).split([g.tokens for g in part])
-        return [Lesson(*found) for found in zip(groups, advantages, old, strict=True)]
+        return [RLBatch(*found) for found in zip(groups, advantages, old, strict=True)]
 
-    def _update(self, lessons: Sequence[Lesson]) -> float:
+    def _update(self, lessons: Sequence[RLBatch]) -> float:
         """One update by a mini-batch; returns its loss."""
         config, total, device = self.config, 0.0, self.compressor.base.model.device
         learned = sum(
             len(a) for x in lessons for a, ok in zip(x.group.answers, x.group.valid, strict=True) if ok
         )
         groups = [lesson.group for lesson in lessons]
-        start, parts = 0, list[tuple[Sequence[Group], Sequence[Lesson]]]()
+        start, parts = 0, list[tuple[Sequence[Group], Sequence[RLBatch]]]()
         for part in self._parts(groups):
             parts.append((part, lessons[start : start + len(part)]))
             start += len(part)
@@ -277,7 +277,7 @@ class Reinforcement(Run):
 
 
 @dataclass(frozen=True)
-class Lesson:
+class RLBatch:
     """A group, its ``advantages`` ``[rollout]`` and ``old`` log-probabilities ``[token]`` of its answers."""
 
     group: Group

@@ -17,7 +17,7 @@ LOG_SHARE, UPDATE_SHARE = 0.06, 0.12
 WORDS_SHARE = 0.4
 
 
-class Generated:
+class SyntheticDataset:
     """Draws documents of ``facts[0]`` facts at first, and of up to ``facts[1]`` when training ends.
 
     Training never sees a word of the evaluation's half of the vocabulary (`memkit.models.nano.words`).

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from memkit.compilers.base import Progress, silent
 from memkit.compilers.meanpool.config import RLConfig, StageConfig
-from memkit.compilers.meanpool.distributed import Team, added
+from memkit.compilers.meanpool.distributed import ProcessGroup, added
 from memkit.compilers.meanpool.model import Compressor
 from memkit.errors import CompileError, ConfigError
 
@@ -61,9 +61,9 @@ class Run:
         folder: Path,
         key: str,
         progress: Progress = silent,
-        team: Team | None = None,
+        team: ProcessGroup | None = None,
     ) -> None:
-        self.team = team or Team()
+        self.team = team or ProcessGroup()
         self.compressor, self.optimizers, self.config = compressor, list(optimizers), config
         self.folder, self.key, self.progress = folder, key, progress
         for group in (g for o in self.optimizers for g in o.param_groups):

@@ -13,7 +13,7 @@ from torch import Tensor
 from memkit.compilers.base import Progress, Step, silent
 from memkit.compilers.meanpool.batches import Batch, Sample, collate, padded
 from memkit.compilers.meanpool.config import StageConfig
-from memkit.compilers.meanpool.distributed import Team
+from memkit.compilers.meanpool.distributed import ProcessGroup
 from memkit.compilers.meanpool.model import Compressor
 from memkit.compilers.meanpool.tasks import Sampler
 from memkit.compilers.meanpool.train import Run, autocast, means
@@ -109,7 +109,7 @@ class Stage(Run):
         folder: Path,
         key: str,
         progress: Progress = silent,
-        team: Team | None = None,
+        team: ProcessGroup | None = None,
     ) -> None:
         self.train, self.held_out = train, held_out
         made = optimizers(compressor, train.config)

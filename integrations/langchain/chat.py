@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, PrivateAttr, SkipValidation
 
 from memkit.answer import Answer
 from memkit.errors import ConfigError
-from memkit.integrations.langchain.messages import Conversation, Once, conversation
+from memkit.integrations.langchain.messages import Conversation, OncePerKind, conversation
 from memkit.memory import Memory
 
 
@@ -37,7 +37,7 @@ class ChatMemkit(BaseChatModel):
     temperature: float = Field(default=0.0, ge=0)
     seed: int = 0
     stop: list[str] | None = None
-    _once: Once = PrivateAttr(default_factory=Once)
+    _once: OncePerKind = PrivateAttr(default_factory=OncePerKind)
 
     @property
     def _llm_type(self) -> str:

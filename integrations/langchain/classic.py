@@ -10,11 +10,11 @@ from pydantic import Field, PrivateAttr, SkipValidation
 
 from memkit.errors import ConfigError
 from memkit.integrations.langchain.history import MemkitChatMessageHistory
-from memkit.integrations.langchain.messages import Once, clean, text_of
-from memkit.integrations.langchain.recalling import news, told
+from memkit.integrations.langchain.messages import OncePerKind, clean, text_of
+from memkit.integrations.langchain.recalling import new_statements, recall_texts
 from memkit.memory import Memory
-from memkit.text.dialogue_acts import statements
-from memkit.text.normalize import blank
+from memkit.text.dialogue_acts import extract_statements
+from memkit.text.normalize import is_blank
 
 
 class MemkitMemory(BaseMemory):
@@ -30,7 +30,7 @@ class MemkitMemory(BaseMemory):
     memory_key: str = "history"
     input_key: str | None = None
     output_key: str | None = None
-    _once: Once = PrivateAttr(default_factory=Once)
+    _once: OncePerKind = PrivateAttr(default_factory=OncePerKind)
 
     @property
     def memory_variables(self) -> list[str]:
@@ -39,7 +39,7 @@ class MemkitMemory(BaseMemory):
     def load_memory_variables(self, inputs: dict[str, Any]) -> dict[str, Any]:
         question = self._one(inputs, self.input_key, "input")
         try:
-            text = told(self.memory, question, {}) if not blank(question) else ""
+            text = recall_texts(self.memory, question, {}) if not is_blank(question) else ""
         except Exception as error:  # whatever it is, it must not end the chain
             self._once.failed("recalling", error)
             text = ""
@@ -49,7 +49,7 @@ class MemkitMemory(BaseMemory):
         asked = self._one(inputs, self.input_key, "input")
         said = self._one(outputs, self.output_key, "output")
         try:
-            told_, new = statements(asked), news(self.memory, said, asked)
+            told_, new = extract_statements(asked), new_statements(self.memory, said, asked)
             self._history.add_messages([HumanMessage(told_), AIMessage(new)])
         except Exception as error:  # whatever it is, it must not end the chain
             self._once.failed("remembering", error)

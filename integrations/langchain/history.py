@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import BaseMessage
 
-from memkit.integrations.langchain.messages import Once, left_out_of, message_of, role_of, text_of
+from memkit.integrations.langchain.messages import OncePerKind, dropped_blocks, message_of, role_of, text_of
 from memkit.memory import Memory
-from memkit.text.normalize import blank
+from memkit.text.normalize import is_blank
 
 
 class MemkitChatMessageHistory(BaseChatMessageHistory):
@@ -23,7 +23,7 @@ class MemkitChatMessageHistory(BaseChatMessageHistory):
 
     def __init__(self, session: str, memory: Memory | None = None) -> None:
         self.session, self.memory = session, memory or Memory()
-        self._once = Once()
+        self._once = OncePerKind()
 
     @property
     def messages(self) -> list[BaseMessage]:  # type: ignore[override] # LangChain's is a class attribute
@@ -35,8 +35,8 @@ class MemkitChatMessageHistory(BaseChatMessageHistory):
 
     def add_messages(self, messages: Sequence[BaseMessage]) -> None:
         """Add messages, all or none."""
-        self._once.left_out(kind for message in messages for kind in left_out_of(message))
-        said = [{"role": role_of(m), "content": text} for m in messages if not blank(text := text_of(m))]
+        self._once.left_out(kind for message in messages for kind in dropped_blocks(message))
+        said = [{"role": role_of(m), "content": text} for m in messages if not is_blank(text := text_of(m))]
         if said:
             self.memory.remember(said, memory=self.session)
 

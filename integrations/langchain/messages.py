@@ -20,7 +20,7 @@ from langchain_core.messages import (
 
 from memkit.bank.conversation_logs import MAX_SPEAKER
 from memkit.errors import ConfigError
-from memkit.text.normalize import blank
+from memkit.text.normalize import is_blank
 
 MOST_SAID = 1000  # things: the kinds of parts are what clients call them
 LOG = logging.getLogger("memkit.langchain")
@@ -51,7 +51,7 @@ def conversation(messages: Sequence[BaseMessage]) -> Conversation:
     nothing is asked.
     """
     system = "\n\n".join(text_of(m) for m in messages if isinstance(m, SystemMessage))
-    left_out = tuple(dict.fromkeys(kind for message in messages for kind in left_out_of(message)))
+    left_out = tuple(dict.fromkeys(kind for message in messages for kind in dropped_blocks(message)))
     turns, open_ = list[tuple[list[str], list[str]]](), True
     for message in messages:
         if isinstance(message, SystemMessage):
@@ -63,7 +63,7 @@ def conversation(messages: Sequence[BaseMessage]) -> Conversation:
             turns.append(([], []))
         turns[-1][1 if answers else 0].append(text_of(message))
     said = [("\n".join(filter(None, asked)), "\n".join(filter(None, given))) for asked, given in turns]
-    if not said or not open_ or blank(said[-1][0]):
+    if not said or not open_ or is_blank(said[-1][0]):
         hint = f"; memkit reads text only, and leaves out: {', '.join(left_out)}" if left_out else ""
         raise ConfigError(f"the last message must be a question with some text{hint}")
     history = said if said[-1][1] else said[:-1]
@@ -78,7 +78,7 @@ def text_of(message: BaseMessage) -> str:
     return clean(between.join(filter(None, map(_text, parts))))
 
 
-def left_out_of(message: BaseMessage) -> list[str]:
+def dropped_blocks(message: BaseMessage) -> list[str]:
     """The kinds of a message's parts that are no text."""
     parts: Any = message.content if isinstance(message.content, list) else []
     kinds = [part.get("type") if isinstance(part, dict) else None for part in parts if _text(part) is None]
@@ -100,7 +100,7 @@ def _text(part: Any) -> str | None:
     return None
 
 
-class Once:
+class OncePerKind:
     """Says each thing once in the log, however often it comes up."""
 
     def __init__(self) -> None:

@@ -18,11 +18,16 @@ from memkit.bank.conversation_logs import MAX_NAME
 from memkit.bank.owners import Owner
 from memkit.bank.types import check_line
 from memkit.errors import ConfigError, DocumentError
-from memkit.integrations.langchain.messages import Once, left_out_of, role_of, text_of
-from memkit.integrations.langchain.recalling import news, said_in, spoken, told
+from memkit.integrations.langchain.messages import OncePerKind, dropped_blocks, role_of, text_of
+from memkit.integrations.langchain.recalling import (
+    new_statements,
+    recall_message,
+    recall_texts,
+    statements_in,
+)
 from memkit.memory import Memory
-from memkit.text.dialogue_acts import statements
-from memkit.text.normalize import blank
+from memkit.text.dialogue_acts import extract_statements
+from memkit.text.normalize import is_blank
 
 Remember = Literal["user", "all", "none"]
 User = str | Owner
@@ -65,7 +70,7 @@ class MemkitMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         self.log, self.introduction = check_line("a running memory's name", name, MAX_NAME), introduction
         self._of = lru_cache(USERS)(self.memory.of)
         # Of each message, by owner and id, the text that was seen last, and what it stated (as digests).
-        self._seen, self._once = OrderedDict[tuple[str, str], tuple[str, str]](), Once()
+        self._seen, self._once = OrderedDict[tuple[str, str], tuple[str, str]](), OncePerKind()
         if user is not None and not callable(user):
             self._named(user)  # a name that cannot be one is an error now, not in mid-run
 
@@ -108,11 +113,11 @@ class MemkitMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
     def _recalled(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
         try:
             asked = _asked(request.messages)
-            self._once.left_out(kind for message in asked for kind in left_out_of(message))
-            question = "\n".join(text for each in asked if not blank(text := text_of(each)))
+            self._once.left_out(kind for message in asked for kind in dropped_blocks(message))
+            question = "\n".join(text for each in asked if not is_blank(text := text_of(each)))
             if not question:
                 return request
-            text = told(self._whose(request.runtime), question, said_in(request.messages))
+            text = recall_texts(self._whose(request.runtime), question, statements_in(request.messages))
             return (
                 request.override(system_message=self._joined(request.system_message, text))
                 if text
@@ -143,7 +148,7 @@ class MemkitMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
             try:
                 memory = memory or self._whose(runtime)
                 said = text_of(message)
-                asked = said if isinstance(message, HumanMessage) and not blank(said) else asked
+                asked = said if isinstance(message, HumanMessage) and not is_blank(said) else asked
                 new = message.id is not None or place >= last - 1  # else remembered when it was the newest
                 if isinstance(message, kinds) and new and _by_somebody(message):
                     self._keep(memory, message, said, asked)
@@ -159,16 +164,16 @@ class MemkitMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
         before, last = self._seen.get(place, ("", ""))
         if message.id is not None and text == before:
             return
-        self._once.left_out(left_out_of(message))
-        stated = statements(spoken(said) if isinstance(message, AIMessage) else said)
+        self._once.left_out(dropped_blocks(message))
+        stated = extract_statements(recall_message(said) if isinstance(message, AIMessage) else said)
         form, key = _digest("", stated) if stated else last, None
         if message.id is not None and stated:
             key = self._key(memory, message.id, stated, form, last)
             stated = stated if key else ""
         if isinstance(message, AIMessage):
-            stated = news(memory, stated, asked, self.introduction)
+            stated = new_statements(memory, stated, asked, self.introduction)
         try:
-            if not blank(stated):
+            if not is_blank(stated):
                 entry = {"role": role_of(message), "content": stated}
                 memory.remember([entry], memory=self.log, key=key)
         except (ConfigError, DocumentError):  # a fault of the text, which would come again
@@ -207,8 +212,10 @@ def _asked(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
         if isinstance(message, HumanMessage) and _by_somebody(message):
             asked.append(message)
             continue
-        answered = isinstance(message, AIMessage) and not message.tool_calls and not blank(text_of(message))
-        if answered and any(not blank(text_of(each)) for each in asked):
+        answered = (
+            isinstance(message, AIMessage) and not message.tool_calls and not is_blank(text_of(message))
+        )
+        if answered and any(not is_blank(text_of(each)) for each in asked):
             break
     return asked[::-1]
 

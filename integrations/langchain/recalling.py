@@ -16,8 +16,8 @@ from memkit.document import sentences
 from memkit.errors import NotFoundError
 from memkit.integrations.langchain.messages import role_of, text_of
 from memkit.memory import Memory
-from memkit.pipeline.answer import Found, Recalled
-from memkit.text.dialogue_acts import statements
+from memkit.pipeline.answer import RecalledText, SearchResult
+from memkit.text.dialogue_acts import extract_statements
 from memkit.text.normalize import folded, words
 
 OTHERS = 4  # memories that are looked at beside the one that is recalled
@@ -59,8 +59,8 @@ class _Line:
     words: str
 
 
-def said_in(messages: Sequence[BaseMessage]) -> dict[str, str]:
-    """What each speaker said in a run, in the form that `told` compares."""
+def statements_in(messages: Sequence[BaseMessage]) -> dict[str, str]:
+    """What each speaker said in a run, in the form that `recall_texts` compares."""
     said = dict[str, str]()
     for message in messages:
         speaker = role_of(message)
@@ -68,7 +68,7 @@ def said_in(messages: Sequence[BaseMessage]) -> dict[str, str]:
     return said
 
 
-def told(memory: Memory, question: str, said: Mapping[str, str]) -> str:
+def recall_texts(memory: Memory, question: str, said: Mapping[str, str]) -> str:
     """The passages that bear on a question: of the memory that the gate would use, and others' close to them.
 
     Of running memories neither questions are told nor what was ``said`` in this run. Where only those stood
@@ -91,13 +91,13 @@ def told(memory: Memory, question: str, said: Mapping[str, str]) -> str:
     return "\n".join(line.told for line in lines)
 
 
-def news(memory: Memory, text: str, asked: str, introduction: str = "") -> str:
+def new_statements(memory: Memory, text: str, asked: str, introduction: str = "") -> str:
     """The sentences of a model's answer that say more than it was told, and than is remembered already.
 
     Nor are those news that say that it knows nothing, or what it is going to do.
     """
     kept = list[str]()
-    for sentence in _sentences(statements(spoken(text))):
+    for sentence in _sentences(extract_statements(recall_message(text))):
         plain = folded(sentence).replace("’", "'")
         if _NOTHING.search(plain) or _ANNOUNCES.match(plain):
             continue
@@ -108,7 +108,7 @@ def news(memory: Memory, text: str, asked: str, introduction: str = "") -> str:
     return " ".join(kept)
 
 
-def spoken(text: str) -> str:
+def recall_message(text: str) -> str:
     """A model's answer without ``<think>...</think>``, also where one of the two is left out."""
     kept, at = list[str](), 0
     first, begins = text.find(_THOUGHT), text.find(_THINK)
@@ -124,7 +124,7 @@ def spoken(text: str) -> str:
 
 
 def _recalled(
-    memory: Memory, recalled: Recalled, found: Sequence[Found], said: Mapping[str, str]
+    memory: Memory, recalled: RecalledText, found: Sequence[SearchResult], said: Mapping[str, str]
 ) -> list[_Line]:
     if recalled.memory_id is None:
         return []
@@ -148,7 +148,7 @@ def _lines(text: str, running: bool, said: Mapping[str, str]) -> list[_Line]:
         head = _ENTRY.match(entry)
         begin, speaker = (head.group(1), head.group(2)) if head else ("", "")
         before = said.get(speaker, "") if head else "|".join(said.values())  # or a part of a long entry
-        stated = statements(entry[len(begin) :])
+        stated = extract_statements(entry[len(begin) :])
         form = _words(stated)
         if any(_words(each).strip() and _words(each) not in before for each in _sentences(stated)):
             latest.pop(form, None)

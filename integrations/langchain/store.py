@@ -32,8 +32,8 @@ from memkit.errors import ConfigError, NotFoundError
 from memkit.integrations.langchain.filters import fits, matches
 from memkit.integrations.langchain.messages import clean
 from memkit.memory import Memory
-from memkit.router.retrieval import candidates, index, refresh
-from memkit.text.normalize import blank
+from memkit.router.retrieval import index, refresh, retrieve
+from memkit.text.normalize import is_blank
 
 Namespace = tuple[str, ...]
 OWNERS = 64  # namespaces that are kept ready to write to
@@ -114,7 +114,7 @@ class MemkitStore(BaseStore):
         value, text = _json(op.value), clean(self._text(op))
         if len(value) > MAX_VALUE:
             raise ConfigError(f"the value has {len(value):,} characters of JSON, the most is {MAX_VALUE:,}")
-        return value, Document(clean(value) if blank(text) else text, _title(op.key))
+        return value, Document(clean(value) if is_blank(text) else text, _title(op.key))
 
     def _put(self, op: PutOp) -> None:
         memory, items = self._of(self._owner(op.namespace)), self.memory.bank.items
@@ -123,7 +123,7 @@ class MemkitStore(BaseStore):
             self._forget(memory, items.remove(memory.owner, op.key))
             return
         value, document = checked
-        searched, embedder = not blank(clean(self._text(op))), memory.router.embedder
+        searched, embedder = not is_blank(clean(self._text(op))), memory.router.embedder
         refresh(memory.bank, memory.owner, embedder)
         made = index(document, embedder)
         while (
@@ -157,7 +157,7 @@ class MemkitStore(BaseStore):
         if paths is None:
             return "\n".join(_lines(op.value))
         found = [text for path in paths for text in get_text_at_path(dict(op.value), tokenize_path(path))]
-        return "\n".join(text for text in found if not blank(text))
+        return "\n".join(text for text in found if not is_blank(text))
 
     # -- reading --------------------------------------------------------------------------------
     def _get(self, op: GetOp) -> Item | None:
@@ -184,7 +184,7 @@ class MemkitStore(BaseStore):
         refresh(bank, tenant, embedder)
         width = 2 * wanted
         while True:
-            ranked = candidates(bank, tenant, op.query or "", embedder, memories=width)
+            ranked = retrieve(bank, tenant, op.query or "", embedder, memories=width)
             scores = {each.memory.id: each.strength for each in ranked}
             if len(ranked) < width or width > LARGE:
                 return self._every(tenant, op, scores, now)
@@ -253,7 +253,7 @@ def _lines(value: Any, name: str = "") -> Iterable[str]:
     elif isinstance(value, list | tuple):
         for each in value:
             yield from _lines(each, name)
-    elif value is not None and not isinstance(value, bool) and not blank(str(value)):
+    elif value is not None and not isinstance(value, bool) and not is_blank(str(value)):
         yield f"{name}: {value}" if name else str(value)
 
 

@@ -2,6 +2,6 @@
 
 from memkit.bank.bank import Bank
 from memkit.bank.policies import Policy
-from memkit.bank.types import CompiledFrom, Entry, Hit, MemoryInfo, Receipt, Said
+from memkit.bank.types import CompiledFrom, Entry, Hit, MemoryInfo, Message, Receipt
 
-__all__ = ["Bank", "CompiledFrom", "Entry", "Hit", "MemoryInfo", "Policy", "Receipt", "Said"]
+__all__ = ["Bank", "CompiledFrom", "Entry", "Hit", "MemoryInfo", "Message", "Policy", "Receipt"]

@@ -23,7 +23,7 @@ MAX_LABEL = 128  # characters
 
 
 @dataclass(frozen=True)
-class Key:
+class ApiKey:
     """What is known of a key; ``id`` is part of it and no secret.
 
     It acts for ``tenant``, which by its ``scope`` is a server's tenant with its users, or one user of none.
@@ -37,13 +37,13 @@ class Key:
     scope: Scope = "tenant"
 
 
-class Keys:
+class ApiKeys:
     """The API keys of a bank."""
 
     def __init__(self, catalog: AnyCatalog) -> None:
         self._catalog = catalog
 
-    def create(self, tenant: str, label: str = "", scope: Scope = "tenant") -> tuple[Key, str]:
+    def create(self, tenant: str, label: str = "", scope: Scope = "tenant") -> tuple[ApiKey, str]:
         """A new key and its secret, which nobody can look up later.
 
         Raises `ConfigError` for what cannot be a name.
@@ -59,9 +59,9 @@ class Keys:
         with self._catalog.write() as connection:
             row = {"id": key_id, "tenant": tenant, "label": label, "created": created, "scope": scope}
             connection.execute(insert(api_keys).values(**row, hash=_hash(secret)))
-        return Key(key_id, tenant, label, statements.time_of(created), None, scope), secret
+        return ApiKey(key_id, tenant, label, statements.time_of(created), None, scope), secret
 
-    def find(self, secret: str) -> Key | None:
+    def find(self, secret: str) -> ApiKey | None:
         """The key of that secret; None for an unknown, wrong or revoked one, which takes as long to tell."""
         parts = secret.split("_", 2) if secret.isascii() else []
         key_id = parts[1] if len(parts) == 3 and parts[0] == PREFIX else ""
@@ -76,7 +76,7 @@ class Keys:
         found = self.find(secret)
         return None if found is None else found.tenant
 
-    def list(self, tenant: str, scope: Scope = "tenant") -> list[Key]:
+    def list(self, tenant: str, scope: Scope = "tenant") -> list[ApiKey]:
         """All keys of a tenant or user, oldest first; revoked ones, too."""
         check_tenant(tenant)
         with self._catalog.read() as connection:
@@ -99,9 +99,9 @@ def _of(tenant: str, scope: Scope) -> ColumnElement[bool]:
     return and_(api_keys.c.tenant == tenant, api_keys.c.scope == scope)
 
 
-def _key(row: Row[Any]) -> Key:
+def _key(row: Row[Any]) -> ApiKey:
     revoked = None if row.revoked is None else statements.time_of(row.revoked)
-    return Key(row.id, row.tenant, row.label, statements.time_of(row.created), revoked, row.scope)
+    return ApiKey(row.id, row.tenant, row.label, statements.time_of(row.created), revoked, row.scope)
 
 
 def _hash(secret: str) -> str:

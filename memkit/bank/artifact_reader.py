@@ -7,17 +7,17 @@ from collections import OrderedDict
 from pathlib import Path
 
 from memkit.artifact.format import Artifact
-from memkit.bank.artifact_store import Store
+from memkit.bank.artifact_store import ArtifactStore
 from memkit.errors import ArtifactError
 
 KNOWN = 4096  # files whose bytes are known to be right
 Signature = tuple[int, int, int, int]
 
 
-class OpenedArtifacts:
+class ArtifactReader:
     """Opens a store's artifacts. What was read whole once is not read again while its file is the same."""
 
-    def __init__(self, blobs: Store) -> None:
+    def __init__(self, blobs: ArtifactStore) -> None:
         self._blobs = blobs
         self._known: OrderedDict[str, tuple[Signature | None, str]] = OrderedDict()
         self._lock = threading.Lock()

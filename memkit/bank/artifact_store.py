@@ -21,9 +21,9 @@ def name_of(tenant: str, artifact_id: str) -> str:
     return f"{tenant_key(tenant)[:16]}/{artifact_id}{SUFFIX}"
 
 
-class Store(Protocol):
-    """Where artifact files lie: `Blobs` on this machine, `memkit.bank.artifact_store_remote.RemoteBlobs`
-    elsewhere."""
+class ArtifactStore(Protocol):
+    """Where artifact files lie: `LocalArtifactStore` on this machine,
+    `memkit.bank.artifact_store_remote.RemoteArtifactStore` elsewhere."""
 
     def local(self, tenant: str, artifact_id: str) -> Path:
         """The artifact's file on this machine; it is not there if the store has none."""
@@ -53,7 +53,7 @@ class Store(Protocol):
         """Keeps writers out, if all that are at it end within ``timeout`` seconds; whether they did."""
 
 
-class Blobs:
+class LocalArtifactStore:
     """The files below one folder. A file is there whole or not at all, even after a power cut."""
 
     def __init__(self, folder: Path) -> None:

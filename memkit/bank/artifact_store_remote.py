@@ -17,7 +17,7 @@ from memkit.errors import BankError, ConfigError, MissingExtraError, install_lin
 CACHE_BYTES = 4 << 30  # of files that are kept on this machine
 
 
-class RemoteBlobs:
+class RemoteArtifactStore:
     """The files below one URL. A store writes an object whole, or not at all.
 
     The cache holds only what the bank names: each use asks the catalog first, and what is forgotten on

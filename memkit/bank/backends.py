@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from memkit.bank.artifact_store import Blobs, Store
+from memkit.bank.artifact_store import ArtifactStore, LocalArtifactStore
 from memkit.bank.catalog import AnyCatalog, Catalog
 
 
@@ -17,10 +17,10 @@ def catalog_of(folder: Path, database: str | None, timeout: float) -> AnyCatalog
     return PostgresCatalog(database, timeout)
 
 
-def store_of(folder: Path, artifacts: str | None) -> Store:
+def store_of(folder: Path, artifacts: str | None) -> ArtifactStore:
     """The artifact files in a folder, or below a URL."""
     if artifacts is None:
-        return Blobs(folder / "artifacts")
-    from memkit.bank.artifact_store_remote import RemoteBlobs
+        return LocalArtifactStore(folder / "artifacts")
+    from memkit.bank.artifact_store_remote import RemoteArtifactStore
 
-    return RemoteBlobs(artifacts, folder / "cache")
+    return RemoteArtifactStore(artifacts, folder / "cache")

@@ -21,9 +21,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, NoReturn
 
-from memkit.bank.artifact_store import Store, name_of, sync_folder
+from memkit.bank.artifact_store import ArtifactStore, name_of, sync_folder
 from memkit.bank.catalog import AnyCatalog, Catalog
-from memkit.bank.error_mapping import translated
+from memkit.bank.error_mapping import mapped_errors
 from memkit.bank.repair import STAGING
 from memkit.bank.types import entry_key, memory_hash
 from memkit.config import expanded
@@ -41,7 +41,7 @@ class _ChangedError(Exception):
     """Something was forgotten while it was being copied."""
 
 
-def backup(path: Path, catalog: AnyCatalog, blobs: Store, target: Path) -> int:
+def backup(path: Path, catalog: AnyCatalog, blobs: ArtifactStore, target: Path) -> int:
     """Write the bank at ``path`` to a new file; its size in bytes. See `Bank.backup`."""
     target = expanded(target)
     if target.exists():
@@ -81,7 +81,7 @@ def _staging(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _write(path: Path, catalog: AnyCatalog, blobs: Store, staging: Path, out: IO[bytes]) -> None:
+def _write(path: Path, catalog: AnyCatalog, blobs: ArtifactStore, staging: Path, out: IO[bytes]) -> None:
     copy, listed = staging / CATALOG, dict[str, str]()
     catalog.copy_to(copy)
     with closing(sqlite3.connect(copy)) as database:
@@ -128,7 +128,7 @@ def restore(file: str | Path, path: str | Path, *, deletions: str | Path | None 
     path = expanded(path).absolute()
     if path.exists() and any(path.iterdir()):
         raise ConfigError(f"{path} is not empty; give a new folder")
-    with translated(path):
+    with mapped_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.restore-", dir=path.parent))
         try:
@@ -210,7 +210,7 @@ def _forget_again(folder: Path, present: Path) -> None:
             ]
             if gone:  # whole entries, for which nothing is embedded
                 name = bank.embedder(tenant) or ""
-                bank.forgetting.erase(tenant, memory_id, gone, _no_embedding, embedder=name)
+                bank.deletion.erase(tenant, memory_id, gone, _no_embedding, embedder=name)
 
 
 def _no_embedding(document: Document) -> NoReturn:

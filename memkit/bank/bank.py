@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 
 from memkit.artifact.format import Artifact
 from memkit.bank import statements, vector_rows
-from memkit.bank.api_keys import Keys
-from memkit.bank.artifact_reader import OpenedArtifacts
+from memkit.bank.api_keys import ApiKeys
+from memkit.bank.artifact_reader import ArtifactReader
 from memkit.bank.backends import catalog_of, store_of
-from memkit.bank.conversation_logs import Embed, Logs
-from memkit.bank.deletion import Forgetting
-from memkit.bank.error_mapping import translated
+from memkit.bank.conversation_logs import ConversationLogs, Embed
+from memkit.bank.deletion import Deletion
+from memkit.bank.error_mapping import mapped_errors
 from memkit.bank.items import Items
 from memkit.bank.leases import Leases
-from memkit.bank.pending_compilations import Waiting
+from memkit.bank.pending_compilations import PendingCompilations
 from memkit.bank.policies import Policies, require_within
 from memkit.bank.reembedding import reembed
 from memkit.bank.types import (
@@ -42,7 +42,7 @@ from memkit.bank.types import (
     memory_id_of,
     tenant_key,
 )
-from memkit.bank.vector_index import Indexes
+from memkit.bank.vector_index import VectorIndexes
 from memkit.bank.versions import Versions
 from memkit.config import expanded
 from memkit.document import Document, Span
@@ -74,16 +74,16 @@ class Bank:
         self.path = expanded(path)
         self._catalog = catalog_of(self.path, database, timeout)
         self._blobs = store_of(self.path, artifacts)
-        self._indexes = Indexes()
-        self._opened = OpenedArtifacts(self._blobs)
-        self.logs = Logs(self._catalog)
+        self._indexes = VectorIndexes()
+        self._opened = ArtifactReader(self._blobs)
+        self.logs = ConversationLogs(self._catalog)
         self.versions = Versions(self._catalog, self._discard)
         self.leases = Leases(self._catalog)
         self.policies = Policies(self._catalog)
-        self.keys = Keys(self._catalog)
+        self.keys = ApiKeys(self._catalog)
         self.items = Items(self._catalog)
-        self.waiting = Waiting(self._catalog)
-        self.forgetting = Forgetting(self.path, self._catalog, self._indexes, self._discard)
+        self.pending = PendingCompilations(self._catalog)
+        self.deletion = Deletion(self.path, self._catalog, self._indexes, self._discard)
 
     def remember(
         self,
@@ -98,7 +98,7 @@ class Bank:
 
         Search ranks by inner product, so the embedder decides what a score means; all vectors of a
         tenant come from one, named ``embedder``. Chunks may overlap. A document that looks like one that
-        this tenant has (`memkit.text.normalize.normal`) is that one, which is left as it is. Raises
+        this tenant has (`memkit.text.normalize.normalize`) is that one, which is left as it is. Raises
         `ConfigError` for another embedder than the tenant's.
         """
         return self.remember_many(tenant, [(document, chunks, embeddings)], embedder=embedder)[0]
@@ -161,7 +161,7 @@ class Bank:
         if artifact.manifest.tenant != tenant:
             raise ArtifactError("the artifact was compiled for another tenant; compile it for this one")
         self._current(tenant, memory_id)  # is there such a memory?
-        with translated(self._catalog.path), self._blobs.writing():
+        with mapped_errors(self._catalog.path), self._blobs.writing():
             self._blobs.write(tenant, artifact.id, data)
             try:
                 return self._publish(tenant, memory_id, artifact, data, made)
@@ -206,7 +206,7 @@ class Bank:
         """Memories by their ids, as far as the tenant has them, all of one moment."""
         check_tenant(tenant)
         with self._catalog.read() as connection:
-            return {info.id: info for info in statements.some(connection, tenant, memory_ids)}
+            return {info.id: info for info in statements.find_infos(connection, tenant, memory_ids)}
 
     def list(self, tenant: str) -> builtins.list[MemoryInfo]:
         """All memories of the tenant, oldest first; none for a tenant that is not known."""
@@ -299,7 +299,7 @@ class Bank:
 
         The bytes are overwritten in the database and gone from its log when this returns.
         """
-        return self.forgetting.forget(tenant, memory_id)
+        return self.deletion.forget(tenant, memory_id)
 
     def unfinished(self, tenant: str, memory_id: str) -> Path:
         """A file in which a compiler may keep what an interrupted compilation needs to go on.
@@ -332,7 +332,7 @@ class Bank:
         """
         from memkit.bank.repair import repair
 
-        with translated(self._catalog.path):
+        with mapped_errors(self._catalog.path):
             done = repair(self.path, self._catalog, self._blobs, grace)
         self._catalog.checkpoint()
         self._indexes.clear()
@@ -345,7 +345,7 @@ class Bank:
         """
         from memkit.bank.backup import backup
 
-        with translated(self._catalog.path):
+        with mapped_errors(self._catalog.path):
             return backup(self.path, self._catalog, self._blobs, Path(file))
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ import msgpack  # type: ignore[import-untyped]  # it ships no types
 
 from memkit.artifact.format import Artifact
 from memkit.artifact.signing import Signer, verified_bytes
-from memkit.bank import Bank, CompiledFrom, MemoryInfo, Said
+from memkit.bank import Bank, CompiledFrom, MemoryInfo, Message
 from memkit.bank.conversation_logs import Embed
 from memkit.document import Document
 from memkit.errors import ArtifactError, ConfigError, NotFoundError, VerificationError
@@ -95,7 +95,7 @@ def load(
     if bank.logs.find(tenant, payload["name"]) is not None:
         raise ConfigError(f"there is a running memory {payload['name']!r} already: forget it first")
     entries = sorted(payload["entries"])
-    said = [Said(text, speaker, datetime.fromisoformat(when)) for _, when, speaker, text in entries]
+    said = [Message(text, speaker, datetime.fromisoformat(when)) for _, when, speaker, text in entries]
     now = max(datetime.now(UTC), *(each.when for each in said if each.when))
     info = bank.logs.append(tenant, payload["name"], said, embed, embedder=embedder, now=now)
     seen = sum(number <= (payload["through"] or 0) for number, *_ in entries)  # numbers begin anew

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
 
 from memkit.bank import schema
-from memkit.bank.error_mapping import read_only, translated
+from memkit.bank.error_mapping import mapped_errors, read_only
 from memkit.errors import BankBusyError, BankReadOnlyError
 
 
@@ -51,13 +51,13 @@ class Catalog:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that sees one state of the catalog."""
-        with translated(self.path), self._open().begin() as connection:
+        with mapped_errors(self.path), self._open().begin() as connection:
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction that holds the write lock from its start, so that writers queue."""
-        with translated(self.path):
+        with mapped_errors(self.path):
             engine = self._open()
             if not self._writable:
                 raise read_only(self.path)
@@ -78,7 +78,7 @@ class Catalog:
             )
 
     def _checkpoint_blocked(self) -> bool:
-        with translated(self.path):
+        with mapped_errors(self.path):
             connection = self._open().raw_connection()
             try:
                 cursor = connection.cursor()
@@ -90,7 +90,7 @@ class Catalog:
 
     def copy_to(self, path: Path) -> None:
         """Write one state of the catalog to a new file, without what was deleted before."""
-        with translated(self.path):
+        with mapped_errors(self.path):
             connection = self._open().raw_connection()
             try:
                 connection.cursor().execute("VACUUM INTO ?", (str(path),))
@@ -110,14 +110,14 @@ class Catalog:
                 try:
                     self._engine, self._writable = self._open_writable(), True
                 except BankReadOnlyError:
-                    with translated(self.path):
+                    with mapped_errors(self.path):
                         if not self.path.exists():
                             raise
                     self._engine, self._writable = self._open_readable(), False
             return self._engine
 
     def _open_writable(self) -> Engine:
-        with translated(self.path):
+        with mapped_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._connected("mode=rwc") as engine:
             deadline = time.monotonic() + self._timeout
@@ -132,7 +132,7 @@ class Catalog:
 
     def _open_readable(self) -> Engine:
         """Where the folder is read-only, SQLite can read a catalog that no process has open."""
-        with translated(self.path):
+        with mapped_errors(self.path):
             log = self.path.with_name(self.path.name + "-wal")
             unfinished = log.exists() and log.stat().st_size > 0
         try:
@@ -166,7 +166,7 @@ class Catalog:
         engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool, pool_timeout=self._timeout)
         event.listen(engine, "begin", _begin)
         try:
-            with translated(self.path):
+            with mapped_errors(self.path):
                 yield engine
         except BaseException:
             engine.dispose()
@@ -186,13 +186,13 @@ def _immediate(engine: Engine) -> Engine:
 
 def _is_current(path: Path, engine: Engine) -> bool:
     """Whether the tables are there as they should be; `BankError` when the file is something else."""
-    with translated(path), engine.begin() as connection:
+    with mapped_errors(path), engine.begin() as connection:
         return schema.state(connection, path) == "current"
 
 
 def _prepare(path: Path, engine: Engine) -> None:
     """Make the tables, or bring those of an earlier memkit up to date: all of it, or nothing."""
-    with translated(path):
+    with mapped_errors(path):
         connection = engine.raw_connection()
         try:
             connection.cursor().execute("PRAGMA journal_mode=WAL")

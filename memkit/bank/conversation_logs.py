@@ -23,7 +23,7 @@ from memkit.bank.tables import artifacts, chunks, entries, memories
 from memkit.bank.types import (
     Entry,
     MemoryInfo,
-    Said,
+    Message,
     Vectors,
     check_chunks,
     check_line,
@@ -33,17 +33,17 @@ from memkit.bank.types import (
 )
 from memkit.document import Document, Span
 from memkit.errors import ConfigError
-from memkit.text.normalize import normal
+from memkit.text.normalize import normalize
 
 Embed: TypeAlias = Callable[[Document], tuple[Sequence[Span], NDArray[Any]]]
 MAX_NAME, MAX_SPEAKER, MAX_KEY = 128, 64, 256  # characters
 MAX_LOG = 5_000_000  # characters of all lines
-AHEAD = timedelta(days=1)  # that a date may be after the clock's, for clocks that differ
+CLOCK_TOLERANCE = timedelta(days=1)  # that a date may be after the clock's, for clocks that differ
 _INDENT = "\n    "
 
 
 @dataclass(frozen=True)
-class _Draft:
+class _NewEntries:
     """An entry to be, checked; ``at`` is None for one that is said now."""
 
     text: str
@@ -53,7 +53,7 @@ class _Draft:
     zone: int = 0  # minutes east of UTC
 
 
-class Logs:
+class ConversationLogs:
     """The running memories of a bank."""
 
     def __init__(self, catalog: AnyCatalog) -> None:
@@ -63,7 +63,7 @@ class Logs:
         self,
         tenant: str,
         name: str,
-        said: Sequence[Said],
+        said: Sequence[Message],
         embed: Embed,
         *,
         embedder: str = "",
@@ -85,7 +85,7 @@ class Logs:
         if not drafts:
             raise ConfigError("there is nothing to remember: give at least one entry")
         lines = {line(clock if d.at is None else d.at, d.speaker, d.text, d.zone) for d in drafts}
-        made = {each: embedded(Document(each), [Span(0, len(each))], embed) for each in lines}
+        made = {each: embed_chunks(Document(each), [Span(0, len(each))], embed) for each in lines}
         memory_id = memory_id_of(tenant, running_digest(name))
         with self._catalog.write() as connection:
             if key is None or not _known(connection, tenant, memory_id, key, drafts):
@@ -134,7 +134,7 @@ def line(said: int, speaker: str, text: str, zone: int = 0) -> str:
     return f"{day.isoformat()} {speaker}: {_INDENT.join(text.splitlines())}"
 
 
-def embedded(document: Document, pieces: Sequence[Span], embed: Embed) -> tuple[list[Span], Vectors]:
+def embed_chunks(document: Document, pieces: Sequence[Span], embed: Embed) -> tuple[list[Span], Vectors]:
     """Chunks, with vectors float32 [chunks, dim], none of which reaches over the border of two pieces."""
     spans, vectors = list[Span](), list[Vectors]()
     for piece in pieces:
@@ -145,25 +145,25 @@ def embedded(document: Document, pieces: Sequence[Span], embed: Embed) -> tuple[
     return spans, np.concatenate(vectors)
 
 
-def pieces(connection: Connection, tenant: str, memory_id: str, document: Document) -> list[Span]:
+def chunk_spans(connection: Connection, tenant: str, memory_id: str, document: Document) -> list[Span]:
     """What is chunked apart: a running memory's entries, or the whole document."""
     rows = connection.execute(_entries(tenant, memory_id)).all()
     return [Span(row.start, row.end) for row in rows] or [Span(0, len(document.text))]
 
 
-def _draft(said: Said, part: int, clock: int) -> _Draft:
+def _draft(said: Message, part: int, clock: int) -> _NewEntries:
     text = Document(said.text.strip() if isinstance(said.text, str) else "").text
     check_line("a speaker", said.speaker, MAX_SPEAKER)
     if said.when is None:
-        return _Draft(text, said.speaker, None, part)
+        return _NewEntries(text, said.speaker, None, part)
     try:
         at = statements.microseconds_of(said.when)
-        late = statements.time_of(at) > statements.time_of(clock) + AHEAD
+        late = statements.time_of(at) > statements.time_of(clock) + CLOCK_TOLERANCE
     except OverflowError as error:  # beyond the years that a date can have, in UTC
         raise ConfigError(f"{said.when} is no date that can be kept") from error
     if late:
         raise ConfigError(f"{said.when} has not come yet: a memory's date says when something was said")
-    return _Draft(text, said.speaker, at, part, _zone(said.when))
+    return _NewEntries(text, said.speaker, at, part, _zone(said.when))
 
 
 def _zone(when: datetime) -> int:
@@ -176,12 +176,14 @@ def _zone(when: datetime) -> int:
     return zone
 
 
-def _known(connection: Connection, tenant: str, memory_id: str, key: str, drafts: Sequence[_Draft]) -> bool:
+def _known(
+    connection: Connection, tenant: str, memory_id: str, key: str, drafts: Sequence[_NewEntries]
+) -> bool:
     """Whether a call with that key was carried out."""
     query = select(entries.c.text, entries.c.speaker).where(_of(tenant, memory_id), entries.c.key == key)
     found = [tuple(row) for row in connection.execute(query.order_by(entries.c.part))]
-    same = [(normal(text), speaker) for text, speaker in found]
-    if found and same != [(normal(draft.text), draft.speaker) for draft in drafts]:
+    same = [(normalize(text), speaker) for text, speaker in found]
+    if found and same != [(normalize(draft.text), draft.speaker) for draft in drafts]:
         raise ConfigError(f"the key {key!r} was given with other entries: use a new one")
     return bool(found)
 
@@ -189,7 +191,7 @@ def _known(connection: Connection, tenant: str, memory_id: str, key: str, drafts
 def _insert(
     connection: Connection,
     memory: tuple[str, str, str],
-    draft: _Draft,
+    draft: _NewEntries,
     clock: int,
     key: str | None,
     made: dict[str, tuple[list[Span], Vectors]],
@@ -209,7 +211,7 @@ def _insert(
         start = 0
     else:
         start = _make_room(connection, tenant, memory_id, at, text, info.characters)
-    spans, vectors = made.get(text) or embedded(Document(text), [Span(0, len(text))], embed)
+    spans, vectors = made.get(text) or embed_chunks(Document(text), [Span(0, len(text))], embed)
     moved = [Span(start + span.start, start + span.end) for span in spans]
     vector_rows.insert_chunks(connection, tenant, memory_id, moved, vectors)
     place = {

@@ -12,16 +12,16 @@ from sqlalchemy import Connection, and_, delete, func, insert, select, update
 
 from memkit.bank import statements, vector_rows
 from memkit.bank.catalog import AnyCatalog
-from memkit.bank.conversation_logs import Embed, embedded, shift
+from memkit.bank.conversation_logs import Embed, embed_chunks, shift
 from memkit.bank.tables import artifacts, chunks, entries, items, memories, tombstones
 from memkit.bank.types import Receipt, Vectors, check_tenant, entry_key, memory_hash, memory_id_of, tenant_key
-from memkit.bank.vector_index import Indexes
+from memkit.bank.vector_index import VectorIndexes
 from memkit.document import Document, Span
 from memkit.errors import ConfigError, NotFoundError
-from memkit.text.normalize import blank, places
+from memkit.text.normalize import is_blank, places
 
 
-class Forgetting:
+class Deletion:
     """What a bank forgets; ``discard`` removes artifact files that no row names any more.
 
     The bytes are overwritten in the database and gone from its log when a call returns.
@@ -31,7 +31,7 @@ class Forgetting:
         self,
         path: Path,
         catalog: AnyCatalog,
-        indexes: Indexes,
+        indexes: VectorIndexes,
         discard: Callable[[str, Iterable[str]], None],
     ) -> None:
         self._path, self._catalog, self._indexes, self._discard = path, catalog, indexes, discard
@@ -130,10 +130,10 @@ class Forgetting:
             info = statements.info(connection, tenant, memory_id)
             _check(spans, info.characters)
             text = "" if info.running else _left(statements.source(connection, tenant, info.id).text, spans)
-        if blank(text):
+        if is_blank(text):
             return None
         document = Document(text)
-        return (text, *embedded(document, [Span(0, len(text))], embed))
+        return (text, *embed_chunks(document, [Span(0, len(text))], embed))
 
     def expired(self, tenant: str, before: datetime) -> list[tuple[str, list[Span] | None]]:
         """What is older than that: whole memories (None), and spans of running ones."""
@@ -184,13 +184,13 @@ def _erase_text(
     text = _left(old.text, spans)
     receipt = statements.delete_memory(connection, tenant, memory_id)
     left: str | None = None
-    if not blank(text):
+    if not is_blank(text):
         document = Document(text, old.title)
         left = statements.same(connection, tenant, document)
         if left is None:
             left = memory_id_of(tenant, document.identity)
             if made is None or made[0] != text:  # it was changed meanwhile
-                made = (text, *embedded(document, [Span(0, len(text))], embed))
+                made = (text, *embed_chunks(document, [Span(0, len(text))], embed))
             statements.insert_memory(connection, tenant, left, document)
             vector_rows.insert_chunks(connection, tenant, left, *made[1:])
     return Receipt(memory_id, receipt.artifacts_removed, receipt.chunks_removed, left)

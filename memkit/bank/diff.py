@@ -9,7 +9,7 @@ from memkit.bank import Bank, Entry
 from memkit.bank.versions import Version
 from memkit.errors import NotFoundError
 
-SHOWN = ("fidelity", "held_out_fidelity", "answer_nats", "reconstruction_nats", "drift_nats")
+FIGURES = ("fidelity", "held_out_fidelity", "answer_nats", "reconstruction_nats", "drift_nats")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def difference(bank: Bank, tenant: str, memory_id: str, older: int, newer: int) 
         known[newer],
         tuple(e for e in entries if e.number in two - one),
         tuple(e for e in entries if e.number in one - two),
-        {name: (figures[0].get(name), figures[1].get(name)) for name in SHOWN},
+        {name: (figures[0].get(name), figures[1].get(name)) for name in FIGURES},
     )
 
 

@@ -40,7 +40,7 @@ _SHOWN = 200  # characters of a path in a message
 
 
 @contextmanager
-def translated(path: Path | str) -> Iterator[None]:
+def mapped_errors(path: Path | str) -> Iterator[None]:
     """Turn failures of the bank at ``path`` into `BankError` and its kinds."""
     if len(str(path)) > _SHOWN:
         path = f"{str(path)[:_SHOWN]}..."

@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, func
 
 from memkit.bank import statements, vector_rows
 from memkit.bank.catalog import AnyCatalog
-from memkit.bank.conversation_logs import Embed, embedded
+from memkit.bank.conversation_logs import Embed, embed_chunks
 from memkit.bank.owners import Owner, check_name
 from memkit.bank.policies import require_within
 from memkit.bank.tables import chunks, items, memories
@@ -77,7 +77,7 @@ class Items:
             raise ConfigError(f"the value has {len(value):,} characters of JSON, the most is {MAX_VALUE:,}")
         if ttl is not None and not 0 < ttl <= MAX_TTL:
             raise ConfigError(f"ttl is a number of minutes above 0 and up to {MAX_TTL:,}, got {ttl}")
-        spans, vectors = embedded(document, [Span(0, len(document.text))], embed)
+        spans, vectors = embed_chunks(document, [Span(0, len(document.text))], embed)
         digest = _digest(key)
         memory_id = memory_id_of(tenant, digest)
         at = statements.microseconds_of(now or datetime.now(UTC))

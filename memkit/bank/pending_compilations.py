@@ -10,7 +10,7 @@ from memkit.bank.tables import waiting
 from memkit.bank.types import check_tenant
 
 
-class Waiting:
+class PendingCompilations:
     """The compilations of a bank that have not ended. What is forgotten waits no longer."""
 
     def __init__(self, catalog: AnyCatalog) -> None:

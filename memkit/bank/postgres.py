@@ -12,7 +12,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from memkit.bank import schema
-from memkit.bank.error_mapping import translated
+from memkit.bank.error_mapping import mapped_errors
 from memkit.bank.tables import metadata
 from memkit.errors import ConfigError, MissingExtraError, install_line
 
@@ -44,7 +44,7 @@ class PostgresCatalog:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that sees one state of the catalog."""
-        with translated(self.path), self._open().connect() as plain:
+        with mapped_errors(self.path), self._open().connect() as plain:
             connection = plain.execution_options(isolation_level="REPEATABLE READ")
             with connection.begin():
                 yield connection
@@ -52,7 +52,7 @@ class PostgresCatalog:
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction that holds the writers' lock from its start."""
-        with translated(self.path), self._open().begin() as connection:
+        with mapped_errors(self.path), self._open().begin() as connection:
             self._queue(connection)
             yield connection
 
@@ -63,7 +63,7 @@ class PostgresCatalog:
     def checkpoint(self) -> None:
         """Have the place of what was deleted used again. PostgreSQL overwrites it in its own time, and its
         log keeps it for as long as it is set to."""
-        with translated(self.path), self._open().connect() as plain:
+        with mapped_errors(self.path), self._open().connect() as plain:
             connection = plain.execution_options(isolation_level="AUTOCOMMIT")
             for table in _HOLDING:
                 connection.exec_driver_sql(f"VACUUM {table}")
@@ -104,7 +104,7 @@ class PostgresCatalog:
         except ImportError as error:
             raise MissingExtraError("psycopg", install_line("postgres")) from error
         try:
-            with translated(self.path):
+            with mapped_errors(self.path):
                 with engine.connect() as connection:
                     current = schema.state(connection, self.path) == "current"
                 if not current:

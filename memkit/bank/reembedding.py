@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from memkit.bank import statements, vector_rows
 from memkit.bank.catalog import AnyCatalog
-from memkit.bank.conversation_logs import Embed, embedded, pieces
+from memkit.bank.conversation_logs import Embed, chunk_spans, embed_chunks
 from memkit.document import Document, Span
 
 
@@ -19,7 +19,7 @@ def reembed(catalog: AnyCatalog, tenant: str, embedder: str, embed: Embed, embed
             (i.running, *_pieces(connection, tenant, i.id)) for i in statements.infos(connection, tenant)
         ]
     made = {
-        document.digest: embedded(document, parts, embed_entry if running else embed)
+        document.digest: embed_chunks(document, parts, embed_entry if running else embed)
         for running, document, parts in found
     }
     with catalog.write() as connection:
@@ -28,7 +28,7 @@ def reembed(catalog: AnyCatalog, tenant: str, embedder: str, embed: Embed, embed
         for info in infos:
             document, parts = _pieces(connection, tenant, info.id)
             known = made.get(document.digest)
-            chunks, vectors = known or embedded(document, parts, embed_entry if info.running else embed)
+            chunks, vectors = known or embed_chunks(document, parts, embed_entry if info.running else embed)
             vector_rows.insert_chunks(connection, tenant, info.id, chunks, vectors)
         vector_rows.set_embedder(connection, tenant, embedder)
     return len(infos)
@@ -36,4 +36,4 @@ def reembed(catalog: AnyCatalog, tenant: str, embedder: str, embed: Embed, embed
 
 def _pieces(connection: Connection, tenant: str, memory_id: str) -> tuple[Document, Sequence[Span]]:
     document = statements.source(connection, tenant, memory_id)
-    return document, pieces(connection, tenant, memory_id, document)
+    return document, chunk_spans(connection, tenant, memory_id, document)

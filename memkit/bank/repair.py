@@ -10,7 +10,7 @@ from pathlib import Path
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from memkit.artifact.format import Artifact
-from memkit.bank.artifact_store import Store, name_of, written_before
+from memkit.bank.artifact_store import ArtifactStore, name_of, written_before
 from memkit.bank.catalog import AnyCatalog
 from memkit.bank.tables import artifacts, chunks, embedders, memories, tenants
 from memkit.bank.types import tenant_key
@@ -25,7 +25,7 @@ WAIT = 5.0  # seconds for the writers that are at it
 _NAMED = select(artifacts.c.tenant, artifacts.c.id).distinct()
 
 
-def repair(path: Path, catalog: AnyCatalog, blobs: Store, grace: float | None) -> list[str]:
+def repair(path: Path, catalog: AnyCatalog, blobs: ArtifactStore, grace: float | None) -> list[str]:
     """What was done, in words without content; see `Bank.repair`."""
     with blobs.alone(WAIT) as alone, catalog.write() as connection:
         _require_sound(connection, catalog.path)
@@ -58,7 +58,7 @@ def _require_sound(connection: Connection, path: Path | str) -> None:
         raise BankError(f"{path} is damaged ({found}), and texts are kept nowhere else: restore a backup")
 
 
-def _withdraw(connection: Connection, blobs: Store) -> Iterator[str]:
+def _withdraw(connection: Connection, blobs: ArtifactStore) -> Iterator[str]:
     """Drop versions whose file is missing or damaged; their memories take the newest sound one, or none."""
     key = (artifacts.c.tenant, artifacts.c.memory_id, artifacts.c.version)
     for row in connection.execute(select(*key, artifacts.c.id)).all():

@@ -82,7 +82,7 @@ def infos(connection: Connection, tenant: str, prefix: str = "") -> list[MemoryI
     return [_to_info(row) for row in connection.execute(query).mappings()]
 
 
-def some(connection: Connection, tenant: str, memory_ids: Sequence[str]) -> list[MemoryInfo]:
+def find_infos(connection: Connection, tenant: str, memory_ids: Sequence[str]) -> list[MemoryInfo]:
     """The tenant's memories with these ids, as far as they are there."""
     rows = connection.execute(_SOME, {"tenant": tenant, "memory_ids": list(memory_ids)}).mappings()
     return [_to_info(row) for row in rows]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from memkit.bank.owners import MAX_OWNER, check_name
 from memkit.document import Document, Span
 from memkit.errors import ConfigError, DocumentError
-from memkit.text.normalize import blank
+from memkit.text.normalize import is_blank
 
 Vectors: TypeAlias = NDArray[np.float32]
 _BREAKING = {"Cc", "Cs", "Zl", "Zp"}  # control characters, lone surrogates, ends of lines and paragraphs
@@ -80,7 +80,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Said:
+class Message:
     """What is to become an entry; without ``when`` it was said now. A time without a zone is UTC.
 
     An entry is dated by the day in the zone that ``when`` names: the speaker's own.
@@ -150,7 +150,7 @@ def running_digest(name: str) -> str:
 
 def check_line(what: str, text: str, most: int) -> str:
     """A short text on one line, as a name is; `ConfigError` for anything else."""
-    if not isinstance(text, str) or not 1 <= len(text) <= most or not one_line(text) or blank(text):
+    if not isinstance(text, str) or not 1 <= len(text) <= most or not one_line(text) or is_blank(text):
         raise ConfigError(
             f"{what} is a text of 1 to {most} characters on one line, without control characters, "
             f"got {text!r:.80}"

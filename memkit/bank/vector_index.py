@@ -35,7 +35,7 @@ class Chunk:
     end: int
 
 
-Loaded = tuple[Sequence[Chunk], Vectors]
+LoadedVectors = tuple[Sequence[Chunk], Vectors]
 
 
 class _Segment:
@@ -176,7 +176,7 @@ def _inverted(flat: Any, vectors: Vectors) -> Any:
     return index
 
 
-class Indexes:
+class VectorIndexes:
     """The indexes of the tenants searched last. Safe to use from several threads."""
 
     def __init__(self, capacity: int = 256) -> None:
@@ -188,8 +188,8 @@ class Indexes:
         self,
         tenant: str,
         generation: int,
-        load: Callable[[], Loaded],
-        load_since: Callable[[int], Loaded | None],
+        load: Callable[[], LoadedVectors],
+        load_since: Callable[[int], LoadedVectors | None],
     ) -> TenantIndex:
         """The tenant's index of that generation.
 

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from memkit.artifact.format import Artifact, Manifest
-from memkit.bank import Bank, Said
+from memkit.bank import Bank, Message
 from memkit.bank.artifact_store import sync_folder
 from memkit.bench.timing import copy_rate, stamp
 from memkit.document import Document, Span
@@ -186,7 +186,7 @@ def _operate(folder: Path, worker: int, operations: int, seed: int) -> tuple[dic
                     mine[info.id] = bank.source(TENANT, info.id).text
                 elif kind == "append":
                     text = f"worker {worker} says {number}"
-                    bank.logs.append(TENANT, "profile", [Said(text)], _embed)
+                    bank.logs.append(TENANT, "profile", [Message(text)], _embed)
                     entries += 1
                 elif kind == "publish":
                     bank.publish(TENANT, rng.choice(sorted(mine)), _artifact(TENANT, number, 1000))

@@ -26,7 +26,7 @@ import numpy as np
 from sqlalchemy import Engine, event
 
 from memkit.artifact.format import Artifact, Manifest
-from memkit.bank import Bank, MemoryInfo, Said
+from memkit.bank import Bank, MemoryInfo, Message
 from memkit.bank.types import memory_id_of, running_digest
 from memkit.bench.timing import stamp
 from memkit.document import Document, Span
@@ -66,7 +66,7 @@ class State:
 World = dict[str, State]
 
 
-def after(world: World, operation: Operation) -> World:
+def outcomes_after(world: World, operation: Operation) -> World:
     """The world once an operation is done."""
     kind, tenant, *rest = operation
     world = deepcopy(world)
@@ -142,7 +142,7 @@ class _Run:
             operation = tuple(message["operation"])
             self.counts["begun"] += message["state"] == "begun"
             if message["state"] == "done":
-                self.world, under_way = after(self.world, operation), None
+                self.world, under_way = outcomes_after(self.world, operation), None
                 self.counts["acknowledged"] += 1
             elif message["state"] == "failed":
                 self._note("lost", f"kill {number}: {operation} failed: {message['why']}")
@@ -152,7 +152,9 @@ class _Run:
         self.killed[under_way[0] if under_way else "nothing"] += 1
         with self._bank() as bank:
             found = self._read(bank, number)
-            possible = [self.world] if under_way is None else [self.world, after(self.world, under_way)]
+            possible = (
+                [self.world] if under_way is None else [self.world, outcomes_after(self.world, under_way)]
+            )
             if found not in possible:
                 self._note("lost", f"kill {number}, {under_way}: {found} is none of {possible}")
             self.world = found
@@ -239,7 +241,7 @@ def _work(open_bank: Callable[[], Bank], world: World, rng: random.Random, said:
                 _say(said, "failed", operation, str(error))
                 break
             _say(said, "done", operation)
-            world = after(world, operation)
+            world = outcomes_after(world, operation)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -269,11 +271,11 @@ def _do(bank: Bank, operation: Operation) -> None:
     if kind == "remember":
         bank.remember(tenant, Document(rest[0]), *_embed(Document(rest[0])))
     elif kind == "append":
-        bank.logs.append(tenant, LOG, [Said(rest[0])], _embed, key=rest[0])
+        bank.logs.append(tenant, LOG, [Message(rest[0])], _embed, key=rest[0])
     elif kind == "erase":
         memory_id = memory_id_of(tenant, running_digest(LOG))
         (entry,) = (e for e in bank.logs.entries(tenant, memory_id) if e.text == rest[0])
-        bank.forgetting.erase(tenant, memory_id, [Span(entry.start, entry.end)], _embed)
+        bank.deletion.erase(tenant, memory_id, [Span(entry.start, entry.end)], _embed)
     elif kind == "repair":
         bank.repair()
     else:

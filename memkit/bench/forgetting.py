@@ -22,7 +22,7 @@ from memkit.document import Span, sentences
 from memkit.engine.base import Request
 from memkit.errors import CompileError, VerificationError
 from memkit.evals import records
-from memkit.evals.records import Asked, Record
+from memkit.evals.records import Question, Record
 from memkit.memory import Memory
 from memkit.router.gate import GateConfig, GateName
 
@@ -51,8 +51,8 @@ class _Case:
 
     user: str
     memory_id: str
-    doomed: list[Asked]
-    kept: list[Asked]
+    doomed: list[Question]
+    kept: list[Question]
     spans: list[Span]  # none: all of it
     left: str  # what should remain
     before: int = 0
@@ -114,7 +114,7 @@ def _compile(memory: Memory, memory_id: str) -> None:
         memory.compile(memory_id)
 
 
-def _says(text: str, asked: Asked) -> bool:
+def _says(text: str, asked: Question) -> bool:
     return bool(text_metrics.contains(text, asked.answers))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from unittest import SkipTest
 
-from memkit.bench.http_server import Served, served
+from memkit.bench.http_server import LiveServer, served
 from memkit.bench.timing import stamp
 from memkit.errors import ConfigError, MissingExtraError
 from memkit.server.config import ServerConfig
@@ -39,7 +39,7 @@ class FuzzConfig:
 class _Fuzz:
     """What was sent to one server, and what came back."""
 
-    def __init__(self, server: Served) -> None:
+    def __init__(self, server: LiveServer) -> None:
         self._server, self._client = server, server.client("acme", "mira")
         self._key = server.key("acme")
         self.statuses, self.failures = Counter[int](), list[str]()
@@ -145,7 +145,7 @@ def _run(config: FuzzConfig, fuzz: _Fuzz, operations: list[Any], progress: Progr
     progress("done", config.cases, config.cases)
 
 
-def _described(server: Served) -> dict[str, Any]:
+def _described(server: LiveServer) -> dict[str, Any]:
     """The API's description, so narrow that most requests get as far as a memory or the model."""
     described: dict[str, Any] = copy.deepcopy(server.app.openapi())
     schemas = described["components"]["schemas"]

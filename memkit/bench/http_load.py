@@ -24,7 +24,7 @@ import httpx2
 
 from memkit.bank import Bank
 from memkit.bench.http_overhead import overhead
-from memkit.bench.http_server import Served
+from memkit.bench.http_server import LiveServer
 from memkit.bench.timing import stamp
 from memkit.errors import ConfigError, EngineError
 from memkit.models.nano import words
@@ -72,7 +72,7 @@ class Tenant:
 
 
 @dataclass
-class Seen:
+class Observed:
     """What all clients saw."""
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -125,7 +125,7 @@ def _tenants(config: LoadConfig, rng: random.Random) -> list[Tenant]:
     ]
 
 
-def _filled(server: Served, tenants: list[Tenant]) -> list[tuple[str, str]]:
+def _filled(server: LiveServer, tenants: list[Tenant]) -> list[tuple[str, str]]:
     """Keys of the first tenants, whose facts are there, with a question about each person."""
     pairs = list[tuple[str, str]]()
     for tenant in tenants[:2]:
@@ -154,7 +154,7 @@ def _load(config: LoadConfig, tenants: list[Tenant], home: Path) -> dict[str, An
         for tenant in tenants:
             tenant.key = bank.keys.create(tenant.name)[1]
     with _server(home, config.model) as (url, process):
-        seen, memory = Seen(), list[int]()
+        seen, memory = Observed(), list[int]()
         asyncio.run(_clients(config, tenants, url, process.pid, seen, memory))
         waited = _health(url)
     kept = memory[int(len(memory) * WARM_UP) :] or [0]
@@ -197,7 +197,7 @@ def _server(home: Path, model: str) -> Iterator[tuple[str, subprocess.Popen[str]
 
 
 async def _clients(
-    config: LoadConfig, tenants: list[Tenant], url: str, pid: int, seen: Seen, memory: list[int]
+    config: LoadConfig, tenants: list[Tenant], url: str, pid: int, seen: Observed, memory: list[int]
 ) -> None:
     limits = httpx2.Limits(max_connections=None)
     async with httpx2.AsyncClient(base_url=url, timeout=TIMEOUT, limits=limits) as http:
@@ -226,7 +226,7 @@ async def _client(
     tenants: list[Tenant],
     number: int,
     http: httpx2.AsyncClient,
-    seen: Seen,
+    seen: Observed,
     until: float,
 ) -> None:
     tenant, rng = tenants[number % len(tenants)], random.Random(f"{config.seed} {number}")
@@ -251,7 +251,7 @@ def _headers(tenant: Tenant) -> dict[str, str]:
 
 
 async def _remember(
-    http: httpx2.AsyncClient, tenant: Tenant, text: str, seen: Seen, *, kept: bool = False
+    http: httpx2.AsyncClient, tenant: Tenant, text: str, seen: Observed, *, kept: bool = False
 ) -> None:
     answer = await http.post("/memories", json={"text": text}, headers=_headers(tenant))
     answer.raise_for_status()
@@ -262,14 +262,14 @@ async def _remember(
     seen.counts["remembers"] += 1
 
 
-async def _forget(http: httpx2.AsyncClient, tenant: Tenant, seen: Seen) -> None:
+async def _forget(http: httpx2.AsyncClient, tenant: Tenant, seen: Observed) -> None:
     memory_id = tenant.free.pop()
     (await http.delete(f"/memories/{memory_id}", headers=_headers(tenant))).raise_for_status()
     seen.counts["forgets"] += 1
 
 
 async def _ask(
-    http: httpx2.AsyncClient, model: str, tenant: Tenant, person: str, others: set[str], seen: Seen
+    http: httpx2.AsyncClient, model: str, tenant: Tenant, person: str, others: set[str], seen: Observed
 ) -> None:
     started, first, text, used, done = time.perf_counter(), 0.0, "", None, False
     body = _body(model, f"Where does {person} live?")

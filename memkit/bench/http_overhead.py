@@ -15,7 +15,7 @@ from typing import Any
 import httpx2
 
 from memkit.artifact.format import Artifact
-from memkit.bench.http_server import Served, served
+from memkit.bench.http_server import LiveServer, served
 from memkit.engine.base import Completion, Handle, Request, Score
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.server.config import ServerConfig
@@ -23,7 +23,7 @@ from memkit.server.config import ServerConfig
 WARM = 10  # requests that are not counted
 
 
-class Timed(TransformersEngine):
+class TimedEngine(TransformersEngine):
     """An engine that adds up the seconds spent in it: of each request, and those of the processor in all."""
 
     def __init__(self, model: str) -> None:
@@ -73,7 +73,7 @@ class Timed(TransformersEngine):
 def overhead(
     model: str,
     home: Path,
-    fill: Callable[[Served], list[tuple[str, str]]],
+    fill: Callable[[LiveServer], list[tuple[str, str]]],
     ask: Callable[[httpx2.Client, str], None],
     count: int,
 ) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def overhead(
     ``fill`` gives keys with questions. A process of its own asks them, as clients do. The processor's time
     (``overhead_cpu_ms``, a mean) says the same where other programs keep the processors busy.
     """
-    engine = Timed(model)
+    engine = TimedEngine(model)
     with served(ServerConfig(home, model, rate=10**9, compile=False), engine) as server:
         pairs = fill(server)
         context = multiprocessing.get_context("spawn")

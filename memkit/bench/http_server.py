@@ -27,7 +27,7 @@ BROWSER, DRIVER = "chromium", "chromedriver"  # as Debian's packages chromium an
 
 
 @dataclass(frozen=True)
-class Served:
+class LiveServer:
     """A server that runs, with its parts."""
 
     url: str
@@ -59,11 +59,11 @@ def remember(client: httpx2.Client, text: str, **more: Any) -> str:
 
 
 @contextmanager
-def served(config: ServerConfig, engine: TransformersEngine | None = None) -> Iterator[Served]:
+def served(config: ServerConfig, engine: TransformersEngine | None = None) -> Iterator[LiveServer]:
     """A server with a configuration, for as long as the context lasts."""
     app = create_app(config, engine)
     with running(app) as url:
-        yield Served(url, app, app.state.services)
+        yield LiveServer(url, app, app.state.services)
 
 
 @contextmanager

@@ -16,12 +16,12 @@ from typing import Any
 from memkit.bench.http_server import served
 from memkit.bench.peers import questions, stores
 from memkit.bench.peers.process import Environment
-from memkit.bench.peers.systems import TOKENS, Mem0, Ours, Rag, Reader, System
+from memkit.bench.peers.systems import TOKENS, Mem0, Memkit, Rag, Reader, System
 from memkit.bench.timing import stamp
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError
 from memkit.evals.records import generated
-from memkit.router.embedders import embedder_of
+from memkit.router.embedders import resolve_embedder
 from memkit.server.config import ServerConfig
 
 Progress = Callable[[str, int, int], None]
@@ -149,10 +149,10 @@ def _asked(
     engine = engine or TransformersEngine(config.model)
     reader = Reader(engine)
     with ExitStack() as stack:
-        systems: list[System] = [Ours(folder / "text", engine)]
-        systems += [Ours(folder / name, engine, name, config.options) for name in config.compilers]
+        systems: list[System] = [Memkit(folder / "text", engine)]
+        systems += [Memkit(folder / name, engine, name, config.options) for name in config.compilers]
         if "rag" in config.only:
-            systems.append(Rag(folder / "rag", reader, embedder_of("lexical")))
+            systems.append(Rag(folder / "rag", reader, resolve_embedder("lexical")))
         if mem0 is not None:
             home = folder / "served"
             settings = ServerConfig(home, config.model, embedder="lexical", rate=10**9, compile=False)

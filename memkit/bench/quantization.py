@@ -19,7 +19,7 @@ from memkit.document import Document
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError
 from memkit.evals import records
-from memkit.evals.measure import Measurer
+from memkit.evals.measure import MethodEvaluator
 
 Progress = Callable[[str, int, int], None]
 
@@ -46,7 +46,7 @@ def bench(config: BytesConfig, progress: Progress = lambda label, done, total: N
     in points of a hundred; ``saving`` the bytes of the text's own keys and values over the artifact's.
     """
     engine = TransformersEngine(config.model)
-    measurer = Measurer(engine)
+    measurer = MethodEvaluator(engine)
     right: dict[str, list[float]] = {name: [] for name in ("full", "none", *STORED)}
     kl: dict[str, list[float]] = {name: [] for name in STORED}
     size: dict[str, int] = dict.fromkeys(STORED, 0)

@@ -16,7 +16,7 @@ from memkit.bench.timing import stamp
 from memkit.errors import MissingExtraError
 from memkit.evals import records
 from memkit.recompile.advice import AdvisorConfig
-from memkit.recompile.executors import executor
+from memkit.recompile.executors import create_executor
 from memkit.recompile.plan import Scope, plan
 from memkit.recompile.run import Settings, recompile
 
@@ -67,7 +67,7 @@ def _row(config: RecompileConfig, name: str, workers: int) -> dict[str, Any]:
             for number, record in enumerate(records.generated(config.memories, config.seed)):
                 memory.of(f"user {number}").remember(record.context, compile=False)
             try:
-                doing = executor(name, settings, memory, workers)
+                doing = create_executor(name, settings, memory, workers)
             except MissingExtraError as error:
                 return row | {"absent": str(error)}
             report = recompile(plan(memory, scope), scope, doing)

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from memkit import text_metrics
-from memkit.bank import Said
+from memkit.bank import Message
 from memkit.bench.timing import nbytes, stamp
 from memkit.engine.base import Request
 from memkit.evals.reports.plots import figure_of
 from memkit.memory import Memory
 from memkit.recompile.advice import AdvisorConfig
-from memkit.recompile.executors import Here
+from memkit.recompile.executors import InProcess
 from memkit.recompile.plan import Scope, plan
 from memkit.recompile.run import recompile
 
@@ -77,10 +77,10 @@ def bench(config: YearConfig, progress: Progress = lambda label, done, total: No
             at = START + timedelta(days=night)
             spoke = [life for life in lives if life.lines.get(night)]
             for life in spoke:
-                said = [Said(line, when=at) for line in life.lines[night]]
+                said = [Message(line, when=at) for line in life.lines[night]]
                 memory.of(life.user).remember(said, memory=LOG)
             if spoke:
-                report = recompile(plan(memory, scope, at), scope, Here(memory))
+                report = recompile(plan(memory, scope, at), scope, InProcess(memory))
                 outcomes.update(outcome.status for outcome in report.outcomes)
                 storage.append({"night": night, "bytes": nbytes(Path(folder))})
         rows = list(_rows(memory, lives))

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from memkit.bench.sglang_fixtures import KINDS, RANK, Item, Maker, Shelf, reference_said
+from memkit.bench.sglang_fixtures import KINDS, RANK, ArtifactFolder, ArtifactMaker, Item, reference_said
 from memkit.bench.sglang_process import SGLANG, Server, servers
 from memkit.bench.timing import stamp
 from memkit.bench.ttft import filler
@@ -108,8 +108,8 @@ class Serve:
         self, config: ServeConfig, reference: TransformersEngine, folder: Path, progress: Progress
     ) -> None:
         self.config, self.reference, self.folder, self.progress = config, reference, folder, progress
-        self.maker = Maker(reference, config.seed)
-        self.shelf = Shelf(folder / "bank", reference.base)
+        self.maker = ArtifactMaker(reference, config.seed)
+        self.shelf = ArtifactFolder(folder / "bank", reference.base)
         self._started = 0
 
     @contextmanager

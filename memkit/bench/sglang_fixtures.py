@@ -11,7 +11,7 @@ import torch
 from memkit.artifact.format import Artifact, Manifest
 from memkit.document import Document
 from memkit.engine.base import Request
-from memkit.engine.sglang.plugin.config import ServingConfig
+from memkit.engine.sglang.plugin.config import PluginConfig
 from memkit.engine.sglang.plugin.header import AXES
 from memkit.engine.sglang.plugin.protocol import Claim, tenant_key
 from memkit.engine.sglang.plugin.server_args import prepare
@@ -48,7 +48,7 @@ class Item:
         return Claim(kind, tenant_key(self.tenant), self.artifact.id)
 
 
-class Maker:
+class ArtifactMaker:
     """Makes artifacts that say what their documents say.
 
     Nothing is trained: kv holds the frozen model's own keys and values of the text, embeds its token
@@ -117,13 +117,13 @@ class Maker:
         return made
 
 
-class Shelf:
+class ArtifactFolder:
     """A bank's artifacts without the bank: a folder that servers read."""
 
     def __init__(self, home: Path, base: LoadedModel) -> None:
         self.home = home
         (home / "artifacts").mkdir(parents=True, exist_ok=True)
-        self.config: ServingConfig = prepare(home, base)
+        self.config: PluginConfig = prepare(home, base)
 
     def path(self, item: Item) -> Path:
         return self.home / "artifacts" / item.claim.file

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from memkit.bench.sglang import TENANTS, TOKENS, Serve
-from memkit.bench.sglang_fixtures import Item, Shelf
+from memkit.bench.sglang_fixtures import ArtifactFolder, Item
 from memkit.bench.sglang_process import Server
 from memkit.engine.base import Request
 from memkit.engine.sglang.engine import SGLangEngine
@@ -25,7 +25,7 @@ CHANGES = 0.25  # artifacts that are replaced or forgotten, of all
 
 
 @dataclass
-class Board:
+class ItemPool:
     """What is published, as far as a request can know.
 
     By their ids, artifacts are ``leaving`` from when they begin to be forgotten, and ``gone`` afterwards.
@@ -48,7 +48,7 @@ class Board:
             if new is not None:
                 self.live.append(new)
 
-    def forget(self, item: Item, shelf: Shelf) -> None:
+    def forget(self, item: Item, shelf: ArtifactFolder) -> None:
         with self.lock:
             self.leaving.add(item.artifact.id)
         shelf.forget(item)
@@ -69,7 +69,7 @@ def mixed(run: Serve) -> dict[str, Any]:
     items, spare = _items(run, config.artifacts), _items(run, int(config.artifacts * CHANGES) + 1)
     for item in items:
         run.shelf.publish(item)
-    board, tally, done = Board(list(items)), Counter[str](), threading.Event()
+    board, tally, done = ItemPool(list(items)), Counter[str](), threading.Event()
     plans = [(random_.random() < PROBES, random_.randrange(1 << 30)) for _ in range(config.requests)]
     count = 0
     times = list[float]()
@@ -129,7 +129,7 @@ def _items(run: Serve, count: int) -> list[Item]:
 
 
 def _ask(
-    views: dict[str, SGLangEngine], board: Board, servers: Sequence[Server], probe: bool, seed: int
+    views: dict[str, SGLangEngine], board: ItemPool, servers: Sequence[Server], probe: bool, seed: int
 ) -> str:
     """One request; what became of it."""
     random_ = random.Random(seed)
@@ -162,7 +162,7 @@ def _probe(sent: dict[str, Any], salt: str, servers: Sequence[Server]) -> str:
     return "lost"
 
 
-def _change(run: Serve, board: Board, spare: list[Item], done: threading.Event) -> None:
+def _change(run: Serve, board: ItemPool, spare: list[Item], done: threading.Event) -> None:
     """Forget artifacts one after the other, and publish others in the place of most of them."""
     random_ = random.Random(run.config.seed + 1)
     for number, new in enumerate(spare):

@@ -16,7 +16,7 @@ from memkit.cli.options import (
     User,
     compiler_options,
     open_memory,
-    whose,
+    owner_option,
 )
 from memkit.cli.output import Output
 
@@ -41,7 +41,7 @@ def advise(
     from memkit.recompile.plan import examine, why_due
 
     output, options = Output(json), compiler_options(option, ratio)
-    with open_memory(home, model, whose(user, tenant), compiler=compiler, options=options) as memory:
+    with open_memory(home, model, owner_option(user, tenant), compiler=compiler, options=options) as memory:
         info = memory.show(memory_id)
         source, _ = snapshot(memory, info)
         advice, cost = examine(memory, info, source.text, AdvisorConfig(), datetime.now(UTC))

@@ -18,11 +18,11 @@ from memkit.cli.options import (
     User,
     check_text,
     open_memory,
-    whose,
+    owner_option,
 )
 from memkit.cli.output import Output
 from memkit.errors import MemkitError
-from memkit.text.dialogue_acts import asks, statements
+from memkit.text.dialogue_acts import extract_statements, is_question
 
 if TYPE_CHECKING:
     from memkit.answer import Answer
@@ -51,7 +51,7 @@ def chat(
 ) -> None:
     """Talk with the model. What you tell it is remembered; questions are answered from all memories."""
     output = Output()
-    with open_memory(home, model, whose(user, tenant), compiler=compiler, embedder=embedder) as memory:
+    with open_memory(home, model, owner_option(user, tenant), compiler=compiler, embedder=embedder) as memory:
         if sys.stdin.isatty():
             output.note(_HELP)
         Chat(memory, name, max_tokens, output).run(_lines())
@@ -76,7 +76,7 @@ class Chat:
                 self.output.note(f"error: {error}")
 
     def _say(self, line: str) -> None:
-        stated, asked = statements(line), asks(line)
+        stated, asked = extract_statements(line), is_question(line)
         if stated:
             self.memory.remember(stated, memory=self.name)
             self.output.note("remembered")

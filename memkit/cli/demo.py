@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memkit.cli.options import Json, Model, Options, Ratio, Tenant, User, compiler_options, open_memory, whose
+from memkit.cli.options import (
+    Json,
+    Model,
+    Options,
+    Ratio,
+    Tenant,
+    User,
+    compiler_options,
+    open_memory,
+    owner_option,
+)
 from memkit.cli.output import Output
 from memkit.cli.progress import compilation
 from memkit.errors import VerificationError
@@ -26,7 +36,7 @@ _NO_HOME = "Keep the demo's bank here; it must not hold one yet. Default: a temp
 
 
 @dataclass(frozen=True)
-class Asked:
+class Exchange:
     """One question of the demo, what was expected and what came."""
 
     question: str
@@ -52,7 +62,7 @@ def demo(
     """See memkit work: remember, ask, compile, ask again, forget. Takes about a minute, offline."""
     output, started = Output(json), time.perf_counter()
     show = Output() if not json else None  # as JSON, everything comes at the end
-    options, owner = compiler_options(option, ratio), whose(user, tenant)
+    options, owner = compiler_options(option, ratio), owner_option(user, tenant)
     with _folder(home) as folder, open_memory(folder, model, owner, options=options) as memory:
         result = {"model": model, **_run(output, show, memory)}
     result["seconds"] = time.perf_counter() - started
@@ -139,11 +149,11 @@ def _step(
     return {"asked": asked, "correct": correct, "total": len(asked)}
 
 
-def _ask(memory: Memory, question: Question) -> Asked:
+def _ask(memory: Memory, question: Question) -> Exchange:
     from memkit.text_metrics import exact_match
 
     answer = memory.ask(question.text)
-    return Asked(
+    return Exchange(
         question.text,
         question.answer,
         answer.text,

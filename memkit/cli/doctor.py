@@ -23,11 +23,11 @@ from memkit.cli.options import (
     Tenant,
     Urls,
     User,
-    called,
     home_of,
     open_bank,
+    owner_option,
     quiet_libraries,
-    whose,
+    with_name,
 )
 from memkit.cli.output import Output
 from memkit.cli.sglang import server_checks
@@ -74,7 +74,7 @@ def doctor(
     json: Json = False,
 ) -> None:
     """Check versions, model, bank, disk and SGLang servers; exits with 1 if any check fails."""
-    output, owner = Output(json), whose(user, tenant)
+    output, owner = Output(json), owner_option(user, tenant)
     folder = home_of(home)
     packages = list(_packages())
     if any(check.status == "fail" for check in packages):
@@ -189,7 +189,7 @@ def _bank(folder: Path, owner: Owner, fingerprint: str | None) -> Iterator[Check
         yield Check("bank", "fail", str(error))
         return
     compiled = sum(info.artifact_id is not None for info in memories)
-    held = f"{len(memories)} memories of {called(owner)}, {compiled} of them compiled"
+    held = f"{len(memories)} memories of {with_name(owner)}, {compiled} of them compiled"
     yield Check("bank", "ok", f"{folder}: {held}")
     yield from (Check("artifact", "fail", problem) for problem in problems)
     if foreign:

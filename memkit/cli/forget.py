@@ -16,10 +16,10 @@ from memkit.cli.options import (
     Json,
     Model,
     Tenant,
-    called,
     open_bank,
     open_memory,
-    whose,
+    owner_option,
+    with_name,
 )
 from memkit.cli.output import Output
 from memkit.document import Span
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from memkit.bank import Bank, MemoryInfo, Receipt
     from memkit.bank.owners import Owner
     from memkit.memory import Memory
-    from memkit.pipeline.forget import Check
+    from memkit.pipeline.forget import LeakCheck
 
 Who = Annotated[
     str | None,
@@ -72,7 +72,7 @@ def forget(
 
     Of a running memory whole entries go. With --check, exit code 4 says that something is still answered.
     """
-    output, owner = Output(json), whose(user, tenant)
+    output, owner = Output(json), owner_option(user, tenant)
     if memory_id is None and user is None and tenant is None:
         raise ConfigError("give the ID of a memory, or --user U to forget all that U has")
     if span and matching is not None:
@@ -85,7 +85,7 @@ def forget(
     with open_bank(home) as bank:
         held = _held(bank, owner) if memory_id is None else [bank.get(owner.name, memory_id)]
     if not held:
-        raise NotFoundError(f"{called(owner)} has no memories")
+        raise NotFoundError(f"{with_name(owner)} has no memories")
     if yes and memory_id is not None and memory_id != held[0].id:
         raise ConfigError(
             f"{memory_id!r} is only the start of an id: with --yes give all of it, {held[0].id}"
@@ -110,7 +110,7 @@ def _held(bank: Bank, owner: Owner) -> list[MemoryInfo]:
 
 def _forgotten(
     memory: Memory, one: str | None, spans: Sequence[Span], matching: str | None, check: bool
-) -> tuple[Sequence[Receipt], Sequence[Check]]:
+) -> tuple[Sequence[Receipt], Sequence[LeakCheck]]:
     """Forget all, one memory, or a part; without a check what remains of it is compiled in the night."""
     if check:
         from memkit.pipeline.forget import forget_and_check
@@ -129,12 +129,12 @@ def _show(
     owner: Owner,
     receipts: Sequence[Receipt],
     part: bool,
-    checks: Sequence[Check],
+    checks: Sequence[LeakCheck],
     checked: bool,
 ) -> None:
     files = sum(receipt.artifacts_removed for receipt in receipts)
     what = "a part of 1 memory" if part else _count(len(receipts))
-    output.say(f"forgot {what} of {called(owner)}, artifacts: {files}")
+    output.say(f"forgot {what} of {with_name(owner)}, artifacts: {files}")
     if part and receipts[-1].left:
         output.say(f"what remains is memory {receipts[-1].left}")
     if checks:
@@ -171,7 +171,7 @@ def _confirm(
     """Ask on standard error, naming all that goes; raises unless the answer is yes."""
     stored = sum(info.tenant != owner.name for info in held)
     what = f"{held[0].id} {held[0].title!r}" if not everything else f"all {_count(len(held) - stored)}"
-    what += f" of {called(owner)}"
+    what += f" of {with_name(owner)}"
     if everything and stored:
         what += f", and the {stored} that agents keep in its stores"
     if matching is not None:

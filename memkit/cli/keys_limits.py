@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from memkit.cli.options import Home, Json, Tenant, User, open_bank, whose
+from memkit.cli.options import Home, Json, Tenant, User, open_bank, owner_option
 from memkit.cli.output import Output
 from memkit.errors import ConfigError
 
@@ -47,7 +47,7 @@ def limit(
     json: Json = False,
 ) -> None:
     """Show or change what a user, or a tenant, may keep, and for how long."""
-    output, owner = Output(json), whose(user, tenant)
+    output, owner = Output(json), owner_option(user, tenant)
     given = {
         "keep_days": keep_days,
         "max_memories": max_memories,

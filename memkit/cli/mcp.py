@@ -16,7 +16,7 @@ from memkit.cli.options import (
     User,
     compiler_options,
     open_memory,
-    whose,
+    owner_option,
 )
 from memkit.cli.output import Output
 from memkit.cli.serve import BankHome, Compiles, Host, MaxBody, Port, Rate, run
@@ -60,16 +60,16 @@ def mcp(
         raise ConfigError("--rate and --max-body are at least 1")
     _require()
     from memkit.server.jobs import Jobs
-    from memkit.server.mcp import QUEUE, Local, create_mcp
+    from memkit.server.mcp import QUEUE, LocalMemory, create_mcp
 
-    options, owner = compiler_options(option, ratio), whose(user, tenant)
+    options, owner = compiler_options(option, ratio), owner_option(user, tenant)
     with open_memory(home, model, owner, compiler=compiler, options=options, embedder=embedder) as memory:
         jobs = Jobs(memory, QUEUE, 5) if background else None
         try:
             if jobs is not None:
                 jobs.resume()
             if transport == "stdio":
-                create_mcp(Local(memory), jobs).run("stdio")
+                create_mcp(LocalMemory(memory), jobs).run("stdio")
                 return
             run(_http_app(memory, jobs, rate, max_body), host, port, Output())
         finally:
@@ -79,10 +79,10 @@ def mcp(
 
 def _http_app(memory: Memory, jobs: Jobs | None, rate: int, max_body: int) -> ASGIApp:
     try:
-        from memkit.server.mcp_http import Keyed, http_app
+        from memkit.server.mcp_http import KeyedMemory, http_app
     except ImportError as error:
         raise MissingExtraError(error.name or "limits", install_line("mcp")) from error
-    return http_app(Keyed(memory), jobs, rate=rate, max_body=max_body)
+    return http_app(KeyedMemory(memory), jobs, rate=rate, max_body=max_body)
 
 
 def _require() -> None:

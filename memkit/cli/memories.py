@@ -12,7 +12,18 @@ import typer
 
 from memkit.artifact.signing import generate, trusted_keys
 from memkit.artifact.signing import require_signed as require_signature
-from memkit.cli.options import Home, Json, Model, Tenant, User, called, open_bank, open_memory, people, whose
+from memkit.cli.options import (
+    Home,
+    Json,
+    Model,
+    Tenant,
+    User,
+    open_bank,
+    open_memory,
+    owner_option,
+    users_option,
+    with_name,
+)
 from memkit.cli.output import Output, exit_code
 from memkit.cli.progress import compilation
 from memkit.compilers.base import Progress, silent
@@ -32,13 +43,13 @@ def list_memories(
     user: User = None, tenant: Tenant = None, home: Home = None, model: Model = "nano", json: Json = False
 ) -> None:
     """List a user's memories, oldest first."""
-    output, owner = Output(json), whose(user, tenant)
+    output, owner = Output(json), owner_option(user, tenant)
     with open_bank(home) as bank:
         memories = bank.list(owner.name)
 
     def show() -> None:
         if not memories:
-            output.note(f"{called(owner)} has no memories")
+            output.note(f"{with_name(owner)} has no memories")
             return
         output.table(
             ("id", "status", "version", "compiler", "characters", "artifact bytes", "created (UTC)", "title"),
@@ -60,13 +71,13 @@ def show(
     json: Json = False,
 ) -> None:
     """Show one memory and what its artifact says about itself."""
-    output, owner = Output(json), whose(user, tenant).name
+    output, owner = Output(json), owner_option(user, tenant).name
     with open_bank(home) as bank:
         info = bank.get(owner, memory_id)
         about = _artifact(bank, owner, info)
 
     def rows() -> None:
-        tenant, user = people(info.tenant)
+        tenant, user = users_option(info.tenant)
         known = {"id": info.id, "tenant": tenant, "user": user}
         known |= {name: value for name, value in vars(info).items() if name not in known}
         output.table(("memory", ""), known.items())
@@ -124,7 +135,7 @@ def verify(
     json: Json = False,
 ) -> None:
     """Re-read artifacts: check every byte and the model, and test their answers again."""
-    output, owner = Output(json), whose(user, tenant)
+    output, owner = Output(json), owner_option(user, tenant)
     if (memory_id is None) != every:
         raise ConfigError("give the ID of a memory, or --all")
     if require_signed and not trust:
@@ -133,7 +144,7 @@ def verify(
     with open_memory(home, model, owner) as memory:
         chosen = memory.list() if memory_id is None else [memory.show(memory_id)]
         if not chosen:
-            raise NotFoundError(f"{called(owner)} has no memories")
+            raise NotFoundError(f"{with_name(owner)} has no memories")
         if not every and chosen[0].artifact_id is None:
             raise NotFoundError(f"memory {chosen[0].id} has no artifact yet: compile it first")
         with compilation(output) if replay else nullcontext(silent) as progress:

@@ -127,7 +127,7 @@ Out = Annotated[
 ]
 
 
-def whose(user: str | None, tenant: str | None = None) -> Owner:
+def owner_option(user: str | None, tenant: str | None = None) -> Owner:
     """Whom ``--user`` and ``--tenant`` mean; raises `ConfigError` for what cannot be a name."""
     from memkit.bank.owners import Owner
 
@@ -136,7 +136,7 @@ def whose(user: str | None, tenant: str | None = None) -> Owner:
     return Owner(user or "", tenant or "")
 
 
-def called(owner: Owner) -> str:
+def with_name(owner: Owner) -> str:
     """An owner in the words of a sentence."""
     if not owner.tenant:
         return f"the user {owner.user!r:.80}"
@@ -147,7 +147,7 @@ def called(owner: Owner) -> str:
     )
 
 
-def people(name: str) -> tuple[str | None, str | None]:
+def users_option(name: str) -> tuple[str | None, str | None]:
     """Tenant and user of an owner's name in the bank, as a table shows them; a store's namespace is behind
     its user."""
     from memkit.bank.owners import Owner
@@ -188,11 +188,11 @@ def open_memory(
     Neither is needed to store, to list, to find by words or to forget, and neither is imported for that.
     """
     from memkit.config import shared
-    from memkit.engine.factory import engine_of
+    from memkit.engine.factory import create_engine
     from memkit.memory import Memory
 
-    folder, owner = home_of(home), user if not isinstance(user, str | None) else whose(user)
-    chosen = engine_of(engine, model, urls or (), home=folder)
+    folder, owner = home_of(home), user if not isinstance(user, str | None) else owner_option(user)
+    chosen = create_engine(engine, model, urls or (), home=folder)
     return Memory(folder, model, owner.user, tenant=owner.tenant, engine=chosen, **shared(), **settings)
 
 

@@ -20,18 +20,18 @@ from memkit.cli.options import (
     Model,
     Options,
     Ratio,
-    called,
     compiler_options,
     home_of,
-    people,
+    owner_option,
     quiet_libraries,
-    whose,
+    users_option,
+    with_name,
 )
 from memkit.cli.output import InterruptError, Output
 from memkit.cli.progress import progress as showing
 from memkit.config import shared
 from memkit.errors import ConfigError, NotFoundError
-from memkit.text.dates import moment
+from memkit.text.dates import parse_time
 
 if TYPE_CHECKING:
     from memkit.compilers.base import Progress
@@ -199,7 +199,7 @@ def _carry_out(
 ) -> Report:
     """Plan and run, with progress on standard error."""
     from memkit.bank.owners import Owner
-    from memkit.recompile.executors import executor
+    from memkit.recompile.executors import create_executor
     from memkit.recompile.plan import plan
     from memkit.recompile.run import expire, recompile
 
@@ -207,10 +207,10 @@ def _carry_out(
     with showing(output) as report:
 
         def compiling(task: Task) -> Progress:
-            label = f"{called(Owner.of(task.user))}: {task.title or task.memory_id}"
+            label = f"{with_name(Owner.of(task.user))}: {task.title or task.memory_id}"
             return lambda step: report(label, f"{step.phase}, loss {step.loss:.3f}", step.step, step.steps)
 
-        chosen = executor(name, settings, memory, workers, compiling)
+        chosen = create_executor(name, settings, memory, workers, compiling)
         report("plan", "looking for what changed", 0, 0)
         expired = expire(memory, scope.users, datetime.now(UTC))
         planned = plan(memory, scope)
@@ -234,7 +234,7 @@ def _show_plan(output: Output, plan: Plan) -> None:
     def show() -> None:
         columns = ("tenant", "user", "id", "title", "why", "tokens", "seconds", "FLOPs", "bytes")
         rows: list[tuple[Any, ...]] = [
-            (*people(t.user), t.memory_id, t.title, t.reason, t.tokens, t.seconds, t.flops, t.nbytes)
+            (*users_option(t.user), t.memory_id, t.title, t.reason, t.tokens, t.seconds, t.flops, t.nbytes)
             for t in plan.tasks
         ]
         rows.append(("all", "", len(plan.tasks), "", "", "", plan.seconds, plan.flops, plan.nbytes))
@@ -253,7 +253,7 @@ def _show_report(output: Output, report: Report) -> None:
             columns,
             [
                 (
-                    *people(o.user),
+                    *users_option(o.user),
                     o.memory_id,
                     o.title,
                     o.status,
@@ -266,7 +266,7 @@ def _show_report(output: Output, report: Report) -> None:
             ],
         )
         for user, receipts in report.expired.items():
-            output.say(f"forgotten for its age: of {called(Owner.of(user))}, in {len(receipts)} memories")
+            output.say(f"forgotten for its age: of {with_name(Owner.of(user))}, in {len(receipts)} memories")
         _show_skipped(output, report.skipped, report.unchanged)
         counts = Counter(outcome.status for outcome in report.outcomes)
         words = ", ".join(f"{count} {status}" for status, count in counts.items()) or "nothing was due"
@@ -279,7 +279,7 @@ def _show_skipped(output: Output, skipped: Any, unchanged: int) -> None:
     from memkit.bank.owners import Owner
 
     for each in skipped:
-        whom = called(Owner.of(each.user))
+        whom = with_name(Owner.of(each.user))
         output.say(f"left as it is: {each.memory_id} {each.title} of {whom}: {each.reason}")
     output.say(f"unchanged: {unchanged}")
 
@@ -289,12 +289,12 @@ def _owners(memory: Memory, users: list[str] | None, tenant: str | None) -> tupl
     from memkit.bank.owners import Owner
 
     if users:
-        return tuple(whose(user, tenant).name for user in users)
+        return tuple(owner_option(user, tenant).name for user in users)
     if tenant is None:
         return None
     found = [name for name in memory.bank.tenants() if Owner.of(name).tenant == tenant]
     if not found:
-        raise NotFoundError(f"{called(whose(None, tenant))} has no memories")
+        raise NotFoundError(f"{with_name(owner_option(None, tenant))} has no memories")
     return tuple(found)
 
 
@@ -335,10 +335,10 @@ def duration(text: str) -> timedelta:
 
 
 def then(text: str, now: datetime) -> datetime:
-    """A time as `memkit.text.dates.moment` reads it, or a time ago, as in 2d."""
+    """A time as `memkit.text.dates.parse_time` reads it, or a time ago, as in 2d."""
     if re.fullmatch(r"[\d.smhd]+", text) and not text.isdigit():
         try:
             return now - duration(text)
         except OverflowError:
             raise ConfigError(f"{text} ago is before the first year; give a shorter time") from None
-    return moment(text)
+    return parse_time(text)

@@ -23,19 +23,19 @@ from memkit.cli.options import (
     check_text,
     compiler_options,
     open_memory,
-    whose,
+    owner_option,
 )
 from memkit.cli.output import InterruptError, Output
 from memkit.cli.progress import compilation
 from memkit.document import Document
 from memkit.errors import ConfigError
-from memkit.text.dates import moment
+from memkit.text.dates import parse_time
 
 if TYPE_CHECKING:
     from memkit.answer import Part
     from memkit.bank import MemoryInfo
     from memkit.memory import Answer, Memory
-    from memkit.router.types import Considered
+    from memkit.router.types import CandidateTrace
 
 File = Annotated[str, typer.Argument(metavar="FILE|-", help="A text file, or - for standard input.")]
 Title = Annotated[str | None, typer.Option(help="Default: the file's name.", show_default=False)]
@@ -96,11 +96,11 @@ def remember(
         raise ConfigError("--when and --key belong to a running memory: name one with --memory")
     if always and not wait:
         raise ConfigError("--always belongs to --wait: add that to compile now")
-    said = None if when is None else moment(when)
+    said = None if when is None else parse_time(when)
     document = _read(file, title)
     options = compiler_options(option, ratio)
     settings: dict[str, Any] = {"compiler": compiler, "options": options, "embedder": embedder}
-    with open_memory(home, model, whose(user, tenant), engine=engine, urls=url, **settings) as memory:
+    with open_memory(home, model, owner_option(user, tenant), engine=engine, urls=url, **settings) as memory:
         if name is None:
             info = memory.remember(document, compile=False)
         else:
@@ -186,10 +186,10 @@ def ask(
     """
     output = Output(json)
     check_text("question", question)
-    from memkit.router.gate import gate_config
+    from memkit.router.gate import resolve_gate
 
-    settings: dict[str, Any] = {"gate": gate_config(gate), "embedder": embedder}
-    with open_memory(home, model, whose(user, tenant), engine=engine, urls=url, **settings) as memory:
+    settings: dict[str, Any] = {"gate": resolve_gate(gate), "embedder": embedder}
+    with open_memory(home, model, owner_option(user, tenant), engine=engine, urls=url, **settings) as memory:
         answer = memory.ask(question, max_tokens=max_tokens)
     output.result(answer, lambda: output.say(answer.text))
     if trace and not json:
@@ -233,7 +233,7 @@ _CANDIDATE = tuple(
 )
 
 
-def _candidate(considered: Considered, chosen: str | None) -> tuple[Any, ...]:
+def _candidate(considered: CandidateTrace, chosen: str | None) -> tuple[Any, ...]:
     """A row of the trace's table; an arrow marks the memory that was used."""
 
     def number(name: str) -> str | None:

@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from memkit.cli.options import EmbedderName, Home, Json, Model, Tenant, User, check_text, open_memory, whose
+from memkit.cli.options import (
+    EmbedderName,
+    Home,
+    Json,
+    Model,
+    Tenant,
+    User,
+    check_text,
+    open_memory,
+    owner_option,
+)
 from memkit.cli.output import Output
 
 
@@ -26,7 +36,7 @@ def search(
     """
     output = Output(json)
     check_text("query", query)
-    with open_memory(home, model, whose(user, tenant), embedder=embedder) as memory:
+    with open_memory(home, model, owner_option(user, tenant), embedder=embedder) as memory:
         found = [each for each in memory.search(query, k) if each.score > 0]  # 0: nothing in common
 
     def show() -> None:

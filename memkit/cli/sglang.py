@@ -66,10 +66,10 @@ def server_checks(
     urls: Sequence[str], model: str, folder: Path, fingerprint: str | None
 ) -> Iterator[tuple[str, Status, str]]:
     """Name, status and detail of each check of each server; ``fingerprint`` is that of the model here."""
-    from memkit.engine.factory import sglang_engine
+    from memkit.engine.factory import create_sglang_engine
 
     try:
-        engine = sglang_engine(model, urls, home=folder)
+        engine = create_sglang_engine(model, urls, home=folder)
     except MemkitError as error:
         yield "sglang", "fail", str(error)
         return

@@ -13,7 +13,7 @@ from memkit.cli.progress import compilation
 from memkit.errors import ConfigError
 
 if TYPE_CHECKING:
-    from memkit.compilers.meanpool.curriculum import Finished
+    from memkit.compilers.meanpool.curriculum import TrainedStage
 
 # Of the compressor itself; the rest are the stage's. `memkit.compilers.meanpool.config` says what they mean.
 _SHAPE = "pooling wrappers decoder full_every rank alpha dropout targets embeddings"
@@ -60,7 +60,7 @@ def train_compressor(
     quiet_libraries()
     from memkit.compilers.base import silent
     from memkit.compilers.meanpool import curriculum
-    from memkit.compilers.meanpool.distributed import Team
+    from memkit.compilers.meanpool.distributed import ProcessGroup
     from memkit.models.loading import load
 
     options = compiler_options(option)
@@ -70,7 +70,7 @@ def train_compressor(
     plan = curriculum.Plan(stage, tuple(data), chosen, ratio, options, shape, start, out, texts)  # type: ignore[arg-type]
     if plot is not None and not plot.resolve().parent.is_dir():
         raise ConfigError(f"cannot write {plot}: its folder does not exist")
-    team = Team.of_environment()
+    team = ProcessGroup.of_environment()
     base = load(model)
     with compilation(output) as report:
         finished = curriculum.run(plan, base, report if team.leads else silent, team)
@@ -80,7 +80,7 @@ def train_compressor(
     output.result(_plain(finished), lambda: _show(output, finished))
 
 
-def _written(finished: Finished, plot: Path | None, peft: Path | None) -> None:
+def _written(finished: TrainedStage, plot: Path | None, peft: Path | None) -> None:
     """Draw the loss curves, and write the decoder for PEFT, where that is wanted."""
     if plot is not None:
         from memkit.evals.meanpool_study import curves
@@ -94,12 +94,12 @@ def _written(finished: Finished, plot: Path | None, peft: Path | None) -> None:
         export_decoder(finished.checkpoint, peft)
 
 
-def _plain(finished: Finished) -> dict[str, Any]:
+def _plain(finished: TrainedStage) -> dict[str, Any]:
     entry = {key: value for key, value in finished.entry.items() if key != "curve"}
     return {"checkpoint": finished.checkpoint.id, "folder": str(finished.checkpoint.folder), **entry}
 
 
-def _show(output: Output, finished: Finished) -> None:
+def _show(output: Output, finished: TrainedStage) -> None:
     found = finished.entry["evaluation"]
     output.say(f"checkpoint {finished.checkpoint.label} in {finished.checkpoint.folder}")
     output.say(f"{finished.entry['steps']} steps, best at {finished.entry['best_step']}")

@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 
 from memkit.cli.memories import Id
-from memkit.cli.options import EmbedderName, Home, Json, Model, Tenant, User, open_bank, open_memory, whose
+from memkit.cli.options import (
+    EmbedderName,
+    Home,
+    Json,
+    Model,
+    Tenant,
+    User,
+    open_bank,
+    open_memory,
+    owner_option,
+)
 from memkit.cli.output import Output
 from memkit.errors import ConfigError
 
@@ -19,7 +29,7 @@ def history(
     memory_id: Id, user: User = None, tenant: Tenant = None, home: Home = None, json: Json = False
 ) -> None:
     """Show the versions of a memory's artifact that are kept, oldest first."""
-    output, owner = Output(json), whose(user, tenant).name
+    output, owner = Output(json), owner_option(user, tenant).name
     with open_bank(home) as bank:
         info = bank.get(owner, memory_id)
         versions = bank.versions.history(owner, info.id)
@@ -51,7 +61,7 @@ def diff(
     """Compare two versions: what each was compiled from, and what it showed when it was admitted."""
     from memkit.bank.diff import difference
 
-    output, owner = Output(json), whose(user, tenant).name
+    output, owner = Output(json), owner_option(user, tenant).name
     with open_bank(home) as bank:
         found = difference(bank, owner, bank.get(owner, memory_id).id, older, newer)
 
@@ -74,7 +84,7 @@ def rollback(
     json: Json = False,
 ) -> None:
     """Let an earlier (or later) version answer. Its source does not change."""
-    output, owner = Output(json), whose(user, tenant).name
+    output, owner = Output(json), owner_option(user, tenant).name
     with open_bank(home) as bank:
         info = bank.versions.rollback(owner, bank.get(owner, memory_id).id, version)
     output.result({"memory": info}, lambda: output.say(f"{info.id}: version {info.version} answers now"))
@@ -89,7 +99,7 @@ def pin(
     json: Json = False,
 ) -> None:
     """Let the current version answer until it is unpinned, whatever is compiled meanwhile."""
-    output, owner = Output(json), whose(user, tenant).name
+    output, owner = Output(json), owner_option(user, tenant).name
     with open_bank(home) as bank:
         info = bank.versions.pin(owner, bank.get(owner, memory_id).id, not off)
     word = "unpinned" if off else f"pinned to version {info.version}"
@@ -113,7 +123,7 @@ def export_bundle(
 
     output, signer = Output(json), Signer.from_file(key)
     with open_bank(home) as bank:
-        data = export(bank, whose(user, tenant).name, memory_id, signer)
+        data = export(bank, owner_option(user, tenant).name, memory_id, signer)
     try:
         with file.open("xb") as out:
             out.write(data)
@@ -147,7 +157,7 @@ def import_bundle(
         data = file.read_bytes()
     except OSError as error:
         raise ConfigError(f"cannot read {file}: {error.strerror}") from error
-    with open_memory(home, model, whose(user, tenant), embedder=embedder) as memory:
+    with open_memory(home, model, owner_option(user, tenant), embedder=embedder) as memory:
         found, fingerprint = memory.router.embedder, memory.engine.fingerprint
         refresh(memory.bank, memory.owner, found)
         info = load(

@@ -20,7 +20,7 @@ class _Held(Generic[T]):
     kept: bool = False  # until it is pushed out
 
 
-class Attachments(Generic[T]):
+class ArtifactCache(Generic[T]):
     """Values by artifact id. The one owner of what is attached to an engine, whoever asks for it.
 
     `pin` holds a value until `unpin`; `use` counts a user, `free` one who is done. What nobody uses or has

@@ -19,7 +19,7 @@ EngineName = Literal["transformers", "sglang"]
 # MEMKIT_SGLANG_SECRET (a file, where it is not the bank's own) and MEMKIT_SGLANG_API_KEY.
 
 
-def engine_of(
+def create_engine(
     name: str | None, model: str, urls: Sequence[str] = (), *, home: Path | None = None
 ) -> Engine | None:
     """The engine of that name, for a model and the bank at ``home``; None for the one in this process.
@@ -31,14 +31,14 @@ def engine_of(
     if name not in get_args(EngineName):
         raise ConfigError(f"the engine is one of {', '.join(get_args(EngineName))}, not {name!r:.40}")
     if name == "sglang":
-        return sglang_engine(model, urls, home=home)
+        return create_sglang_engine(model, urls, home=home)
     if urls:
         raise ConfigError("--url belongs to the engine sglang")
     return None
 
 
-def sglang_engine(model: str, urls: Sequence[str] = (), *, home: Path | None = None) -> SGLangEngine:
-    """An engine over the servers at these URLs (default: MEMKIT_SGLANG_URLS); see `engine_of`."""
+def create_sglang_engine(model: str, urls: Sequence[str] = (), *, home: Path | None = None) -> SGLangEngine:
+    """An engine over the servers at these URLs (default: MEMKIT_SGLANG_URLS); see `create_engine`."""
     from memkit.engine.sglang.engine import SGLangEngine
     from memkit.engine.sglang.plugin.header import read_secret
     from memkit.engine.sglang.workers import SGLangConfig, urls_of

@@ -8,7 +8,7 @@ UNFINISHED = "\ufffd"  # ends a text whose last character's bytes are not all th
 
 
 @dataclass
-class Spoken:
+class IncrementalText:
     """What was ``said`` so far."""
 
     said: str = ""

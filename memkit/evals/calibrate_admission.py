@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from memkit.errors import ConfigError
-from memkit.pipeline.admission import Measured, Thresholds
+from memkit.pipeline.admission import SelfTestResult, Thresholds
 
 FEATURES = ("fidelity", "held_out_fidelity", "answer_nats", "reconstruction_nats")
 SLACK = 1.5  # times the largest loss seen in a good artifact
@@ -26,7 +26,7 @@ SLACK = 1.5  # times the largest loss seen in a good artifact
 class Trial:
     """One artifact: its self-test and whether it should be admitted."""
 
-    measured: Measured
+    measured: SelfTestResult
     good: bool
 
 
@@ -38,7 +38,7 @@ def trials(reports: Sequence[dict[str, Any]], compiler: str, keep: float) -> Ite
                 continue
             for record in row["records"]:
                 if record["retention"] is not None and record.get("admission"):
-                    yield Trial(Measured(**record["admission"]), record["retention"] >= keep)
+                    yield Trial(SelfTestResult(**record["admission"]), record["retention"] >= keep)
 
 
 def auc(tested: Sequence[Trial], feature: str) -> float | None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from memkit.errors import ConfigError, MemkitError
-from memkit.evals.records import Asked, Record
+from memkit.evals.records import Question, Record
 
 _SCORE = re.compile(r"score\s*[:=]?\s*([0-5](?:\.\d+)?)(?![\d.]*\d)", re.IGNORECASE)
 MAX_REPLY = 1 << 20  # bytes
@@ -54,7 +54,7 @@ class Judge:
             for asked, answer in zip(record.questions, answers, strict=True)
         )
 
-    def _score(self, context: str, asked: Asked, answer: str) -> float:
+    def _score(self, context: str, asked: Question, answer: str) -> float:
         filled = {
             "context": context,
             "question": asked.text,

@@ -16,7 +16,7 @@ from memkit.compilers.meanpool import checkpoint
 from memkit.compilers.meanpool.datasets import Question, Text
 from memkit.compilers.meanpool.evaluate import Evaluator, question_answering, reconstruction
 from memkit.compilers.meanpool.model import Compressor
-from memkit.engine.transformers.decoder_checkpoint import Trained
+from memkit.engine.transformers.decoder_checkpoint import DecoderCheckpoint
 from memkit.errors import ConfigError
 from memkit.evals import records
 from memkit.evals.reports.plots import figure_of, heat_map, inline
@@ -89,7 +89,9 @@ def study(config: MeanPoolStudy, progress: Progress = lambda label, done, total:
     return table
 
 
-def _row(row: str, used: Trained, base: LoadedModel, texts: Sequence[Text], seed: int) -> dict[str, Any]:
+def _row(
+    row: str, used: DecoderCheckpoint, base: LoadedModel, texts: Sequence[Text], seed: int
+) -> dict[str, Any]:
     compressor = checkpoint.load(used, base)
     if row != "rl":
         compressor.decoder = compressor.encoder  # without what reinforcement learning added

@@ -12,7 +12,7 @@ from memkit import text_metrics
 from memkit.engine.base import Handle, Request
 from memkit.engine.transformers import kv_cache
 from memkit.engine.transformers.engine import TransformersEngine
-from memkit.engine.transformers.prefixes import Reader
+from memkit.engine.transformers.prefixes import Prefix
 from memkit.evals import records
 from memkit.models.nano.general import HELD_OUT
 
@@ -28,7 +28,7 @@ class Reference:
     """The full context's own answers to a record, and its log-probabilities of them."""
 
     record: records.Record
-    reader: Reader
+    reader: Prefix
     asked: list[tuple[str, list[int]]]
     logprobs: list[torch.Tensor]
     aside: list[tuple[str, list[int]]]  # general questions
@@ -39,14 +39,14 @@ class Reference:
         return [q.text for q in self.record.questions]
 
 
-class Measurer:
+class MethodEvaluator:
     """Measures readers on one engine: models with what stands in front of a question.
 
     ``drift`` are general questions to measure drift on instead of nano's: the divergence on all of them, and
     the points on those that have answers. With None, drift is not measured.
     """
 
-    def __init__(self, engine: TransformersEngine, drift: Sequence[records.Asked] | None = ()) -> None:
+    def __init__(self, engine: TransformersEngine, drift: Sequence[records.Question] | None = ()) -> None:
         self.engine, self.drift = engine, drift
         self.general, self.aside = list[tuple[str, tuple[str, ...]]](), list[str]()
         self.bare_general: float | None = None
@@ -59,15 +59,15 @@ class Measurer:
         self.bare_general = text_metrics.mean(self._general_scores(self.reader()))
 
     # -- pieces ---------------------------------------------------------------------------------
-    def reader(self, handle: Handle | None = None, context: str | None = None) -> Reader:
+    def reader(self, handle: Handle | None = None, context: str | None = None) -> Prefix:
         """Who reads a question behind an artifact, a context or nothing."""
         return self.engine.reader(Request("?", handle=handle, context=context))
 
-    def behind(self, prefix: kv_cache.KV) -> Reader:
+    def behind(self, prefix: kv_cache.KVCache) -> Prefix:
         """The frozen model behind what stands for a context."""
-        return Reader(self.engine.base.model, prefix, True)
+        return Prefix(self.engine.base.model, prefix, True)
 
-    def _decode(self, reader: Reader, questions: Sequence[str], tokens: int) -> list[list[int]]:
+    def _decode(self, reader: Prefix, questions: Sequence[str], tokens: int) -> list[list[int]]:
         base, answers = self.engine.base, list[list[int]]()
         queries = [reader.query(base, q) for q in questions]
         for group in kv_cache.chunked(queries, 16):
@@ -75,7 +75,7 @@ class Measurer:
             answers += [row.ids for row in rows]
         return answers
 
-    def _general_scores(self, reader: Reader) -> list[float]:
+    def _general_scores(self, reader: Prefix) -> list[float]:
         answers = self._decode(reader, [q for q, _ in self.general], GENERAL_TOKENS)
         return [
             text_metrics.contains(self.engine.decode(ids), golds)
@@ -83,7 +83,7 @@ class Measurer:
         ]
 
     @torch.no_grad()
-    def _logprobs(self, reader: Reader, asked: Sequence[tuple[str, list[int]]]) -> list[torch.Tensor]:
+    def _logprobs(self, reader: Prefix, asked: Sequence[tuple[str, list[int]]]) -> list[torch.Tensor]:
         """Log-probabilities ``[answer tokens, vocabulary]`` of each given answer."""
         base, out = self.engine.base, list[torch.Tensor]()
         for group in kv_cache.chunked(asked, 16):
@@ -114,7 +114,7 @@ class Measurer:
         logprobs, aside_logprobs = (self._logprobs(full, given) for given in (asked, aside))
         return Reference(record, full, asked, logprobs, aside, aside_logprobs)
 
-    def measure(self, reference: Reference, reader: Reader) -> dict[str, Any]:
+    def measure(self, reference: Reference, reader: Prefix) -> dict[str, Any]:
         """Fields of a `Cell`: scores, divergences and drift of a reader's answers."""
         if reader is reference.reader:  # it has answered already
             ids, logprobs = [answer[:-1] for _, answer in reference.asked], reference.logprobs
@@ -134,7 +134,7 @@ class Measurer:
         agreement = [text_metrics.contains(text, [given]) for text, given in zip(texts, full, strict=True)]
         return {**scores(texts, reference.record.questions), "agreement": tuple(agreement)}
 
-    def each(self, reference: Reference, readers: Sequence[Reader]) -> dict[str, Any]:
+    def each(self, reference: Reference, readers: Sequence[Prefix]) -> dict[str, Any]:
         """As `measure`, with a reader of its own for every question; drift is that of the first."""
         texts, kls = list[str](), list[float]()
         for reader, asked, logprobs in zip(readers, reference.asked, reference.logprobs, strict=True):
@@ -166,7 +166,7 @@ def _room(record: records.Record) -> int:
     return LONG_ANSWER_TOKENS if record.metric == "rouge_l" else ANSWER_TOKENS
 
 
-def scores(texts: Sequence[str], asked: Sequence[records.Asked]) -> dict[str, Any]:
+def scores(texts: Sequence[str], asked: Sequence[records.Question]) -> dict[str, Any]:
     """Scores of answers against the gold ones, question by question."""
     pairs = list(zip(texts, [q.answers for q in asked], strict=True))
     return {

@@ -12,13 +12,13 @@ from typing import Any
 from memkit.config import expanded
 from memkit.errors import ConfigError, DocumentError
 from memkit.evals.formats import files, niah
-from memkit.evals.formats.base import QUESTION, Asked, MalformedError, Node, Record, numbered
+from memkit.evals.formats.base import QUESTION, MalformedError, Node, Question, Record, numbered
 from memkit.evals.formats.registry import read
 
 __all__ = [
     "NO_DRIFT",
     "QUESTION",
-    "Asked",
+    "Question",
     "Record",
     "generated",
     "load",
@@ -61,7 +61,7 @@ def _records(source: str, seed: int) -> Iterator[Record]:
     return numbered(read(source))
 
 
-def load_queries(source: str, limit: int | None = None) -> list[Asked]:
+def load_queries(source: str, limit: int | None = None) -> list[Question]:
     """Questions about nothing in particular: JSON objects with ``q`` or, as AlpacaEval's, ``instruction``.
 
     They may have an ``input``, which is put below, and ``answers``. Raises `ConfigError` for a source that is
@@ -76,11 +76,11 @@ def load_queries(source: str, limit: int | None = None) -> list[Asked]:
     return found
 
 
-def _query(row: Node) -> Asked:
+def _query(row: Node) -> Question:
     text = row["instruction" if "instruction" in row else "q"].text()
     below = row.optional("input")
     answers = row["answers"].texts() if "answers" in row else ()
-    return Asked(f"{text}\n\n{below}" if below else text, answers)
+    return Question(f"{text}\n\n{below}" if below else text, answers)
 
 
 def _wanted(source: str, seed: int) -> tuple[int, int, tuple[int, int]]:
@@ -112,7 +112,7 @@ def generated(count: int, seed: int, facts: tuple[int, int] = (8, 8)) -> Iterato
         if not 18.75 * stated <= tokens(document.text) <= 32 * stated:
             continue
         made += 1
-        asked = tuple(Asked(q.text, (q.answer,)) for q in generator.questions(document))
+        asked = tuple(Question(q.text, (q.answer,)) for q in generator.questions(document))
         missing = tuple(aside.missing(document).text for _ in range(2))
         yield Record(f"generated-{seed}-{made}", document.text, asked, missing)
 

@@ -25,7 +25,7 @@ from memkit.router import calibrate as fit
 from memkit.router import features
 from memkit.router.calibration import Calibration, folder_of, save
 from memkit.router.router import NO_COMPILER, Router
-from memkit.router.types import Looked
+from memkit.router.types import RoutingState
 
 Kind = Literal["answerable", "general", "missing"]
 TENANT = "evaluation"
@@ -62,10 +62,10 @@ class Sources:
     seed: int = 0
 
 
-Loaded = tuple[list[records.Record], list[records.Record], list[records.Asked]]
+RouterDataset = tuple[list[records.Record], list[records.Record], list[records.Question]]
 
 
-def load(sources: Sources) -> Loaded:
+def load(sources: Sources) -> RouterDataset:
     """Records to remember and compile, records to remember for their unanswerable questions, and
     general questions. Raises as `records.load`."""
     chosen = records.load(sources.source, sources.limit, sources.seed, sources.questions)
@@ -76,11 +76,11 @@ def load(sources: Sources) -> Loaded:
     return chosen, [r for r in extra if r.context not in known], general[: sources.others]
 
 
-def built_in() -> list[records.Asked]:
+def built_in() -> list[records.Question]:
     """General questions that no compiler was regularized with."""
     from memkit.models.nano.general import HELD_OUT
 
-    return [records.Asked(question, (answer,)) for question, answer in HELD_OUT]
+    return [records.Question(question, (answer,)) for question, answer in HELD_OUT]
 
 
 def fill(memory: Memory, chosen: Sequence[records.Record], extra: Sequence[records.Record]) -> dict[str, str]:
@@ -107,7 +107,7 @@ def compile_all(memory: Memory, ids: Sequence[str], progress: Progress) -> list[
 def queries(
     chosen: Sequence[records.Record],
     extra: Sequence[records.Record],
-    general: Sequence[records.Asked],
+    general: Sequence[records.Question],
     ids: Mapping[str, str],
 ) -> list[Query]:
     """All questions of the three kinds."""
@@ -125,13 +125,13 @@ class Observer:
         self.memory, self.hidden = memory, hidden
         self.router: Router = memory.router
 
-    def observe(self, query: Query) -> fit.Observed | None:
+    def observe(self, query: Query) -> fit.Observation | None:
         """None where the bank holds nothing."""
         with ExitStack() as held:
             looked = self.router.look(query.text, ANSWER_TOKENS, held=held)
             return self._observed(looked, query) if looked.ranked else None
 
-    def _observed(self, looked: Looked, query: Query) -> fit.Observed:
+    def _observed(self, looked: RoutingState, query: Query) -> fit.Observation:
         keys = [c.memory.id for c in looked.ranked]
         answerable = query.kind == "answerable"
         gold = keys.index(query.memory_id) if answerable and query.memory_id in keys else None
@@ -143,7 +143,7 @@ class Observer:
         among = {i: features.among(found[i], p, self.hidden) for i, p in several.items()}
         about = gold if gold is not None else 0
         probe, _, _ = self.router.probe_text(looked, looked.ranked[about])
-        return fit.Observed(
+        return fit.Observation(
             query.group,
             answerable,
             gold,
@@ -156,7 +156,7 @@ class Observer:
             None if gold is None else self._latent_right(looked, gold, query),
         )
 
-    def _latent_right(self, looked: Looked, gold: int, query: Query) -> bool | None:
+    def _latent_right(self, looked: RoutingState, gold: int, query: Query) -> bool | None:
         if gold not in looked.probes:
             return None
         handle = looked.handles[gold]
@@ -167,9 +167,9 @@ class Observer:
         return bool(text_metrics.contains(said.text, query.answers))
 
 
-def observe_all(memory: Memory, asked: Sequence[Query], progress: Progress) -> list[fit.Observed]:
+def observe_all(memory: Memory, asked: Sequence[Query], progress: Progress) -> list[fit.Observation]:
     """Observe every question."""
-    observer, out = Observer(memory), list[fit.Observed]()
+    observer, out = Observer(memory), list[fit.Observation]()
     for done, query in enumerate(asked):
         progress("observe", done, len(asked))
         observed = observer.observe(query)
@@ -179,7 +179,7 @@ def observe_all(memory: Memory, asked: Sequence[Query], progress: Progress) -> l
 
 
 def calibration_of(
-    memory: Memory, compiler: str, observed: Sequence[fit.Observed], about: Mapping[str, Any], seed: int
+    memory: Memory, compiler: str, observed: Sequence[fit.Observation], about: Mapping[str, Any], seed: int
 ) -> Calibration:
     """Fit, and report on the questions that were held out. Raises `ConfigError` for too few of them."""
     heads, limits = fit.fit(observed, features.HIDDEN, seed)

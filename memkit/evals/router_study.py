@@ -27,7 +27,7 @@ from memkit.router.calibration import folder_of, save
 from memkit.router.gate import Decision, GateConfig
 from memkit.router.passages import room_for
 from memkit.router.router import NO_COMPILER, Router
-from memkit.router.types import Looked
+from memkit.router.types import RoutingState
 
 Progress = Callable[[str, int, int], None]
 
@@ -55,7 +55,7 @@ class RoutingConfig:
 
 
 @dataclass(frozen=True)
-class Asked:
+class RoutedQuestion:
     """How a method asks a question."""
 
     request: Request
@@ -79,10 +79,10 @@ class Study:
         self._said = dict[tuple[str, Handle | None, str | None], str]()
 
     # -- methods --------------------------------------------------------------------------------
-    def none(self, query: Query) -> Asked:
-        return Asked(self._request(query.text), None)
+    def none(self, query: Query) -> RoutedQuestion:
+        return RoutedQuestion(self._request(query.text), None)
 
-    def text_rag(self, query: Query) -> Asked:
+    def text_rag(self, query: Query) -> RoutedQuestion:
         """The best passages of several memories as text, no gate."""
         router = self.routers["rule"]
         looked = router.look(query.text, ANSWER_TOKENS)
@@ -95,9 +95,9 @@ class Study:
             texts.append(text.strip())
         if not texts:
             return self.none(query)
-        return Asked(self._request(query.text, context="\n".join(texts)), looked.ranked[0].memory.id)
+        return RoutedQuestion(self._request(query.text, context="\n".join(texts)), looked.ranked[0].memory.id)
 
-    def oracle(self, query: Query) -> Asked:
+    def oracle(self, query: Query) -> RoutedQuestion:
         """The right memory, by its artifact where it has one."""
         if query.memory_id is None:
             return self.none(query)
@@ -111,11 +111,11 @@ class Study:
             ranked = [replace(looked.ranked[0], memory=info, hit=hit)]
         return self._take(replace_ranked(looked, ranked), 0)
 
-    def retrieved(self, query: Query) -> Asked:
+    def retrieved(self, query: Query) -> RoutedQuestion:
         """The first candidate, whatever it is."""
         return self._take(self.routers["rule"].look(query.text, ANSWER_TOKENS, held=self._held), 0)
 
-    def routed(self, query: Query) -> Asked:
+    def routed(self, query: Query) -> RoutedQuestion:
         """The candidate that the scorers prefer, without a gate."""
         router = self.routers["learned"]
         looked = router.look(query.text, ANSWER_TOKENS, held=self._held)
@@ -124,26 +124,26 @@ class Study:
         best, _, _ = router.choose(looked)
         return self._take(looked, best)
 
-    def gated(self, name: str) -> Callable[[Query], Asked]:
+    def gated(self, name: str) -> Callable[[Query], RoutedQuestion]:
         """All of it, with the gate of that name."""
 
-        def ask(query: Query) -> Asked:
+        def ask(query: Query) -> RoutedQuestion:
             routed = self.routers[name].route(query.text, ANSWER_TOKENS, held=self._held)
             chosen = routed.decision.candidate
             key = chosen.memory.id if chosen else None
-            return Asked(routed.request, key, routed.decision, routed.asked)
+            return RoutedQuestion(routed.request, key, routed.decision, routed.asked)
 
         return ask
 
-    def _take(self, looked: Looked, i: int) -> Asked:
+    def _take(self, looked: RoutingState, i: int) -> RoutedQuestion:
         """A candidate by its artifact, else by its text."""
         router, candidate = self.routers["rule"], looked.ranked[i]
         if router.attach(looked, [i]):
             handle = looked.handles[i]
             if isinstance(handle, Handle):
-                return Asked(self._request(looked.question, handle=handle), candidate.memory.id)
+                return RoutedQuestion(self._request(looked.question, handle=handle), candidate.memory.id)
         text, _ = router.text(looked, candidate)
-        return Asked(self._request(looked.question, context=text or None), candidate.memory.id)
+        return RoutedQuestion(self._request(looked.question, context=text or None), candidate.memory.id)
 
     def _request(self, question: str, handle: Handle | None = None, context: str | None = None) -> Request:
         return Request(question, handle=handle, context=context, max_tokens=ANSWER_TOKENS)
@@ -176,7 +176,7 @@ class Study:
     def rows(self, asked: Sequence[Query], progress: Progress) -> Iterator[dict[str, Any]]:
         """One row a method, then those of the gates."""
         bare = {query.text: self.answer(self.none(query).request) for query in asked}
-        methods: dict[str, Callable[[Query], Asked]] = {
+        methods: dict[str, Callable[[Query], RoutedQuestion]] = {
             "none": self.none,
             "text_rag": self.text_rag,
             "oracle": self.oracle,
@@ -201,7 +201,9 @@ class Study:
         yield from found.values()
         yield {"row": "gate", **{key: found["routed_gated"][key] for key in keys}}
 
-    def _measured(self, pairs: Sequence[tuple[Query, Asked]], bare: Mapping[str, str]) -> dict[str, Any]:
+    def _measured(
+        self, pairs: Sequence[tuple[Query, RoutedQuestion]], bare: Mapping[str, str]
+    ) -> dict[str, Any]:
         scores, tops, general = list[float](), list[bool](), list[float]()
         probes = answers = 0.0
         for query, asked in pairs:
@@ -233,9 +235,9 @@ class Study:
         }
 
 
-def replace_ranked(looked: Looked, ranked: list[Any]) -> Looked:
+def replace_ranked(looked: RoutingState, ranked: list[Any]) -> RoutingState:
     """The same question with other candidates."""
-    return Looked(looked.question, looked.vector, looked.max_tokens, ranked, looked.held)
+    return RoutingState(looked.question, looked.vector, looked.max_tokens, ranked, looked.held)
 
 
 def _kept(said: str, bare: str, golds: Sequence[str]) -> float:
@@ -245,7 +247,7 @@ def _kept(said: str, bare: str, golds: Sequence[str]) -> float:
     return 0.0 if said == bare else text_metrics.rouge_l(said, [bare]) - 1.0
 
 
-def _routes(pairs: Sequence[tuple[Query, Asked]]) -> dict[str, dict[str, int]]:
+def _routes(pairs: Sequence[tuple[Query, RoutedQuestion]]) -> dict[str, dict[str, int]]:
     """How many questions of each kind took each route."""
     out = dict[str, dict[str, int]]()
     for query, asked in pairs:
@@ -286,7 +288,7 @@ def _of_compiler(
     compiler: str,
     config: RoutingConfig,
     engine: TransformersEngine,
-    loaded: router_dataset.Loaded,
+    loaded: router_dataset.RouterDataset,
     progress: Progress,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The rows of one compiler, and its calibration."""

@@ -23,14 +23,14 @@ from memkit.engine.base import Request
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import CompileError, ConfigError
 from memkit.evals import records
-from memkit.evals.baselines.kvpress import PRESSES, pressed
+from memkit.evals.baselines.kvpress import PRESSES, compress_with
 from memkit.evals.baselines.rag import passages
 from memkit.evals.journal import Cell, Journal, by_category, table, transcript
 from memkit.evals.judge import Judge, JudgeConfig
-from memkit.evals.measure import Measurer, Reference
+from memkit.evals.measure import MethodEvaluator, Reference
 from memkit.models.loading import quiet_libraries
 from memkit.pipeline.admission import SelfTest
-from memkit.router.embedders import embedder_of
+from memkit.router.embedders import resolve_embedder
 
 BASELINES = ("full", "none", "rag", "kvpress", "cartridge")
 CURVE_EVERY = 5  # steps between the points of a loss curve that are kept
@@ -67,7 +67,7 @@ class EvalConfig:
     options: Mapping[str, Any] = field(default_factory=dict)  # for every compiler
     variants: tuple[Variant, ...] = ()
     judge: JudgeConfig | None = None
-    embedder: str | None = None  # of the baseline rag; see `memkit.router.embedders.embedder_of`
+    embedder: str | None = None  # of the baseline rag; see `memkit.router.embedders.resolve_embedder`
     wording: str = records.QUESTION  # how a record's questions are put, to every method alike
     drift: str | None = None  # a file of general questions to measure drift on, or "none"; else nano's
 
@@ -116,8 +116,8 @@ Progress = Callable[[str, int, int], None]
 class _Evaluation:
     def __init__(self, config: EvalConfig, engine: TransformersEngine, progress: Progress) -> None:
         self.config, self.engine, self.progress = config, engine, progress
-        self.measurer = Measurer(engine, _drift(config))
-        self.embedder = embedder_of(config.embedder)
+        self.measurer = MethodEvaluator(engine, _drift(config))
+        self.embedder = resolve_embedder(config.embedder)
         self.judge = Judge(config.judge) if config.judge else None
 
     def record(self, record: records.Record, journal: Journal) -> None:
@@ -178,7 +178,7 @@ class _Evaluation:
 
     def _pressed(self, press: str, ratio: float, reference: Reference) -> dict[str, Any]:
         budget = self._budget(reference.record, ratio)
-        prefix = pressed(self.engine.base, press, reference.record.context, budget)
+        prefix = compress_with(self.engine.base, press, reference.record.context, budget)
         return self.measurer.measure(reference, self.measurer.behind(prefix)) | {
             "prompt_tokens": float(prefix.tokens)
         }
@@ -217,12 +217,12 @@ class _Evaluation:
     def _coupled(self, options: dict[str, Any], reference: Reference) -> dict[str, Any]:
         """LCC's ablation: the LoRA stays on for the answers."""
         from memkit.compilers.base import configure
-        from memkit.compilers.lcc.compiler import couple
+        from memkit.compilers.lcc.compiler import fit_together
         from memkit.compilers.lcc.config import PRESETS, LCCConfig
 
         config = configure(LCCConfig, PRESETS, options)
-        base, memory = couple(Document(reference.record.context), self.engine.base, config)
-        measurer = Measurer(TransformersEngine(base), self.measurer.drift)
+        base, memory = fit_together(Document(reference.record.context), self.engine.base, config)
+        measurer = MethodEvaluator(TransformersEngine(base), self.measurer.drift)
         header = self.measurer.reader().prefix
         return measurer.measure(reference, measurer.behind(header.join(memory) if header else memory))
 
@@ -237,7 +237,7 @@ def _costs(made: Compiled) -> dict[str, Any]:
     }
 
 
-def _drift(config: EvalConfig) -> list[records.Asked] | None:
+def _drift(config: EvalConfig) -> list[records.Question] | None:
     """Some of the questions that drift is measured on, if a file of them was given; None: it is not."""
     if config.drift == records.NO_DRIFT:
         return None

@@ -47,7 +47,7 @@ class AdmissionConfig:
 
 
 @dataclass(frozen=True)
-class Measured:
+class SelfTestResult:
     """What a self-test found; the nats are per token, more is worse.
 
     ``fidelity`` is the share of questions answered word for word as with the text in view,
@@ -68,7 +68,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Probe:
     question: str
     answer: str
     likelihood: float  # of the answer where it was given, nats per token
@@ -80,9 +80,9 @@ class SelfTest:
     def __init__(
         self,
         engine: Engine,
-        asked: Sequence[_Asked],
-        repeated: Sequence[_Asked],
-        general: Sequence[_Asked],
+        asked: Sequence[_Probe],
+        repeated: Sequence[_Probe],
+        general: Sequence[_Probe],
         config: AdmissionConfig,
     ) -> None:
         self._engine, self._config = engine, config
@@ -98,7 +98,7 @@ class SelfTest:
         """Write and answer the questions."""
         config = config or AdmissionConfig()
         texts = _pieces(engine, document, config)
-        asked, repeated = list[_Asked](), list[_Asked]()
+        asked, repeated = list[_Probe](), list[_Probe]()
         for number, text in enumerate(texts):
             count = math.ceil(config.questions / len(texts))
             asked += _answered(engine, _questions(engine, text, count, number, config), text, config)
@@ -107,13 +107,13 @@ class SelfTest:
         general = _answered(engine, probes(engine.model), None, config)
         return cls(engine, asked, repeated[:1], general, config)
 
-    def measure(self, handle: Handle) -> Measured:
+    def measure(self, handle: Handle) -> SelfTestResult:
         """Ask the attached artifact the same."""
         questions = [a.question for a in self._asked]
         said = _generate(self._engine, questions, self._config.answer_tokens, handle=handle)
         same = [_words(a.answer) == _words(text) for a, text in zip(self._asked, said, strict=True)]
         unseen = [s for a, s in zip(self._asked, same, strict=True) if is_held_out(a.question)]
-        return Measured(
+        return SelfTestResult(
             questions=len(same),
             fidelity=sum(same) / max(len(same), 1),
             held_out=len(unseen),
@@ -123,7 +123,7 @@ class SelfTest:
             drift_nats=self._lost(self._general, handle),
         )
 
-    def _lost(self, asked: Sequence[_Asked], handle: Handle) -> float:
+    def _lost(self, asked: Sequence[_Probe], handle: Handle) -> float:
         """Mean loss of log-probability per token of the given answers."""
         requests = [Request(a.question, handle=handle) for a in asked]
         now = self._engine.likelihood(requests, [a.answer for a in asked])
@@ -189,17 +189,17 @@ def _generate(
 
 def _answered(
     engine: Engine, questions: Sequence[str], context: str | None, config: AdmissionConfig
-) -> list[_Asked]:
+) -> list[_Probe]:
     answers = _generate(engine, questions, config.answer_tokens, context=context)
     return _given(engine, questions, answers, context)
 
 
 def _given(
     engine: Engine, questions: Sequence[str], answers: Sequence[str], context: str | None
-) -> list[_Asked]:
+) -> list[_Probe]:
     requests = [Request(q, context=context) for q in questions]
     likely = engine.likelihood(requests, answers)
-    return [_Asked(q, a, v) for q, a, v in zip(questions, answers, likely, strict=True)]
+    return [_Probe(q, a, v) for q, a, v in zip(questions, answers, likely, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ class Thresholds:
         if not 0 <= self.min_fidelity <= 1:
             raise ConfigError(f"min_fidelity must be in [0, 1], got {self.min_fidelity}")
 
-    def refusal(self, measured: Measured) -> str:
+    def refusal(self, measured: SelfTestResult) -> str:
         """Why an artifact may not be published, or ""."""
         if measured.questions and measured.fidelity < self.min_fidelity:
             return (
@@ -234,7 +234,7 @@ class Thresholds:
 class Verdict:
     """What the gate says of an artifact: ``refusal`` is "" for one that may be published."""
 
-    measured: Measured
+    measured: SelfTestResult
     thresholds: Thresholds | None
     refusal: str
 

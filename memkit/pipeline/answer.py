@@ -15,10 +15,10 @@ from memkit.document import Span
 from memkit.engine.base import Completion, Engine, Request
 from memkit.errors import ConfigError, NotFoundError
 from memkit.router.gate import Route
-from memkit.router.retrieval import candidates, refresh
-from memkit.router.types import Routed
-from memkit.text.messages import Turns, checked, turns
-from memkit.text.normalize import blank
+from memkit.router.retrieval import refresh, retrieve
+from memkit.router.types import RoutingResult
+from memkit.text.messages import Turns, parse_history, require_text
+from memkit.text.normalize import is_blank
 
 if TYPE_CHECKING:
     from memkit.memory import Memory
@@ -50,7 +50,7 @@ class Sampling:
             raise ConfigError(f"temperature is a number from 0 on, got {self.temperature!r:.80}")
         if not 0 <= self.temperature < math.inf:
             raise ConfigError(f"temperature is a number from 0 on, got {self.temperature}")
-        checked("system text", self.system)
+        require_text("system text", self.system)
         if self.within is not None and not isinstance(self.within, str):
             raise ConfigError(f"within is the id of a memory, got {self.within!r:.80}")
 
@@ -61,7 +61,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Recalled:
+class RecalledText:
     """What to read before a question is answered, for models that take no artifacts.
 
     ``text`` holds the passages of a memory at its ``spans``; it is empty where none should be read.
@@ -74,7 +74,7 @@ class Recalled:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """A passage that was found: characters ``span`` of a memory; ``score`` orders them."""
 
     text: str
@@ -84,10 +84,10 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Asked:
+class RoutedQuestion:
     """A question that was routed, and when it was put."""
 
-    routed: Routed
+    routed: RoutingResult
     request: Request
     started: float
 
@@ -112,7 +112,7 @@ def stream(memory: Memory, question: str, history: Turns, how: Sampling) -> Iter
             yield piece if isinstance(piece, str) else _answer(memory, asked, piece)
 
 
-def recall(memory: Memory, question: str, max_tokens: int) -> Recalled:
+def recall(memory: Memory, question: str, max_tokens: int) -> RecalledText:
     """The passages of the memory that the gate would use, at most as many tokens, or none."""
     _require(question)
     _whole("max_tokens", max_tokens, 1)
@@ -122,19 +122,19 @@ def recall(memory: Memory, question: str, max_tokens: int) -> Recalled:
     if decision.route == "latent" and decision.candidate is not None:
         text, spans = memory.router.text(looked, decision.candidate)
     chosen = decision.candidate.memory.id if decision.candidate and text else None
-    return Recalled(text, chosen, spans if text else (), decision.reason)
+    return RecalledText(text, chosen, spans if text else (), decision.reason)
 
 
-def search(memory: Memory, query: str, k: int) -> list[Found]:
+def search(memory: Memory, query: str, k: int) -> list[SearchResult]:
     """The best passage of each of the ``k`` best memories."""
     _whole("k", k, 1)
-    checked("query", query)
+    require_text("query", query)
     bank, user, embedder = memory.bank, memory.owner, memory.router.embedder
     refresh(bank, user, embedder)
-    ranked = candidates(bank, user, query, embedder, memories=k) if query.strip() else []
+    ranked = retrieve(bank, user, query, embedder, memories=k) if query.strip() else []
     texts = bank.excerpts(user, [each.hit for each in ranked])
     return [
-        Found(text, each.memory, Span(each.hit.start, each.hit.end), each.strength)
+        SearchResult(text, each.memory, Span(each.hit.start, each.hit.end), each.strength)
         for each, text in zip(ranked, texts, strict=True)
         if text
     ]
@@ -154,13 +154,13 @@ def _whole(what: str, number: object, least: int | None) -> None:
 
 def _require(question: str) -> None:
     """Raise `ConfigError` for what is no question."""
-    if blank(checked("question", question)):
+    if is_blank(require_text("question", question)):
         raise ConfigError("the question is empty")
 
 
-def _route(memory: Memory, question: str, history: Turns, how: Sampling, held: ExitStack) -> Asked:
+def _route(memory: Memory, question: str, history: Turns, how: Sampling, held: ExitStack) -> RoutedQuestion:
     _require(question)
-    earlier, told = turns(history)
+    earlier, told = parse_history(history)
     system = "\n\n".join(filter(None, (how.system, told)))
     kept: Pairs = ()
     started, taken = time.time(), 0
@@ -177,7 +177,7 @@ def _route(memory: Memory, question: str, history: Turns, how: Sampling, held: E
         temperature=how.temperature,
         seed=how.drawn,
     )
-    return Asked(routed, request, started)
+    return RoutedQuestion(routed, request, started)
 
 
 def _latest(engine: Engine, history: Pairs) -> tuple[Pairs, int]:
@@ -191,7 +191,7 @@ def _latest(engine: Engine, history: Pairs) -> tuple[Pairs, int]:
     return tuple(kept), min(taken, most)
 
 
-def _answer(memory: Memory, asked: Asked, completion: Completion) -> Answer:
+def _answer(memory: Memory, asked: RoutedQuestion, completion: Completion) -> Answer:
     routed = asked.routed
     decision, handle = routed.decision, routed.request.handle
     chosen = decision.candidate.memory if decision.candidate else None

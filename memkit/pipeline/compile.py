@@ -24,7 +24,7 @@ CURVE = 32  # points of a loss curve that an artifact keeps, about
 LOG_SHARE = 0.5  # of the model's window that the compiled part of a running memory may fill
 
 
-def make(memory: Memory, info: MemoryInfo, progress: Progress) -> tuple[MemoryInfo, Compiled]:
+def compile_memory(memory: Memory, info: MemoryInfo, progress: Progress) -> tuple[MemoryInfo, Compiled]:
     """Compile a memory and publish the artifact, if the admission gate lets it pass.
 
     Raises `CompileError` or `VerificationError`; the bank notes why then, and keeps what it had.
@@ -41,7 +41,7 @@ def make(memory: Memory, info: MemoryInfo, progress: Progress) -> tuple[MemoryIn
             raise VerificationError(f"the artifact was not published: {verdict.refusal}")
     except (CompileError, VerificationError) as error:
         unfinished.unlink(missing_ok=True)
-        bank.fail(user, info.id, str(error), attempt(memory, source))
+        bank.fail(user, info.id, str(error), attempt_id(memory, source))
         memory.observer.refused(user, info, error)
         raise
     unfinished.unlink(missing_ok=True)
@@ -62,7 +62,7 @@ def _thinned(curve: Sequence[tuple[str, int, float]]) -> list[list[str | int | f
     return [list(point) for i, point in enumerate(curve) if i in ends or i % stride == 0]
 
 
-def attempt(memory: Memory, source: Document) -> str:
+def attempt_id(memory: Memory, source: Document) -> str:
     """Names a compilation: of what, how, and for which model; the same one would end the same way."""
     how = json.dumps([memory.compiler, memory.options], sort_keys=True, default=str)
     return hashlib.sha256(f"{how}\n{memory.local.fingerprint}\n{source.digest}".encode()).hexdigest()

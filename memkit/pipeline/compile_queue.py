@@ -27,12 +27,12 @@ REMEMBERED = 500  # jobs that have ended and can still be looked at
 UNEXPECTED = "something went wrong here; the log tells what"
 
 
-class StopError(Exception):
+class StopRequestedError(Exception):
     """The queue ends; what is half done goes on the next time."""
 
 
 @dataclass
-class Progress:
+class JobProgress:
     """How far one memory's compilation is."""
 
     user: str
@@ -48,7 +48,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Done:
+class JobOutcome:
     """What became of one memory; see `memkit.recompile.run.Outcome`."""
 
     user: str
@@ -81,8 +81,8 @@ class Job:
     ended: datetime | None = None
     error: str | None = None
     total: int = 0
-    now: Progress | None = None
-    outcomes: list[Done] = field(default_factory=list)
+    now: JobProgress | None = None
+    outcomes: list[JobOutcome] = field(default_factory=list)
 
 
 class CompileQueue:
@@ -108,15 +108,15 @@ class CompileQueue:
         None where too many of its group wait: it is left to the nightly recompilation.
         """
         job = self._job(owner, memory_id, always)
-        self._noted(partial(self._bank.waiting.add, always=always), job)
+        self._noted(partial(self._bank.pending.add, always=always), job)
         added = self.add(job, most)
         if added is None and not self._stopping:
-            self._noted(self._bank.waiting.done, job)
+            self._noted(self._bank.pending.done, job)
         return added
 
     def _job(self, owner: str, memory_id: str, always: bool = False) -> Job:
         job = Job(Owner.of(owner).group, "compile", self._compile, (owner, memory_id), always, total=1)
-        job.now = Progress(Owner.of(owner).user, memory_id)
+        job.now = JobProgress(Owner.of(owner).user, memory_id)
         return job
 
     def add(self, job: Job, most: int | None = None) -> Job | None:
@@ -140,7 +140,7 @@ class CompileQueue:
     def resume(self) -> int:
         """Take up what waited when the bank was last closed; how many compilations that were."""
         try:
-            left = self._bank.waiting.all()
+            left = self._bank.pending.all()
         except BankError as error:
             log.warning("compilations that wait cannot be looked up: %s", error)
             return 0
@@ -189,9 +189,9 @@ class CompileQueue:
                         self._end(job, "stopped")
 
     def stopping(self) -> None:
-        """Raise `StopError` where the queue ends at once: called between two steps of a job."""
+        """Raise `StopRequestedError` where the queue ends at once: called between two steps of a job."""
         if self._at_once:
-            raise StopError
+            raise StopRequestedError
 
     def stop(self, *, at_once: bool = False) -> None:
         """End: what waits is left for the next time, and so is, ``at_once``, what is half done."""
@@ -230,7 +230,7 @@ class CompileQueue:
             state: State = "done"
             try:
                 job.run(job)
-            except StopError:
+            except StopRequestedError:
                 state = "stopped"
             except MemkitError as error:
                 state, job.error = "failed", str(error)
@@ -238,7 +238,7 @@ class CompileQueue:
                 log.error("a compilation ended unexpectedly", exc_info=error)
                 state, job.error = "failed", UNEXPECTED
             if state != "stopped" and not job.again:
-                self._noted(self._bank.waiting.done, job)
+                self._noted(self._bank.pending.done, job)
             with self._changed:
                 self._end(job, state)
 

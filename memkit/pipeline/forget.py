@@ -15,8 +15,8 @@ from memkit.errors import ConfigError
 from memkit.pipeline.admission import AdmissionConfig, SelfTest
 from memkit.router.gate import Route
 from memkit.router.retrieval import index, refresh
-from memkit.text.messages import checked
-from memkit.text.normalize import blank, places
+from memkit.text.messages import require_text
+from memkit.text.normalize import is_blank, places
 from memkit.text_metrics import contains
 
 if TYPE_CHECKING:
@@ -34,17 +34,17 @@ def forget(memory: Memory, memory_id: str, spans: Sequence[Span] | None, compile
     _let_go(memory, [info])
     if spans is None:
         return memory.bank.forget(memory.owner, info.id)
-    receipt = memory.bank.forgetting.erase(memory.owner, info.id, spans, *_embedding(memory))
+    receipt = memory.bank.deletion.erase(memory.owner, info.id, spans, *_embedding(memory))
     return _again(memory, receipt, compile)
 
 
 def forget_matching(memory: Memory, memory_id: str, text: str, compile: bool) -> list[Receipt]:
     """See `Memory.forget_matching`."""
     info = _exactly(memory, memory_id)
-    if blank(checked("text to forget", text)):
+    if is_blank(require_text("text to forget", text)):
         raise ConfigError("the text to forget is empty")
     _let_go(memory, [info])
-    receipt = memory.bank.forgetting.scrub(memory.owner, info.id, text, *_embedding(memory))
+    receipt = memory.bank.deletion.scrub(memory.owner, info.id, text, *_embedding(memory))
     return _again(memory, receipt, compile)
 
 
@@ -99,7 +99,7 @@ def _again(memory: Memory, receipt: Receipt, compile: bool) -> list[Receipt]:
 
 
 @dataclass(frozen=True)
-class Check:
+class LeakCheck:
     """A question that the forgotten text answered, asked again.
 
     ``answered``: the answer still holds what that text said; by memory ``memory_id``, if by one.
@@ -112,14 +112,14 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Forgotten:
+class ForgetReport:
     """What was removed, and what the questions about it got afterwards."""
 
     receipts: tuple[Receipt, ...]
-    checks: tuple[Check, ...]
+    checks: tuple[LeakCheck, ...]
 
     @property
-    def still_answered(self) -> tuple[Check, ...]:
+    def still_answered(self) -> tuple[LeakCheck, ...]:
         return tuple(check for check in self.checks if check.answered)
 
 
@@ -130,7 +130,7 @@ def forget_and_check(
     questions: int = 16,
     *,
     matching: str | None = None,
-) -> Forgotten:
+) -> ForgetReport:
     """`Memory.forget`, with questions about what goes, which the model writes and answers from its text.
 
     With ``matching`` as `Memory.forget_matching`, without a ``memory_id`` as `Memory.forget_all`. Questions
@@ -146,7 +146,9 @@ def forget_and_check(
         ]
         receipts = memory.forget_all() if memory_id is None else memory.forget(memory_id, spans=spans or None)
     memory.wait()
-    return Forgotten(tuple(receipts), tuple(_check(memory, question, answer) for question, answer in asked))
+    return ForgetReport(
+        tuple(receipts), tuple(_check(memory, question, answer) for question, answer in asked)
+    )
 
 
 def _matching(
@@ -197,6 +199,6 @@ def _told(memory: Memory, text: str, count: int) -> list[tuple[str, str]]:
     return [pair for pair, said in zip(pairs, bare, strict=True) if not contains(said.text, [pair[1]])]
 
 
-def _check(memory: Memory, question: str, answer: str) -> Check:
+def _check(memory: Memory, question: str, answer: str) -> LeakCheck:
     said = memory.ask(question, max_tokens=32)
-    return Check(question, bool(contains(said.text, [answer])), said.route, said.trace.memory_id)
+    return LeakCheck(question, bool(contains(said.text, [answer])), said.route, said.trace.memory_id)

@@ -12,11 +12,11 @@ from memkit.document import Document
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import VerificationError
 from memkit.models.loading import LoadedModel
-from memkit.pipeline.admission import AdmissionConfig, Measured, judge
+from memkit.pipeline.admission import AdmissionConfig, SelfTestResult, judge
 
 
 @dataclass(frozen=True)
-class Verified:
+class VerificationReport:
     """What was found about an artifact that may stay.
 
     ``calibrated``: the gate has thresholds for its model and compiler. ``reproduced``: the self-test
@@ -24,13 +24,13 @@ class Verified:
     """
 
     artifact_id: str
-    measured: Measured
+    measured: SelfTestResult
     calibrated: bool
     reproduced: bool
     replayed: bool
 
 
-def verified(
+def verify(
     artifact: Artifact,
     source: Document,
     engine: TransformersEngine,
@@ -38,7 +38,7 @@ def verified(
     *,
     replay: bool = False,
     progress: Progress = silent,
-) -> Verified:
+) -> VerificationReport:
     """Check the artifact's model, test it again, and with ``replay`` compile it again from ``source``.
 
     Raises `FingerprintError` for another model's artifact, `VerificationError` when the gate would
@@ -55,7 +55,9 @@ def verified(
         )
     written = artifact.manifest.verification
     reproduced = all(written.get(name) == value for name, value in verdict.measured.plain().items())
-    return Verified(artifact.id, verdict.measured, verdict.thresholds is not None, reproduced, replay)
+    return VerificationReport(
+        artifact.id, verdict.measured, verdict.thresholds is not None, reproduced, replay
+    )
 
 
 def _replay(artifact: Artifact, source: Document, base: LoadedModel, progress: Progress) -> str:

@@ -15,7 +15,7 @@ from memkit.compilers.base import Progress, silent
 from memkit.errors import CompileError, ConfigError, MissingExtraError, install_line
 from memkit.memory import Memory
 from memkit.recompile.plan import Task
-from memkit.recompile.run import Outcome, Settings, work, work_alone
+from memkit.recompile.run import Outcome, Settings, run_task, run_task_in_worker
 
 Name = Literal["local", "ray"]
 RETRIES = 2  # of a task whose Ray worker died
@@ -25,10 +25,10 @@ class Executor(Protocol):
     """Does tasks, in any order."""
 
     def run(self, tasks: Iterator[Task], keep: int, deadline: float | None) -> Iterator[Outcome]:
-        """Outcomes as they come; the arguments are those of `memkit.recompile.run.work`."""
+        """Outcomes as they come; the arguments are those of `memkit.recompile.run.run_task`."""
 
 
-def executor(
+def create_executor(
     name: str,
     settings: Settings,
     memory: Memory,
@@ -41,11 +41,11 @@ def executor(
     if workers < 1:
         raise ConfigError(f"workers must be at least 1, got {workers}")
     if name == "ray":
-        return OnRay(settings, workers)
-    return Processes(settings, workers) if workers > 1 else Here(memory, progress)
+        return RayExecutor(settings, workers)
+    return ProcessExecutor(settings, workers) if workers > 1 else InProcess(memory, progress)
 
 
-class Here:
+class InProcess:
     """One after the other, in this process."""
 
     def __init__(self, memory: Memory, progress: Callable[[Task], Progress] | None = None) -> None:
@@ -53,10 +53,10 @@ class Here:
 
     def run(self, tasks: Iterator[Task], keep: int, deadline: float | None) -> Iterator[Outcome]:
         for task in tasks:
-            yield work(self._memory, task, keep, deadline, self._progress(task))
+            yield run_task(self._memory, task, keep, deadline, self._progress(task))
 
 
-class Processes:
+class ProcessExecutor:
     """Several processes, each with a model of its own."""
 
     def __init__(self, settings: Settings, workers: int) -> None:
@@ -70,7 +70,7 @@ class Processes:
         try:
             while True:
                 for task in islice(tasks, self._workers - len(waiting)):
-                    waiting.add(pool.submit(work_alone, self._settings, task, keep, deadline))
+                    waiting.add(pool.submit(run_task_in_worker, self._settings, task, keep, deadline))
                 if not waiting:
                     return
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
@@ -84,7 +84,7 @@ class Processes:
             pool.shutdown(cancel_futures=True)
 
 
-class OnRay:
+class RayExecutor:
     """Ray tasks, one a memory; the bank must be where all of the cluster's machines can reach it.
 
     A cluster that ``RAY_ADDRESS`` names is used, else one is started here.
@@ -103,7 +103,7 @@ class OnRay:
         started = not ray.is_initialized()
         if started:
             ray.init(include_dashboard=False, log_to_driver=False, ignore_reinit_error=True)
-        remote = ray.remote(num_cpus=self._cpus, max_retries=RETRIES)(work_alone)
+        remote = ray.remote(num_cpus=self._cpus, max_retries=RETRIES)(run_task_in_worker)
         waiting = list[Any]()
         try:
             while True:

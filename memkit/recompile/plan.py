@@ -20,7 +20,7 @@ from memkit.errors import CompileError, ConfigError, NotFoundError
 from memkit.memory import Memory
 from memkit.models.chat import text_ids
 from memkit.models.loading import LoadedModel
-from memkit.pipeline.compile import attempt, snapshot
+from memkit.pipeline.compile import attempt_id, snapshot
 from memkit.recompile.advice import USUAL_RATIO, Advice, AdvisorConfig, advise
 
 PROBED = 256  # tokens read to find out how fast this machine is
@@ -156,7 +156,7 @@ def _task(
     advice, cost = examine(memory, info, source.text, scope.advisor, now)
     if not advice.compile:
         return Skipped(memory.owner, info.id, info.title, advice.reason)
-    if info.attempt and not scope.retry and info.attempt == attempt(memory, source):
+    if info.attempt and not scope.retry and info.attempt == attempt_id(memory, source):
         return Skipped(memory.owner, info.id, info.title, f"it failed before and is the same: {info.error}")
     flops, nbytes = (cost.flops, cost.nbytes) if cost else (None, None)
     seconds = None if flops is None else flops / speed.of(memory.owner)

@@ -23,7 +23,7 @@ from memkit.compilers.base import Step, silent
 from memkit.errors import BankBusyError, BankError, MemkitError, NotFoundError, VerificationError
 from memkit.memory import Memory
 from memkit.observability.events import Observer
-from memkit.pipeline.compile_queue import Done, Job, Progress, StopError
+from memkit.pipeline.compile_queue import Job, JobOutcome, JobProgress, StopRequestedError
 from memkit.recompile.plan import Plan, Scope, Skipped, Task
 
 if TYPE_CHECKING:
@@ -92,11 +92,11 @@ class Report:
 UNEXPECTED = "an unexpected {}; the log tells more"
 
 
-class _OverError(Exception):
+class _BudgetSpentError(Exception):
     """The budget is spent; not an error of the compilation."""
 
 
-def work(
+def run_task(
     memory: Memory, task: Task, keep: int | None, deadline: float | None, progress: Reporting = silent
 ) -> Outcome:
     """Do one task; ``deadline`` is a Unix time. Whatever goes wrong with it is its outcome, and no error."""
@@ -104,7 +104,7 @@ def work(
     def step(done: Step) -> None:
         progress(done)
         if deadline is not None and time.time() > deadline:
-            raise _OverError
+            raise _BudgetSpentError
 
     status: Status
     try:
@@ -112,7 +112,7 @@ def work(
         if keep is not None:
             memory.bank.versions.prune(task.user, task.memory_id, keep)
         return Outcome(*_names(task), "compiled", "", info.version, made.seconds, made.flops, len(made.data))
-    except _OverError:
+    except _BudgetSpentError:
         status, reason = "unfinished", "the budget ended; the next run goes on where this one was"
     except NotFoundError:
         status, reason = "forgotten", "it was forgotten meanwhile"
@@ -123,7 +123,7 @@ def work(
     except MemkitError as error:
         status, reason = "failed", str(error)
         _note(memory, task, reason)
-    except StopError:
+    except StopRequestedError:
         raise
     except Exception as error:  # of a library: one memory must not end the others' night
         log.error("compiling memory %s ended unexpectedly", task.memory_id, exc_info=error)
@@ -146,7 +146,7 @@ def compile_job(memory: Memory, job: Job) -> None:
     if job.memory is None:
         return
     owner, memory_id = job.memory
-    at = job.now = Progress(Owner.of(owner).user, memory_id)
+    at = job.now = JobProgress(Owner.of(owner).user, memory_id)
 
     def step(done: Step) -> None:
         memory.queue.stopping()
@@ -162,16 +162,16 @@ def compile_job(memory: Memory, job: Job) -> None:
     outcome = (
         Outcome(owner, memory_id, "", "left", reason)
         if reason
-        else work(memory, task, memory.keep, None, step)
+        else run_task(memory, task, memory.keep, None, step)
     )
     job.again = outcome.status == "busy"
-    job.outcomes.append(done_of(outcome))
+    job.outcomes.append(job_outcome(outcome))
 
 
-def done_of(found: Outcome) -> Done:
+def job_outcome(found: Outcome) -> JobOutcome:
     """An outcome as a job keeps it."""
     kept = (found.memory_id, found.status, found.reason, found.version, found.seconds, found.nbytes)
-    return Done(Owner.of(found.user).user, *kept)
+    return JobOutcome(Owner.of(found.user).user, *kept)
 
 
 @lru_cache(maxsize=1)
@@ -179,11 +179,11 @@ def _opened(key: str, home: Path) -> Memory:
     return Settings(home, **json.loads(key)).open()
 
 
-def work_alone(settings: Settings, task: Task, keep: int, deadline: float | None) -> Outcome:
+def run_task_in_worker(settings: Settings, task: Task, keep: int, deadline: float | None) -> Outcome:
     """Do one task in a process of its own, which keeps the model for the next one."""
     values = {name: value for name, value in vars(settings).items() if name != "home"}
     memory = _opened(json.dumps(values, sort_keys=True, default=dict), settings.home)
-    return work(memory, task, keep, deadline)
+    return run_task(memory, task, keep, deadline)
 
 
 def recompile(plan: Plan, scope: Scope, executor: Executor, on_outcome: Any = None) -> Report:
@@ -222,7 +222,7 @@ def expire(memory: Memory, users: Sequence[str] | None, now: datetime) -> dict[s
         if days is None:
             continue
         one = memory.of(Owner.of(user))
-        for memory_id, spans in memory.bank.forgetting.expired(user, now - timedelta(days=days)):
+        for memory_id, spans in memory.bank.deletion.expired(user, now - timedelta(days=days)):
             done.setdefault(user, []).extend(one.forget(memory_id, spans=spans or None, compile=False))
     return done
 

@@ -18,7 +18,7 @@ from memkit.errors import ContextTooLongError, EngineError
 from memkit.memory import Memory
 from memkit.router.gate import GateConfig, GateName
 from memkit.server.api_errors import ApiError
-from memkit.server.dependencies import Desk
+from memkit.server.dependencies import RequestContext
 
 T = TypeVar("T")
 TOGETHER = 0.02  # seconds for which pieces are gathered before they are passed on
@@ -39,7 +39,7 @@ class Question:
     gate: GateName | None = None
 
 
-class Turns:
+class AnswerPool:
     """How many answers are under way, and how many threads make them."""
 
     def __init__(self, answers: int, timeout: float) -> None:
@@ -47,7 +47,7 @@ class Turns:
         self._turns = anyio.CapacityLimiter(answers)
         self._threads = anyio.CapacityLimiter(THREADS)
 
-    async def stream(self, desk: Desk, question: Question) -> AsyncGenerator[str | Answer, None]:
+    async def stream(self, desk: RequestContext, question: Question) -> AsyncGenerator[str | Answer, None]:
         """The pieces of an answer, then the answer. Leaving it ends the work after the token under way."""
         deadline, turn = time.monotonic() + self.timeout, object()
         with anyio.move_on_after(self.timeout) as waiting:
@@ -69,7 +69,7 @@ class Turns:
         finally:
             self._turns.release_on_behalf_of(turn)
 
-    async def answer(self, desk: Desk, question: Question, request: Request) -> Answer:
+    async def answer(self, desk: RequestContext, question: Question, request: Request) -> Answer:
         """A whole answer; nobody makes it any more once its asker has hung up."""
 
         async def whole() -> Answer:
@@ -81,10 +81,10 @@ class Turns:
                 raise RuntimeError("a stream ends with its answer")
             return found
 
-        return await while_heard(request, whole)
+        return await until_disconnected(request, whole)
 
 
-async def while_heard(request: Request, work: Callable[[], Awaitable[T]]) -> T:
+async def until_disconnected(request: Request, work: Callable[[], Awaitable[T]]) -> T:
     """What some work gives, which ends where the caller hangs up; the request's body was read before."""
     found: list[T] = []
     failure: Exception | None = None

@@ -21,7 +21,7 @@ from memkit.errors import (
     QuotaError,
     VerificationError,
 )
-from memkit.server.validation_messages import told
+from memkit.server.validation_messages import describe_errors
 
 log = logging.getLogger("memkit.server")
 NO_KEY = (
@@ -117,5 +117,5 @@ def writable(text: str) -> str:
 
 def invalid_body(findings: Sequence[Mapping[str, Any]], given: Any) -> ApiError:
     """What a caller is told of a body in which something was found amiss."""
-    place, message = told(findings, given)
+    place, message = describe_errors(findings, given)
     return ApiError(400, message, "invalid_request", place)

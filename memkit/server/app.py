@@ -17,12 +17,12 @@ from fastapi.responses import Response
 from fastapi.routing import APIRoute
 
 from memkit._version import __version__
-from memkit.server.answer_stream import Turns
+from memkit.server.answer_stream import AnswerPool
 from memkit.server.api_errors import ApiError
 from memkit.server.config import ServerConfig
 from memkit.server.dependencies import Services
 from memkit.server.error_handlers import add_handlers
-from memkit.server.middleware import Guard
+from memkit.server.middleware import RequestMiddleware
 from memkit.server.routes import ask, embeddings, memories, openai, proxy, recompile, status
 from memkit.server.upstream import Upstream
 
@@ -68,7 +68,7 @@ def create_app(config: ServerConfig, engine: TransformersEngine | None = None) -
         generate_unique_id_function=_operation,
     )
     app.state.services = services
-    app.state.turns = Turns(config.answers, config.answer_timeout)
+    app.state.turns = AnswerPool(config.answers, config.answer_timeout)
     add_handlers(app)
     groups = (
         status.open_routes,
@@ -82,7 +82,7 @@ def create_app(config: ServerConfig, engine: TransformersEngine | None = None) -
     first = () if config.upstream is None else (proxy.routes,)  # at the same addresses
     for routes in (*first, *groups, _pages()):
         app.include_router(routes)
-    app.add_middleware(Guard, max_body=config.max_body)
+    app.add_middleware(RequestMiddleware, max_body=config.max_body)
     if config.origins:  # around the guard, so that its refusals can be read there, too
         app.add_middleware(
             CORSMiddleware,

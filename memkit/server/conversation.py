@@ -7,13 +7,13 @@ from typing import Any
 
 from memkit.server.api_errors import ApiError
 from memkit.server.schemas import ChatMessage, EarlierMessage
-from memkit.text.messages import turns
+from memkit.text.messages import parse_history
 
 Pair = tuple[str, str]
 SIDES = ("user", "assistant")  # of a pair
 
 
-def turns_in(messages: Sequence[ChatMessage]) -> tuple[tuple[Pair, ...], str, str]:
+def split_conversation(messages: Sequence[ChatMessage]) -> tuple[tuple[Pair, ...], str, str]:
     """Earlier turns, the question and the instructions of a conversation."""
     said, instructions = _folded(messages)
     if not said or len(said[-1]) != 1:
@@ -21,20 +21,20 @@ def turns_in(messages: Sequence[ChatMessage]) -> tuple[tuple[Pair, ...], str, st
     return _pairs(said[:-1]), said[-1][0], instructions
 
 
-def earlier(history: Sequence[Pair | EarlierMessage]) -> tuple[tuple[Pair, ...], str]:
+def parse_earlier(history: Sequence[Pair | EarlierMessage]) -> tuple[tuple[Pair, ...], str]:
     """Turns and instructions of what was said before a question: pairs, or messages.
 
     Raises `ConfigError` for what `memkit.Memory` does not take either.
     """
     if not any(isinstance(each, EarlierMessage) for each in history):
-        return turns([each for each in history if not isinstance(each, EarlierMessage)])
+        return parse_history([each for each in history if not isinstance(each, EarlierMessage)])
     messages = list[dict[str, Any]]()
     for each in history:
         if isinstance(each, EarlierMessage):
             messages.append({"role": each.role, "content": each.content})
         else:
             messages += [{"role": role, "content": text} for role, text in zip(SIDES, each, strict=True)]
-    return turns(messages)
+    return parse_history(messages)
 
 
 def _folded(messages: Sequence[ChatMessage]) -> tuple[list[list[str]], str]:

@@ -16,12 +16,12 @@ from memkit.engine.transformers.engine import TransformersEngine
 from memkit.memory import Memory
 from memkit.observability.events import LogObserver, Observers
 from memkit.observability.prometheus import Metrics
-from memkit.router.gate import gate_config
+from memkit.router.gate import resolve_gate
 from memkit.server.config import ServerConfig
 from memkit.server.identity import Caller, header_text
 from memkit.server.jobs import Jobs
-from memkit.server.memory_pool import Pool
-from memkit.server.rate_limits import Rates, key_of
+from memkit.server.memory_pool import MemoryPool
+from memkit.server.rate_limits import RateLimiter, authenticate
 
 BEARER = HTTPBearer(auto_error=False, description="An API key: `memkit keys create --tenant NAME`.")
 _USER = "A user of the key's tenant, percent-encoded; without it the tenant's own memories are meant."
@@ -41,7 +41,7 @@ class Services:
             options=config.options,
             engine=engine,
             embedder=config.embedder,
-            gate=gate_config(config.gate),
+            gate=resolve_gate(config.gate),
             observer=Observers(LogObserver(), self.metrics),
             database=config.database,
             artifacts=config.artifacts,
@@ -49,8 +49,8 @@ class Services:
         self.bank = self.root.bank
         self.jobs = Jobs(self.root, config.queue, config.keep)
         self.metrics.watch(self.jobs.age)
-        self.rates = Rates(config.rate)
-        self._pool: Pool | None = None
+        self.rates = RateLimiter(config.rate)
+        self._pool: MemoryPool | None = None
 
     def load(self) -> None:
         """Load the model, so that the first question does not wait for it; go on with what waited."""
@@ -61,9 +61,9 @@ class Services:
         _ = self.pool
 
     @property
-    def pool(self) -> Pool:
+    def pool(self) -> MemoryPool:
         if self._pool is None:
-            self._pool = Pool(self.root, self.config.users)
+            self._pool = MemoryPool(self.root, self.config.users)
         return self._pool
 
     def close(self) -> None:
@@ -79,7 +79,7 @@ class Services:
 
 
 @dataclass(frozen=True)
-class Desk:
+class RequestContext:
     """One request's caller, with what serves it."""
 
     services: Services
@@ -95,11 +95,11 @@ class Desk:
         with self.services.pool.of(self.owner) as memory:
             yield memory
 
-    def of(self, user: str | None) -> Desk:
+    def of(self, user: str | None) -> RequestContext:
         """The same for a user that the request's body names, unless its header has named one."""
         if not user or self.caller.user:
             return self
-        return Desk(self.services, replace(self.caller, user=user))
+        return RequestContext(self.services, replace(self.caller, user=user))
 
 
 def services_of(request: Request) -> Services:
@@ -108,20 +108,20 @@ def services_of(request: Request) -> Services:
     return found
 
 
-def desk_of(
+def request_context(
     request: Request,
     response: Response,
     _: Annotated[object, Security(BEARER)],
     x_memkit_user: Annotated[str, Header(description=_USER)] = "",
-) -> Desk:
+) -> RequestContext:
     """The caller, by API key and ``X-Memkit-User``; 401 without a valid key, 429 for too many requests."""
     services = services_of(request)
-    key, counted = key_of(services.bank, request.headers.get("authorization", ""))
+    key, counted = authenticate(services.bank, request.headers.get("authorization", ""))
     response.headers.update(services.rates.count(counted))
-    return Desk(services, Caller(key.tenant, header_text(x_memkit_user), key.scope))
+    return RequestContext(services, Caller(key.tenant, header_text(x_memkit_user), key.scope))
 
 
-AtDesk = Annotated[Desk, Depends(desk_of)]
+InContext = Annotated[RequestContext, Depends(request_context)]
 
 
 def with_headers(made: Response, response: Response) -> Response:

@@ -8,10 +8,10 @@ from memkit.bank.owners import Owner
 from memkit.compilers.base import Progress as Reporting
 from memkit.compilers.base import Step
 from memkit.memory import Memory
-from memkit.pipeline.compile_queue import Job, Progress
-from memkit.recompile.executors import Here
+from memkit.pipeline.compile_queue import Job, JobProgress
+from memkit.recompile.executors import InProcess
 from memkit.recompile.plan import Scope, Task, plan
-from memkit.recompile.run import done_of, expire, recompile
+from memkit.recompile.run import expire, job_outcome, recompile
 
 
 class Jobs:
@@ -37,8 +37,8 @@ class Jobs:
             expire(self._root, scope.users, datetime.now(UTC))
             planned = plan(self._root, scope)
             job.total = len(planned.tasks)
-            here = Here(self._root, lambda task: self._progress(job, task))
-            recompile(planned, scope, here, lambda found: job.outcomes.append(done_of(found)))
+            here = InProcess(self._root, lambda task: self._progress(job, task))
+            recompile(planned, scope, here, lambda found: job.outcomes.append(job_outcome(found)))
 
         return self._queue.add(Job(group, "recompile", run), self._most)
 
@@ -68,7 +68,7 @@ class Jobs:
         self._queue.stop(at_once=True)
 
     def _progress(self, job: Job, task: Task) -> Reporting:
-        at = job.now = Progress(Owner.of(task.user).user, task.memory_id)
+        at = job.now = JobProgress(Owner.of(task.user).user, task.memory_id)
 
         def step(done: Step) -> None:
             self._queue.stopping()

@@ -20,7 +20,7 @@ from memkit.errors import ConfigError, MemkitError, MissingExtraError, install_l
 from memkit.memory import MAX_CHARACTERS, Memory
 from memkit.server.api_errors import ApiError, api_error
 from memkit.server.jobs import Jobs
-from memkit.server.validation_messages import told
+from memkit.server.validation_messages import describe_errors
 
 try:
     from mcp.server.mcpserver import Context, MCPServer
@@ -124,7 +124,7 @@ Most = Annotated[
 ]
 
 
-class Remembered(BaseModel):
+class RememberResult(BaseModel):
     """A memory that was made or added to."""
 
     memory_id: str
@@ -135,7 +135,7 @@ class Remembered(BaseModel):
     entries: int
 
 
-class Answered(BaseModel):
+class AskResult(BaseModel):
     """An answer, and what it was made from."""
 
     text: str
@@ -147,15 +147,15 @@ class Answered(BaseModel):
     spans: list[dict[str, int]]
 
 
-class Listed(BaseModel):
+class ListResult(BaseModel):
     """A page of the user's memories, oldest first; ``next`` is the cursor of the page that follows."""
 
-    memories: list[Remembered]
+    memories: list[RememberResult]
     total: int
     next: str | None
 
 
-class Forgotten(BaseModel):
+class ForgetResult(BaseModel):
     """What was removed; ``left`` is the id of what remains of a memory."""
 
     memory_id: str
@@ -163,7 +163,7 @@ class Forgotten(BaseModel):
     left: str | None
 
 
-class Explained(BaseModel):
+class ExplainResult(BaseModel):
     """What would stand in front of a question, and why."""
 
     route: str
@@ -176,7 +176,7 @@ class Explained(BaseModel):
     candidates: list[dict[str, Any]]
 
 
-class Told(BaseModel):
+class StatusResult(BaseModel):
     """What serves the user, and how much they have."""
 
     version: str
@@ -189,14 +189,14 @@ class Told(BaseModel):
     waiting: int
 
 
-class Desk(Protocol):
+class MemorySource(Protocol):
     """Gives the memory of whoever calls."""
 
     def memory(self, context: Context[Any, Any]) -> Any:
         """A context manager with the caller's `Memory`."""
 
 
-class Local:
+class LocalMemory:
     """One user, who needs no key."""
 
     def __init__(self, memory: Memory) -> None:
@@ -227,22 +227,22 @@ class _Server(MCPServer[Any]):
             cause = error.__cause__
             if isinstance(cause, ValidationError):
                 findings = cause.errors(include_url=False)
-                raise ToolError(told(findings, arguments)[1]) from cause
+                raise ToolError(describe_errors(findings, arguments)[1]) from cause
             raise ToolError(str(cause or error)) from cause
 
 
-def create_mcp(desk: Desk, jobs: Jobs | None) -> MCPServer[Any]:
+def create_mcp(desk: MemorySource, jobs: Jobs | None) -> MCPServer[Any]:
     """The server; without ``jobs`` nothing is compiled in the background."""
     server = _Server(
         "memkit", title="memkit", version=__version__, instructions=INSTRUCTIONS, log_level="WARNING"
     )
     _writing(server, desk, jobs)
     _reading(server, desk)
-    _telling(server, desk, jobs)
+    _answer_tools(server, desk, jobs)
     return server
 
 
-def _writing(server: MCPServer[Any], desk: Desk, jobs: Jobs | None) -> None:
+def _writing(server: MCPServer[Any], desk: MemorySource, jobs: Jobs | None) -> None:
     # A document is kept once; what is added to a running memory without a key is added each time.
     @server.tool(annotations=ToolAnnotations(idempotent_hint=False, destructive_hint=False))
     def remember(
@@ -251,9 +251,9 @@ def _writing(server: MCPServer[Any], desk: Desk, jobs: Jobs | None) -> None:
         title: Title = "",
         memory: Name = "",
         key: Key = "",
-    ) -> Remembered:
+    ) -> RememberResult:
         """Keep a document, or add a fact to a running memory ("profile"). It can be asked about at once."""
-        with _heard(desk, context) as mine:
+        with _memory_for(desk, context) as mine:
             if memory:
                 info = mine.remember(text, memory=memory, title=title, key=key or None)
             elif key:
@@ -265,9 +265,9 @@ def _writing(server: MCPServer[Any], desk: Desk, jobs: Jobs | None) -> None:
         return _remembered(info)
 
     @server.tool(annotations=ToolAnnotations(destructive_hint=True, idempotent_hint=True))
-    def forget(memory_id: Id, context: Context[Any, Any], matching: Matching = "") -> Forgotten:
+    def forget(memory_id: Id, context: Context[Any, Any], matching: Matching = "") -> ForgetResult:
         """Forget a memory, or a part of it, for good: its text and everything that was compiled from it."""
-        with _heard(desk, context) as mine:
+        with _memory_for(desk, context) as mine:
             found = mine.show(memory_id).id
             if matching:
                 (receipt,) = mine.forget_matching(found, matching, compile=False)
@@ -277,24 +277,24 @@ def _writing(server: MCPServer[Any], desk: Desk, jobs: Jobs | None) -> None:
                 jobs.forgotten(mine.owner, found)
                 if receipt.left and receipt.artifacts_removed:
                     jobs.compile(mine.owner, receipt.left)
-        return Forgotten(
+        return ForgetResult(
             memory_id=receipt.memory_id, artifacts_removed=receipt.artifacts_removed, left=receipt.left
         )
 
 
-def _reading(server: MCPServer[Any], desk: Desk) -> None:
+def _reading(server: MCPServer[Any], desk: MemorySource) -> None:
     @server.tool(annotations=READS)
     def ask(
         question: Question, context: Context[Any, Any], max_tokens: Tokens = None, within: Within = ""
-    ) -> Answered:
+    ) -> AskResult:
         """Answer a question from the user's memories, and tell which one it came from."""
-        with _heard(desk, context) as mine:
+        with _memory_for(desk, context) as mine:
             most = min(max_tokens or 64, mine.engine.window // 2)
             answer = mine.ask(question, max_tokens=most, within=within or None)
         trace = answer.trace
         used = trace.memory_id if answer.route != "none" else None
         titles = {each.memory_id: each.title for each in trace.candidates}
-        return Answered(
+        return AskResult(
             text=answer.text,
             route=answer.route,
             reason=trace.reason,
@@ -305,27 +305,27 @@ def _reading(server: MCPServer[Any], desk: Desk) -> None:
         )
 
     @server.tool(name="list", annotations=READS)
-    def list_memories(context: Context[Any, Any], cursor: Cursor = "", limit: Most = None) -> Listed:
+    def list_memories(context: Context[Any, Any], cursor: Cursor = "", limit: Most = None) -> ListResult:
         """List the user's memories, oldest first, page by page."""
         after = _cursor(cursor) if cursor else ("", "")
-        with _heard(desk, context) as mine:
+        with _memory_for(desk, context) as mine:
             infos = sorted(mine.list(), key=_place)
         left = [info for info in infos if _place(info) > after]
         page = left[: limit or PAGE]
         more = len(left) > len(page)
-        return Listed(
+        return ListResult(
             memories=[_remembered(info) for info in page],
             total=len(infos),
             next="_".join(_place(page[-1])) if more else None,
         )
 
     @server.tool(annotations=READS)
-    def explain(question: Question, context: Context[Any, Any], within: Within = "") -> Explained:
+    def explain(question: Question, context: Context[Any, Any], within: Within = "") -> ExplainResult:
         """Tell which memory a question would be answered from and why, with all that were weighed."""
-        with _heard(desk, context) as mine:
+        with _memory_for(desk, context) as mine:
             routed = mine.router.route(question, 64, within or None)
         decision = routed.decision
-        return Explained(
+        return ExplainResult(
             route=decision.route,
             reason=decision.reason,
             gate=decision.gate,
@@ -337,14 +337,14 @@ def _reading(server: MCPServer[Any], desk: Desk) -> None:
         )
 
 
-def _telling(server: MCPServer[Any], desk: Desk, jobs: Jobs | None) -> None:
+def _answer_tools(server: MCPServer[Any], desk: MemorySource, jobs: Jobs | None) -> None:
     @server.tool(annotations=READS)
-    def status(context: Context[Any, Any]) -> Told:
+    def status(context: Context[Any, Any]) -> StatusResult:
         """Tell what serves the user, and how much is remembered."""
-        with _heard(desk, context) as mine:
+        with _memory_for(desk, context) as mine:
             infos = mine.list()
             waiting = [job for job in jobs.list(mine.whose.group) if job.ended is None] if jobs else []
-            return Told(
+            return StatusResult(
                 version=__version__,
                 model=mine.engine.model,
                 tenant=mine.tenant,
@@ -357,7 +357,7 @@ def _telling(server: MCPServer[Any], desk: Desk, jobs: Jobs | None) -> None:
 
 
 @contextmanager
-def _heard(desk: Desk, context: Context[Any, Any]) -> Iterator[Memory]:
+def _memory_for(desk: MemorySource, context: Context[Any, Any]) -> Iterator[Memory]:
     """The caller's memory; errors that they can do something about are told, others are not."""
     try:
         with desk.memory(context) as memory:
@@ -378,8 +378,8 @@ def _cursor(text: str) -> tuple[str, str]:
     return moment, memory_id
 
 
-def _remembered(info: Any) -> Remembered:
-    return Remembered(
+def _remembered(info: Any) -> RememberResult:
+    return RememberResult(
         memory_id=info.id,
         title=info.title,
         status=info.status,

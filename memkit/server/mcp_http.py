@@ -17,9 +17,9 @@ from memkit.server.api_errors import ApiError, api_error, body_of
 from memkit.server.identity import Caller, header_text
 from memkit.server.jobs import Jobs
 from memkit.server.mcp import create_mcp
-from memkit.server.memory_pool import Pool
-from memkit.server.middleware import Guard
-from memkit.server.rate_limits import Rates, key_of
+from memkit.server.memory_pool import MemoryPool
+from memkit.server.middleware import RequestMiddleware
+from memkit.server.rate_limits import RateLimiter, authenticate
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -28,11 +28,11 @@ NO_MESSAGE = "the body is no JSON-RPC message: send one object with jsonrpc, met
 RATE, MAX_BODY = 600, 8 * 2**20  # requests of a key in a minute; bytes
 
 
-class Keyed:
+class KeyedMemory:
     """Whoever an API key and ``X-Memkit-User`` say."""
 
     def __init__(self, root: Memory, users: int = 256) -> None:
-        self._pool = Pool(root, users)
+        self._pool = MemoryPool(root, users)
         self._bank = root.bank
 
     def caller(self, headers: dict[str, str]) -> tuple[Caller, str]:
@@ -40,7 +40,7 @@ class Keyed:
 
         Raises `ApiError` without a valid key, `ConfigError` for a name that is none.
         """
-        key, counted = key_of(self._bank, headers.get("authorization", ""))
+        key, counted = authenticate(self._bank, headers.get("authorization", ""))
         return Caller(key.tenant, header_text(headers.get("x-memkit-user", "")), key.scope), counted
 
     @contextmanager
@@ -50,10 +50,10 @@ class Keyed:
             yield memory
 
 
-class Gatekeeper:
+class KeyMiddleware:
     """An ASGI application that lets only requests with a valid key through, and not too many."""
 
-    def __init__(self, app: ASGIApp, desk: Keyed, rates: Rates) -> None:
+    def __init__(self, app: ASGIApp, desk: KeyedMemory, rates: RateLimiter) -> None:
         self._app, self._desk, self._rates = app, desk, rates
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -89,7 +89,7 @@ class Gatekeeper:
         return self._rates.count(self._desk.caller(headers)[1])
 
 
-def http_app(desk: Keyed, jobs: Jobs | None, *, rate: int = RATE, max_body: int = MAX_BODY) -> ASGIApp:
+def http_app(desk: KeyedMemory, jobs: Jobs | None, *, rate: int = RATE, max_body: int = MAX_BODY) -> ASGIApp:
     """The MCP server at ``/mcp``; ``rate`` counts requests of a key in a minute, ``max_body`` is in bytes."""
     # The SDK's check of host names keeps web pages from a server that trusts whoever reaches it (DNS
     # rebinding). Here every request brings a key, which no page has; and proxies pass on names of their own.
@@ -97,7 +97,7 @@ def http_app(desk: Keyed, jobs: Jobs | None, *, rate: int = RATE, max_body: int 
     app = create_mcp(desk, jobs).streamable_http_app(
         stateless_http=True, transport_security=names, max_request_body_size=max_body
     )
-    return Guard(Gatekeeper(app, desk, Rates(rate)), max_body)
+    return RequestMiddleware(KeyMiddleware(app, desk, RateLimiter(rate)), max_body)
 
 
 def plainly(body: bytes) -> bytes:

@@ -11,7 +11,7 @@ from memkit.bank.owners import Owner
 from memkit.memory import Memory
 
 
-class Pool:
+class MemoryPool:
     """At most ``size`` memories, those asked for last. What is attached for them is the engine's to bound."""
 
     def __init__(self, root: Memory, size: int) -> None:

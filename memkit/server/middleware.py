@@ -41,7 +41,7 @@ _HEADERS = (
 )
 
 
-class Guard:
+class RequestMiddleware:
     """An ASGI application around another one."""
 
     def __init__(self, app: ASGIApp, max_body: int) -> None:

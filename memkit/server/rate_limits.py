@@ -10,12 +10,12 @@ from limits.storage import MemoryStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
 from memkit.bank import Bank
-from memkit.bank.api_keys import Key
+from memkit.bank.api_keys import ApiKey
 from memkit.errors import ConfigError
 from memkit.server.api_errors import ApiError, unauthorized
 
 
-def key_of(bank: Bank, authorization: str) -> tuple[Key, str]:
+def authenticate(bank: Bank, authorization: str) -> tuple[ApiKey, str]:
     """The key in a header ``Authorization``, and what stands for it in counts; 401 for all that is none."""
     kind, _, secret = authorization.partition(" ")
     secret = secret.strip() if kind.lower() == "bearer" else ""
@@ -25,7 +25,7 @@ def key_of(bank: Bank, authorization: str) -> tuple[Key, str]:
     return key, hashlib.sha256(secret.encode()).hexdigest()[:16]
 
 
-class Rates:
+class RateLimiter:
     """Counts requests of keys, of which each may make so many ``a_minute``."""
 
     def __init__(self, a_minute: int) -> None:

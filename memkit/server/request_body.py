@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from memkit.server.error_handlers import not_json
 
 
-class UnfitBodyError(HTTPException):
+class InvalidBodyError(HTTPException):
     """A body that cannot be read; ``param`` names what is wrong with it."""
 
     def __init__(self, message: str, param: str | None = None) -> None:
@@ -21,23 +21,23 @@ class UnfitBodyError(HTTPException):
 
 
 def parse(data: bytes) -> Any:
-    """The value of a body. Raises `UnfitBodyError` for what is no JSON, or holds half a character."""
+    """The value of a body. Raises `InvalidBodyError` for what is no JSON, or holds half a character."""
     try:
         value = json.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise UnfitBodyError(f"the body is not UTF-8 (byte {error.start})") from error
+        raise InvalidBodyError(f"the body is not UTF-8 (byte {error.start})") from error
     except json.JSONDecodeError as error:
-        raise UnfitBodyError(not_json(error.pos)) from error
+        raise InvalidBodyError(not_json(error.pos)) from error
     except RecursionError as error:
-        raise UnfitBodyError("the body is nested too deeply") from error
+        raise InvalidBodyError("the body is nested too deeply") from error
     except ValueError as error:  # a number of thousands of digits
-        raise UnfitBodyError("the body holds a number that is too long") from error
+        raise InvalidBodyError("the body holds a number that is too long") from error
     check(value)
     return value
 
 
 def check(value: Any) -> None:
-    """Raise `UnfitBodyError` where a text in a value is not Unicode.
+    """Raise `InvalidBodyError` where a text in a value is not Unicode.
 
     JSON can spell a lone surrogate, ``"\\ud800"``, which no database, tokenizer or other server takes.
     """
@@ -47,7 +47,7 @@ def check(value: Any) -> None:
         place = next((place for place, text in _texts(value, ()) if not _is_unicode(text)), ())
         where = ".".join(place)
         said = "holds half a character (a lone surrogate)"
-        raise UnfitBodyError(f"{where or 'the body'}: {said}", where or None) from error
+        raise InvalidBodyError(f"{where or 'the body'}: {said}", where or None) from error
 
 
 def _texts(value: Any, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-class Stopper:
+class StopSequences:
     """Lets text through until one of the ``stops`` begins; what may be the start of one waits."""
 
     def __init__(self, stops: Sequence[str]) -> None:

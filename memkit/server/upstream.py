@@ -21,7 +21,7 @@ from memkit.errors import NotFoundError
 from memkit.router.gate import EMPTY, Decision, by_rule
 from memkit.router.passages import passages
 from memkit.server.api_errors import ApiError
-from memkit.server.dependencies import Desk, Services
+from memkit.server.dependencies import RequestContext, Services
 from memkit.server.middleware import UNBUFFERED
 from memkit.server.response_passthrough import DECODED, headers_of, joined, marked, with_field
 from memkit.server.schemas import MAX_QUESTION
@@ -47,7 +47,7 @@ class Estimated:
 
 
 @dataclass(frozen=True)
-class Found:
+class MemoryContext:
     """What memory goes into a prompt, and why."""
 
     decision: Decision
@@ -128,7 +128,7 @@ class Upstream:
 
     async def chat(
         self,
-        desk: Desk,
+        desk: RequestContext,
         body: dict[str, Any],
         content: bytes,
         within: str | None,
@@ -148,21 +148,21 @@ class Upstream:
             "POST", "chat/completions", content=content, headers=headers, query=query, told=told
         )
 
-    def look(self, desk: Desk, question: str, within: str | None) -> Found:
+    def look(self, desk: RequestContext, question: str, within: str | None) -> MemoryContext:
         """The memory that a question is about, and its passages."""
         if not question.strip():
-            return Found(Decision("none", None, "there is no question in words"), "", ())
+            return MemoryContext(Decision("none", None, "there is no question in words"), "", ())
         with desk.memory() as memory:
             looked = memory.router.look(question, within=within)
             if not looked.ranked:
-                return Found(EMPTY, "", ())
+                return MemoryContext(EMPTY, "", ())
             best = looked.ranked[0]
             least = memory.router.config.min_similarity
             decision = by_rule(
                 best, _OBSTACLE, memory.router.embedder.min_similarity if least is None else least
             )
             if decision.route != "text":
-                return Found(decision, "", ())
+                return MemoryContext(decision, "", ())
             room = self._services.config.context_tokens
             try:
                 text, spans = passages(
@@ -170,7 +170,7 @@ class Upstream:
                 )
             except NotFoundError:  # forgotten in the meantime
                 text, spans = "", ()
-            return Found(decision, text, spans)
+            return MemoryContext(decision, text, spans)
 
     async def _send(
         self, method: str, path: str, content: bytes | None, headers: Mapping[str, str], query: str

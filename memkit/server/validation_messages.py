@@ -86,7 +86,7 @@ _MADE: dict[str, Callable[[Finding, Finding], str]] = {
 }
 
 
-def sentence(found: Finding) -> str:
+def describe_error(found: Finding) -> str:
     """What one finding says of the value at its place."""
     kind = str(found.get("type", ""))
     if kind in _FIXED:
@@ -98,7 +98,7 @@ def sentence(found: Finding) -> str:
     return "is not valid"
 
 
-def told(findings: Sequence[Finding], given: Any = None) -> tuple[str | None, str]:
+def describe_errors(findings: Sequence[Finding], given: Any = None) -> tuple[str | None, str]:
     """The place of the worst finding, as ``messages.0.content``, and a sentence about it.
 
     ``given`` is the value that was looked at. Where a value may have several forms, pydantic finds fault
@@ -109,8 +109,8 @@ def told(findings: Sequence[Finding], given: Any = None) -> tuple[str | None, st
         return None, "the request is not valid"
     deepest = max(len(place) for place, _ in placed)
     place, found = min(placed, key=lambda pair: (pair[1].get("type") in _FORMS, deepest - len(pair[0])))
-    same = {sentence(each) for at, each in placed if at == place and each.get("type") in _FORMS}
-    said = sentence(found)
+    same = {describe_error(each) for at, each in placed if at == place and each.get("type") in _FORMS}
+    said = describe_error(found)
     if found.get("type") in _FORMS and len(same) > 1:
         words = [each.removeprefix("must be ") for each in sorted(same) if each.startswith("must be ")]
         said = f"must be {' or '.join(words)}"

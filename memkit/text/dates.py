@@ -9,7 +9,7 @@ from memkit.errors import ConfigError
 FORMS = "2026-05-02, 2026-05-02 08:00 or 2026-05-02T08:00:00.5+09:00"
 
 
-def moment(given: str | date | datetime) -> datetime:
+def parse_time(given: str | date | datetime) -> datetime:
     """The moment that is meant, with its zone; the zone that was given is kept.
 
     A date is that day at 00:00. What names no zone is in UTC, a naive `datetime` too. A text is in the

@@ -121,7 +121,7 @@ _FOREIGN_ENDS = tuple(
 )
 
 
-def statements(text: str) -> str:
+def extract_statements(text: str) -> str:
     """What of a text is stated: its sentences as they stand, without those that ask or only greet."""
     kept = list[str]()
     for sentence, space in _sentences(text):
@@ -134,7 +134,7 @@ def statements(text: str) -> str:
     return whole if _WORD.search(whole) else ""
 
 
-def asks(text: str) -> bool:
+def is_question(text: str) -> bool:
     """Whether any sentence of a text asks for something."""
     return any(_asks(sentence) for sentence, _ in _sentences(text))
 

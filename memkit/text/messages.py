@@ -7,12 +7,12 @@ from dataclasses import replace
 from datetime import date, datetime
 from typing import Any, TypeAlias
 
-from memkit.bank.types import Said
+from memkit.bank.types import Message
 from memkit.errors import ConfigError
-from memkit.text.dates import moment
-from memkit.text.normalize import blank
+from memkit.text.dates import parse_time
+from memkit.text.normalize import is_blank
 
-Message: TypeAlias = "Mapping[str, Any] | Said"
+MessageLike: TypeAlias = "Mapping[str, Any] | Message"
 Turn: TypeAlias = "tuple[str, str] | Mapping[str, Any]"
 Turns: TypeAlias = Sequence[Turn]
 When: TypeAlias = "str | date | datetime"
@@ -50,7 +50,7 @@ def _part_text(part: Any) -> str:
     return text if isinstance(text, str) else ""
 
 
-def checked(what: str, text: Any) -> str:
+def require_text(what: str, text: Any) -> str:
     """A text that can be encoded, or `ConfigError`."""
     if not isinstance(text, str):
         raise ConfigError(f"the {what} must be a text, got {text!r:.80}")
@@ -63,26 +63,26 @@ def checked(what: str, text: Any) -> str:
     return text
 
 
-def entries(messages: Sequence[Message], when: When | None) -> list[Said]:
+def messages_of(messages: Sequence[MessageLike], when: When | None) -> list[Message]:
     """The entries of messages, said at ``when`` unless they say it themselves; those without text are left
     out. Raises `ConfigError`."""
     if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
         raise ConfigError(f"give a text, a document or a list of messages; {SHAPE}")
     found = [_entry(each, when) for each in messages]
-    with_text = [each for each in found if not (isinstance(each.text, str) and blank(each.text))]
-    if found and not with_text and not any(isinstance(each, Said) for each in messages):
+    with_text = [each for each in found if not (isinstance(each.text, str) and is_blank(each.text))]
+    if found and not with_text and not any(isinstance(each, Message) for each in messages):
         raise ConfigError(f"no message holds a text: there is nothing to remember; {SHAPE}")
     return with_text or found
 
 
-def _entry(said: Message, when: When | None) -> Said:
-    if isinstance(said, Said):
+def _entry(said: MessageLike, when: When | None) -> Message:
+    if isinstance(said, Message):
         at = said.when if said.when is not None else when
-        return replace(said, when=None if at is None else moment(at))
+        return replace(said, when=None if at is None else parse_time(at))
     if not isinstance(said, Mapping) or not {"role", "content"} <= set(said) <= BESIDE:
         raise ConfigError(SHAPE)
     at = said.get("when") if said.get("when") is not None else when
-    return Said(content_text(said["content"]), _role(said["role"]), None if at is None else moment(at))
+    return Message(content_text(said["content"]), _role(said["role"]), None if at is None else parse_time(at))
 
 
 def _role(role: Any) -> str:
@@ -91,7 +91,7 @@ def _role(role: Any) -> str:
     return role
 
 
-def turns(history: Turns) -> tuple[tuple[tuple[str, str], ...], str]:
+def parse_history(history: Turns) -> tuple[tuple[tuple[str, str], ...], str]:
     """Earlier questions with their answers, and the instructions among them, of pairs or of messages.
 
     Messages in a row of one side are joined; what a tool said is left out. Raises `ConfigError`.
@@ -113,7 +113,7 @@ def _pairs(history: Turns) -> Iterator[tuple[str, str]]:
     for each in history:
         if isinstance(each, str) or not isinstance(each, Sequence) or len(each) != 2:
             raise ConfigError(f"a turn is (question, answer), or the history is messages; {SHAPE}")
-        yield checked("history", each[0]), checked("history", each[1])
+        yield require_text("history", each[0]), require_text("history", each[1])
 
 
 def _of_messages(history: Turns) -> tuple[tuple[tuple[str, str], ...], str]:
@@ -121,7 +121,7 @@ def _of_messages(history: Turns) -> tuple[tuple[tuple[str, str], ...], str]:
     for message in history:
         if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
             raise ConfigError(f"a history has messages or pairs, and not both; {SHAPE}")
-        role, text = _role(message["role"]), checked("history", content_text(message["content"]))
+        role, text = _role(message["role"]), require_text("history", content_text(message["content"]))
         if role in ("system", "developer"):
             system.append(text)
         elif role in ("user", "human"):

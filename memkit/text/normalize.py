@@ -33,7 +33,7 @@ _IN_UNSPACED = regex.compile(rf"[{UNSPACED}]")
 _GRAPHEME = regex.compile(r"\X")
 
 
-def normal(text: str) -> str:
+def normalize(text: str) -> str:
     """A text as it looks: composed (NFC), in letters of one width, without characters that are not seen,
     its lines ended by ``\\n`` and without spaces at the ends of lines or of the text."""
     text = _BREAK.sub("\n", text)
@@ -54,14 +54,14 @@ def _as_seen(character: str) -> str:
     return " " if character.isspace() and character != "\n" else character
 
 
-def blank(text: str) -> bool:
+def is_blank(text: str) -> bool:
     """Whether there is nothing to see in a text."""
     return _SHOWN.search(text) is None
 
 
 def folded(text: str) -> str:
     """A text's normal form without the difference of case, for matching."""
-    return normal(text).casefold()
+    return normalize(text).casefold()
 
 
 def places(text: str, wanted: str) -> list[tuple[int, int]]:
@@ -98,7 +98,7 @@ def words(text: str) -> Iterator[str]:
 
     Hyphens part words: Anna-Maria is Anna Maria.
     """
-    return (word for _, word in words_at(normal(text)))
+    return (word for _, word in words_at(normalize(text)))
 
 
 def words_at(plain: str) -> Iterator[tuple[int, str]]:

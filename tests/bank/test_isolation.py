@@ -16,9 +16,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from memkit.artifact.format import Artifact, Manifest
 from memkit.bank import Bank
-from memkit.bank.api_keys import Keys
-from memkit.bank.conversation_logs import Logs
-from memkit.bank.deletion import Forgetting
+from memkit.bank.api_keys import ApiKeys
+from memkit.bank.conversation_logs import ConversationLogs
+from memkit.bank.deletion import Deletion
 from memkit.bank.leases import Leases
 from memkit.bank.policies import Policies
 from memkit.bank.versions import Versions
@@ -207,7 +207,7 @@ Tenants.TestCase.settings = settings(max_examples=25, stateful_step_count=25, de
 TestTenants = Tenants.TestCase
 
 
-PARTS = (Bank, Logs, Versions, Forgetting, Leases, Policies, Keys)
+PARTS = (Bank, ConversationLogs, Versions, Deletion, Leases, Policies, ApiKeys)
 
 
 @pytest.mark.parametrize(

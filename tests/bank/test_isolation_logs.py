@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from memkit.artifact.format import Artifact, Manifest
-from memkit.bank import Bank, CompiledFrom, MemoryInfo, Said
+from memkit.bank import Bank, CompiledFrom, MemoryInfo, Message
 from memkit.bank.types import memory_id_of, running_digest
 from memkit.document import Document, Span
 from memkit.errors import BankBusyError, ConfigError, NotFoundError
@@ -79,7 +79,7 @@ class RunningMemories(RuleBasedStateMachine):
     def append(self, tenant: str, name: str, day: int, words: int) -> None:
         self.made += 1
         text, at = f"fact {self.made} of {tenant}" + " more" * words, START + timedelta(days=day)
-        info = self.bank.logs.append(tenant, name, [Said(text, when=at)], embed)
+        info = self.bank.logs.append(tenant, name, [Message(text, when=at)], embed)
         assert info.id == self.id_of(tenant, name)
         log = self.model[tenant].setdefault(name, Log())
         while at in log.lines:
@@ -109,7 +109,7 @@ class RunningMemories(RuleBasedStateMachine):
         entries = self.bank.logs.entries(tenant, self.id_of(tenant, name))
         gone = [entries[(pick + i) % len(entries)] for i in range(min(count, len(entries)))]
         spans = [Span(entry.start, entry.start + 1) for entry in gone]  # a touch is enough
-        receipt = self.bank.forgetting.erase(tenant, self.id_of(tenant, name), spans, embed)
+        receipt = self.bank.deletion.erase(tenant, self.id_of(tenant, name), spans, embed)
         times = {entry.said for entry in gone}
         if times == set(log.lines):
             del self.model[tenant][name]

@@ -17,7 +17,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from memkit.artifact.format import Artifact
-from memkit.bank import Bank, MemoryInfo, Policy, Said, artifact_store_remote
+from memkit.bank import Bank, MemoryInfo, Message, Policy, artifact_store_remote
 from memkit.bank.artifact_store import name_of
 from memkit.bank.backup import restore
 from memkit.bank.owners import Owner
@@ -34,7 +34,7 @@ from memkit.errors import (
 )
 from memkit.memory import Memory
 from memkit.recompile.advice import AdvisorConfig
-from memkit.recompile.executors import Here
+from memkit.recompile.executors import InProcess
 from memkit.recompile.plan import Scope, plan
 from memkit.recompile.run import recompile
 from memkit.testing import TEXT, TINY_OPTIONS
@@ -135,13 +135,15 @@ def test_logs_leases_policies_and_keys(machines: tuple[Bank, Bank]) -> None:
         return [Span(0, len(document.text))], np.ones((1, 4), np.float32)
 
     when = datetime(2026, 1, 2, tzinfo=UTC)
-    info = one.logs.append("alice", "profile", [Said("lives in Lima", when=when), Said("has a dog")], embed)
+    info = one.logs.append(
+        "alice", "profile", [Message("lives in Lima", when=when), Message("has a dog")], embed
+    )
     assert [e.text for e in two.logs.entries("alice", info.id)] == ["lives in Lima", "has a dog"]
-    two.logs.append("alice", "profile", [Said("was born in Cork", when=when.replace(year=2025))], embed)
+    two.logs.append("alice", "profile", [Message("was born in Cork", when=when.replace(year=2025))], embed)
     text = one.source("alice", info.id).text
     assert text.splitlines()[0] == "2025-01-02 user: was born in Cork"
     start = text.index("Lima")
-    assert two.forgetting.erase("alice", info.id, [Span(start, start + 1)], embed).left == info.id
+    assert two.deletion.erase("alice", info.id, [Span(start, start + 1)], embed).left == info.id
     assert "Lima" not in one.source("alice", info.id).text
     with one.leases.take("alice", info.id), pytest.raises(BankBusyError):
         two.leases.take("alice", info.id)
@@ -212,13 +214,13 @@ def test_a_server_that_stops_in_mid_recompile_loses_nothing(
 
             return step
 
-        (outcome,) = recompile(plan(memory, scope), scope, Here(memory, look)).outcomes
+        (outcome,) = recompile(plan(memory, scope), scope, InProcess(memory, look)).outcomes
         assert (outcome.status, "cannot be reached" in outcome.reason) == ("failed", True)
         postgres.start()
         (info,) = memory.bank.list("mira")
         assert (info.version, info.status) == (0, "text")
         memory.bank.leases.clear("mira", info.id)
-        (outcome,) = recompile(plan(memory, scope), scope, Here(memory)).outcomes
+        (outcome,) = recompile(plan(memory, scope), scope, InProcess(memory)).outcomes
         assert outcome.status == "compiled"
 
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from memkit.bank import Bank, vector_index, vector_rows
-from memkit.bank.types import Said
+from memkit.bank.types import Message
 from memkit.bank.vector_index import Chunk, TenantIndex
 from memkit.document import Document, Span
 
@@ -138,7 +138,7 @@ def test_an_entry_in_the_middle_moves_the_chunks_behind_it(
     with Bank(tmp_path / "a") as bank:
         days = [datetime(2024, 1, day, tzinfo=UTC) for day in (1, 9, 5)]
         for number, day in enumerate(days):
-            said = Said(f"thing {number} was said", "user", day)
+            said = Message(f"thing {number} was said", "user", day)
             log = bank.logs.append("alice", "log", [said], embed)
             seen = texts(bank, log.id)
             assert seen == set(bank.source("alice", log.id).text.splitlines())

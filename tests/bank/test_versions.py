@@ -13,7 +13,7 @@ import pytest
 
 from memkit.artifact.format import Artifact, Manifest
 from memkit.artifact.signing import Signer, generate, trusted_keys
-from memkit.bank import Bank, CompiledFrom, MemoryInfo, Said
+from memkit.bank import Bank, CompiledFrom, MemoryInfo, Message
 from memkit.bank.bundle import export, load
 from memkit.bank.diff import difference
 from memkit.document import Document, Span
@@ -40,9 +40,9 @@ def bank(tmp_path: Path) -> Iterator[Bank]:
 @pytest.fixture
 def running(bank: Bank) -> MemoryInfo:
     """Two versions: of the first entry, and of both."""
-    info = bank.logs.append("mira", "profile", [Said("One.", when=DAY)], embed)
+    info = bank.logs.append("mira", "profile", [Message("One.", when=DAY)], embed)
     bank.publish("mira", info.id, verified(0.5), CompiledFrom(1, seconds=2.0, flops=3.0))
-    bank.logs.append("mira", "profile", [Said("Two.", "nurse", DAY)], embed)
+    bank.logs.append("mira", "profile", [Message("Two.", "nurse", DAY)], embed)
     return bank.publish("mira", info.id, verified(0.75), CompiledFrom(2))
 
 
@@ -79,7 +79,7 @@ def test_a_pinned_version_stays(bank: Bank, running: MemoryInfo) -> None:
     assert (info.version, len(bank.versions.history("mira", info.id))) == (1, 3)
     assert not bank.versions.pin("mira", info.id, False).pinned
     assert bank.publish("mira", info.id, verified(0.95), CompiledFrom(2)).version == 4
-    other = bank.logs.append("mira", "other", [Said("One.")], embed)
+    other = bank.logs.append("mira", "other", [Message("One.")], embed)
     with pytest.raises(ConfigError, match="compile it first"):
         bank.versions.pin("mira", other.id)
 
@@ -123,7 +123,7 @@ def test_a_bundle_carries_a_memory_to_another_bank(
     signer, trusted = keys
     document = bank.remember("mira", Document("A text.", "notes"), *embed(Document("A text.")))
     bank.publish("mira", document.id, verified(0.1))
-    bank.logs.append("mira", "profile", [Said("Three.")], embed)
+    bank.logs.append("mira", "profile", [Message("Three.")], embed)
     bundles = [export(bank, "mira", each, signer) for each in (running.id, document.id)]
     with Bank(tmp_path / "other") as other:
         for data in bundles:
@@ -163,7 +163,7 @@ def test_bundles_that_are_refused(
                 load(other, tenant, bundle, keys_, embed, embedder="", fingerprint=fingerprint)
         assert other.list("mira") == other.list("jalo") == []
     with pytest.raises(NotFoundError, match="compile it first"):
-        export(bank, "mira", bank.logs.append("mira", "new", [Said("One.")], embed).id, signer)
+        export(bank, "mira", bank.logs.append("mira", "new", [Message("One.")], embed).id, signer)
 
 
 def test_commands(cli: Callable[..., Any], compiled: str, tmp_path: Path) -> None:

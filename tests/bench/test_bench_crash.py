@@ -9,7 +9,7 @@ import pytest
 
 from memkit.bank import Bank
 from memkit.bench import crash
-from memkit.bench.crash import CrashConfig, Operation, State, after
+from memkit.bench.crash import CrashConfig, Operation, State, outcomes_after
 
 
 def row(kills: int, seed: int = 0) -> dict[str, Any]:
@@ -56,10 +56,10 @@ def test_files_that_nobody_needs_are_found(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_world_after_an_operation() -> None:
     world = {"alice": State({"a": []}, ["x", "y"])}
-    assert after(world, ("publish", "alice", "a", "1"))["alice"].documents == {"a": ["1"]}
-    assert after(world, ("erase", "alice", "x"))["alice"].entries == ["y"]
-    assert after(world, ("forget", "alice", "a"))["alice"].documents == {}
-    assert after(world, ("repair", "alice")) == world
+    assert outcomes_after(world, ("publish", "alice", "a", "1"))["alice"].documents == {"a": ["1"]}
+    assert outcomes_after(world, ("erase", "alice", "x"))["alice"].entries == ["y"]
+    assert outcomes_after(world, ("forget", "alice", "a"))["alice"].documents == {}
+    assert outcomes_after(world, ("repair", "alice")) == world
     rng = random.Random(0)
     full = {t: State({f"t{n}": [] for n in range(9)}, [f"e{n}" for n in range(9)]) for t in crash.TENANTS}
     kinds = {crash._choose(full, rng)[0] for _ in range(200)}

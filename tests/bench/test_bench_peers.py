@@ -13,13 +13,13 @@ pytest.importorskip("fastapi")
 
 from memkit.bench.peers import questions as asking
 from memkit.bench.peers import stores
-from memkit.bench.peers.figures import Took, add_ratios, costs, turns
+from memkit.bench.peers.figures import Timing, add_ratios, costs, turns
 from memkit.bench.peers.process import Environment
-from memkit.bench.peers.systems import Asked
+from memkit.bench.peers.systems import PeerAnswer
 from memkit.bench.peers_compare import PeersConfig, bench, load_note
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError, EngineError
-from memkit.evals.records import Asked as Question
+from memkit.evals.records import Question as Question
 from memkit.evals.records import Record
 from memkit.evals.reports.markdown import render
 
@@ -55,16 +55,16 @@ class Fake:
         self.name, self._answer, self._refused = name, answer, refused
         self.closed = False
 
-    def remember(self, text: str) -> tuple[int, Took]:
+    def remember(self, text: str) -> tuple[int, Timing]:
         if text == self._refused:
             raise EngineError("too long,\n it says")
-        return 2, Took(4.0, 1.0)
+        return 2, Timing(4.0, 1.0)
 
     def prepare(self) -> list[float]:
         return []
 
-    def ask(self, question: str) -> Iterator[Asked]:
-        yield Asked("top 1", self._answer, 1.0, 2.0, 3.0)
+    def ask(self, question: str) -> Iterator[PeerAnswer]:
+        yield PeerAnswer("top 1", self._answer, 1.0, 2.0, 3.0)
 
     def close(self) -> int:
         self.closed = True
@@ -90,7 +90,7 @@ def test_systems_are_compared_and_failures_are_told(monkeypatch: pytest.MonkeyPa
 def test_nothing_measured_is_no_figure() -> None:
     rows: list[dict[str, Any]] = [
         {"row": "a", **costs("put", [])},
-        {"row": "b", **costs("put", [Took(2, 1)])},
+        {"row": "b", **costs("put", [Timing(2, 1)])},
     ]
     add_ratios(rows, "b", ["put"])
     assert [row["put_ratio_to_memkit"] for row in rows] == [None, 1.0]

@@ -17,7 +17,7 @@ from memkit.bank import Bank
 from memkit.bank.owners import Owner
 from memkit.cli.command_table import COMMANDS
 from memkit.cli.lazy_loading import Group
-from memkit.cli.options import called, people, whose
+from memkit.cli.options import owner_option, users_option, with_name
 from memkit.cli.recompile import then
 from memkit.errors import ConfigError
 from memkit.testing import TEXT, TINY_OPTIONS
@@ -129,20 +129,20 @@ def test_search_finds_by_words(cli: Cli, document: Path) -> None:
 
 # --- tenant and user -------------------------------------------------------------------------
 def test_whom_user_and_tenant_mean() -> None:
-    assert whose(None) == Owner("default")
-    assert whose("mira") == Owner("mira")
-    assert whose("mira", "acme") == Owner("mira", "acme")
-    assert whose(None, "acme") == whose("", "acme") == Owner(tenant="acme")
-    assert whose("acme/mira").name != whose("mira", "acme").name
+    assert owner_option(None) == Owner("default")
+    assert owner_option("mira") == Owner("mira")
+    assert owner_option("mira", "acme") == Owner("mira", "acme")
+    assert owner_option(None, "acme") == owner_option("", "acme") == Owner(tenant="acme")
+    assert owner_option("acme/mira").name != owner_option("mira", "acme").name
     with pytest.raises(ConfigError, match="empty"):
-        whose("")
-    assert called(Owner("mira")) == "the user 'mira'"
-    assert called(Owner("mira", "acme")) == "the user 'mira' of 'acme'"
-    assert called(Owner(tenant="acme")) == "the tenant 'acme'"
-    assert people("acme/mira") == ("acme", "mira")
-    assert people("acme/") == ("acme", None)
-    assert people("mira") == (None, "mira")
-    assert people("acme/mira#a/b") == ("acme", "mira#a/b")
+        owner_option("")
+    assert with_name(Owner("mira")) == "the user 'mira'"
+    assert with_name(Owner("mira", "acme")) == "the user 'mira' of 'acme'"
+    assert with_name(Owner(tenant="acme")) == "the tenant 'acme'"
+    assert users_option("acme/mira") == ("acme", "mira")
+    assert users_option("acme/") == ("acme", None)
+    assert users_option("mira") == (None, "mira")
+    assert users_option("acme/mira#a/b") == ("acme", "mira#a/b")
 
 
 WHOSE = {
@@ -187,7 +187,7 @@ def test_every_command_is_about_whom_it_is_told(cli: Cli, held: dict[str, str], 
         assert cli("ask", "Where does Mira live?", "--json", *words).json["trace"]["memory_id"] == held[owner]
         checks = {check["name"]: check for check in cli("doctor", "--json", *words).json["checks"]}
         assert checks["bank"]["detail"].endswith(
-            f"1 memories of {called(Owner.of(owner))}, 1 of them compiled"
+            f"1 memories of {with_name(Owner.of(owner))}, 1 of them compiled"
         )
     assert cli("list").err.strip() == "the user 'default' has no memories"
     shown = cli("show", held["acme/mira"], *WHOSE["acme/mira"]).out

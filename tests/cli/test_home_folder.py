@@ -25,7 +25,7 @@ from memkit.engine.transformers.decoder_checkpoint import default_store
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError, DocumentError, ModelError
 from memkit.memory import default_home
-from memkit.router.embedders import embedder_of
+from memkit.router.embedders import resolve_embedder
 from memkit.testing import TEXT
 
 pytestmark = pytest.mark.wheel
@@ -166,11 +166,11 @@ def test_of_backups(at_home: Path) -> None:
 def test_of_a_sentence_model(at_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("sentence_transformers")
     (at_home / "mm").mkdir()
-    assert embedder_of("sentence:~/mm").name == "sentence:mm"
+    assert resolve_embedder("sentence:~/mm").name == "sentence:mm"
     monkeypatch.setenv("MEMKIT_EMBEDDER", "sentence:~/mm")
-    assert embedder_of(None).name == "sentence:mm"
+    assert resolve_embedder(None).name == "sentence:mm"
     with pytest.raises(ModelError):
-        _ = embedder_of(None).dim
+        _ = resolve_embedder(None).dim
 
 
 def test_of_data_to_measure_on(cli: Cli, at_home: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from memkit.compilers.distillation import teacher_cache as module
 from memkit.compilers.distillation.agnostic_queries import MAX_QUERY, QUERIES, queries_for, read_queries
-from memkit.compilers.distillation.teacher_cache import responses
+from memkit.compilers.distillation.teacher_cache import teacher_responses
 from memkit.compilers.lcc.compiler import LCC
 from memkit.document import Document
 from memkit.errors import ConfigError
@@ -77,25 +77,25 @@ def test_a_file_without_queries_is_refused(tmp_path: Path, tiny: LoadedModel, co
 def test_answers_are_written_once_per_model(
     tmp_path: Path, tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = responses(tiny, ASKED, 4, tmp_path)
+    first = teacher_responses(tiny, ASKED, 4, tmp_path)
     assert len(first) == 3
     assert first[0] == first[2]
     monkeypatch.setattr(module, "_answer", lambda *_: pytest.fail("asked again"))
-    assert responses(tiny, ASKED, 4, tmp_path) == first
+    assert teacher_responses(tiny, ASKED, 4, tmp_path) == first
 
 
 @pytest.mark.parametrize("damage", [b"", b"[]", b'{"x": 3}', b'{"x": []}', b'{"x": [99999999]}', b"\xff"])
 def test_a_damaged_cache_only_costs_time(tmp_path: Path, tiny: LoadedModel, damage: bytes) -> None:
-    first = responses(tiny, ASKED, 4, tmp_path)
+    first = teacher_responses(tiny, ASKED, 4, tmp_path)
     (file,) = tmp_path.rglob("*.json")
     file.write_bytes(damage)
-    assert responses(tiny, ASKED, 4, tmp_path) == first
+    assert teacher_responses(tiny, ASKED, 4, tmp_path) == first
 
 
 def test_a_cache_that_cannot_be_written_only_costs_time(tmp_path: Path, tiny: LoadedModel) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
-    assert responses(tiny, ASKED, 4, blocked) == responses(tiny, ASKED, 4, tmp_path / "other")
+    assert teacher_responses(tiny, ASKED, 4, blocked) == teacher_responses(tiny, ASKED, 4, tmp_path / "other")
 
 
 def test_mean_squared_error_trains_too(tiny: LoadedModel) -> None:

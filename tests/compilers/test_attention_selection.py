@@ -63,10 +63,10 @@ def test_selected_tokens_keep_their_order_and_stand_side_by_side(
     memory = most_attended(teacher, examples, len(chosen), FlopMeter(teacher.base.model))
     values, whole = memory.values[1], teacher.prefix.values[1]
     assert torch.equal(values, whole[:, :, [start + i for i in chosen]])
-    moved = kv_cache.KV(teacher.prefix.keys, teacher.prefix.values).shifted(
+    moved = kv_cache.KVCache(teacher.prefix.keys, teacher.prefix.values).shifted(
         -7, kv_cache.inv_freq_of(teacher.base.model)
     )  # the second one stood at 9 and stands at 1 now; the third one likewise, at 10 - 8
-    eighth = kv_cache.turned(moved.keys[1], torch.tensor([-1]), kv_cache.inv_freq_of(teacher.base.model))
+    eighth = kv_cache.rotate(moved.keys[1], torch.tensor([-1]), kv_cache.inv_freq_of(teacher.base.model))
     torch.testing.assert_close(memory.keys[1][:, :, 1], eighth[:, :, start + 9], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(memory.keys[1][:, :, 2], eighth[:, :, start + 10], rtol=1e-4, atol=1e-5)
 

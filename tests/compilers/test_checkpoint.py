@@ -26,7 +26,7 @@ OPTIONS = {**TINY_OPTIONS, "steps": 5, "kv_steps": 4, "self_study": 8, "accumula
 
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "EVERY", 0.0)
+    monkeypatch.setattr(checkpoint, "SAVE_INTERVAL", 0.0)
 
 
 class _Stop:

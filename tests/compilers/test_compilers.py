@@ -168,7 +168,7 @@ def test_an_artifact_comes_again_from_the_settings_that_it_names(name: str, tiny
 def test_an_interrupted_compilation_ends_in_the_same_bytes(
     name: str, tiny: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "EVERY", 0.0)
+    monkeypatch.setattr(checkpoint, "SAVE_INTERVAL", 0.0)
     made, file = registry.compiler(name, OPTIONS[name]), tmp_path / "unfinished"
     whole = made.compile(Document(TEXT), tiny, tenant="mira").data
 

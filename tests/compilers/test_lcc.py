@@ -40,7 +40,7 @@ def task_of(tiny: LoadedModel, text: str = TEXT, **changes: object) -> _Segment:
     return _Segment(config, teacher, buffer_tokens(len(ids), config.ratio), FlopMeter(tiny.model))
 
 
-def in_front(task: _Segment, memory: kv_cache.KV) -> kv_cache.KV:
+def in_front(task: _Segment, memory: kv_cache.KVCache) -> kv_cache.KVCache:
     """What stands in front of a question: the header, then the memory."""
     assert task.writer.before is not None
     return task.writer.before.join(memory)
@@ -111,13 +111,13 @@ def test_shifted_keys_are_the_keys_of_the_shifted_positions(tiny: LoadedModel) -
     tokens = torch.tensor([ids])
     caches = []
     for start in (0, 37):
-        cache = kv_cache.KV((), ()).cache()
+        cache = kv_cache.KVCache((), ()).cache()
         positions = torch.arange(start, start + len(ids))[None]
         with torch.no_grad():
             tiny.model.base_model(
                 input_ids=tokens, position_ids=positions, past_key_values=cache, use_cache=True
             )
-        caches.append(kv_cache.KV.of(cache))
+        caches.append(kv_cache.KVCache.of(cache))
     moved = caches[1].shifted(-37, kv_cache.inv_freq_of(tiny.model))
     for a, b in zip(caches[0].keys, moved.keys, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
@@ -201,7 +201,7 @@ def test_a_later_segment_is_read_behind_the_earlier_memories(tiny: LoadedModel) 
         inputs = torch.cat((second.writer.embedded, second.writer.buffer), 1)
         cache = before.cache()
         tiny.model.base_model(inputs_embeds=inputs, past_key_values=cache, use_cache=True)
-        kept = kv_cache.KV.of(cache).slice(before.tokens + len(ids))
+        kept = kv_cache.KVCache.of(cache).slice(before.tokens + len(ids))
     expected = kept.shifted(-len(ids), kv_cache.inv_freq_of(tiny.model))  # a fresh LoRA changes nothing
     for got, want in zip((*memory.keys, *memory.values), (*expected.keys, *expected.values), strict=True):
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)

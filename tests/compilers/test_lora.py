@@ -15,7 +15,7 @@ import torch
 from memkit import registry
 from memkit.artifact.format import Artifact
 from memkit.bench import lora
-from memkit.compilers.distillation.losses import Together, discrepancies
+from memkit.compilers.distillation.losses import BatchedLoss, discrepancies
 from memkit.compilers.distillation.teacher import Teacher, targets
 from memkit.compilers.lora.compiler import PRESETS, LoRA
 from memkit.document import Document
@@ -125,7 +125,7 @@ def test_sampled_answers_differ_from_greedy_ones_and_are_seeded(tiny: LoadedMode
 
 def test_stopping_looks_at_the_median_held_out_question(tiny: LoadedModel) -> None:
     lesson = LoRA({**OPTIONS, "self_study": 48})._lesson(Document(TEXT), tiny)
-    together = Together([lesson.objective])
+    together = BatchedLoss([lesson.objective])
     student = Adapters.fresh(tiny.model, 1, 2, 4.0, ["q_proj"], 0).student
     with torch.no_grad():
         each = [

@@ -284,7 +284,7 @@ def test_altered_checkpoints_are_refused(tiny: LoadedModel, tmp_path: Path) -> N
     for text in ("", "[]", "{", json.dumps({**found.about, "format": 99}), json.dumps({"format": 1})):
         about.write_text(text)
         with pytest.raises(ArtifactError):
-            decoder_checkpoint.Trained.open(found.folder)
+            decoder_checkpoint.DecoderCheckpoint.open(found.folder)
 
 
 def test_weights_that_are_not_this_models_are_refused(tiny: LoadedModel) -> None:

@@ -12,7 +12,7 @@ import pytest
 from memkit.compilers.meanpool import datasets
 from memkit.compilers.meanpool.config import StageConfig, stage_config
 from memkit.compilers.meanpool.datasets import Question, Text, open_source, read_texts
-from memkit.compilers.meanpool.synthetic import Generated
+from memkit.compilers.meanpool.synthetic import SyntheticDataset
 from memkit.compilers.meanpool.tasks import Sampler
 from memkit.errors import ConfigError, DocumentError
 from memkit.models.loading import LoadedModel
@@ -89,7 +89,7 @@ def test_texts_longer_than_the_window_are_refused_at_once(tiny: LoadedModel) -> 
 
 
 def test_generated_texts_keep_the_evaluations_words_apart_and_grow() -> None:
-    train, held_out = (Generated(split, 0, (1, 12)) for split in ("train", "held_out"))
+    train, held_out = (SyntheticDataset(split, 0, (1, 12)) for split in ("train", "held_out"))
     for made, split in ((train, "train"), (held_out, "eval")):
         for number in range(5):
             text = made(random.Random(number), "qa", 1.0)
@@ -99,7 +99,7 @@ def test_generated_texts_keep_the_evaluations_words_apart_and_grow() -> None:
 
 
 def test_some_generated_texts_to_rebuild_are_mere_words() -> None:
-    train, held_out = (Generated(split, 0, (4, 4)) for split in ("train", "held_out"))
+    train, held_out = (SyntheticDataset(split, 0, (4, 4)) for split in ("train", "held_out"))
     drawn = [train(random.Random(i), "reconstruction", 1.0) for i in range(40)]
     assert 5 < sum(not text.questions for text in drawn) < 35
     assert all(held_out(random.Random(i), "reconstruction", 1.0).questions for i in range(20))

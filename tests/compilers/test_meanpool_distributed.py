@@ -95,7 +95,7 @@ def test_two_processes_train_what_one_does(
     assert [each[:2] for each in said] == [["0", "2"], ["1", "2"]]
     assert said[0][2] == said[1][2]
     (file,) = (tmp_path / "team").glob("*/checkpoint.json")
-    together = decoder_checkpoint.Trained.open(file.parent).tensors()
+    together = decoder_checkpoint.DecoderCheckpoint.open(file.parent).tensors()
     for name in alone:
         torch.testing.assert_close(together[name], alone[name], rtol=2e-2, atol=1e-3, msg=name)
 

@@ -16,9 +16,9 @@ from memkit.compilers.meanpool import checkpoint, curriculum, train
 from memkit.compilers.meanpool.config import RLConfig, stage_config
 from memkit.compilers.meanpool.curriculum import Plan
 from memkit.compilers.meanpool.datasets import open_source
-from memkit.compilers.meanpool.distributed import Team
+from memkit.compilers.meanpool.distributed import ProcessGroup
 from memkit.compilers.meanpool.evaluate import quotes
-from memkit.compilers.meanpool.rewards import F1, Judged, contains, exact, extracted, reward_function
+from memkit.compilers.meanpool.rewards import F1, JudgeReward, contains, exact, extracted, reward_function
 from memkit.compilers.meanpool.rl import Rollouts
 from memkit.compilers.meanpool.training import cosine
 from memkit.engine.transformers import decoder_checkpoint
@@ -152,7 +152,7 @@ def test_sft_leaves_the_projection_alone(tiny: LoadedModel, tmp_path: Path) -> N
     before = compressor.head.projection.weight.clone()
     moved = {name: p.clone() for name, p in compressor.encoder.full.items()}
     where = tmp_path / "sft"
-    started = curriculum._run(plan("sft", tmp_path), compressor, where, lambda step: None, Team())
+    started = curriculum._run(plan("sft", tmp_path), compressor, where, lambda step: None, ProcessGroup())
     started.step()
     assert torch.equal(before, compressor.head.projection.weight)
     assert any(not torch.equal(moved[name], p) for name, p in compressor.encoder.full.items())
@@ -263,7 +263,7 @@ def test_rule_rewards() -> None:
     config = stage_config("rl", "paper", {"reward": "judge", "judge": "http://localhost:1/v1,grader"})
     assert isinstance(config, RLConfig)
     made = reward_function(config)
-    assert isinstance(made, Judged)
+    assert isinstance(made, JudgeReward)
     assert made.judge.config.model == "grader"
 
 
@@ -282,10 +282,10 @@ class FlakyJudge(Judge):
 
 
 def test_a_judge_that_fails_is_asked_again_then_skipped_with_a_count() -> None:
-    reward = Judged(FlakyJudge(["timeout", "nonsense", "Score: 5"]), retries=2)
+    reward = JudgeReward(FlakyJudge(["timeout", "nonsense", "Score: 5"]), retries=2)
     assert reward("c", "q", ["a"], "a") == 1.0
     assert reward.failures == 0
-    reward = Judged(FlakyJudge(["timeout", "nonsense", "timeout", "Score: 1"]), retries=2)
+    reward = JudgeReward(FlakyJudge(["timeout", "nonsense", "timeout", "Score: 1"]), retries=2)
     assert reward("c", "q", ["a"], "a") is None
     assert (reward.failures, "timed out" in reward.last_error) == (1, True)
     assert reward("c", "q", ["a"], "b") == 0.0

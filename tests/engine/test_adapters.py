@@ -235,13 +235,13 @@ def test_scores_hold_the_state_that_the_first_token_comes_from(
     requests = [Request(q, handle=which) for which in (None, handle) for q in QUESTIONS]
     alone = [engine.score([request])[0] for request in requests]
     passes = list[int]()
-    whole = probe.read
+    whole = probe.prefill_side_by_side
 
-    def counted(model: Any, prefixes: Any, queries: Any) -> list[probe.Read]:
+    def counted(model: Any, prefixes: Any, queries: Any) -> list[probe.Prefilled]:
         passes.append(len(queries))
         return whole(model, prefixes, queries)
 
-    monkeypatch.setattr("memkit.engine.transformers.engine.read", counted)
+    monkeypatch.setattr("memkit.engine.transformers.engine.prefill_side_by_side", counted)
     scores = engine.score(requests)
     assert passes == [3, 3]  # an adapter is a model of its own; what one model reads, it reads at once
     for score, single, request in zip(scores, alone, requests, strict=True):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from memkit.artifact.format import Artifact
-from memkit.engine.artifact_cache import Attachments
+from memkit.engine.artifact_cache import ArtifactCache
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.memory import Memory
 from memkit.models.loading import LoadedModel
@@ -129,7 +129,7 @@ def test_a_file_is_read_again_only_when_it_changed(root: Memory, monkeypatch: py
 
 def test_counting() -> None:
     gone = list[str]()
-    held = Attachments[int](lambda key, value: gone.append(key), capacity=1)
+    held = ArtifactCache[int](lambda key, value: gone.append(key), capacity=1)
     held.use("a", lambda: 1, keep=True)
     held.use("a", lambda: 2, keep=True)
     held.use("b", lambda: 3, keep=False)

@@ -155,12 +155,12 @@ def test_memories_of_any_length_are_probed_in_one_pass(
     alone = [engine.score([request])[0] for request in requests]
     passes = list[int]()
 
-    def counted(model: Any, prefixes: Any, queries: Any) -> list[probe.Read]:
+    def counted(model: Any, prefixes: Any, queries: Any) -> list[probe.Prefilled]:
         passes.append(len(queries))
         return whole(model, prefixes, queries)
 
-    whole = probe.read
-    monkeypatch.setattr("memkit.engine.transformers.engine.read", counted)
+    whole = probe.prefill_side_by_side
+    monkeypatch.setattr("memkit.engine.transformers.engine.prefill_side_by_side", counted)
     for score, single in zip(engine.score(requests), alone, strict=True):
         assert score.entropy == pytest.approx(single.entropy, abs=1e-4)
         assert score.hidden == pytest.approx(single.hidden, abs=1e-4)

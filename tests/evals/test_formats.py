@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from memkit.errors import ConfigError, DocumentError
 from memkit.evals import records
-from memkit.evals.formats.base import Asked, Record
+from memkit.evals.formats.base import Question, Record
 from memkit.evals.formats.registry import FORMATS, read
 from memkit.evals.formats.squad import LONG_WORDS
 
@@ -145,9 +145,9 @@ def test_squad_is_a_record_a_paragraph(kept: Kept) -> None:
     first, second = read(kept(SQUAD))
     assert (first.id, second.id) == ("Brennet 1", "Brennet 2")
     assert first.context == "Brennet has one lighthouse."
-    assert first.questions == (Asked("What has Brennet?", ("one lighthouse", "lighthouse")),)
+    assert first.questions == (Question("What has Brennet?", ("one lighthouse", "lighthouse")),)
     assert first.unanswerable == ("Who built it?",)
-    assert second.questions == (Asked("What is red?", ("Its ferry",)),)
+    assert second.questions == (Question("What is red?", ("Its ferry",)),)
 
 
 def test_squad_joins_paragraphs_up_to_a_length(kept: Kept) -> None:
@@ -163,7 +163,7 @@ def test_squad_joins_paragraphs_up_to_a_length(kept: Kept) -> None:
 def test_mrqa(kept: Kept) -> None:
     row = {"id": "", "context": "Odo runs it.", "qas": [{"question": "Who?", "answers": ["Odo", "Odo"]}]}
     (record,) = read(kept({"header": {"dataset": "X", "split": "dev"}}, row))
-    assert record == Record("2", "Odo runs it.", (Asked("Who?", ("Odo",)),))
+    assert record == Record("2", "Odo runs it.", (Question("Who?", ("Odo",)),))
 
 
 def test_hotpot_and_2wiki(kept: Kept) -> None:
@@ -177,7 +177,7 @@ def test_hotpot_and_2wiki(kept: Kept) -> None:
 
 def test_musique(kept: Kept) -> None:
     first, second = records.load_unanswerable, list(read(kept(MUSIQUE, {**MUSIQUE, "answerable": False})))
-    assert second[0].questions == (Asked("Who runs the mill?", ("Odo", "Odo of Brennet"), "3hop1"),)
+    assert second[0].questions == (Question("Who runs the mill?", ("Odo", "Odo of Brennet"), "3hop1"),)
     assert second[0].context == "Mill\nOdo runs it."
     assert second[1].unanswerable == ("Who runs the mill?",)
     (record,) = first(kept(MUSIQUE, {**MUSIQUE, "answerable": False}))
@@ -190,7 +190,7 @@ def test_natural_questions_packed(tmp_path: Path, pack: Callable[[bytes], bytes]
     file.write_bytes(pack(json.dumps(NQ).encode()))
     (record,) = read(str(file))
     assert record.context == "Ferry\nIt is red.\n\nMill\nOdo runs it."
-    assert record.questions == (Asked("who runs the mill", ("Odo",), "gold at 1"),)
+    assert record.questions == (Question("who runs the mill", ("Odo",), "gold at 1"),)
     file.write_bytes(file.read_bytes()[:-9])
     with pytest.raises(DocumentError, match="cannot read"):
         list(read(str(file)))
@@ -199,7 +199,9 @@ def test_natural_questions_packed(tmp_path: Path, pack: Callable[[bytes], bytes]
 def test_squality_is_scored_by_rouge(kept: Kept) -> None:
     (record,) = read(kept(SQUALITY))
     assert (record.id, record.metric) == ("777", "rouge_l")
-    assert record.questions[0] == Asked("What is the plot?", ("Odo goes home.", "A man goes home."), "plot")
+    assert record.questions[0] == Question(
+        "What is the plot?", ("Odo goes home.", "A man goes home."), "plot"
+    )
     assert record.questions[1].category == "detail"
 
 
@@ -216,7 +218,7 @@ def test_longmemeval_is_a_dated_conversation(kept: Kept) -> None:
         "[2023/05/20 (Sat) 02:21]\nuser: Now I keep 40 bees."
     )
     question = "Today is 2023/06/01 (Thu) 10:00. How many bees do I keep?"
-    assert answerable.questions == (Asked(question, ("40",), "knowledge-update"),)
+    assert answerable.questions == (Question(question, ("40",), "knowledge-update"),)
     assert (abstains.questions, abstains.unanswerable) == ((), (question,))
 
 
@@ -227,7 +229,7 @@ def test_locomo(kept: Kept) -> None:
         "[1:00 pm on 8 May, 2023]\nAda: Look! [picture: a photo of a bee]\n\n"
         "[2:00 pm on 9 May, 2023]\nOdo: I sold the mill."
     )
-    assert record.questions == (Asked("When did Odo sell the mill?", ("2023",), "temporal"),)
+    assert record.questions == (Question("When did Odo sell the mill?", ("2023",), "temporal"),)
     assert record.unanswerable == ("When did Ada sell it?",)
 
 
@@ -239,9 +241,9 @@ def test_conversations_of_our_own(kept: Kept) -> None:
     qa = [{"q": "When?", "answer": 5, "category": 1}, {"q": "Why?", "answer": None, "category": 5}]
     first, second, third = read(kept(dated, plain, {"id": "c", "sessions": [session], "qa": qa}))
     assert first.context == "[8 May]\nOdo: Look! [picture: a bee]"
-    assert first.questions == (Asked("Today is 9 May. Who?", ("Odo",), "kind"),)
+    assert first.questions == (Question("Today is 9 May. Who?", ("Odo",), "kind"),)
     assert second.context == "user: Hello."
-    assert third.questions == (Asked("When?", ("5",), "multi-hop"),)
+    assert third.questions == (Question("When?", ("5",), "multi-hop"),)
     assert third.unanswerable == ("Why?",)
 
 
@@ -274,7 +276,7 @@ def test_a_document_on_several_lines_and_one_of_windows(tmp_path: Path) -> None:
 
 def test_general_questions_of_alpaca_eval(kept: Kept) -> None:
     rows = [{"instruction": "Say yes.", "output": "Yes.", "dataset": "x"}, {"q": "Sum up.", "input": "Bees."}]
-    assert records.load_queries(kept(rows)) == [Asked("Say yes.", ()), Asked("Sum up.\n\nBees.", ())]
+    assert records.load_queries(kept(rows)) == [Question("Say yes.", ()), Question("Sum up.\n\nBees.", ())]
 
 
 def changed(value: Any, *path: str | int, to: Any) -> Any:

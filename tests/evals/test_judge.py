@@ -13,11 +13,11 @@ import pytest
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError, MemkitError
 from memkit.evals.judge import Judge, JudgeConfig
-from memkit.evals.records import Asked, Record
+from memkit.evals.records import Question, Record
 from memkit.evals.run import EvalConfig, evaluate
 from memkit.testing import TEXT
 
-RECORD = Record("a", "{context} and {this}", (Asked("Where?", ("Keldor",)), Asked("Who?", ("Mira",))))
+RECORD = Record("a", "{context} and {this}", (Question("Where?", ("Keldor",)), Question("Who?", ("Mira",))))
 
 
 class _Server(ThreadingHTTPServer):

@@ -12,14 +12,16 @@ import pytest
 
 from memkit import text_metrics
 from memkit.engine.transformers.engine import TransformersEngine
-from memkit.evals.formats.base import Asked, Record
+from memkit.evals.formats.base import Question, Record
 from memkit.evals.journal import Cell, by_category, table, transcript
 from memkit.evals.reports.markdown import render
 from memkit.evals.reports.results_html import results_page
 from memkit.evals.run import EvalConfig, evaluate
 from memkit.testing import TEXT
 
-RECORD = Record("<a>", TEXT, (Asked("Where?", ("Keldor",), "place"), Asked("Who?", ("Mira",), "person")))
+RECORD = Record(
+    "<a>", TEXT, (Question("Where?", ("Keldor",), "place"), Question("Who?", ("Mira",), "person"))
+)
 
 
 def cell(

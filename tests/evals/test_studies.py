@@ -12,7 +12,7 @@ import pytest
 
 from memkit.bench.compile import BenchConfig, bench
 from memkit.compilers.base import configure
-from memkit.compilers.lcc.compiler import LCC, couple
+from memkit.compilers.lcc.compiler import LCC, fit_together
 from memkit.compilers.lcc.config import LCCConfig
 from memkit.document import Document
 from memkit.engine.transformers import kv_cache
@@ -59,7 +59,7 @@ def test_variants_with_equal_options_are_compiled_once(
 
 def test_the_coupled_ablation_answers_with_its_lora(engine: TransformersEngine) -> None:
     config = configure(LCCConfig, {}, {**TINY_OPTIONS, "steps": 8, "kv_steps": 0, "lr": 0.05})
-    student, memory = couple(Document(TEXT), engine.base, config)
+    student, memory = fit_together(Document(TEXT), engine.base, config)
     header = kv_cache.prefill(engine.base.model, list(engine.base.chat.header))
     query = engine.base.chat.query(engine.base.tokenizer, "Where does Mira live?", True)
     batch = kv_cache.AnswerBatch.of([(query, [5])], header.tokens + memory.tokens, engine.base.model.device)
@@ -178,13 +178,13 @@ def test_kvpress_is_an_extra(engine: TransformersEngine, monkeypatch: pytest.Mon
 
     monkeypatch.setitem(sys.modules, "kvpress", None)
     with pytest.raises(MissingExtraError, match=r"memkit-llm\[eval\]"):
-        kvpress.pressed(engine.base, "snapkv", TEXT, 4)
+        kvpress.compress_with(engine.base, "snapkv", TEXT, 4)
 
 
 @pytest.mark.parametrize("press", kvpress.PRESSES)
 def test_presses_keep_the_budget(engine: TransformersEngine, press: str) -> None:
     pytest.importorskip("kvpress")
-    pruned = kvpress.pressed(engine.base, press, TEXT * 4, 16)
+    pruned = kvpress.compress_with(engine.base, press, TEXT * 4, 16)
     assert abs(pruned.tokens - (len(engine.base.chat.header) + 16)) <= 1
     assert all(tensor.isfinite().all() for tensor in (*pruned.keys, *pruned.values))
 
@@ -193,7 +193,7 @@ def test_a_press_that_prunes_nothing_changes_nothing(engine: TransformersEngine)
     pytest.importorskip("kvpress")
     base = engine.base
     ids = engine.encode(TEXT)
-    pruned = kvpress.pressed(base, "expected-attention", TEXT, len(ids))
+    pruned = kvpress.compress_with(base, "expected-attention", TEXT, len(ids))
     whole = kv_cache.prefill(base.model, [*base.chat.header, *ids])
     for a, b in zip((*pruned.keys, *pruned.values), (*whole.keys, *whole.values), strict=True):
         assert (a - b).abs().max() < 1e-4

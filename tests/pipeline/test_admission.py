@@ -18,12 +18,19 @@ from memkit.errors import CompileError, ConfigError, VerificationError
 from memkit.evals import calibrate_admission
 from memkit.memory import Memory
 from memkit.pipeline import admission
-from memkit.pipeline.admission import AdmissionConfig, Measured, SelfTest, Thresholds, judge, parse_thresholds
+from memkit.pipeline.admission import (
+    AdmissionConfig,
+    SelfTest,
+    SelfTestResult,
+    Thresholds,
+    judge,
+    parse_thresholds,
+)
 from memkit.prompts import is_held_out
 from memkit.testing import TEXT, TINY_OPTIONS
 
 QUICK = AdmissionConfig(questions=6, answer_tokens=6)
-MEASURED = Measured(10, 0.9, 2, 1.0, 0.1, 0.2, 0.01)
+MEASURED = SelfTestResult(10, 0.9, 2, 1.0, 0.1, 0.2, 0.01)
 STRICT = Thresholds(1.0, -1e9, -1e9, "a test")  # nothing passes
 
 
@@ -126,7 +133,7 @@ def test_questions_of_the_held_out_kind_are_not_trained_on(engine: TransformersE
         (replace(MEASURED, questions=0, fidelity=0.0), ""),  # no question could be written: nats decide
     ],
 )
-def test_thresholds_refuse_what_is_below_them(measured: Measured, reason: str) -> None:
+def test_thresholds_refuse_what_is_below_them(measured: SelfTestResult, reason: str) -> None:
     refusal = Thresholds(0.5, 1.0, 0.1, "a test").refusal(measured)
     assert reason in refusal
     assert bool(reason) == bool(refusal)

@@ -60,7 +60,7 @@ def test_a_catalog_that_cannot_be_told_ends_no_worker(
     def done(owner: str, memory_id: str) -> None:
         raise error
 
-    monkeypatch.setattr(memory.bank.waiting, "done", done)
+    monkeypatch.setattr(memory.bank.pending, "done", done)
     infos = [memory.remember(text) for text in TEXTS[:2]]
     memory.queue.wait()
     assert [memory.show(info.id).status for info in infos] == ["compiled", "compiled"]
@@ -70,7 +70,7 @@ def test_what_must_be_compiled_must_be_after_a_restart(tmp_path: Path, engine: T
     with Memory(tmp_path / "bank", engine=engine, options=TINY_OPTIONS, admission=FEW) as first:
         first.queue.stop(at_once=True)  # nothing is begun any more
         short = first.remember("Simsem lives in Lasces.", always=True)
-        assert first.bank.waiting.all() == [("default", short.id, True)]
+        assert first.bank.pending.all() == [("default", short.id, True)]
     with Memory(tmp_path / "bank", engine=engine, options=TINY_OPTIONS, admission=FEW) as second:
         second.wait()
         assert second.show(short.id).status == "compiled"
@@ -80,7 +80,7 @@ def test_what_must_be_compiled_must_be_after_a_restart(tmp_path: Path, engine: T
 def test_one_failure_ends_no_other_compilation(
     memory: Memory, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    make, made = compile.make, list[str]()
+    make, made = compile.compile_memory, list[str]()
 
     def sometimes(mine: Memory, info: Any, progress: Any) -> Any:
         made.append(info.id)
@@ -88,17 +88,17 @@ def test_one_failure_ends_no_other_compilation(
             raise error
         return make(mine, info, progress)
 
-    monkeypatch.setattr(compile, "make", sometimes)
+    monkeypatch.setattr(compile, "compile_memory", sometimes)
     infos = [memory.remember(text) for text in TEXTS[:3]]
     memory.wait()
     assert made == [info.id for info in infos]
     assert [memory.show(info.id).status for info in infos] == ["failed", "compiled", "compiled"]
     assert memory.show(infos[0].id).error
-    assert memory.bank.waiting.all() == []
+    assert memory.bank.pending.all() == []
 
 
 def test_many_users_share_one_worker(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
-    make, at_once, most = compile.make, list[int](), list[int]()
+    make, at_once, most = compile.compile_memory, list[int](), list[int]()
 
     def counted(mine: Memory, info: Any, progress: Any) -> Any:
         at_once.append(1)
@@ -108,7 +108,7 @@ def test_many_users_share_one_worker(memory: Memory, monkeypatch: pytest.MonkeyP
         finally:
             at_once.pop()
 
-    monkeypatch.setattr(compile, "make", counted)
+    monkeypatch.setattr(compile, "compile_memory", counted)
     before = threading.active_count()
     users = [memory.of(f"user {number}") for number in range(12)]
     for user in users:
@@ -136,10 +136,10 @@ def test_what_waits_is_taken_up_again(tmp_path: Path, engine: TransformersEngine
     with Memory(tmp_path / "bank", engine=engine, options=TINY_OPTIONS, admission=FEW) as second:
         mira = second.of("mira")
         assert [mira.show(id).status for id in ids] == ["compiled", "text", "text"]
-        assert second.bank.waiting.all() == [("mira", ids[1], False), ("mira", ids[2], False)]
+        assert second.bank.pending.all() == [("mira", ids[1], False), ("mira", ids[2], False)]
         second.wait()
         assert [mira.show(id).status for id in ids] == ["compiled"] * 3
-        assert second.bank.waiting.all() == []
+        assert second.bank.pending.all() == []
 
 
 def test_what_is_forgotten_waits_no_longer(memory: Memory) -> None:

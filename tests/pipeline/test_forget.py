@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from memkit.bank import Bank, Policy, Said
+from memkit.bank import Bank, Message, Policy
 from memkit.document import Document, Span
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError, NotFoundError, QuotaError
 from memkit.memory import Memory
 from memkit.pipeline.admission import AdmissionConfig
-from memkit.pipeline.forget import Check, Forgotten, forget_and_check
+from memkit.pipeline.forget import ForgetReport, LeakCheck, forget_and_check
 from memkit.recompile.run import expire
 from memkit.testing import TEXT, TINY_OPTIONS
 
@@ -147,9 +147,9 @@ def test_what_the_model_knows_anyway_is_not_checked(memory: Memory) -> None:
 # --- retention -------------------------------------------------------------------------------
 def test_what_is_too_old_is_forgotten(memory: Memory) -> None:
     old, new = NOW - timedelta(days=40), NOW - timedelta(days=3)
-    log = memory.remember([Said("Mira lives in Lima.", when=old), Said("Mira has a dog.", when=new)])
+    log = memory.remember([Message("Mira lives in Lima.", when=old), Message("Mira has a dog.", when=new)])
     memory.remember(TEXT, compile=False)
-    other = memory.of("jalo").remember([Said("Jalo lives in Oslo.", when=old)])
+    other = memory.of("jalo").remember([Message("Jalo lives in Oslo.", when=old)])
     memory.bank.policies.set("mira", Policy(keep_days=30))
     done = expire(memory, None, NOW)
     assert [r.memory_id for r in done["mira"]] == [log.id]
@@ -231,7 +231,7 @@ def test_forget_with_a_check_by_command(cli: Cli, document: Path, monkeypatch: p
     assert (done.code, done.json["forgotten"][0]["memory_id"]) == (0, info["id"])
     assert all(not check["answered"] for check in done.json["checks"])
     info = cli("remember", document, "--json").json["memory"]
-    left = Forgotten((), (Check("Who?", True, "text", "abc"),))
+    left = ForgetReport((), (LeakCheck("Who?", True, "text", "abc"),))
     monkeypatch.setattr("memkit.pipeline.forget.forget_and_check", lambda *_, **__: left)
     done = cli("forget", info["id"], "--check", "--yes")
     assert (done.code, "Who?" in done.out) == (4, True)

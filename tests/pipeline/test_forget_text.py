@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from memkit.bank import Bank, Policy, Said
+from memkit.bank import Bank, Message, Policy
 from memkit.bank.owners import Owner
 from memkit.document import Document, Span
 from memkit.engine.transformers.engine import TransformersEngine
@@ -66,15 +66,15 @@ def test_a_text_in_the_title_alone(memory: Memory, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "said",
     [
-        Said("The password is Krumbeltorn."),
-        Said("I am here.", "Krumbeltorn"),
-        Said("The password is Kru\u00admbeltorn."),
-        Said("The password is Ｋrumbeltorn."),
+        Message("The password is Krumbeltorn."),
+        Message("I am here.", "Krumbeltorn"),
+        Message("The password is Kru\u00admbeltorn."),
+        Message("The password is Ｋrumbeltorn."),
     ],
 )
-def test_a_text_is_forgotten_in_entries_speakers_and_keys(memory: Memory, said: Said) -> None:
-    memory.remember([Said("Mira lives in Lima.")], memory="profile")
-    memory.remember([Said("Jalo left.")], memory="profile", key="krumbel Krumbeltorn 1")
+def test_a_text_is_forgotten_in_entries_speakers_and_keys(memory: Memory, said: Message) -> None:
+    memory.remember([Message("Mira lives in Lima.")], memory="profile")
+    memory.remember([Message("Jalo left.")], memory="profile", key="krumbel Krumbeltorn 1")
     info = memory.remember([said], memory="profile")
     (receipt,) = memory.forget_matching(info.id, "Krumbeltorn", compile=False)
     assert receipt.left == info.id
@@ -82,7 +82,7 @@ def test_a_text_is_forgotten_in_entries_speakers_and_keys(memory: Memory, said: 
 
 
 def test_lines_of_one_entry_are_forgotten(memory: Memory) -> None:
-    memory.remember([Said("Mira lives in Lima.")], memory="profile")
+    memory.remember([Message("Mira lives in Lima.")], memory="profile")
     info = memory.remember("My notes:\nSimsem lives in Lasces.\nShe has a horse.", memory="profile")
     memory.forget_matching(info.id, "Simsem lives in Lasces.\nShe has a horse.", compile=False)
     assert [entry.text for entry in memory.bank.logs.entries("mira", info.id)] == ["Mira lives in Lima."]
@@ -98,7 +98,7 @@ def test_a_part_of_an_item_is_all_of_it(memory: Memory) -> None:
 
 
 def test_what_is_named_so_goes_altogether(memory: Memory) -> None:
-    info = memory.remember([Said("Mira lives in Lima.")], memory="on Krumbeltorn")
+    info = memory.remember([Message("Mira lives in Lima.")], memory="on Krumbeltorn")
     (receipt,) = memory.forget_matching(info.id, "Krumbeltorn")
     assert receipt.left is None
     assert memory.list() == []
@@ -174,12 +174,16 @@ def test_a_text_of_a_title_asks_nothing(memory: Memory, told: list[str]) -> None
 
 @pytest.mark.parametrize(
     ("said", "key"),
-    [(Said(SECRET), None), (Said("Jalo left.", "Krumbeltorn"), None), (Said("Jalo left."), "Krumbeltorn 1")],
+    [
+        (Message(SECRET), None),
+        (Message("Jalo left.", "Krumbeltorn"), None),
+        (Message("Jalo left."), "Krumbeltorn 1"),
+    ],
 )
 def test_entries_that_go_are_asked_about(
-    memory: Memory, told: list[str], said: Said, key: str | None
+    memory: Memory, told: list[str], said: Message, key: str | None
 ) -> None:
-    memory.remember([Said("Mira lives in Lima.")], memory="profile")
+    memory.remember([Message("Mira lives in Lima.")], memory="profile")
     info = memory.remember([said], memory="profile", key=key)
     done = forget_and_check(memory, info.id, matching="Krumbeltorn")
     assert [line.partition(" ")[2].rstrip() for line in told] == [f"{said.speaker}: {said.text}"]
@@ -188,7 +192,7 @@ def test_entries_that_go_are_asked_about(
 
 
 def test_what_goes_altogether_is_asked_about_whole(memory: Memory, told: list[str]) -> None:
-    info = memory.remember([Said("Mira lives in Lima.")], memory="on Krumbeltorn")
+    info = memory.remember([Message("Mira lives in Lima.")], memory="on Krumbeltorn")
     done = forget_and_check(memory, info.id, matching="Krumbeltorn")
     assert (done.receipts[0].left, len(done.checks)) == (None, 2)
     assert "Mira lives in Lima." in told[0]

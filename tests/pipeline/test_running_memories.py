@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from memkit.bank import Said
+from memkit.bank import Message
 from memkit.document import Span
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError, DocumentError
@@ -126,7 +126,7 @@ def test_users_share_a_bank_and_nothing_else(memory: Memory) -> None:
     jalo = memory.of("jalo")
     assert jalo.list() == []
     assert jalo.ask(WHERE).route == "none"
-    jalo.remember([Said("Jalo lives in Rome.")], memory="profile", wait=True, always=True)
+    jalo.remember([Message("Jalo lives in Rome.")], memory="profile", wait=True, always=True)
     assert [len(each.list()) for each in (memory, jalo)] == [1, 1]
     assert jalo.engine is memory.engine
     jalo.close()

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from memkit.bank import MemoryInfo, Said
+from memkit.bank import MemoryInfo, Message
 from memkit.bank import leases as leases_module
 from memkit.compilers.base import Estimate, Step
 from memkit.compilers.distillation import checkpoint
@@ -27,9 +27,9 @@ from memkit.pipeline import admission
 from memkit.pipeline.admission import AdmissionConfig
 from memkit.recompile import run as run_module
 from memkit.recompile.advice import AdvisorConfig, advise, tabular
-from memkit.recompile.executors import Here, executor
+from memkit.recompile.executors import InProcess, create_executor
 from memkit.recompile.plan import Plan, Scope, Task, plan
-from memkit.recompile.run import Outcome, Report, Settings, recompile, work
+from memkit.recompile.run import Outcome, Report, Settings, recompile, run_task
 from memkit.testing import TEXT, TINY_OPTIONS
 
 ALWAYS = AdvisorConfig(enabled=False)
@@ -49,7 +49,7 @@ def add(memory: Memory, user: str, text: str = TEXT) -> MemoryInfo:
 
 def run(memory: Memory, **scope: Any) -> Report:
     chosen = Scope(**{"advisor": ALWAYS, **scope})
-    return recompile(plan(memory, chosen), chosen, Here(memory))
+    return recompile(plan(memory, chosen), chosen, InProcess(memory))
 
 
 def statuses(report: Report) -> list[str]:
@@ -167,7 +167,7 @@ def test_a_refused_artifact_changes_nothing_and_is_not_tried_again(
 def test_a_budget_ends_in_the_middle_and_the_next_run_goes_on(
     memory: Memory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "EVERY", 0.0)
+    monkeypatch.setattr(checkpoint, "SAVE_INTERVAL", 0.0)
     add(memory, "mira"), add(memory, "mira", "Jalo works at Brimtek.")
     steps = list[tuple[str, int]]()
 
@@ -177,13 +177,16 @@ def test_a_budget_ends_in_the_middle_and_the_next_run_goes_on(
     clock = count()  # a second passes whenever somebody looks
     monkeypatch.setattr(run_module, "time", SimpleNamespace(time=clock.__next__, monotonic=time.monotonic))
     scope = Scope(advisor=ALWAYS, budget=3.5)
-    report = recompile(plan(memory, scope), scope, Here(memory, look))
+    report = recompile(plan(memory, scope), scope, InProcess(memory, look))
     assert statuses(report) == ["unfinished", "left"]
     assert not any(info.version or info.error for info in memory.bank.list("mira"))
     assert steps == [("lora", 1), ("lora", 2), ("kv", 1)]
     steps.clear()
     scope = Scope(advisor=ALWAYS)
-    assert statuses(recompile(plan(memory, scope), scope, Here(memory, look))) == ["compiled", "compiled"]
+    assert statuses(recompile(plan(memory, scope), scope, InProcess(memory, look))) == [
+        "compiled",
+        "compiled",
+    ]
     assert steps[0] == ("kv", 1)  # where it was, not from the start
 
 
@@ -233,7 +236,7 @@ def test_forgotten_meanwhile_and_failed(memory: Memory) -> None:
     info = add(memory, "mira")
     (task,) = plan(memory, Scope(advisor=ALWAYS)).tasks
     memory.bank.forget("mira", info.id)
-    assert work(memory, task, 5, None).status == "forgotten"
+    assert run_task(memory, task, 5, None).status == "forgotten"
     long = add(memory, "mira", "Mira lives in Keldor. " * 2000)  # far more than the tiny model's window
     (outcome,) = run(memory).outcomes
     assert (outcome.status, outcome.memory_id) == ("failed", long.id)
@@ -299,12 +302,12 @@ def test_bad_advisors_are_refused(bad: dict[str, Any]) -> None:
 def test_unknown_executors_are_refused(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(Path("bank"))
     with pytest.raises(ConfigError, match="executor must be"):
-        executor("magic", settings, memory)
+        create_executor("magic", settings, memory)
     with pytest.raises(ConfigError, match="workers"):
-        executor("local", settings, memory, 0)
+        create_executor("local", settings, memory, 0)
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtraError, match=r"memkit-llm\[ray\]"):
-        executor("ray", settings, memory)
+        create_executor("ray", settings, memory)
 
 
 @pytest.mark.slow
@@ -320,7 +323,7 @@ def test_several_workers_do_what_one_does(
     scope = Scope(advisor=ALWAYS)
     planned: Plan = plan(memory, scope)
     seen = list[Outcome]()
-    report = recompile(planned, scope, executor(name, settings, memory, 2), seen.append)
+    report = recompile(planned, scope, create_executor(name, settings, memory, 2), seen.append)
     assert statuses(report) == ["compiled"] * 3
     assert sorted(o.user for o in seen) == [f"user {n}" for n in range(3)]
     ids = {o.user: memory.bank.get(o.user, o.memory_id).artifact_id for o in report.outcomes}
@@ -338,9 +341,9 @@ def test_a_worker_that_is_killed_is_an_error_and_loses_nothing(
     add(memory, "mira")
     settings = Settings(tmp_path / "bank", str(tiny_model_folder), options=TINY_OPTIONS)
     scope = Scope(advisor=ALWAYS)
-    monkeypatch.setattr("memkit.recompile.executors.work_alone", _die)
+    monkeypatch.setattr("memkit.recompile.executors.run_task_in_worker", _die)
     with pytest.raises(CompileError, match="worker process was killed"):
-        recompile(plan(memory, scope), scope, executor("local", settings, memory, 2))
+        recompile(plan(memory, scope), scope, create_executor("local", settings, memory, 2))
     assert statuses(run(memory)) == ["compiled"]
 
 
@@ -354,6 +357,6 @@ def _die(*_: object) -> Outcome:
 
 def test_entries_said_keep_their_dates_in_what_is_planned(memory: Memory) -> None:
     memory.of("mira").remember(
-        [Said("Mira lives in Lima.", when=datetime(2026, 1, 2, tzinfo=UTC))], memory="log"
+        [Message("Mira lives in Lima.", when=datetime(2026, 1, 2, tzinfo=UTC))], memory="log"
     )
     assert not plan(memory, Scope(advisor=ALWAYS, since=datetime(2100, 1, 1, tzinfo=UTC))).tasks

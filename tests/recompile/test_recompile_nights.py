@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from memkit.bank import MemoryInfo, Said
+from memkit.bank import MemoryInfo, Message
 from memkit.bank import leases as leases_module
 from memkit.compilers.base import Step
 from memkit.engine.transformers.engine import TransformersEngine
@@ -19,9 +19,9 @@ from memkit.memory import Memory
 from memkit.pipeline import admission, compile
 from memkit.pipeline.admission import AdmissionConfig
 from memkit.recompile.advice import AdvisorConfig
-from memkit.recompile.executors import Here
+from memkit.recompile.executors import InProcess
 from memkit.recompile.plan import Scope, Task, plan
-from memkit.recompile.run import Report, recompile, work
+from memkit.recompile.run import Report, recompile, run_task
 from memkit.testing import TEXT, TINY_OPTIONS
 
 ALWAYS = AdvisorConfig(enabled=False)
@@ -41,7 +41,7 @@ def add(memory: Memory, user: str, text: str = TEXT) -> MemoryInfo:
 
 def run(memory: Memory, **scope: Any) -> Report:
     chosen = Scope(**{"advisor": ALWAYS, **scope})
-    return recompile(plan(memory, chosen), chosen, Here(memory))
+    return recompile(plan(memory, chosen), chosen, InProcess(memory))
 
 
 def statuses(report: Report) -> list[str]:
@@ -53,20 +53,20 @@ def test_one_unexpected_error_ends_no_night(
     memory: Memory, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     infos = [add(memory, user, f"{TEXT} {user} has a dog.") for user in ("mira", "jalo", "bo")]
-    real = compile.make
+    real = compile.compile_memory
 
     def make(mine: Memory, info: MemoryInfo, progress: Any) -> Any:
         if info.id == infos[1].id:
             raise error
         return real(mine, info, progress)
 
-    monkeypatch.setattr(compile, "make", make)
+    monkeypatch.setattr(compile, "compile_memory", make)
     outcomes = {outcome.memory_id: outcome for outcome in run(memory).outcomes}
     assert [outcomes[info.id].status for info in infos] == ["compiled", "failed", "compiled"]
     assert type(error).__name__ in outcomes[infos[1].id].reason
     failed = memory.bank.get("jalo", infos[1].id)
     assert (failed.status, type(error).__name__ in str(failed.error)) == ("failed", True)
-    monkeypatch.setattr(compile, "make", real)
+    monkeypatch.setattr(compile, "compile_memory", real)
     assert statuses(run(memory)) == ["compiled"]  # the next night tries it again
 
 
@@ -93,11 +93,11 @@ def test_what_is_forgotten_while_it_is_compiled_is_said_to_be(
 ) -> None:
     monkeypatch.setattr(leases_module, "LENGTH", timedelta(seconds=0))
     mine = memory.of("mira")
-    info = mine.remember([Said(TEXT)], memory="profile")
+    info = mine.remember([Message(TEXT)], memory="profile")
     task = Task("mira", info.id, "", "", 0, None, None, None)
 
     def forget(step: Step) -> None:
         if mine.list():
             mine.bank.forget("mira", info.id)
 
-    assert work(memory, task, 5, None, forget).status == "forgotten"
+    assert run_task(memory, task, 5, None, forget).status == "forgotten"

@@ -9,24 +9,24 @@ import pytest
 
 from memkit.errors import ConfigError, MissingExtraError
 from memkit.router.embedder_sentence import SentenceEmbedder
-from memkit.router.embedders import HybridEmbedder, LexicalEmbedder, embedder_of
+from memkit.router.embedders import HybridEmbedder, LexicalEmbedder, resolve_embedder
 
 MIRA, WHERE = "Mira lives in Keldor. Her dog is called Tovin.", "Where does Mira live?"
 
 
 def test_embedders_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert embedder_of(None).name == embedder_of("lexical").name == "lexical:2048"
+    assert resolve_embedder(None).name == resolve_embedder("lexical").name == "lexical:2048"
     own = LexicalEmbedder(64)
-    assert embedder_of(own) is own
+    assert resolve_embedder(own) is own
     for wrong in ("magic", "lexical:x"):
         with pytest.raises(ConfigError, match="hybrid"):
-            embedder_of(wrong)
+            resolve_embedder(wrong)
     monkeypatch.setenv("MEMKIT_EMBEDDER", "magic")
     with pytest.raises(ConfigError, match="magic"):
-        embedder_of(None)
+        resolve_embedder(None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"memkit-llm\[embed\]"):
-        embedder_of("hybrid")
+        resolve_embedder("hybrid")
 
 
 def test_hybrid_is_the_weighted_mean() -> None:

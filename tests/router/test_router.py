@@ -23,11 +23,11 @@ from router_kit import (
 
 from memkit.bank import Bank
 from memkit.document import Document, Span
-from memkit.engine.artifact_cache import Attachments
+from memkit.engine.artifact_cache import ArtifactCache
 from memkit.engine.base import Handle, Request
 from memkit.errors import ConfigError
 from memkit.router import calibration, features
-from memkit.router.artifact_cache import attached
+from memkit.router.artifact_cache import open_artifact
 from memkit.router.embedders import LexicalEmbedder
 from memkit.router.gate import GateConfig
 from memkit.router.router import Router
@@ -140,12 +140,12 @@ def test_gate_settings_are_checked(wrong: dict[str, Any]) -> None:
 
 
 def test_artifacts_used_longest_ago_are_let_go(bank: Bank, engine: Scripted) -> None:
-    engine.held = Attachments(lambda artifact_id, handle: None, capacity=2)
+    engine.held = ArtifactCache(lambda artifact_id, handle: None, capacity=2)
     infos = [remember(bank, f"Mira lives in Town{n}.", n) for n in range(5)]
     with ExitStack() as first, ExitStack() as held:
-        attached(bank, "mira", infos[0], engine, first)
+        open_artifact(bank, "mira", infos[0], engine, first)
         for info in infos[1:]:
-            attached(bank, "mira", info, engine, held)
+            open_artifact(bank, "mira", info, engine, held)
         assert set(engine.held) == {info.artifact_id for info in infos}  # all are in use
         held.close()
         assert set(engine.held) == {infos[n].artifact_id for n in (0, 3, 4)}

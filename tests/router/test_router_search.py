@@ -25,7 +25,7 @@ from memkit.router import calibrate, calibration
 from memkit.router.classifier import Head
 from memkit.router.embedders import LexicalEmbedder
 from memkit.router.passages import merged
-from memkit.router.retrieval import candidates
+from memkit.router.retrieval import retrieve
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def engine() -> Scripted:
 def test_a_long_memory_does_not_crowd_out_the_others(bank: Bank) -> None:
     remember(bank, " ".join(f"Mira lives in Town{i}, said {i} people here today." for i in range(400)), None)
     short = [remember(bank, f"Mira lives in {name}. It was cold.", None).id for name in ("Rome", "Oslo")]
-    found = candidates(bank, "mira", WHERE, LexicalEmbedder(), memories=3)
+    found = retrieve(bank, "mira", WHERE, LexicalEmbedder(), memories=3)
     assert len(found) == 3
     assert set(short) <= {c.memory.id for c in found}
 
@@ -53,7 +53,7 @@ def test_words_that_others_lack_decide(bank: Bank) -> None:
     ids = [remember(bank, f"{n} has a favourite colour. {n} lives in a town.", None).id for n in names]
     for name, id in zip(names, ids, strict=True):
         assert (
-            candidates(bank, "mira", f"What is {name}'s favourite colour?", LexicalEmbedder())[0].memory.id
+            retrieve(bank, "mira", f"What is {name}'s favourite colour?", LexicalEmbedder())[0].memory.id
             == id
         )
 

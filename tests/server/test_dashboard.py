@@ -22,10 +22,10 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-from memkit.bench.http_server import Served, browser, has_browser, served
+from memkit.bench.http_server import LiveServer, browser, has_browser, served
 from memkit.compilers.base import Step
 from memkit.engine.transformers.engine import TransformersEngine
-from memkit.recompile.run import work
+from memkit.recompile.run import run_task
 from memkit.server.config import ServerConfig
 from memkit.server.routes import ask
 from memkit.testing import TEXT, TINY_OPTIONS
@@ -53,7 +53,7 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, engine: TransformersEngine) -> Iterator[Served]:
+def server(tmp_path_factory: pytest.TempPathFactory, engine: TransformersEngine) -> Iterator[LiveServer]:
     folder = tmp_path_factory.mktemp("server")
     (folder / "reports").mkdir()
     (folder / "reports" / "1-rows.json").write_text(json.dumps(REPORT))
@@ -65,7 +65,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, engine: TransformersEngine)
 
 
 @pytest.fixture(scope="module")
-def log_id(server: Served) -> str:
+def log_id(server: LiveServer) -> str:
     """A running memory with two versions, beside two documents of the same user."""
     with server.client("acme", "mira") as client:
         client.post("/memories", json={"text": TEXT, "title": "People of Keldor"})
@@ -81,13 +81,13 @@ def log_id(server: Served) -> str:
 
 
 @pytest.fixture(scope="module")
-def driver(server: Served, log_id: str) -> Iterator[WebDriver]:
+def driver(server: LiveServer, log_id: str) -> Iterator[WebDriver]:
     with browser() as made:
         enter(made, server)
         yield made
 
 
-def enter(driver: WebDriver, server: Served) -> None:
+def enter(driver: WebDriver, server: LiveServer) -> None:
     """Sign in by hand."""
     driver.get(server.url)
     wait(driver, "#field-api-key").send_keys(server.key("acme"))
@@ -116,7 +116,7 @@ def click(driver: WebDriver, text: str) -> None:
     wait(driver, "button", text).click()
 
 
-def test_a_wrong_key_is_told(server: Served) -> None:
+def test_a_wrong_key_is_told(server: LiveServer) -> None:
     with browser() as made:
         made.get(server.url)
         wait(made, "#field-api-key").send_keys("mk_wrong", Keys.ENTER)
@@ -142,7 +142,7 @@ def test_users_are_chosen(driver: WebDriver) -> None:
     wait(driver, "main h1", "Memories of mira")
 
 
-def test_one_memory(driver: WebDriver, server: Served, log_id: str) -> None:
+def test_one_memory(driver: WebDriver, server: LiveServer, log_id: str) -> None:
     go(driver, f"#/memory/{log_id}")
     main = driver.find_element(By.TAG_NAME, "main")
     assert "Mira moved to Oslo." in main.text
@@ -220,7 +220,7 @@ LONG = "Достопримечательность" * 9
 NAMES = ["a/b", "👩‍👩‍👧‍👦", "می‌خواهم", " \u00a0x ", LONG, "e\u0301", "\u200b", EVIL]
 
 
-def test_users_in_every_script(driver: WebDriver, server: Served) -> None:
+def test_users_in_every_script(driver: WebDriver, server: LiveServer) -> None:
     with server.client("acme") as client:
         for number, name in enumerate(NAMES):
             user = {"X-Memkit-User": quote(name)}
@@ -248,7 +248,7 @@ def choose(driver: WebDriver, name: str) -> None:
     WebDriverWait(driver, 10).until(lambda d: d.execute_script(script, name))
 
 
-def test_a_key_of_one_user(server: Served) -> None:
+def test_a_key_of_one_user(server: LiveServer) -> None:
     secret = server.services.bank.keys.create("solo", scope="user")[1]
     with browser() as made:
         made.get(server.url)
@@ -258,15 +258,17 @@ def test_a_key_of_one_user(server: Served) -> None:
         assert [each.text for each in Select(wait(made, "#who")).options] == ["solo"]
 
 
-def test_the_queue_shows_progress(driver: WebDriver, server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_queue_shows_progress(
+    driver: WebDriver, server: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def slowly(*arguments: Any) -> Any:
         progress = arguments[-1]
         for step in range(30):
             progress(Step("lora", step, 30, 1.5, 0.1))
             time.sleep(0.15)
-        return work(*arguments)
+        return run_task(*arguments)
 
-    monkeypatch.setattr("memkit.recompile.run.work", slowly)
+    monkeypatch.setattr("memkit.recompile.run.run_task", slowly)
     go(driver, "#/queue")
     with server.client("acme", "mira") as client:
         text = f"{TEXT} Vekek works at Palhus."
@@ -287,7 +289,7 @@ def test_reports(driver: WebDriver) -> None:
     assert "by the share of questions left to them" in text
 
 
-def test_remembering_and_forgetting(driver: WebDriver, server: Served) -> None:
+def test_remembering_and_forgetting(driver: WebDriver, server: LiveServer) -> None:
     go(driver, "#/")
     wait(driver, "#field-title").send_keys("A new one")
     wait(driver, "#field-text").send_keys("Jalo works at Brimtek.")
@@ -308,7 +310,7 @@ def test_nothing_in_a_document_runs(driver: WebDriver, log_id: str) -> None:
         assert driver.find_elements(By.CSS_SELECTOR, "main img, main script") == []
 
 
-def test_the_policy_of_the_page_forbids_scripts_from_elsewhere(server: Served) -> None:
+def test_the_policy_of_the_page_forbids_scripts_from_elsewhere(server: LiveServer) -> None:
     policy = httpx2.get(server.url).headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
@@ -333,7 +335,7 @@ def test_the_keyboard_reaches_everything(driver: WebDriver) -> None:
 
 @pytest.mark.skipif(not AXE.exists(), reason=f"no axe-core: npm install --prefix {sys.prefix}/npm axe-core")
 @pytest.mark.parametrize(("width", "dark"), [(1200, False), (1200, True), (360, False)])
-def test_accessibility(server: Served, log_id: str, width: int, dark: bool) -> None:
+def test_accessibility(server: LiveServer, log_id: str, width: int, dark: bool) -> None:
     with browser(width, 900, dark=dark) as made:
         made.get(server.url)
         wait(made, "#field-api-key")

@@ -15,7 +15,7 @@ pytest.importorskip("openai")
 
 import openai
 
-from memkit.bench.http_server import Served, served
+from memkit.bench.http_server import LiveServer, served
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.router.embedders import LexicalEmbedder
 from memkit.server.config import ServerConfig
@@ -26,14 +26,14 @@ MODEL, TEXTS = "lexical:2048", ["Mira lives in Lima.", "Rolan keeps bees in Tarv
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, engine: TransformersEngine) -> Iterator[Served]:
+def server(tmp_path_factory: pytest.TempPathFactory, engine: TransformersEngine) -> Iterator[LiveServer]:
     config = ServerConfig(tmp_path_factory.mktemp("server") / "bank", "tiny", rate=100_000)
     with served(config, engine) as running:
         yield running
 
 
 @pytest.fixture
-def client(server: Served) -> Iterator[openai.OpenAI]:
+def client(server: LiveServer) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(api_key=server.key("acme"), base_url=f"{server.url}/v1", max_retries=0) as made:
         yield made
 
@@ -57,7 +57,7 @@ def test_questions_have_vectors_of_their_own(client: openai.OpenAI) -> None:
     np.testing.assert_allclose(asked.data[0].embedding, wanted, rtol=1e-6)
 
 
-def test_base64_is_little_endian(server: Served) -> None:
+def test_base64_is_little_endian(server: LiveServer) -> None:
     with server.client() as client:
         body = {"model": MODEL, "input": TEXTS[0], "encoding_format": "base64", "user": "mira"}
         answer = client.post("/v1/embeddings", json=body)
@@ -91,7 +91,7 @@ def test_what_cannot_be_done_is_said(
     assert caught.value.param == param
 
 
-def test_another_model_and_a_stranger(client: openai.OpenAI, server: Served) -> None:
+def test_another_model_and_a_stranger(client: openai.OpenAI, server: LiveServer) -> None:
     with pytest.raises(openai.NotFoundError, match="the embedder here is 'lexical:2048'"):
         client.embeddings.create(model="text-embedding-3-small", input=TEXTS)
     stranger = openai.OpenAI(api_key="mk_no_key", base_url=f"{server.url}/v1", max_retries=0)

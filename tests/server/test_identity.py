@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from memkit.bank.owners import Owner
-from memkit.bench.http_server import Served, remember, served
+from memkit.bench.http_server import LiveServer, remember, served
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError
 from memkit.server.config import ServerConfig
@@ -75,13 +75,13 @@ def test_a_header_carries_any_name(name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, engine: TransformersEngine) -> Iterator[Served]:
+def server(tmp_path_factory: pytest.TempPathFactory, engine: TransformersEngine) -> Iterator[LiveServer]:
     with served(ServerConfig(tmp_path_factory.mktemp("s") / "bank", "tiny", rate=10**6), engine) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def clients(server: Served) -> Iterator[dict[str, httpx2.Client]]:
+def clients(server: LiveServer) -> Iterator[dict[str, httpx2.Client]]:
     """A client of each tenant, whose memories and whose user's tell whose they are."""
     made = {tenant: server.client(tenant) for tenant in TENANTS}
     for tenant, client in made.items():
@@ -168,7 +168,7 @@ NAMES = [
 ]
 
 
-def test_names_in_every_script_are_users_apart(server: Served) -> None:
+def test_names_in_every_script_are_users_apart(server: LiveServer) -> None:
     """As a header, percent-encoded or raw; and as the field `user` of an OpenAI request."""
     with server.client("scripts") as client:
         for name in NAMES:
@@ -203,7 +203,7 @@ def remember_as(client: httpx2.Client, user: str, text: str) -> dict[str, Any]:
     return found
 
 
-def test_a_tenant_may_have_any_name(server: Served) -> None:
+def test_a_tenant_may_have_any_name(server: LiveServer) -> None:
     with server.client("globex/mira") as tenant, server.client("globex", "mira") as mira:
         mine, hers = remember(tenant, TEXT), remember(mira, TEXT)
         for client, memory_id in ((tenant, mine), (mira, hers)):
@@ -213,7 +213,7 @@ def test_a_tenant_may_have_any_name(server: Served) -> None:
     assert {"globex%2Fmira/", "globex/mira"} <= set(owners)
 
 
-def test_a_key_of_a_user_is_that_user_of_no_tenant(server: Served) -> None:
+def test_a_key_of_a_user_is_that_user_of_no_tenant(server: LiveServer) -> None:
     _, secret = server.services.bank.keys.create("mira", scope="user")
     with server.client("mira") as tenant, httpx2.Client(base_url=server.url) as client:
         client.headers["Authorization"] = f"Bearer {secret}"

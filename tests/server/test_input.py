@@ -17,10 +17,10 @@ import openai
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from memkit.bench.http_server import Served, remember, served
+from memkit.bench.http_server import LiveServer, remember, served
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.server.config import ServerConfig
-from memkit.server.validation_messages import told
+from memkit.server.validation_messages import describe_errors
 from memkit.testing import TEXT, TINY_OPTIONS
 
 QUESTION = "Where does Mira live?"
@@ -30,7 +30,7 @@ INSIDE = re.compile(r"pydantic|https?://|Input should|Value error|Traceback|\bst
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, engine: TransformersEngine) -> Iterator[Served]:
+def server(tmp_path_factory: pytest.TempPathFactory, engine: TransformersEngine) -> Iterator[LiveServer]:
     folder = tmp_path_factory.mktemp("input")
     config = ServerConfig(folder / "bank", "tiny", options=TINY_OPTIONS, rate=10**6, compile=False)
     with served(config, engine) as running:
@@ -38,7 +38,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, engine: TransformersEngine)
 
 
 @pytest.fixture(scope="module")
-def client(server: Served) -> Iterator[httpx2.Client]:
+def client(server: LiveServer) -> Iterator[httpx2.Client]:
     with server.client("acme", "mira") as made:
         yield made
 
@@ -70,7 +70,7 @@ BODIES: dict[str, dict[str, Any]] = {
 }
 
 
-def test_every_route_with_a_body_is_here(server: Served) -> None:
+def test_every_route_with_a_body_is_here(server: LiveServer) -> None:
     paths = httpx2.get(f"{server.url}/openapi.json").json()["paths"]
     takes = {path for path, methods in paths.items() for how in methods.values() if "requestBody" in how}
     assert {path.replace("{memory_id}", "ID") for path in takes} == set(BODIES)
@@ -120,7 +120,7 @@ def test_half_a_character_written_as_bytes(client: httpx2.Client) -> None:
 
 
 def test_a_nul_is_refused_where_it_cannot_be_stored(
-    server: Served, client: httpx2.Client, memory_id: str
+    server: LiveServer, client: httpx2.Client, memory_id: str
 ) -> None:
     nul = "a\0b"
     for body in (
@@ -253,7 +253,7 @@ def test_what_is_no_body_is_said(client: httpx2.Client) -> None:
 
 
 @pytest.fixture(scope="module")
-def fuzzed(server: Served) -> Iterator[tuple[httpx2.Client, str]]:
+def fuzzed(server: LiveServer) -> Iterator[tuple[httpx2.Client, str]]:
     """A client of its own, with a memory that it may lose."""
     with server.client("acme", "fuzz") as made:
         yield made, remember(made, TEXT)
@@ -283,8 +283,8 @@ def test_no_value_breaks_a_route(fuzzed: tuple[httpx2.Client, str], data: st.Dat
 
 
 def test_findings_of_no_kind_that_is_known() -> None:
-    assert told([{"type": "new", "loc": ("a",), "input": 1}], {"a": 1}) == ("a", "a: is not valid")
-    assert told([], None) == (None, "the request is not valid")
+    assert describe_errors([{"type": "new", "loc": ("a",), "input": 1}], {"a": 1}) == ("a", "a: is not valid")
+    assert describe_errors([], None) == (None, "the request is not valid")
 
 
 # -- history ---------------------------------------------------------------------------------------
@@ -325,7 +325,7 @@ def test_times_that_are_taken(client: httpx2.Client) -> None:
 
 # -- what goes wrong inside ------------------------------------------------------------------------
 def test_a_value_error_inside_is_not_the_callers(
-    server: Served, client: httpx2.Client, memory_id: str, monkeypatch: pytest.MonkeyPatch
+    server: LiveServer, client: httpx2.Client, memory_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:
         raise ValueError("operands could not be broadcast: /srv/bank hunter2")
@@ -344,7 +344,7 @@ def test_a_value_error_inside_is_not_the_callers(
 
 # -- pages of other hosts --------------------------------------------------------------------------
 def test_a_page_may_send_what_openais_client_sends(
-    server: Served, tmp_path_factory: pytest.TempPathFactory, engine: TransformersEngine
+    server: LiveServer, tmp_path_factory: pytest.TempPathFactory, engine: TransformersEngine
 ) -> None:
     stainless = "arch lang os package-version retry-count runtime runtime-version timeout helper-method"
     plain = "authorization content-type openai-organization openai-project user-agent x-memkit-user"
@@ -379,7 +379,7 @@ def test_a_page_may_send_what_openais_client_sends(
                 assert answer.headers["access-control-expose-headers"] == "*"
 
 
-def test_openais_client_is_answered(server: Served, memory_id: str) -> None:
+def test_openais_client_is_answered(server: LiveServer, memory_id: str) -> None:
     long: Any = [{"role": "user", "content": [{"type": "text", "text": LONG}]}]
     with (
         openai.OpenAI(api_key=server.key("acme"), base_url=f"{server.url}/v1", max_retries=0) as client,

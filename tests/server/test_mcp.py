@@ -22,7 +22,7 @@ from memkit.bank import Bank
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.memory import Memory
 from memkit.server.jobs import Jobs
-from memkit.server.mcp import Local, create_mcp
+from memkit.server.mcp import LocalMemory, create_mcp
 from memkit.testing import TEXT, TINY_OPTIONS
 
 Session = Callable[[Client], Awaitable[None]]
@@ -36,7 +36,7 @@ def memory(home: Path, engine: TransformersEngine) -> Iterator[Memory]:
 
 def test_the_whole_path_in_memory(memory: Memory) -> None:
     async def main() -> None:
-        async with Client(create_mcp(Local(memory), None)) as client:
+        async with Client(create_mcp(LocalMemory(memory), None)) as client:
             await whole_path(client)
 
     anyio.run(main)
@@ -46,7 +46,7 @@ def test_what_is_remembered_is_compiled(memory: Memory) -> None:
     jobs = Jobs(memory, 10, 5)
 
     async def main() -> None:
-        async with Client(create_mcp(Local(memory), jobs)) as client:
+        async with Client(create_mcp(LocalMemory(memory), jobs)) as client:
             await call(client, "remember", text=TEXT)
             while jobs.busy:
                 await anyio.sleep(0.05)
@@ -61,7 +61,7 @@ def test_what_is_remembered_is_compiled(memory: Memory) -> None:
 )
 def test_names_with_joined_characters(memory: Memory, name: str) -> None:
     async def main() -> None:
-        async with Client(create_mcp(Local(memory), None)) as client:
+        async with Client(create_mcp(LocalMemory(memory), None)) as client:
             await call(client, "remember", text="I moved to Oslo.", memory=name, key=name)
             await call(client, "remember", text=TEXT, title=name)
 
@@ -115,7 +115,7 @@ SAID: list[tuple[str, dict[str, Any], str]] = [
 
 def test_errors_are_plain_sentences(memory: Memory) -> None:
     async def main() -> None:
-        async with Client(create_mcp(Local(memory), None)) as client:
+        async with Client(create_mcp(LocalMemory(memory), None)) as client:
             for tool, arguments, sentence in SAID:
                 assert await refused(client, tool, **arguments) == sentence
             for tool, arguments in BAD:
@@ -127,7 +127,7 @@ def test_errors_are_plain_sentences(memory: Memory) -> None:
 @pytest.mark.parametrize("nothing", ["", None])
 def test_nothing_means_not_given(memory: Memory, nothing: Any) -> None:
     async def main() -> None:
-        async with Client(create_mcp(Local(memory), None)) as client:
+        async with Client(create_mcp(LocalMemory(memory), None)) as client:
             tools = {tool.name: tool.input_schema for tool in (await client.list_tools()).tools}
             optional = {
                 name: set(schema["properties"]) - set(schema.get("required", ()))
@@ -162,7 +162,7 @@ def test_nothing_means_not_given(memory: Memory, nothing: Any) -> None:
 
 def test_a_text_that_is_json_is_a_text(memory: Memory) -> None:
     async def main() -> None:
-        async with Client(create_mcp(Local(memory), None)) as client:
+        async with Client(create_mcp(LocalMemory(memory), None)) as client:
             for text in ('{"a": 1}', "[1]", "null", "true", "17"):
                 made = await call(client, "remember", text=f"{text} is a value", memory=text, key=text)
                 assert made["entries"] == 1
@@ -174,7 +174,7 @@ def test_a_text_that_is_json_is_a_text(memory: Memory) -> None:
 
 def test_adding_is_not_said_to_be_idempotent_and_a_key_makes_it_so(memory: Memory) -> None:
     async def main() -> None:
-        async with Client(create_mcp(Local(memory), None)) as client:
+        async with Client(create_mcp(LocalMemory(memory), None)) as client:
             (tool,) = [each for each in (await client.list_tools()).tools if each.name == "remember"]
             assert tool.annotations is not None
             assert (tool.annotations.idempotent_hint, tool.annotations.destructive_hint) == (False, False)
@@ -191,7 +191,7 @@ def test_adding_is_not_said_to_be_idempotent_and_a_key_makes_it_so(memory: Memor
 
 def test_lists_come_in_pages(memory: Memory) -> None:
     async def main() -> None:
-        async with Client(create_mcp(Local(memory), None)) as client:
+        async with Client(create_mcp(LocalMemory(memory), None)) as client:
             ids = [(await call(client, "remember", text=f"Fact {n}."))["memory_id"] for n in range(7)]
             found, cursor, sizes = list[str](), "", list[int]()
             while True:
@@ -213,7 +213,7 @@ def test_lists_come_in_pages(memory: Memory) -> None:
 
 def test_bad_input_is_refused(memory: Memory) -> None:
     async def main() -> None:
-        async with Client(create_mcp(Local(memory), None)) as client:
+        async with Client(create_mcp(LocalMemory(memory), None)) as client:
             for tool, arguments in BAD:
                 said = await refused(client, tool, **arguments)
                 assert "Traceback" not in said
@@ -229,7 +229,7 @@ def test_what_goes_wrong_inside_stays_inside(memory: Memory, monkeypatch: pytest
     monkeypatch.setattr(memory.bank, "list", broken)
 
     async def main() -> None:
-        async with Client(create_mcp(Local(memory), None)) as client:
+        async with Client(create_mcp(LocalMemory(memory), None)) as client:
             assert "hunter2" not in await refused(client, "list")
 
     anyio.run(main)
@@ -254,7 +254,7 @@ def test_over_stdio_it_acts_for_whom_the_command_names(
 ) -> None:
     acts = list[str]()
 
-    def served(who: Local, jobs: Jobs | None) -> SimpleNamespace:
+    def served(who: LocalMemory, jobs: Jobs | None) -> SimpleNamespace:
         with who.memory(None) as memory:  # type: ignore[arg-type] # without a key nothing is asked of it
             acts.append(memory.owner)
         return SimpleNamespace(run=lambda transport: None)

@@ -22,7 +22,7 @@ from mcp_kit import INSIDE, call, refused, whole_path
 from memkit.bench.http_server import running
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.memory import Memory
-from memkit.server.mcp_http import NO_MESSAGE, Keyed, http_app
+from memkit.server.mcp_http import NO_MESSAGE, KeyedMemory, http_app
 from memkit.testing import TINY_OPTIONS
 
 HELLO = {
@@ -68,7 +68,7 @@ def test_over_http_a_key_says_whose_memories(root: Memory) -> None:
                 await refused(client, "forget", memory_id=left["memory_id"])
                 await refused(client, "ask", question="Who?", within=left["memory_id"])
 
-    with running(http_app(Keyed(root), None)) as url:
+    with running(http_app(KeyedMemory(root), None)) as url:
         anyio.run(main, url)
         for key in ({}, {"Authorization": "Bearer mk_0123456789abcdef_x"}, {"Authorization": acme[:-1]}):
             answer = httpx2.post(f"{url}/mcp", json={}, headers=key)
@@ -82,7 +82,7 @@ def test_over_http_a_key_says_whose_memories(root: Memory) -> None:
 def test_any_host_name_is_served_to_who_has_a_key(root: Memory) -> None:
     """As a reverse proxy passes it on: `proxy_set_header Host $host`."""
     key = {"Authorization": f"Bearer {root.bank.keys.create('acme')[1]}"}
-    with running(http_app(Keyed(root), None)) as url:
+    with running(http_app(KeyedMemory(root), None)) as url:
         for host in ("memory.example", "memory.example:8443", "[::1]:1", "127.0.0.1"):
             answer = httpx2.post(f"{url}/mcp", json=HELLO, headers={**key, **ACCEPT, "Host": host})
             assert answer.status_code == 200, answer.text
@@ -97,7 +97,7 @@ def test_any_host_name_is_served_to_who_has_a_key(root: Memory) -> None:
 
 def test_http_has_the_servers_guard(root: Memory) -> None:
     one, two = ({"Authorization": f"Bearer {root.bank.keys.create('acme')[1]}", **ACCEPT} for _ in range(2))
-    with running(http_app(Keyed(root), None, rate=3, max_body=2000)) as url:
+    with running(http_app(KeyedMemory(root), None, rate=3, max_body=2000)) as url:
         answers = [httpx2.post(f"{url}/mcp", json=HELLO, headers=one) for _ in range(4)]
         assert [each.status_code for each in answers] == [200, 200, 200, 429]
         assert [each.headers["x-ratelimit-remaining"] for each in answers] == ["2", "1", "0", "0"]
@@ -122,7 +122,7 @@ def test_half_a_character_does_not_break_it(root: Memory) -> None:
         ("list", '{"\\ud800": 1}'),
         ("\\ud800", "{}"),
     ]
-    with running(http_app(Keyed(root), None)) as url:
+    with running(http_app(KeyedMemory(root), None)) as url:
         for name, arguments in calls:
             params = f'{{"name": "{name}", "arguments": {arguments}}}'
             sent = f'{{"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {params}}}'
@@ -136,7 +136,7 @@ def test_half_a_character_does_not_break_it(root: Memory) -> None:
 def test_what_is_no_message_is_told_plainly(root: Memory) -> None:
     key = {"Authorization": f"Bearer {root.bank.keys.create('acme')[1]}", **ACCEPT}
     headers = {**key, "Content-Type": "application/json"}
-    with running(http_app(Keyed(root), None)) as url:
+    with running(http_app(KeyedMemory(root), None)) as url:
         for body in ("[]", "5", "{}", "null", '"x"'):
             answer = httpx2.post(f"{url}/mcp", content=body, headers=headers)
             assert (answer.status_code, answer.json()["error"]["message"]) == (400, NO_MESSAGE)

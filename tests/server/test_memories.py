@@ -14,7 +14,7 @@ pytest.importorskip("limits")
 import httpx2
 
 from memkit.bank.owners import Owner
-from memkit.bench.http_server import Served, remember, served
+from memkit.bench.http_server import LiveServer, remember, served
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.server.config import ServerConfig
 from memkit.testing import TEXT, TINY_OPTIONS
@@ -28,7 +28,7 @@ QUESTION = {"question": "Where does Mira live?", "max_tokens": 4}
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, engine: TransformersEngine) -> Iterator[Served]:
+def server(tmp_path_factory: pytest.TempPathFactory, engine: TransformersEngine) -> Iterator[LiveServer]:
     folder = tmp_path_factory.mktemp("server")
     config = ServerConfig(folder / "bank", "tiny", options=TINY_OPTIONS, rate=100_000)
     with served(config, engine) as running:
@@ -36,7 +36,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, engine: TransformersEngine)
 
 
 @pytest.fixture
-def client(server: Served) -> Iterator[httpx2.Client]:
+def client(server: LiveServer) -> Iterator[httpx2.Client]:
     with server.client(f"tenant {secrets.token_hex(8)}") as made:
         yield made
 
@@ -47,14 +47,14 @@ def ok(answer: httpx2.Response, status: int = 200) -> dict[str, Any]:
     return found
 
 
-def compiled(server: Served, client: httpx2.Client, text: str = TEXT) -> str:
+def compiled(server: LiveServer, client: httpx2.Client, text: str = TEXT) -> str:
     memory_id = remember(client, text)
     ok(client.post(f"/memories/{memory_id}/compile"), 202)
     server.settled()
     return memory_id
 
 
-def test_a_document_is_compiled_in_the_background(server: Served, client: httpx2.Client) -> None:
+def test_a_document_is_compiled_in_the_background(server: LiveServer, client: httpx2.Client) -> None:
     found = ok(client.post("/memories", json={"text": TEXT, "title": "people"}), 201)
     job = found["job"]
     server.settled()
@@ -66,7 +66,7 @@ def test_a_document_is_compiled_in_the_background(server: Served, client: httpx2
     assert (again["memory"]["id"], again["job"]) == (shown["id"], None)
 
 
-def test_an_answer_tells_why(server: Served, client: httpx2.Client) -> None:
+def test_an_answer_tells_why(server: LiveServer, client: httpx2.Client) -> None:
     memory_id = remember(client, TEXT)
     answer = client.post("/ask", json=QUESTION)
     found = ok(answer)
@@ -78,7 +78,7 @@ def test_an_answer_tells_why(server: Served, client: httpx2.Client) -> None:
     assert "Mira" in source["text"][span["start"] : span["end"]]
 
 
-def test_a_question_within_one_memory(server: Served, client: httpx2.Client) -> None:
+def test_a_question_within_one_memory(server: LiveServer, client: httpx2.Client) -> None:
     remember(client, TEXT)
     bees = remember(client, "Rolan keeps bees in Tarv.")
     found = ok(client.post("/ask", json={**QUESTION, "within": bees}))
@@ -173,7 +173,7 @@ def test_a_history_of_what_tools_said_and_of_images(client: httpx2.Client) -> No
     assert said[0] == said[1]
 
 
-def test_versions(server: Served, client: httpx2.Client) -> None:
+def test_versions(server: LiveServer, client: httpx2.Client) -> None:
     say = {"messages": [{"role": "user", "content": "Mira lives in Keldor."}], "memory": "log"}
     memory_id = ok(client.post("/memories", json=say), 201)["memory"]["id"]
     for text in ("Her dog is called Tovin.", None):
@@ -204,7 +204,7 @@ def test_what_has_no_artifact(client: httpx2.Client) -> None:
     assert client.post(f"/memories/{memory_id}/pin", json={}).status_code == 400
 
 
-def test_forgetting(server: Served, client: httpx2.Client) -> None:
+def test_forgetting(server: LiveServer, client: httpx2.Client) -> None:
     memory_id = compiled(server, client)
     part = {"spans": [{"start": 0, "end": 22}]}
     receipt = ok(client.post(f"/memories/{memory_id}/forget", json=part))["receipts"][0]
@@ -226,7 +226,7 @@ def test_forgetting(server: Served, client: httpx2.Client) -> None:
     assert ok(client.get("/memories"))["memories"] == []
 
 
-def test_forgetting_everything_forgets_the_items_of_stores(server: Served) -> None:
+def test_forgetting_everything_forgets_the_items_of_stores(server: LiveServer) -> None:
     root = server.services.root
     owners = [
         Owner("mira", "stores"),
@@ -248,7 +248,7 @@ def test_forgetting_everything_forgets_the_items_of_stores(server: Served) -> No
     assert [owner for owner in owners if root.of(owner).list()] == [*owners[3:5], owners[6]]
 
 
-def test_recompilation_of_a_tenant(server: Served) -> None:
+def test_recompilation_of_a_tenant(server: LiveServer) -> None:
     with server.client("many", "mira") as mira, server.client("many", "jalo") as jalo:
         remember(mira, TEXT)
         remember(jalo, "Jalo works at Brimtek.")

@@ -15,9 +15,9 @@ from memkit.errors import NotFoundError
 from memkit.memory import Memory
 from memkit.models.loading import LoadedModel
 from memkit.recompile import run as run_module
-from memkit.recompile.run import work
+from memkit.recompile.run import run_task
 from memkit.server.jobs import Jobs
-from memkit.server.memory_pool import Pool
+from memkit.server.memory_pool import MemoryPool
 from memkit.testing import TEXT, TINY_OPTIONS
 
 
@@ -34,7 +34,7 @@ def root(tmp_path: Path, engine: TransformersEngine) -> Iterator[Memory]:
 
 
 def test_who_is_pushed_out_is_there_again(root: Memory) -> None:
-    pool = Pool(root, 1)
+    pool = MemoryPool(root, 1)
     with pool.of("acme/mira") as mira:
         mira.remember(TEXT, wait=True)
         assert mira.ask("Where does Mira live?", max_tokens=2).route == "latent"
@@ -53,9 +53,9 @@ def test_tenants_take_turns(root: Memory, monkeypatch: pytest.MonkeyPatch) -> No
         order.append(task.user)
         started.set()
         go_on.wait(10)
-        return work(memory, task, *rest)
+        return run_task(memory, task, *rest)
 
-    monkeypatch.setattr(run_module, "work", slowly)
+    monkeypatch.setattr(run_module, "run_task", slowly)
     jobs = Jobs(root, most=2, keep=5)
     first = jobs.compile("a", "0" * 16, always=True)
     started.wait(10)

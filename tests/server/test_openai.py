@@ -15,10 +15,10 @@ pytest.importorskip("openai")
 import httpx2
 import openai
 
-from memkit.bench.http_server import Served, remember, served
+from memkit.bench.http_server import LiveServer, remember, served
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.server.config import ServerConfig
-from memkit.server.stop_sequences import Stopper
+from memkit.server.stop_sequences import StopSequences
 from memkit.testing import TEXT, TINY_OPTIONS
 
 MESSAGES: Any = [{"role": "user", "content": "Where does Mira live?"}]
@@ -26,7 +26,7 @@ ASKED: dict[str, Any] = {"model": "tiny", "messages": MESSAGES, "max_tokens": 6}
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, engine: TransformersEngine) -> Iterator[Served]:
+def server(tmp_path_factory: pytest.TempPathFactory, engine: TransformersEngine) -> Iterator[LiveServer]:
     folder = tmp_path_factory.mktemp("server")
     with served(ServerConfig(folder / "bank", "tiny", options=TINY_OPTIONS, rate=100_000), engine) as running:
         with running.client("acme", "mira") as mira:
@@ -35,7 +35,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, engine: TransformersEngine)
 
 
 @pytest.fixture
-def client(server: Served) -> Iterator[openai.OpenAI]:
+def client(server: LiveServer) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(api_key=server.key("acme"), base_url=f"{server.url}/v1", max_retries=0) as made:
         yield made
 
@@ -48,7 +48,7 @@ def test_models(client: openai.OpenAI) -> None:
         client.models.retrieve("gpt-9")
 
 
-def test_an_answer(client: openai.OpenAI, server: Served) -> None:
+def test_an_answer(client: openai.OpenAI, server: LiveServer) -> None:
     raw = client.chat.completions.with_raw_response.create(**ASKED, user="mira")
     made = raw.parse()
     assert made.object == "chat.completion"
@@ -125,10 +125,10 @@ def test_stop_texts(client: openai.OpenAI) -> None:
 
 
 def test_what_may_begin_a_stop_waits() -> None:
-    stopper = Stopper(["END"])
+    stopper = StopSequences(["END"])
     assert [stopper.take(piece) for piece in ("abE", "N", "x E", "ND", "more")] == ["ab", "", "ENx ", "", ""]
     assert stopper.stopped
-    held = Stopper(["END"])
+    held = StopSequences(["END"])
     assert (held.take("abEN"), held.rest()) == ("ab", "EN")
 
 
@@ -165,7 +165,7 @@ def test_what_cannot_be_done_is_said(client: openai.OpenAI, more: dict[str, Any]
         assert caught.value.param == param
 
 
-def test_errors_are_those_that_the_client_knows(client: openai.OpenAI, server: Served) -> None:
+def test_errors_are_those_that_the_client_knows(client: openai.OpenAI, server: LiveServer) -> None:
     with pytest.raises(openai.NotFoundError) as unknown:
         client.chat.completions.create(**{**ASKED, "model": "gpt-9"})
     assert unknown.value.code == "model_not_found"
@@ -177,7 +177,7 @@ def test_errors_are_those_that_the_client_knows(client: openai.OpenAI, server: S
         stranger.models.list()
 
 
-def test_one_memory_may_be_chosen(client: openai.OpenAI, server: Served) -> None:
+def test_one_memory_may_be_chosen(client: openai.OpenAI, server: LiveServer) -> None:
     with server.client("acme", "mira") as mira:
         bees = remember(mira, "Rolan keeps bees in Tarv.")
     chosen = {"X-Memkit-User": "mira", "X-Memkit-Memory": bees, "X-Memkit-Gate": "rule"}
@@ -212,7 +212,7 @@ class Counted:
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_nothing_is_generated_for_one_who_hung_up(
-    server: Served, engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch, stream: bool
+    server: LiveServer, engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
     counted = Counted(engine, monkeypatch, 0.02)
     body = {**ASKED, "max_tokens": 200, "stream": stream}

@@ -16,12 +16,12 @@ import anyio
 import httpx2
 from mcp import Client
 
-from memkit.bench.http_server import Served, remember, served
+from memkit.bench.http_server import LiveServer, remember, served
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.memory import Memory
 from memkit.models.loading import LoadedModel
 from memkit.server.config import ServerConfig
-from memkit.server.mcp import Local, create_mcp
+from memkit.server.mcp import LocalMemory, create_mcp
 from memkit.testing import TEXT, TINY_OPTIONS
 
 QUESTION = "Where does Mira live?"
@@ -47,14 +47,14 @@ def damage(bank: Path, how: str) -> None:
 
 
 @pytest.fixture
-def server(tmp_path: Path, engine: TransformersEngine) -> Iterator[Served]:
+def server(tmp_path: Path, engine: TransformersEngine) -> Iterator[LiveServer]:
     config = ServerConfig(tmp_path / "bank", "tiny", options=TINY_OPTIONS, rate=10**6)
     with served(config, engine) as running:
         yield running
 
 
 @pytest.mark.parametrize("how", DAMAGES)
-def test_over_http(server: Served, tmp_path: Path, how: str) -> None:
+def test_over_http(server: LiveServer, tmp_path: Path, how: str) -> None:
     with server.client("acme", "mira") as client:
         memory_id = remember(client, TEXT)
         client.post(f"/memories/{memory_id}/compile")
@@ -124,7 +124,7 @@ def test_over_mcp(tmp_path: Path, engine: TransformersEngine, how: str) -> None:
         damage(tmp_path / "bank", how)
 
         async def main() -> None:
-            async with Client(create_mcp(Local(memory), None)) as client:
+            async with Client(create_mcp(LocalMemory(memory), None)) as client:
                 calls: list[tuple[str, dict[str, Any]]] = [
                     ("ask", {"question": QUESTION, "max_tokens": 2}),
                     ("explain", {"question": QUESTION}),

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
-from memkit.bench.http_server import Served, remember, running, served
+from memkit.bench.http_server import LiveServer, remember, running, served
 from memkit.server.config import ServerConfig
 from memkit.testing import TEXT
 
@@ -68,7 +68,7 @@ def raw() -> Raw:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, raw: Raw) -> Iterator[Served]:
+def server(tmp_path_factory: pytest.TempPathFactory, raw: Raw) -> Iterator[LiveServer]:
     with running(raw) as url:
         config = ServerConfig(tmp_path_factory.mktemp("proxy") / "bank", upstream=f"{url}/v1", rate=10**6)
         with served(config) as made:
@@ -84,7 +84,7 @@ def upstream(raw: Raw) -> Raw:
 
 
 @pytest.fixture(scope="module")
-def shared(server: Served) -> Iterator[httpx2.Client]:
+def shared(server: LiveServer) -> Iterator[httpx2.Client]:
     with server.client("acme") as made:
         yield made
 
@@ -113,7 +113,7 @@ def post(client: httpx2.Client, body: dict[str, Any], **headers: str) -> httpx2.
 # -- streams --------------------------------------------------------------------------------------
 @pytest.mark.parametrize("size", [1, 7, 10**6])
 def test_separators_of_unicode_are_text_inside_an_event(
-    server: Served, client: httpx2.Client, upstream: Raw, size: int
+    server: LiveServer, client: httpx2.Client, upstream: Raw, size: int
 ) -> None:
     data = events(ODD, "\u2028", "end")
     streamed(upstream, [data[at : at + size] for at in range(0, len(data), size)])
@@ -226,7 +226,7 @@ def test_limits_of_the_upstream_reach_the_caller(
     assert "default-src 'none'" in got.headers["content-security-policy"]
 
 
-def test_a_client_learns_how_long_to_wait(server: Served, client: httpx2.Client, upstream: Raw) -> None:
+def test_a_client_learns_how_long_to_wait(server: LiveServer, client: httpx2.Client, upstream: Raw) -> None:
     upstream.status, upstream.parts = 429, [b"<html></html>"]
     upstream.headers = [("content-type", "text/html"), ("retry-after", "3")]
     for stream in (False, True):

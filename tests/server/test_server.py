@@ -17,7 +17,7 @@ pytest.importorskip("limits")
 
 import httpx2
 
-from memkit.bench.http_server import Served, remember, served
+from memkit.bench.http_server import LiveServer, remember, served
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import BankBusyError
 from memkit.memory import Memory
@@ -28,7 +28,7 @@ TOKEN = "a-token-of-the-scraper"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, engine: TransformersEngine) -> Iterator[Served]:
+def server(tmp_path_factory: pytest.TempPathFactory, engine: TransformersEngine) -> Iterator[LiveServer]:
     folder = tmp_path_factory.mktemp("server")
     reports = folder / "reports"
     reports.mkdir()
@@ -47,7 +47,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, engine: TransformersEngine)
 
 
 @pytest.fixture
-def client(server: Served) -> Iterator[httpx2.Client]:
+def client(server: LiveServer) -> Iterator[httpx2.Client]:
     """A client of a tenant that only this test has."""
     with server.client(f"tenant {secrets.token_hex(8)}") as made:
         yield made
@@ -61,12 +61,12 @@ def error_of(answer: httpx2.Response) -> dict[str, Any]:
 
 
 # -- keys -----------------------------------------------------------------------------------------
-def test_health_needs_no_key(server: Served) -> None:
+def test_health_needs_no_key(server: LiveServer) -> None:
     answer = httpx2.get(f"{server.url}/health")
     assert (answer.status_code, answer.json()["status"]) == (200, "ok")
 
 
-def wrong_keys(server: Served) -> dict[str, str | None]:
+def wrong_keys(server: LiveServer) -> dict[str, str | None]:
     bank = server.services.bank
     known, secret = bank.keys.create("acme")
     revoked, dead = bank.keys.create("acme")
@@ -84,7 +84,7 @@ def wrong_keys(server: Served) -> dict[str, str | None]:
     }
 
 
-def test_whatever_is_no_key_gets_the_same_answer(server: Served) -> None:
+def test_whatever_is_no_key_gets_the_same_answer(server: LiveServer) -> None:
     bodies = set[str]()
     for header in wrong_keys(server).values():
         headers = {} if header is None else {"Authorization": header.encode("latin-1")}
@@ -97,7 +97,7 @@ def test_whatever_is_no_key_gets_the_same_answer(server: Served) -> None:
     assert len(bodies) == 1
 
 
-def test_an_unknown_key_takes_as_long_as_a_wrong_one(server: Served) -> None:
+def test_an_unknown_key_takes_as_long_as_a_wrong_one(server: LiveServer) -> None:
     keys, took = wrong_keys(server), dict[str, list[float]]()
     with httpx2.Client(base_url=server.url) as client:
         for _ in range(60):
@@ -127,7 +127,7 @@ BODIES = {"/rollback": {"version": 1}, "/pin": {}, "/forget": {"spans": [{"start
 
 @pytest.mark.parametrize(("method", "place"), PLACES)
 def test_anothers_memory_is_as_unknown_as_nobodys(
-    server: Served, client: httpx2.Client, method: str, place: str
+    server: LiveServer, client: httpx2.Client, method: str, place: str
 ) -> None:
     mine = remember(client, TEXT)
     colleague = {"X-Memkit-User": "colleague"}
@@ -154,7 +154,7 @@ def test_ids_that_are_none(client: httpx2.Client, memory_id: str) -> None:
     assert client.get(f"/reports/{memory_id}").status_code == 404 or memory_id == ".."
 
 
-def test_users_of_a_tenant_are_apart(server: Served) -> None:
+def test_users_of_a_tenant_are_apart(server: LiveServer) -> None:
     with server.client("users", "mira") as mira, server.client("users", "jalo") as jalo:
         with server.client("users") as nobody:
             mine = remember(mira, "Mira lives in Keldor.")
@@ -167,7 +167,7 @@ def test_users_of_a_tenant_are_apart(server: Served) -> None:
 
 
 @pytest.mark.parametrize("user", ["a%ffb", "%ff", "x" * 1100, "%ed%a0%80"])
-def test_names_of_users_that_are_none(server: Served, user: str) -> None:
+def test_names_of_users_that_are_none(server: LiveServer, user: str) -> None:
     with server.client("acme", user) as client:
         answer = client.get("/memories")
     assert answer.status_code == 400
@@ -226,7 +226,7 @@ def test_a_body_that_is_too_large_is_not_read(client: httpx2.Client, chunked: bo
 
 
 def test_what_goes_wrong_inside_stays_inside(
-    server: Served, client: httpx2.Client, monkeypatch: pytest.MonkeyPatch
+    server: LiveServer, client: httpx2.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("the password is hunter2")
@@ -239,7 +239,7 @@ def test_what_goes_wrong_inside_stays_inside(
 
 
 def test_a_bank_that_cannot_be_used(
-    server: Served, client: httpx2.Client, monkeypatch: pytest.MonkeyPatch
+    server: LiveServer, client: httpx2.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def busy(*_: object) -> None:
         raise BankBusyError("another process holds /srv/bank")
@@ -272,7 +272,7 @@ def test_a_key_may_ask_only_so_often(tmp_path: Path, engine: TransformersEngine)
 
 
 def test_pages_of_other_hosts_may_call_only_where_that_is_said(
-    server: Served, tmp_path: Path, engine: TransformersEngine
+    server: LiveServer, tmp_path: Path, engine: TransformersEngine
 ) -> None:
     asked = {"Origin": "https://app.example", "Access-Control-Request-Method": "GET"}
     answer = httpx2.options(f"{server.url}/memories", headers=asked)
@@ -302,7 +302,7 @@ def test_settings_that_are_wrong(tmp_path: Path, name: str, value: Any) -> None:
 
 
 # -- about ----------------------------------------------------------------------------------------
-def test_metrics_are_behind_a_token(server: Served, client: httpx2.Client) -> None:
+def test_metrics_are_behind_a_token(server: LiveServer, client: httpx2.Client) -> None:
     remember(client, TEXT)
     client.post("/ask", json={"question": "Where does Mira live?", "max_tokens": 2})
     assert client.get("/metrics").status_code == 404
@@ -318,7 +318,7 @@ def test_reports(client: httpx2.Client) -> None:
         assert client.get(f"/reports/{name}").status_code == 404
 
 
-def test_the_description_is_whole(server: Served) -> None:
+def test_the_description_is_whole(server: LiveServer) -> None:
     described = httpx2.get(f"{server.url}/openapi.json").json()
     assert {"/memories", "/ask", "/recompile", "/v1/chat/completions", "/health"} <= set(described["paths"])
     ids = [how["operationId"] for place in described["paths"].values() for how in place.values()]
@@ -329,8 +329,8 @@ def test_a_server_goes_on_with_what_waited(tmp_path: Path, engine: TransformersE
     config = ServerConfig(tmp_path / "bank", "tiny", options=TINY_OPTIONS)
     with Memory(config.home, engine=engine, tenant="acme", user="mira") as before:
         info = before.remember(TEXT, compile=False)
-        before.bank.waiting.add(before.owner, info.id)
+        before.bank.pending.add(before.owner, info.id)
     with served(config, engine) as running, running.client("acme", "mira") as client:
         running.settled()
         assert client.get(f"/memories/{info.id}").json()["version"] == 1
-        assert running.services.bank.waiting.all() == []
+        assert running.services.bank.pending.all() == []

@@ -20,7 +20,7 @@ import openai
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from memkit.bench.http_server import Served, remember, running, served
+from memkit.bench.http_server import LiveServer, remember, running, served
 from memkit.server.config import ServerConfig
 from memkit.testing import TEXT
 
@@ -83,7 +83,7 @@ def other() -> Other:
 
 
 @pytest.fixture
-def server(tmp_path: Path, other: Other) -> Iterator[Served]:
+def server(tmp_path: Path, other: Other) -> Iterator[LiveServer]:
     with running(other.app()) as url:
         config = ServerConfig(tmp_path / "bank", upstream=f"{url}/v1", upstream_key="theirs")
         with served(config) as made:
@@ -93,12 +93,14 @@ def server(tmp_path: Path, other: Other) -> Iterator[Served]:
 
 
 @pytest.fixture
-def client(server: Served) -> Iterator[openai.OpenAI]:
+def client(server: LiveServer) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(api_key=server.key("acme"), base_url=f"{server.url}/v1", max_retries=0) as made:
         yield made
 
 
-def test_a_memory_goes_into_the_prompt_as_text(client: openai.OpenAI, other: Other, server: Served) -> None:
+def test_a_memory_goes_into_the_prompt_as_text(
+    client: openai.OpenAI, other: Other, server: LiveServer
+) -> None:
     made = client.chat.completions.create(**ASKED, user="mira", temperature=0.5)
     assert made.choices[0].message.content == "Keldor"
     assert (made.model_extra or {})["memkit"]["route"] == "text"
@@ -128,7 +130,7 @@ def test_a_stream_is_passed_on(client: openai.OpenAI) -> None:
     assert (chunks[0].model_extra or {})["memkit"]["route"] == "text"
 
 
-def test_who_hangs_up_here_hangs_up_there(server: Served, other: Other) -> None:
+def test_who_hangs_up_here_hangs_up_there(server: LiveServer, other: Other) -> None:
     body = {**ASKED, "stream": True, "endless": True}
     with server.client("acme") as client, client.stream("POST", "/v1/chat/completions", json=body) as answer:
         next(answer.iter_lines())
@@ -139,7 +141,7 @@ def test_who_hangs_up_here_hangs_up_there(server: Served, other: Other) -> None:
     assert other.left
 
 
-def test_what_is_remembered_stays_on_its_text(server: Served) -> None:
+def test_what_is_remembered_stays_on_its_text(server: LiveServer) -> None:
     with server.client("acme") as client:
         assert client.post("/memories", json={"text": "Jalo works at Brimtek."}).json()["job"] is None
 

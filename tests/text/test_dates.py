@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from memkit.cli.output import cell
 from memkit.errors import ConfigError
-from memkit.text.dates import moment
+from memkit.text.dates import parse_time
 
 pytestmark = pytest.mark.wheel
 TOKYO = timezone(timedelta(hours=9))
@@ -35,12 +35,12 @@ TOKYO = timezone(timedelta(hours=9))
     ],
 )
 def test_a_moment_is_read(given: Any, meant: datetime) -> None:
-    assert moment(given) == meant
+    assert parse_time(given) == meant
 
 
 def test_the_zone_that_was_given_is_kept() -> None:
     """At eight in Tokyo it is still yesterday in UTC: the speaker's own day counts."""
-    found = moment("2026-05-02T08:00+09:00")
+    found = parse_time("2026-05-02T08:00+09:00")
     assert (found.day, found.utcoffset()) == (2, timedelta(hours=9))
     assert found.astimezone(UTC).day == 1
 
@@ -51,23 +51,23 @@ def test_the_zone_that_was_given_is_kept() -> None:
 )
 def test_anything_else_is_one_error_that_names_the_forms(given: Any) -> None:
     with pytest.raises(ConfigError, match=r"2026-05-02 08:00 or .*got"):
-        moment(given)
+        parse_time(given)
 
 
 def test_what_leaves_the_calendar_in_utc_is_refused() -> None:
     with pytest.raises(ConfigError, match="a time is given as"):
-        moment(datetime(1, 1, 1, tzinfo=TOKYO))
+        parse_time(datetime(1, 1, 1, tzinfo=TOKYO))
 
 
 @given(st.datetimes(min_value=datetime(2, 1, 1)), st.sampled_from([None, UTC, TOKYO]))
 def test_what_python_writes_is_read_back(said: datetime, zone: timezone | None) -> None:
     said = said.replace(tzinfo=zone)
     whole = said if said.tzinfo else said.replace(tzinfo=UTC)
-    assert moment(said) == moment(said.isoformat()) == moment(said.isoformat(" ")) == whole
-    assert moment(cell(whole.astimezone(UTC))) == whole.replace(second=0, microsecond=0)
+    assert parse_time(said) == parse_time(said.isoformat()) == parse_time(said.isoformat(" ")) == whole
+    assert parse_time(cell(whole.astimezone(UTC))) == whole.replace(second=0, microsecond=0)
 
 
 @given(st.text() | st.integers() | st.none() | st.binary() | st.floats() | st.lists(st.integers()))
 def test_no_value_is_anything_but_a_moment_or_that_error(given: Any) -> None:
     with suppress(ConfigError):
-        assert moment(given).utcoffset() is not None
+        assert parse_time(given).utcoffset() is not None

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memkit.text.dialogue_acts import asks, statements
+from memkit.text.dialogue_acts import extract_statements, is_question
 
 ASKED = """
 Where does Simsem live?
@@ -173,14 +173,14 @@ Dr. Simsem lives in Lasces. So does J. Rolan.
 
 @pytest.mark.parametrize("text", ASKED)
 def test_a_question_states_nothing(text: str) -> None:
-    assert asks(text)
-    assert statements(text) == ""
+    assert is_question(text)
+    assert extract_statements(text) == ""
 
 
 @pytest.mark.parametrize("text", STATED)
 def test_a_statement_stays_as_it_is(text: str) -> None:
-    assert not asks(text)
-    assert statements(text) == text
+    assert not is_question(text)
+    assert extract_statements(text) == text
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_a_statement_stays_as_it_is(text: str) -> None:
     ],
 )
 def test_statements_beside_questions(text: str, stated: str) -> None:
-    assert statements(text) == stated
+    assert extract_statements(text) == stated
 
 
 @pytest.mark.parametrize(
@@ -216,25 +216,25 @@ def test_statements_beside_questions(text: str, stated: str) -> None:
     "Guten Morgen|Hallo!|Bonjour|Hola|Ciao|Olá|Привет|こんにちは|ありがとう|你好|谢谢|안녕하세요".split("|"),
 )
 def test_a_greeting_states_nothing(text: str) -> None:
-    assert statements(text) == ""
+    assert extract_statements(text) == ""
 
 
 @pytest.mark.parametrize("text", ["Hello", "hi", "Thank you", "yes", "no", "bye", "ok"])
 def test_a_word_of_politeness_states_nothing(text: str) -> None:
-    assert statements(text) == ""
+    assert extract_statements(text) == ""
 
 
 @pytest.mark.parametrize("mark", ["?", ".", "!", "?!", '?"', "…"])
 def test_a_long_run_of_marks_is_read_once(mark: str) -> None:
     text = "a" + mark * 100_000 + "b"
-    assert statements(text) == text
+    assert extract_statements(text) == text
 
 
 @given(st.text())
 def test_any_text_can_be_read(text: str) -> None:
-    assert len(statements(text)) <= len(text)
-    if "?" not in text and not asks(text):
-        assert statements(text) in ("", text.strip())
+    assert len(extract_statements(text)) <= len(text)
+    if "?" not in text and not is_question(text):
+        assert extract_statements(text) in ("", text.strip())
 
 
 @pytest.mark.parametrize(
@@ -242,5 +242,5 @@ def test_any_text_can_be_read(text: str) -> None:
 )
 def test_long_texts_take_no_long_time(text: str) -> None:
     started = time.perf_counter()
-    statements(text * 50_000)
+    extract_statements(text * 50_000)
     assert time.perf_counter() - started < 5

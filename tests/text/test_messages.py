@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError, DocumentError, MemkitError
 from memkit.memory import Memory
-from memkit.text.messages import content_text, turns
+from memkit.text.messages import content_text, parse_history
 
 WHERE = "Where does Mira live?"
 TOKYO = timezone(timedelta(hours=9))
@@ -46,9 +46,9 @@ def test_a_history_is_pairs_or_messages() -> None:
         {"role": "assistant", "content": "A baker."},
         {"role": "user", "content": [{"type": "text", "text": "And Cy?"}, IMAGE]},
     ]
-    assert turns(pairs) == (pairs, "")
-    assert turns(messages) == (pairs, "Be brief.")
-    assert turns([]) == ((), "")
+    assert parse_history(pairs) == (pairs, "")
+    assert parse_history(messages) == (pairs, "Be brief.")
+    assert parse_history([]) == ((), "")
 
 
 def test_both_forms_of_a_history_are_read_alike(asked: Memory) -> None:
@@ -80,7 +80,7 @@ def test_messages_of_parts_are_remembered_by_their_text(memory: Memory) -> None:
 
 def test_roles_in_pairs_are_messages() -> None:
     said = [("user", "Who is Bo?"), ("assistant", "A baker.")]
-    assert turns(said) == ((("Who is Bo?", "A baker."),), "")
+    assert parse_history(said) == ((("Who is Bo?", "A baker."),), "")
 
 
 # --- moments -----------------------------------------------------------------------------------
@@ -226,8 +226,8 @@ junk = st.recursive(
 @given(junk, junk)
 def test_anything_is_taken_or_refused_in_words(asked: Memory, one: Any, other: Any) -> None:
     calls: list[Callable[[], Any]] = [
-        lambda: turns(one),
-        lambda: turns([{"role": "user", "content": one}, {"role": one, "content": other}]),
+        lambda: parse_history(one),
+        lambda: parse_history([{"role": "user", "content": one}, {"role": one, "content": other}]),
         lambda: asked.search(one, other),
         lambda: asked.show(one),
         lambda: asked.forget(one),

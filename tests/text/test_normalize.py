@@ -18,9 +18,9 @@ from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import DocumentError
 from memkit.memory import Memory
 from memkit.router.embedders import LexicalEmbedder
-from memkit.router.question import asked, weighted_words
-from memkit.router.retrieval import candidates, index
-from memkit.text.normalize import boundary, normal, places, words
+from memkit.router.question import question_text, weighted_words
+from memkit.router.retrieval import index, retrieve
+from memkit.text.normalize import boundary, normalize, places, words
 
 EMBEDDER = LexicalEmbedder()
 SIMSEM = "Simsem lives in Lasces. Her horse is called Shopux."
@@ -52,7 +52,7 @@ def test_what_looks_the_same_is_one_memory(tmp_path: Path, form: str) -> None:
         assert [info.id for info in bank.list("mira")] == [kept[0].id] == [kept[1].id]
         assert bank.source("mira", kept[0].id).text == ZOË  # as it was given first
         question = ALIKE[form].strip().replace("lives in", "lives where in")
-        (found,) = candidates(bank, "mira", question, EMBEDDER)
+        (found,) = retrieve(bank, "mira", question, EMBEDDER)
         assert found.similarity > 0.8
 
 
@@ -66,7 +66,7 @@ def test_a_source_is_kept_as_it_was_given(tmp_path: Path, form: str) -> None:
 
 
 def test_lines_end_alike() -> None:
-    assert normal("a \r\nb\rc\u2028d\n\n") == "a\nb\nc\nd" == normal("a\nb\nc\nd")
+    assert normalize("a \r\nb\rc\u2028d\n\n") == "a\nb\nc\nd" == normalize("a\nb\nc\nd")
 
 
 @pytest.mark.parametrize(
@@ -79,16 +79,16 @@ def test_what_looks_different_is_not_the_same(one: str, other: str) -> None:
 @pytest.mark.parametrize("space", [" ", "\t", "\u00a0", "?", "!", "\n", "-", "."])
 def test_long_runs_are_read_once(space: str) -> None:
     long = "a" + space * 100_000 + "b"
-    assert normal(long)[0] + normal(long)[-1] == "ab"
+    assert normalize(long)[0] + normalize(long)[-1] == "ab"
     assert weighted_words(f"Where is Simsem{long}")
     assert Document(long).chunks()
 
 
 @given(st.text(st.characters(codec="utf-8")))
 def test_a_normal_form_is_its_own(text: str) -> None:
-    assert normal(normal(text)) == normal(text)
+    assert normalize(normalize(text)) == normalize(text)
     for form in ("NFC", "NFD"):
-        assert normal(unicodedata.normalize(form, text)) == normal(text)
+        assert normalize(unicodedata.normalize(form, text)) == normalize(text)
 
 
 @pytest.mark.parametrize("nothing", ["", " \n", "\u200b\u2060\ufeff", "\u00ad\n\u00a0"])
@@ -187,7 +187,7 @@ def test_a_name_that_is_nowhere_finds_nothing(tmp_path: Path) -> None:
             document = Document(text.format(number, 100 + number) + " So it goes, and goes on." * 12)
             bank.remember("mira", document, *index(document, EMBEDDER), embedder=EMBEDDER.name)
         for name in names:
-            best = candidates(bank, "mira", f"Who is {name}?", EMBEDDER)[0]
+            best = retrieve(bank, "mira", f"Who is {name}?", EMBEDDER)[0]
             assert best.similarity < EMBEDDER.min_similarity  # whatever the hashed words say
 
 
@@ -205,8 +205,8 @@ def test_chat_without_a_bearing_pulls_no_memory_in(question: str) -> None:
 
 
 def test_the_sentence_that_asks_is_told_from_the_others() -> None:
-    assert asked(POLITE.format("Simsem lives")) == "Could you tell me where Simsem lives?"
-    assert asked("Simsem's horse") == "Simsem's horse"
+    assert question_text(POLITE.format("Simsem lives")) == "Could you tell me where Simsem lives?"
+    assert question_text("Simsem's horse") == "Simsem's horse"
     found = dict(weighted_words("I met Bo. Where is Simsem?"))
     assert found == {"Bo": 0.5, "bo": 0.5, "Simsem": 1.5, "simsem": 1.5}
 
@@ -249,7 +249,7 @@ def test_no_character_is_cut_in_two() -> None:
 # --- places ------------------------------------------------------------------------------------
 def test_places_of_what_looks_the_same() -> None:
     text = unicodedata.normalize("NFD", "Zoë met Zoé. ") + "Ｚｏë left.\r\nZo\u200bë"
-    found = [normal(text[start:end]) for start, end in places(text, "Zoë")]
+    found = [normalize(text[start:end]) for start, end in places(text, "Zoë")]
     assert found == ["Zoë", "Zoë", "Zoë"]
     assert places("Zoé", "Zoe") == []
     assert places("a\r\nb", "a\nb") == [(0, 4)]

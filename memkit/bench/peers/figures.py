@@ -18,17 +18,17 @@ def turns(each: Sequence[T], turn: int) -> list[T]:
     return [*each[first:], *each[:first]]
 
 
-class Took(NamedTuple):
+class Timing(NamedTuple):
     """Milliseconds of a call: those that passed, and those of the processor, whatever else kept it busy."""
 
     ms: float
     cpu_ms: float
 
 
-def stopwatch() -> Callable[[], Took]:
+def stopwatch() -> Callable[[], Timing]:
     """What has been taken since, by all threads of this process, whenever it is called."""
     started, busy = time.perf_counter(), time.process_time()
-    return lambda: Took((time.perf_counter() - started) * 1000, (time.process_time() - busy) * 1000)
+    return lambda: Timing((time.perf_counter() - started) * 1000, (time.process_time() - busy) * 1000)
 
 
 def spread(name: str, ms: Sequence[float]) -> dict[str, float | None]:
@@ -37,7 +37,7 @@ def spread(name: str, ms: Sequence[float]) -> dict[str, float | None]:
     return {f"{name}_p50_ms": middle, f"{name}_p95_ms": high}
 
 
-def costs(name: str, taken: Sequence[Took]) -> dict[str, float | None]:
+def costs(name: str, taken: Sequence[Timing]) -> dict[str, float | None]:
     """The same of what passed, and the median of the processor's time."""
     busy = statistics.median(each.cpu_ms for each in taken) if taken else None
     return {**spread(name, [each.ms for each in taken]), f"{name}_cpu_ms": busy}

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memkit.bench.peers.figures import Took
+from memkit.bench.peers.figures import Timing
 from memkit.config import path_of
 from memkit.errors import ConfigError, EngineError
 
@@ -66,7 +66,7 @@ class Called:
     """What a call returned, and what it took in the worker."""
 
     result: Any
-    took: Took
+    took: Timing
 
 
 class Peer:
@@ -114,7 +114,7 @@ class Peer:
         answer = json.loads(line)
         if "error" in answer:
             raise PeerError(answer["error"])
-        return Called(answer["result"], Took(answer["ms"], answer["cpu_ms"]))
+        return Called(answer["result"], Timing(answer["ms"], answer["cpu_ms"]))
 
     def _said(self) -> str:
         return self._log.read_text(errors="replace")[-2000:]

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from memkit.bench.peers.figures import Took, add_ratios, costs, spread, turns
-from memkit.bench.peers.systems import Asked, System
+from memkit.bench.peers.figures import Timing, add_ratios, costs, spread, turns
+from memkit.bench.peers.systems import PeerAnswer, System
 from memkit.errors import MemkitError
 from memkit.evals.records import Record
 from memkit.text_metrics import contains, wilson
@@ -20,10 +20,10 @@ SAID = 240  # characters of a failure that are kept
 
 
 @dataclass
-class Seen:
+class PeerRun:
     """What a system did with the documents."""
 
-    remembered: list[Took] = field(default_factory=list)
+    remembered: list[Timing] = field(default_factory=list)
     memories: int = 0
     failures: list[str] = field(default_factory=list)
     prepare_s: list[float] = field(default_factory=list)
@@ -36,7 +36,7 @@ def compare(
 
     The systems take turns at every document and every question, each time beginning with another one.
     """
-    seen = {system.name: Seen() for system in systems}
+    seen = {system.name: PeerRun() for system in systems}
     for done, record in enumerate(records):
         progress("remember", done, len(records))
         for system in turns(systems, done):
@@ -47,7 +47,7 @@ def compare(
     asked = [question for record in records for question in record.questions]
     for system in systems:  # what is made at first use is made before
         list(system.ask(asked[0].text))
-    answers = defaultdict[tuple[str, str], list[tuple[Asked, float]]](list)
+    answers = defaultdict[tuple[str, str], list[tuple[PeerAnswer, float]]](list)
     for done, question in enumerate(asked):
         progress("ask", done, len(asked))
         for system in turns(systems, done):
@@ -64,7 +64,7 @@ def compare(
     return rows, [_failed(name, each) for name, each in seen.items() if each.failures]
 
 
-def _remember(system: System, text: str, seen: Seen) -> None:
+def _remember(system: System, text: str, seen: PeerRun) -> None:
     try:
         memories, took = system.remember(text)
     except MemkitError as error:
@@ -75,7 +75,7 @@ def _remember(system: System, text: str, seen: Seen) -> None:
 
 
 def _row(
-    name: str, variant: str, seen: Seen, answers: Sequence[tuple[Asked, float]], size: int
+    name: str, variant: str, seen: PeerRun, answers: Sequence[tuple[PeerAnswer, float]], size: int
 ) -> dict[str, Any]:
     right, given = sum(score for _, score in answers), [answer for answer, _ in answers]
     embedded = [answer.embed_ms for answer in given if answer.embed_ms is not None]
@@ -98,6 +98,6 @@ def _row(
     }
 
 
-def _failed(name: str, seen: Seen) -> str:
+def _failed(name: str, seen: PeerRun) -> str:
     count = len(seen.failures)
     return f"{name}: {count} documents could not be remembered; the first: {seen.failures[0][:SAID]}"

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from memkit.bank import Bank
-from memkit.bench.peers.figures import Took, add_ratios, costs, stopwatch, turns
+from memkit.bench.peers.figures import Timing, add_ratios, costs, stopwatch, turns
 from memkit.bench.peers.process import Environment, Peer
 from memkit.bench.timing import nbytes
 from memkit.document import Document, Span
@@ -64,20 +64,20 @@ class Store(Protocol):
     def fill(self, numbers: range) -> None:
         """Keep the items of these numbers all at once, where it can; this is not timed."""
 
-    def put(self, number: int) -> Took:
+    def put(self, number: int) -> Timing:
         """Keep the item of that number."""
 
-    def search(self, number: int) -> tuple[bool, Took]:
+    def search(self, number: int) -> tuple[bool, Timing]:
         """Whether the question about an item finds it among `TOP`."""
 
-    def get(self, number: int) -> Took:
+    def get(self, number: int) -> Timing:
         """Read an item."""
 
     def close(self) -> int:
         """Let go of everything; the bytes that stay on disk."""
 
 
-class OwnBank:
+class MemkitBank:
     """memkit's bank, with nothing around it."""
 
     name, durability = "Bank", DURABLE
@@ -94,7 +94,7 @@ class OwnBank:
         document = Document(self._items.text(number))
         return document, [Span(0, len(document.text))], self._items.vectors[number][None]
 
-    def put(self, number: int) -> Took:
+    def put(self, number: int) -> Timing:
         memory = self._memory(number)
         took = stopwatch()
         info = self._bank.remember(TENANT, *memory)
@@ -102,13 +102,13 @@ class OwnBank:
         self._ids[number] = info.id
         return taken
 
-    def search(self, number: int) -> tuple[bool, Took]:
+    def search(self, number: int) -> tuple[bool, Timing]:
         took = stopwatch()
         hits = self._bank.search(TENANT, self._items.asked[number], TOP)
         taken = took()
         return self._ids[number] in [hit.memory_id for hit in hits], taken
 
-    def get(self, number: int) -> Took:
+    def get(self, number: int) -> Timing:
         took = stopwatch()
         self._bank.source(TENANT, self._ids[number])
         return took()
@@ -118,7 +118,7 @@ class OwnBank:
         return nbytes(self._folder)
 
 
-class Given:
+class PrecomputedVectors:
     """An embedder that makes no vectors: it is told the one of the text that comes next."""
 
     name, dim, min_similarity, by_sentence = f"given:{DIM}", DIM, 0.0, False
@@ -131,7 +131,7 @@ class Given:
         return self.next
 
 
-class OwnStore:
+class MemkitStoreBench:
     """memkit's store for LangGraph, called as LangGraph calls it."""
 
     name, durability = REFERENCE, DURABLE
@@ -139,7 +139,7 @@ class OwnStore:
     def __init__(self, folder: Path, items: Items) -> None:
         from memkit.integrations.langchain import MemkitStore
 
-        self._folder, self._items, self._embedder = folder, items, Given()
+        self._folder, self._items, self._embedder = folder, items, PrecomputedVectors()
         self._memory = Memory(folder, embedder=self._embedder)
         self._store = MemkitStore(self._memory)
 
@@ -147,20 +147,20 @@ class OwnStore:
         for number in numbers:  # it has no faster way
             self.put(number)
 
-    def put(self, number: int) -> Took:
+    def put(self, number: int) -> Timing:
         self._embedder.next = self._items.vectors[number]
         took = stopwatch()
         self._store.put(NAMESPACE, str(number), {"text": self._items.text(number)})
         return took()
 
-    def search(self, number: int) -> tuple[bool, Took]:
+    def search(self, number: int) -> tuple[bool, Timing]:
         self._embedder.next = self._items.asked[number]
         took = stopwatch()
         found = self._store.search(NAMESPACE, query=self._items.question(number), limit=TOP)
         taken = took()
         return str(number) in [item.key for item in found], taken
 
-    def get(self, number: int) -> Took:
+    def get(self, number: int) -> Timing:
         took = stopwatch()
         self._store.get(NAMESPACE, str(number))
         return took()
@@ -186,16 +186,16 @@ class Langgraph:
             items = [(str(n), self._items.text(n), self._items.vectors[n].tolist()) for n in some]
             self._peer.call("fill", items=items)
 
-    def put(self, number: int) -> Took:
+    def put(self, number: int) -> Timing:
         vector = self._items.vectors[number].tolist()
         return self._peer.call("put", key=str(number), text=self._items.text(number), vector=vector).took
 
-    def search(self, number: int) -> tuple[bool, Took]:
+    def search(self, number: int) -> tuple[bool, Timing]:
         text, vector = self._items.question(number), self._items.asked[number].tolist()
         called = self._peer.call("search", text=text, vector=vector, k=TOP)
         return str(number) in called.result, called.took
 
-    def get(self, number: int) -> Took:
+    def get(self, number: int) -> Timing:
         return self._peer.call("get", key=str(number)).took
 
     def close(self) -> int:
@@ -208,7 +208,7 @@ class Run:
 
     def __init__(self, stores: Sequence[Store], progress: Progress) -> None:
         self.stores, self._progress = stores, progress
-        self.times = {store.name: defaultdict[str, list[Took]](list) for store in stores}
+        self.times = {store.name: defaultdict[str, list[Timing]](list) for store in stores}
         self.found = {store.name: list[bool]() for store in stores}
 
     def fill(self, size: int, measured: int) -> None:
@@ -285,7 +285,7 @@ def _closed(store: Store, sizes: dict[str, int]) -> None:
 
 
 def _opened(folder: Path, environment: Environment, items: Items) -> Iterator[Store]:
-    yield OwnStore(folder / "store", items)
-    yield OwnBank(folder / "bank", items)
+    yield MemkitStoreBench(folder / "store", items)
+    yield MemkitBank(folder / "bank", items)
     for kind in ("InMemoryStore", "SqliteStore"):
         yield Langgraph(kind, folder / kind, items, environment)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from memkit.bench.http_server import Served
-from memkit.bench.peers.figures import Took, stopwatch
+from memkit.bench.http_server import LiveServer
+from memkit.bench.peers.figures import Timing, stopwatch
 from memkit.bench.peers.process import Environment, Peer
 from memkit.bench.timing import nbytes
 from memkit.document import Document
@@ -31,7 +31,7 @@ MEM0 = Path(__file__).with_name("mem0_worker.py")
 
 
 @dataclass(frozen=True)
-class Asked:
+class PeerAnswer:
     """One answer, and whether an artifact gave it; ``embed_ms`` is a part of the search, where known.
 
     ``cpu_ms`` are the processor's of both together.
@@ -51,7 +51,7 @@ class System(Protocol):
 
     name: str
 
-    def remember(self, text: str) -> tuple[int, Took]:
+    def remember(self, text: str) -> tuple[int, Timing]:
         """How many memories a document became, and what it took until it can be asked about.
 
         Raises `MemkitError` for a document that cannot be remembered.
@@ -60,14 +60,14 @@ class System(Protocol):
     def prepare(self) -> list[float]:
         """Do what is done once and later, after all is remembered; seconds of each document."""
 
-    def ask(self, question: str) -> Iterator[Asked]:
+    def ask(self, question: str) -> Iterator[PeerAnswer]:
         """Answers, one for each variant."""
 
     def close(self) -> int:
         """Let go of everything; the bytes that stay on disk."""
 
 
-class Ours:
+class Memkit:
     """memkit: the text route, or with a ``compiler`` whatever its gate chooses."""
 
     def __init__(
@@ -83,7 +83,7 @@ class Ours:
             folder, engine=engine, embedder="lexical", compiler=compiler or "lcc", options=options
         )
 
-    def remember(self, text: str) -> tuple[int, Took]:
+    def remember(self, text: str) -> tuple[int, Timing]:
         taken = stopwatch()
         self._memory.remember(text, compile=False)
         return 1, taken()
@@ -100,11 +100,11 @@ class Ours:
             took.append(taken().ms / 1000)
         return took
 
-    def ask(self, question: str) -> Iterator[Asked]:
+    def ask(self, question: str) -> Iterator[PeerAnswer]:
         taken = stopwatch()
         answer = self._memory.ask(question, max_tokens=TOKENS)
         (ms, busy), search = taken(), answer.trace.route_ms
-        yield Asked("", answer.text, search, ms - search, busy, latent=answer.route == "latent")
+        yield PeerAnswer("", answer.text, search, ms - search, busy, latent=answer.route == "latent")
 
     def close(self) -> int:
         self._memory.close()
@@ -118,15 +118,15 @@ class Reader:
         self._engine = engine
 
     def answers(
-        self, question: str, passages: Sequence[str], search: Took, embed_ms: float | None = None
-    ) -> Iterator[Asked]:
+        self, question: str, passages: Sequence[str], search: Timing, embed_ms: float | None = None
+    ) -> Iterator[PeerAnswer]:
         """An answer from the best of the passages, for each of `TOPS`."""
         for top in TOPS:
             taken = stopwatch()
             text = self._read(question, passages[:top])
             read = taken()
             busy = search.cpu_ms + read.cpu_ms
-            yield Asked(f"top {top}", text, search.ms, read.ms, busy, embed_ms)
+            yield PeerAnswer(f"top {top}", text, search.ms, read.ms, busy, embed_ms)
 
     def _read(self, question: str, passages: Sequence[str]) -> str:
         """An answer with as many passages in front as memkit's own text route has room for."""
@@ -156,7 +156,7 @@ class Rag:
         self._index, self._texts = faiss.IndexFlatIP(embedder.dim), list[str]()
         folder.mkdir()
 
-    def remember(self, text: str) -> tuple[int, Took]:
+    def remember(self, text: str) -> tuple[int, Timing]:
         taken = stopwatch()
         spans, vectors = index(Document(text), self._embedder)
         self._index.add(vectors)
@@ -168,7 +168,7 @@ class Rag:
     def prepare(self) -> list[float]:
         return []
 
-    def ask(self, question: str) -> Iterator[Asked]:
+    def ask(self, question: str) -> Iterator[PeerAnswer]:
         taken = stopwatch()
         vector = self._embedder.question(question)
         _, found = self._index.search(vector[None], min(max(TOPS), len(self._texts)))
@@ -186,7 +186,7 @@ class Mem0:
     """
 
     def __init__(
-        self, folder: Path, environment: Environment, server: Served, reader: Reader, *, infer: bool
+        self, folder: Path, environment: Environment, server: LiveServer, reader: Reader, *, infer: bool
     ) -> None:
         self.name = f"mem0 {environment.version}{', infer' if infer else ''}"
         self._reader, self._data = reader, folder / "data"
@@ -203,22 +203,22 @@ class Mem0:
         }
         self._peer = Peer(environment.python, MEM0, folder, settings)
 
-    def remember(self, text: str) -> tuple[int, Took]:
+    def remember(self, text: str) -> tuple[int, Timing]:
         made, took = self._call("remember", text=text)
         return int(made), took
 
     def prepare(self) -> list[float]:
         return []
 
-    def ask(self, question: str) -> Iterator[Asked]:
+    def ask(self, question: str) -> Iterator[PeerAnswer]:
         found, took = self._call("search", question=question, k=max(TOPS))
         yield from self._reader.answers(question, found["texts"], took, found["embed_ms"])
 
-    def _call(self, method: str, **arguments: Any) -> tuple[Any, Took]:
+    def _call(self, method: str, **arguments: Any) -> tuple[Any, Timing]:
         """What a method returned and took; the processor's time includes the server's, in this process."""
         taken = stopwatch()
         called = self._peer.call(method, **arguments)
-        return called.result, Took(called.took.ms, called.took.cpu_ms + taken().cpu_ms)
+        return called.result, Timing(called.took.ms, called.took.cpu_ms + taken().cpu_ms)
 
     def close(self) -> int:
         self._peer.close()

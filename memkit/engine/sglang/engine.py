@@ -16,14 +16,21 @@ from copy import copy
 from typing import Any
 
 from memkit.artifact.format import Artifact
-from memkit.engine.artifact_cache import Attachments
+from memkit.engine.artifact_cache import ArtifactCache
 from memkit.engine.base import Completion, Handle, Request, Score
 from memkit.engine.sglang.health import checked
-from memkit.engine.sglang.lora_cache import Loras
+from memkit.engine.sglang.lora_cache import LoraCache
 from memkit.engine.sglang.plugin.protocol import Claim, salt, tenant_key
-from memkit.engine.sglang.requests import Growing, Prompt, Prompts, mean_logprob, require_cached, score_of
+from memkit.engine.sglang.requests import (
+    Prompt,
+    Prompts,
+    StreamedResponse,
+    mean_logprob,
+    require_cached,
+    score_of,
+)
 from memkit.engine.sglang.workers import SGLangConfig, Worker, WorkerError, Workers
-from memkit.engine.streaming import Spoken
+from memkit.engine.streaming import IncrementalText
 from memkit.engine.transformers import kv_cache
 from memkit.errors import ContextTooLongError, EngineError
 from memkit.models.loading import load_tokenizer, tokenizer_digest
@@ -58,8 +65,8 @@ class SGLangEngine:
         self._vocabulary = tokenizer_digest(tokenizer)
         self._expected = fingerprint
         self._workers = Workers(config, self._check)
-        self._loras = Loras(self._workers)
-        self._attached = Attachments[Claim](self._dropped)
+        self._loras = LoraCache(self._workers)
+        self._attached = ArtifactCache[Claim](self._dropped)
         self._lock = threading.Lock()
         self._tenant: str | None = None
         self._salt = secrets.token_hex(16)
@@ -229,7 +236,7 @@ class SGLangEngine:
         return self._stream(request, self._prompt(request))
 
     def _stream(self, request: Request, prompt: Prompt) -> Iterator[str | Completion]:
-        started, spoken, ttft = time.perf_counter(), Spoken(), 0.0
+        started, spoken, ttft = time.perf_counter(), IncrementalText(), 0.0
         answer = self._begin(request, prompt)
         with closing(self._growing(request, prompt, answer)) as growing:
             for _ in growing:
@@ -241,10 +248,14 @@ class SGLangEngine:
             yield piece
         yield done
 
-    def _begin(self, request: Request, prompt: Prompt) -> Growing:
-        return Growing(min(request.max_tokens, self.window - len(prompt.ids)), self._prompts.chat.end)
+    def _begin(self, request: Request, prompt: Prompt) -> StreamedResponse:
+        return StreamedResponse(
+            min(request.max_tokens, self.window - len(prompt.ids)), self._prompts.chat.end
+        )
 
-    def _growing(self, request: Request, prompt: Prompt, answer: Growing) -> Generator[None, None, None]:
+    def _growing(
+        self, request: Request, prompt: Prompt, answer: StreamedResponse
+    ) -> Generator[None, None, None]:
         """Each token or few. Where a server is lost, another one goes on behind the tokens that came."""
 
         def start(worker: Worker) -> Iterator[None]:
@@ -252,12 +263,14 @@ class SGLangEngine:
 
         return self._workers.stream(prompt.key or prompt.salt, start)
 
-    def _done(self, prompt: Prompt, answer: Growing, started: float, ttft: float) -> Completion:
+    def _done(self, prompt: Prompt, answer: StreamedResponse, started: float, ttft: float) -> Completion:
         total = (time.perf_counter() - started) * 1000
         text = self._prompts.decode(answer.ids)
         return Completion(text, len(answer.ids), len(prompt.ids), ttft, total, answer.stopped)
 
-    def _grow(self, worker: Worker, request: Request, prompt: Prompt, answer: Growing) -> Iterator[None]:
+    def _grow(
+        self, worker: Worker, request: Request, prompt: Prompt, answer: StreamedResponse
+    ) -> Iterator[None]:
         before = list(answer.ids)
         payload = {
             **prompt.payload(before),

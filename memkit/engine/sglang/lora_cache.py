@@ -26,7 +26,7 @@ class Held:
     lock: threading.Condition = field(default_factory=threading.Condition)
 
 
-class Loras:
+class LoraCache:
     """What is loaded on each server, never more than its ``--max-loaded-loras``."""
 
     def __init__(self, workers: Workers) -> None:

@@ -70,7 +70,7 @@ class Prompts:
 
 
 @dataclass
-class Growing:
+class StreamedResponse:
     """An answer of at most ``room`` tokens, as far as it has come; ``end`` ends it and is no part of it."""
 
     room: int

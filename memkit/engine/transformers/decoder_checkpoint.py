@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from memkit.config import path_of
-from memkit.engine.transformers.finetune import AdaptedConfig, AdaptedModel
+from memkit.engine.transformers.finetune import FinetuneConfig, FinetunedModel
 from memkit.engine.transformers.lora import adapter_config, peft_tensors, write_peft
 from memkit.errors import ArtifactError, ConfigError, EngineError, FingerprintError
 from memkit.models.loading import NANO_FOLDER, LoadedModel
@@ -54,10 +54,10 @@ def default_store() -> Path:
 
 
 @dataclass(frozen=True)
-class Trained:
+class DecoderCheckpoint:
     """A checkpoint's description; its weights are read by `tensors`.
 
-    ``decoder`` is the `AdaptedConfig` of a LoRA that the decoder alone has, on top of the encoder's weights,
+    ``decoder`` is the `FinetuneConfig` of a LoRA that the decoder alone has, on top of the encoder's weights,
     or of weights of its own (``"apart": true``); empty: encoder and decoder are the same.
     """
 
@@ -66,7 +66,7 @@ class Trained:
     about: Mapping[str, Any]
 
     @classmethod
-    def open(cls, folder: Path) -> Trained:
+    def open(cls, folder: Path) -> DecoderCheckpoint:
         """Read a checkpoint's description. Raises `ArtifactError` when it is not sound."""
         try:
             data = (folder / ABOUT).read_bytes()
@@ -119,7 +119,7 @@ class Trained:
 
 def write(
     folder: Path, about: Mapping[str, Any], tensors: Mapping[str, Tensor], dtype: torch.dtype
-) -> Trained:
+) -> DecoderCheckpoint:
     """Write a checkpoint whole or not at all, and read its description back."""
     from safetensors.torch import save
 
@@ -134,20 +134,20 @@ def write(
             temporary.replace(folder / name)
     except OSError as error:
         raise ConfigError(f"cannot write the checkpoint {folder}: {error.strerror}") from error
-    return Trained.open(folder)
+    return DecoderCheckpoint.open(folder)
 
 
-def checkpoints(store: Path | None = None) -> Iterator[Trained]:
+def checkpoints(store: Path | None = None) -> Iterator[DecoderCheckpoint]:
     """Checkpoints of a store (default: `default_store`) and those that ship with memkit, the sound ones."""
     for place in (store or default_store(), SHIPPED):
         for file in sorted(place.glob(f"*/{ABOUT}")):
             try:
-                yield Trained.open(file.parent)
+                yield DecoderCheckpoint.open(file.parent)
             except ArtifactError:
                 continue
 
 
-def by_id(identity: str, store: Path | None = None) -> Trained:
+def by_id(identity: str, store: Path | None = None) -> DecoderCheckpoint:
     """The checkpoint of that id, or of the only one that starts so. Raises `ConfigError` for none."""
     found = {c.id: c for c in checkpoints(store) if c.id.startswith(identity)}
     if len(found) != 1:
@@ -164,26 +164,26 @@ def section(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     return {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
 
 
-def adapted_config(values: Mapping[str, Any]) -> AdaptedConfig:
+def adapted_config(values: Mapping[str, Any]) -> FinetuneConfig:
     """A configuration from a checkpoint. Raises `ArtifactError` when it is not sound."""
     try:
-        return AdaptedConfig(**values)
+        return FinetuneConfig(**values)
     except (TypeError, ValueError) as error:
         raise ArtifactError(f"not a sound checkpoint: {error}") from error
 
 
-def _decoder_config(values: Mapping[str, Any]) -> AdaptedConfig:
+def _decoder_config(values: Mapping[str, Any]) -> FinetuneConfig:
     """As `adapted_config`, of a decoder, which may also be said to be ``apart``."""
     return adapted_config({key: value for key, value in values.items() if key != "apart"})
 
 
-def decoder_over(encoder: AdaptedModel, base: LoadedModel, values: Mapping[str, Any]) -> AdaptedModel:
+def decoder_over(encoder: FinetunedModel, base: LoadedModel, values: Mapping[str, Any]) -> FinetunedModel:
     """The decoder that a checkpoint's ``decoder`` describes, not yet filled; the encoder when it is empty."""
     if not values:
         return encoder
     apart = bool(values.get("apart"))
     config = _decoder_config(values)
-    return AdaptedModel(base.model if apart else encoder.student, config)
+    return FinetunedModel(base.model if apart else encoder.student, config)
 
 
 def load_decoder(identity: str, base: LoadedModel) -> Any:
@@ -197,7 +197,7 @@ def load_decoder(identity: str, base: LoadedModel) -> Any:
         raise EngineError(f"the artifact is read by a trained decoder that is not here: {error}") from error
     found.require(base)
     tensors = found.tensors()
-    encoder = AdaptedModel(base.model, adapted_config(found.about["config"].get("adapted", {})))
+    encoder = FinetunedModel(base.model, adapted_config(found.about["config"].get("adapted", {})))
     encoder.load(section(tensors, "encoder"))
     encoder.frozen(base.model.dtype)
     decoder = decoder_over(encoder, base, found.about["decoder"])
@@ -206,7 +206,7 @@ def load_decoder(identity: str, base: LoadedModel) -> Any:
     return decoder.frozen(base.model.dtype)
 
 
-def export_decoder(found: Trained, folder: str | Path) -> Path:
+def export_decoder(found: DecoderCheckpoint, folder: str | Path) -> Path:
     """Write a checkpoint's decoder as the two files that PEFT, and servers of adapters, load; the folder.
 
     What reads memory embeddings is then the base model with this adapter (mean-pool paper's decoder in pure

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from memkit.artifact.format import Artifact
-from memkit.engine.artifact_cache import Attachments
+from memkit.engine.artifact_cache import ArtifactCache
 from memkit.engine.base import Completion, Handle, Request, Score
-from memkit.engine.streaming import Spoken
+from memkit.engine.streaming import IncrementalText
 from memkit.engine.transformers import kv_cache
-from memkit.engine.transformers.prefixes import Reader, Readers
-from memkit.engine.transformers.probe import Read, behind, go_on, read
+from memkit.engine.transformers.prefixes import Prefix, Prefixes
+from memkit.engine.transformers.probe import Prefilled, behind, continue_from, prefill_side_by_side
 from memkit.errors import ContextTooLongError, EngineError
 from memkit.models.chat import text_ids
 from memkit.models.loading import LoadedModel, load
@@ -48,10 +48,10 @@ class TransformersEngine:
     def __init__(self, model: LoadedModel | str = "nano") -> None:
         self.base = load(model) if isinstance(model, str) else model
         self._lock = threading.RLock()
-        self._reading = Readers(self.base)
+        self._reading = Prefixes(self.base)
         self._header = self._reading.header
-        self._attached = Attachments[Reader](self._dropped)
-        self._probed: dict[Prompt, tuple[Reader, Read]] = {}  # of the last question, to be gone on from
+        self._attached = ArtifactCache[Prefix](self._dropped)
+        self._probed: dict[Prompt, tuple[Prefix, Prefilled]] = {}  # of the last question, to be gone on from
 
     @property
     def fingerprint(self) -> str:
@@ -100,7 +100,7 @@ class TransformersEngine:
         with self._lock:
             self._attached.discard(artifact_id)
 
-    def _dropped(self, artifact_id: str, reader: Reader) -> None:
+    def _dropped(self, artifact_id: str, reader: Prefix) -> None:
         self._probed = {prompt: known for prompt, known in self._probed.items() if prompt[1] != artifact_id}
 
     # -- requests -------------------------------------------------------------------------------
@@ -110,7 +110,7 @@ class TransformersEngine:
     def encode(self, text: str) -> list[int]:
         return text_ids(self.base.tokenizer, text)
 
-    def reader(self, request: Request) -> Reader:
+    def reader(self, request: Request) -> Prefix:
         """The model that reads a request's question, and what stands in front of it."""
         if request.handle is not None:
             found = self._attached.get(request.handle.artifact_id)
@@ -119,10 +119,10 @@ class TransformersEngine:
             return found
         if request.context is not None:
             prefix = kv_cache.prefill(self.base.model, self.encode(request.context), self._header)
-            return Reader(self.base.model, prefix, True)
-        return Reader(self.base.model, self._header, False)
+            return Prefix(self.base.model, prefix, True)
+        return Prefix(self.base.model, self._header, False)
 
-    def prefix(self, request: Request) -> kv_cache.KV | None:
+    def prefix(self, request: Request) -> kv_cache.KVCache | None:
         """KV of everything in front of a request's question; None when that is nothing."""
         return self.reader(request).prefix
 
@@ -171,7 +171,7 @@ class TransformersEngine:
                 "generator": torch.Generator(self.base.model.device).manual_seed(first.seed),
             }
             if probed:
-                decoded = [go_on(reader.model, probed[1], max_tokens=max_tokens, end=end, **settings)]
+                decoded = [continue_from(reader.model, probed[1], max_tokens=max_tokens, end=end, **settings)]
             else:
                 queries = [query for _, query in group]
                 decoded = kv_cache.decode(
@@ -189,7 +189,7 @@ class TransformersEngine:
 
     def _stream(self, request: Request, query: list[int], length: int) -> Iterator[str | Completion]:
         """The lock is free between two tokens: others go on while somebody reads slowly."""
-        started, spoken, ids, ttft = time.perf_counter(), Spoken(), list[int](), 0.0
+        started, spoken, ids, ttft = time.perf_counter(), IncrementalText(), list[int](), 0.0
         steps, stopped = self._steps(request, query), False
         for _ in range(min(request.max_tokens, self.window - length)):
             with self._lock:
@@ -234,22 +234,22 @@ class TransformersEngine:
             readers = self._readers(requests)
             for group in _groups([id(reader.model) for reader in readers]):
                 together = readers[group]
-                rows = read(together[0].model, [r.prefix for r in together], queries[group])
+                rows = prefill_side_by_side(together[0].model, [r.prefix for r in together], queries[group])
                 for request, reader, row in zip(requests[group], together, rows, strict=True):
                     self._probed[prompt_of(request)] = reader, row
                     scores.append(self._score(row))
         return scores
 
-    def _readers(self, requests: Sequence[Request]) -> list[Reader]:
+    def _readers(self, requests: Sequence[Request]) -> list[Prefix]:
         """The reader of each request; a context that several have is read once."""
-        made = dict[tuple[str | None, str | None], Reader]()
+        made = dict[tuple[str | None, str | None], Prefix]()
         for request in requests:
             memory = memory_of(request)
             if memory not in made:
                 made[memory] = self.reader(request)
         return [made[memory_of(request)] for request in requests]
 
-    def _score(self, row: Read) -> Score:
+    def _score(self, row: Prefilled) -> Score:
         best = int(row.logprobs.argmax())
         return Score(
             kv_cache.entropy(row.logprobs),

@@ -24,7 +24,7 @@ TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 
 
 @dataclass(frozen=True)
-class AdaptedConfig:
+class FinetuneConfig:
     """What is trained of a model.
 
     ``full_every`` n trains the layers 0, n, 2n ... wholly (FQLoRA, mean-pool paper, Appendix I.1); 0: none.
@@ -56,13 +56,13 @@ class AdaptedConfig:
         return list(range(0, layers, self.full_every)) if self.full_every else []
 
 
-class AdaptedModel:
+class FinetunedModel:
     """A trained copy, the ``student``, beside a frozen ``model``.
 
     ``full`` and ``lora`` are what is trained: parameters by their names, and low-rank pairs by their layers'.
     """
 
-    def __init__(self, model: nn.Module, config: AdaptedConfig, seed: int = 0) -> None:
+    def __init__(self, model: nn.Module, config: FinetuneConfig, seed: int = 0) -> None:
         self.config = config
         layers = _layers(model)
         whole = {name for number in config.whole(len(layers)) for name in _inside(model, layers[number])}
@@ -130,7 +130,7 @@ def _inside(model: nn.Module, part: nn.Module) -> list[str]:
     return [name for name, p in model.named_parameters() if id(p) in mine]
 
 
-def _linear(model: nn.Module, config: AdaptedConfig) -> list[str]:
+def _linear(model: nn.Module, config: FinetuneConfig) -> list[str]:
     if not config.rank:
         return []
     try:
@@ -145,7 +145,7 @@ def _embeddings(model: Any) -> set[str]:
 
 
 def _fresh(
-    model: nn.Module, names: Sequence[str], config: AdaptedConfig, seed: int
+    model: nn.Module, names: Sequence[str], config: FinetuneConfig, seed: int
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """LoRA weights that change nothing yet, float32."""
     random, made = torch.Generator().manual_seed(seed), dict[str, tuple[Tensor, Tensor]]()

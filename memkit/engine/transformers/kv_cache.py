@@ -16,7 +16,7 @@ COLDEST = 1e-4  # temperature below which the likeliest token is taken: dividing
 
 
 @dataclass(frozen=True)
-class KV:
+class KVCache:
     """Keys and values of consecutive tokens that start a sequence.
 
     ``keys[layer]`` and ``values[layer]`` are ``[batch, kv_heads, tokens, head_dim]``; the keys are
@@ -31,7 +31,7 @@ class KV:
         return int(self.keys[0].shape[2])
 
     @classmethod
-    def of(cls, cache: DynamicCache) -> KV:
+    def of(cls, cache: DynamicCache) -> KVCache:
         layers: list[Any] = list(cache.layers)  # transformers types them as layers that may hold none
         return cls(tuple(layer.keys for layer in layers), tuple(layer.values for layer in layers))
 
@@ -43,29 +43,29 @@ class KV:
             cache.update(k.expand(shape), v.expand(shape), layer)
         return cache
 
-    def slice(self, start: int, stop: int | None = None) -> KV:
+    def slice(self, start: int, stop: int | None = None) -> KVCache:
         """Tokens ``[start, stop)``."""
-        return KV(
+        return KVCache(
             tuple(k[:, :, start:stop] for k in self.keys), tuple(v[:, :, start:stop] for v in self.values)
         )
 
-    def row(self, i: int) -> KV:
+    def row(self, i: int) -> KVCache:
         """One row of the batch."""
-        return KV(tuple(k[i : i + 1] for k in self.keys), tuple(v[i : i + 1] for v in self.values))
+        return KVCache(tuple(k[i : i + 1] for k in self.keys), tuple(v[i : i + 1] for v in self.values))
 
-    def join(self, other: KV) -> KV:
+    def join(self, other: KVCache) -> KVCache:
         """These tokens, then the ``other`` ones (whose keys already have their positions)."""
         pairs = zip(self.keys, other.keys, self.values, other.values, strict=True)
         joined = [(torch.cat((a, b), 2), torch.cat((c, d), 2)) for a, b, c, d in pairs]
-        return KV(tuple(k for k, _ in joined), tuple(v for _, v in joined))
+        return KVCache(tuple(k for k, _ in joined), tuple(v for _, v in joined))
 
-    def shifted(self, offset: int, inv_freq: Tensor) -> KV:
+    def shifted(self, offset: int, inv_freq: Tensor) -> KVCache:
         """The same tokens ``offset`` positions later (earlier, if negative)."""
         by = torch.tensor([offset], device=inv_freq.device)
-        return KV(tuple(turned(k, by, inv_freq) for k in self.keys), self.values)
+        return KVCache(tuple(rotate(k, by, inv_freq) for k in self.keys), self.values)
 
 
-def turned(keys: Tensor, offsets: Tensor, inv_freq: Tensor) -> Tensor:
+def rotate(keys: Tensor, offsets: Tensor, inv_freq: Tensor) -> Tensor:
     """Keys ``[..., token, head_dim]`` at positions ``offsets`` later; those broadcast to ``[..., token]``.
 
     RoPE is a rotation, so a key moves by rotating it further by ``offset · inv_freq``.
@@ -88,7 +88,7 @@ def inv_freq_of(model: PreTrainedModel) -> Tensor:
 
 
 @torch.no_grad()
-def prefill(model: PreTrainedModel, ids: Sequence[int], past: KV | None = None) -> KV:
+def prefill(model: PreTrainedModel, ids: Sequence[int], past: KVCache | None = None) -> KVCache:
     """Read ``ids`` after ``past``; returns the keys and values of all tokens."""
     if not ids:
         if past is None:
@@ -99,7 +99,7 @@ def prefill(model: PreTrainedModel, ids: Sequence[int], past: KV | None = None) 
     tokens = torch.tensor([list(ids)], device=model.device)
     positions = torch.arange(start, start + len(ids), device=model.device)[None]
     model.base_model(input_ids=tokens, position_ids=positions, past_key_values=cache, use_cache=True)
-    return KV.of(cache)
+    return KVCache.of(cache)
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,9 @@ class Decoded:
 class Decoding:
     """Queries under way behind a shared ``prefix``, one token of each at a time."""
 
-    def __init__(self, model: PreTrainedModel, prefix: KV | None, queries: Sequence[Sequence[int]]) -> None:
+    def __init__(
+        self, model: PreTrainedModel, prefix: KVCache | None, queries: Sequence[Sequence[int]]
+    ) -> None:
         length = prefix.tokens if prefix else 0
         packed = Packed.rows(queries, length, model.device, left=True)
         self._model = model
@@ -169,7 +171,7 @@ class Decoding:
 
 def decode(
     model: PreTrainedModel,
-    prefix: KV | None,
+    prefix: KVCache | None,
     queries: Sequence[Sequence[int]],
     *,
     max_tokens: int,
@@ -243,7 +245,7 @@ class AnswerBatch:
         return cls(packed, *tensors)
 
 
-def answer_logits(model: PreTrainedModel, prefix: KV | None, batch: AnswerBatch) -> Tensor:
+def answer_logits(model: PreTrainedModel, prefix: KVCache | None, batch: AnswerBatch) -> Tensor:
     """Logits ``[answer tokens, vocabulary]`` of every answer token; differentiable in ``prefix``."""
     rows = len(batch.packed.ids)
     out = model.base_model(

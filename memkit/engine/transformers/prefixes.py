@@ -19,14 +19,14 @@ from memkit.models.loading import LoadedModel
 
 
 @dataclass(frozen=True)
-class Reader:
+class Prefix:
     """``prefix`` is the KV of everything in front of a question, as ``model`` reads it; None: nothing is.
 
     ``follows``: the question follows a context, or what stands for one, and is phrased so.
     """
 
     model: PreTrainedModel
-    prefix: kv_cache.KV | None
+    prefix: kv_cache.KVCache | None
     follows: bool
     keeps: object = field(default=None, repr=False)  # what must not go before this reader does
 
@@ -41,19 +41,19 @@ class Reader:
 
 
 @dataclass(frozen=True)
-class _Decoder:
+class _AdaptedDecoder:
     """A trained decoder, and the KV of the header as it reads it."""
 
     model: PreTrainedModel
-    header: kv_cache.KV | None
+    header: kv_cache.KVCache | None
 
     @classmethod
-    def of(cls, model: PreTrainedModel, base: LoadedModel) -> _Decoder:
+    def of(cls, model: PreTrainedModel, base: LoadedModel) -> _AdaptedDecoder:
         ids = list(base.chat.header)
         return cls(model, kv_cache.prefill(model, ids) if ids else None)
 
 
-class Readers:
+class Prefixes:
     """The readers of one base model's artifacts. The base is not changed.
 
     Artifacts of one checkpoint share its decoder, so that it is in memory once, and so that one pass of it
@@ -62,15 +62,17 @@ class Readers:
 
     def __init__(self, base: LoadedModel) -> None:
         self.base = base
-        self._plain = _Decoder.of(base.model, base)
-        self._decoders = WeakValueDictionary[str, _Decoder]()  # gone with the last artifact that needs it
+        self._plain = _AdaptedDecoder.of(base.model, base)
+        self._decoders = WeakValueDictionary[
+            str, _AdaptedDecoder
+        ]()  # gone with the last artifact that needs it
 
     @property
-    def header(self) -> kv_cache.KV | None:
+    def header(self) -> kv_cache.KVCache | None:
         """The KV of the header, as the base model reads it."""
         return self._plain.header
 
-    def of(self, artifact: Artifact) -> Reader:
+    def of(self, artifact: Artifact) -> Prefix:
         """The reader that answers with an artifact.
 
         Raises `EngineError` for a kind that this engine does not attach, a memory of another size or a
@@ -78,8 +80,8 @@ class Readers:
         """
         kind, base = artifact.manifest.kind, self.base
         if kind == "lora":  # the header is read again: the adapter changes how
-            own = _Decoder.of(load_adapter(artifact, base.model), base)
-            return Reader(own.model, own.header, False)
+            own = _AdaptedDecoder.of(load_adapter(artifact, base.model), base)
+            return Prefix(own.model, own.header, False)
         if kind not in ("kv", "embeds"):
             raise EngineError(f"this engine attaches kv, embeds and lora artifacts, not {kind!r}")
         metrics = artifact.manifest.metrics
@@ -88,26 +90,28 @@ class Readers:
         if kind == "embeds":
             made = embeddings_of(artifact, int(base.model.config.hidden_size))[None]
             read = _read(decoder.model, made.to(base.model.device, base.model.dtype), answers.header)
-            return Reader(answers.model, read, True, answers)
+            return Prefix(answers.model, read, True, answers)
         memory = _memory(artifact, base.model)
         prefix = answers.header.join(memory) if answers.header else memory
-        return Reader(answers.model, prefix, True, answers)
+        return Prefix(answers.model, prefix, True, answers)
 
-    def _decoder(self, identity: str) -> _Decoder:
+    def _decoder(self, identity: str) -> _AdaptedDecoder:
         found = self._decoders.get(identity)
         if found is None:
-            found = self._decoders[identity] = _Decoder.of(load_decoder(identity, self.base), self.base)
+            found = self._decoders[identity] = _AdaptedDecoder.of(
+                load_decoder(identity, self.base), self.base
+            )
         return found
 
 
 @torch.no_grad()
-def _read(model: PreTrainedModel, embeddings: Tensor, past: kv_cache.KV | None) -> kv_cache.KV:
+def _read(model: PreTrainedModel, embeddings: Tensor, past: kv_cache.KVCache | None) -> kv_cache.KVCache:
     """The KV after ``embeddings``, ``[1, token, hidden]``, behind ``past``."""
     start = past.tokens if past else 0
-    cache = past.cache() if past else kv_cache.KV((), ()).cache()
+    cache = past.cache() if past else kv_cache.KVCache((), ()).cache()
     positions = torch.arange(start, start + embeddings.shape[1], device=embeddings.device)[None]
     model.base_model(inputs_embeds=embeddings, position_ids=positions, past_key_values=cache, use_cache=True)
-    return kv_cache.KV.of(cache)
+    return kv_cache.KVCache.of(cache)
 
 
 def embeddings_of(artifact: Artifact, hidden: int) -> Tensor:
@@ -133,7 +137,7 @@ def embeddings_of(artifact: Artifact, hidden: int) -> Tensor:
     return made
 
 
-def _memory(artifact: Artifact, model: PreTrainedModel) -> kv_cache.KV:
+def _memory(artifact: Artifact, model: PreTrainedModel) -> kv_cache.KVCache:
     """The artifact's tensors ``keys`` and ``values``, ``[layer, kv_head, token, head_dim]``."""
     keys, values = (
         tuple(layer[None].to(model.device, model.dtype) for layer in dequantized(artifact, name))
@@ -141,4 +145,4 @@ def _memory(artifact: Artifact, model: PreTrainedModel) -> kv_cache.KV:
     )
     if len(keys) != int(model.config.num_hidden_layers):
         raise EngineError(f"the artifact has {len(keys)} layers, the model {model.config.num_hidden_layers}")
-    return kv_cache.KV(keys, values)
+    return kv_cache.KVCache(keys, values)

@@ -15,22 +15,22 @@ from memkit.engine.transformers import kv_cache
 
 
 @dataclass(frozen=True)
-class Read:
+class Prefilled:
     """A query that was read behind ``prefix``: its own keys and values, ready to be gone on from.
 
     ``logprobs [vocabulary]`` and ``hidden [hidden]`` are those of the first answer token.
     """
 
-    prefix: kv_cache.KV | None
-    query: kv_cache.KV
+    prefix: kv_cache.KVCache | None
+    query: kv_cache.KVCache
     logprobs: Tensor
     hidden: Tensor
 
 
 @torch.no_grad()
-def read(
-    model: PreTrainedModel, prefixes: Sequence[kv_cache.KV | None], queries: Sequence[Sequence[int]]
-) -> list[Read]:
+def prefill_side_by_side(
+    model: PreTrainedModel, prefixes: Sequence[kv_cache.KVCache | None], queries: Sequence[Sequence[int]]
+) -> list[Prefilled]:
     """Read each query behind its own prefix; all rows run as one batch, whatever their lengths."""
     lengths = [prefix.tokens if prefix else 0 for prefix in prefixes]
     longest, width = max(lengths), max(len(query) for query in queries)
@@ -51,14 +51,14 @@ def read(
     last = torch.tensor([len(query) - 1 for query in queries], device=device)
     hidden = out.last_hidden_state[torch.arange(len(queries), device=device), last]
     logprobs = kv_cache.output_layer(model)(hidden).float().log_softmax(-1)
-    rows = kv_cache.KV.of(cache)
+    rows = kv_cache.KVCache.of(cache)
     return [
-        Read(prefix, rows.row(i).slice(longest, longest + len(query)), logprobs[i], hidden[i])
+        Prefilled(prefix, rows.row(i).slice(longest, longest + len(query)), logprobs[i], hidden[i])
         for i, (prefix, query) in enumerate(zip(prefixes, queries, strict=True))
     ]
 
 
-def _side_by_side(prefixes: Sequence[kv_cache.KV | None], longest: int) -> DynamicCache:
+def _side_by_side(prefixes: Sequence[kv_cache.KVCache | None], longest: int) -> DynamicCache:
     """A cache with a prefix in every row, padded in front to the ``longest``."""
     cache = DynamicCache()
     some = next((prefix for prefix in prefixes if prefix and prefix.tokens), None)
@@ -76,9 +76,9 @@ def _side_by_side(prefixes: Sequence[kv_cache.KV | None], longest: int) -> Dynam
     return cache
 
 
-def go_on(
+def continue_from(
     model: PreTrainedModel,
-    start: Read,
+    start: Prefilled,
     *,
     max_tokens: int,
     end: int,
@@ -103,6 +103,6 @@ def go_on(
     return kv_cache.Decoded([token, *rest.ids], ttft, rest.stopped)
 
 
-def behind(start: Read) -> kv_cache.KV:
+def behind(start: Prefilled) -> kv_cache.KVCache:
     """The KV of a query that was read, with that of what stands in front of it."""
     return start.prefix.join(start.query) if start.prefix else start.query

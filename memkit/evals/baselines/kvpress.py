@@ -26,7 +26,7 @@ PRESSES = ("expected-attention", "chunkkv", "snapkv")
 CHUNK = 20  # tokens, ChunkKV's default
 
 
-def pressed(base: LoadedModel, press: str, context: str, budget: int) -> kv_cache.KV:
+def compress_with(base: LoadedModel, press: str, context: str, budget: int) -> kv_cache.KVCache:
     """Header and context pruned to |header| + ``budget`` tokens, their keys moved together.
 
     Raises `MissingExtraError` when kvpress is absent.
@@ -43,11 +43,11 @@ def pressed(base: LoadedModel, press: str, context: str, budget: int) -> kv_cach
     chosen = _within(kvpress, scorer, header, CHUNK if press == "chunkkv" else 1)(
         compression_ratio=1 - (kept + 0.5) / len(ids) if kept < len(ids) else 0.0
     )
-    cache = kv_cache.KV((), ()).cache()
+    cache = kv_cache.KVCache((), ()).cache()
     tokens = torch.tensor([ids], device=base.model.device)
     with torch.no_grad(), kvpress.KeyRerotationPress(press=chosen)(base.model):
         base.model.base_model(input_ids=tokens, past_key_values=cache, use_cache=True)
-    return kv_cache.KV.of(cache)
+    return kv_cache.KVCache.of(cache)
 
 
 def _scorer(kvpress: Any, press: str, window: int) -> Any:

@@ -20,7 +20,7 @@ _KINDS = {dict: "an object", list: "a list", bool: "a truth value", type(None): 
 
 
 @dataclass(frozen=True)
-class Asked:
+class Question:
     """A question with its accepted answers; ``category`` is the data set's own type of question."""
 
     text: str
@@ -37,7 +37,7 @@ class Record:
 
     id: str
     context: str
-    questions: tuple[Asked, ...]
+    questions: tuple[Question, ...]
     unanswerable: tuple[str, ...] = ()
     metric: str = "contains"
 
@@ -131,7 +131,7 @@ class Format:
     records: Callable[[Node], Iterable[Record]]
 
 
-def record(node: Node, id: str, context: str, asked: Iterable[Asked], metric: str | None = None) -> Record:
+def record(node: Node, id: str, context: str, asked: Iterable[Question], metric: str | None = None) -> Record:
     """A record of ``node``, unanswerable questions apart. Raises `MalformedError` for a text no bank takes.
 
     Without a ``metric``, long answers are scored by ROUGE-L and others by whether they are contained.
@@ -146,7 +146,7 @@ def record(node: Node, id: str, context: str, asked: Iterable[Asked], metric: st
     return Record(id, text, answerable, unanswerable, metric or _metric(answerable))
 
 
-def _metric(asked: tuple[Asked, ...]) -> str:
+def _metric(asked: tuple[Question, ...]) -> str:
     shortest = [min(len(answer.split()) for answer in q.answers) for q in asked]
     return "rouge_l" if shortest and min(shortest) > LONG_ANSWER else "contains"
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from memkit.evals.formats.base import Asked, Format, Node, Record, record
+from memkit.evals.formats.base import Format, Node, Question, Record, record
 
 LOCOMO = {"1": "multi-hop", "2": "temporal", "3": "open-domain", "4": "single-hop", "5": "adversarial"}
 Session = tuple[str, Iterable[str]]  # a date, or nothing, and lines
@@ -44,7 +44,7 @@ def _longmemeval(row: Node) -> Iterator[Record]:
     id = row["question_id"].text()
     answers = () if id.endswith("_abs") else row["answer"].texts()
     question = _put(row["question"].text(), row.optional("question_date"))
-    yield record(row, id, context, [Asked(question, answers, row["question_type"].text())])
+    yield record(row, id, context, [Question(question, answers, row["question_type"].text())])
 
 
 # --- LoCoMo ----------------------------------------------------------------------------------
@@ -63,9 +63,9 @@ def _locomo(row: Node) -> Iterator[Record]:
     yield record(row, row.optional("sample_id") or row.id, context, asked)
 
 
-def _locomo_question(qa: Node, key: str) -> Asked:
+def _locomo_question(qa: Node, key: str) -> Question:
     category = LOCOMO.get(qa["category"].text(), qa["category"].text())
-    return Asked(qa[key].text(), () if category == "adversarial" else qa["answer"].texts(), category)
+    return Question(qa[key].text(), () if category == "adversarial" else qa["answer"].texts(), category)
 
 
 # --- our own ---------------------------------------------------------------------------------
@@ -77,7 +77,7 @@ def _conversation(row: Node) -> Iterator[Record]:
         asked = [_locomo_question(qa, "q") for qa in row["qa"].items()]
     else:
         asked = [
-            Asked(_put(q["q"].text(), date), q["answers"].texts(), kind) for q in row["questions"].items()
+            Question(_put(q["q"].text(), date), q["answers"].texts(), kind) for q in row["questions"].items()
         ]
     yield record(row, row.id, context, asked)
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from memkit.evals.formats.base import Asked, Format, Node, Record, record, titled
+from memkit.evals.formats.base import Format, Node, Question, Record, record, titled
 
 
 def _hotpot(row: Node) -> Iterator[Record]:
     paragraphs = [_paragraph(node) for node in row["context"].items()]
-    asked = Asked(row["question"].text(), row["answer"].texts(), row.optional("type"))
+    asked = Question(row["question"].text(), row["answer"].texts(), row.optional("type"))
     yield record(row, row.id, titled(paragraphs), [asked])
 
 
@@ -35,7 +35,7 @@ def _musique(row: Node) -> Iterator[Record]:
         answers = ()
     hops = re.match(r"\d+hop\d*", row.id)  # the ids tell: 2hop__482757_12019, 3hop1__...
     yield record(
-        row, row.id, titled(paragraphs), [Asked(row["question"].text(), answers, hops[0] if hops else "")]
+        row, row.id, titled(paragraphs), [Question(row["question"].text(), answers, hops[0] if hops else "")]
     )
 
 
@@ -44,7 +44,7 @@ def _nq(row: Node) -> Iterator[Record]:
     gold = next((i for i, p in enumerate(passages) if "isgold" in p and p["isgold"].value), None)
     category = "" if gold is None or len(passages) == 1 else f"gold at {gold}"  # as the files are named
     context = titled((p["title"].text(), p["text"].text()) for p in passages)
-    yield record(row, row.id, context, [Asked(row["question"].text(), row["answers"].texts(), category)])
+    yield record(row, row.id, context, [Question(row["question"].text(), row["answers"].texts(), category)])
 
 
 FORMATS = (

@@ -16,7 +16,7 @@ from memkit.config import expanded
 from memkit.document import sentences
 from memkit.errors import ConfigError
 from memkit.evals.formats import files
-from memkit.evals.formats.base import Asked, Record
+from memkit.evals.formats.base import Question, Record
 
 NAME = "niah"
 LENGTHS = (250, 500, 1000, 2000)
@@ -99,7 +99,7 @@ def _haystack(hay: Sequence[str], length: int, depth: float, id: str, rng: rando
         lines.append(" ".join(words))
         left -= len(words)
     lines.insert(round(depth / 100 * len(lines)), said.replace("…", answer))
-    return Record(id, " ".join(lines), (Asked(question, (answer,), category(length, depth)),))
+    return Record(id, " ".join(lines), (Question(question, (answer,), category(length, depth)),))
 
 
 def category(length: int, depth: float) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memkit.evals.formats.base import METRICS, Asked, Format, Node, Record, record
+from memkit.evals.formats.base import METRICS, Format, Node, Question, Record, record
 
 
 def _records(row: Node) -> Iterator[Record]:
@@ -19,7 +19,7 @@ def _records(row: Node) -> Iterator[Record]:
         raise row["metric"].malformed(f"is {metric!r}; there are: {', '.join(METRICS)}")
     kind = row.optional("category", "type", "task")
     asked = [
-        Asked(q["q"].text(), q["answers"].texts(), q.optional("category", "type") or kind)
+        Question(q["q"].text(), q["answers"].texts(), q.optional("category", "type") or kind)
         for q in row["questions"].items()
     ]
     yield record(row, row.id, row["context"].text(), asked, metric)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memkit.evals.formats.base import Asked, Format, Node, Record, record
+from memkit.evals.formats.base import Format, Node, Question, Record, record
 
 LONG_WORDS = 2000  # of joined paragraphs; one longer paragraph stays whole
-Paragraph = tuple[str, list[Asked]]
+Paragraph = tuple[str, list[Question]]
 
 
 def _paragraphs(article: Node) -> Iterator[Paragraph]:
@@ -19,16 +19,16 @@ def _paragraphs(article: Node) -> Iterator[Paragraph]:
         yield paragraph["context"].text(), [_asked(qa) for qa in paragraph["qas"].items()]
 
 
-def _asked(qa: Node) -> Asked:
+def _asked(qa: Node) -> Question:
     if "is_impossible" in qa and qa["is_impossible"].value:
-        return Asked(qa["question"].text(), ())
+        return Question(qa["question"].text(), ())
     answers = dict.fromkeys(text for a in qa["answers"].items() for text in a["text"].texts())
-    return Asked(qa["question"].text(), tuple(answers))
+    return Question(qa["question"].text(), tuple(answers))
 
 
 def _joined(paragraphs: Iterator[Paragraph]) -> Iterator[Paragraph]:
     """Consecutive paragraphs, joined while they have at most `LONG_WORDS`."""
-    texts, asked, words = list[str](), list[Asked](), 0
+    texts, asked, words = list[str](), list[Question](), 0
     for text, more in paragraphs:
         length = len(text.split())
         if texts and words + length > LONG_WORDS:
@@ -51,7 +51,7 @@ def _records(document: Node, long: bool = False) -> Iterator[Record]:
 def _mrqa(row: Node) -> Iterator[Record]:
     if "header" in row:
         return
-    asked = [Asked(qa["question"].text(), qa["answers"].texts()) for qa in row["qas"].items()]
+    asked = [Question(qa["question"].text(), qa["answers"].texts()) for qa in row["qas"].items()]
     yield record(row, row.id, row["context"].text(), asked)
 
 

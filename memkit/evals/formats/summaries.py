@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memkit.evals.formats.base import Asked, Format, Node, Record, record
+from memkit.evals.formats.base import Format, Node, Question, Record, record
 
 METRIC = "rouge_l"
 SUMMARISE = "What is the text about? Answer in one sentence."
 
 
 def _squality(row: Node) -> Iterator[Record]:
-    asked = list[Asked]()
+    asked = list[Question]()
     for number, question in enumerate(row["questions"].items()):
         responses = [a["response_text"].text().strip() for a in question["responses"].items()]
         category = "plot" if number == 0 else "detail"  # the first is always about the plot
-        asked.append(Asked(question["question_text"].text(), tuple(responses), category))
+        asked.append(Question(question["question_text"].text(), tuple(responses), category))
     about = row.get("metadata")
     yield record(
         row, (about.optional("passage_id") if about else "") or row.id, row["document"].text(), asked, METRIC
@@ -27,7 +27,7 @@ def _squality(row: Node) -> Iterator[Record]:
 
 def _xsum(row: Node) -> Iterator[Record]:
     text = row["document" if "document" in row else "context"].text()
-    yield record(row, row.id, text, [Asked(SUMMARISE, row["summary"].texts())], METRIC)
+    yield record(row, row.id, text, [Question(SUMMARISE, row["summary"].texts())], METRIC)
 
 
 FORMATS = (

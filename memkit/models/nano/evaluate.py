@@ -57,14 +57,14 @@ class Evaluation:
         self.tallies: dict[str, Tally] = {}
 
     # -- asking ---------------------------------------------------------------------------------
-    def read(self, text: str) -> kv_cache.KV:
+    def read(self, text: str) -> kv_cache.KVCache:
         return kv_cache.prefill(self.base.model, self.encode(text), self.header)
 
     def encode(self, text: str) -> list[int]:
         return text_ids(self.base.tokenizer, text)
 
     def ask(
-        self, prefix: kv_cache.KV, questions: Sequence[str], *, context: bool = True, **options: object
+        self, prefix: kv_cache.KVCache, questions: Sequence[str], *, context: bool = True, **options: object
     ) -> list[str]:
         queries = [self.base.chat.query(self.base.tokenizer, q, context) for q in questions]
         answers = list[str]()
@@ -80,7 +80,7 @@ class Evaluation:
             tally.add(answer == expected, f"{question} -> {answer} (expected {expected})")
 
     def pairs(
-        self, skill: str, prefix: kv_cache.KV, asked: Iterable[tuple[str, str]], context: bool = True
+        self, skill: str, prefix: kv_cache.KVCache, asked: Iterable[tuple[str, str]], context: bool = True
     ) -> None:
         asked = list(asked)
         if asked:

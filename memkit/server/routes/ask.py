@@ -10,26 +10,26 @@ from fastapi import APIRouter, Request, Response
 
 from memkit.answer import Answer
 from memkit.cli.output import plain
-from memkit.server.answer_stream import Question, Turns
+from memkit.server.answer_stream import AnswerPool, Question
 from memkit.server.api_errors import ApiError
-from memkit.server.conversation import earlier
-from memkit.server.dependencies import AtDesk, Desk
+from memkit.server.conversation import parse_earlier
+from memkit.server.dependencies import InContext, RequestContext
 from memkit.server.request_body import JsonRoute
-from memkit.server.routes.memories import ERRORS, the
+from memkit.server.routes.memories import ERRORS, get_memory
 from memkit.server.schemas import AnswerOut, AskBody
 
 routes = APIRouter(tags=["questions"], responses=ERRORS, route_class=JsonRoute)
 
 
 @routes.post("/ask")
-async def ask(body: AskBody, desk: AtDesk, request: Request, response: Response) -> AnswerOut:
+async def ask(body: AskBody, desk: InContext, request: Request, response: Response) -> AnswerOut:
     """Answer a question from the user's best memory, compiled or as text, or without one; and say why."""
     require_model(desk)
     within = None
     if body.within is not None:
-        within = (await to_thread.run_sync(the, desk, body.within)).id
+        within = (await to_thread.run_sync(get_memory, desk, body.within)).id
     most = min(body.max_tokens, longest(desk))
-    history, system = earlier(body.history)
+    history, system = parse_earlier(body.history)
     question = Question(
         body.question,
         most,
@@ -47,24 +47,24 @@ async def ask(body: AskBody, desk: AtDesk, request: Request, response: Response)
     )
 
 
-def turns_of(request: Request) -> Turns:
+def turns_of(request: Request) -> AnswerPool:
     """Whose turn it is."""
-    found: Turns = request.app.state.turns
+    found: AnswerPool = request.app.state.turns
     return found
 
 
-def longest(desk: Desk) -> int:
+def longest(desk: RequestContext) -> int:
     """The most tokens that an answer may have: the memory and the question need room, too."""
     return min(desk.services.config.max_tokens, desk.services.root.engine.window // 2)
 
 
-def require_model(desk: Desk) -> None:
+def require_model(desk: RequestContext) -> None:
     """Raise where answers come from an upstream."""
     if desk.services.config.upstream is not None:
         raise ApiError(409, "answers come from an upstream here: ask at /v1/chat/completions", "no_model")
 
 
-def used(desk: Desk, answer: Answer) -> dict[str, Any]:
+def used(desk: RequestContext, answer: Answer) -> dict[str, Any]:
     """What an answer was made from: the field ``memkit`` of the OpenAI-compatible answers."""
     trace = answer.trace
     return {
@@ -85,7 +85,7 @@ def used(desk: Desk, answer: Answer) -> dict[str, Any]:
     }
 
 
-def headers_of(desk: Desk, answer: Answer) -> dict[str, str]:
+def headers_of(desk: RequestContext, answer: Answer) -> dict[str, str]:
     """The same in short, as ``X-Memkit-*`` headers."""
     about = used(desk, answer)
     names = {"route": "Route", "gate": "Gate", "memory_id": "Memory", "version": "Version"}

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from memkit.router.embedders import Embedder, Vectors
 from memkit.router.passages import Counter
 from memkit.server.api_errors import ApiError
-from memkit.server.dependencies import AtDesk, Desk, with_headers
+from memkit.server.dependencies import InContext, RequestContext, with_headers
 from memkit.server.openai_schemas import EmbeddingsBody, EmbeddingsOut
 from memkit.server.request_body import JsonRoute
 from memkit.server.routes.memories import ERRORS
@@ -24,7 +24,7 @@ routes = APIRouter(prefix="/v1", tags=["OpenAI-compatible"], responses=ERRORS, r
 
 
 @routes.post("/embeddings", response_model=None, responses={200: {"model": EmbeddingsOut}})
-def embeddings(body: EmbeddingsBody, desk: AtDesk, response: Response) -> Response:
+def embeddings(body: EmbeddingsBody, desk: InContext, response: Response) -> Response:
     """Vectors of texts, by the embedder that finds memories. No memory is read, and nothing is kept.
 
     It looks at questions and at the passages that answer them in two ways: `input_type` says which texts
@@ -80,7 +80,7 @@ def _texts(given: str | list[str] | list[int] | list[list[int]]) -> list[str]:
     return texts
 
 
-def _counter(desk: Desk) -> Counter:
+def _counter(desk: RequestContext) -> Counter:
     """What counts the tokens for the usage: where an upstream answers, no tokenizer is loaded here."""
     return Estimated() if desk.services.config.upstream is not None else desk.services.root.engine
 

@@ -13,7 +13,7 @@ from memkit.cli.output import plain
 from memkit.document import Document, Span
 from memkit.errors import NotFoundError
 from memkit.server.api_errors import ApiError, queue_full
-from memkit.server.dependencies import AtDesk, Desk
+from memkit.server.dependencies import InContext, RequestContext
 from memkit.server.request_body import JsonRoute
 from memkit.server.schemas import (
     DifferenceOut,
@@ -33,7 +33,7 @@ from memkit.server.schemas import (
     SourceOut,
     VersionOut,
 )
-from memkit.text.messages import Message
+from memkit.text.messages import MessageLike
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     code: {"model": ErrorOut, "description": text}
@@ -56,14 +56,14 @@ routes = APIRouter(tags=["memories"], responses=ERRORS, route_class=JsonRoute)
 
 
 @routes.get("/memories")
-def list_memories(desk: AtDesk) -> MemoriesOut:
+def list_memories(desk: InContext) -> MemoriesOut:
     """List the user's memories, oldest first."""
     infos = desk.services.bank.list(desk.owner)
     return MemoriesOut(user=desk.caller.user, memories=[memory_out(info) for info in infos])
 
 
 @routes.post("/memories", status_code=201)
-def remember(body: RememberBody, desk: AtDesk) -> RememberedOut:
+def remember(body: RememberBody, desk: InContext) -> RememberedOut:
     """Remember a document, or add to a running memory. It can be asked about at once, from its text."""
     with desk.memory() as memory:
         if body.text is not None and body.memory is None:
@@ -78,7 +78,8 @@ def remember(body: RememberBody, desk: AtDesk) -> RememberedOut:
 
 @routes.delete("/memories")
 def forget_all(
-    desk: AtDesk, all: Annotated[bool, Query(description="Must be true: it says that you mean it.")] = False
+    desk: InContext,
+    all: Annotated[bool, Query(description="Must be true: it says that you mean it.")] = False,
 ) -> ForgottenOut:
     """Forget everything that the user has, in the namespaces of stores beneath them, too."""
     if not all:
@@ -90,23 +91,23 @@ def forget_all(
 
 
 @routes.get("/memories/{memory_id}")
-def show(memory_id: Id, desk: AtDesk) -> MemoryOut:
+def show(memory_id: Id, desk: InContext) -> MemoryOut:
     """Show one memory."""
-    return memory_out(the(desk, memory_id))
+    return memory_out(get_memory(desk, memory_id))
 
 
 @routes.delete("/memories/{memory_id}")
-def forget(memory_id: Id, desk: AtDesk) -> ForgottenOut:
+def forget(memory_id: Id, desk: InContext) -> ForgottenOut:
     """Forget a memory: its text, vectors, and artifacts of all versions."""
-    info = the(desk, memory_id)
+    info = get_memory(desk, memory_id)
     with desk.memory() as memory:
         return _forgotten(desk, memory.forget(info.id, compile=False))
 
 
 @routes.post("/memories/{memory_id}/forget")
-def forget_part(memory_id: Id, body: ForgetBody, desk: AtDesk) -> ForgottenOut:
+def forget_part(memory_id: Id, body: ForgetBody, desk: InContext) -> ForgottenOut:
     """Forget a part of a memory, with every version that saw it. What remains may have another id."""
-    info = the(desk, memory_id)
+    info = get_memory(desk, memory_id)
     with desk.memory() as memory:
         if body.matching is not None:
             return _forgotten(desk, memory.forget_matching(info.id, body.matching, compile=False))
@@ -115,9 +116,9 @@ def forget_part(memory_id: Id, body: ForgetBody, desk: AtDesk) -> ForgottenOut:
 
 
 @routes.get("/memories/{memory_id}/source")
-def source(memory_id: Id, desk: AtDesk) -> SourceOut:
+def source(memory_id: Id, desk: InContext) -> SourceOut:
     """Show a memory's source text, and of a running memory who said what when."""
-    info, bank = the(desk, memory_id), desk.services.bank
+    info, bank = get_memory(desk, memory_id), desk.services.bank
     document, entries = bank.logs.snapshot(desk.owner, info.id)
     return SourceOut(
         id=info.id,
@@ -130,10 +131,10 @@ def source(memory_id: Id, desk: AtDesk) -> SourceOut:
 
 @routes.get("/memories/{memory_id}/artifact")
 def artifact(
-    memory_id: Id, desk: AtDesk, version: Annotated[int | None, Query(ge=1)] = None
+    memory_id: Id, desk: InContext, version: Annotated[int | None, Query(ge=1)] = None
 ) -> dict[str, Any]:
     """Show what a memory's artifact says about itself: what it was made of, how, and what it showed."""
-    info = the(desk, memory_id)
+    info = get_memory(desk, memory_id)
     with desk.services.bank.artifact(desk.owner, info.id, version) as found:
         manifest = found.manifest
         tensors = [
@@ -145,9 +146,9 @@ def artifact(
 
 
 @routes.get("/memories/{memory_id}/history")
-def history(memory_id: Id, desk: AtDesk) -> HistoryOut:
+def history(memory_id: Id, desk: InContext) -> HistoryOut:
     """Show the versions of a memory's artifact that are kept, oldest first."""
-    info = the(desk, memory_id)
+    info = get_memory(desk, memory_id)
     versions = desk.services.bank.versions.history(desk.owner, info.id)
     return HistoryOut(
         id=info.id, pinned=info.pinned, versions=[VersionOut.model_validate(each) for each in versions]
@@ -155,9 +156,9 @@ def history(memory_id: Id, desk: AtDesk) -> HistoryOut:
 
 
 @routes.get("/memories/{memory_id}/diff")
-def diff(memory_id: Id, older: Number, newer: Number, desk: AtDesk) -> DifferenceOut:
+def diff(memory_id: Id, older: Number, newer: Number, desk: InContext) -> DifferenceOut:
     """Compare two versions: what each was compiled from, and what it showed when it was admitted."""
-    found = difference(desk.services.bank, desk.owner, the(desk, memory_id).id, older, newer)
+    found = difference(desk.services.bank, desk.owner, get_memory(desk, memory_id).id, older, newer)
     return DifferenceOut(
         older=older,
         newer=newer,
@@ -168,23 +169,23 @@ def diff(memory_id: Id, older: Number, newer: Number, desk: AtDesk) -> Differenc
 
 
 @routes.post("/memories/{memory_id}/rollback")
-def rollback(memory_id: Id, body: RollbackBody, desk: AtDesk) -> MemoryOut:
+def rollback(memory_id: Id, body: RollbackBody, desk: InContext) -> MemoryOut:
     """Let an earlier (or later) version answer. Its source does not change."""
-    info = the(desk, memory_id)
+    info = get_memory(desk, memory_id)
     return memory_out(desk.services.bank.versions.rollback(desk.owner, info.id, body.version))
 
 
 @routes.post("/memories/{memory_id}/pin")
-def pin(memory_id: Id, body: PinBody, desk: AtDesk) -> MemoryOut:
+def pin(memory_id: Id, body: PinBody, desk: InContext) -> MemoryOut:
     """Let the current version answer until it is unpinned, whatever is compiled meanwhile."""
-    info = the(desk, memory_id)
+    info = get_memory(desk, memory_id)
     return memory_out(desk.services.bank.versions.pin(desk.owner, info.id, body.pinned))
 
 
 @routes.post("/memories/{memory_id}/compile", status_code=202)
-def compile_memory(memory_id: Id, desk: AtDesk) -> JobOut:
+def compile_memory(memory_id: Id, desk: InContext) -> JobOut:
     """Compile a memory when its turn comes; ``/recompile/{id}`` tells how far it is."""
-    info = the(desk, memory_id)
+    info = get_memory(desk, memory_id)
     job = compile_later(desk, info.id, always=True)
     found = desk.services.jobs.get(desk.caller.group, job) if job else None
     if found is None:
@@ -192,7 +193,7 @@ def compile_memory(memory_id: Id, desk: AtDesk) -> JobOut:
     return JobOut.model_validate(found)
 
 
-def the(desk: Desk, memory_id: str) -> MemoryInfo:
+def get_memory(desk: RequestContext, memory_id: str) -> MemoryInfo:
     """The caller's memory of exactly that id; what is another's is as unknown as what is nobody's."""
     if not _ID.fullmatch(memory_id):
         raise NotFoundError(f"this user has no memory {memory_id!r:.80}; list the memories to see the ids")
@@ -204,7 +205,7 @@ def memory_out(info: MemoryInfo) -> MemoryOut:
     return MemoryOut.model_validate(info)
 
 
-def compile_later(desk: Desk, memory_id: str, *, always: bool = False) -> str | None:
+def compile_later(desk: RequestContext, memory_id: str, *, always: bool = False) -> str | None:
     """The id of the job; None where the queue is full. Compiled is what is worth it, or ``always``.
 
     Raises `ApiError` where no model is here.
@@ -217,13 +218,13 @@ def compile_later(desk: Desk, memory_id: str, *, always: bool = False) -> str | 
     return job.id if job else None
 
 
-def _said(body: RememberBody) -> str | list[Message]:
+def _said(body: RememberBody) -> str | list[MessageLike]:
     if body.text is not None:
         return body.text
     return [each.model_dump() for each in body.messages or ()]
 
 
-def _forgotten(desk: Desk, receipts: list[Receipt]) -> ForgottenOut:
+def _forgotten(desk: RequestContext, receipts: list[Receipt]) -> ForgottenOut:
     for receipt in receipts:
         desk.services.jobs.forgotten(desk.owner, receipt.memory_id)
         if receipt.left and receipt.artifacts_removed and desk.services.config.compiles:

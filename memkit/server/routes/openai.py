@@ -22,8 +22,8 @@ from memkit.errors import ConfigError, MemkitError
 from memkit.router.gate import GateName
 from memkit.server.answer_stream import Question
 from memkit.server.api_errors import ApiError, api_error, body_of
-from memkit.server.conversation import turns_in
-from memkit.server.dependencies import AtDesk, Desk, with_headers
+from memkit.server.conversation import split_conversation
+from memkit.server.dependencies import InContext, RequestContext, with_headers
 from memkit.server.error_handlers import request_id_of
 from memkit.server.identity import header_text
 from memkit.server.middleware import UNBUFFERED
@@ -37,8 +37,8 @@ from memkit.server.openai_schemas import (
 )
 from memkit.server.request_body import JsonRoute
 from memkit.server.routes.ask import headers_of, longest, turns_of, used
-from memkit.server.routes.memories import ERRORS, the
-from memkit.server.stop_sequences import Stopper
+from memkit.server.routes.memories import ERRORS, get_memory
+from memkit.server.stop_sequences import StopSequences
 
 DEFAULT_TOKENS = 256
 _GATES: dict[str, GateName] = {"auto": "auto", "rule": "rule", "entropy": "entropy", "learned": "learned"}
@@ -57,14 +57,14 @@ class Choices:
     memory: str
     gate: str
 
-    async def of(self, desk: Desk) -> tuple[str | None, GateName | None]:
+    async def of(self, desk: RequestContext) -> tuple[str | None, GateName | None]:
         """The memory's id and the gate; `NotFoundError` for a memory that the caller has not."""
         if self.gate and self.gate not in _GATES:
             raise ConfigError(f"X-Memkit-Gate is one of {', '.join(_GATES)}")
         gate = _GATES[self.gate] if self.gate else None
         if not self.memory:
             return None, gate
-        return (await to_thread.run_sync(the, desk, header_text(self.memory))).id, gate
+        return (await to_thread.run_sync(get_memory, desk, header_text(self.memory))).id, gate
 
 
 async def _choices(
@@ -79,13 +79,13 @@ routes = APIRouter(prefix="/v1", tags=["OpenAI-compatible"], responses=ERRORS, r
 
 
 @routes.get("/models")
-def models(desk: AtDesk) -> Models:
+def models(desk: InContext) -> Models:
     """List the model that answers and the embedder; or the models of the upstream."""
     return Models(data=[_model(desk, name) for name in _names(desk)])
 
 
 @routes.get("/models/{model_id:path}")
-def model(model_id: str, desk: AtDesk) -> Model:
+def model(model_id: str, desk: InContext) -> Model:
     """Show the model or the embedder."""
     if model_id not in _names(desk):
         raise unknown(model_id)
@@ -96,11 +96,11 @@ def model(model_id: str, desk: AtDesk) -> Model:
     "/chat/completions", description=_EXTENSION, response_model=None, responses={200: {"model": ChatOut}}
 )
 async def chat(
-    body: ChatBody, desk: AtDesk, request: Request, response: Response, chosen: Chosen
+    body: ChatBody, desk: InContext, request: Request, response: Response, chosen: Chosen
 ) -> Response:
     desk = desk.of(body.user)
     _check(desk, body)
-    history, question, system = turns_in(body.messages)
+    history, question, system = split_conversation(body.messages)
     asked = await _question(desk, body, chosen, question, body.max_completion_tokens)
     asked = replace(asked, history=history, system=system)
     return await _answered(_Form("chat.completion", "chatcmpl"), desk, body, asked, request, response)
@@ -108,7 +108,7 @@ async def chat(
 
 @routes.post("/completions", description=_EXTENSION, response_model=None, responses={200: {"model": ChatOut}})
 async def completions(
-    body: CompletionBody, desk: AtDesk, request: Request, response: Response, chosen: Chosen
+    body: CompletionBody, desk: InContext, request: Request, response: Response, chosen: Chosen
 ) -> Response:
     desk = desk.of(body.user)
     if desk.services.config.upstream is not None:
@@ -122,13 +122,13 @@ async def completions(
 
 
 # -- what is asked ------------------------------------------------------------------------------
-def _check(desk: Desk, body: Common) -> None:
+def _check(desk: RequestContext, body: Common) -> None:
     _require_model(desk, body.model)
     if found := body.impossible():
         raise ApiError(400, found[1], "unsupported", found[0])
 
 
-def _require_model(desk: Desk, name: str) -> None:
+def _require_model(desk: RequestContext, name: str) -> None:
     if name != desk.services.config.model_id:
         raise unknown(name)
 
@@ -143,16 +143,18 @@ def unknown(name: str) -> ApiError:
     )
 
 
-def _names(desk: Desk) -> tuple[str, str]:
+def _names(desk: RequestContext) -> tuple[str, str]:
     """The model that answers, and the embedder."""
     return desk.services.config.model_id, desk.services.root.router.embedder.name
 
 
-def _model(desk: Desk, name: str) -> Model:
+def _model(desk: RequestContext, name: str) -> Model:
     return Model(id=name, created=desk.services.started)
 
 
-async def _question(desk: Desk, body: Common, chosen: Choices, text: str, most: int | None) -> Question:
+async def _question(
+    desk: RequestContext, body: Common, chosen: Choices, text: str, most: int | None
+) -> Question:
     if not text.strip():
         raise ApiError(400, "the question is empty", "invalid_value", "messages")
     tokens = most or body.max_tokens or DEFAULT_TOKENS
@@ -189,7 +191,7 @@ class _Form:
         delta = ({"role": "assistant"} if first else {}) | ({} if text is None else {"content": text})
         return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
 
-    def frame(self, desk: Desk, streamed: bool) -> dict[str, Any]:
+    def frame(self, desk: RequestContext, streamed: bool) -> dict[str, Any]:
         kind = f"{self.object}.chunk" if streamed and self.prefix == "chatcmpl" else self.object
         return {
             "id": f"{self.prefix}-{secrets.token_hex(12)}",
@@ -201,7 +203,7 @@ class _Form:
 
 
 async def _answered(
-    form: _Form, desk: Desk, body: Common, asked: Question, request: Request, response: Response
+    form: _Form, desk: RequestContext, body: Common, asked: Question, request: Request, response: Response
 ) -> Response:
     if body.stream:
         pieces = turns_of(request).stream(desk, asked)
@@ -214,7 +216,7 @@ async def _answered(
         streamed = StreamingResponse(events, media_type="text/event-stream", headers=UNBUFFERED)
         return with_headers(streamed, response)
     answer = await turns_of(request).answer(desk, asked, request)
-    stopper = Stopper(body.stops)
+    stopper = StopSequences(body.stops)
     text = stopper.take(answer.text) + stopper.rest()
     found = {
         **form.frame(desk, False),
@@ -227,14 +229,14 @@ async def _answered(
 
 async def _events(
     form: _Form,
-    desk: Desk,
+    desk: RequestContext,
     body: Common,
     first: str | Answer,
     pieces: AsyncGenerator[str | Answer, None],
     request_id: str,
 ) -> AsyncIterator[str]:
     """Server-sent events of a stream. Where its reader hangs up, it is closed, and no more is generated."""
-    frame, stopper, began = form.frame(desk, True), Stopper(body.stops), False
+    frame, stopper, began = form.frame(desk, True), StopSequences(body.stops), False
     usage = body.stream_options is not None and bool(body.stream_options.include_usage)
     async with aclosing(pieces):
         piece: str | Answer = first
@@ -265,7 +267,7 @@ def _event(value: dict[str, Any]) -> str:
     return f"data: {json.dumps(value)}\n\n"
 
 
-def _finish(answer: Answer, stopper: Stopper) -> str:
+def _finish(answer: Answer, stopper: StopSequences) -> str:
     return "stop" if stopper.stopped or answer.trace.stopped else "length"
 
 

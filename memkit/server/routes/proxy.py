@@ -10,9 +10,9 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from memkit.server.answer_stream import while_heard
-from memkit.server.dependencies import AtDesk, with_headers
-from memkit.server.request_body import UnfitBodyError, parse
+from memkit.server.answer_stream import until_disconnected
+from memkit.server.dependencies import InContext, with_headers
+from memkit.server.request_body import InvalidBodyError, parse
 from memkit.server.routes.openai import Chosen, unknown
 from memkit.server.upstream import Upstream
 
@@ -22,12 +22,12 @@ routes = APIRouter(prefix="/v1", include_in_schema=False)  # `memkit.server.rout
 
 
 @routes.get("/models")
-async def models(desk: AtDesk, request: Request, response: Response) -> Response:
+async def models(desk: InContext, request: Request, response: Response) -> Response:
     return with_headers(await _upstream(request).ask("GET", "models", **_how(request)), response)
 
 
 @routes.get("/models/{model_id:path}")
-async def model(model_id: str, desk: AtDesk, request: Request, response: Response) -> Response:
+async def model(model_id: str, desk: InContext, request: Request, response: Response) -> Response:
     path = request.scope.get("raw_path", b"").decode("ascii").partition("?")[0]  # escaped as it came
     asked = path.removeprefix(request.scope.get("root_path", "")).removeprefix("/v1/")
     if not {".", ".."}.isdisjoint(model_id.split("/")):  # no way to what else the upstream serves
@@ -36,11 +36,11 @@ async def model(model_id: str, desk: AtDesk, request: Request, response: Respons
 
 
 @routes.post("/chat/completions")
-async def chat(desk: AtDesk, request: Request, response: Response, chosen: Chosen) -> Response:
+async def chat(desk: InContext, request: Request, response: Response, chosen: Chosen) -> Response:
     content = await request.body()
     body = parse(content)
     if not isinstance(body, dict):
-        raise UnfitBodyError("the request must be an object")
+        raise InvalidBodyError("the request must be an object")
     user = body.get("user")
     desk = desk.of(user if isinstance(user, str) else None)
     within, _ = await chosen.of(desk)
@@ -48,7 +48,7 @@ async def chat(desk: AtDesk, request: Request, response: Response, chosen: Chose
     def answered() -> Awaitable[Response]:
         return _upstream(request).chat(desk, body, content, within, **_how(request))
 
-    return with_headers(await while_heard(request, answered), response)
+    return with_headers(await until_disconnected(request, answered), response)
 
 
 def _how(request: Request) -> dict[str, Any]:

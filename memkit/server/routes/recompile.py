@@ -11,7 +11,7 @@ from memkit.errors import ConfigError, NotFoundError
 from memkit.recompile.advice import AdvisorConfig
 from memkit.recompile.plan import Scope, plan
 from memkit.server.api_errors import queue_full
-from memkit.server.dependencies import AtDesk, Desk
+from memkit.server.dependencies import InContext, RequestContext
 from memkit.server.identity import Caller
 from memkit.server.request_body import JsonRoute
 from memkit.server.routes.ask import require_model
@@ -30,14 +30,14 @@ def _asked(
 
 
 @routes.get("")
-def list_jobs(desk: AtDesk) -> JobsOut:
+def list_jobs(desk: InContext) -> JobsOut:
     """List the tenant's compilations and recompilations, newest first."""
     jobs = desk.services.jobs.list(desk.caller.group)
     return JobsOut(jobs=[JobOut.model_validate(each) for each in jobs])
 
 
 @routes.get("/plan")
-def show_plan(desk: AtDesk, asked: Annotated[RecompileBody, Depends(_asked)]) -> PlanOut:
+def show_plan(desk: InContext, asked: Annotated[RecompileBody, Depends(_asked)]) -> PlanOut:
     """Tell what is due, in which order, and about what it costs. Nothing is compiled."""
     require_model(desk)
     found = plan(desk.services.root, _scope(desk, asked))
@@ -53,7 +53,7 @@ def show_plan(desk: AtDesk, asked: Annotated[RecompileBody, Depends(_asked)]) ->
 
 
 @routes.post("", status_code=202)
-def start(body: RecompileBody, desk: AtDesk) -> JobOut:
+def start(body: RecompileBody, desk: InContext) -> JobOut:
     """Recompile what is due, when its turn comes."""
     require_model(desk)
     job = desk.services.jobs.recompile(desk.caller.group, _scope(desk, body))
@@ -63,7 +63,7 @@ def start(body: RecompileBody, desk: AtDesk) -> JobOut:
 
 
 @routes.get("/{job_id}")
-def show_job(job_id: str, desk: AtDesk) -> JobOut:
+def show_job(job_id: str, desk: InContext) -> JobOut:
     """Tell how far a compilation or recompilation is."""
     job = desk.services.jobs.get(desk.caller.group, job_id)
     if job is None:
@@ -71,7 +71,7 @@ def show_job(job_id: str, desk: AtDesk) -> JobOut:
     return JobOut.model_validate(job)
 
 
-def _scope(desk: Desk, body: RecompileBody) -> Scope:
+def _scope(desk: RequestContext, body: RecompileBody) -> Scope:
     caller = desk.caller
     if body.user is not None:
         owners = [Caller(caller.holder, body.user, caller.scope).owner]

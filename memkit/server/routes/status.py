@@ -16,7 +16,7 @@ from memkit.bank.api_keys import Scope
 from memkit.config import expanded
 from memkit.errors import NotFoundError
 from memkit.server.api_errors import ApiError
-from memkit.server.dependencies import AtDesk, services_of
+from memkit.server.dependencies import InContext, services_of
 from memkit.server.request_body import JsonRoute
 from memkit.server.routes.memories import ERRORS
 
@@ -84,7 +84,7 @@ def metrics(request: Request) -> str:
 
 
 @routes.get("/status")
-def status(desk: AtDesk) -> Status:
+def status(desk: InContext) -> Status:
     """Tell what this server serves, and how much the user has in it."""
     services, infos = desk.services, desk.services.bank.list(desk.owner)
     engine = None if services.config.upstream else services.root.engine
@@ -110,19 +110,19 @@ def status(desk: AtDesk) -> Status:
 
 
 @routes.get("/users")
-def users(desk: AtDesk) -> Users:
+def users(desk: InContext) -> Users:
     """List the users who have memories, among those whom the key acts for."""
     return Users(users=desk.caller.users(desk.services.bank.tenants()))
 
 
 @routes.get("/reports")
-def reports(desk: AtDesk) -> Reports:
+def reports(desk: InContext) -> Reports:
     """List the evaluation reports that the server was given to show."""
     return Reports(reports=sorted(_reports(desk.services.config.reports)))
 
 
 @routes.get("/reports/{name}")
-def report(name: str, desk: AtDesk) -> dict[str, Any]:
+def report(name: str, desk: InContext) -> dict[str, Any]:
     """Show one evaluation report, as ``memkit eval --json`` or ``memkit bench --json`` wrote it."""
     file = _reports(desk.services.config.reports).get(name)
     if file is None:

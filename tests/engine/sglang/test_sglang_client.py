@@ -18,7 +18,7 @@ from sglang_kit import artifact_of
 from memkit._version import __version__
 from memkit.artifact.format import Artifact
 from memkit.engine.base import Completion, Request
-from memkit.engine.factory import engine_of
+from memkit.engine.factory import create_engine
 from memkit.engine.sglang.engine import SGLangEngine
 from memkit.engine.sglang.health import version_of
 from memkit.engine.sglang.plugin.header import make_secret
@@ -345,10 +345,10 @@ def test_an_engine_is_chosen_in_words_or_by_the_environment(
     fakes: list[Fake], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = fakes[0].base.name
-    assert engine_of(None, name) is None
-    assert engine_of("transformers", name) is None
+    assert create_engine(None, name) is None
+    assert create_engine("transformers", name) is None
     make_secret(tmp_path / "sglang")
-    chosen = engine_of(None, name, [fakes[0].url], home=tmp_path)
+    chosen = create_engine(None, name, [fakes[0].url], home=tmp_path)
     assert isinstance(chosen, SGLangEngine)
     chosen.close()
     for wrong, message in (
@@ -358,15 +358,15 @@ def test_an_engine_is_chosen_in_words_or_by_the_environment(
         (("sglang", ["x"]), "starts with http"),
     ):
         with pytest.raises(ConfigError, match=message):
-            engine_of(wrong[0], name, wrong[1], home=tmp_path)
+            create_engine(wrong[0], name, wrong[1], home=tmp_path)
     monkeypatch.setenv("MEMKIT_ENGINE", "sglang")
     monkeypatch.setenv("MEMKIT_SGLANG_URLS", f"{fakes[0].url}, {fakes[1].url}/")
-    chosen = engine_of(None, name, home=tmp_path)
+    chosen = create_engine(None, name, home=tmp_path)
     assert isinstance(chosen, SGLangEngine)
     assert chosen.config.urls == (fakes[0].url, fakes[1].url)
     chosen.close()
     with pytest.raises(ConfigError, match="secret"):
-        engine_of(None, name, home=tmp_path / "other")
+        create_engine(None, name, home=tmp_path / "other")
 
 
 @pytest.mark.parametrize(

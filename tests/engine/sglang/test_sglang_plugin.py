@@ -20,13 +20,13 @@ from memkit.bank.artifact_store import name_of
 from memkit.document import Document
 from memkit.engine.entropy import entropy_of_top
 from memkit.engine.sglang.plugin.artifact_files import Artifacts, LocalFiles, RemoteFiles, files_of
-from memkit.engine.sglang.plugin.config import ServingConfig
+from memkit.engine.sglang.plugin.config import PluginConfig
 from memkit.engine.sglang.plugin.fingerprint import fingerprint_at
-from memkit.engine.sglang.plugin.header import Prefix, make_secret, read_secret, write
+from memkit.engine.sglang.plugin.header import Header, make_secret, read_secret, write
 from memkit.engine.sglang.plugin.kv_pages import Pages, Share, heads_of, require_pooled
 from memkit.engine.sglang.plugin.lora_adapters import Adapters
 from memkit.engine.sglang.plugin.protocol import Claim, page_hashes, salt, tenant_key
-from memkit.engine.sglang.plugin.request_checks import Admission, check_harmless, embedded
+from memkit.engine.sglang.plugin.request_checks import RequestChecks, check_harmless, embedded
 from memkit.engine.sglang.plugin.server_args import ServerFlags, command
 from memkit.engine.transformers import kv_cache
 from memkit.errors import ArtifactError, BankError, ConfigError, EngineError, FingerprintError, ModelError
@@ -47,8 +47,8 @@ def memory(tiny: LoadedModel, shelf: Shelf) -> Artifact:
 
 
 @pytest.fixture
-def prefix(shelf: Shelf) -> Prefix:
-    return Prefix.open(shelf.config.prefix)
+def prefix(shelf: Shelf) -> Header:
+    return Header.open(shelf.config.prefix)
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_salts_tell_tenants_apart() -> None:
 
 # --- what a server is given ------------------------------------------------------------------
 def test_a_header_is_written_once_and_read_back(
-    tiny: LoadedModel, shelf: Shelf, prefix: Prefix, tmp_path: Path
+    tiny: LoadedModel, shelf: Shelf, prefix: Header, tmp_path: Path
 ) -> None:
     assert prefix.ids == tiny.chat.header
     assert (prefix.fingerprint, prefix.end) == (tiny.fingerprint, tiny.chat.end)
@@ -116,9 +116,9 @@ def test_a_header_is_written_once_and_read_back(
     other = tmp_path / "other.mka"
     other.write_bytes(embeds_artifact(tiny, TEXT, "mira")._bytes())
     with pytest.raises(ArtifactError, match="holds no header"):
-        Prefix.open(other)
+        Header.open(other)
     with pytest.raises(ArtifactError, match="cannot read"):
-        Prefix.open(tmp_path / "absent.mka")
+        Header.open(tmp_path / "absent.mka")
 
 
 def test_a_secret_is_made_once_and_is_its_owners(tmp_path: Path) -> None:
@@ -136,17 +136,17 @@ def test_a_secret_is_made_once_and_is_its_owners(tmp_path: Path) -> None:
 
 def test_the_configuration_is_checked(shelf: Shelf) -> None:
     good = asdict(shelf.config)
-    assert ServingConfig.of(good) == shelf.config
+    assert PluginConfig.of(good) == shelf.config
     for change in ({"artifacts": ""}, {"capacity": 0}, {"capacity": True}, {"artifacts": "s3://bucket"}):
         with pytest.raises(ValueError, match=r"must be|need a folder"):
-            ServingConfig.of({**good, **change})
+            PluginConfig.of({**good, **change})
     with pytest.raises(ValueError, match="unknown key 'nonsense'"):
-        ServingConfig.of({**good, "nonsense": 1})
+        PluginConfig.of({**good, "nonsense": 1})
     with pytest.raises(ValueError, match="incomplete"):
-        ServingConfig.of({"artifacts": "x"})
+        PluginConfig.of({"artifacts": "x"})
     server = SimpleNamespace(unified_cache_external_linker_config=shelf.config.flag())
-    assert ServingConfig.of_server(server) == shelf.config
-    assert ServingConfig.of_server(SimpleNamespace()) is None
+    assert PluginConfig.of_server(server) == shelf.config
+    assert PluginConfig.of_server(SimpleNamespace()) is None
 
 
 def test_flags_name_what_a_server_needs(shelf: Shelf) -> None:
@@ -290,7 +290,7 @@ def test_ranks_together_hold_header_and_memory(size: int) -> None:
     manifest = SimpleNamespace(tokens=6)
     keys, values = torch.randn(2, 4, 6, 5), torch.randn(2, 4, 6, 5)
     artifact: Any = SimpleNamespace(manifest=manifest, tensor=lambda name: keys if name == "keys" else values)
-    prefix = Prefix("f", (1, 2, 3), 2, 8, header, header + 1)
+    prefix = Header("f", (1, 2, 3), 2, 8, header, header + 1)
     whole = torch.cat((header, keys), 2), torch.cat((header + 1, values), 2)
     shares = [Share(slice(0, 2), heads_of(4, size, rank)) for rank in range(size)]
     ranks = [Pages(prefix, artifact, share) for share in shares]
@@ -302,7 +302,7 @@ def test_ranks_together_hold_header_and_memory(size: int) -> None:
                 assert torch.equal(joined, whole[i][layer, :, start:stop].transpose(0, 1).bfloat16())
 
 
-def test_pages_of_another_shape_or_number_are_refused(prefix: Prefix, memory: Artifact) -> None:
+def test_pages_of_another_shape_or_number_are_refused(prefix: Header, memory: Artifact) -> None:
     share = Share(slice(0, 2), slice(0, 1))
     with pytest.raises(ArtifactError, match="has the shape"):
         Pages(replace(prefix, keys=prefix.keys[:1], values=prefix.values[:1]), memory, share)
@@ -319,9 +319,9 @@ def asked(shelf: Shelf, artifact: Artifact, tiny: LoadedModel, **changes: Any) -
 
 
 def test_admission_of_batches(
-    tiny: LoadedModel, shelf: Shelf, memory: Artifact, prefix: Prefix, artifacts: Artifacts
+    tiny: LoadedModel, shelf: Shelf, memory: Artifact, prefix: Header, artifacts: Artifacts
 ) -> None:
-    admission = Admission(prefix, artifacts, SECRET, 1)
+    admission = RequestChecks(prefix, artifacts, SECRET, 1)
     soft = shelf.publish(embeds_artifact(tiny, TEXT, "mira"))
     first, second = asked(shelf, memory, tiny), asked(shelf, soft, tiny)
     both = SimpleNamespace(
@@ -343,12 +343,12 @@ def test_admission_of_batches(
 
 
 def test_pages_must_fit(
-    tiny: LoadedModel, shelf: Shelf, memory: Artifact, prefix: Prefix, artifacts: Artifacts
+    tiny: LoadedModel, shelf: Shelf, memory: Artifact, prefix: Header, artifacts: Artifacts
 ) -> None:
     with pytest.raises(EngineError, match="compile with --option multiple=64"):
-        Admission(prefix, artifacts, SECRET, 64).check(asked(shelf, memory, tiny))
+        RequestChecks(prefix, artifacts, SECRET, 64).check(asked(shelf, memory, tiny))
     padded = shelf.publish(artifact_of("kv", tiny, multiple=64))
-    assert Admission(prefix, artifacts, SECRET, 64).check(asked(shelf, padded, tiny)) == [None]
+    assert RequestChecks(prefix, artifacts, SECRET, 64).check(asked(shelf, padded, tiny)) == [None]
     assert (len(tiny.chat.header) + padded.manifest.tokens) % 64 == 0
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from memkit.artifact.format import Artifact
-from memkit.engine.sglang.plugin.config import ServingConfig
+from memkit.engine.sglang.plugin.config import PluginConfig
 from memkit.engine.sglang.plugin.protocol import Claim, tenant_key
 from memkit.errors import ArtifactError, BankError, MissingExtraError
 
@@ -85,7 +85,7 @@ class RemoteFiles:
         temporary.replace(path)
 
 
-def files_of(config: ServingConfig) -> Files:
+def files_of(config: PluginConfig) -> Files:
     """The files that a configuration names."""
     if "://" in config.artifacts:
         return RemoteFiles(config.artifacts, Path(config.cache))

@@ -25,8 +25,8 @@ from sglang.srt.runtime_context import get_parallel
 
 from memkit.engine.sglang.plugin import scheduler_guard
 from memkit.engine.sglang.plugin.artifact_files import Artifacts, files_of
-from memkit.engine.sglang.plugin.config import ServingConfig
-from memkit.engine.sglang.plugin.header import Prefix
+from memkit.engine.sglang.plugin.config import PluginConfig
+from memkit.engine.sglang.plugin.header import Header
 from memkit.engine.sglang.plugin.kv_pages import Pages, Share, heads_of, require_pooled
 from memkit.engine.sglang.plugin.protocol import PLACEHOLDER, Claim, page_hashes
 from memkit.errors import ArtifactError, ConfigError, EngineError, MemkitError
@@ -70,8 +70,8 @@ class MemkitLinker(UnifiedCacheLinker):  # type: ignore[misc] # SGLang is not in
         forward_stream: Any = None,
     ) -> None:
         scheduler_guard.require_installed()
-        config = ServingConfig.of(extra_config)
-        self.prefix = Prefix.open(config.prefix)
+        config = PluginConfig.of(extra_config)
+        self.prefix = Header.open(config.prefix)
         self.artifacts = Artifacts(files_of(config), config.capacity)
         self.page = int(params.page_size)
         self.pool = params.token_to_kv_pool_allocator.get_kvcache()
@@ -220,7 +220,7 @@ class MemkitLinker(UnifiedCacheLinker):  # type: ignore[misc] # SGLang is not in
         self._thread.shutdown()
 
 
-def _share(prefix: Prefix, pool: Any) -> Share:
+def _share(prefix: Header, pool: Any) -> Share:
     """This rank's part of the model's keys and values. Raises `EngineError` for a pool of another layout."""
     buffers = getattr(pool, "k_buffer", None)
     if not buffers or buffers[0].dim() != 3 or getattr(pool, "use_hnd", False):

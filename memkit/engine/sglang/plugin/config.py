@@ -12,7 +12,7 @@ CAPACITY = 4 << 30  # bytes
 
 
 @dataclass(frozen=True)
-class ServingConfig:
+class PluginConfig:
     """Where a server finds artifacts, and how many of them it keeps open.
 
     ``artifacts`` is the folder, or the URL that fsspec knows, with the bank's artifacts; ``prefix`` the file
@@ -37,7 +37,7 @@ class ServingConfig:
             raise ValueError("artifacts at a URL need a folder as cache")
 
     @classmethod
-    def of(cls, values: Mapping[str, Any] | None) -> ServingConfig:
+    def of(cls, values: Mapping[str, Any] | None) -> PluginConfig:
         """From the flags; raises `ValueError` for unknown, absent or wrong keys."""
         names = {field.name for field in fields(cls)}
         if unknown := sorted(set(values or {}) - names):
@@ -48,7 +48,7 @@ class ServingConfig:
             raise ValueError(f"the linker's configuration is incomplete: {error}") from error
 
     @classmethod
-    def of_server(cls, server_args: Any) -> ServingConfig | None:
+    def of_server(cls, server_args: Any) -> PluginConfig | None:
         """From a server's arguments; None where it was not started with memkit's linker."""
         given = getattr(server_args, "unified_cache_external_linker_config", None)
         if isinstance(given, str):

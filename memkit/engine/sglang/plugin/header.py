@@ -30,7 +30,7 @@ SECRET = "secret"
 
 
 @dataclass(frozen=True)
-class Prefix:
+class Header:
     """The header: its token ``ids``, and ``keys`` and ``values``, ``[layer, kv_head, token, head_dim]``.
 
     ``fingerprint`` is the model's; ``end`` the token that ends an answer; ``hidden`` the width of embeddings.
@@ -44,7 +44,7 @@ class Prefix:
     values: Tensor
 
     @classmethod
-    def open(cls, path: str | Path) -> Prefix:
+    def open(cls, path: str | Path) -> Header:
         """Read the file that `write` made. Raises `ArtifactError` when it is absent or not sound."""
         with Artifact.open(path) as artifact:
             manifest = artifact.manifest

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from memkit.artifact.format import Artifact
 from memkit.artifact.quantization import dequantized
-from memkit.engine.sglang.plugin.header import Prefix
+from memkit.engine.sglang.plugin.header import Header
 from memkit.errors import ArtifactError, EngineError
 
 POOLED = ("float32", "bfloat16", "float16")  # numbers of a pool that memkit writes
@@ -55,7 +55,7 @@ def require_pooled(dtype: torch.dtype) -> None:
 class Pages:
     """The header's and one artifact's keys and values: ``tokens`` positions, for one rank's pool."""
 
-    def __init__(self, prefix: Prefix, artifact: Artifact, share: Share) -> None:
+    def __init__(self, prefix: Header, artifact: Artifact, share: Share) -> None:
         self._header = prefix.keys, prefix.values
         memory = dequantized(artifact, "keys"), dequantized(artifact, "values")
         self._memory, self._share = memory, share

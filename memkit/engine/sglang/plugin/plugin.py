@@ -16,11 +16,11 @@ from typing import Any
 from memkit._version import __version__
 from memkit.engine.sglang.plugin import scheduler_guard
 from memkit.engine.sglang.plugin.artifact_files import Artifacts, files_of
-from memkit.engine.sglang.plugin.config import ServingConfig
-from memkit.engine.sglang.plugin.header import Prefix, read_secret
+from memkit.engine.sglang.plugin.config import PluginConfig
+from memkit.engine.sglang.plugin.header import Header, read_secret
 from memkit.engine.sglang.plugin.lora_adapters import Adapters
 from memkit.engine.sglang.plugin.protocol import ADAPTER, Claim
-from memkit.engine.sglang.plugin.request_checks import OVERRIDES, Admission, check_harmless, embedded
+from memkit.engine.sglang.plugin.request_checks import OVERRIDES, RequestChecks, check_harmless, embedded
 from memkit.errors import ArtifactError, BankError, EngineError, MemkitError
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def install() -> None:
         HookRegistry.register(f"{MANAGER}.{name}", hook, kind)
 
 
-class RefusedError(ValueError):
+class RequestRefusedError(ValueError):
     """A request that is not served; SGLang answers with the ``status_code``."""
 
     def __init__(self, error: MemkitError) -> None:
@@ -54,16 +54,16 @@ class RefusedError(ValueError):
         self.status_code = next((code for kind, code in kinds if isinstance(error, kind)), 400)
 
 
-class Serving:
+class Plugin:
     """What a server knows of its bank; ``problem`` says why it serves no artifacts, "" when it does."""
 
-    def __init__(self, manager: Any, config: ServingConfig) -> None:
+    def __init__(self, manager: Any, config: PluginConfig) -> None:
         arguments = manager.server_args
-        self.prefix = Prefix.open(config.prefix)
+        self.prefix = Header.open(config.prefix)
         self.artifacts = Artifacts(files_of(config), config.capacity)
         self.page = int(getattr(arguments, "page_size", None) or 1)
         secret = read_secret(config.secret)
-        self.admission = Admission(self.prefix, self.artifacts, secret, self.page)
+        self.admission = RequestChecks(self.prefix, self.artifacts, secret, self.page)
         self.adapters = Adapters(self.artifacts, self.prefix.fingerprint)
         self.fingerprint: str | None = None
         self.vocabulary: str | None = None
@@ -133,16 +133,16 @@ class Serving:
 
 def after_start(_result: None, manager: Any, *_arguments: Any, **_options: Any) -> None:
     """After SGLang's tokenizer manager was made: read the bank's files, and add memkit's routes."""
-    config = ServingConfig.of_server(manager.server_args)
+    config = PluginConfig.of_server(manager.server_args)
     if config is None:
         return
-    manager.memkit = Serving(manager, config)
+    manager.memkit = Plugin(manager, config)
     server = sys.modules.get(SERVER)  # absent where SGLang is used as a library
     if server is not None:
         _add_routes(server.app, manager.memkit)
 
 
-def _add_routes(app: Any, serving: Serving) -> None:
+def _add_routes(app: Any, serving: Plugin) -> None:
     from starlette.requests import Request
     from starlette.responses import JSONResponse, Response
 
@@ -160,7 +160,7 @@ def _add_routes(app: Any, serving: Serving) -> None:
             serving.admission.authorize(claim, asked["cache_salt"])
             artifact = serving.artifacts.get(claim, serving.prefix.fingerprint, verify=False)
         except MemkitError as error:
-            refused = RefusedError(error)
+            refused = RequestRefusedError(error)
             return JSONResponse({"error": {"message": str(refused)}}, refused.status_code)
         except (KeyError, TypeError, ValueError):
             return JSONResponse({"error": {"message": "memkit: give extra_key and cache_salt"}}, 400)
@@ -173,11 +173,11 @@ def _add_routes(app: Any, serving: Serving) -> None:
 def before_request(manager: Any, obj: Any, *_arguments: Any, **_options: Any) -> None:
     """Before SGLang takes a request: refuse it, or put its memory embeddings in place.
 
-    Raises `RefusedError`, which SGLang turns into an answer with its status code.
+    Raises `RequestRefusedError`, which SGLang turns into an answer with its status code.
     """
     from sglang.srt.managers.embed_types import PositionalEmbeds
 
-    serving: Serving | None = getattr(manager, "memkit", None)
+    serving: Plugin | None = getattr(manager, "memkit", None)
     try:
         check_harmless(obj, PositionalEmbeds, int(manager.model_config.vocab_size))
         if serving is None:
@@ -191,7 +191,7 @@ def before_request(manager: Any, obj: Any, *_arguments: Any, **_options: Any) ->
             single = not isinstance(obj.input_ids[0], list)
             setattr(obj, OVERRIDES, embedded(found, PositionalEmbeds, single))
     except MemkitError as error:
-        raise RefusedError(error) from error
+        raise RequestRefusedError(error) from error
 
 
 def _without_bank(obj: Any) -> None:
@@ -203,7 +203,7 @@ def _without_bank(obj: Any) -> None:
 
 async def around_load(original: Callable[..., Any], manager: Any, obj: Any, *rest: Any) -> Any:
     """Around the loading of a LoRA: one that is an artifact is read from the bank."""
-    serving: Serving | None = getattr(manager, "memkit", None)
+    serving: Plugin | None = getattr(manager, "memkit", None)
     if serving is not None:
         try:
             obj.lora_path = serving.adapters.path(obj.lora_name, obj.lora_path)
@@ -222,7 +222,7 @@ async def around_load_tensors(original: Callable[..., Any], manager: Any, obj: A
 async def around_unload(original: Callable[..., Any], manager: Any, obj: Any) -> Any:
     """Around the unloading of a LoRA: the files of an artifact go with it."""
     result = await original(manager, obj)
-    serving: Serving | None = getattr(manager, "memkit", None)
+    serving: Plugin | None = getattr(manager, "memkit", None)
     if serving is not None and result.success:
         serving.adapters.unloaded(str(obj.lora_name))
     return result

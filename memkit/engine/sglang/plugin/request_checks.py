@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from memkit.engine.sglang.plugin.artifact_files import Artifacts
-from memkit.engine.sglang.plugin.header import Prefix
+from memkit.engine.sglang.plugin.header import Header
 from memkit.engine.sglang.plugin.protocol import ADAPTER, PLACEHOLDER, SCHEME, Claim, salt
 from memkit.errors import EngineError
 
@@ -69,10 +69,10 @@ def _biased(sampling: Any) -> list[int]:
         raise EngineError("logit_bias names no tokens") from error
 
 
-class Admission:
+class RequestChecks:
     """The checks of one server's requests that name artifacts. ``page`` is its page size in tokens."""
 
-    def __init__(self, prefix: Prefix, artifacts: Artifacts, secret: bytes, page: int) -> None:
+    def __init__(self, prefix: Header, artifacts: Artifacts, secret: bytes, page: int) -> None:
         self.prefix, self.artifacts, self.page = prefix, artifacts, page
         self._secret = secret
 

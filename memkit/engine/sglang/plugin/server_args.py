@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memkit.engine.sglang.plugin.config import CAPACITY, ServingConfig
+from memkit.engine.sglang.plugin.config import CAPACITY, PluginConfig
 from memkit.engine.sglang.plugin.header import make_secret, write
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class ServerFlags:
         if self.batched > self.loaded:
             raise ValueError(f"batched must be at most loaded ({self.loaded}), got {self.batched}")
 
-    def of(self, model_path: str, config: ServingConfig, dtype: str) -> list[str]:
+    def of(self, model_path: str, config: PluginConfig, dtype: str) -> list[str]:
         """The flags, for a server of the model at that path."""
         flags = ["--model-path", model_path, "--dtype", dtype, "--page-size", str(self.page)]
         flags += ["--enable-unified-cache-external-linker"]
@@ -59,7 +59,7 @@ class ServerFlags:
 
 def prepare(
     home: Path, base: LoadedModel, artifacts: str | None = None, capacity: int = CAPACITY
-) -> ServingConfig:
+) -> PluginConfig:
     """Make what a server needs to serve the bank at ``home`` with this model: the header and the secret.
 
     ``artifacts`` is their URL, where they are not in the bank's folder. Raises `ConfigError` when the bank
@@ -67,7 +67,7 @@ def prepare(
     """
     home = home.absolute()
     folder = home / FOLDER
-    return ServingConfig(
+    return PluginConfig(
         artifacts or str(home / "artifacts"),
         str(write(base, folder)),
         str(make_secret(folder)),
