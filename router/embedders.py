@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Sequence
 from typing import Protocol
@@ -10,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from memkit.config import Config
 from memkit.errors import ConfigError
 from memkit.router.question import memory_words, question_text, weighted_words
 from memkit.validation import check_embedder
@@ -128,10 +128,10 @@ class HybridEmbedder:
 def resolve_embedder(chosen: str | Embedder | None) -> Embedder:
     """An embedder by name: ``lexical``, ``sentence`` or ``hybrid``; the latter two also ``name:MODEL``.
 
-    None takes ``MEMKIT_EMBEDDER``, else ``lexical``. Raises `ConfigError` for another name,
+    None takes that of `memkit.config.Config.load`. Raises `ConfigError` for another name,
     `MissingExtraError` where the extra ``embed`` is needed and absent.
     """
-    chosen = chosen or os.environ.get("MEMKIT_EMBEDDER") or "lexical"
+    chosen = chosen or Config.load().embedder
     if not isinstance(chosen, str):
         check_embedder(chosen)
         return chosen

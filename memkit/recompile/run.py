@@ -1,144 +1,39 @@
-"""One recompilation: bounded, resumable, and the same however often it is started.
+"""One recompilation: bounded, resumable and idempotent.
 
-What is done is in the bank, and what is half done in its ``unfinished`` files, so that a run that was
-killed leaves no state of its own behind: the next one plans anew, and goes on.
+Finished compilations are in the bank, half-finished ones in its ``unfinished`` files. A run that is killed
+therefore leaves no state of its own: the next one plans again and continues.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
 
 from memkit.bank import Receipt
 from memkit.bank.owners import Owner
-from memkit.compilers.base import Progress as Reporting
-from memkit.compilers.base import Step, silent
-from memkit.errors import BankBusyError, BankError, MemkitError, NotFoundError, VerificationError
+from memkit.compilers.base import Step
+from memkit.errors import NotFoundError
 from memkit.memory import Memory
-from memkit.observability.events import Observer
-from memkit.pipeline.compile_queue import Job, JobOutcome, JobProgress, StopRequestedError
+from memkit.pipeline.compile_queue import Job, JobOutcome, JobProgress
+from memkit.recompile.executors import Executor
 from memkit.recompile.plan import Plan, Scope, Skipped, Task
-
-if TYPE_CHECKING:
-    from memkit.recompile.executors import Executor
-
-log = logging.getLogger("memkit.recompile")
-Status = Literal["compiled", "refused", "failed", "busy", "forgotten", "unfinished", "left"]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a worker needs to open the bank and compile as its parent would; all of it can be sent."""
-
-    home: Path
-    model: str = "nano"
-    compiler: str = "lcc"
-    options: Mapping[str, Any] = field(default_factory=dict)
-    embedder: str | None = None
-    database: str | None = None
-    artifacts: str | None = None
-
-    def open(self, observer: Observer | None = None) -> Memory:
-        """A memory that belongs to nobody in particular: `Memory.of` makes it somebody's."""
-        return Memory(
-            self.home,
-            self.model,
-            compiler=self.compiler,
-            options=self.options,
-            embedder=self.embedder,
-            database=self.database,
-            artifacts=self.artifacts,
-            observer=observer,
-        )
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a task; ``reason`` says why it is not "compiled".
-
-    "refused": the admission gate, "busy": another process compiles it, "unfinished": the budget ended and
-    the next run goes on, "left": not begun.
-    """
-
-    user: str
-    memory_id: str
-    title: str
-    status: Status
-    reason: str = ""
-    version: int = 0
-    seconds: float = 0.0
-    flops: float = 0.0
-    nbytes: int = 0
+from memkit.recompile.worker import Outcome, log, run_task, without
 
 
 @dataclass(frozen=True)
 class Report:
-    """All outcomes of a run, and what was planned away."""
+    """All outcomes of a run, what its plan skipped, and what it forgot for its age (``expired``, by user).
+
+    ``unchanged`` counts memories, ``seconds`` is wall time.
+    """
 
     outcomes: tuple[Outcome, ...]
     skipped: tuple[Skipped, ...]
     unchanged: int
     seconds: float
     expired: Mapping[str, Sequence[Receipt]] = field(default_factory=dict)
-
-
-UNEXPECTED = "an unexpected {}; the log tells more"
-
-
-class _BudgetSpentError(Exception):
-    """The budget is spent; not an error of the compilation."""
-
-
-def run_task(
-    memory: Memory, task: Task, keep: int | None, deadline: float | None, progress: Reporting = silent
-) -> Outcome:
-    """Do one task; ``deadline`` is a Unix time. Whatever goes wrong with it is its outcome, and no error."""
-
-    def step(done: Step) -> None:
-        progress(done)
-        if deadline is not None and time.time() > deadline:
-            raise _BudgetSpentError
-
-    status: Status
-    try:
-        info, made = memory.of(Owner.of(task.user)).compiled(task.memory_id, progress=step)
-        if keep is not None:
-            memory.bank.versions.prune(task.user, task.memory_id, keep)
-        return Outcome(*_names(task), "compiled", "", info.version, made.seconds, made.flops, len(made.data))
-    except _BudgetSpentError:
-        status, reason = "unfinished", "the budget ended; the next run goes on where this one was"
-    except NotFoundError:
-        status, reason = "forgotten", "it was forgotten meanwhile"
-    except BankBusyError as error:
-        status, reason = "busy", str(error)
-    except VerificationError as error:
-        status, reason = "refused", str(error)
-    except MemkitError as error:
-        status, reason = "failed", str(error)
-        _note(memory, task, reason)
-    except StopRequestedError:
-        raise
-    except Exception as error:  # of a library: one memory must not end the others' night
-        log.error("compiling memory %s ended unexpectedly", task.memory_id, exc_info=error)
-        status, reason = "failed", UNEXPECTED.format(type(error).__name__)
-        _note(memory, task, reason)
-    return Outcome(*_names(task), status, reason)
-
-
-def _note(memory: Memory, task: Task, reason: str) -> None:
-    """Have the memory's owner see why; what a compiler or the gate refused is noted already."""
-    try:
-        if memory.bank.get(task.user, task.memory_id).error != reason:
-            memory.bank.fail(task.user, task.memory_id, reason)
-    except BankError:  # forgotten meanwhile, or the catalog is what went wrong
-        return
 
 
 def compile_job(memory: Memory, job: Job) -> None:
@@ -174,23 +69,13 @@ def job_outcome(found: Outcome) -> JobOutcome:
     return JobOutcome(Owner.of(found.user).user, *kept)
 
 
-@lru_cache(maxsize=1)
-def _opened(key: str, home: Path) -> Memory:
-    return Settings(home, **json.loads(key)).open()
-
-
-def run_task_in_worker(settings: Settings, task: Task, keep: int, deadline: float | None) -> Outcome:
-    """Do one task in a process of its own, which keeps the model for the next one."""
-    values = {name: value for name, value in vars(settings).items() if name != "home"}
-    memory = _opened(json.dumps(values, sort_keys=True, default=dict), settings.home)
-    return run_task(memory, task, keep, deadline)
-
-
-def recompile(plan: Plan, scope: Scope, executor: Executor, on_outcome: Any = None) -> Report:
+def recompile(
+    plan: Plan, scope: Scope, executor: Executor, on_outcome: Callable[[Outcome], object] | None = None
+) -> Report:
     """Carry out a plan. An interruption loses nothing: what was compiled is published.
 
-    ``on_outcome`` is called with each `Outcome` as it comes. Tasks that do not fit what is left of the
-    budget are not begun, but for the first one, of which a part is done every night.
+    ``on_outcome`` is called with each `Outcome` as it comes. A task that does not fit the rest of the budget
+    is not started, except the first: a part of it is done every night.
     """
     started, deadline = time.monotonic(), None if scope.budget is None else time.time() + scope.budget
     outcomes, left = list[Outcome](), list[Outcome]()
@@ -199,7 +84,7 @@ def recompile(plan: Plan, scope: Scope, executor: Executor, on_outcome: Any = No
         for number, task in enumerate(plan.tasks):
             room = None if deadline is None else deadline - time.time()
             if room is not None and (room <= 0 or (number and (task.seconds or 0.0) > room)):
-                left.append(Outcome(*_names(task), "left", "the budget ended before it"))
+                left.append(without(task, "left", "the budget ended before it"))
             else:
                 yield task
 
@@ -212,9 +97,9 @@ def recompile(plan: Plan, scope: Scope, executor: Executor, on_outcome: Any = No
 
 
 def expire(memory: Memory, users: Sequence[str] | None, now: datetime) -> dict[str, list[Receipt]]:
-    """Forget what is older than its user's policy allows; what was forgotten, by user.
+    """Forget what is older than its user's policy allows; returns the receipts by user.
 
-    What remains is left for the recompilation.
+    What remains of a memory is compiled by the recompilation.
     """
     done = dict[str, list[Receipt]]()
     for user in memory.bank.tenants() if users is None else users:
@@ -225,7 +110,3 @@ def expire(memory: Memory, users: Sequence[str] | None, now: datetime) -> dict[s
         for memory_id, spans in memory.bank.deletion.expired(user, now - timedelta(days=days)):
             done.setdefault(user, []).extend(one.forget(memory_id, spans=spans or None, compile=False))
     return done
-
-
-def _names(task: Task) -> tuple[str, str, str]:
-    return task.user, task.memory_id, task.title

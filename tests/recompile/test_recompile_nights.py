@@ -21,7 +21,8 @@ from memkit.pipeline.admission import AdmissionConfig
 from memkit.recompile.advice import AdvisorConfig
 from memkit.recompile.executors import InProcess
 from memkit.recompile.plan import Scope, Task, plan
-from memkit.recompile.run import Report, recompile, run_task
+from memkit.recompile.run import Report, recompile
+from memkit.recompile.worker import run_task
 from memkit.testing import TEXT, TINY_OPTIONS
 
 ALWAYS = AdvisorConfig(enabled=False)
