@@ -259,9 +259,3 @@ def template() -> str:
             "",
         ]
     return "\n".join(lines)
-
-
-def shared() -> dict[str, str | None]:
-    """Where the shared parts of a bank are."""
-    config = Config.load()
-    return {"database": config.database, "artifacts": config.artifacts}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from datetime import UTC, datetime
@@ -16,7 +15,7 @@ from memkit.artifact.signing import Signer
 from memkit.bank import Bank, MemoryInfo, Receipt
 from memkit.bank.owners import Owner
 from memkit.compilers.base import Compiled, Progress, Step, silent
-from memkit.config import expanded, shared
+from memkit.config import Config, expanded
 from memkit.document import Document, Span
 from memkit.engine.base import Engine
 from memkit.errors import ConfigError
@@ -80,18 +79,18 @@ class Memory:
         self.whose = Owner(user, tenant)
         self.compiler, self.options, self.keep = compiler, dict(options or {}), keep
         registry.check(compiler, self.options)  # a wrong option is an error now, not tonight
-        gate, embedding = resolve_gate(gate), resolve_embedder(embedder)
-        key = os.environ.get("MEMKIT_SIGNING_KEY")
-        self.signer = signer or (Signer.from_file(expanded(key)) if key else None)
+        config = Config.load()
+        gate, embedding = resolve_gate(gate), resolve_embedder(embedder or config.embedder)
+        self.signer = signer or (Signer.from_file(config.signing_key) if config.signing_key else None)
         if isinstance(path, Bank):
             self.bank = path
         elif path is not None:
             self.bank = Bank(expanded(path), database=database, artifacts=artifacts)
         else:
-            self.bank = Bank(default_home(), **shared())
+            self.bank = Bank(config.home, database=config.database, artifacts=config.artifacts)
         self._clock = clock or _utc_now
         self.observer = observer or LogObserver()
-        self._model = model or os.environ.get("MEMKIT_MODEL") or "nano"
+        self._model = model or config.model
         self._engine, self._local = engine, _local(engine)
         self.router = Router(self.bank, self.owner, lambda: self.engine, embedding, gate)
         self.admission, self.advisor = admission or AdmissionConfig(), advisor
@@ -393,11 +392,8 @@ def _local(engine: Engine | None) -> TransformersEngine | None:
 
 
 def default_home() -> Path:
-    """``MEMKIT_HOME``, else the platform's folder for user data."""
-    from platformdirs import user_data_path
-
-    home = os.environ.get("MEMKIT_HOME")
-    return expanded(home) if home else user_data_path("memkit", appauthor=False)
+    """The bank's folder where none is named: that of `memkit.config.Config.load`."""
+    return Config.load().home
 
 
 __all__ = ["MAX_CHARACTERS", "Answer", "Memory", "MessageLike", "Part", "Trace", "default_home"]
