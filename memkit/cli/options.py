@@ -192,11 +192,15 @@ def open_memory(
     The model is loaded, and SGLang servers are asked, when an answer or a compilation needs them. Storing,
     listing, searching by words and forgetting need neither, and import neither.
     """
+    owner = user if not isinstance(user, str | None) else owner_option(user)
+    return open_configured(load_config(home, model, engine=engine, urls=urls, **settings), owner)
+
+
+def open_configured(config: Config, owner: Owner) -> Memory:
+    """As `open_memory`, of a configuration."""
     from memkit.engine.factory import memory_arguments
     from memkit.memory import Memory
 
-    owner = user if not isinstance(user, str | None) else owner_option(user)
-    config = load_config(home, model, engine=engine, urls=urls, **settings)
     return Memory(**memory_arguments(config), user=owner.user, tenant=owner.tenant)
 
 

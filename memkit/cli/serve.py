@@ -121,7 +121,9 @@ def serve(
         quiet=True,
     )
     quiet_libraries()
-    run(create_app(config), host, port, Output())
+    app = create_app(config)
+    app.state.services.load()  # what is wrong with the model or the engine is said before anybody connects
+    run(app, host, port, Output())
 
 
 def run(app: Any, host: str, port: int, output: Output) -> None:
