@@ -27,6 +27,7 @@ from memkit.memory import Memory
 from memkit.pipeline import admission
 from memkit.pipeline.admission import AdmissionConfig
 from memkit.recompile import run as run_module
+from memkit.recompile import worker as worker_module
 from memkit.recompile.advice import AdvisorConfig, advise, tabular
 from memkit.recompile.executors import InProcess, create_executor
 from memkit.recompile.plan import Plan, Scope, Task, plan
@@ -177,7 +178,9 @@ def test_a_budget_ends_in_the_middle_and_the_next_run_goes_on(
         return lambda done: steps.append((done.phase, done.step))
 
     clock = count()  # a second passes whenever somebody looks
-    monkeypatch.setattr(run_module, "time", SimpleNamespace(time=clock.__next__, monotonic=time.monotonic))
+    counted = SimpleNamespace(time=clock.__next__, monotonic=time.monotonic)
+    monkeypatch.setattr(run_module, "time", counted)
+    monkeypatch.setattr(worker_module, "time", counted)
     scope = Scope(advisor=ALWAYS, budget=3.5)
     report = recompile(plan(memory, scope), scope, InProcess(memory, look))
     assert statuses(report) == ["unfinished", "left"]
