@@ -99,7 +99,7 @@ results-run: $(VENV)/.memkit-dev
 	$(BIN)/memkit bench compile --paper-steps 0 --tokens 200 --model smollm2 --json results/6-smollm2-costs.json
 	$(BIN)/memkit bench ttft --json results/7-nano-first-token.json
 	$(BIN)/python -m memkit.evals.calibrate_admission results/2-*.json results/3-*.json results/4-*.json results/5-*.json \
-		--json results/8-nano-admission.json --out memkit/thresholds.json
+		--json results/8-nano-admission.json --out memkit/pipeline/thresholds.json
 	$(BIN)/memkit eval generated:$(ROUTED) --study router --compilers lcc --json results/10-nano-router-lcc.json
 	$(BIN)/memkit eval generated:$(ROUTED_LORA) --study router --compilers lora --json results/10-nano-router-lora.json
 	$(EVAL) generated:$(DOCUMENTS) --compilers lora --baselines full,none --json results/15-nano-lora.json

@@ -29,7 +29,7 @@ class _Default:
                     self._root.close()
                 self._root, self._key = made, key
             root = self._root
-        return root.of(user)
+        return root.for_user(user)
 
 
 memory = _Default().memory

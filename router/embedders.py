@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from memkit import registry
 from memkit.errors import ConfigError
 from memkit.router.question import memory_words, question_text, weighted_words
 from memkit.validation import check_embedder
@@ -125,25 +126,22 @@ class HybridEmbedder:
         return np.concatenate(scaled, axis=-1, dtype=np.float32)
 
 
-def resolve_embedder(chosen: str | Embedder | None) -> Embedder:
-    """An embedder by name: ``lexical``, ``sentence`` or ``hybrid``; the latter two also ``name:MODEL``.
+def lexical_embedder(argument: str = "") -> Embedder:
+    """The embedder ``lexical``. Raises `ConfigError` for an ``argument``, of which it has none."""
+    if argument:
+        raise ConfigError(f"the embedder 'lexical' takes no model, got {argument!r:.80}")
+    return LexicalEmbedder()
 
-    None takes ``MEMKIT_EMBEDDER``, else ``lexical``. Raises `ConfigError` for another name,
-    `MissingExtraError` where the extra ``embed`` is needed and absent.
+
+def resolve_embedder(chosen: str | Embedder | None) -> Embedder:
+    """An embedder, or the one of that name: ``lexical``, ``sentence``, ``hybrid``, the latter two also with
+    a model (``sentence:MODEL``), or one that is registered under the entry-point group ``memkit.embedders``.
+    None means ``MEMKIT_EMBEDDER``, else ``lexical``.
+
+    Raises `ConfigError` for an unknown name and for what is no embedder, `MissingExtraError` where the extra
+    ``embed`` is needed and absent.
     """
     chosen = chosen or os.environ.get("MEMKIT_EMBEDDER") or "lexical"
-    if not isinstance(chosen, str):
-        check_embedder(chosen)
-        return chosen
-    kind, _, model = chosen.partition(":")
-    if kind == "lexical" and not model:
-        return LexicalEmbedder()
-    if kind in ("sentence", "hybrid"):
-        from memkit.router.embedder_sentence import MINILM, SentenceEmbedder
-
-        meaning = SentenceEmbedder(model or MINILM)
-        return meaning if kind == "sentence" else HybridEmbedder(meaning)
-    raise ConfigError(
-        f"unknown embedder {chosen!r:.80}; there are lexical, sentence and hybrid, the latter two also "
-        "with a model: sentence:MODEL"
-    )
+    made = registry.embedder(chosen) if isinstance(chosen, str) else chosen
+    check_embedder(made)
+    return made

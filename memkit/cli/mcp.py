@@ -64,7 +64,7 @@ def mcp(
 
     options, owner = compiler_options(option, ratio), owner_option(user, tenant)
     with open_memory(home, model, owner, compiler=compiler, options=options, embedder=embedder) as memory:
-        jobs = Jobs(memory, QUEUE, 5) if background else None
+        jobs = Jobs(memory, QUEUE) if background else None
         try:
             if jobs is not None:
                 jobs.resume()

@@ -13,8 +13,8 @@ from memkit.compilers.base import Estimate
 from memkit.errors import ConfigError
 
 if TYPE_CHECKING:
-    from memkit.memory import Memory
     from memkit.models.loading import LoadedModel
+    from memkit.pipeline.context import Context
 
 QUESTION = 24  # tokens of a question, about
 USUAL_RATIO = 16.0  # tokens for each position of an artifact, where a compiler names none
@@ -87,14 +87,14 @@ def advise(
     return Advice(not reason, reason, tokens, table, info.asked, by_text, by_latent, break_even)
 
 
-def objection(memory: Memory, info: MemoryInfo, config: AdvisorConfig) -> str:
+def objection(context: Context, info: MemoryInfo, config: AdvisorConfig) -> str:
     """Why a memory is better left on its text, or "". Only its model's tokenizer is needed."""
     from memkit.pipeline.compile import snapshot
 
     if not config.enabled:
         return ""
-    source, _ = snapshot(memory, info)
-    tokens = memory.local.count_tokens(source.text)
+    source, _ = snapshot(context, info)
+    tokens = context.embedded.count_tokens(source.text)
     return _against(info, tokens, tabular(source.text), config, datetime.now(UTC))
 
 

@@ -10,27 +10,26 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from memkit.bank import Receipt
 from memkit.bank.owners import Owner
 from memkit.compilers.base import Progress as Reporting
-from memkit.compilers.base import Step, silent
-from memkit.errors import BankBusyError, BankError, MemkitError, NotFoundError, VerificationError
+from memkit.compilers.base import silent
 from memkit.memory import Memory
 from memkit.observability.events import Observer
-from memkit.pipeline.compile_queue import Job, JobOutcome, JobProgress, StopRequestedError
+from memkit.pipeline.compile_job import Status, try_compile
+from memkit.pipeline.compile_queue import JobOutcome
 from memkit.recompile.plan import Plan, Scope, Skipped, Task
 
 if TYPE_CHECKING:
     from memkit.recompile.executors import Executor
 
 log = logging.getLogger("memkit.recompile")
-Status = Literal["compiled", "refused", "failed", "busy", "forgotten", "unfinished", "left"]
 
 
 @dataclass(frozen=True)
@@ -89,83 +88,15 @@ class Report:
     expired: Mapping[str, Sequence[Receipt]] = field(default_factory=dict)
 
 
-UNEXPECTED = "an unexpected {}; the log tells more"
-
-
-class _BudgetSpentError(Exception):
-    """The budget is spent; not an error of the compilation."""
-
-
 def run_task(
     memory: Memory, task: Task, keep: int | None, deadline: float | None, progress: Reporting = silent
 ) -> Outcome:
     """Do one task; ``deadline`` is a Unix time. Whatever goes wrong with it is its outcome, and no error."""
-
-    def step(done: Step) -> None:
-        progress(done)
-        if deadline is not None and time.time() > deadline:
-            raise _BudgetSpentError
-
-    status: Status
-    try:
-        info, made = memory.of(Owner.of(task.user)).compiled(task.memory_id, progress=step)
-        if keep is not None:
-            memory.bank.versions.prune(task.user, task.memory_id, keep)
-        return Outcome(*_names(task), "compiled", "", info.version, made.seconds, made.flops, len(made.data))
-    except _BudgetSpentError:
-        status, reason = "unfinished", "the budget ended; the next run goes on where this one was"
-    except NotFoundError:
-        status, reason = "forgotten", "it was forgotten meanwhile"
-    except BankBusyError as error:
-        status, reason = "busy", str(error)
-    except VerificationError as error:
-        status, reason = "refused", str(error)
-    except MemkitError as error:
-        status, reason = "failed", str(error)
-        _note(memory, task, reason)
-    except StopRequestedError:
-        raise
-    except Exception as error:  # of a library: one memory must not end the others' night
-        log.error("compiling memory %s ended unexpectedly", task.memory_id, exc_info=error)
-        status, reason = "failed", UNEXPECTED.format(type(error).__name__)
-        _note(memory, task, reason)
-    return Outcome(*_names(task), status, reason)
-
-
-def _note(memory: Memory, task: Task, reason: str) -> None:
-    """Have the memory's owner see why; what a compiler or the gate refused is noted already."""
-    try:
-        if memory.bank.get(task.user, task.memory_id).error != reason:
-            memory.bank.fail(task.user, task.memory_id, reason)
-    except BankError:  # forgotten meanwhile, or the catalog is what went wrong
-        return
-
-
-def compile_job(memory: Memory, job: Job) -> None:
-    """Do a job of the bank's queue: compile one memory, unless the advice is to leave it."""
-    if job.memory is None:
-        return
-    owner, memory_id = job.memory
-    at = job.now = JobProgress(Owner.of(owner).user, memory_id)
-
-    def step(done: Step) -> None:
-        memory.queue.stopping()
-        at.at(done)
-
-    task = Task(owner, memory_id, "", "", 0, None, None, None)
-    reason = ""
-    if not job.always:
-        try:
-            reason = memory.of(Owner.of(owner)).objection(memory_id)
-        except NotFoundError:
-            reason = ""  # compiling it says so
-    outcome = (
-        Outcome(owner, memory_id, "", "left", reason)
-        if reason
-        else run_task(memory, task, memory.keep, None, step)
+    context = memory.context.of(Owner.of(task.user))
+    context = replace(context, compiling=replace(context.compiling, keep=keep))
+    return Outcome(
+        *_names(task), **vars(try_compile(context, task.memory_id, deadline=deadline, progress=progress))
     )
-    job.again = outcome.status == "busy"
-    job.outcomes.append(job_outcome(outcome))
 
 
 def job_outcome(found: Outcome) -> JobOutcome:
@@ -221,7 +152,7 @@ def expire(memory: Memory, users: Sequence[str] | None, now: datetime) -> dict[s
         days = memory.bank.policies.get(user).keep_days
         if days is None:
             continue
-        one = memory.of(Owner.of(user))
+        one = memory.for_user(Owner.of(user))
         for memory_id, spans in memory.bank.deletion.expired(user, now - timedelta(days=days)):
             done.setdefault(user, []).extend(one.forget(memory_id, spans=spans or None, compile=False))
     return done

@@ -16,7 +16,6 @@ from memkit.engine.transformers.engine import TransformersEngine
 from memkit.memory import Memory
 from memkit.observability.events import LogObserver, Observers
 from memkit.observability.prometheus import Metrics
-from memkit.router.gate import resolve_gate
 from memkit.server.config import ServerConfig
 from memkit.server.identity import Caller, header_text
 from memkit.server.jobs import Jobs
@@ -41,13 +40,14 @@ class Services:
             options=config.options,
             engine=engine,
             embedder=config.embedder,
-            gate=resolve_gate(config.gate),
+            gate=config.gate,
+            keep=config.keep,
             observer=Observers(LogObserver(), self.metrics),
             database=config.database,
             artifacts=config.artifacts,
         )
         self.bank = self.root.bank
-        self.jobs = Jobs(self.root, config.queue, config.keep)
+        self.jobs = Jobs(self.root, config.queue)
         self.metrics.watch(self.jobs.age)
         self.rates = RateLimiter(config.rate)
         self._pool: MemoryPool | None = None
