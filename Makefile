@@ -2,6 +2,7 @@
 # make test      set up and check everything: lint, types, tests
 # make screenshots   pictures of the dashboard for docs/images/, with Chromium
 # make results   print RESULTS.md again from the measurements in results/
+# make figures   draw docs/images/why.svg, the figure of the README, from the measurements in results/
 # make docs      build the pages of docs/ into build/site
 # make results-run   measure again (an hour or two); SQUAD=FILE.jsonl adds SmolLM2 on its first 3 records,
 #                    DATA=FOLDER other data sets (see docs/howto/evaluate.md for their formats)
@@ -18,7 +19,7 @@ TRAIN = $(BIN)/memkit train-compressor --data generated --out $(COMPRESSORS) --o
 # The id of a checkpoint in a folder.
 ID = $$(sha256sum $(1)/checkpoint.json | cut -c1-64)
 
-.PHONY: help demo test lint types pytest screenshots docs compressors results results-run clean
+.PHONY: help demo test lint types pytest screenshots docs compressors results figures results-run clean
 
 help:
 	@sed -n '1,/^PYTHON/s/^# //p' Makefile
@@ -58,6 +59,9 @@ compressors: $(VENV)/.memkit-dev
 
 results: $(VENV)/.memkit-dev
 	$(BIN)/memkit eval results --report > RESULTS.md
+
+figures: $(VENV)/.memkit-dev
+	$(BIN)/python -m memkit.evals.why results docs/images/why.svg
 
 # The dashboard's tests look for faults of accessibility with axe-core; without npm they leave that out.
 NPM ?= npm
