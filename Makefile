@@ -61,7 +61,7 @@ results: $(VENV)/.memkit-dev
 	$(BIN)/memkit eval results --report > RESULTS.md
 
 figures: $(VENV)/.memkit-dev
-	$(BIN)/python -m memkit.evals.why results docs/images/why.svg
+	$(BIN)/python -m memkit.evals.reports.why results docs/images/why.svg
 
 # The dashboard's tests look for faults of accessibility with axe-core; without npm they leave that out.
 NPM ?= npm

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from memkit.evals.why import ANSWERS, METHODS, SPEED, figure
+from memkit.evals.reports.why import ANSWERS, METHODS, SPEED, figure
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 IMAGE = ROOT / "docs" / "images" / "why.svg"
 
 

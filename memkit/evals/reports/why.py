@@ -1,4 +1,6 @@
-"""The figure of the README, from the measurements on SmolLM2: ``python -m memkit.evals.why results OUT.svg``.
+"""The figure of the README, from the measurements on SmolLM2.
+
+    python -m memkit.evals.reports.why results OUT.svg
 
 Left, the time to first token behind an artifact and behind the whole text; right, the share of right answers,
 with the tokens of the prompt and the time to first token of each method.
@@ -12,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from memkit.evals.figures import bar, figure_of
+from memkit.evals.reports.plots import bar, figure_of
 
 SPEED, ANSWERS = "7-smollm2-first-token.json", "9-smollm2-bf16-selected.json"
 METHODS = {
