@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import builtins
-import os
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +17,10 @@ from memkit.artifact.signing import Signer
 from memkit.bank import Bank, MemoryInfo, Receipt
 from memkit.bank.owners import Owner
 from memkit.compilers.base import Compiled, Progress, silent
-from memkit.config import expanded, shared
+from memkit.config import Config, expanded
 from memkit.document import Document, Span
 from memkit.engine.base import Engine
+from memkit.engine.factory import create_engine
 from memkit.observability.events import LogObserver, Observer
 from memkit.pipeline import ingest
 from memkit.pipeline.admission import AdmissionConfig
@@ -47,26 +48,29 @@ if TYPE_CHECKING:  # they bring torch, which only compiling and answering need
 class Memory:
     """One user's memories in one bank, in front of one frozen model.
 
+    What is not given as an argument comes from ``config``, and that, where it is not given either, from the
+    environment and the configuration file (see `memkit.config.Config`).
+
     Args:
-        path: The bank or its folder (default: ``MEMKIT_HOME``, else the platform's data folder).
-        model: A name that `memkit.models.loading.load` knows, or a loaded model (default: ``MEMKIT_MODEL``,
-            else nano).
-        user: Whose memories are read and written, and nobody else's.
-        compiler: The compiler's name; ``options`` are its own.
-        engine: What answers (default: the embedded engine, which compiles in any case).
+        path: The bank or its folder (``config.home``).
+        model: A name that `memkit.models.loading.load` knows, or a loaded model (``config.model``).
+        user: Whose memories are read and written, and nobody else's ("default").
+        compiler: The compiler's name; ``options`` are its own (``config.compiler``, ``config.options``).
+        engine: What answers (``config.engine``); the embedded engine compiles in any case.
         embedder: What retrieves memories: "lexical" by words, "sentence" by meaning, "hybrid" by both, a name
-            that is registered under ``memkit.embedders``, or an embedder (default: ``MEMKIT_EMBEDDER``, else
-            lexical).
+            that is registered under ``memkit.embedders``, or an embedder (``config.embedder``).
         gate: What decides between artifact, text and neither: "auto", "rule", "entropy", "learned", a name
-            that is registered under ``memkit.gates``, a `GateConfig` or a `Gate`.
+            that is registered under ``memkit.gates``, a `GateConfig` or a `Gate` (``config.gate``).
         admission: The tests that an artifact must pass to be published.
         advisor: Which memories are left on their text.
-        signer: Signs artifacts (default: the key file that ``MEMKIT_SIGNING_KEY`` names, if any).
+        signer: Signs artifacts (the key file ``config.signing_key``, if any).
         clock: Tells the time, with its zone.
         observer: Is told of answers and compilations (default: log records).
-        database, artifacts: Of a bank that machines share (see `memkit.bank.Bank`).
+        database, artifacts: Of a bank that machines share (see `memkit.bank.Bank`). A ``path`` without them
+        is
+            a bank of this machine, unless ``config`` is given.
         tenant: The tenant of a server whose user this is; "" for none.
-        keep: Versions to keep of what is compiled in the background (default: all).
+        keep: Versions to keep of what is compiled in the background (``config.keep``; None: all).
 
     Raises `ConfigError` for arguments that are unknown or out of range, `BankError` for a bank that cannot be
     opened.
@@ -76,9 +80,9 @@ class Memory:
         self,
         path: str | Path | Bank | None = None,
         model: str | LoadedModel | None = None,
-        user: str = "default",
+        user: str | None = None,
         *,
-        compiler: str = "lcc",
+        compiler: str | None = None,
         options: Mapping[str, Any] | None = None,
         engine: Engine | None = None,
         embedder: str | Embedder | None = None,
@@ -92,32 +96,39 @@ class Memory:
         artifacts: str | None = None,
         tenant: str = "",
         keep: int | None = None,
+        config: Config | None = None,
     ) -> None:
         check_arguments(path, model, compiler, options, engine, keep, clock)
-        owner, chosen = Owner(user, tenant), dict(options or {})
-        registry.check(compiler, chosen)  # a wrong option is an error now, not tonight
-        embedding = resolve_embedder(embedder)
-        key = os.environ.get("MEMKIT_SIGNING_KEY")
-        signer = signer or (Signer.from_file(expanded(key)) if key else None)
-        if isinstance(path, Bank):
-            bank = path
-        elif path is not None:
-            bank = Bank(expanded(path), database=database, artifacts=artifacts)
-        else:
-            bank = Bank(default_home(), **shared())
-        engines = Engines(model or os.environ.get("MEMKIT_MODEL") or "nano", engine)
+        owner = Owner("default" if user is None else user, tenant)
+        config = _resolved(config, path, model, compiler, options, database, artifacts, keep)
+        registry.check(config.compiler, config.options)  # a wrong option is an error now, not tonight
+        embedding = resolve_embedder(embedder or config.embedder)
+        if signer is None and config.signing_key is not None:
+            signer = Signer.from_file(config.signing_key)
+        bank = path if isinstance(path, Bank) else None
+        self._opened_bank, self._created_engine = bank is None, None if engine else create_engine(config)
+        bank = bank or Bank(config.home, database=config.database, artifacts=config.artifacts)
+        loaded = None if model is None or isinstance(model, str) else model
+        engines = Engines(config, engine or self._created_engine, loaded)
+        compiling = CompileOptions(
+            config.compiler,
+            dict(config.options),
+            admission or AdmissionConfig(),
+            advisor,
+            signer,
+            config.keep,
+        )
         self.context = Context(
             bank,
             owner,
-            Router(bank, owner.name, lambda: engines.answering(owner.name), embedding, gate),
+            Router(bank, owner.name, lambda: engines.answering(owner.name), embedding, gate or config.gate),
             engines,
-            CompileOptions(compiler, chosen, admission or AdmissionConfig(), advisor, signer, keep),
+            compiling,
             CompileQueue(bank, lambda job: compile_job(self.context, job)),
             Usage(bank),
             observer or LogObserver(),
             clock or _utc_now,
         )
-        self._closes_bank = not isinstance(path, Bank)
         self._is_view = False  # of another's bank, engine and queue
 
     def for_user(self, user: str | Owner) -> Memory:
@@ -418,13 +429,15 @@ class Memory:
         return forget_and_check(self.context, memory_id, spans, questions, matching=matching)
 
     def close(self) -> None:
-        """Finish the compilation that runs, leave waiting ones for the next process, and close the bank if
-        this memory opened it. A memory from `for_user` has nothing of its own to close."""
+        """Finish the compilation that runs, leave waiting ones for the next process, and close the bank and
+        the engine if this memory opened them. A memory from `for_user` has nothing of its own to close."""
         if self._is_view:
             return
         self.queue.stop()
         self.context.usage.flush()
-        if self._closes_bank:
+        if self._created_engine is not None:
+            self._created_engine.close()
+        if self._opened_bank:
             self.bank.close()
 
     def __enter__(self) -> Memory:
@@ -459,12 +472,32 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def default_home() -> Path:
-    """``MEMKIT_HOME``, else the platform's folder for user data."""
-    from platformdirs import user_data_path
+def _resolved(
+    config: Config | None,
+    path: str | Path | Bank | None,
+    model: str | LoadedModel | None,
+    compiler: str | None,
+    options: Mapping[str, Any] | None,
+    database: str | None,
+    artifacts: str | None,
+    keep: int | None,
+) -> Config:
+    """The configuration with what was given as arguments."""
+    given: dict[str, Any] = {"compiler": compiler, "options": options, "keep": keep}
+    given |= {"database": database, "artifacts": artifacts}
+    if isinstance(model, str):
+        given["model"] = model
+    given = {name: value for name, value in given.items() if value is not None}
+    if path is not None:
+        given["home"] = path.path if isinstance(path, Bank) else expanded(path)
+        if config is None:  # a folder alone names a bank of this machine, whatever others share
+            given |= {"database": database, "artifacts": artifacts}
+    return replace(config or Config.load(), **given)
 
-    home = os.environ.get("MEMKIT_HOME")
-    return expanded(home) if home else user_data_path("memkit", appauthor=False)
+
+def default_home() -> Path:
+    """The bank's folder where none is named: that of `memkit.config.Config.load`."""
+    return Config.load().home
 
 
 __all__ = ["MAX_CHARACTERS", "Answer", "Memory", "MessageLike", "Part", "Stream", "Trace", "default_home"]

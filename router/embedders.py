@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Sequence
 from typing import Protocol
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memkit import registry
+from memkit.config import Config
 from memkit.errors import ConfigError
 from memkit.router.question import memory_words, question_text, weighted_words
 from memkit.validation import check_embedder
@@ -136,12 +136,12 @@ def lexical_embedder(argument: str = "") -> Embedder:
 def resolve_embedder(chosen: str | Embedder | None) -> Embedder:
     """An embedder, or the one of that name: ``lexical``, ``sentence``, ``hybrid``, the latter two also with
     a model (``sentence:MODEL``), or one that is registered under the entry-point group ``memkit.embedders``.
-    None means ``MEMKIT_EMBEDDER``, else ``lexical``.
+    None means that of `memkit.config.Config.load`.
 
     Raises `ConfigError` for an unknown name and for what is no embedder, `MissingExtraError` where the extra
     ``embed`` is needed and absent.
     """
-    chosen = chosen or os.environ.get("MEMKIT_EMBEDDER") or "lexical"
+    chosen = Config.load().embedder if chosen is None else chosen
     made = registry.embedder(chosen) if isinstance(chosen, str) else chosen
     check_embedder(made)
     return made

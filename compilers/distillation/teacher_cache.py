@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from memkit.config import path_of
+from memkit.config import Config
 from memkit.engine.transformers import kv_cache
 from memkit.models.loading import LoadedModel
 
@@ -24,10 +24,10 @@ BATCH = 16  # rows that are decoded together
 
 
 def default_cache() -> Path:
-    """``MEMKIT_CACHE``, else the platform's folder for caches."""
+    """The folder of what can be computed again: `Config.cache`, else the platform's folder for caches."""
     from platformdirs import user_cache_path
 
-    return path_of("MEMKIT_CACHE") or user_cache_path("memkit", appauthor=False)
+    return Config.load().cache or user_cache_path("memkit", appauthor=False)
 
 
 def teacher_responses(
@@ -35,10 +35,11 @@ def teacher_responses(
 ) -> list[tuple[int, ...]]:
     """Greedy answers without any context, as token ids that end with the end token if it came.
 
-    Answers are kept in ``cache`` (default: `default_cache`), a file per model and ``max_tokens``;
-    a file that cannot be read or written only costs the time to answer again.
+    Answers are kept in ``cache`` (default: the model's, else `default_cache`), a file per model and
+    ``max_tokens``; a file that cannot be read or written only costs the time to answer again.
     """
-    file = (cache or default_cache()) / "responses" / f"{base.fingerprint[:32]}-{max_tokens}.json"
+    folder = cache or base.cache or default_cache()
+    file = folder / "responses" / f"{base.fingerprint[:32]}-{max_tokens}.json"
     known = _read(file, len(base.tokenizer))
     if absent := [query for query in dict.fromkeys(queries) if _key(query) not in known]:
         for query, answer in zip(absent, _answer(base, absent, max_tokens), strict=True):

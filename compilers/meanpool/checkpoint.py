@@ -64,7 +64,7 @@ def candidates(base: LoadedModel, chunk: int | None = None) -> list[DecoderCheck
     """Checkpoints for a base model (and a chunk size): those that can answer first, then the newest."""
     fitting = [
         found
-        for found in decoder_checkpoint.checkpoints()
+        for found in decoder_checkpoint.checkpoints(base.checkpoints)
         if found.about["compiler"] == COMPILER
         and found.about["fingerprint"] == base.fingerprint
         and chunk in (None, found.about["config"].get("chunk"))

@@ -103,7 +103,7 @@ class MeanPool:
 
     def _checkpoint(self, base: LoadedModel) -> DecoderCheckpoint:
         if self.config.checkpoint:
-            return decoder_checkpoint.by_id(self.config.checkpoint)
+            return decoder_checkpoint.by_id(self.config.checkpoint, base.checkpoints)
         ratio = self.config.ratio
         return checkpoint.newest(base, None if ratio is None else int(ratio), self.config.stage)
 

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from memkit.bench.timing import stamp
+from memkit.config import Config
 from memkit.errors import MissingExtraError
 from memkit.evals import records
 from memkit.recompile.advice import AdvisorConfig
 from memkit.recompile.executors import create_executor
 from memkit.recompile.plan import Scope, plan
-from memkit.recompile.run import Settings, recompile
+from memkit.recompile.run import recompile
+from memkit.recompile.worker import open_memory
 
 Progress = Callable[[str, int, int], None]
 
@@ -62,8 +64,8 @@ def _row(config: RecompileConfig, name: str, workers: int) -> dict[str, Any]:
     row: dict[str, Any] = {"row": name, "workers": workers}
     scope = Scope(advisor=AdvisorConfig(enabled=False))
     with tempfile.TemporaryDirectory(prefix="memkit-recompile-") as folder:
-        settings = Settings(Path(folder), config.model, options=dict(config.options))
-        with settings.open() as memory:
+        settings = Config(Path(folder), config.model, options=dict(config.options))
+        with open_memory(settings) as memory:
             for number, record in enumerate(records.generated(config.memories, config.seed)):
                 memory.for_user(f"user {number}").remember(record.context, compile=False)
             try:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import pairwise, takewhile
 from typing import Annotated
@@ -34,19 +33,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         with suppress(AttributeError):  # not a text stream of this interpreter
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     output = Output(json=wants_json(arguments))
+    texts = dict[str, str]()
     try:
-        found = {} if arguments[:1] in (["init"], ["config"]) else config.read()
+        if arguments[:1] not in (["init"], ["config"]):  # they mend a wrong file
+            texts = config.read()
+            _log(config.Config.load().log)
     except ConfigError as error:
         return output.fail(error)
-    with config.applied(found):
-        return _run(arguments, output)
+    return _run(arguments, output, texts)
 
 
-def _run(arguments: Sequence[str], output: Output) -> int:
-    _log()
+def _run(arguments: Sequence[str], output: Output, texts: Mapping[str, str]) -> int:
+    """Run a command; ``texts``, those of the file, stand in for options that are not given."""
     command = typer.main.get_command(build())
+    defaults = {setting.variable: texts[setting.name] for setting in config.SETTINGS if setting.name in texts}
     try:
-        code = command.main(args=list(arguments), prog_name="memkit", standalone_mode=False)
+        code = command.main(args=list(arguments), prog_name="memkit", standalone_mode=False, obj=defaults)
         if code == 130:  # typer turns Ctrl-C into an exit code
             raise KeyboardInterrupt
     except (MemkitError, typer.TyperException) as error:
@@ -56,9 +58,8 @@ def _run(arguments: Sequence[str], output: Output) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _log() -> None:
-    """Log records on standard error, as lines or as JSON, where ``MEMKIT_LOG`` asks for them."""
-    form = os.environ.get("MEMKIT_LOG")
+def _log(form: str | None) -> None:
+    """Write log records to standard error, as JSON or as lines of text; None writes none."""
     if form:
         import logging
 

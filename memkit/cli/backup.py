@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from memkit.cli.options import Home, Json, home_of, open_bank
+from memkit.cli.options import Home, Json, load_config, open_bank
 from memkit.cli.output import Output
-from memkit.config import shared
 from memkit.errors import NotFoundError
 
 
@@ -19,8 +18,9 @@ def backup(
     json: Json = False,
 ) -> None:
     """Write the whole bank, all users', to one file. Others may go on reading and writing."""
-    output, folder = Output(json), home_of(home)
-    if not folder.exists() and shared()["database"] is None:
+    output, config = Output(json), load_config(home)
+    folder = config.home
+    if not folder.exists() and config.database is None:
         raise NotFoundError(f"there is no bank at {folder}")
     with open_bank(home) as bank:
         size = bank.backup(file)
@@ -41,7 +41,7 @@ def restore(
     """Make a bank from a backup, in a folder that is empty or not there yet."""
     from memkit.bank.backup import restore as make
 
-    output, folder = Output(json), home_of(home)
+    output, folder = Output(json), load_config(home).home
     count = make(file, folder, deletions=deletions)
     output.result(
         {"home": folder, "memories": count}, lambda: output.say(f"restored {count} memories to {folder}")

@@ -25,7 +25,7 @@ from memkit.cli.options import (
     Unrelated,
     Work,
     compiler_options,
-    home_of,
+    load_config,
     open_memory,
 )
 from memkit.cli.output import Output
@@ -73,7 +73,7 @@ def calibrate(
         progress(output) as report,
     ):
         made, path = run(
-            memory, compiler, sources, home_of(home), lambda label, a, b: report(label, "", a, b)
+            memory, compiler, sources, load_config(home).home, lambda label, a, b: report(label, "", a, b)
         )
     result = {"file": path, **made.plain()}
     if target is not None:

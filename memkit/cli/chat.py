@@ -12,9 +12,11 @@ import typer
 from memkit.cli.options import (
     Compiler,
     EmbedderName,
+    EngineOption,
     Home,
     Model,
     Tenant,
+    Urls,
     User,
     check_text,
     open_memory,
@@ -46,12 +48,15 @@ def chat(
     max_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Most tokens of an answer.")] = 64,
     compiler: Compiler = "lcc",
     embedder: EmbedderName = None,
+    engine: EngineOption = None,
+    url: Urls = None,
     home: Home = None,
     model: Model = "nano",
 ) -> None:
     """Talk with the model. What you tell it is remembered; questions are answered from all memories."""
     output = Output()
-    with open_memory(home, model, owner_option(user, tenant), compiler=compiler, embedder=embedder) as memory:
+    owner, settings = owner_option(user, tenant), {"compiler": compiler, "embedder": embedder}
+    with open_memory(home, model, owner, engine=engine, urls=url, **settings) as memory:
         if sys.stdin.isatty():
             output.note(_HELP)
         Chat(memory, name, max_tokens, output).run(_lines())

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,15 +22,14 @@ from memkit.cli.options import (
     Tenant,
     Urls,
     User,
-    home_of,
+    load_config,
     open_bank,
     owner_option,
-    quiet_libraries,
     with_name,
 )
 from memkit.cli.output import Output
 from memkit.cli.sglang import server_checks
-from memkit.config import shared
+from memkit.config import Config
 from memkit.errors import ArtifactError, MemkitError
 
 if TYPE_CHECKING:
@@ -75,21 +73,21 @@ def doctor(
 ) -> None:
     """Check versions, model, bank, disk and SGLang servers; exits with 1 if any check fails."""
     output, owner = Output(json), owner_option(user, tenant)
-    folder = home_of(home)
+    config = load_config(home, model, engine="sglang" if url else None, urls=url)
     packages = list(_packages())
     if any(check.status == "fail" for check in packages):
         checks, done = packages, list[str]()
     else:
-        loaded, fingerprint = _model(model)
-        done, repaired = _repair(folder) if repair else ([], [])
+        loaded, fingerprint = _model(config)
+        done, repaired = _repair(config) if repair else ([], [])
         checks = [
             *packages,
             *_compilers(),
             loaded,
             *repaired,
-            *_bank(folder, owner, fingerprint),
-            _disk(folder),
-            *_servers(url, model, folder, fingerprint),
+            *_bank(config, owner, fingerprint),
+            _disk(config.home),
+            *_servers(config, fingerprint),
         ]
     failed = [check for check in checks if check.status == "fail"]
 
@@ -134,42 +132,41 @@ def _compilers() -> Iterator[Check]:
             yield Check(f"compiler {name}", "ok", f"version {made.version}")
 
 
-def _model(name: str) -> tuple[Check, str | None]:
-    quiet_libraries()
-    from memkit.models.loading import load
+def _model(config: Config) -> tuple[Check, str | None]:
+    from memkit.engine.factory import create_local_engine
 
+    name = config.model
     try:
-        loaded = load(name)
+        loaded = create_local_engine(config).base
     except MemkitError as error:
         return Check(f"model {name}", "fail", str(error)), None
     detail = f"{loaded.window} tokens, on {loaded.model.device}, fingerprint {loaded.fingerprint[:16]}"
     return Check(f"model {name}", "ok", detail), loaded.fingerprint
 
 
-def _servers(
-    urls: Sequence[str] | None, model: str, folder: Path, fingerprint: str | None
-) -> Iterator[Check]:
-    if urls or os.environ.get("MEMKIT_SGLANG_URLS"):
-        for name, status, detail in server_checks(urls or (), model, folder, fingerprint):
+def _servers(config: Config, fingerprint: str | None) -> Iterator[Check]:
+    if config.sglang_urls:
+        for name, status, detail in server_checks(config, fingerprint):
             yield Check(name, status, detail)
 
 
-def _repair(folder: Path) -> tuple[list[str], list[Check]]:
-    if not _there(folder):
+def _repair(config: Config) -> tuple[list[str], list[Check]]:
+    if not _exists(config):
         return [], []
     try:
-        with open_bank(folder) as bank:
+        with open_bank(config.home) as bank:
             return bank.repair(), []
     except MemkitError as error:
         return [], [Check("repair", "fail", str(error))]
 
 
-def _there(folder: Path) -> bool:
-    return folder.exists() or shared()["database"] is not None
+def _exists(config: Config) -> bool:
+    return config.home.exists() or config.database is not None
 
 
-def _bank(folder: Path, owner: Owner, fingerprint: str | None) -> Iterator[Check]:
-    if not _there(folder):
+def _bank(config: Config, owner: Owner, fingerprint: str | None) -> Iterator[Check]:
+    folder = config.home
+    if not _exists(config):
         yield Check("bank", "warn", f"there is none at {folder} yet; the first remember makes it")
         return
     try:

@@ -28,9 +28,10 @@ from memkit.cli.options import (
     compiler_options,
     quiet_libraries,
 )
-from memkit.cli.output import Output, plain
+from memkit.cli.output import Output
 from memkit.cli.progress import progress
 from memkit.errors import ConfigError, MemkitError, MissingExtraError, install_line
+from memkit.serialization import plain
 
 if TYPE_CHECKING:
     from memkit.evals.judge import JudgeConfig

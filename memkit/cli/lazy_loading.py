@@ -131,13 +131,28 @@ class _Lazy(TyperGroup):
             if found := commands.get(cmd_name):
                 if isinstance(found, Command) and found.instead:
                     print(f"`{cmd_name}` is called `{found.instead}` now", file=sys.stderr)
-                return found.load(cmd_name)
+                command = found.load(cmd_name)
+                ctx.default_map = {cmd_name: _defaults(command, ctx.obj or {})}
+                return command
         return None
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         for heading, commands in self.table.items():
             with formatter.section(heading):
                 formatter.write_dl([(name, commands[name].summary) for name in _listed(commands)])
+
+
+def _defaults(command: Any, texts: Mapping[str, str]) -> dict[str, Any]:
+    """What a command's options default to where the file sets their environment variables.
+
+    ``texts`` are those of the file, by the variables' names.
+    """
+    found = dict[str, Any]()
+    for parameter in command.params:
+        if text := texts.get(parameter.envvar or ""):
+            several = parameter.nargs != 1 or getattr(parameter, "multiple", False)
+            found[parameter.name] = parameter.type.split_envvar_value(text) if several else text
+    return found
 
 
 def _listed(commands: Commands) -> list[str]:

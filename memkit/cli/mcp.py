@@ -9,13 +9,16 @@ import typer
 from memkit.cli.options import (
     Compiler,
     EmbedderName,
+    EngineOption,
     Model,
     Options,
     Ratio,
     Tenant,
+    Urls,
     User,
     compiler_options,
-    open_memory,
+    load_config,
+    open_configured,
     owner_option,
 )
 from memkit.cli.output import Output
@@ -25,8 +28,12 @@ from memkit.errors import ConfigError, MissingExtraError, install_line
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
+    from memkit.config import EngineName
     from memkit.memory import Memory
     from memkit.server.jobs import Jobs
+
+
+KEEP = 5  # versions of a memory that is compiled in the background
 
 
 def mcp(
@@ -46,6 +53,8 @@ def mcp(
     ratio: Ratio = None,
     option: Options = None,
     embedder: EmbedderName = None,
+    engine: EngineOption = None,
+    url: Urls = None,
 ) -> None:
     """Serve memories to agents by the Model Context Protocol.
 
@@ -62,27 +71,37 @@ def mcp(
     from memkit.server.jobs import Jobs
     from memkit.server.mcp import QUEUE, LocalMemory, create_mcp
 
-    options, owner = compiler_options(option, ratio), owner_option(user, tenant)
-    with open_memory(home, model, owner, compiler=compiler, options=options, embedder=embedder) as memory:
+    config = load_config(
+        home,
+        model,
+        engine=engine,
+        urls=url,
+        compiler=compiler,
+        options=compiler_options(option, ratio),
+        embedder=embedder,
+        keep=KEEP,
+    )
+    with open_configured(config, owner_option(user, tenant)) as memory:
         jobs = Jobs(memory, QUEUE) if background else None
         try:
             if jobs is not None:
                 jobs.resume()
             if transport == "stdio":
-                create_mcp(LocalMemory(memory), jobs).run("stdio")
+                create_mcp(LocalMemory(memory), jobs, config.engine).run("stdio")
                 return
-            run(_http_app(memory, jobs, rate, max_body), host, port, Output())
+            app = _http_app(memory, jobs, config.engine, rate, max_body)
+            run(app, host, port, Output())
         finally:
             if jobs is not None:
                 jobs.stop()
 
 
-def _http_app(memory: Memory, jobs: Jobs | None, rate: int, max_body: int) -> ASGIApp:
+def _http_app(memory: Memory, jobs: Jobs | None, engine: EngineName, rate: int, max_body: int) -> ASGIApp:
     try:
         from memkit.server.mcp_http import KeyedMemory, http_app
     except ImportError as error:
         raise MissingExtraError(error.name or "limits", install_line("mcp")) from error
-    return http_app(KeyedMemory(memory), jobs, rate=rate, max_body=max_body)
+    return http_app(KeyedMemory(memory), jobs, engine=engine, rate=rate, max_body=max_body)
 
 
 def _require() -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memkit.config import expanded
+from memkit.config import Config
 from memkit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -157,21 +156,26 @@ def users_option(name: str) -> tuple[str | None, str | None]:
     return owner.tenant or None, f"{owner.user}{space}" or None
 
 
-def home_of(home: Path | None) -> Path:
-    """The bank's folder: what was given, else the platform's folder for user data."""
-    if home is not None:
-        return expanded(home)
-    from platformdirs import user_data_path
-
-    return user_data_path("memkit", appauthor=False)
+def load_config(
+    home: Path | None = None,
+    model: str | None = None,
+    *,
+    engine: str | None = None,
+    urls: Sequence[str] | None = None,
+    **settings: Any,
+) -> Config:
+    """The configuration of a command: of its options, the environment and the file; see `Config.load`."""
+    return Config.load(
+        home=home, model=model, engine=engine, sglang_urls=urls or None, quiet=True, **settings
+    )
 
 
 def open_bank(home: Path | None) -> Bank:
-    """The bank without a model: enough for what only reads or forgets."""
+    """The bank without a model: enough to read and to forget."""
     from memkit.bank import Bank
-    from memkit.config import shared
 
-    return Bank(home_of(home), **shared())
+    config = load_config(home)
+    return Bank(config.home, database=config.database, artifacts=config.artifacts)
 
 
 def open_memory(
@@ -183,28 +187,27 @@ def open_memory(
     urls: Sequence[str] | None = None,
     **settings: Any,
 ) -> Memory:
-    """A user's memory; its model is loaded when first needed, and the servers of an engine are asked then.
+    """A user's memory, of the configuration that `load_config` gives.
 
-    Neither is needed to store, to list, to find by words or to forget, and neither is imported for that.
+    The model is loaded, and SGLang servers are asked, when an answer or a compilation needs them. Storing,
+    listing, searching by words and forgetting need neither, and import neither.
     """
-    from memkit.config import shared
-    from memkit.engine.factory import create_engine
+    owner = user if not isinstance(user, str | None) else owner_option(user)
+    return open_configured(load_config(home, model, engine=engine, urls=urls, **settings), owner)
+
+
+def open_configured(config: Config, owner: Owner) -> Memory:
+    """As `open_memory`, of a configuration."""
     from memkit.memory import Memory
 
-    folder, owner = home_of(home), user if not isinstance(user, str | None) else owner_option(user)
-    chosen = create_engine(engine, model, urls or (), home=folder)
-    return Memory(folder, model, owner.user, tenant=owner.tenant, engine=chosen, **shared(), **settings)
+    return Memory(config=config, user=owner.user, tenant=owner.tenant)
 
 
 def quiet_libraries() -> None:
-    """Keep the libraries' progress bars and advice out of a command's output.
+    """Keep the libraries' progress bars and advice out of a command's output; imports transformers."""
+    from memkit.models import loading
 
-    What is not imported yet is told by the variables that the command sets (`memkit.config.QUIET`).
-    """
-    if "transformers" in sys.modules:
-        from memkit.models import loading
-
-        loading.quiet_libraries()
+    loading.quiet_libraries()
 
 
 def compiler_options(pairs: Sequence[str] | None, ratio: float | None = None) -> dict[str, Any]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -22,6 +20,7 @@ from memkit.errors import (
     NotFoundError,
     VerificationError,
 )
+from memkit.serialization import plain
 
 if TYPE_CHECKING:  # a help page needs none of it
     from rich.console import Console
@@ -151,20 +150,3 @@ def cell(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "–".join(cell(item) for item in value)
     return str(value)
-
-
-def plain(value: Any) -> Any:
-    """Dataclasses, dates and paths as JSON values; a float that JSON cannot hold is null."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, float) and not float("-inf") < value < float("inf"):
-        return None
-    return value

@@ -21,23 +21,23 @@ from memkit.cli.options import (
     Options,
     Ratio,
     compiler_options,
-    home_of,
+    load_config,
     owner_option,
-    quiet_libraries,
     users_option,
     with_name,
 )
 from memkit.cli.output import InterruptError, Output
 from memkit.cli.progress import progress as showing
-from memkit.config import shared
 from memkit.errors import ConfigError, NotFoundError
 from memkit.text.dates import parse_time
 
 if TYPE_CHECKING:
     from memkit.compilers.base import Progress
+    from memkit.config import Config
     from memkit.memory import Memory
     from memkit.recompile.plan import Plan, Scope, Task
-    from memkit.recompile.run import Outcome, Report, Settings
+    from memkit.recompile.run import Report
+    from memkit.recompile.worker import Outcome
 
 _UNITS: Mapping[str, float] = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _BAD = ("refused", "failed")
@@ -113,18 +113,18 @@ def recompile(
     A memory that fails its checks keeps the version it had. Exit code 4 says that one did.
     """
     from memkit.recompile.plan import plan
-    from memkit.recompile.run import Settings
+    from memkit.recompile.worker import open_memory
 
     output = Output(json)
     scope = _scope(since, budget, limit, retry, keep, always, idle_days)
     options = compiler_options(option, ratio)
-    settings = Settings(home_of(home), model, compiler, options, embedder, **shared())
-    with _open(settings) as memory:
+    config = load_config(home, model, compiler=compiler, options=options, embedder=embedder)
+    with open_memory(config) as memory:
         scope = replace(scope, users=_owners(memory, user, tenant))
         if dry_run:
             _show_plan(output, plan(memory, scope))
             return
-        report = _carry_out(output, memory, settings, scope, executor, workers)
+        report = _carry_out(output, memory, config, scope, executor, workers)
     _show_report(output, report)
     if metrics is not None:
         from memkit.observability.prometheus import of_recompilation
@@ -154,18 +154,18 @@ def schedule(
     model: Model = "nano",
 ) -> None:
     """Stay here and recompile at those times, one run after the other, until interrupted."""
-    from memkit.recompile.run import Settings
     from memkit.recompile.schedule import repeat
+    from memkit.recompile.worker import open_memory
 
     output = Output()
     scope = _scope(None, budget, limit, False, keep, always, idle_days)
     options = compiler_options(option, ratio)
-    settings = Settings(home_of(home), model, compiler, options, embedder, **shared())
+    config = load_config(home, model, compiler=compiler, options=options, embedder=embedder)
 
     def run() -> None:
-        with _open(settings) as memory:
+        with open_memory(config) as memory:
             chosen = replace(scope, users=_owners(memory, user, tenant))
-            _show_report(output, _carry_out(output, memory, settings, chosen, executor, workers))
+            _show_report(output, _carry_out(output, memory, config, chosen, executor, workers))
 
     repeat(run, cron, zone, output.note)
 
@@ -185,17 +185,12 @@ def cron(
     """Print a ready file for the system's scheduler, which calls `memkit recompile`."""
     from memkit.recompile.cron import Job, render
 
-    job = Job(cron, str(home_of(home).absolute()), tuple(argument or ()), image=image)
+    job = Job(cron, str(load_config(home).home.absolute()), tuple(argument or ()), image=image)
     print(render(job, format), end="")
 
 
-def _open(settings: Settings) -> Memory:
-    quiet_libraries()
-    return settings.open()
-
-
 def _carry_out(
-    output: Output, memory: Memory, settings: Settings, scope: Scope, name: str, workers: int
+    output: Output, memory: Memory, config: Config, scope: Scope, name: str, workers: int
 ) -> Report:
     """Plan and run, with progress on standard error."""
     from memkit.bank.owners import Owner
@@ -210,7 +205,7 @@ def _carry_out(
             label = f"{with_name(Owner.of(task.user))}: {task.title or task.memory_id}"
             return lambda step: report(label, f"{step.phase}, loss {step.loss:.3f}", step.step, step.steps)
 
-        chosen = create_executor(name, settings, memory, workers, compiling)
+        chosen = create_executor(name, config, memory, workers, compiling)
         report("plan", "looking for what changed", 0, 0)
         expired = expire(memory, scope.users, datetime.now(UTC))
         planned = plan(memory, scope)
@@ -292,10 +287,10 @@ def _owners(memory: Memory, users: list[str] | None, tenant: str | None) -> tupl
         return tuple(owner_option(user, tenant).name for user in users)
     if tenant is None:
         return None
-    found = [name for name in memory.bank.tenants() if Owner.of(name).tenant == tenant]
-    if not found:
-        raise NotFoundError(f"{with_name(owner_option(None, tenant))} has no memories")
-    return tuple(found)
+    names = [name for name in memory.bank.tenants() if Owner.of(name).tenant == tenant]
+    if not names:
+        raise NotFoundError(f"{with_name(Owner(tenant=tenant))} has no memories")
+    return tuple(names)
 
 
 def _scope(

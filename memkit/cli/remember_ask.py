@@ -186,9 +186,7 @@ def ask(
     """
     output = Output(json)
     check_text("question", question)
-    from memkit.router.gate import resolve_gate
-
-    settings: dict[str, Any] = {"gate": resolve_gate(gate), "embedder": embedder}
+    settings: dict[str, Any] = {"gate": gate, "embedder": embedder}
     with open_memory(home, model, owner_option(user, tenant), engine=engine, urls=url, **settings) as memory:
         answer = memory.ask(question, max_tokens=max_tokens)
     output.result(answer, lambda: output.say(answer.text))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,15 +13,15 @@ import typer
 from memkit.cli.options import (
     Compiler,
     EmbedderName,
+    EngineOption,
     Model,
     Options,
     Ratio,
+    Urls,
     compiler_options,
-    home_of,
     quiet_libraries,
 )
 from memkit.cli.output import Output
-from memkit.config import shared
 from memkit.errors import ConfigError, MissingExtraError, install_line
 
 if TYPE_CHECKING:
@@ -88,6 +87,8 @@ def serve(
     ratio: Ratio = None,
     option: Options = None,
     embedder: EmbedderName = None,
+    engine: EngineOption = None,
+    url: Urls = None,
 ) -> None:
     """Serve memories over HTTP: an OpenAI-compatible proxy, a memory API and a dashboard.
 
@@ -98,33 +99,31 @@ def serve(
     create_app = _server()
     from memkit.server.config import ServerConfig
 
+    config = ServerConfig.load(  # secrets have no flags: other processes can read those
+        home=home,
+        model=model,
+        compiler=compiler,
+        options=compiler_options(option, ratio),
+        embedder=embedder,
+        gate=gate,
+        engine=engine,
+        sglang_urls=url or None,
+        host=host,
+        port=port,
+        rate=rate,
+        max_body=max_body,
+        answer_timeout=timeout,
+        max_tokens=max_tokens,
+        compile=background,
+        origins=tuple(origin or ()),
+        reports=reports,
+        upstream=upstream or None,
+        quiet=True,
+    )
     quiet_libraries()
-    try:
-        config = ServerConfig(
-            home=home_of(home),
-            model=model,
-            compiler=compiler,
-            options=compiler_options(option, ratio),
-            embedder=embedder,
-            gate=gate,
-            host=host,
-            port=port,
-            rate=rate,
-            max_body=max_body,
-            answer_timeout=timeout,
-            max_tokens=max_tokens,
-            compile=background,
-            origins=tuple(origin or ()),
-            reports=reports,
-            upstream=upstream or None,
-            upstream_key=os.environ.get("MEMKIT_UPSTREAM_KEY")
-            or None,  # secrets have no flags: others see those
-            metrics_token=os.environ.get("MEMKIT_METRICS_TOKEN") or None,
-            **shared(),
-        )
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    run(create_app(config), host, port, Output())
+    app = create_app(config)
+    app.state.services.load()  # what is wrong with the model or the engine is said before anybody connects
+    run(app, host, port, Output())
 
 
 def run(app: Any, host: str, port: int, output: Output) -> None:

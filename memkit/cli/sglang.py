@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
 import typer
 
 from memkit._version import __version__
 from memkit.cli.lazy_loading import usable
-from memkit.cli.options import Home, Json, Model, home_of, quiet_libraries
+from memkit.cli.options import Home, Json, Model, load_config, quiet_libraries
 from memkit.cli.output import Output
-from memkit.config import shared
+from memkit.config import Config
 from memkit.errors import ConfigError, MemkitError
 
 Status: TypeAlias = Literal["ok", "warn", "fail"]
@@ -48,13 +47,14 @@ def sglang_args(
     from memkit.engine.sglang.plugin.server_args import ServerFlags, command, prepare
     from memkit.models.loading import load, locate
 
-    url = bank if bank and "://" in bank else shared()["artifacts"]
-    folder = home_of(home) if bank is None or "://" in bank else usable(bank)
+    settings = load_config(home, model)
+    url = bank if bank and "://" in bank else settings.artifacts
+    folder = settings.home if bank is None or "://" in bank else usable(bank)
     try:
         flags = ServerFlags(page, lora_rank, loaded, batched)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    base = load(model)
+    base = load(model, dtype=settings.dtype)
     config = prepare(folder, base, url)
     dtype = str(base.model.dtype).removeprefix("torch.")
     words = flags.of(locate(model)[0], config, dtype)
@@ -62,14 +62,12 @@ def sglang_args(
     output.result(result, lambda: output.say(command(words)))
 
 
-def server_checks(
-    urls: Sequence[str], model: str, folder: Path, fingerprint: str | None
-) -> Iterator[tuple[str, Status, str]]:
+def server_checks(config: Config, fingerprint: str | None) -> Iterator[tuple[str, Status, str]]:
     """Name, status and detail of each check of each server; ``fingerprint`` is that of the model here."""
     from memkit.engine.factory import create_sglang_engine
 
     try:
-        engine = create_sglang_engine(model, urls, home=folder)
+        engine = create_sglang_engine(config)
     except MemkitError as error:
         yield "sglang", "fail", str(error)
         return

@@ -6,13 +6,13 @@ Its scores stand beside the exact measures and never replace them.
 from __future__ import annotations
 
 import json
-import os
 import re
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from importlib.resources import files
 
+from memkit.config import Config
 from memkit.errors import ConfigError, MemkitError
 from memkit.evals.records import Question, Record
 
@@ -77,7 +77,7 @@ class Judge:
             "max_tokens": 64,
         }
         headers = {"Content-Type": "application/json"}
-        if key := os.environ.get("MEMKIT_JUDGE_KEY"):
+        if key := Config.load().judge_key:
             headers["Authorization"] = f"Bearer {key}"
         url = f"{self.config.url.rstrip('/')}/chat/completions"
         request = urllib.request.Request(url, json.dumps(body).encode(), headers)

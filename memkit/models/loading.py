@@ -28,7 +28,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from memkit.config import expanded
+from memkit.config import Config, expanded
 from memkit.errors import MissingExtraError, ModelError
 from memkit.models import shapes
 from memkit.models.chat import ChatFormat
@@ -43,7 +43,9 @@ class LoadedModel:
     """A frozen model with its tokenizer.
 
     ``fingerprint`` is a SHA-256 over architecture, RoPE parameters, weights and tokenizer: two
-    models with equal fingerprints can share artifacts. ``window`` is in tokens.
+    models with equal fingerprints can share artifacts. ``window`` is in tokens. ``checkpoints`` is the folder
+    of compressors that were trained for it, ``cache`` the folder of answers that were computed with it (None:
+    those of `Config.load`).
     """
 
     name: str
@@ -52,18 +54,28 @@ class LoadedModel:
     chat: ChatFormat
     fingerprint: str
     window: int
+    checkpoints: Path | None = None
+    cache: Path | None = None
 
 
-def load(name: str = "nano", device: str | None = None, dtype: str | None = None) -> LoadedModel:
+def load(
+    name: str = "nano",
+    device: str | None = None,
+    dtype: str | None = None,
+    *,
+    checkpoints: Path | None = None,
+    cache: Path | None = None,
+) -> LoadedModel:
     """Load and freeze a model.
 
-    ``dtype`` is float32 or bfloat16 (default: ``MEMKIT_DTYPE``, else float32 on a CPU and bfloat16
-    elsewhere); artifacts belong to a model *and* its dtype. Raises `ModelError` when it cannot be found
-    or read, `MissingExtraError` when a package that carries it, or reads it, is absent.
+    ``dtype`` is float32 or bfloat16 (default: that of `Config.load`, else float32 on a CPU and bfloat16
+    elsewhere); artifacts belong to a model *and* its dtype. ``checkpoints`` and ``cache`` are folders, see
+    `LoadedModel`. Raises `ModelError` when the model cannot be found or read, `MissingExtraError` when a
+    package that carries it, or reads it, is absent.
     """
     folder, options = locate(name)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    wanted = dtype or os.environ.get("MEMKIT_DTYPE") or ("float32" if device == "cpu" else "bfloat16")
+    wanted = dtype or Config.load().dtype or ("float32" if device == "cpu" else "bfloat16")
     if wanted not in DTYPES:
         raise ModelError(f"the dtype is one of {', '.join(DTYPES)}, not {wanted!r}")
     try:
@@ -81,7 +93,9 @@ def load(name: str = "nano", device: str | None = None, dtype: str | None = None
         model.hf_quantizer = None  # dequantized on load; else the model refuses to be saved or copied
     model = model.to(device).eval().requires_grad_(False)
     window = int(getattr(model.config, "max_position_embeddings", 2048))
-    return LoadedModel(name, model, tokenizer, _chat(name, tokenizer), fingerprint(model, tokenizer), window)
+    chat = _chat(name, tokenizer)
+    identity = fingerprint(model, tokenizer)
+    return LoadedModel(name, model, tokenizer, chat, identity, window, checkpoints, cache)
 
 
 def load_tokenizer(name: str) -> tuple[PreTrainedTokenizerBase, ChatFormat]:
@@ -149,9 +163,15 @@ def _gguf_bar(bar: Any) -> Any:
 
 
 def quiet_libraries() -> None:
-    """Keep the libraries' progress bars and advice out of this process's output."""
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    """Keep the libraries' progress bars and advice out of this process's output.
+
+    Where ``TRANSFORMERS_VERBOSITY`` or ``HF_HUB_DISABLE_PROGRESS_BARS`` asks for them, they are shown.
+    """
+    if not os.environ.get("TRANSFORMERS_VERBOSITY"):
+        logging.set_verbosity_error()
+    if HF_HUB_DISABLE_PROGRESS_BARS is not False:
+        logging.disable_progress_bar()
+        disable_progress_bars()
 
 
 def locate(name: str) -> tuple[str, dict[str, Any]]:

@@ -49,7 +49,7 @@ class JobProgress:
 
 @dataclass(frozen=True)
 class JobOutcome:
-    """What became of one memory; see `memkit.recompile.run.Outcome`."""
+    """What became of one memory; see `memkit.recompile.worker.Outcome`."""
 
     user: str
     memory_id: str

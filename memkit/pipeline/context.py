@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from memkit.bank import Bank
 from memkit.bank.owners import Owner
+from memkit.config import Config
 from memkit.engine.base import Engine
+from memkit.engine.factory import create_local_engine
 from memkit.observability.events import Observer
 from memkit.pipeline.admission import AdmissionConfig
 from memkit.pipeline.compile_queue import CompileQueue
@@ -26,13 +29,14 @@ if TYPE_CHECKING:  # they bring torch, which only compiling and answering need
 class Engines:
     """The engine that answers, and the embedded one that compiles. The model is loaded when first needed.
 
-    ``given`` answers, such as an SGLang client; without one, and wherever artifacts are compiled or tested,
-    the embedded transformers engine runs ``model``, a name or a loaded model.
+    ``given`` answers, such as an SGLang client. Without it, and wherever artifacts are compiled or tested,
+    the embedded engine runs ``model``, or else loads ``config.model``.
     """
 
-    def __init__(self, model: str | LoadedModel, given: Engine | None = None) -> None:
-        self._model, self._given = model, given
+    def __init__(self, config: Config, given: Engine | None = None, model: LoadedModel | None = None) -> None:
+        self._config, self._given, self._model = config, given, model
         self._embedded = _embedded(given)
+        self._loading = threading.Lock()
 
     def answering(self, owner: str) -> Engine:
         """The engine that answers, in the name of ``owner``."""
@@ -40,12 +44,18 @@ class Engines:
 
     @property
     def embedded(self) -> TransformersEngine:
-        """The engine in this process."""
-        if self._embedded is None:
-            from memkit.engine.transformers.engine import TransformersEngine
+        """The engine in this process. Raises `ModelError` for a model that cannot be loaded."""
+        with self._loading:  # once, whoever asks first
+            if self._embedded is None:
+                self._embedded = self._load()
+            return self._embedded
 
-            self._embedded = TransformersEngine(self._model)
-        return self._embedded
+    def _load(self) -> TransformersEngine:
+        if self._model is None:
+            return create_local_engine(self._config)
+        from memkit.engine.transformers.engine import TransformersEngine
+
+        return TransformersEngine(self._model)
 
     @property
     def loaded(self) -> Engine | None:
@@ -57,7 +67,7 @@ class Engines:
         """The model's name, as far as it is known before it is loaded."""
         if self._given is not None:
             return self._given.model
-        return self._model if isinstance(self._model, str) else self._model.name
+        return self._config.model if self._model is None else self._model.name
 
 
 @dataclass(frozen=True)

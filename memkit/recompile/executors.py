@@ -12,10 +12,11 @@ from itertools import islice
 from typing import Any, Literal, Protocol, get_args
 
 from memkit.compilers.base import Progress, silent
+from memkit.config import Config
 from memkit.errors import CompileError, ConfigError, MissingExtraError, install_line
 from memkit.memory import Memory
 from memkit.recompile.plan import Task
-from memkit.recompile.run import Outcome, Settings, run_task, run_task_in_worker
+from memkit.recompile.worker import Outcome, run_task, run_task_in_worker
 
 Name = Literal["local", "ray"]
 RETRIES = 2  # of a task whose Ray worker died
@@ -25,12 +26,12 @@ class Executor(Protocol):
     """Does tasks, in any order."""
 
     def run(self, tasks: Iterator[Task], keep: int, deadline: float | None) -> Iterator[Outcome]:
-        """Outcomes as they come; the arguments are those of `memkit.recompile.run.run_task`."""
+        """Outcomes as they come; the arguments are those of `memkit.recompile.worker.run_task`."""
 
 
 def create_executor(
     name: str,
-    settings: Settings,
+    config: Config,
     memory: Memory,
     workers: int = 1,
     progress: Callable[[Task], Progress] | None = None,
@@ -41,8 +42,8 @@ def create_executor(
     if workers < 1:
         raise ConfigError(f"workers must be at least 1, got {workers}")
     if name == "ray":
-        return RayExecutor(settings, workers)
-    return ProcessExecutor(settings, workers) if workers > 1 else InProcess(memory, progress)
+        return RayExecutor(config, workers)
+    return ProcessExecutor(config, workers) if workers > 1 else InProcess(memory, progress)
 
 
 class InProcess:
@@ -59,8 +60,8 @@ class InProcess:
 class ProcessExecutor:
     """Several processes, each with a model of its own."""
 
-    def __init__(self, settings: Settings, workers: int) -> None:
-        self._settings, self._workers = settings, workers
+    def __init__(self, config: Config, workers: int) -> None:
+        self._config, self._workers = config, workers
 
     def run(self, tasks: Iterator[Task], keep: int, deadline: float | None) -> Iterator[Outcome]:
         # Forking a process that has used threads of torch can hang.
@@ -70,7 +71,7 @@ class ProcessExecutor:
         try:
             while True:
                 for task in islice(tasks, self._workers - len(waiting)):
-                    waiting.add(pool.submit(run_task_in_worker, self._settings, task, keep, deadline))
+                    waiting.add(pool.submit(run_task_in_worker, self._config, task, keep, deadline))
                 if not waiting:
                     return
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
@@ -90,13 +91,13 @@ class RayExecutor:
     A cluster that ``RAY_ADDRESS`` names is used, else one is started here.
     """
 
-    def __init__(self, settings: Settings, workers: int, cpus: float = 1.0) -> None:
+    def __init__(self, config: Config, workers: int, cpus: float = 1.0) -> None:
         try:
             import ray
         except ImportError as error:
             raise MissingExtraError("ray", install_line("ray")) from error
         self._ray: Any = ray
-        self._settings, self._workers, self._cpus = settings, workers, cpus
+        self._config, self._workers, self._cpus = config, workers, cpus
 
     def run(self, tasks: Iterator[Task], keep: int, deadline: float | None) -> Iterator[Outcome]:
         ray = self._ray
@@ -108,7 +109,7 @@ class RayExecutor:
         try:
             while True:
                 for task in islice(tasks, self._workers - len(waiting)):
-                    waiting.append(remote.remote(self._settings, task, keep, deadline))
+                    waiting.append(remote.remote(self._config, task, keep, deadline))
                 if not waiting:
                     return
                 done, waiting = ray.wait(waiting, num_returns=1)

@@ -46,7 +46,7 @@ class AnswerPool:
         self._turns = anyio.CapacityLimiter(answers)
         self._threads = anyio.CapacityLimiter(THREADS)
 
-    async def stream(self, desk: RequestContext, question: Question) -> AsyncGenerator[str | Answer, None]:
+    async def stream(self, context: RequestContext, question: Question) -> AsyncGenerator[str | Answer, None]:
         """The pieces of an answer, then the answer. Leaving it ends the work after the token under way."""
         deadline, turn = time.monotonic() + self.timeout, object()
         with anyio.move_on_after(self.timeout) as waiting:
@@ -56,7 +56,7 @@ class AnswerPool:
                 503, "too many questions wait; try again later", "busy", headers={"Retry-After": "5"}
             )
         try:
-            with desk.memory() as memory, closing(_asked(memory, question)) as pieces:
+            with context.memory() as memory, closing(_asked(memory, question)) as pieces:
                 together = 0.0  # the first piece goes out at once
                 while made := await to_thread.run_sync(_next, pieces, together, limiter=self._threads):
                     together = TOGETHER
@@ -68,12 +68,12 @@ class AnswerPool:
         finally:
             self._turns.release_on_behalf_of(turn)
 
-    async def answer(self, desk: RequestContext, question: Question, request: Request) -> Answer:
+    async def answer(self, context: RequestContext, question: Question, request: Request) -> Answer:
         """A whole answer; nobody makes it any more once its asker has hung up."""
 
         async def whole() -> Answer:
             found: Answer | None = None
-            async with aclosing(self.stream(desk, question)) as pieces:
+            async with aclosing(self.stream(context, question)) as pieces:
                 async for piece in pieces:
                     found = piece if isinstance(piece, Answer) else found
             if found is None:

@@ -50,6 +50,7 @@ _TYPES = {
     404: "not_found_error",
     429: "rate_limit_error",
 }
+ENGINE_DOWN = "the engine cannot answer now; memories stay as they are: try again in a moment"
 _BUSY = {503: "the server cannot do this now; try again in a moment", 507: "no space is left in the bank"}
 
 
@@ -88,7 +89,8 @@ def api_error(error: Exception) -> ApiError:
         if isinstance(error, kind):
             if status >= 500:
                 log.warning("%s: %s", type(error).__name__, error)
-                return ApiError(status, _BUSY[status], code, headers={"Retry-After": "1"})
+                message = ENGINE_DOWN if kind is EngineError else _BUSY[status]
+                return ApiError(status, message, code, headers={"Retry-After": "1"})
             return ApiError(status, str(error), code)
     log.error("unexpected %s", type(error).__name__, exc_info=error)
     return ApiError(

@@ -50,6 +50,7 @@ def create_app(config: ServerConfig, engine: TransformersEngine | None = None) -
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
         await to_thread.run_sync(services.load)
+        await to_thread.run_sync(services.resume)
         async with Upstream.of(services) as upstream:
             app.state.upstream = upstream
             try:

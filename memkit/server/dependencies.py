@@ -7,20 +7,25 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, Header, Request, Response, Security
 from fastapi.security import HTTPBearer
 
-from memkit.engine.transformers.engine import TransformersEngine
+from memkit.engine.factory import create_sglang_engine
 from memkit.memory import Memory
 from memkit.observability.events import LogObserver, Observers
 from memkit.observability.prometheus import Metrics
 from memkit.server.config import ServerConfig
+from memkit.server.engine import AnsweringName, EngineMonitor
 from memkit.server.identity import Caller, header_text
 from memkit.server.jobs import Jobs
 from memkit.server.memory_pool import MemoryPool
 from memkit.server.rate_limits import RateLimiter, authenticate
+
+if TYPE_CHECKING:
+    from memkit.engine.sglang.engine import SGLangEngine
+    from memkit.engine.transformers.engine import TransformersEngine
 
 BEARER = HTTPBearer(auto_error=False, description="An API key: `memkit keys create --tenant NAME`.")
 _USER = "A user of the key's tenant, percent-encoded; without it the tenant's own memories are meant."
@@ -33,43 +38,48 @@ class Services:
         self.config = config
         self.started = int(time.time())
         self.metrics = Metrics()
+        self._sglang: SGLangEngine | None = None
+        if engine is None and config.upstream is None and config.engine == "sglang":
+            self._sglang = create_sglang_engine(config)
         self.root = Memory(
-            config.home,
-            config.model,
-            compiler=config.compiler,
-            options=config.options,
-            engine=engine,
-            embedder=config.embedder,
-            gate=config.gate,
-            keep=config.keep,
+            config=replace(config, engine="transformers"),
+            engine=engine or self._sglang,
             observer=Observers(LogObserver(), self.metrics),
-            database=config.database,
-            artifacts=config.artifacts,
         )
         self.bank = self.root.bank
+        local = (lambda: self.root.local) if config.compiles else None
+        self.engine = EngineMonitor(lambda: self.root.engine, self._sglang, local)
         self.jobs = Jobs(self.root, config.queue)
         self.metrics.watch(self.jobs.age)
         self.rates = RateLimiter(config.rate)
-        self._pool: MemoryPool | None = None
-
-    def load(self) -> None:
-        """Load the model, so that the first question does not wait for it; go on with what waited."""
-        if self.config.upstream is None:
-            _ = self.root.engine
-        if self.config.compiles:
-            self.jobs.resume()
-        _ = self.pool
+        self.pool = MemoryPool(self.root, config.users)
 
     @property
-    def pool(self) -> MemoryPool:
-        if self._pool is None:
-            self._pool = MemoryPool(self.root, self.config.users)
-        return self._pool
+    def engine_name(self) -> AnsweringName:
+        """Which engine answers."""
+        if self.config.upstream is not None:
+            return "upstream"
+        return "transformers" if self._sglang is None else "sglang"
+
+    def load(self) -> None:
+        """Load the model, so that the first question does not wait for it, and check the servers of SGLang.
+
+        Raises `EngineError` for servers of another model, `ModelError` for a model that cannot be loaded.
+        """
+        if self.config.upstream is None:
+            self.engine.start()
+
+    def resume(self) -> None:
+        """Continue the compilations that waited when the last server ended."""
+        if self.config.compiles:
+            self.jobs.resume()
 
     def close(self) -> None:
         """End the compilation under way, and close the bank."""
         self.jobs.stop()
         self.root.close()
+        if self._sglang is not None:
+            self._sglang.close()
 
     def may_see_metrics(self, authorization: str) -> bool:
         """Whether that is the token which opens the metrics."""

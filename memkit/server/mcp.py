@@ -14,10 +14,11 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Validati
 
 from memkit._version import __version__
 from memkit.bank import MemoryInfo
-from memkit.cli.output import plain
+from memkit.config import EngineName
 from memkit.document import Document
 from memkit.errors import ConfigError, MemkitError, MissingExtraError, install_line
 from memkit.memory import MAX_CHARACTERS, Memory
+from memkit.serialization import plain
 from memkit.server.api_errors import ApiError, api_error
 from memkit.server.jobs import Jobs
 from memkit.server.validation_messages import describe_errors
@@ -181,6 +182,7 @@ class StatusResult(BaseModel):
 
     version: str
     model: str
+    engine: EngineName
     tenant: str
     user: str
     memories: int
@@ -231,18 +233,20 @@ class _Server(MCPServer[Any]):
             raise ToolError(str(cause or error)) from cause
 
 
-def create_mcp(desk: MemorySource, jobs: Jobs | None) -> MCPServer[Any]:
-    """The server; without ``jobs`` nothing is compiled in the background."""
+def create_mcp(
+    memories: MemorySource, jobs: Jobs | None, engine: EngineName = "transformers"
+) -> MCPServer[Any]:
+    """The server; without ``jobs`` nothing is compiled in the background. ``engine`` names what answers."""
     server = _Server(
         "memkit", title="memkit", version=__version__, instructions=INSTRUCTIONS, log_level="WARNING"
     )
-    _writing(server, desk, jobs)
-    _reading(server, desk)
-    _answer_tools(server, desk, jobs)
+    _writing(server, memories, jobs)
+    _reading(server, memories)
+    _reporting(server, memories, jobs, engine)
     return server
 
 
-def _writing(server: MCPServer[Any], desk: MemorySource, jobs: Jobs | None) -> None:
+def _writing(server: MCPServer[Any], memories: MemorySource, jobs: Jobs | None) -> None:
     # A document is kept once; what is added to a running memory without a key is added each time.
     @server.tool(annotations=ToolAnnotations(idempotent_hint=False, destructive_hint=False))
     def remember(
@@ -253,7 +257,7 @@ def _writing(server: MCPServer[Any], desk: MemorySource, jobs: Jobs | None) -> N
         key: Key = "",
     ) -> RememberResult:
         """Keep a document, or add a fact to a running memory ("profile"). It can be asked about at once."""
-        with _memory_for(desk, context) as mine:
+        with _memory_for(memories, context) as mine:
             if memory:
                 info = mine.remember(text, memory=memory, title=title, key=key or None)
             elif key:
@@ -267,7 +271,7 @@ def _writing(server: MCPServer[Any], desk: MemorySource, jobs: Jobs | None) -> N
     @server.tool(annotations=ToolAnnotations(destructive_hint=True, idempotent_hint=True))
     def forget(memory_id: Id, context: Context[Any, Any], matching: Matching = "") -> ForgetResult:
         """Forget a memory, or a part of it, for good: its text and everything that was compiled from it."""
-        with _memory_for(desk, context) as mine:
+        with _memory_for(memories, context) as mine:
             found = mine.get(memory_id).id
             if matching:
                 (receipt,) = mine.forget_matching(found, matching, compile=False)
@@ -282,13 +286,13 @@ def _writing(server: MCPServer[Any], desk: MemorySource, jobs: Jobs | None) -> N
         )
 
 
-def _reading(server: MCPServer[Any], desk: MemorySource) -> None:
+def _reading(server: MCPServer[Any], memories: MemorySource) -> None:
     @server.tool(annotations=READS)
     def ask(
         question: Question, context: Context[Any, Any], max_tokens: Tokens = None, within: Within = ""
     ) -> AskResult:
         """Answer a question from the user's memories, and tell which one it came from."""
-        with _memory_for(desk, context) as mine:
+        with _memory_for(memories, context) as mine:
             most = min(max_tokens or 64, mine.engine.window // 2)
             answer = mine.ask(question, max_tokens=most, within=within or None)
         trace = answer.trace
@@ -308,7 +312,7 @@ def _reading(server: MCPServer[Any], desk: MemorySource) -> None:
     def list_memories(context: Context[Any, Any], cursor: Cursor = "", limit: Most = None) -> ListResult:
         """List the user's memories, oldest first, page by page."""
         after = _cursor(cursor) if cursor else ("", "")
-        with _memory_for(desk, context) as mine:
+        with _memory_for(memories, context) as mine:
             infos = sorted(mine.list_memories(), key=_place)
         left = [info for info in infos if _place(info) > after]
         page = left[: limit or PAGE]
@@ -322,7 +326,7 @@ def _reading(server: MCPServer[Any], desk: MemorySource) -> None:
     @server.tool(annotations=READS)
     def explain(question: Question, context: Context[Any, Any], within: Within = "") -> ExplainResult:
         """Tell which memory a question would be answered from and why, with all that were weighed."""
-        with _memory_for(desk, context) as mine:
+        with _memory_for(memories, context) as mine:
             routed = mine.router.route(question, 64, within or None)
         decision = routed.decision
         return ExplainResult(
@@ -337,16 +341,17 @@ def _reading(server: MCPServer[Any], desk: MemorySource) -> None:
         )
 
 
-def _answer_tools(server: MCPServer[Any], desk: MemorySource, jobs: Jobs | None) -> None:
+def _reporting(server: MCPServer[Any], memories: MemorySource, jobs: Jobs | None, engine: EngineName) -> None:
     @server.tool(annotations=READS)
     def status(context: Context[Any, Any]) -> StatusResult:
         """Tell what serves the user, and how much is remembered."""
-        with _memory_for(desk, context) as mine:
+        with _memory_for(memories, context) as mine:
             infos = mine.list_memories()
             waiting = [job for job in jobs.list(mine.whose.group) if job.ended is None] if jobs else []
             return StatusResult(
                 version=__version__,
-                model=mine.engine.model,
+                model=mine.model,
+                engine=engine,
                 tenant=mine.tenant,
                 user=mine.user,
                 memories=len(infos),
@@ -357,10 +362,10 @@ def _answer_tools(server: MCPServer[Any], desk: MemorySource, jobs: Jobs | None)
 
 
 @contextmanager
-def _memory_for(desk: MemorySource, context: Context[Any, Any]) -> Iterator[Memory]:
+def _memory_for(memories: MemorySource, context: Context[Any, Any]) -> Iterator[Memory]:
     """The caller's memory; errors that they can do something about are told, others are not."""
     try:
-        with desk.memory(context) as memory:
+        with memories.memory(context) as memory:
             yield memory
     except (MemkitError, ApiError) as error:
         raise ToolError(api_error(error).message) from error

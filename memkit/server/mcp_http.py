@@ -11,6 +11,7 @@ from anyio import to_thread
 from mcp.server.mcpserver import Context
 from mcp.server.transport_security import TransportSecuritySettings
 
+from memkit.config import EngineName
 from memkit.errors import MemkitError
 from memkit.memory import Memory
 from memkit.server.api_errors import ApiError, api_error, body_of
@@ -53,8 +54,8 @@ class KeyedMemory:
 class KeyMiddleware:
     """An ASGI application that lets only requests with a valid key through, and not too many."""
 
-    def __init__(self, app: ASGIApp, desk: KeyedMemory, rates: RateLimiter) -> None:
-        self._app, self._desk, self._rates = app, desk, rates
+    def __init__(self, app: ASGIApp, memories: KeyedMemory, rates: RateLimiter) -> None:
+        self._app, self._memories, self._rates = app, memories, rates
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -86,18 +87,28 @@ class KeyMiddleware:
         await self._app(scope, receive, said)
 
     def _let_in(self, headers: dict[str, str]) -> dict[str, str]:
-        return self._rates.count(self._desk.caller(headers)[1])
+        return self._rates.count(self._memories.caller(headers)[1])
 
 
-def http_app(desk: KeyedMemory, jobs: Jobs | None, *, rate: int = RATE, max_body: int = MAX_BODY) -> ASGIApp:
-    """The MCP server at ``/mcp``; ``rate`` counts requests of a key in a minute, ``max_body`` is in bytes."""
+def http_app(
+    memories: KeyedMemory,
+    jobs: Jobs | None,
+    *,
+    engine: EngineName = "transformers",
+    rate: int = RATE,
+    max_body: int = MAX_BODY,
+) -> ASGIApp:
+    """The MCP server at ``/mcp``; ``rate`` counts requests of a key in a minute, ``max_body`` is in bytes.
+
+    ``engine`` names what answers, for the tool ``status``.
+    """
     # The SDK's check of host names keeps web pages from a server that trusts whoever reaches it (DNS
     # rebinding). Here every request brings a key, which no page has; and proxies pass on names of their own.
     names = TransportSecuritySettings(enable_dns_rebinding_protection=False)
-    app = create_mcp(desk, jobs).streamable_http_app(
+    app = create_mcp(memories, jobs, engine).streamable_http_app(
         stateless_http=True, transport_security=names, max_request_body_size=max_body
     )
-    return RequestMiddleware(KeyMiddleware(app, desk, RateLimiter(rate)), max_body)
+    return RequestMiddleware(KeyMiddleware(app, memories, RateLimiter(rate)), max_body)
 
 
 def plainly(body: bytes) -> bytes:

@@ -128,7 +128,7 @@ class Upstream:
 
     async def chat(
         self,
-        desk: RequestContext,
+        context: RequestContext,
         body: dict[str, Any],
         content: bytes,
         within: str | None,
@@ -139,20 +139,20 @@ class Upstream:
 
         ``body`` is what ``content`` holds; where no memory is used, that goes on byte by byte.
         """
-        found = await to_thread.run_sync(self.look, desk, latest(body.get("messages")), within)
+        found = await to_thread.run_sync(self.look, context, latest(body.get("messages")), within)
         if found.text:
             body = {**body, "messages": framed(body["messages"], FRAME.format(text=found.text))}
             content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
-        told = found.told(desk.caller.user)
+        told = found.told(context.caller.user)
         return await self.ask(
             "POST", "chat/completions", content=content, headers=headers, query=query, told=told
         )
 
-    def look(self, desk: RequestContext, question: str, within: str | None) -> MemoryContext:
+    def look(self, context: RequestContext, question: str, within: str | None) -> MemoryContext:
         """The memory that a question is about, and its passages."""
         if not question.strip():
             return MemoryContext(Decision("none", None, "there is no question in words"), "", ())
-        with desk.memory() as memory:
+        with context.memory() as memory:
             looked = memory.router.retrieve(question, within=within)
             if not looked.ranked:
                 return MemoryContext(EMPTY, "", ())

@@ -19,6 +19,7 @@ from memkit.cli import lazy_loading
 from memkit.cli.command_table import COMMANDS
 from memkit.cli.lazy_loading import Command, Group
 from memkit.compilers.distillation.teacher_cache import default_cache
+from memkit.config import Config
 from memkit.document import Document
 from memkit.engine.factory import secret_file
 from memkit.engine.transformers.decoder_checkpoint import default_store
@@ -34,7 +35,7 @@ PLACES: dict[str, Callable[[], Path]] = {
     "MEMKIT_HOME": default_home,
     "MEMKIT_CHECKPOINTS": default_store,
     "MEMKIT_CACHE": default_cache,
-    "MEMKIT_SGLANG_SECRET": lambda: secret_file(None),
+    "MEMKIT_SGLANG_SECRET": lambda: secret_file(Config.load()),
 }
 
 
@@ -127,10 +128,10 @@ def test_of_keys(cli: Cli, at_home: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_where_shared_artifacts_are(at_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEMKIT_ARTIFACTS", "~/artifacts")
-    assert settings.shared()["artifacts"] == str(at_home / "artifacts")
+    assert Config.load().artifacts == str(at_home / "artifacts")
     for address in ("s3://bucket/~/x", "file:///srv/x"):
         monkeypatch.setenv("MEMKIT_ARTIFACTS", address)
-        assert settings.shared()["artifacts"] == address
+        assert Config.load().artifacts == address
 
 
 def test_where_libraries_keep_what_they_make(at_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from memkit.bank import MemoryInfo, Message
 from memkit.bank import leases as leases_module
 from memkit.compilers.base import Estimate, Step
 from memkit.compilers.distillation import checkpoint
+from memkit.config import Config
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import BankBusyError, CompileError, ConfigError, MissingExtraError, NotFoundError
 from memkit.memory import Memory
@@ -29,7 +30,8 @@ from memkit.recompile import run as run_module
 from memkit.recompile.advice import AdvisorConfig, advise, tabular
 from memkit.recompile.executors import InProcess, create_executor
 from memkit.recompile.plan import Plan, Scope, Task, plan
-from memkit.recompile.run import Outcome, Report, Settings, recompile, run_task
+from memkit.recompile.run import Report, recompile
+from memkit.recompile.worker import Outcome, run_task
 from memkit.testing import TEXT, TINY_OPTIONS
 
 ALWAYS = AdvisorConfig(enabled=False)
@@ -300,7 +302,7 @@ def test_bad_advisors_are_refused(bad: dict[str, Any]) -> None:
 
 
 def test_unknown_executors_are_refused(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = Settings(Path("bank"))
+    settings = Config(Path("bank"))
     with pytest.raises(ConfigError, match="executor must be"):
         create_executor("magic", settings, memory)
     with pytest.raises(ConfigError, match="workers"):
@@ -319,7 +321,7 @@ def test_several_workers_do_what_one_does(
     monkeypatch.setenv("RAY_worker_niceness", "0")  # Ray's workers are polite, and tests wait for them
     for number in range(3):
         add(memory, f"user {number}", f"{TEXT} Her cat is called Bo{number}.")
-    settings = Settings(tmp_path / "bank", str(tiny_model_folder), options=TINY_OPTIONS)
+    settings = Config(tmp_path / "bank", str(tiny_model_folder), options=TINY_OPTIONS)
     scope = Scope(advisor=ALWAYS)
     planned: Plan = plan(memory, scope)
     seen = list[Outcome]()
@@ -339,7 +341,7 @@ def test_a_worker_that_is_killed_is_an_error_and_loses_nothing(
     memory: Memory, tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(memory, "mira")
-    settings = Settings(tmp_path / "bank", str(tiny_model_folder), options=TINY_OPTIONS)
+    settings = Config(tmp_path / "bank", str(tiny_model_folder), options=TINY_OPTIONS)
     scope = Scope(advisor=ALWAYS)
     monkeypatch.setattr("memkit.recompile.executors.run_task_in_worker", _die)
     with pytest.raises(CompileError, match="worker process was killed"):

@@ -22,7 +22,8 @@ from memkit.pipeline.context import Context
 from memkit.recompile.advice import AdvisorConfig
 from memkit.recompile.executors import InProcess
 from memkit.recompile.plan import Scope, Task, plan
-from memkit.recompile.run import Report, recompile, run_task
+from memkit.recompile.run import Report, recompile
+from memkit.recompile.worker import run_task
 from memkit.testing import TEXT, TINY_OPTIONS
 
 ALWAYS = AdvisorConfig(enabled=False)

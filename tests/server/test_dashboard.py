@@ -25,7 +25,7 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 from memkit.bench.http_server import LiveServer, browser, has_browser, served
 from memkit.compilers.base import Step
 from memkit.engine.transformers.engine import TransformersEngine
-from memkit.recompile.run import run_task
+from memkit.recompile.worker import run_task
 from memkit.server.config import ServerConfig
 from memkit.server.routes import ask
 from memkit.testing import TEXT, TINY_OPTIONS

@@ -15,7 +15,7 @@ from memkit.errors import NotFoundError
 from memkit.memory import Memory
 from memkit.models.loading import LoadedModel
 from memkit.recompile import run as run_module
-from memkit.recompile.run import run_task
+from memkit.recompile.worker import run_task
 from memkit.server.jobs import Jobs
 from memkit.server.memory_pool import MemoryPool
 from memkit.testing import TEXT, TINY_OPTIONS

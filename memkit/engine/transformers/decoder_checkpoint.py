@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memkit.config import path_of
+from memkit.config import Config
 from memkit.engine.transformers.finetune import FinetuneConfig, FinetunedModel
 from memkit.engine.transformers.lora import adapter_config, peft_tensors, write_peft
 from memkit.errors import ArtifactError, ConfigError, EngineError, FingerprintError
@@ -47,10 +47,10 @@ _KEYS = {
 
 
 def default_store() -> Path:
-    """Where checkpoints are kept that somebody trained here."""
+    """The folder of checkpoints that were trained here: `Config.checkpoints`, else the platform's."""
     from platformdirs import user_data_path
 
-    return path_of("MEMKIT_CHECKPOINTS") or user_data_path("memkit", appauthor=False) / "checkpoints"
+    return Config.load().checkpoints or user_data_path("memkit", appauthor=False) / "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def load_decoder(identity: str, base: LoadedModel) -> Any:
     Raises `EngineError` when the checkpoint is not here, `FingerprintError` for another model's.
     """
     try:
-        found = by_id(identity)
+        found = by_id(identity, base.checkpoints)
     except ConfigError as error:
         raise EngineError(f"the artifact is read by a trained decoder that is not here: {error}") from error
     found.require(base)

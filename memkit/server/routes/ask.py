@@ -9,7 +9,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Request, Response
 
 from memkit.answer import Answer
-from memkit.cli.output import plain
+from memkit.serialization import plain
 from memkit.server.answer_stream import AnswerPool, Question
 from memkit.server.api_errors import ApiError
 from memkit.server.conversation import parse_earlier
@@ -22,13 +22,13 @@ routes = APIRouter(tags=["questions"], responses=ERRORS, route_class=JsonRoute)
 
 
 @routes.post("/ask")
-async def ask(body: AskBody, desk: InContext, request: Request, response: Response) -> AnswerOut:
+async def ask(body: AskBody, context: InContext, request: Request, response: Response) -> AnswerOut:
     """Answer a question from the user's best memory, compiled or as text, or without one; and say why."""
-    require_model(desk)
+    require_model(context)
     within = None
     if body.within is not None:
-        within = (await to_thread.run_sync(get_memory, desk, body.within)).id
-    most = min(body.max_tokens, longest(desk))
+        within = (await to_thread.run_sync(get_memory, context, body.within)).id
+    most = min(body.max_tokens, await longest(context))
     history, system = parse_earlier(body.history)
     question = Question(
         body.question,
@@ -40,10 +40,10 @@ async def ask(body: AskBody, desk: InContext, request: Request, response: Respon
         within=within,
         gate=body.gate,
     )
-    answer = await turns_of(request).answer(desk, question, request)
-    response.headers.update(headers_of(desk, answer))
+    answer = await turns_of(request).answer(context, question, request)
+    response.headers.update(headers_of(context, answer))
     return AnswerOut(
-        text=answer.text, route=answer.route, user=desk.caller.user, trace=plain(asdict(answer.trace))
+        text=answer.text, route=answer.route, user=context.caller.user, trace=plain(asdict(answer.trace))
     )
 
 
@@ -53,22 +53,26 @@ def turns_of(request: Request) -> AnswerPool:
     return found
 
 
-def longest(desk: RequestContext) -> int:
-    """The most tokens that an answer may have: the memory and the question need room, too."""
-    return min(desk.services.config.max_tokens, desk.services.root.engine.window // 2)
+async def longest(context: RequestContext) -> int:
+    """The most tokens that an answer may have: the memory and the question need room, too.
+
+    Raises `EngineError` where the engine cannot answer now.
+    """
+    info = await to_thread.run_sync(context.services.engine.info)
+    return min(context.services.config.max_tokens, info.window // 2)
 
 
-def require_model(desk: RequestContext) -> None:
+def require_model(context: RequestContext) -> None:
     """Raise where answers come from an upstream."""
-    if desk.services.config.upstream is not None:
+    if context.services.config.upstream is not None:
         raise ApiError(409, "answers come from an upstream here: ask at /v1/chat/completions", "no_model")
 
 
-def used(desk: RequestContext, answer: Answer) -> dict[str, Any]:
+def used(context: RequestContext, answer: Answer) -> dict[str, Any]:
     """What an answer was made from: the field ``memkit`` of the OpenAI-compatible answers."""
     trace = answer.trace
     return {
-        "user": desk.caller.user,
+        "user": context.caller.user,
         "route": trace.route,
         "reason": trace.reason,
         "gate": trace.gate,
@@ -85,8 +89,8 @@ def used(desk: RequestContext, answer: Answer) -> dict[str, Any]:
     }
 
 
-def headers_of(desk: RequestContext, answer: Answer) -> dict[str, str]:
+def headers_of(context: RequestContext, answer: Answer) -> dict[str, str]:
     """The same in short, as ``X-Memkit-*`` headers."""
-    about = used(desk, answer)
+    about = used(context, answer)
     names = {"route": "Route", "gate": "Gate", "memory_id": "Memory", "version": "Version"}
     return {f"X-Memkit-{name}": str(about[key]) for key, name in names.items() if about[key] is not None}

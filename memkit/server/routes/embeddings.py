@@ -24,13 +24,13 @@ routes = APIRouter(prefix="/v1", tags=["OpenAI-compatible"], responses=ERRORS, r
 
 
 @routes.post("/embeddings", response_model=None, responses={200: {"model": EmbeddingsOut}})
-def embeddings(body: EmbeddingsBody, desk: InContext, response: Response) -> Response:
+def embeddings(body: EmbeddingsBody, context: InContext, response: Response) -> Response:
     """Vectors of texts, by the embedder that finds memories. No memory is read, and nothing is kept.
 
     It looks at questions and at the passages that answer them in two ways: `input_type` says which texts
     these are, `passage` (the default) or `query`.
     """
-    embedder = desk.services.root.router.embedder
+    embedder = context.services.root.router.embedder
     if body.model != embedder.name:
         raise ApiError(
             404, f"the embedder here is {embedder.name!r}, not {body.model!r:.80}", "model_not_found", "model"
@@ -43,7 +43,7 @@ def embeddings(body: EmbeddingsBody, desk: InContext, response: Response) -> Res
             "dimensions",
         )
     texts = _texts(body.input)
-    counter = _counter(desk)
+    counter = _counter(context)
     tokens = sum(map(counter.count_tokens, texts))
     vectors = _vectors(embedder, texts, query=body.input_type == "query")
     found = {
@@ -80,9 +80,9 @@ def _texts(given: str | list[str] | list[int] | list[list[int]]) -> list[str]:
     return texts
 
 
-def _counter(desk: RequestContext) -> Counter:
+def _counter(context: RequestContext) -> Counter:
     """What counts the tokens for the usage: where an upstream answers, no tokenizer is loaded here."""
-    return Estimated() if desk.services.config.upstream is not None else desk.services.root.engine
+    return Estimated() if context.services.config.upstream is not None else context.services.root.engine
 
 
 def _vectors(embedder: Embedder, texts: list[str], *, query: bool) -> Vectors:

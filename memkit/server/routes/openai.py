@@ -57,14 +57,14 @@ class Choices:
     memory: str
     gate: str
 
-    async def of(self, desk: RequestContext) -> tuple[str | None, GateName | None]:
+    async def of(self, context: RequestContext) -> tuple[str | None, GateName | None]:
         """The memory's id and the gate; `NotFoundError` for a memory that the caller has not."""
         if self.gate and self.gate not in _GATES:
             raise ConfigError(f"X-Memkit-Gate is one of {', '.join(_GATES)}")
         gate = _GATES[self.gate] if self.gate else None
         if not self.memory:
             return None, gate
-        return (await to_thread.run_sync(get_memory, desk, header_text(self.memory))).id, gate
+        return (await to_thread.run_sync(get_memory, context, header_text(self.memory))).id, gate
 
 
 async def _choices(
@@ -79,57 +79,57 @@ routes = APIRouter(prefix="/v1", tags=["OpenAI-compatible"], responses=ERRORS, r
 
 
 @routes.get("/models")
-def models(desk: InContext) -> Models:
+def models(context: InContext) -> Models:
     """List the model that answers and the embedder; or the models of the upstream."""
-    return Models(data=[_model(desk, name) for name in _names(desk)])
+    return Models(data=[_model(context, name) for name in _names(context)])
 
 
 @routes.get("/models/{model_id:path}")
-def model(model_id: str, desk: InContext) -> Model:
+def model(model_id: str, context: InContext) -> Model:
     """Show the model or the embedder."""
-    if model_id not in _names(desk):
+    if model_id not in _names(context):
         raise unknown(model_id)
-    return _model(desk, model_id)
+    return _model(context, model_id)
 
 
 @routes.post(
     "/chat/completions", description=_EXTENSION, response_model=None, responses={200: {"model": ChatOut}}
 )
 async def chat(
-    body: ChatBody, desk: InContext, request: Request, response: Response, chosen: Chosen
+    body: ChatBody, context: InContext, request: Request, response: Response, chosen: Chosen
 ) -> Response:
-    desk = desk.of(body.user)
-    _check(desk, body)
+    context = context.of(body.user)
+    _check(context, body)
     history, question, system = split_conversation(body.messages)
-    asked = await _question(desk, body, chosen, question, body.max_completion_tokens)
+    asked = await _question(context, body, chosen, question, body.max_completion_tokens)
     asked = replace(asked, history=history, system=system)
-    return await _answered(_Form("chat.completion", "chatcmpl"), desk, body, asked, request, response)
+    return await _answered(_Form("chat.completion", "chatcmpl"), context, body, asked, request, response)
 
 
 @routes.post("/completions", description=_EXTENSION, response_model=None, responses={200: {"model": ChatOut}})
 async def completions(
-    body: CompletionBody, desk: InContext, request: Request, response: Response, chosen: Chosen
+    body: CompletionBody, context: InContext, request: Request, response: Response, chosen: Chosen
 ) -> Response:
-    desk = desk.of(body.user)
-    if desk.services.config.upstream is not None:
+    context = context.of(body.user)
+    if context.services.config.upstream is not None:
         raise ApiError(
             400, "answers come from an upstream here: use /v1/chat/completions", "unsupported", "prompt"
         )
-    _check(desk, body)
+    _check(context, body)
     prompt = body.prompt if isinstance(body.prompt, str) else body.prompt[0]
-    asked = await _question(desk, body, chosen, prompt, None)
-    return await _answered(_Form("text_completion", "cmpl"), desk, body, asked, request, response)
+    asked = await _question(context, body, chosen, prompt, None)
+    return await _answered(_Form("text_completion", "cmpl"), context, body, asked, request, response)
 
 
 # -- what is asked ------------------------------------------------------------------------------
-def _check(desk: RequestContext, body: Common) -> None:
-    _require_model(desk, body.model)
+def _check(context: RequestContext, body: Common) -> None:
+    _require_model(context, body.model)
     if found := body.impossible():
         raise ApiError(400, found[1], "unsupported", found[0])
 
 
-def _require_model(desk: RequestContext, name: str) -> None:
-    if name != desk.services.config.model_id:
+def _require_model(context: RequestContext, name: str) -> None:
+    if name != context.services.config.model_id:
         raise unknown(name)
 
 
@@ -143,25 +143,25 @@ def unknown(name: str) -> ApiError:
     )
 
 
-def _names(desk: RequestContext) -> tuple[str, str]:
+def _names(context: RequestContext) -> tuple[str, str]:
     """The model that answers, and the embedder."""
-    return desk.services.config.model_id, desk.services.root.router.embedder.name
+    return context.services.config.model_id, context.services.root.router.embedder.name
 
 
-def _model(desk: RequestContext, name: str) -> Model:
-    return Model(id=name, created=desk.services.started)
+def _model(context: RequestContext, name: str) -> Model:
+    return Model(id=name, created=context.services.started)
 
 
 async def _question(
-    desk: RequestContext, body: Common, chosen: Choices, text: str, most: int | None
+    context: RequestContext, body: Common, chosen: Choices, text: str, most: int | None
 ) -> Question:
     if not text.strip():
         raise ApiError(400, "the question is empty", "invalid_value", "messages")
     tokens = most or body.max_tokens or DEFAULT_TOKENS
-    within, gate = await chosen.of(desk)
+    within, gate = await chosen.of(context)
     return Question(
         text,
-        min(tokens, longest(desk)),
+        min(tokens, await longest(context)),
         body.temperature or 0.0,
         (body.seed or 0) % 2**63,
         within=within,
@@ -191,52 +191,52 @@ class _Form:
         delta = ({"role": "assistant"} if first else {}) | ({} if text is None else {"content": text})
         return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
 
-    def frame(self, desk: RequestContext, streamed: bool) -> dict[str, Any]:
+    def frame(self, context: RequestContext, streamed: bool) -> dict[str, Any]:
         kind = f"{self.object}.chunk" if streamed and self.prefix == "chatcmpl" else self.object
         return {
             "id": f"{self.prefix}-{secrets.token_hex(12)}",
             "object": kind,
             "created": int(time.time()),
-            "model": desk.services.config.model_id,
-            "system_fingerprint": desk.services.root.engine.fingerprint[:16],
+            "model": context.services.config.model_id,
+            "system_fingerprint": context.services.engine.info().fingerprint[:16],
         }
 
 
 async def _answered(
-    form: _Form, desk: RequestContext, body: Common, asked: Question, request: Request, response: Response
+    form: _Form, context: RequestContext, body: Common, asked: Question, request: Request, response: Response
 ) -> Response:
     if body.stream:
-        pieces = turns_of(request).stream(desk, asked)
+        pieces = turns_of(request).stream(context, asked)
         try:
             first = await anext(pieces)  # errors before it have a status of their own
         except BaseException:
             await pieces.aclose()
             raise
-        events = _events(form, desk, body, first, pieces, request_id_of(request))
+        events = _events(form, context, body, first, pieces, request_id_of(request))
         streamed = StreamingResponse(events, media_type="text/event-stream", headers=UNBUFFERED)
         return with_headers(streamed, response)
-    answer = await turns_of(request).answer(desk, asked, request)
+    answer = await turns_of(request).answer(context, asked, request)
     stopper = StopSequences(body.stops)
     text = stopper.take(answer.text) + stopper.rest()
     found = {
-        **form.frame(desk, False),
+        **form.frame(context, False),
         "choices": [form.choice(text, _finish(answer, stopper))],
         "usage": _usage(answer),
-        "memkit": {**used(desk, answer), "ignored": body.ignored()},
+        "memkit": {**used(context, answer), "ignored": body.ignored()},
     }
-    return with_headers(JSONResponse(found, headers=headers_of(desk, answer)), response)
+    return with_headers(JSONResponse(found, headers=headers_of(context, answer)), response)
 
 
 async def _events(
     form: _Form,
-    desk: RequestContext,
+    context: RequestContext,
     body: Common,
     first: str | Answer,
     pieces: AsyncGenerator[str | Answer, None],
     request_id: str,
 ) -> AsyncIterator[str]:
     """Server-sent events of a stream. Where its reader hangs up, it is closed, and no more is generated."""
-    frame, stopper, began = form.frame(desk, True), StopSequences(body.stops), False
+    frame, stopper, began = form.frame(context, True), StopSequences(body.stops), False
     usage = body.stream_options is not None and bool(body.stream_options.include_usage)
     async with aclosing(pieces):
         piece: str | Answer = first
@@ -247,7 +247,7 @@ async def _events(
                     chunk = {**frame, "choices": [form.piece(text, finish, not began)]}
                     began = True
                     if finish:
-                        chunk["memkit"] = {**used(desk, piece), "ignored": body.ignored()}
+                        chunk["memkit"] = {**used(context, piece), "ignored": body.ignored()}
                     yield _event(chunk)
                 if usage:
                     yield _event({**frame, "choices": [], "usage": _usage(piece)})

@@ -22,12 +22,12 @@ routes = APIRouter(prefix="/v1", include_in_schema=False)  # `memkit.server.rout
 
 
 @routes.get("/models")
-async def models(desk: InContext, request: Request, response: Response) -> Response:
+async def models(context: InContext, request: Request, response: Response) -> Response:
     return with_headers(await _upstream(request).ask("GET", "models", **_how(request)), response)
 
 
 @routes.get("/models/{model_id:path}")
-async def model(model_id: str, desk: InContext, request: Request, response: Response) -> Response:
+async def model(model_id: str, context: InContext, request: Request, response: Response) -> Response:
     path = request.scope.get("raw_path", b"").decode("ascii").partition("?")[0]  # escaped as it came
     asked = path.removeprefix(request.scope.get("root_path", "")).removeprefix("/v1/")
     if not {".", ".."}.isdisjoint(model_id.split("/")):  # no way to what else the upstream serves
@@ -36,17 +36,17 @@ async def model(model_id: str, desk: InContext, request: Request, response: Resp
 
 
 @routes.post("/chat/completions")
-async def chat(desk: InContext, request: Request, response: Response, chosen: Chosen) -> Response:
+async def chat(context: InContext, request: Request, response: Response, chosen: Chosen) -> Response:
     content = await request.body()
     body = parse(content)
     if not isinstance(body, dict):
         raise InvalidBodyError("the request must be an object")
     user = body.get("user")
-    desk = desk.of(user if isinstance(user, str) else None)
-    within, _ = await chosen.of(desk)
+    context = context.of(user if isinstance(user, str) else None)
+    within, _ = await chosen.of(context)
 
     def answered() -> Awaitable[Response]:
-        return _upstream(request).chat(desk, body, content, within, **_how(request))
+        return _upstream(request).chat(context, body, content, within, **_how(request))
 
     return with_headers(await until_disconnected(request, answered), response)
 

@@ -30,17 +30,17 @@ def _asked(
 
 
 @routes.get("")
-def list_jobs(desk: InContext) -> JobsOut:
+def list_jobs(context: InContext) -> JobsOut:
     """List the tenant's compilations and recompilations, newest first."""
-    jobs = desk.services.jobs.list(desk.caller.group)
+    jobs = context.services.jobs.list(context.caller.group)
     return JobsOut(jobs=[JobOut.model_validate(each) for each in jobs])
 
 
 @routes.get("/plan")
-def show_plan(desk: InContext, asked: Annotated[RecompileBody, Depends(_asked)]) -> PlanOut:
+def show_plan(context: InContext, asked: Annotated[RecompileBody, Depends(_asked)]) -> PlanOut:
     """Tell what is due, in which order, and about what it costs. Nothing is compiled."""
-    require_model(desk)
-    found = plan(desk.services.root, _scope(desk, asked))
+    require_model(context)
+    found = plan(context.services.root, _scope(context, asked))
     return PlanOut(
         tasks=[TaskOut.model_validate({**vars(task), "user": _user(task.user)}) for task in found.tasks],
         skipped=[
@@ -53,32 +53,32 @@ def show_plan(desk: InContext, asked: Annotated[RecompileBody, Depends(_asked)])
 
 
 @routes.post("", status_code=202)
-def start(body: RecompileBody, desk: InContext) -> JobOut:
+def start(body: RecompileBody, context: InContext) -> JobOut:
     """Recompile what is due, when its turn comes."""
-    require_model(desk)
-    job = desk.services.jobs.recompile(desk.caller.group, _scope(desk, body))
+    require_model(context)
+    job = context.services.jobs.recompile(context.caller.group, _scope(context, body))
     if job is None:
         raise queue_full()
     return JobOut.model_validate(job)
 
 
 @routes.get("/{job_id}")
-def show_job(job_id: str, desk: InContext) -> JobOut:
+def show_job(job_id: str, context: InContext) -> JobOut:
     """Tell how far a compilation or recompilation is."""
-    job = desk.services.jobs.get(desk.caller.group, job_id)
+    job = context.services.jobs.get(context.caller.group, job_id)
     if job is None:
         raise NotFoundError(f"there is no job {job_id!r:.40}; those that ended long ago are not kept")
     return JobOut.model_validate(job)
 
 
-def _scope(desk: RequestContext, body: RecompileBody) -> Scope:
-    caller = desk.caller
+def _scope(context: RequestContext, body: RecompileBody) -> Scope:
+    caller = context.caller
     if body.user is not None:
         owners = [Caller(caller.holder, body.user, caller.scope).owner]
-        if not desk.services.bank.exists(owners[0]):
+        if not context.services.bank.exists(owners[0]):
             raise NotFoundError(f"the user {body.user!r:.80} has no memories")
     else:
-        users = caller.users(desk.services.bank.tenants())
+        users = caller.users(context.services.bank.tenants())
         owners = [Caller(caller.holder, user, caller.scope).owner for user in users]
     try:
         return Scope(
@@ -86,7 +86,7 @@ def _scope(desk: RequestContext, body: RecompileBody) -> Scope:
             limit=body.limit,
             budget=body.budget,
             retry=body.retry,
-            keep=desk.services.config.keep,
+            keep=context.services.config.keep,
             advisor=AdvisorConfig(enabled=not body.always),
         )
     except ValueError as error:

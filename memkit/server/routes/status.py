@@ -17,6 +17,7 @@ from memkit.config import expanded
 from memkit.errors import NotFoundError
 from memkit.server.api_errors import ApiError
 from memkit.server.dependencies import InContext, services_of
+from memkit.server.engine import AnsweringName
 from memkit.server.request_body import JsonRoute
 from memkit.server.routes.memories import ERRORS
 
@@ -27,20 +28,28 @@ open_routes = APIRouter(tags=["about"], route_class=JsonRoute)
 
 
 class Health(BaseModel):
-    """Whether the server answers."""
+    """Whether the server answers, and which engine it takes answers from."""
 
     status: Literal["ok"]
     version: str
+    engine: AnsweringName
 
 
 class Status(BaseModel):
-    """What this server serves, and what the tenant has here: that of the key, or its one user (``scope``)."""
+    """What this server serves, and what the tenant has here: that of the key, or its one user (``scope``).
+
+    ``engine`` is what answers: the model in this process ("transformers"), SGLang servers or an upstream;
+    ``engine_ready`` says whether it can. ``fingerprint`` and ``window`` (tokens) are those of the model that
+    answers, null where that is not known.
+    """
 
     version: str
     tenant: str
     scope: Scope
     user: str
     model: str
+    engine: AnsweringName
+    engine_ready: bool
     fingerprint: str | None
     window: int | None
     compiler: str
@@ -67,9 +76,9 @@ class Reports(BaseModel):
 
 
 @open_routes.get("/health")
-def health() -> Health:
-    """Tell that the server answers. Needs no key."""
-    return Health(status="ok", version=__version__)
+def health(request: Request) -> Health:
+    """Tell that the server answers, and from which engine. Needs no key."""
+    return Health(status="ok", version=__version__, engine=services_of(request).engine_name)
 
 
 @open_routes.get(
@@ -84,17 +93,19 @@ def metrics(request: Request) -> str:
 
 
 @routes.get("/status")
-def status(desk: InContext) -> Status:
+def status(context: InContext) -> Status:
     """Tell what this server serves, and how much the user has in it."""
-    services, infos = desk.services, desk.services.bank.list(desk.owner)
-    engine = None if services.config.upstream else services.root.engine
-    waiting = [job for job in services.jobs.list(desk.caller.group) if job.state in ("waiting", "running")]
+    services, infos = context.services, context.services.bank.list(context.owner)
+    engine = None if services.config.upstream else services.engine.known()
+    waiting = [job for job in services.jobs.list(context.caller.group) if job.state in ("waiting", "running")]
     return Status(
         version=__version__,
-        tenant=desk.caller.holder,
-        scope=desk.caller.scope,
-        user=desk.caller.user,
+        tenant=context.caller.holder,
+        scope=context.caller.scope,
+        user=context.caller.user,
         model=services.config.model_id,
+        engine=services.engine_name,
+        engine_ready=engine is not None or services.config.upstream is not None,
         fingerprint=engine.fingerprint if engine else None,
         window=engine.window if engine else None,
         compiler=services.config.compiler,
@@ -110,21 +121,21 @@ def status(desk: InContext) -> Status:
 
 
 @routes.get("/users")
-def users(desk: InContext) -> Users:
+def users(context: InContext) -> Users:
     """List the users who have memories, among those whom the key acts for."""
-    return Users(users=desk.caller.users(desk.services.bank.tenants()))
+    return Users(users=context.caller.users(context.services.bank.tenants()))
 
 
 @routes.get("/reports")
-def reports(desk: InContext) -> Reports:
+def reports(context: InContext) -> Reports:
     """List the evaluation reports that the server was given to show."""
-    return Reports(reports=sorted(_reports(desk.services.config.reports)))
+    return Reports(reports=sorted(_reports(context.services.config.reports)))
 
 
 @routes.get("/reports/{name}")
-def report(name: str, desk: InContext) -> dict[str, Any]:
+def report(name: str, context: InContext) -> dict[str, Any]:
     """Show one evaluation report, as ``memkit eval --json`` or ``memkit bench --json`` wrote it."""
-    file = _reports(desk.services.config.reports).get(name)
+    file = _reports(context.services.config.reports).get(name)
     if file is None:
         raise NotFoundError(f"there is no report {name!r:.80}; /reports lists what there is")
     try:

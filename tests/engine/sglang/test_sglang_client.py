@@ -17,6 +17,7 @@ from sglang_kit import artifact_of
 
 from memkit._version import __version__
 from memkit.artifact.format import Artifact
+from memkit.config import Config
 from memkit.engine.base import Completion, Request
 from memkit.engine.factory import create_engine
 from memkit.engine.sglang.engine import SGLangEngine
@@ -345,28 +346,28 @@ def test_an_engine_is_chosen_in_words_or_by_the_environment(
     fakes: list[Fake], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = fakes[0].base.name
-    assert create_engine(None, name) is None
-    assert create_engine("transformers", name) is None
+    assert create_engine(Config.load(model=name)) is None
+    assert create_engine(Config.load(model=name, engine="transformers")) is None
     make_secret(tmp_path / "sglang")
-    chosen = create_engine(None, name, [fakes[0].url], home=tmp_path)
+    chosen = create_engine(Config.load(home=tmp_path, model=name, sglang_urls=[fakes[0].url]))
     assert isinstance(chosen, SGLangEngine)
     chosen.close()
-    for wrong, message in (
-        (("fast", []), "one of transformers"),
-        (("sglang", []), "MEMKIT_SGLANG_URLS"),
-        (("transformers", ["http://x"]), "--url belongs"),
-        (("sglang", ["x"]), "starts with http"),
+    for named, urls, message in (
+        ("fast", None, "one of transformers"),
+        ("sglang", None, "MEMKIT_SGLANG_URLS"),
+        ("transformers", ["http://x"], "--url belongs"),
+        ("sglang", ["x"], "starts with http"),
     ):
         with pytest.raises(ConfigError, match=message):
-            create_engine(wrong[0], name, wrong[1], home=tmp_path)
+            create_engine(Config.load(home=tmp_path, model=name, engine=named, sglang_urls=urls))
     monkeypatch.setenv("MEMKIT_ENGINE", "sglang")
     monkeypatch.setenv("MEMKIT_SGLANG_URLS", f"{fakes[0].url}, {fakes[1].url}/")
-    chosen = create_engine(None, name, home=tmp_path)
+    chosen = create_engine(Config.load(home=tmp_path, model=name))
     assert isinstance(chosen, SGLangEngine)
     assert chosen.config.urls == (fakes[0].url, fakes[1].url)
     chosen.close()
     with pytest.raises(ConfigError, match="secret"):
-        create_engine(None, name, home=tmp_path / "other")
+        create_engine(Config.load(home=tmp_path / "other", model=name))
 
 
 @pytest.mark.parametrize(
