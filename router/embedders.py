@@ -129,7 +129,9 @@ class HybridEmbedder:
 def lexical_embedder(argument: str = "") -> Embedder:
     """The embedder ``lexical``. Raises `ConfigError` for an ``argument``, of which it has none."""
     if argument:
-        raise ConfigError(f"the embedder 'lexical' takes no model, got {argument!r:.80}")
+        raise ConfigError(
+            f"the embedder 'lexical' takes no model, got {argument!r:.80}; 'sentence' and 'hybrid' do"
+        )
     return LexicalEmbedder()
 
 
