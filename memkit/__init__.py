@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from memkit.document import Document as Document
     from memkit.document import Span as Span
     from memkit.memory import Memory as Memory
-    from memkit.router.gate import GateChoice
+    from memkit.router.router import GateChoice
     from memkit.text.messages import MessageLike, When
 
 _LAZY = {

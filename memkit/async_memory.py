@@ -16,7 +16,7 @@ from memkit.document import Document, Span
 from memkit.errors import EngineError
 from memkit.memory import Memory
 from memkit.pipeline.answer import RecalledText, SearchResult
-from memkit.router.gate import GateChoice
+from memkit.router.router import GateChoice
 from memkit.text.messages import MessageLike, Turns, When
 
 if TYPE_CHECKING:

@@ -32,8 +32,7 @@ from memkit.pipeline.context import CompileOptions, Context, Engines
 from memkit.pipeline.ingest import MAX_CHARACTERS
 from memkit.pipeline.usage import Usage
 from memkit.router.embedders import Embedder, resolve_embedder
-from memkit.router.gate import GateChoice
-from memkit.router.router import Router
+from memkit.router.router import GateChoice, Router
 from memkit.text.messages import MessageLike, Turns, When
 from memkit.validation import check_arguments
 

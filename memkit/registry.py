@@ -1,6 +1,8 @@
 """Extension points: compilers, embedders and gates by name.
 
-Each is an entry-point group. What ships with memkit is declared in it like everybody else's.
+Each is an entry-point group. What ships with memkit is declared in it like everybody else's. An entry point
+loads a function: a compiler's of its options, a gate's of the `GateConfig`, an embedder's of what stands
+behind the colon in ``name:ARGUMENT``.
 """
 
 from __future__ import annotations
@@ -15,8 +17,6 @@ from memkit.errors import ConfigError
 if TYPE_CHECKING:
     from memkit.compilers.base import Compiler
     from memkit.models.loading import LoadedModel
-    from memkit.router.embedders import Embedder
-    from memkit.router.gate import Gate, GateConfig
 
 GROUP = "memkit.compilers"
 EMBEDDERS = "memkit.embedders"
@@ -102,19 +102,3 @@ def own_ratio(name: str, load_model: Callable[[], LoadedModel]) -> float | None:
     """
     ask = getattr(load(GROUP, name), "own_ratio", None)
     return None if ask is None else float(ask(load_model()))
-
-
-# -- embedders and gates ------------------------------------------------------------------------
-def embedder(name: str) -> Embedder:
-    """The embedder ``name``, or ``name:ARGUMENT``: an entry point loads a function of the argument ("" if
-    none is given). Raises `ConfigError` for an unknown name."""
-    kind, _, argument = name.partition(":")
-    made: Embedder = load(EMBEDDERS, kind)(argument)
-    return made
-
-
-def gate(config: GateConfig) -> Gate:
-    """The gate that ``config`` names: an entry point loads a function of the config. Raises `ConfigError`
-    for an unknown name."""
-    made: Gate = load(GATES, config.name)(config)
-    return made

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -143,7 +143,10 @@ def resolve_embedder(chosen: str | Embedder | None) -> Embedder:
     Raises `ConfigError` for an unknown name and for what is no embedder, `MissingExtraError` where the extra
     ``embed`` is needed and absent.
     """
-    chosen = Config.load().embedder if chosen is None else chosen
-    made = registry.embedder(chosen) if isinstance(chosen, str) else chosen
+    made: Any = Config.load().embedder if chosen is None else chosen
+    if isinstance(made, str):
+        name, _, argument = made.partition(":")
+        made = registry.load(registry.EMBEDDERS, name)(argument)
     check_embedder(made)
-    return made
+    embedder: Embedder = made
+    return embedder

@@ -14,17 +14,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Literal
 
 from memkit import registry
-from memkit.document import Span
 from memkit.errors import ConfigError
 from memkit.router.calibration import Thresholds
 from memkit.router.retrieval import Candidate
-
-if TYPE_CHECKING:
-    from memkit.router.router import Router
-    from memkit.router.types import RoutingState
 
 Route = Literal["latent", "text", "none"]
 GateName = Literal["auto", "rule", "entropy", "learned"]
@@ -76,39 +71,6 @@ class Decision:
     margin: float | None = None
     calibrated: bool = False
     score: float = 0.0
-
-
-class Ruling(NamedTuple):
-    """A decision; with the route ``text`` also the ``text`` for the prompt, and the ``spans`` it is from."""
-
-    decision: Decision
-    text: str = ""
-    spans: tuple[Span, ...] = ()
-
-
-class Gate(Protocol):
-    """Decides among a question's candidates, of which there is at least one."""
-
-    def decide(self, router: Router, state: RoutingState) -> Ruling:
-        """The decision. `Router.attach`, `Router.probe`, `Router.probe_text` and `Router.text` find out more
-        about ``state``, at the cost of a pass of the model each."""
-
-
-GateChoice: TypeAlias = "Gate | GateConfig | str"
-
-
-def resolve_gate(gate: GateChoice | None) -> tuple[GateConfig, Gate]:
-    """A gate and its config, from either or from a name; None means ``auto``.
-
-    Raises `ConfigError` for an unknown name and for what is no gate.
-    """
-    if gate is None or isinstance(gate, str):
-        gate = GateConfig(gate or "auto")
-    if isinstance(gate, GateConfig):
-        return gate, registry.gate(gate)
-    if not callable(getattr(gate, "decide", None)):
-        raise ConfigError(f"gate is a gate's name, a GateConfig or a Gate, got {gate!r:.80}")
-    return GateConfig(), gate
 
 
 EMPTY = Decision("none", None, "the bank holds no memory")

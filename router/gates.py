@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from memkit.document import Span
 from memkit.errors import ConfigError
 from memkit.router import features, gate
 from memkit.router.calibration import Calibration
-from memkit.router.gate import Decision, GateConfig, GateScores, Ruling
-
-if TYPE_CHECKING:
-    from memkit.router.router import Router
-    from memkit.router.types import RoutingState
+from memkit.router.gate import Decision, GateConfig, GateScores
+from memkit.router.router import Router
+from memkit.router.types import RoutingState, Ruling
 
 
 @dataclass(frozen=True)
@@ -23,7 +20,7 @@ class RuleGate:
     config: GateConfig
 
     def decide(self, router: Router, state: RoutingState) -> Ruling:
-        """See `memkit.router.gate.Gate`."""
+        """See `memkit.router.router.Gate`."""
         router.attach(state, router.contenders(state))
         decision = gate.by_rule(state.ranked[0], state.obstacle(0), router.min_similarity)
         return _carried_out(router, state, decision)
@@ -36,7 +33,7 @@ class EntropyGate:
     config: GateConfig
 
     def decide(self, router: Router, state: RoutingState) -> Ruling:
-        """See `memkit.router.gate.Gate`. Raises `ConfigError` without ``max_entropy`` or a calibration."""
+        """See `memkit.router.router.Gate`. Raises `ConfigError` without ``max_entropy`` or a calibration."""
         limit = self.config.max_entropy
         if limit is None:
             limit = _require_calibration(router, state, "entropy").thresholds.max_entropy
@@ -55,7 +52,7 @@ class LearnedGate:
     config: GateConfig
 
     def decide(self, router: Router, state: RoutingState) -> Ruling:
-        """See `memkit.router.gate.Gate`. Raises `ConfigError` without a calibration."""
+        """See `memkit.router.router.Gate`. Raises `ConfigError` without a calibration."""
         _require_calibration(router, state, "learned")
         best, basis, known = self.rank(router, state)
         candidate, limits = state.ranked[best], known.thresholds
@@ -120,7 +117,7 @@ class AutoGate:
     config: GateConfig
 
     def decide(self, router: Router, state: RoutingState) -> Ruling:
-        """See `memkit.router.gate.Gate`."""
+        """See `memkit.router.router.Gate`."""
         try:
             calibrated = router.calibrated(state)
         except ConfigError as error:

@@ -11,23 +11,50 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from copy import copy
+from typing import Protocol, TypeAlias
 
+from memkit import registry
 from memkit.bank import Bank, MemoryInfo
 from memkit.document import Span
 from memkit.engine.base import Engine, Handle, Request
-from memkit.errors import ArtifactError, EngineError, NotFoundError
+from memkit.errors import ArtifactError, ConfigError, EngineError, NotFoundError
 from memkit.router import calibration, features
 from memkit.router.calibration import Calibration
 from memkit.router.embedders import Embedder
 from memkit.router.features import Probe
-from memkit.router.gate import EMPTY, Decision, GateChoice, Ruling, resolve_gate
+from memkit.router.gate import EMPTY, Decision, GateConfig
 from memkit.router.indexing import refresh
 from memkit.router.passages import AROUND, passages, room_for
 from memkit.router.retrieval import Candidate, lead, retrieve
 from memkit.router.staleness import staleness_reason
-from memkit.router.types import CandidateTrace, RoutingResult, RoutingState
+from memkit.router.types import CandidateTrace, RoutingResult, RoutingState, Ruling
 
 NO_COMPILER = "none"  # names the calibration of memories that have only their text
+
+
+class Gate(Protocol):
+    """Decides among a question's candidates, of which there is at least one."""
+
+    def decide(self, router: Router, state: RoutingState) -> Ruling:
+        """The decision. `Router.attach`, `Router.probe`, `Router.probe_text` and `Router.text` find out more
+        about ``state``, at the cost of a pass of the model each."""
+
+
+GateChoice: TypeAlias = "Gate | GateConfig | str"
+
+
+def resolve_gate(gate: GateChoice | None) -> tuple[GateConfig, Gate]:
+    """A gate and its config, from either or from a name; None means ``auto``.
+
+    Raises `ConfigError` for an unknown name and for what is no gate.
+    """
+    if gate is None or isinstance(gate, str):
+        gate = GateConfig(gate or "auto")
+    if isinstance(gate, GateConfig):
+        return gate, registry.load(registry.GATES, gate.name)(gate)
+    if not callable(getattr(gate, "decide", None)):
+        raise ConfigError(f"gate is a gate's name, a GateConfig or a Gate, got {gate!r:.80}")
+    return GateConfig(), gate
 
 
 class Router:

@@ -14,9 +14,9 @@ from memkit import Memory, registry
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError
 from memkit.router.embedders import LexicalEmbedder
-from memkit.router.gate import EMPTY, GateConfig, Ruling
+from memkit.router.gate import EMPTY, GateConfig
 from memkit.router.router import Router
-from memkit.router.types import RoutingState
+from memkit.router.types import RoutingState, Ruling
 from memkit.testing import TEXT, TINY_OPTIONS
 
 ROOT = Path(__file__).resolve().parents[1]

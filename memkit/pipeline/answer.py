@@ -14,9 +14,10 @@ from memkit.document import Span
 from memkit.engine.base import Completion, Engine, Request
 from memkit.errors import ConfigError, NotFoundError
 from memkit.pipeline.context import Context
-from memkit.router.gate import GateChoice, Route, resolve_gate
+from memkit.router.gate import Route
 from memkit.router.indexing import refresh
 from memkit.router.retrieval import retrieve
+from memkit.router.router import GateChoice, resolve_gate
 from memkit.router.types import RoutingResult
 from memkit.text.messages import Turns, parse_history, require_text
 from memkit.text.normalize import is_blank

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from memkit.bank import Bank, MemoryInfo, Message
 from memkit.compilers.base import Progress, silent
 from memkit.document import Document
 from memkit.errors import ConfigError
-from memkit.pipeline.compile import compile_memory
+from memkit.pipeline.compile import compile_memory, snapshot
 from memkit.pipeline.context import Context
+from memkit.recompile.advice import AdvisorConfig, reason_against, tabular
 from memkit.router.embedders import Embedder
 from memkit.router.indexing import index, index_entry, refresh
 from memkit.text.messages import MessageLike, When, messages_of, require_text
@@ -51,11 +53,14 @@ def remember(
 
 
 def objection(context: Context, memory_id: str) -> str:
-    """Why a memory is better left on its text than compiled, or ""."""
-    from memkit.recompile.advice import AdvisorConfig, objection
-
+    """Why a memory is better left on its text than compiled, or "". Only the model's tokenizer is needed."""
+    config = context.compiling.advisor or AdvisorConfig()
     info = context.bank.get(context.owner, memory_id)
-    return objection(context, info, context.compiling.advisor or AdvisorConfig())
+    if not config.enabled:
+        return ""
+    source, _ = snapshot(context, info)
+    tokens = context.embedded.count_tokens(source.text)
+    return reason_against(info, tokens, tabular(source.text), config, datetime.now(UTC))
 
 
 def add_document(context: Context, document: str | Document, title: str = "") -> MemoryInfo:

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 import memkit
 from memkit import Answer, AsyncMemory, Memory, MemoryInfo, Owner, Receipt, Span, Stream
 from memkit.config import Config
-from memkit.router.gate import EMPTY, GateConfig, Ruling
+from memkit.router.gate import EMPTY, GateConfig
 from memkit.router.router import Router
-from memkit.router.types import RoutingState
+from memkit.router.types import RoutingState, Ruling
 
 
 class NoMemory:
