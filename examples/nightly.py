@@ -15,7 +15,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         with memkit.Memory(folder) as memory:
             for user in ("mira", "rolan"):
-                memory.of(user).remember("I live in Lasces. My horse is called Shopux.", memory="profile")
+                memory.for_user(user).remember(
+                    "I live in Lasces. My horse is called Shopux.", memory="profile"
+                )
         run(["cron", "--format", "crontab", "--home", folder])
         # Texts as short as these would stay as they are; --always compiles them nevertheless.
         run(["recompile", "--home", folder, "--always"])

@@ -18,7 +18,7 @@ def compile_here(folder: Path, file: Path) -> None:
     """On a machine that has the document: compile it, and keep the artifact in a file."""
     with memkit.Memory(folder, user="mira") as memory:
         info = memory.remember(DOCUMENT, compile=False)
-        _, made = memory.compiled(info.id)
+        _, made = memory.compile_with_cost(info.id)
         file.write_bytes(made.data)
 
 

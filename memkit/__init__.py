@@ -5,7 +5,7 @@
     >>> memkit.ask("Where does Simsem live?").text
     'Lasces'
 
-`Memory` is the same with a path, a model and a user of your choice.
+`Memory` does the same with a path, a model and a user of your choice, `AsyncMemory` for asyncio.
 """
 
 from __future__ import annotations
@@ -13,22 +13,55 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from memkit._version import __version__
-from memkit.errors import MemkitError
+from memkit.errors import (
+    ArtifactError,
+    BankBusyError,
+    BankError,
+    BankFullError,
+    BankReadOnlyError,
+    CompileError,
+    ConfigError,
+    ContextTooLongError,
+    DocumentError,
+    EngineError,
+    FingerprintError,
+    MemkitError,
+    MissingExtraError,
+    ModelError,
+    NotFoundError,
+    QuotaError,
+    VerificationError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from memkit.bank import MemoryInfo, Receipt
-    from memkit.document import Document
-    from memkit.memory import Answer, Memory, MessageLike, Trace
-    from memkit.text.messages import When
+    from memkit.answer import Answer as Answer
+    from memkit.answer import Stream as Stream
+    from memkit.answer import Trace as Trace
+    from memkit.async_memory import AsyncMemory as AsyncMemory
+    from memkit.bank import MemoryInfo as MemoryInfo
+    from memkit.bank import Message as Message
+    from memkit.bank import Receipt as Receipt
+    from memkit.bank.owners import Owner as Owner
+    from memkit.document import Document as Document
+    from memkit.document import Span as Span
+    from memkit.memory import Memory as Memory
+    from memkit.router.router import GateChoice
+    from memkit.text.messages import MessageLike, When
 
 _LAZY = {
-    "Answer": "memkit.memory",
+    "Answer": "memkit.answer",
+    "AsyncMemory": "memkit.async_memory",
     "Document": "memkit.document",
     "Memory": "memkit.memory",
     "MemoryInfo": "memkit.bank",
-    "Trace": "memkit.memory",
+    "Message": "memkit.bank",
+    "Owner": "memkit.bank.owners",
+    "Receipt": "memkit.bank",
+    "Span": "memkit.document",
+    "Stream": "memkit.answer",
+    "Trace": "memkit.answer",
 }
 
 
@@ -63,9 +96,9 @@ def remember(
     )
 
 
-def ask(question: str, *, user: str = "default") -> Answer:
+def ask(question: str, *, user: str = "default", gate: GateChoice | None = None) -> Answer:
     """Answer a question from a user's memories in the default bank; see `Memory.ask`."""
-    return _memory(user).ask(question)
+    return _memory(user).ask(question, gate=gate)
 
 
 def forget(memory_id: str, *, user: str = "default") -> list[Receipt]:
@@ -80,11 +113,33 @@ def forget_all(*, user: str = "default") -> list[Receipt]:
 
 __all__ = [
     "Answer",
+    "ArtifactError",
+    "AsyncMemory",
+    "BankBusyError",
+    "BankError",
+    "BankFullError",
+    "BankReadOnlyError",
+    "CompileError",
+    "ConfigError",
+    "ContextTooLongError",
     "Document",
+    "DocumentError",
+    "EngineError",
+    "FingerprintError",
     "MemkitError",
     "Memory",
     "MemoryInfo",
+    "Message",
+    "MissingExtraError",
+    "ModelError",
+    "NotFoundError",
+    "Owner",
+    "QuotaError",
+    "Receipt",
+    "Span",
+    "Stream",
     "Trace",
+    "VerificationError",
     "__version__",
     "ask",
     "forget",

@@ -1,14 +1,15 @@
-"""Answers, and why they are what they are."""
+"""Answers with their traces, whole or as they are written."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import Literal, Self
 
 from memkit.bank import Entry
 from memkit.document import Span
+from memkit.errors import EngineError
 from memkit.router.gate import Route
 from memkit.router.types import CandidateTrace
 
@@ -87,3 +88,57 @@ def parts_of(
         for e in entries
         if any(span.start < e.end and e.start < span.end for span in spans)
     )
+
+
+class Stream(Iterator[str]):
+    """An answer as it is written. Iterate for its text, piece by piece; `answer` has the whole and its trace.
+
+        >>> stream = memory.stream("Where does Simsem live?")
+        >>> for piece in stream:
+        ...     print(piece, end="", flush=True)
+        >>> stream.answer.route
+
+    The first piece routes the question, so errors come with it. `close`, or leaving a ``with`` block, ends
+    the work.
+    """
+
+    def __init__(self, parts: Iterator[str | Answer]) -> None:
+        self._parts = parts
+        self._answer: Answer | None = None
+
+    def __next__(self) -> str:
+        if self._answer is None:
+            for part in self._parts:
+                if isinstance(part, str):
+                    return part
+                self._answer = part
+        raise StopIteration
+
+    @property
+    def answer(self) -> Answer:
+        """The whole answer with its trace; what is not written yet is waited for.
+
+        Raises `EngineError` where the stream was closed before its end, and what iterating raises.
+        """
+        for _ in self:
+            pass
+        if self._answer is None:
+            raise EngineError("the stream was closed before the answer ended")
+        return self._answer
+
+    @property
+    def finished(self) -> bool:
+        """Whether the answer is complete."""
+        return self._answer is not None
+
+    def close(self) -> None:
+        """End the work. An answer that is complete stays."""
+        close = getattr(self._parts, "close", None)
+        if close is not None:
+            close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

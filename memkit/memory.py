@@ -1,40 +1,45 @@
-"""The façade: remember, ask, forget. The whole path of a document and of a question."""
+"""`Memory`: remember, ask, forget. The stages behind it are in `memkit.pipeline`."""
 
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memkit import registry
-from memkit.answer import Answer, Part, Trace
+from memkit._deprecated import deprecated
+from memkit.answer import Answer, Part, Stream, Trace
 from memkit.artifact.signing import Signer
 from memkit.bank import Bank, MemoryInfo, Receipt
 from memkit.bank.owners import Owner
-from memkit.compilers.base import Compiled, Progress, Step, silent
+from memkit.compilers.base import Compiled, Progress, silent
 from memkit.config import Config, expanded
 from memkit.document import Document, Span
 from memkit.engine.base import Engine
-from memkit.errors import ConfigError
+from memkit.engine.factory import create_engine
 from memkit.observability.events import LogObserver, Observer
 from memkit.pipeline import ingest
 from memkit.pipeline.admission import AdmissionConfig
 from memkit.pipeline.answer import RecalledText, Sampling, SearchResult, ask_many, recall, search, stream
-from memkit.pipeline.compile_queue import CompileQueue, Job
+from memkit.pipeline.compile import compile_memory
+from memkit.pipeline.compile_job import compile_job
+from memkit.pipeline.compile_queue import CompileQueue
+from memkit.pipeline.context import CompileOptions, Context, Engines
 from memkit.pipeline.ingest import MAX_CHARACTERS
 from memkit.pipeline.usage import Usage
 from memkit.router.embedders import Embedder, resolve_embedder
-from memkit.router.gate import GateConfig, GateName, resolve_gate
-from memkit.router.router import Router
+from memkit.router.router import GateChoice, Router
 from memkit.text.messages import MessageLike, Turns, When
 from memkit.validation import check_arguments
 
 if TYPE_CHECKING:  # they bring torch, which only compiling and answering need
     from memkit.engine.transformers.engine import TransformersEngine
     from memkit.models.loading import LoadedModel
+    from memkit.pipeline.forget_check import ForgetReport
     from memkit.pipeline.verify import VerificationReport
     from memkit.recompile.advice import AdvisorConfig
 
@@ -42,29 +47,45 @@ if TYPE_CHECKING:  # they bring torch, which only compiling and answering need
 class Memory:
     """One user's memories in one bank, in front of one frozen model.
 
-    ``path`` is the bank, or its folder (default: ``MEMKIT_HOME``, else the platform's data folder);
-    ``model`` a name that `memkit.models.loading.load` knows (default: ``MEMKIT_MODEL``, else nano).
-    Everything is read and written in the name of ``user`` alone: one of a server's ``tenant``, or of none.
-    ``embedder`` finds memories: "lexical" by words, "sentence" by meaning, "hybrid" by both (default:
-    ``MEMKIT_EMBEDDER``, else lexical); ``gate`` decides among them: "auto", "rule", "entropy" or "learned".
-    ``engine`` answers (default: one in this process, which in any case compiles). Artifacts are signed with
-    ``signer`` (default: the key in the file that ``MEMKIT_SIGNING_KEY`` names, if any). ``advisor`` tells
-    which memories are better left on their text. Of what is compiled in the background ``keep`` versions
-    stay (default: all). ``clock`` tells the time, ``observer`` is told what happens (default: log records).
-    ``database`` and ``artifacts`` are those of a bank that machines share (see `memkit.bank.Bank`).
+    What is not given as an argument comes from ``config``, and that, where it is not given either, from the
+    environment and the configuration file (see `memkit.config.Config`).
+
+    Args:
+        path: The bank or its folder (``config.home``).
+        model: A name that `memkit.models.loading.load` knows, or a loaded model (``config.model``).
+        user: Whose memories are read and written, and nobody else's ("default").
+        compiler: The compiler's name; ``options`` are its own (``config.compiler``, ``config.options``).
+        engine: What answers (``config.engine``); the embedded engine compiles in any case.
+        embedder: What retrieves memories: "lexical" by words, "sentence" by meaning, "hybrid" by both, a name
+            that is registered under ``memkit.embedders``, or an embedder (``config.embedder``).
+        gate: What decides between artifact, text and neither: "auto", "rule", "entropy", "learned", a name
+            that is registered under ``memkit.gates``, a `GateConfig` or a `Gate` (``config.gate``).
+        admission: The tests that an artifact must pass to be published.
+        advisor: Which memories are left on their text.
+        signer: Signs artifacts (the key file ``config.signing_key``, if any).
+        clock: Tells the time, with its zone.
+        observer: Is told of answers and compilations (default: log records).
+        database, artifacts: Of a bank that machines share (see `memkit.bank.Bank`). A ``path`` without them
+        is
+            a bank of this machine, unless ``config`` is given.
+        tenant: The tenant of a server whose user this is; "" for none.
+        keep: Versions to keep of what is compiled in the background (``config.keep``; None: all).
+
+    Raises `ConfigError` for arguments that are unknown or out of range, `BankError` for a bank that cannot be
+    opened.
     """
 
     def __init__(
         self,
         path: str | Path | Bank | None = None,
         model: str | LoadedModel | None = None,
-        user: str = "default",
+        user: str | None = None,
         *,
-        compiler: str = "lcc",
+        compiler: str | None = None,
         options: Mapping[str, Any] | None = None,
         engine: Engine | None = None,
         embedder: str | Embedder | None = None,
-        gate: GateConfig | GateName | None = None,
+        gate: GateChoice | None = None,
         admission: AdmissionConfig | None = None,
         advisor: AdvisorConfig | None = None,
         signer: Signer | None = None,
@@ -74,87 +95,116 @@ class Memory:
         artifacts: str | None = None,
         tenant: str = "",
         keep: int | None = None,
+        config: Config | None = None,
     ) -> None:
         check_arguments(path, model, compiler, options, engine, keep, clock)
-        self.whose = Owner(user, tenant)
-        self.compiler, self.options, self.keep = compiler, dict(options or {}), keep
-        registry.check(compiler, self.options)  # a wrong option is an error now, not tonight
-        config = Config.load()
-        gate, embedding = resolve_gate(gate), resolve_embedder(embedder or config.embedder)
-        self.signer = signer or (Signer.from_file(config.signing_key) if config.signing_key else None)
-        if isinstance(path, Bank):
-            self.bank = path
-        elif path is not None:
-            self.bank = Bank(expanded(path), database=database, artifacts=artifacts)
-        else:
-            self.bank = Bank(config.home, database=config.database, artifacts=config.artifacts)
-        self._clock = clock or _utc_now
-        self.observer = observer or LogObserver()
-        self._model = model or config.model
-        self._engine, self._local = engine, _local(engine)
-        self.router = Router(self.bank, self.owner, lambda: self.engine, embedding, gate)
-        self.admission, self.advisor = admission or AdmissionConfig(), advisor
-        self._usage = Usage(self.bank)
-        self._root: Memory | None = None  # whose bank, engine and queue these are, where they are another's
-        self._closes = not isinstance(path, Bank)
-        self.queue = CompileQueue(self.bank, self._compile_job)
+        owner = Owner("default" if user is None else user, tenant)
+        config = _resolved(config, path, model, compiler, options, database, artifacts, keep)
+        registry.check(config.compiler, config.options)  # a wrong option is an error now, not tonight
+        embedding = resolve_embedder(embedder or config.embedder)
+        if signer is None and config.signing_key is not None:
+            signer = Signer.from_file(config.signing_key)
+        bank = path if isinstance(path, Bank) else None
+        self._opened_bank, self._created_engine = bank is None, None if engine else create_engine(config)
+        bank = bank or Bank(config.home, database=config.database, artifacts=config.artifacts)
+        loaded = None if model is None or isinstance(model, str) else model
+        engines = Engines(config, engine or self._created_engine, loaded)
+        compiling = CompileOptions(
+            config.compiler,
+            dict(config.options),
+            admission or AdmissionConfig(),
+            advisor,
+            signer,
+            config.keep,
+        )
+        self.context = Context(
+            bank,
+            owner,
+            Router(bank, owner.name, lambda: engines.answering(owner.name), embedding, gate or config.gate),
+            engines,
+            compiling,
+            CompileQueue(bank, lambda job: compile_job(self.context, job)),
+            Usage(bank),
+            observer or LogObserver(),
+            clock or _utc_now,
+        )
+        self._is_view = False  # of another's bank, engine and queue
 
-    def of(self, user: str | Owner) -> Memory:
+    def for_user(self, user: str | Owner) -> Memory:
         """The memories of another user in the same bank, in front of the same model.
 
-        A name means a user of the same tenant; an `Owner` names the tenant, and a namespace, too.
+        A name means a user of the same tenant; an `Owner` also names the tenant, and a namespace.
         """
         other = copy(self)
-        other.whose = user if isinstance(user, Owner) else Owner(user, self.tenant)
-        other._root = self._root or self
-        other.router = self.router.of(other.owner, lambda: other.engine)
+        other.context = self.context.of(user if isinstance(user, Owner) else Owner(user, self.tenant))
+        other._is_view = True
         return other
+
+    # -- whose memories, and with what ----------------------------------------------------------
+    @property
+    def bank(self) -> Bank:
+        """The bank that holds them."""
+        return self.context.bank
+
+    @property
+    def whose(self) -> Owner:
+        """User, tenant and namespace."""
+        return self.context.whose
 
     @property
     def owner(self) -> str:
-        """What the bank calls those whose memories these are (see `memkit.bank.owners`)."""
-        return self.whose.name
+        """The owner's name in the bank (see `memkit.bank.owners`)."""
+        return self.context.owner
 
     @property
     def user(self) -> str:
-        """The user's own name; "" of a tenant's own memories."""
+        """The user's own name; "" for a tenant's own memories."""
         return self.whose.user
 
     @property
     def tenant(self) -> str:
-        """The tenant that the user is one of; "" where there is none."""
+        """The user's tenant; "" where there is none."""
         return self.whose.tenant
 
     @property
-    def engine(self) -> Engine:
-        """The engine that answers, in this user's name; loading the model waits until it is needed."""
-        shared = (self._root or self)._engine
-        return self.local if shared is None else shared.for_tenant(self.owner)
+    def router(self) -> Router:
+        """Decides, per question, what goes in front of the model."""
+        return self.context.router
 
     @property
-    def ready(self) -> Engine | None:
-        """The engine that answers, if there is one yet."""
-        return (self._root or self)._engine or (self._root or self)._local
+    def queue(self) -> CompileQueue:
+        """The bank's compilations in the background."""
+        return self.context.queue
+
+    @property
+    def observer(self) -> Observer:
+        """Is told of answers and compilations."""
+        return self.context.observer
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that answers. Its model is loaded when first needed; raises `ModelError`."""
+        return self.context.engine
 
     @property
     def local(self) -> TransformersEngine:
-        """The engine in this process, which compiles and tests artifacts, whatever answers."""
-        if self._root is not None:
-            return self._root.local
-        if self._local is None:
-            from memkit.engine.transformers.engine import TransformersEngine
-
-            self._local = TransformersEngine(self._model)
-        return self._local
+        """The embedded engine, which compiles and tests artifacts whatever answers."""
+        return self.context.embedded
 
     @property
     def model(self) -> str:
         """The model's name, as far as it is known before it is loaded."""
-        if self._root is not None:
-            return self._root.model
-        if self._engine is not None:
-            return self._engine.model
-        return self._model if isinstance(self._model, str) else self._model.name
+        return self.context.engines.model
+
+    @property
+    def compiler(self) -> str:
+        """The compiler's name."""
+        return self.context.compiling.compiler
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The compiler's options."""
+        return self.context.compiling.options
 
     # -- remember -------------------------------------------------------------------------------
     def remember(
@@ -170,77 +220,65 @@ class Memory:
         always: bool = False,
         progress: Progress = silent,
     ) -> MemoryInfo:
-        """Store a document, or add to a running memory; it can be asked about at once, from its text.
+        """Store a document, or append to a running memory. Questions are answered from its text at once.
 
-        A text with a ``memory``'s name, or messages (``{"role", "content"}``, of the memory "profile" if
-        none is named), become dated entries of that running memory: said at ``when`` (see
-        `memkit.text.dates.parse_time`; without a zone it is in UTC), or now. A ``key`` makes a repeated call
-        harmless. Its artifact answers for what was compiled, by `compile` or ``wait``; newer entries are read
-        as text.
+        Args:
+            document: A text, a `Document`, or messages (``{"role": ..., "content": ...}``), which become
+                entries of a running memory.
+            memory: The running memory's name; for messages the default is "profile".
+            when: The date of the entries (see `memkit.text.dates.parse_time`; without a zone UTC); default:
+                now.
+            key: Makes repeated calls harmless: entries with a known key are not appended again.
+            title: The document's title.
+            wait: Compile before returning, instead of in the background. Of a running memory new entries are
+                read as text until it is compiled, by `compile`, ``wait`` or the nightly run.
+            compile: Whether a document is compiled at all; False leaves it on its text.
+            always: Compile what the advice (`objection`) would leave on its text: short, tabular or seldom
+                asked memories.
+            progress: Called after each step of a compilation with ``wait``.
 
-        Compilation of a document runs in the background, or before returning with ``wait``;
-        ``compile=False`` leaves it on its text, and so does the advice for what is short, tabular or seldom
-        asked (`objection`), unless ``always``. Remembering what looks the same again changes nothing.
-        Raises `DocumentError` for a text that cannot be remembered, `ConfigError` for one that is too long.
+        Remembering a document that looks the same again changes nothing. Raises `DocumentError` for a text
+        that cannot be stored, `ConfigError` for one that is too long, `QuotaError`; with ``wait`` as
+        `compile`.
         """
-        if memory is not None or not isinstance(document, str | Document):
-            if title:
-                raise ConfigError("a running memory has a name instead of a title")
-            name = "profile" if memory is None else memory
-            info = ingest.append_entries(self, name, document, when, key, self._clock())
-        elif when is not None or key is not None:
-            raise ConfigError(
-                "`when` and `key` belong to entries of a running memory: name one with `memory`"
-            )
-        else:
-            info = ingest.add_document(self, document, title)
-            if not compile or (info.status == "compiled" and not self.router.usable(info)):
-                return info
-        if wait:
-            left = not always and self.objection(info.id)
-            return info if left else self.compile(info.id, progress=progress)
-        if not info.running:
-            self.queue.compile(self.owner, info.id, always=always)
-        return info
+        return ingest.remember(
+            self.context,
+            document,
+            memory=memory,
+            when=when,
+            key=key,
+            title=title,
+            wait=wait,
+            compile=compile,
+            always=always,
+            progress=progress,
+        )
 
     def objection(self, memory_id: str) -> str:
-        """Why a memory is better left on its text than compiled, or "": what every door goes by."""
-        from memkit.recompile.advice import AdvisorConfig, objection
-
-        return objection(self, self.bank.get(self.owner, memory_id), self.advisor or AdvisorConfig())
+        """Why a memory is better left on its text than compiled, or "". Raises `NotFoundError`."""
+        return ingest.objection(self.context, memory_id)
 
     def compile(self, memory_id: str, *, progress: Progress = silent) -> MemoryInfo:
-        """Compile a memory from its source and publish the artifact, if the admission gate lets it pass.
+        """Compile a memory from its source, and publish the artifact if it passes the admission tests.
 
-        Raises `CompileError` when that is impossible, `VerificationError` when the gate refuses the
-        artifact; the memory then stays on its text, and its ``error`` says why.
+        ``progress`` is called after each step. Raises `CompileError` where that is impossible,
+        `VerificationError` where the tests refuse the artifact, `NotFoundError`, `BankBusyError`. The memory
+        then stays on its text, or on the version it has, and its ``error`` says why.
         """
-        return self.compiled(memory_id, progress=progress)[0]
+        return self.compile_with_cost(memory_id, progress=progress)[0]
 
-    def compiled(self, memory_id: str, *, progress: Progress = silent) -> tuple[MemoryInfo, Compiled]:
-        """As `compile`, and what the compilation cost."""
-        from memkit.pipeline.compile import compile_memory
-
-        info = self.bank.get(self.owner, memory_id)
-        with self.bank.leases.take(self.owner, info.id) as lease:
-
-            def step(done: Step) -> None:
-                lease.renew()
-                progress(done)
-
-            return compile_memory(self, info, step)
-
-    def _compile_job(self, job: Job) -> None:
-        from memkit.recompile.run import compile_job
-
-        compile_job(self, job)
+    def compile_with_cost(
+        self, memory_id: str, *, progress: Progress = silent
+    ) -> tuple[MemoryInfo, Compiled]:
+        """As `compile`, with what the compilation took: steps, seconds and FLOPs."""
+        return compile_memory(self.context, memory_id, progress)
 
     def queue_age(self) -> float:
-        """Seconds that the oldest compilation has waited in the background; 0 where none does."""
+        """Seconds that the oldest compilation has waited in the background; 0 where none waits."""
         return self.queue.age()
 
     def wait(self) -> None:
-        """Wait until every background compilation of the bank has ended, those left from before too."""
+        """Wait for the bank's background compilations, those left by earlier processes included."""
         self.queue.resume()
         self.queue.wait()
 
@@ -255,23 +293,40 @@ class Memory:
         seed: int = 0,
         system: str = "",
         within: str | None = None,
+        gate: GateChoice | None = None,
     ) -> Answer:
-        """Answer a question from the best memory, or without one; or from no other than the one ``within``.
+        """Answer a question from the best memory, or without one.
 
-        ``history`` holds earlier questions with their answers, the latest last; what does not fit half the
-        model's window is left out, the oldest first. The memory is chosen by the question alone, whatever
-        the instructions ``system`` say. Raises `ContextTooLongError` when the question itself does not fit
-        the model, `NotFoundError` where there is no memory ``within``.
+        Args:
+            question: What is asked. It alone chooses the memory.
+            history: Earlier questions with their answers as pairs or messages, the latest last. What does
+                not fit half the model's window is left out, the oldest first.
+            max_tokens: The longest answer, in tokens.
+            temperature: 0 decodes greedily; above, answers are sampled.
+            seed: Of the sampling; the same seed gives the same answer.
+            system: Instructions for the model. The router does not read them.
+            within: The id of the only memory that may be used.
+            gate: Decides in place of the memory's own gate, for this question.
+
+        Raises `ContextTooLongError` when the question does not fit the model's window, `NotFoundError` where
+        there is no memory ``within``, `ConfigError` for a value that is out of range.
         """
-        how = Sampling(max_tokens, temperature, seed, system, within)
-        (answer,) = ask_many(self, [question], history, how)
+        sampling = Sampling(max_tokens, temperature, seed, system, within, gate)
+        (answer,) = ask_many(self.context, [question], history, sampling)
         return answer
 
     def ask_many(
-        self, questions: Sequence[str], *, max_tokens: int = 64, temperature: float = 0.0, seed: int = 0
+        self,
+        questions: Sequence[str],
+        *,
+        max_tokens: int = 64,
+        temperature: float = 0.0,
+        seed: int = 0,
+        gate: GateChoice | None = None,
     ) -> builtins.list[Answer]:
-        """Answer several questions, in order; those about one memory are read together."""
-        return ask_many(self, questions, (), Sampling(max_tokens, temperature, seed))
+        """Answer several questions, in order; those about one memory share a batch. See `ask`."""
+        sampling = Sampling(max_tokens, temperature, seed, gate=gate)
+        return ask_many(self.context, questions, (), sampling)
 
     def stream(
         self,
@@ -283,92 +338,105 @@ class Memory:
         seed: int = 0,
         system: str = "",
         within: str | None = None,
-    ) -> Iterator[str | Answer]:
-        """The pieces of an answer as they come, then the `Answer` that they make up, with its trace.
-
-        Closing the iterator ends the work. Raises as `ask`, when the first piece is asked for.
-        """
-        how = Sampling(max_tokens, temperature, seed, system, within)
-        return stream(self, question, history, how)
+        gate: GateChoice | None = None,
+    ) -> Stream:
+        """As `ask`, with the answer's text as it is written; what `ask` raises comes with the first piece."""
+        sampling = Sampling(max_tokens, temperature, seed, system, within, gate)
+        return Stream(stream(self.context, question, history, sampling))
 
     def recall(self, question: str, *, max_tokens: int = 64) -> RecalledText:
-        """The passages that an answer of ``max_tokens`` should be written from, for another model to read."""
-        return recall(self, question, max_tokens)
+        """The passages from which a model of your own should answer, in at most ``max_tokens`` tokens."""
+        return recall(self.context, question, max_tokens)
 
     def search(self, query: str, k: int = 4) -> builtins.list[SearchResult]:
-        """The best passage of each of the ``k`` memories that fit a query best; no model is asked."""
-        return search(self, query, k)
-
-    def answered(self, answer: Answer, started: float) -> None:
-        """Count an answer that was given, and tell the observer."""
-        if answer.trace.memory_id is not None and answer.route != "none":
-            self._usage.note(self.owner, answer.trace.memory_id)
-        self.observer.answered(self.owner, answer, started)
+        """The best passage of each of the ``k`` memories that fit a query best. No model is needed."""
+        return search(self.context, query, k)
 
     # -- manage ---------------------------------------------------------------------------------
-    def list(self) -> list[MemoryInfo]:
+    def list_memories(self) -> builtins.list[MemoryInfo]:
         """All memories of this user, newest last."""
         return self.bank.list(self.owner)
 
-    def show(self, memory_id: str) -> MemoryInfo:
-        """One memory. Raises `NotFoundError`."""
+    def get(self, memory_id: str) -> MemoryInfo:
+        """One memory, by its id or the beginning of it. Raises `NotFoundError`."""
         return self.bank.get(self.owner, memory_id)
 
     def verify(
         self, memory_id: str, *, replay: bool = False, progress: Progress = silent
     ) -> VerificationReport:
-        """Re-read an artifact, check every byte and its fingerprint, and test it again.
+        """Read an artifact again, check every byte and its fingerprint, and repeat its admission tests.
 
-        ``replay`` also compiles it again from its source, with its own settings; on the same machine
-        that gives the same bytes. Raises `ArtifactError` for bytes that cannot be used, `VerificationError`
-        when the gate would refuse the artifact today, or the replay differs.
+        ``replay`` also compiles it again from its source with its own settings, which gives the same bytes on
+        the same machine; ``progress`` is called after each step of that. Raises `ArtifactError` for bytes
+        that cannot be used, `VerificationError` when the tests would refuse the artifact today or the replay
+        differs.
         """
         from memkit.pipeline.verify import verify
 
         with self.bank.artifact(self.owner, memory_id) as artifact:
             source = self.bank.source(self.owner, memory_id)
-            return verify(artifact, source, self.local, self.admission, replay=replay, progress=progress)
+            admission = self.context.compiling.admission
+            return verify(artifact, source, self.local, admission, replay=replay, progress=progress)
 
     def forget(
         self, memory_id: str, *, spans: Sequence[Span] | None = None, compile: bool = True
     ) -> builtins.list[Receipt]:
-        """Forget one memory, by its whole id: text, vectors, artifacts, attached handles.
+        """Forget one memory, by its whole id: text, vectors, artifacts and what an engine has attached.
 
-        With ``spans`` only those characters of the memory's text, or the entries they touch of a running
-        one, with every version that saw them; what remains is compiled anew in the background, unless
-        ``compile`` is false, and the receipt tells its id. `memkit.pipeline.forget.forget_and_check` also
-        asks whether it is forgotten. Raises `NotFoundError` when there is no such memory, `ConfigError` for
-        what is no id.
+        ``spans`` forget only those characters of a document, or the entries they touch of a running memory,
+        with every version that saw them. The rest is compiled again in the background unless ``compile`` is
+        false, and the receipt has its id. Raises `NotFoundError`, and `ConfigError` for anything but a whole
+        id.
         """
-        from memkit.pipeline import forget as forgetting
+        from memkit.pipeline.forget import forget
 
-        return forgetting.forget(self, memory_id, spans, compile)
+        return forget(self.context, memory_id, spans, compile)
 
     def forget_matching(self, memory_id: str, text: str, *, compile: bool = True) -> builtins.list[Receipt]:
-        """Forget a text, and what looks like it, wherever a memory holds it: in what it tells, in its title,
-        in speakers and keys, with every version that saw it.
+        """Forget a text, in any spelling that looks the same, wherever a memory holds it: in its source, its
+        title, its speakers and keys, with every version that saw it.
 
-        What has it for a name, or is an item of a store that holds it, is forgotten altogether. Raises
-        `NotFoundError` where the memory does not hold it.
+        A memory that is named after the text, or an item of a store that holds it, is forgotten as a whole.
+        Raises `NotFoundError` where the memory does not hold it.
         """
-        from memkit.pipeline import forget as forgetting
+        from memkit.pipeline.forget import forget_matching
 
-        return forgetting.forget_matching(self, memory_id, text, compile)
+        return forget_matching(self.context, memory_id, text, compile)
 
     def forget_all(self) -> builtins.list[Receipt]:
-        """Forget everything that this user has, with what stores keep in namespaces beneath them."""
-        from memkit.pipeline import forget as forgetting
+        """Forget everything that this user has, the namespaces of stores below them included."""
+        from memkit.pipeline.forget import forget_all
 
-        return forgetting.forget_all(self)
+        return forget_all(self.context)
+
+    def forget_and_check(
+        self,
+        memory_id: str | None = None,
+        *,
+        spans: Sequence[Span] = (),
+        matching: str | None = None,
+        questions: int = 16,
+    ) -> ForgetReport:
+        """Forget, then ask again what the forgotten text answered.
+
+        As `forget`; with ``matching`` as `forget_matching`; without a ``memory_id`` as `forget_all`. The
+        model writes up to ``questions`` questions about what is forgotten. Those that it answers the same way
+        without any memory are left out, as no bank can forget what the model knows anyway.
+        """
+        from memkit.pipeline.forget_check import forget_and_check
+
+        return forget_and_check(self.context, memory_id, spans, questions, matching=matching)
 
     def close(self) -> None:
-        """End the compilation under way, leave what waits for the next time, and close the bank if it was
-        opened here. What `of` gave has nothing of its own to close."""
-        if self._root is not None:
+        """Finish the compilation that runs, leave waiting ones for the next process, and close the bank and
+        the engine if this memory opened them. A memory from `for_user` has nothing of its own to close."""
+        if self._is_view:
             return
         self.queue.stop()
-        self._usage.flush()
-        if self._closes:
+        self.context.usage.flush()
+        if self._created_engine is not None:
+            self._created_engine.close()
+        if self._opened_bank:
             self.bank.close()
 
     def __enter__(self) -> Memory:
@@ -377,18 +445,53 @@ class Memory:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    # -- former names ---------------------------------------------------------------------------
+    @deprecated("Memory.of is now Memory.for_user")
+    def of(self, user: str | Owner) -> Memory:
+        """See `for_user`."""
+        return self.for_user(user)
+
+    @deprecated("Memory.show is now Memory.get")
+    def show(self, memory_id: str) -> MemoryInfo:
+        """See `get`."""
+        return self.get(memory_id)
+
+    @deprecated("Memory.list is now Memory.list_memories")
+    def list(self) -> builtins.list[MemoryInfo]:
+        """See `list_memories`."""
+        return self.list_memories()
+
+    @deprecated("Memory.compiled is now Memory.compile_with_cost")
+    def compiled(self, memory_id: str, *, progress: Progress = silent) -> tuple[MemoryInfo, Compiled]:
+        """See `compile_with_cost`."""
+        return self.compile_with_cost(memory_id, progress=progress)
+
 
 def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def _local(engine: Engine | None) -> TransformersEngine | None:
-    """The engine, if it is one of this process, which also compiles."""
-    if engine is None:
-        return None
-    from memkit.engine.transformers.engine import TransformersEngine
-
-    return engine if isinstance(engine, TransformersEngine) else None
+def _resolved(
+    config: Config | None,
+    path: str | Path | Bank | None,
+    model: str | LoadedModel | None,
+    compiler: str | None,
+    options: Mapping[str, Any] | None,
+    database: str | None,
+    artifacts: str | None,
+    keep: int | None,
+) -> Config:
+    """The configuration with what was given as arguments."""
+    given: dict[str, Any] = {"compiler": compiler, "options": options, "keep": keep}
+    given |= {"database": database, "artifacts": artifacts}
+    if isinstance(model, str):
+        given["model"] = model
+    given = {name: value for name, value in given.items() if value is not None}
+    if path is not None:
+        given["home"] = path.path if isinstance(path, Bank) else expanded(path)
+        if config is None:  # a folder alone names a bank of this machine, whatever others share
+            given |= {"database": database, "artifacts": artifacts}
+    return replace(config or Config.load(), **given)
 
 
 def default_home() -> Path:
@@ -396,4 +499,4 @@ def default_home() -> Path:
     return Config.load().home
 
 
-__all__ = ["MAX_CHARACTERS", "Answer", "Memory", "MessageLike", "Part", "Trace", "default_home"]
+__all__ = ["MAX_CHARACTERS", "Answer", "Memory", "MessageLike", "Part", "Stream", "Trace", "default_home"]

@@ -1,73 +1,104 @@
-"""Compilers by name. Built-in ones come through the same entry points as everybody else's."""
+"""Extension points: compilers, embedders and gates by name.
+
+Each is an entry-point group. What ships with memkit is declared in it like everybody else's. An entry point
+loads a function: a compiler's of its options, a gate's of the `GateConfig`, an embedder's of what stands
+behind the colon in ``name:ARGUMENT``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Any
 
 from memkit.errors import ConfigError
 
 if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
-
     from memkit.compilers.base import Compiler
     from memkit.models.loading import LoadedModel
 
 GROUP = "memkit.compilers"
-# The modules with the options of those that ship with memkit. To know these, nobody's entry points are read,
-# and to check them no library of models is imported.
-SHIPPED = {"lcc": "lcc.config", "lora": "lora.config", "meanpool": "meanpool.options"}
+EMBEDDERS = "memkit.embedders"
+GATES = "memkit.gates"
+# What ships with memkit, as pyproject.toml declares it. These are found without reading the metadata of every
+# installed package, which would slow down each start.
+SHIPPED: Mapping[str, Mapping[str, str]] = {
+    GROUP: {
+        "lcc": "memkit.compilers.lcc.compiler:LCC",
+        "lora": "memkit.compilers.lora.compiler:LoRA",
+        "meanpool": "memkit.compilers.meanpool.compiler:MeanPool",
+    },
+    EMBEDDERS: {
+        "hybrid": "memkit.router.embedder_sentence:hybrid_embedder",
+        "lexical": "memkit.router.embedders:lexical_embedder",
+        "sentence": "memkit.router.embedder_sentence:sentence_embedder",
+    },
+    GATES: {
+        "auto": "memkit.router.gates:AutoGate",
+        "entropy": "memkit.router.gates:EntropyGate",
+        "learned": "memkit.router.gates:LearnedGate",
+        "rule": "memkit.router.gates:RuleGate",
+    },
+}
+# The modules that parse the options of the compilers above, without any library of models.
+_OPTIONS = {"lcc": "lcc.config", "lora": "lora.config", "meanpool": "meanpool.options"}
 
 
-def _installed() -> dict[str, EntryPoint]:
+def names(group: str) -> list[str]:
+    """The names that are installed under an entry-point group."""
+    return sorted({*SHIPPED[group], *_installed(group)})
+
+
+def load(group: str, name: str) -> Any:
+    """What an entry point names. Raises `ConfigError` for an unknown ``name``."""
+    if (value := SHIPPED[group].get(name)) is not None:
+        return EntryPoint(name, value, group).load()
+    found = _installed(group).get(name)
+    if found is None:
+        kind = group.rpartition(".")[2].removesuffix("s")
+        raise ConfigError(f"unknown {kind} {name!r:.80}; there are: {', '.join(names(group))}")
+    return found.load()
+
+
+def _installed(group: str) -> dict[str, EntryPoint]:
     from importlib.metadata import entry_points
 
-    return {point.name: point for point in entry_points(group=GROUP)}
+    return {point.name: point for point in entry_points(group=group)}
 
 
+# -- compilers ----------------------------------------------------------------------------------
 def compilers() -> list[str]:
     """Names of the installed compilers."""
-    return sorted(_installed())
+    return names(GROUP)
 
 
 def compiler(name: str, options: Mapping[str, Any] | None = None) -> Compiler:
     """A configured compiler. Raises `ConfigError` for an unknown name or option."""
-    made: Compiler = _load(name)(options)
+    made: Compiler = load(GROUP, name)(options)
     return made
 
 
 def check(name: str, options: Mapping[str, Any]) -> None:
-    """Raise `ConfigError` for an unknown compiler or option. None that ships with memkit is loaded."""
-    if options and name in SHIPPED:
-        import_module(f"memkit.compilers.{SHIPPED[name]}").parse_options(options)
+    """Raise `ConfigError` for an unknown compiler or option, without importing a library of models."""
+    if options and name in _OPTIONS:
+        import_module(f"memkit.compilers.{_OPTIONS[name]}").parse_options(options)
     elif options:
         compiler(name, options)
-    elif name not in SHIPPED and name not in _installed():
-        raise _unknown(name)
+    elif name not in SHIPPED[GROUP]:
+        load(GROUP, name)
 
 
 def takes_ratio(name: str) -> bool:
     """Whether a compiler has the option ``ratio``. Raises `ConfigError` for an unknown name."""
-    return bool(getattr(_load(name), "takes_ratio", True))
+    return bool(getattr(load(GROUP, name), "takes_ratio", True))
 
 
-def own_ratio(name: str, load: Callable[[], LoadedModel]) -> float | None:
+def own_ratio(name: str, load_model: Callable[[], LoadedModel]) -> float | None:
     """The ratio that a compiler works at for a model unless told; None for one that works at any.
 
     The model is loaded only where that matters. Raises `ConfigError` for an unknown name, `CompileError`
     where the compiler is not ready for the model.
     """
-    ask = getattr(_load(name), "own_ratio", None)
-    return None if ask is None else float(ask(load()))
-
-
-def _load(name: str) -> Any:
-    found = _installed().get(name)
-    if found is None:
-        raise _unknown(name)
-    return found.load()
-
-
-def _unknown(name: str) -> ConfigError:
-    return ConfigError(f"unknown compiler {name!r:.80}; there are: {', '.join(compilers())}")
+    ask = getattr(load(GROUP, name), "own_ratio", None)
+    return None if ask is None else float(ask(load_model()))

@@ -28,7 +28,7 @@ def check_arguments(
         raise ConfigError(f"path is a bank or its folder, got {path!r:.80}")
     if not (model is None or isinstance(model, str) or hasattr(model, "fingerprint")):
         raise ConfigError(f"model is a model's name, or one that was loaded, got {model!r:.80}")
-    if not isinstance(compiler, str):
+    if compiler is not None and not isinstance(compiler, str):
         raise ConfigError(f"compiler is a compiler's name, got {compiler!r:.80}")
     if options is not None and not isinstance(options, Mapping):
         raise ConfigError(f"options are a mapping of names to values, got {options!r:.80}")

@@ -132,7 +132,7 @@ def find(bank: Path, fingerprint: str, compiler: str, embedder: str) -> Calibrat
     Raises `ConfigError` for a file that holds none, or another model's.
     """
     name = file_name(fingerprint, compiler, embedder)
-    for place in (folder_of(bank), files("memkit") / "calibrations"):
+    for place in (folder_of(bank), files("memkit.router") / "calibrations"):
         file = place / name
         if not file.is_file():
             continue

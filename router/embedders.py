@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from memkit import registry
 from memkit.config import Config
 from memkit.errors import ConfigError
 from memkit.router.question import memory_words, question_text, weighted_words
@@ -125,25 +126,27 @@ class HybridEmbedder:
         return np.concatenate(scaled, axis=-1, dtype=np.float32)
 
 
+def lexical_embedder(argument: str = "") -> Embedder:
+    """The embedder ``lexical``. Raises `ConfigError` for an ``argument``, of which it has none."""
+    if argument:
+        raise ConfigError(
+            f"the embedder 'lexical' takes no model, got {argument!r:.80}; 'sentence' and 'hybrid' do"
+        )
+    return LexicalEmbedder()
+
+
 def resolve_embedder(chosen: str | Embedder | None) -> Embedder:
-    """An embedder by name: ``lexical``, ``sentence`` or ``hybrid``; the latter two also ``name:MODEL``.
+    """An embedder, or the one of that name: ``lexical``, ``sentence``, ``hybrid``, the latter two also with
+    a model (``sentence:MODEL``), or one that is registered under the entry-point group ``memkit.embedders``.
+    None means that of `memkit.config.Config.load`.
 
-    None takes that of `memkit.config.Config.load`. Raises `ConfigError` for another name,
-    `MissingExtraError` where the extra ``embed`` is needed and absent.
+    Raises `ConfigError` for an unknown name and for what is no embedder, `MissingExtraError` where the extra
+    ``embed`` is needed and absent.
     """
-    chosen = chosen or Config.load().embedder
-    if not isinstance(chosen, str):
-        check_embedder(chosen)
-        return chosen
-    kind, _, model = chosen.partition(":")
-    if kind == "lexical" and not model:
-        return LexicalEmbedder()
-    if kind in ("sentence", "hybrid"):
-        from memkit.router.embedder_sentence import MINILM, SentenceEmbedder
-
-        meaning = SentenceEmbedder(model or MINILM)
-        return meaning if kind == "sentence" else HybridEmbedder(meaning)
-    raise ConfigError(
-        f"unknown embedder {chosen!r:.80}; there are lexical, sentence and hybrid, the latter two also "
-        "with a model: sentence:MODEL"
-    )
+    made: Any = Config.load().embedder if chosen is None else chosen
+    if isinstance(made, str):
+        name, _, argument = made.partition(":")
+        made = registry.load(registry.EMBEDDERS, name)(argument)
+    check_embedder(made)
+    embedder: Embedder = made
+    return embedder

@@ -1,4 +1,4 @@
-"""The self-gate: latent, text or none. Three gates to choose from by name.
+"""The self-gate's decision: latent, text or none. Gates are chosen by name, or by the caller's own `Gate`.
 
 ``rule``     not calibrated. A best candidate below ``min_similarity``: none. With an artifact for
              this model: latent. Otherwise its text.
@@ -6,13 +6,17 @@
              best candidate in place; it is kept if the entropy stays below λ, else none.
 ``learned``  the calibrated scorers. It is the one that notices loss: the right memory whose artifact
              does not hold the asked detail is answered from its text.
+``auto``     the learned gate where a calibration is found, else the rule.
+
+`memkit.router.gates` has the classes; others register under the entry-point group ``memkit.gates``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
+from memkit import registry
 from memkit.errors import ConfigError
 from memkit.router.calibration import Thresholds
 from memkit.router.retrieval import Candidate
@@ -25,13 +29,14 @@ GateName = Literal["auto", "rule", "entropy", "learned"]
 class GateConfig:
     """Which gate decides, and how much it may probe.
 
-    ``auto`` is the learned gate where a calibration is found, else the rule. ``min_similarity`` (the
-    rule's; default: the embedder's) is in [0, 1], ``max_entropy`` (λ; default: calibrated) in nats.
+    ``name`` is one that ships with memkit (`GateName`) or is registered under ``memkit.gates``.
+    ``min_similarity`` (the rule's; default: the embedder's) is in [0, 1], ``max_entropy`` (λ; default:
+    calibrated) in nats.
     Up to ``probes`` candidates are probed, those within ``reach`` (of strength) of the best, and no
     other when it leads by ``clear``.
     """
 
-    name: GateName = "auto"
+    name: str = "auto"
     min_similarity: float | None = None
     max_entropy: float | None = None
     probes: int = 8
@@ -39,8 +44,8 @@ class GateConfig:
     clear: float = 0.2
 
     def __post_init__(self) -> None:
-        if self.name not in get_args(GateName):
-            raise ConfigError(f"the gate must be one of {', '.join(get_args(GateName))}, got {self.name!r}")
+        if self.name not in registry.SHIPPED[registry.GATES]:
+            registry.load(registry.GATES, self.name)
         if self.min_similarity is not None and not 0.0 <= self.min_similarity <= 1.0:
             raise ConfigError(f"min_similarity must be in [0, 1], got {self.min_similarity}")
         if self.max_entropy is not None and not self.max_entropy >= 0:
@@ -49,13 +54,6 @@ class GateConfig:
             raise ConfigError(f"probes must be in [1, 64], got {self.probes}")
         if self.reach < 0 or self.clear < 0:
             raise ConfigError("reach and clear must be at least 0")
-
-
-def resolve_gate(gate: GateConfig | str | None) -> GateConfig | None:
-    """The configuration of a gate that may be given by its name. Raises `ConfigError` for an unknown one."""
-    if gate is None or isinstance(gate, GateConfig):
-        return gate
-    return GateConfig(gate)  # type: ignore[arg-type] # checked there
 
 
 @dataclass(frozen=True)

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from memkit.bank import Bank, Hit, MemoryInfo
-from memkit.document import Document, Span, sentences
 from memkit.router.embedders import Embedder, LexicalEmbedder, Vectors
 from memkit.router.question import memory_words, weighted_words
-from memkit.text.dialogue_acts import extract_statements
 
 WIDTH = 4  # times as many memories are searched as are returned
 AROUND = 240  # characters on either side of a chunk in which its words are counted
-ASKED = 0.25  # weight of an entry that only asks: too little to be about a question
-ASKING = 2000  # characters of a text that may be but a question
-_UNABLE = re.compile(
-    r"(?:sorry|i['’]?m (?:sorry|afraid)|i am (?:sorry|afraid)|i (?:do not|don['’]t) know)\b", re.I
-)
-_SAID = re.compile(r"\d{4}-\d\d-\d\d [^:\n]*: ")  # in front of an entry
 STEM = 4  # letters; a word with the same start counts half
 
 
@@ -40,44 +31,6 @@ class Candidate:
     overlap: float
     strength: float
     hit: Hit
-
-
-def index(document: Document, embedder: Embedder) -> tuple[list[Span], Vectors]:
-    """A document's spans and their vectors float32 [spans, dim]: chunks, then sentences if those help."""
-    spans = document.chunks()
-    if embedder.by_sentence:
-        known = set(spans)
-        spans += [span for span in sentences(document.text) if span not in known]
-    vectors = embedder.passages([document.text[s.start : s.end] for s in spans])
-    return spans, _weighed(vectors, document.text)
-
-
-def index_entry(document: Document, embedder: Embedder) -> tuple[list[Span], Vectors]:
-    """As `index`, of an entry's line. One that only asks weighs less, as it answers nothing, and would
-    otherwise stand in front of what does."""
-    spans, vectors = index(document, embedder)
-    said = _SAID.sub("", document.text, count=1)
-    return spans, vectors if said == document.text else _weighed(vectors, said)
-
-
-def _weighed(vectors: Vectors, text: str) -> Vectors:
-    """Vectors of a text; they weigh less where it tells nothing: it only asks, or cannot tell."""
-    if len(text) > ASKING or (extract_statements(text) and not _UNABLE.match(text)):
-        return vectors
-    return vectors * np.float32(ASKED)
-
-
-def refresh(bank: Bank, tenant: str, embedder: Embedder) -> int:
-    """Make the tenant's vectors anew where another embedder made them; how many memories that were."""
-    known = bank.embedder(tenant)
-    if known is None or known == embedder.name:
-        return 0
-    return bank.reembed(
-        tenant,
-        embedder.name,
-        lambda document: index(document, embedder),
-        lambda document: index_entry(document, embedder),
-    )
 
 
 def retrieve(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from memkit.document import Span
 from memkit.engine.base import Handle, Request
@@ -69,3 +70,11 @@ class RoutingState:
     def obstacle(self, i: int) -> str:
         handle = self.handles.get(i, "it was not looked at")
         return handle if isinstance(handle, str) else ""
+
+
+class Ruling(NamedTuple):
+    """A decision; with the route ``text`` also the ``text`` for the prompt, and the ``spans`` it is from."""
+
+    decision: Decision
+    text: str = ""
+    spans: tuple[Span, ...] = ()

@@ -11,6 +11,7 @@ from memkit.bank import Bank, MemoryInfo
 from memkit.document import Document
 from memkit.engine.artifact_cache import ArtifactCache
 from memkit.engine.base import Completion, Engine, Handle, Request, Score
+from memkit.pipeline.ingest import store_documents
 from memkit.router import features
 from memkit.router.calibration import Calibration, Thresholds
 from memkit.router.classifier import Head
@@ -89,7 +90,7 @@ def router(bank: Bank, engine: Engine, tenant: str = "mira", **config: Any) -> R
 
 
 def remember(bank: Bank, text: str, n: int | None = 0, fingerprint: str = "f") -> MemoryInfo:
-    info = router(bank, Scripted()).remember(Document(text))
+    (info,) = store_documents(bank, "mira", LexicalEmbedder(), [Document(text)])
     return info if n is None else bank.publish("mira", info.id, artifact(fingerprint, n))
 
 

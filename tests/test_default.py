@@ -41,6 +41,6 @@ def test_another_bank_closes_the_one_before(monkeypatch: pytest.MonkeyPatch, tmp
     first.remember("Mira lives in Lima.", compile=False)
     monkeypatch.setenv("MEMKIT_HOME", str(tmp_path / "other"))
     second = default.memory("mira")
-    assert second.list() == []
+    assert second.list_memories() == []
     assert vars(first.bank._catalog)["_engine"] is None  # closed
-    assert [info.title for info in first.list()] == [""]  # and opened again where somebody goes on
+    assert [info.title for info in first.list_memories()] == [""]  # and opened again where somebody goes on

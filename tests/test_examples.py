@@ -7,7 +7,6 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,13 @@ GROUPS = ("bench", "keys")  # commands that have commands
 
 @pytest.fixture
 def quick(tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tiny model, compiled for in a second, in an empty folder."""
+    """The tiny model, whatever model is named, compiled for in a second, in an empty folder."""
+
+    def tiny(*args: Any, model: str = "", **more: Any) -> Memory:
+        return Memory(*args, options=TINY_OPTIONS, **more)
+
     monkeypatch.setenv("MEMKIT_MODEL", str(tiny_model_folder))
-    monkeypatch.setattr(memkit, "Memory", partial(Memory, options=TINY_OPTIONS), raising=False)
+    monkeypatch.setattr(memkit, "Memory", tiny, raising=False)
     monkeypatch.chdir(tmp_path)
 
 

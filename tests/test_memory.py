@@ -41,7 +41,7 @@ def test_answerable_by_text_until_compiled_then_latent(memory: Memory) -> None:
     memory.compile(info.id)
     after = memory.ask("Where does Mira live?")
     assert after.route == "latent"
-    assert after.trace.artifact_id == memory.show(info.id).artifact_id
+    assert after.trace.artifact_id == memory.get(info.id).artifact_id
     assert after.trace.prompt_tokens < before.trace.prompt_tokens
 
 
@@ -53,13 +53,13 @@ def test_wait_compiles_in_the_foreground(memory: Memory) -> None:
 def test_background_compilation(memory: Memory) -> None:
     info = memory.remember(TEXT)
     memory.wait()
-    assert memory.show(info.id).status == "compiled"
+    assert memory.get(info.id).status == "compiled"
 
 
 def test_remembering_twice_is_remembering_once(memory: Memory) -> None:
     first, second = memory.remember(TEXT, wait=True), memory.remember(TEXT, wait=True)
     assert first == second
-    assert len(memory.list()) == 1
+    assert len(memory.list_memories()) == 1
 
 
 def test_question_that_shares_nothing_takes_no_memory(memory: Memory) -> None:
@@ -83,10 +83,10 @@ def test_the_right_memory_of_several_is_chosen(memory: Memory) -> None:
 def test_users_do_not_see_each_other(memory: Memory, engine: TransformersEngine) -> None:
     info = memory.remember(TEXT, wait=True)
     with Memory(memory.bank.path, user="jalo", engine=engine, options=TINY_OPTIONS) as other:
-        assert other.list() == []
+        assert other.list_memories() == []
         assert other.ask("Where does Mira live?").route == "none"
         with pytest.raises(NotFoundError):
-            other.show(info.id)
+            other.get(info.id)
         with pytest.raises(NotFoundError):
             other.forget(info.id)
     assert memory.ask("Where does Mira live?").route == "latent"
@@ -97,7 +97,7 @@ def test_forget_leaves_nothing(memory: Memory) -> None:
     memory.ask("Where does Mira live?")
     (receipt,) = memory.forget(info.id)
     assert receipt.artifacts_removed == 1
-    assert memory.list() == []
+    assert memory.list_memories() == []
     assert artifact_files(memory) == []
     assert memory.ask("Where does Mira live?").route == "none"
     assert info.artifact_id not in memory.local._attached
@@ -152,7 +152,7 @@ def test_impossible_documents_are_refused(memory: Memory, bad: str) -> None:
     memory.remember(TEXT, compile=False)
     with pytest.raises(DocumentError):
         memory.remember(bad)
-    assert len(memory.list()) == 1
+    assert len(memory.list_memories()) == 1
 
 
 def test_bytes_that_are_not_utf8_are_refused() -> None:
@@ -166,14 +166,14 @@ def test_bytes_that_are_not_utf8_are_refused() -> None:
 def test_ten_megabytes_get_one_clear_error(memory: Memory) -> None:
     with pytest.raises(ConfigError, match="split it"):
         memory.remember("Mira lives in Keldor. " * 500_000)
-    assert memory.list() == []
+    assert memory.list_memories() == []
 
 
 def test_document_longer_than_the_window_stays_on_text(memory: Memory) -> None:
     text = " ".join(f"Person{i} lives in Town{i}." for i in range(800))
     with pytest.raises(CompileError, match="too many"):
         memory.remember(text, wait=True)
-    (info,) = memory.list()
+    (info,) = memory.list_memories()
     assert (info.status, bool(info.error)) == ("failed", True)
     answer = memory.ask("Where does Person217 live?")
     assert answer.route == "text"
@@ -203,7 +203,7 @@ def test_interrupted_compilation_leaves_nothing(memory: Memory) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         memory.compile(info.id, progress=interrupt)
-    assert memory.show(info.id).status == "text"
+    assert memory.get(info.id).status == "text"
     assert artifact_files(memory) == []
     assert memory.ask("Where does Mira live?").route == "text"
 
@@ -212,6 +212,6 @@ def test_background_survives_failures(memory: Memory) -> None:
     long = memory.remember(" ".join(f"Person{i} lives in Town{i}." for i in range(800)))
     short = memory.remember(TEXT)
     memory.wait()
-    status: dict[str, MemoryInfo] = {i.id: i for i in memory.list()}
+    status: dict[str, MemoryInfo] = {i.id: i for i in memory.list_memories()}
     assert status[long.id].status == "failed"
     assert status[short.id].status == "compiled"

@@ -16,6 +16,7 @@ from memkit.answer import Answer
 from memkit.errors import ConfigError
 from memkit.integrations.langchain.messages import Conversation, OncePerKind, conversation
 from memkit.memory import Memory
+from memkit.text.stop_sequences import StopSequences
 
 
 class ChatMemkit(BaseChatModel):
@@ -91,20 +92,18 @@ class ChatMemkit(BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         asked = self._asked(messages)
-        pieces = self.memory.stream(asked.question, history=asked.history, **self._settings(asked, kwargs))
-        for piece in until(pieces, stop or self.stop or []):
-            if isinstance(piece, str):
-                chunk = ChatGenerationChunk(message=AIMessageChunk(content=piece))
-            else:
-                about = self._about(piece, asked) if isinstance(piece, Answer) else self._cut()
-                used = usage_of(piece) if isinstance(piece, Answer) else None
-                last = AIMessageChunk(
-                    content="", response_metadata=about, usage_metadata=used, chunk_position="last"
-                )
-                chunk = ChatGenerationChunk(message=last)
-            if run_manager:
-                run_manager.on_llm_new_token(str(chunk.message.content), chunk=chunk)
-            yield chunk
+        settings = self._settings(asked, kwargs)
+        with self.memory.stream(asked.question, history=asked.history, **settings) as stream:
+            for piece in up_to_stop(stream, stop or self.stop or []):
+                yield _told(ChatGenerationChunk(message=AIMessageChunk(content=piece)), run_manager)
+            answer = stream.answer if stream.finished else None
+        last = AIMessageChunk(
+            content="",
+            response_metadata=self._cut() if answer is None else self._about(answer, asked),
+            usage_metadata=None if answer is None else usage_of(answer),
+            chunk_position="last",
+        )
+        yield _told(ChatGenerationChunk(message=last), run_manager)
 
     def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Any:
         """The model as it is, without tools; it calls none, so that any raise `ConfigError`."""
@@ -137,36 +136,26 @@ class ChatMemkit(BaseChatModel):
         return {"model_name": self.memory.model, "model_provider": "memkit", "finish_reason": "stop"}
 
 
+def _told(chunk: ChatGenerationChunk, run_manager: CallbackManagerForLLMRun | None) -> ChatGenerationChunk:
+    """The chunk, of which the run's callbacks are told."""
+    if run_manager:
+        run_manager.on_llm_new_token(str(chunk.message.content), chunk=chunk)
+    return chunk
+
+
 def usage_of(answer: Answer) -> UsageMetadata:
     """Tokens of an answer; ``input_tokens`` are positions in front of it, artifact included."""
     read, written = answer.trace.prompt_tokens, answer.trace.completion_tokens
     return UsageMetadata(input_tokens=read, output_tokens=written, total_tokens=read + written)
 
 
-def until(pieces: Iterator[str | Answer], ends: list[str]) -> Iterator[str | Answer | None]:
-    """The pieces up to the first of ``ends``; then None instead of the answer, which is left unfinished.
-
-    What might be the start of an end is held back.
-    """
-    held, longest = "", max((len(end) for end in ends), default=0)
+def up_to_stop(pieces: Iterator[str], stops: Sequence[str]) -> Iterator[str]:
+    """A text up to the first of ``stops``. What might be the beginning of one is held back."""
+    stopper = StopSequences(stops)
     for piece in pieces:
-        if not isinstance(piece, str):
-            if held:
-                yield held
-            yield piece
-            return
-        held += piece
-        if cuts := [at for end in ends if (at := held.find(end)) >= 0]:
-            if held[: min(cuts)]:
-                yield held[: min(cuts)]
-            getattr(pieces, "close", lambda: None)()
-            yield None
-            return
-        keep = max(
-            (n for n in range(1, longest) if any(end.startswith(held[-n:]) for end in ends)), default=0
-        )
-        if ready := held[: len(held) - keep]:
+        if ready := stopper.take(piece):
             yield ready
-            held = held[len(ready) :]
-    if held:
-        yield held
+        if stopper.stopped:
+            return
+    if rest := stopper.rest():
+        yield rest

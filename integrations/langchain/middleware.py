@@ -68,7 +68,7 @@ class MemkitMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
             raise ValueError(f"remember must be user, all or none, got {remember!r}")
         self.memory, self.user, self.remember = memory or Memory(), user, remember
         self.log, self.introduction = check_line("a running memory's name", name, MAX_NAME), introduction
-        self._of = lru_cache(USERS)(self.memory.of)
+        self._of = lru_cache(USERS)(self.memory.for_user)
         # Of each message, by owner and id, the text that was seen last, and what it stated (as digests).
         self._seen, self._once = OrderedDict[tuple[str, str], tuple[str, str]](), OncePerKind()
         if user is not None and not callable(user):

@@ -131,7 +131,7 @@ def _recalled(
     running = next((each.memory.running for each in found if each.memory.id == recalled.memory_id), None)
     if running is None:
         try:
-            running = memory.show(recalled.memory_id).running
+            running = memory.get(recalled.memory_id).running
         except NotFoundError:  # forgotten in the meantime
             return []
     return _lines(recalled.text, running, said)

@@ -32,7 +32,8 @@ from memkit.errors import ConfigError, NotFoundError
 from memkit.integrations.langchain.filters import fits, matches
 from memkit.integrations.langchain.messages import clean
 from memkit.memory import Memory
-from memkit.router.retrieval import index, refresh, retrieve
+from memkit.router.indexing import index, refresh
+from memkit.router.retrieval import retrieve
 from memkit.text.normalize import is_blank
 
 Namespace = tuple[str, ...]
@@ -65,7 +66,7 @@ class MemkitStore(BaseStore):
     ) -> None:
         self.memory, self.ttl_config, self.index = memory or Memory(), ttl, index
         self._clock = clock or _utc_now
-        self._of = lru_cache(OWNERS)(self.memory.of)
+        self._of = lru_cache(OWNERS)(self.memory.for_user)
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
         """Carry out the operations: those that read see the store as it was before those that write.

@@ -70,9 +70,9 @@ def bench(config: ForgetConfig, progress: Progress = lambda label, done, total: 
                 cases.append(_remembered(memory, record, number))
             for number, case in enumerate(cases):
                 progress("forget, compile and ask", number, len(cases))
-                mine = memory.of(case.user)
+                mine = memory.for_user(case.user)
                 mine.forget(case.memory_id, spans=case.spans or None, compile=False)
-                for info in mine.list():
+                for info in mine.list_memories():
                     _compile(mine, info.id)
             rows = list(_rows(memory, cases, root))
         fingerprint = memory.engine.fingerprint
@@ -89,7 +89,7 @@ def bench(config: ForgetConfig, progress: Progress = lambda label, done, total: 
 def _remembered(memory: Memory, record: Record, number: int) -> _Case:
     """Remember, compile, and count what is answered before."""
     user = f"user {number}"
-    mine = memory.of(user)
+    mine = memory.for_user(user)
     if number % 2 == 0:
         info = mine.remember(record.context, compile=False)
         _compile(mine, info.id)
@@ -143,8 +143,8 @@ def _rows(memory: Memory, cases: list[_Case], root: Path) -> Iterator[dict[str, 
 
 def _in_versions(memory: Memory, case: _Case) -> int:
     """Questions that some version of what is left answers."""
-    mine, answered = memory.of(case.user), set[str]()
-    for info in mine.list():
+    mine, answered = memory.for_user(case.user), set[str]()
+    for info in mine.list_memories():
         for version in memory.bank.versions.history(case.user, info.id):
             with memory.bank.artifact(case.user, info.id, version.version) as artifact:
                 handle = memory.engine.attach(artifact)
@@ -162,7 +162,7 @@ def _in_bytes(memory: Memory, cases: list[_Case], root: Path) -> Iterator[dict[s
     exports = list[bytes]()
     known = "\n".join(case.left for case in cases)
     for case in cases:
-        for info in memory.of(case.user).list():
+        for info in memory.for_user(case.user).list_memories():
             if info.version:
                 exports.append(export(memory.bank, case.user, info.id, signer))
     memory.bank.backup(root / "backup")

@@ -55,7 +55,7 @@ def bench(config: GrowthConfig, progress: Progress = lambda label, done, total: 
         question = _filled(root, config, progress)
         draw, every = random.Random(config.seed), max(config.requests // LOOKS, 1)
         for number in range(1, config.requests + 1):
-            user = root.of(f"user {draw.randrange(config.users)}")
+            user = root.for_user(f"user {draw.randrange(config.users)}")
             if number % config.recalls:
                 user.ask(question, max_tokens=1)
             else:
@@ -81,9 +81,9 @@ def _filled(root: Memory, config: GrowthConfig, progress: Progress) -> str:
     """Give every user a memory with an artifact, the same but for its owner; a question about it."""
     (record,) = records.generated(1, config.seed)
     info = root.remember(record.context, compile=False)
-    made = Artifact.decode(root.compiled(info.id)[1].data)
+    made = Artifact.decode(root.compile_with_cost(info.id)[1].data)
     for number in range(config.users):
-        user = root.of(f"user {number}")
+        user = root.for_user(f"user {number}")
         data = made.with_manifest(replace(made.manifest, tenant=user.owner))
         root.bank.publish(user.owner, user.remember(record.context, compile=False).id, data)
         if number % 100 == 0:

@@ -67,7 +67,7 @@ def _row(config: RecompileConfig, name: str, workers: int) -> dict[str, Any]:
         settings = Config(Path(folder), config.model, options=dict(config.options))
         with open_memory(settings) as memory:
             for number, record in enumerate(records.generated(config.memories, config.seed)):
-                memory.of(f"user {number}").remember(record.context, compile=False)
+                memory.for_user(f"user {number}").remember(record.context, compile=False)
             try:
                 doing = create_executor(name, settings, memory, workers)
             except MissingExtraError as error:

@@ -78,7 +78,7 @@ def bench(config: YearConfig, progress: Progress = lambda label, done, total: No
             spoke = [life for life in lives if life.lines.get(night)]
             for life in spoke:
                 said = [Message(line, when=at) for line in life.lines[night]]
-                memory.of(life.user).remember(said, memory=LOG)
+                memory.for_user(life.user).remember(said, memory=LOG)
             if spoke:
                 report = recompile(plan(memory, scope, at), scope, InProcess(memory))
                 outcomes.update(outcome.status for outcome in report.outcomes)
@@ -138,19 +138,19 @@ def _rows(memory: Memory, lives: list[_Life]) -> Iterator[dict[str, Any]]:
 
 
 def _by_memkit(memory: Memory, life: _Life) -> list[str]:
-    mine = memory.of(life.user)
+    mine = memory.for_user(life.user)
     return [mine.ask(question, max_tokens=ANSWER).text for question, _, _ in life.asked]
 
 
 def _by_log(memory: Memory, life: _Life) -> list[str]:
-    (info,) = memory.of(life.user).list()
+    (info,) = memory.for_user(life.user).list_memories()
     text = memory.bank.source(life.user, info.id).text
     requests = [Request(question, context=text, max_tokens=ANSWER) for question, _, _ in life.asked]
     return [completion.text for completion in memory.engine.generate(requests)]
 
 
 def _by_artifact(memory: Memory, life: _Life) -> list[str]:
-    (info,) = memory.of(life.user).list()
+    (info,) = memory.for_user(life.user).list_memories()
     if not info.version:
         return [""] * len(life.asked)
     with memory.bank.artifact(life.user, info.id) as artifact:

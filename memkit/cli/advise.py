@@ -42,8 +42,8 @@ def advise(
 
     output, options = Output(json), compiler_options(option, ratio)
     with open_memory(home, model, owner_option(user, tenant), compiler=compiler, options=options) as memory:
-        info = memory.show(memory_id)
-        source, _ = snapshot(memory, info)
+        info = memory.get(memory_id)
+        source, _ = snapshot(memory.context, info)
         advice, cost = examine(memory, info, source.text, AdvisorConfig(), datetime.now(UTC))
         due = why_due(info, compiler, memory.local.fingerprint)
     rows = [

@@ -91,13 +91,12 @@ class Chat:
             f"{line}?" if asked and line[-1].isalnum() else line
         )  # models are taught on questions that have it
         said, live = "", self.output.out.is_terminal
-        for piece in self.memory.stream(line, history=self.turns, max_tokens=self.max_tokens):
-            if isinstance(piece, str):
+        with self.memory.stream(line, history=self.turns, max_tokens=self.max_tokens) as stream:
+            for piece in stream:
                 said += piece
                 if live:
                     self.output.out.out(piece, end="", highlight=False)
-            else:
-                self.last = piece
+            self.last = stream.answer
         self.output.say("" if live else said)
         self.turns.append((line, said))
 

@@ -102,7 +102,7 @@ def _run(output: Output, show: Output | None, memory: Memory) -> dict[str, Any]:
     )
     _title(show, "Compiled into an artifact")
     with compilation(output) as progress:
-        info, made = memory.compiled(info.id, progress=progress)
+        info, made = memory.compile_with_cost(info.id, progress=progress)
     tokens = memory.engine.count_tokens(document.text)
     _say(show, f"{tokens} tokens became {made.tokens}, in {made.seconds:.1f} s and {made.steps} steps")
     latent = _step(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from memkit.bank import Bank, MemoryInfo, Receipt
     from memkit.bank.owners import Owner
     from memkit.memory import Memory
-    from memkit.pipeline.forget import LeakCheck
+    from memkit.pipeline.forget_check import LeakCheck
 
 Who = Annotated[
     str | None,
@@ -113,9 +113,7 @@ def _forgotten(
 ) -> tuple[Sequence[Receipt], Sequence[LeakCheck]]:
     """Forget all, one memory, or a part; without a check what remains of it is compiled in the night."""
     if check:
-        from memkit.pipeline.forget import forget_and_check
-
-        done = forget_and_check(memory, one, spans, matching=matching)
+        done = memory.forget_and_check(one, spans=spans, matching=matching)
         return done.receipts, done.checks
     if one is None:
         return memory.forget_all(), ()

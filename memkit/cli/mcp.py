@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from memkit.server.jobs import Jobs
 
 
+KEEP = 5  # versions of a memory that is compiled in the background
+
+
 def mcp(
     transport: Annotated[
         str, typer.Option(metavar="T", help="stdio, or http: streamable HTTP at /mcp, with API keys.")
@@ -76,9 +79,10 @@ def mcp(
         compiler=compiler,
         options=compiler_options(option, ratio),
         embedder=embedder,
+        keep=KEEP,
     )
     with open_configured(config, owner_option(user, tenant)) as memory:
-        jobs = Jobs(memory, QUEUE, 5) if background else None
+        jobs = Jobs(memory, QUEUE) if background else None
         try:
             if jobs is not None:
                 jobs.resume()

@@ -142,7 +142,7 @@ def verify(
         raise ConfigError("--require-signed needs the keys that you trust: --trust KEY.pub")
     check = partial(_check_signature, trusted_keys(trust or ())) if require_signed else None
     with open_memory(home, model, owner) as memory:
-        chosen = memory.list() if memory_id is None else [memory.show(memory_id)]
+        chosen = memory.list_memories() if memory_id is None else [memory.get(memory_id)]
         if not chosen:
             raise NotFoundError(f"{with_name(owner)} has no memories")
         if not every and chosen[0].artifact_id is None:

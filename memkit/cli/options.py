@@ -198,10 +198,9 @@ def open_memory(
 
 def open_configured(config: Config, owner: Owner) -> Memory:
     """As `open_memory`, of a configuration."""
-    from memkit.engine.factory import memory_arguments
     from memkit.memory import Memory
 
-    return Memory(**memory_arguments(config), user=owner.user, tenant=owner.tenant)
+    return Memory(config=config, user=owner.user, tenant=owner.tenant)
 
 
 def quiet_libraries() -> None:

@@ -131,7 +131,7 @@ def _compile(output: Output, memory: Memory, info: MemoryInfo, always: bool) -> 
         with compilation(output) as progress:
             return memory.compile(info.id, progress=progress), ""
     except KeyboardInterrupt:
-        info = memory.show(info.id)
+        info = memory.get(info.id)
         left = f"keeps its version {info.version}" if info.version else "stays answerable from its text"
         raise InterruptError(f"interrupted: the memory {left}") from None
 

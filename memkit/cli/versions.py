@@ -150,7 +150,7 @@ def import_bundle(
     """Take a memory from a bundle that a trusted key signed, compiled for this model and user."""
     from memkit.artifact.signing import trusted_keys
     from memkit.bank.bundle import load
-    from memkit.router.retrieval import index, refresh
+    from memkit.router.indexing import index, refresh
 
     output, keys = Output(json), trusted_keys(trust)
     try:

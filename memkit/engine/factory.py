@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from memkit.config import Config
-from memkit.engine.base import Engine
 from memkit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -14,35 +13,13 @@ if TYPE_CHECKING:
     from memkit.engine.transformers.engine import TransformersEngine
 
 
-def create_engine(config: Config) -> Engine | None:
+def create_engine(config: Config) -> SGLangEngine | None:
     """The engine that ``config.engine`` names; None for the one in this process, which loads when needed.
 
     No server is asked anything yet. The caller closes an engine of SGLang. Raises `ConfigError` where
     addresses, secret or model are missing.
     """
     return create_sglang_engine(config) if config.engine == "sglang" else None
-
-
-def memory_arguments(config: Config) -> dict[str, Any]:
-    """The arguments of `memkit.memory.Memory` that a configuration stands for, but for user and tenant.
-
-    Raises `ConfigError` as `create_engine`, and for a signing key that cannot be read.
-    """
-    from memkit.artifact.signing import Signer
-
-    return {
-        "path": config.home,
-        "model": config.model,
-        "compiler": config.compiler,
-        "options": config.options,
-        "embedder": config.embedder,
-        "gate": config.gate,
-        "engine": create_engine(config),
-        "signer": Signer.from_file(config.signing_key) if config.signing_key else None,
-        "database": config.database,
-        "artifacts": config.artifacts,
-        "keep": config.keep,
-    }
 
 
 def create_local_engine(config: Config) -> TransformersEngine:

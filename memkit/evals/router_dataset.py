@@ -21,6 +21,7 @@ from memkit.engine.base import Request
 from memkit.errors import CompileError, VerificationError
 from memkit.evals import records
 from memkit.memory import Memory
+from memkit.pipeline.ingest import store_documents
 from memkit.router import calibrate as fit
 from memkit.router import features
 from memkit.router.calibration import Calibration, folder_of, save
@@ -86,7 +87,8 @@ def built_in() -> list[records.Question]:
 def fill(memory: Memory, chosen: Sequence[records.Record], extra: Sequence[records.Record]) -> dict[str, str]:
     """Remember all of them; record ids to memory ids. What the bank has already, it keeps."""
     rows = [*chosen, *extra]
-    infos = memory.router.remember_many([Document(r.context, r.id) for r in rows])
+    documents = [Document(r.context, r.id) for r in rows]
+    infos = store_documents(memory.bank, memory.owner, memory.router.embedder, documents)
     return {record.id: info.id for record, info in zip(rows, infos, strict=True)}
 
 
@@ -95,7 +97,7 @@ def compile_all(memory: Memory, ids: Sequence[str], progress: Progress) -> list[
     failed = list[str]()
     for done, memory_id in enumerate(ids):
         progress("compile", done, len(ids))
-        if memory.show(memory_id).version:
+        if memory.get(memory_id).version:
             continue
         try:
             memory.compile(memory_id)
@@ -128,21 +130,21 @@ class Observer:
     def observe(self, query: Query) -> fit.Observation | None:
         """None where the bank holds nothing."""
         with ExitStack() as held:
-            looked = self.router.look(query.text, ANSWER_TOKENS, held=held)
-            return self._observed(looked, query) if looked.ranked else None
+            state = self.router.retrieve(query.text, ANSWER_TOKENS, held=held)
+            return self._observed(state, query) if state.ranked else None
 
-    def _observed(self, looked: RoutingState, query: Query) -> fit.Observation:
-        keys = [c.memory.id for c in looked.ranked]
+    def _observed(self, state: RoutingState, query: Query) -> fit.Observation:
+        keys = [c.memory.id for c in state.ranked]
         answerable = query.kind == "answerable"
         gold = keys.index(query.memory_id) if answerable and query.memory_id in keys else None
         wanted = sorted({*range(min(PROBED, len(keys))), *(() if gold is None else (gold,))})
-        self.router.probe(looked, wanted)
-        found = tuple(features.found(looked.ranked, i) for i in range(len(keys)))
-        probed = {i: features.probed(found[i], p, self.hidden) for i, p in looked.probes.items()}
-        several = {i: p for i, p in looked.probes.items() if p.alone}
+        self.router.probe(state, wanted)
+        found = tuple(features.found(state.ranked, i) for i in range(len(keys)))
+        probed = {i: features.probed(found[i], p, self.hidden) for i, p in state.probes.items()}
+        several = {i: p for i, p in state.probes.items() if p.alone}
         among = {i: features.among(found[i], p, self.hidden) for i, p in several.items()}
         about = gold if gold is not None else 0
-        probe, _, _ = self.router.probe_text(looked, looked.ranked[about])
+        probe, _, _ = self.router.probe_text(state, state.ranked[about])
         return fit.Observation(
             query.group,
             answerable,
@@ -150,16 +152,16 @@ class Observer:
             found,
             probed,
             among,
-            tuple(self.router.contenders(looked)),
+            tuple(self.router.contenders(state)),
             None if probe is None else features.probed(found[about], probe, self.hidden),
-            looked.probes[0].memory.entropy if 0 in looked.probes else None,
-            None if gold is None else self._latent_right(looked, gold, query),
+            state.probes[0].memory.entropy if 0 in state.probes else None,
+            None if gold is None else self._latent_right(state, gold, query),
         )
 
-    def _latent_right(self, looked: RoutingState, gold: int, query: Query) -> bool | None:
-        if gold not in looked.probes:
+    def _latent_right(self, state: RoutingState, gold: int, query: Query) -> bool | None:
+        if gold not in state.probes:
             return None
-        handle = looked.handles[gold]
+        handle = state.handles[gold]
         if isinstance(handle, str):
             return None
         request = Request(query.text, handle=handle, max_tokens=ANSWER_TOKENS)

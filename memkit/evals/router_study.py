@@ -25,6 +25,7 @@ from memkit.memory import Memory
 from memkit.router import calibrate
 from memkit.router.calibration import folder_of, save
 from memkit.router.gate import Decision, GateConfig
+from memkit.router.gates import LearnedGate
 from memkit.router.passages import room_for
 from memkit.router.router import NO_COMPILER, Router
 from memkit.router.types import RoutingState
@@ -85,9 +86,9 @@ class Study:
     def text_rag(self, query: Query) -> RoutedQuestion:
         """The best passages of several memories as text, no gate."""
         router = self.routers["rule"]
-        looked = router.look(query.text, ANSWER_TOKENS)
+        state = router.retrieve(query.text, ANSWER_TOKENS)
         room, texts = room_for(self.engine, query.text, ANSWER_TOKENS), list[str]()
-        best = [c.hit for c in looked.ranked[: self.config.passages]]
+        best = [c.hit for c in state.ranked[: self.config.passages]]
         for text in self.memory.bank.excerpts(TENANT, best):
             room -= self.engine.count_tokens(text)
             if room < 0:
@@ -95,34 +96,34 @@ class Study:
             texts.append(text.strip())
         if not texts:
             return self.none(query)
-        return RoutedQuestion(self._request(query.text, context="\n".join(texts)), looked.ranked[0].memory.id)
+        return RoutedQuestion(self._request(query.text, context="\n".join(texts)), state.ranked[0].memory.id)
 
     def oracle(self, query: Query) -> RoutedQuestion:
         """The right memory, by its artifact where it has one."""
         if query.memory_id is None:
             return self.none(query)
         router = self.routers["rule"]
-        looked = router.look(query.text, ANSWER_TOKENS, held=self._held)
-        ranked = [c for c in looked.ranked if c.memory.id == query.memory_id]
+        state = router.retrieve(query.text, ANSWER_TOKENS, held=self._held)
+        ranked = [c for c in state.ranked if c.memory.id == query.memory_id]
         if not ranked:  # the search missed it; the oracle does not
-            info = self.memory.show(query.memory_id)
+            info = self.memory.get(query.memory_id)
             vector = router.embedder.question(query.text)
             hit = self.memory.bank.search(TENANT, vector, 1, within=info.id)[0]
-            ranked = [replace(looked.ranked[0], memory=info, hit=hit)]
-        return self._take(replace_ranked(looked, ranked), 0)
+            ranked = [replace(state.ranked[0], memory=info, hit=hit)]
+        return self._take(replace_ranked(state, ranked), 0)
 
     def retrieved(self, query: Query) -> RoutedQuestion:
         """The first candidate, whatever it is."""
-        return self._take(self.routers["rule"].look(query.text, ANSWER_TOKENS, held=self._held), 0)
+        return self._take(self.routers["rule"].retrieve(query.text, ANSWER_TOKENS, held=self._held), 0)
 
     def routed(self, query: Query) -> RoutedQuestion:
         """The candidate that the scorers prefer, without a gate."""
         router = self.routers["learned"]
-        looked = router.look(query.text, ANSWER_TOKENS, held=self._held)
-        if not router.calibrated(looked):
+        state = router.retrieve(query.text, ANSWER_TOKENS, held=self._held)
+        if not router.calibrated(state):
             raise ConfigError("the study's calibration is missing")
-        best, _, _ = router.choose(looked)
-        return self._take(looked, best)
+        best, _, _ = LearnedGate.rank(router, state)
+        return self._take(state, best)
 
     def gated(self, name: str) -> Callable[[Query], RoutedQuestion]:
         """All of it, with the gate of that name."""
@@ -135,15 +136,15 @@ class Study:
 
         return ask
 
-    def _take(self, looked: RoutingState, i: int) -> RoutedQuestion:
+    def _take(self, state: RoutingState, i: int) -> RoutedQuestion:
         """A candidate by its artifact, else by its text."""
-        router, candidate = self.routers["rule"], looked.ranked[i]
-        if router.attach(looked, [i]):
-            handle = looked.handles[i]
+        router, candidate = self.routers["rule"], state.ranked[i]
+        if router.attach(state, [i]):
+            handle = state.handles[i]
             if isinstance(handle, Handle):
-                return RoutedQuestion(self._request(looked.question, handle=handle), candidate.memory.id)
-        text, _ = router.text(looked, candidate)
-        return RoutedQuestion(self._request(looked.question, context=text or None), candidate.memory.id)
+                return RoutedQuestion(self._request(state.question, handle=handle), candidate.memory.id)
+        text, _ = router.text(state, candidate)
+        return RoutedQuestion(self._request(state.question, context=text or None), candidate.memory.id)
 
     def _request(self, question: str, handle: Handle | None = None, context: str | None = None) -> Request:
         return Request(question, handle=handle, context=context, max_tokens=ANSWER_TOKENS)
@@ -162,7 +163,7 @@ class Study:
         ranks = list[int]()
         for query in asked:
             if query.kind == "answerable":
-                keys = [c.memory.id for c in self.routers["rule"].look(query.text).ranked]
+                keys = [c.memory.id for c in self.routers["rule"].retrieve(query.text).ranked]
                 ranks.append(keys.index(query.memory_id) if query.memory_id in keys else len(keys))
         n = len(ranks)
         return {
@@ -235,9 +236,9 @@ class Study:
         }
 
 
-def replace_ranked(looked: RoutingState, ranked: list[Any]) -> RoutingState:
+def replace_ranked(state: RoutingState, ranked: list[Any]) -> RoutingState:
     """The same question with other candidates."""
-    return RoutingState(looked.question, looked.vector, looked.max_tokens, ranked, looked.held)
+    return RoutingState(state.question, state.vector, state.max_tokens, ranked, state.held)
 
 
 def _kept(said: str, bare: str, golds: Sequence[str]) -> float:

@@ -260,7 +260,7 @@ def judge(engine: Engine, document: Document, artifact: Artifact, config: Admiss
 
 def thresholds(fingerprint: str, compiler: str) -> Thresholds | None:
     """The calibrated thresholds that ship with memkit for a base model and a compiler, or None."""
-    table = json.loads(files("memkit").joinpath("thresholds.json").read_text())
+    table = json.loads(files("memkit.pipeline").joinpath("thresholds.json").read_text())
     row = table.get(fingerprint, {}).get(compiler)
     return None if row is None else parse_thresholds(row)
 

@@ -1,4 +1,4 @@
-"""The path of a question: routed, answered, and told how. `Memory` calls it."""
+"""From a question to its answer: check, route, generate, trace."""
 
 from __future__ import annotations
 
@@ -7,21 +7,20 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from memkit.answer import Answer, Part, Trace, parts_of
 from memkit.bank import MemoryInfo
 from memkit.document import Span
 from memkit.engine.base import Completion, Engine, Request
 from memkit.errors import ConfigError, NotFoundError
+from memkit.pipeline.context import Context
 from memkit.router.gate import Route
-from memkit.router.retrieval import refresh, retrieve
+from memkit.router.indexing import refresh
+from memkit.router.retrieval import retrieve
+from memkit.router.router import GateChoice, resolve_gate
 from memkit.router.types import RoutingResult
 from memkit.text.messages import Turns, parse_history, require_text
 from memkit.text.normalize import is_blank
-
-if TYPE_CHECKING:
-    from memkit.memory import Memory
 
 Pairs = tuple[tuple[str, str], ...]
 HISTORY_SHARE = 2  # earlier turns take at most one part in this many of the window
@@ -31,17 +30,14 @@ AROUND_TURN = 16  # tokens that a chat template puts around a turn, roughly
 
 @dataclass(frozen=True)
 class Sampling:
-    """How an answer is written: greedily at temperature 0, of at most ``max_tokens`` tokens.
-
-    ``system`` are instructions, which the model reads and the router does not; with ``within`` only the
-    memory of that id may be chosen.
-    """
+    """How a question is answered; see `memkit.Memory.ask` for the fields. Raises `ConfigError`."""
 
     max_tokens: int = 64
     temperature: float = 0.0
     seed: int = 0
     system: str = ""
     within: str | None = None
+    gate: GateChoice | None = None
 
     def __post_init__(self) -> None:
         _whole("max_tokens", self.max_tokens, 1)
@@ -53,6 +49,8 @@ class Sampling:
         require_text("system text", self.system)
         if self.within is not None and not isinstance(self.within, str):
             raise ConfigError(f"within is the id of a memory, got {self.within!r:.80}")
+        if self.gate is not None:
+            resolve_gate(self.gate)
 
     @property
     def drawn(self) -> int:
@@ -92,44 +90,44 @@ class RoutedQuestion:
     started: float
 
 
-def ask_many(memory: Memory, questions: Sequence[str], history: Turns, how: Sampling) -> list[Answer]:
+def ask_many(context: Context, questions: Sequence[str], history: Turns, sampling: Sampling) -> list[Answer]:
     """Answer questions; those with the same memory in front of them are read together."""
     if isinstance(questions, str) or not isinstance(questions, Sequence):
         raise ConfigError("give a list of questions; `ask` takes one")
     with ExitStack() as held:
-        asked = [_route(memory, question, history, how, held) for question in questions]
+        asked = [_route(context, question, history, sampling, held) for question in questions]
         order = sorted(range(len(asked)), key=lambda i: _front(asked[i].request))
-        said = memory.engine.generate([asked[i].request for i in order])
-        answers = {i: _answer(memory, asked[i], done) for i, done in zip(order, said, strict=True)}
+        said = context.engine.generate([asked[i].request for i in order])
+        answers = {i: _answer(context, asked[i], done) for i, done in zip(order, said, strict=True)}
         return [answers[i] for i in range(len(asked))]
 
 
-def stream(memory: Memory, question: str, history: Turns, how: Sampling) -> Iterator[str | Answer]:
+def stream(context: Context, question: str, history: Turns, sampling: Sampling) -> Iterator[str | Answer]:
     """The pieces of an answer, then the answer itself."""
     with ExitStack() as held:
-        asked = _route(memory, question, history, how, held)
-        for piece in memory.engine.stream(asked.request):
-            yield piece if isinstance(piece, str) else _answer(memory, asked, piece)
+        asked = _route(context, question, history, sampling, held)
+        for piece in context.engine.stream(asked.request):
+            yield piece if isinstance(piece, str) else _answer(context, asked, piece)
 
 
-def recall(memory: Memory, question: str, max_tokens: int) -> RecalledText:
+def recall(context: Context, question: str, max_tokens: int) -> RecalledText:
     """The passages of the memory that the gate would use, at most as many tokens, or none."""
     _require(question)
     _whole("max_tokens", max_tokens, 1)
     with ExitStack() as held:
-        looked = memory.router.look(question, max_tokens, held=held)
-        decision, text, spans = memory.router.decide(looked)
+        state = context.router.retrieve(question, max_tokens, held=held)
+        decision, text, spans = context.router.decide(state)
     if decision.route == "latent" and decision.candidate is not None:
-        text, spans = memory.router.text(looked, decision.candidate)
+        text, spans = context.router.text(state, decision.candidate)
     chosen = decision.candidate.memory.id if decision.candidate and text else None
     return RecalledText(text, chosen, spans if text else (), decision.reason)
 
 
-def search(memory: Memory, query: str, k: int) -> list[SearchResult]:
+def search(context: Context, query: str, k: int) -> list[SearchResult]:
     """The best passage of each of the ``k`` best memories."""
     _whole("k", k, 1)
     require_text("query", query)
-    bank, user, embedder = memory.bank, memory.owner, memory.router.embedder
+    bank, user, embedder = context.bank, context.owner, context.router.embedder
     refresh(bank, user, embedder)
     ranked = retrieve(bank, user, query, embedder, memories=k) if query.strip() else []
     texts = bank.excerpts(user, [each.hit for each in ranked])
@@ -158,24 +156,27 @@ def _require(question: str) -> None:
         raise ConfigError("the question is empty")
 
 
-def _route(memory: Memory, question: str, history: Turns, how: Sampling, held: ExitStack) -> RoutedQuestion:
+def _route(
+    context: Context, question: str, history: Turns, sampling: Sampling, held: ExitStack
+) -> RoutedQuestion:
     _require(question)
     earlier, told = parse_history(history)
-    system = "\n\n".join(filter(None, (how.system, told)))
+    system = "\n\n".join(filter(None, (sampling.system, told)))
     kept: Pairs = ()
     started, taken = time.time(), 0
     if earlier:
-        kept, taken = _latest(memory.engine, earlier)
+        kept, taken = _latest(context.engine, earlier)
     if system:
-        taken += memory.engine.count_tokens(system) + AROUND_TURN
-    routed = memory.router.route(question, how.max_tokens + taken, how.within, held=held)
+        taken += context.engine.count_tokens(system) + AROUND_TURN
+    router = context.router if sampling.gate is None else context.router.with_gate(sampling.gate)
+    routed = router.route(question, sampling.max_tokens + taken, sampling.within, held=held)
     request = replace(
         routed.request,
         history=kept,
         system=system,
-        max_tokens=how.max_tokens,
-        temperature=how.temperature,
-        seed=how.drawn,
+        max_tokens=sampling.max_tokens,
+        temperature=sampling.temperature,
+        seed=sampling.drawn,
     )
     return RoutedQuestion(routed, request, started)
 
@@ -191,7 +192,7 @@ def _latest(engine: Engine, history: Pairs) -> tuple[Pairs, int]:
     return tuple(kept), min(taken, most)
 
 
-def _answer(memory: Memory, asked: RoutedQuestion, completion: Completion) -> Answer:
+def _answer(context: Context, asked: RoutedQuestion, completion: Completion) -> Answer:
     routed = asked.routed
     decision, handle = routed.decision, routed.request.handle
     chosen = decision.candidate.memory if decision.candidate else None
@@ -215,20 +216,22 @@ def _answer(memory: Memory, asked: RoutedQuestion, completion: Completion) -> An
         ttft_ms=completion.ttft_ms,
         total_ms=completion.total_ms,
         notes=routed.notes,
-        parts=_parts(memory, decision.route, chosen, routed.spans),
+        parts=_parts(context, decision.route, chosen, routed.spans),
     )
     answer = Answer(completion.text, decision.route, trace)
-    memory.answered(answer, asked.started)
+    if answer.trace.memory_id is not None and answer.route != "none":
+        context.usage.note(context.owner, answer.trace.memory_id)
+    context.observer.answered(context.owner, answer, asked.started)
     return answer
 
 
 def _parts(
-    memory: Memory, route: Route, chosen: MemoryInfo | None, spans: Sequence[Span]
+    context: Context, route: Route, chosen: MemoryInfo | None, spans: Sequence[Span]
 ) -> tuple[Part, ...]:
     if chosen is None:
         return ()
     try:
-        entries = memory.bank.logs.entries(memory.owner, chosen.id) if chosen.running else []
+        entries = context.bank.logs.entries(context.owner, chosen.id) if chosen.running else []
     except NotFoundError:  # forgotten in the meantime
         entries = []
     return parts_of(route, spans, entries, chosen.characters)

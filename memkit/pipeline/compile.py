@@ -1,4 +1,4 @@
-"""The way from a memory's source to its published artifact."""
+"""From a memory's source to its published artifact."""
 
 from __future__ import annotations
 
@@ -7,50 +7,63 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from memkit import registry
 from memkit.artifact.format import Artifact
 from memkit.bank import CompiledFrom, MemoryInfo
-from memkit.compilers.base import Compiled, Progress
+from memkit.compilers.base import Compiled, Progress, Step
 from memkit.document import Document
 from memkit.errors import CompileError, VerificationError
 from memkit.pipeline.admission import judge
-
-if TYPE_CHECKING:
-    from memkit.memory import Memory
+from memkit.pipeline.context import Context
 
 CURVE = 32  # points of a loss curve that an artifact keeps, about
 LOG_SHARE = 0.5  # of the model's window that the compiled part of a running memory may fill
 
 
-def compile_memory(memory: Memory, info: MemoryInfo, progress: Progress) -> tuple[MemoryInfo, Compiled]:
-    """Compile a memory and publish the artifact, if the admission gate lets it pass.
+def compile_memory(context: Context, memory_id: str, progress: Progress) -> tuple[MemoryInfo, Compiled]:
+    """Compile a memory while holding its lease, so that no other process does so at the same time.
 
-    Raises `CompileError` or `VerificationError`; the bank notes why then, and keeps what it had.
+    ``progress`` is called after each step. Raises as `publish`, `NotFoundError`, and `BankBusyError` where
+    another process holds the lease.
     """
-    bank, user, engine = memory.bank, memory.owner, memory.local
-    compiler = registry.compiler(memory.compiler, memory.options)
-    source, seen = snapshot(memory, info)
-    unfinished = bank.unfinished(user, info.id)
+    info = context.bank.get(context.owner, memory_id)
+    with context.bank.leases.take(context.owner, info.id) as lease:
+
+        def step(done: Step) -> None:
+            lease.renew()
+            progress(done)
+
+        return publish(context, info, step)
+
+
+def publish(context: Context, info: MemoryInfo, progress: Progress) -> tuple[MemoryInfo, Compiled]:
+    """Compile a memory, and publish the artifact if it passes the admission tests.
+
+    Raises `CompileError` or `VerificationError`; the bank then notes the reason, and keeps what it had.
+    """
+    bank, owner, engine, compiling = context.bank, context.owner, context.embedded, context.compiling
+    compiler = registry.compiler(compiling.compiler, compiling.options)
+    source, seen = snapshot(context, info)
+    unfinished = bank.unfinished(owner, info.id)
     try:
-        made = compiler.compile(source, engine.base, tenant=user, progress=progress, unfinished=unfinished)
+        made = compiler.compile(source, engine.base, tenant=owner, progress=progress, unfinished=unfinished)
         artifact = Artifact.decode(made.data)
-        verdict = judge(engine, source, artifact, memory.admission)
+        verdict = judge(engine, source, artifact, compiling.admission)
         if verdict.refusal:
             raise VerificationError(f"the artifact was not published: {verdict.refusal}")
     except (CompileError, VerificationError) as error:
         unfinished.unlink(missing_ok=True)
-        bank.fail(user, info.id, str(error), attempt_id(memory, source))
-        memory.observer.refused(user, info, error)
+        bank.fail(owner, info.id, str(error), attempt_id(context, source))
+        context.observer.refused(owner, info, error)
         raise
     unfinished.unlink(missing_ok=True)
     verification = {**verdict.plain(), "curve": _thinned(made.curve)}
     data = artifact.with_manifest(replace(artifact.manifest, verification=verification))
-    if memory.signer:
-        data = memory.signer.sign(Artifact.decode(data))
-    published = bank.publish(user, info.id, data, replace(seen, seconds=made.seconds, flops=made.flops))
-    memory.observer.compiled(user, published, made, verification)
+    if compiling.signer:
+        data = compiling.signer.sign(Artifact.decode(data))
+    published = bank.publish(owner, info.id, data, replace(seen, seconds=made.seconds, flops=made.flops))
+    context.observer.compiled(owner, published, made, verification)
     return published, made
 
 
@@ -62,18 +75,19 @@ def _thinned(curve: Sequence[tuple[str, int, float]]) -> list[list[str | int | f
     return [list(point) for i, point in enumerate(curve) if i in ends or i % stride == 0]
 
 
-def attempt_id(memory: Memory, source: Document) -> str:
-    """Names a compilation: of what, how, and for which model; the same one would end the same way."""
-    how = json.dumps([memory.compiler, memory.options], sort_keys=True, default=str)
-    return hashlib.sha256(f"{how}\n{memory.local.fingerprint}\n{source.digest}".encode()).hexdigest()
+def attempt_id(context: Context, source: Document) -> str:
+    """Identifies a compilation by source, settings and model: the same one would end the same way."""
+    settings = [context.compiling.compiler, context.compiling.options]
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return hashlib.sha256(f"{text}\n{context.embedded.fingerprint}\n{source.digest}".encode()).hexdigest()
 
 
-def snapshot(memory: Memory, info: MemoryInfo) -> tuple[Document, CompiledFrom]:
+def snapshot(context: Context, info: MemoryInfo) -> tuple[Document, CompiledFrom]:
     """What is compiled: a document, or as much of the end of a running memory as the model takes in."""
     if not info.running:
-        return memory.bank.source(memory.owner, info.id), CompiledFrom()
-    engine = memory.local
-    document, entries = memory.bank.logs.snapshot(memory.owner, info.id)
+        return context.bank.source(context.owner, info.id), CompiledFrom()
+    engine = context.embedded
+    document, entries = context.bank.logs.snapshot(context.owner, info.id)
     room, first = int(engine.window * LOG_SHARE), len(entries)
     while first and (room := room - engine.count_tokens(entries[first - 1].line)) >= 0:
         first -= 1

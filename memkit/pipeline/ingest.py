@@ -1,52 +1,106 @@
-"""What is remembered on its way into the bank: a document, or entries of a running memory."""
+"""Into the bank: a document, or entries of a running memory, with their vectors."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
 
-from memkit.bank import MemoryInfo, Message
+from memkit.bank import Bank, MemoryInfo, Message
+from memkit.compilers.base import Progress, silent
 from memkit.document import Document
 from memkit.errors import ConfigError
-from memkit.router.retrieval import index_entry, refresh
+from memkit.pipeline.compile import compile_memory, snapshot
+from memkit.pipeline.context import Context
+from memkit.recompile.advice import AdvisorConfig, reason_against, tabular
+from memkit.router.embedders import Embedder
+from memkit.router.indexing import index, index_entry, refresh
 from memkit.text.messages import MessageLike, When, messages_of, require_text
 
-if TYPE_CHECKING:
-    from memkit.memory import Memory
-
 MAX_CHARACTERS = 5_000_000  # of one document
+PROFILE = "profile"  # the running memory of messages for which none is named
 
 
-def add_document(memory: Memory, given: str | Document, title: str) -> MemoryInfo:
-    """Keep a document. Raises `DocumentError` for what is none, `ConfigError` for one that is too long."""
-    made = given if isinstance(given, Document) else Document(given, require_text("title", title))
+def remember(
+    context: Context,
+    document: str | Document | Sequence[MessageLike],
+    *,
+    memory: str | None,
+    when: When | None,
+    key: str | None,
+    title: str,
+    wait: bool,
+    compile: bool,
+    always: bool,
+    progress: Progress = silent,
+) -> MemoryInfo:
+    """See `memkit.Memory.remember`."""
+    if memory is not None or not isinstance(document, str | Document):
+        if title:
+            raise ConfigError("a running memory has a name instead of a title")
+        info = append_entries(context, PROFILE if memory is None else memory, document, when, key)
+    elif when is not None or key is not None:
+        raise ConfigError("`when` and `key` belong to entries of a running memory: name one with `memory`")
+    else:
+        info = add_document(context, document, title)
+        if not compile or (info.status == "compiled" and not context.router.usable(info)):
+            return info
+    if wait:
+        declined = not always and objection(context, info.id)
+        return info if declined else compile_memory(context, info.id, progress)[0]
+    if not info.running:
+        context.queue.compile(context.owner, info.id, always=always)
+    return info
+
+
+def objection(context: Context, memory_id: str) -> str:
+    """Why a memory is better left on its text than compiled, or "". Only the model's tokenizer is needed."""
+    config = context.compiling.advisor or AdvisorConfig()
+    info = context.bank.get(context.owner, memory_id)
+    if not config.enabled:
+        return ""
+    source, _ = snapshot(context, info)
+    tokens = context.embedded.count_tokens(source.text)
+    return reason_against(info, tokens, tabular(source.text), config, datetime.now(UTC))
+
+
+def add_document(context: Context, document: str | Document, title: str = "") -> MemoryInfo:
+    """Store a document. Raises `DocumentError` for a text that cannot be stored, `ConfigError` for one that
+    is too long."""
+    made = document if isinstance(document, Document) else Document(document, require_text("title", title))
     if len(made.text) > MAX_CHARACTERS:
         raise ConfigError(
             f"the document has {len(made.text):,} characters, the most is {MAX_CHARACTERS:,}; split it"
         )
-    return memory.router.remember(made)
+    return store_documents(context.bank, context.owner, context.router.embedder, [made])[0]
+
+
+def store_documents(
+    bank: Bank, owner: str, embedder: Embedder, documents: Sequence[Document]
+) -> list[MemoryInfo]:
+    """Store documents and their vectors in one transaction. Raises `DocumentError`."""
+    refresh(bank, owner, embedder)
+    indexed = [(document, *index(document, embedder)) for document in documents]
+    return bank.remember_many(owner, indexed, embedder=embedder.name)
 
 
 def append_entries(
-    memory: Memory,
+    context: Context,
     name: str,
-    said: str | Document | Sequence[MessageLike],
+    messages: str | Document | Sequence[MessageLike],
     when: When | None,
     key: str | None,
-    now: datetime,
 ) -> MemoryInfo:
-    """Add entries to the running memory of that name. Raises `ConfigError` or `DocumentError`."""
-    if isinstance(said, str | Document):
-        said = [Message(said if isinstance(said, str) else said.text)]
-    embedder = memory.router.embedder
-    refresh(memory.bank, memory.owner, embedder)
-    return memory.bank.logs.append(
-        memory.owner,
+    """Append entries to the running memory ``name``. Raises `ConfigError` or `DocumentError`."""
+    if isinstance(messages, str | Document):
+        messages = [Message(messages if isinstance(messages, str) else messages.text)]
+    embedder = context.router.embedder
+    refresh(context.bank, context.owner, embedder)
+    return context.bank.logs.append(
+        context.owner,
         name,
-        messages_of(said, when),
+        messages_of(messages, when),
         lambda document: index_entry(document, embedder),
         embedder=embedder.name,
         key=key,
-        now=now,
+        now=context.clock(),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from memkit.bank import MemoryInfo
@@ -13,7 +13,6 @@ from memkit.compilers.base import Estimate
 from memkit.errors import ConfigError
 
 if TYPE_CHECKING:
-    from memkit.memory import Memory
     from memkit.models.loading import LoadedModel
 
 QUESTION = 24  # tokens of a question, about
@@ -83,22 +82,13 @@ def advise(
     by_text, by_latent = meter.ahead(read + QUESTION, 0), meter.ahead(QUESTION, math.ceil(tokens / ratio))
     saved = by_text - by_latent
     break_even = None if cost is None else cost.flops / saved if saved > 0 else math.inf
-    reason = _against(info, tokens, table, config, now) if config.enabled else ""
+    reason = reason_against(info, tokens, table, config, now) if config.enabled else ""
     return Advice(not reason, reason, tokens, table, info.asked, by_text, by_latent, break_even)
 
 
-def objection(memory: Memory, info: MemoryInfo, config: AdvisorConfig) -> str:
-    """Why a memory is better left on its text, or "". Only its model's tokenizer is needed."""
-    from memkit.pipeline.compile import snapshot
-
-    if not config.enabled:
-        return ""
-    source, _ = snapshot(memory, info)
-    tokens = memory.local.count_tokens(source.text)
-    return _against(info, tokens, tabular(source.text), config, datetime.now(UTC))
-
-
-def _against(info: MemoryInfo, tokens: int, table: float, config: AdvisorConfig, now: datetime) -> str:
+def reason_against(info: MemoryInfo, tokens: int, table: float, config: AdvisorConfig, now: datetime) -> str:
+    """Why a memory whose text has so many ``tokens``, and a share ``table`` of tabular lines, is better left
+    on its text, or ""."""
     if tokens < config.min_tokens:
         return f"short: {tokens} tokens, its text costs no more than an artifact"
     if table > config.max_tabular:

@@ -113,7 +113,7 @@ def plan(memory: Memory, scope: Scope, now: datetime | None = None) -> Plan:
     speed = Speed(memory)
     due, skipped, unchanged = list[tuple[tuple[int, datetime], Task]](), list[Skipped](), 0
     for user in users:
-        one = memory.of(Owner.of(user))
+        one = memory.for_user(Owner.of(user))
         for info in memory.bank.list(user):
             reason = why_due(info, memory.compiler, memory.local.fingerprint)
             if not reason or (scope.since and (info.changed or info.created) < scope.since):
@@ -150,13 +150,13 @@ def _task(
     memory: Memory, info: MemoryInfo, reason: str, scope: Scope, now: datetime, speed: Speed
 ) -> Task | Skipped:
     try:
-        source, _ = snapshot(memory, info)
+        source, _ = snapshot(memory.context, info)
     except NotFoundError:
         return Skipped(memory.owner, info.id, info.title, "it was forgotten meanwhile")
     advice, cost = examine(memory, info, source.text, scope.advisor, now)
     if not advice.compile:
         return Skipped(memory.owner, info.id, info.title, advice.reason)
-    if info.attempt and not scope.retry and info.attempt == attempt_id(memory, source):
+    if info.attempt and not scope.retry and info.attempt == attempt_id(memory.context, source):
         return Skipped(memory.owner, info.id, info.title, f"it failed before and is the same: {info.error}")
     flops, nbytes = (cost.flops, cost.nbytes) if cost else (None, None)
     seconds = None if flops is None else flops / speed.of(memory.owner)

@@ -13,13 +13,11 @@ from datetime import datetime, timedelta
 
 from memkit.bank import Receipt
 from memkit.bank.owners import Owner
-from memkit.compilers.base import Step
-from memkit.errors import NotFoundError
 from memkit.memory import Memory
-from memkit.pipeline.compile_queue import Job, JobOutcome, JobProgress
+from memkit.pipeline.compile_queue import JobOutcome
 from memkit.recompile.executors import Executor
 from memkit.recompile.plan import Plan, Scope, Skipped, Task
-from memkit.recompile.worker import Outcome, log, run_task, without
+from memkit.recompile.worker import Outcome, log, without
 
 
 @dataclass(frozen=True)
@@ -34,33 +32,6 @@ class Report:
     unchanged: int
     seconds: float
     expired: Mapping[str, Sequence[Receipt]] = field(default_factory=dict)
-
-
-def compile_job(memory: Memory, job: Job) -> None:
-    """Do a job of the bank's queue: compile one memory, unless the advice is to leave it."""
-    if job.memory is None:
-        return
-    owner, memory_id = job.memory
-    at = job.now = JobProgress(Owner.of(owner).user, memory_id)
-
-    def step(done: Step) -> None:
-        memory.queue.stopping()
-        at.at(done)
-
-    task = Task(owner, memory_id, "", "", 0, None, None, None)
-    reason = ""
-    if not job.always:
-        try:
-            reason = memory.of(Owner.of(owner)).objection(memory_id)
-        except NotFoundError:
-            reason = ""  # compiling it says so
-    outcome = (
-        Outcome(owner, memory_id, "", "left", reason)
-        if reason
-        else run_task(memory, task, memory.keep, None, step)
-    )
-    job.again = outcome.status == "busy"
-    job.outcomes.append(job_outcome(outcome))
 
 
 def job_outcome(found: Outcome) -> JobOutcome:
@@ -106,7 +77,7 @@ def expire(memory: Memory, users: Sequence[str] | None, now: datetime) -> dict[s
         days = memory.bank.policies.get(user).keep_days
         if days is None:
             continue
-        one = memory.of(Owner.of(user))
+        one = memory.for_user(Owner.of(user))
         for memory_id, spans in memory.bank.deletion.expired(user, now - timedelta(days=days)):
             done.setdefault(user, []).extend(one.forget(memory_id, spans=spans or None, compile=False))
     return done

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
 
 from memkit.bank.owners import Owner
-from memkit.compilers.base import Progress, Step, silent
+from memkit.compilers.base import Progress, silent
 from memkit.config import Config
-from memkit.engine.factory import create_local_engine, memory_arguments
-from memkit.errors import BankBusyError, BankError, MemkitError, NotFoundError, VerificationError
 from memkit.memory import Memory
-from memkit.pipeline.compile_queue import StopRequestedError
+from memkit.observability.events import Observer
+from memkit.pipeline.compile_job import Status, try_compile
 from memkit.recompile.plan import Task
 
 log = logging.getLogger("memkit.recompile")
-Status = Literal["compiled", "refused", "failed", "busy", "forgotten", "unfinished", "left"]
-UNEXPECTED = "an unexpected {}; the log tells more"
 
 
 @dataclass(frozen=True)
@@ -42,10 +37,6 @@ class Outcome:
     nbytes: int = 0
 
 
-class _BudgetSpentError(Exception):
-    """The budget is spent; not an error of the compilation."""
-
-
 def without(task: Task, status: Status, reason: str) -> Outcome:
     """The outcome of a task that compiled nothing."""
     return Outcome(task.user, task.memory_id, task.title, status, reason)
@@ -59,56 +50,21 @@ def run_task(
     ``keep`` versions stay afterwards (None: all); ``deadline`` is a Unix time in seconds (None: no limit).
     """
 
-    def step(done: Step) -> None:
-        progress(done)
-        if deadline is not None and time.time() > deadline:
-            raise _BudgetSpentError
-
-    status: Status
-    try:
-        info, compiled = memory.of(Owner.of(task.user)).compiled(task.memory_id, progress=step)
-        if keep is not None:
-            memory.bank.versions.prune(task.user, task.memory_id, keep)
-        cost = (compiled.seconds, compiled.flops, len(compiled.data))
-        return Outcome(task.user, task.memory_id, task.title, "compiled", "", info.version, *cost)
-    except _BudgetSpentError:
-        status, reason = "unfinished", "the budget ended; the next run goes on where this one was"
-    except NotFoundError:
-        status, reason = "forgotten", "it was forgotten meanwhile"
-    except BankBusyError as error:
-        status, reason = "busy", str(error)
-    except VerificationError as error:
-        status, reason = "refused", str(error)
-    except MemkitError as error:
-        status, reason = "failed", str(error)
-        _record_failure(memory, task, reason)
-    except StopRequestedError:
-        raise
-    except Exception as error:  # of a library: one memory must not end the others' night
-        log.error("compiling memory %s ended unexpectedly", task.memory_id, exc_info=error)
-        status, reason = "failed", UNEXPECTED.format(type(error).__name__)
-        _record_failure(memory, task, reason)
-    return without(task, status, reason)
+    context = memory.context.of(Owner.of(task.user))
+    context = replace(context, compiling=replace(context.compiling, keep=keep))
+    outcome = try_compile(context, task.memory_id, deadline=deadline, progress=progress)
+    return Outcome(task.user, task.memory_id, task.title, **vars(outcome))
 
 
-def _record_failure(memory: Memory, task: Task, reason: str) -> None:
-    """Write the reason to the memory, unless the compiler or the gate has done so."""
-    try:
-        if memory.bank.get(task.user, task.memory_id).error != reason:
-            memory.bank.fail(task.user, task.memory_id, reason)
-    except BankError:  # forgotten meanwhile, or the catalog is what went wrong
-        return
-
-
-def open_memory(config: Config) -> Memory:
-    """A memory that compiles for every user; `Memory.of` names one. It answers nothing, so asks no server."""
-    return Memory(**memory_arguments(replace(config, engine="transformers")))
+def open_memory(config: Config, observer: Observer | None = None) -> Memory:
+    """A memory that compiles for every user; `Memory.for_user` names one. It answers nothing, so it asks no
+    server."""
+    return Memory(config=replace(config, engine="transformers"), observer=observer)
 
 
 @lru_cache(maxsize=1)
 def _opened(config: Config) -> Memory:
-    arguments = memory_arguments(replace(config, engine="transformers"))
-    return Memory(**{**arguments, "engine": create_local_engine(config)})
+    return open_memory(config)
 
 
 def run_task_in_worker(config: Config, task: Task, keep: int, deadline: float | None) -> Outcome:

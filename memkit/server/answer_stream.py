@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import aclosing, closing
-from copy import copy
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -16,7 +15,7 @@ from starlette.requests import Request
 from memkit.answer import Answer
 from memkit.errors import ContextTooLongError, EngineError
 from memkit.memory import Memory
-from memkit.router.gate import GateConfig, GateName
+from memkit.router.gate import GateName
 from memkit.server.api_errors import ApiError
 from memkit.server.dependencies import RequestContext
 
@@ -110,9 +109,6 @@ async def _hung_up(request: Request, scope: anyio.CancelScope) -> None:
 
 def _asked(memory: Memory, question: Question) -> Generator[str | Answer, None, None]:
     """The pieces of an answer; a memory whose artifact was detached meanwhile is looked for again, once."""
-    if question.gate is not None:
-        memory = copy(memory)
-        memory.router = memory.router.with_gate(GateConfig(question.gate))
     pieces = _pieces(memory, question)
     try:
         first = next(pieces)
@@ -126,7 +122,7 @@ def _asked(memory: Memory, question: Question) -> Generator[str | Answer, None, 
 
 
 def _pieces(memory: Memory, question: Question) -> Generator[str | Answer, None, None]:
-    yield from memory.stream(
+    stream = memory.stream(
         question.text,
         history=question.history,
         max_tokens=question.max_tokens,
@@ -134,7 +130,11 @@ def _pieces(memory: Memory, question: Question) -> Generator[str | Answer, None,
         seed=question.seed,
         system=question.system,
         within=question.within,
+        gate=question.gate,
     )
+    with stream:
+        yield from stream
+        yield stream.answer
 
 
 def _next(pieces: Generator[str | Answer, None, None], seconds: float) -> list[str | Answer]:

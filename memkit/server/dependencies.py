@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import Depends, Header, Request, Response, Security
 from fastapi.security import HTTPBearer
 
-from memkit.engine.factory import create_sglang_engine, memory_arguments
+from memkit.engine.factory import create_sglang_engine
 from memkit.memory import Memory
 from memkit.observability.events import LogObserver, Observers
 from memkit.observability.prometheus import Metrics
@@ -41,13 +41,15 @@ class Services:
         self._sglang: SGLangEngine | None = None
         if engine is None and config.upstream is None and config.engine == "sglang":
             self._sglang = create_sglang_engine(config)
-        arguments = memory_arguments(replace(config, engine="transformers"))
-        arguments |= {"engine": engine or self._sglang, "observer": Observers(LogObserver(), self.metrics)}
-        self.root = Memory(**arguments)
+        self.root = Memory(
+            config=replace(config, engine="transformers"),
+            engine=engine or self._sglang,
+            observer=Observers(LogObserver(), self.metrics),
+        )
         self.bank = self.root.bank
         local = (lambda: self.root.local) if config.compiles else None
         self.engine = EngineMonitor(lambda: self.root.engine, self._sglang, local)
-        self.jobs = Jobs(self.root, config.queue, config.keep)
+        self.jobs = Jobs(self.root, config.queue)
         self.metrics.watch(self.jobs.age)
         self.rates = RateLimiter(config.rate)
         self.pool = MemoryPool(self.root, config.users)

@@ -17,9 +17,8 @@ from memkit.recompile.run import expire, job_outcome, recompile
 class Jobs:
     """The queue of a bank, as callers see it. Each group has at most ``most`` jobs waiting."""
 
-    def __init__(self, root: Memory, most: int, keep: int) -> None:
+    def __init__(self, root: Memory, most: int) -> None:
         self._root, self._queue, self._most = root, root.queue, most
-        root.keep = keep
 
     def resume(self) -> int:
         """Take up what waited when the bank was last closed; how many compilations that were."""

@@ -272,7 +272,7 @@ def _writing(server: MCPServer[Any], memories: MemorySource, jobs: Jobs | None) 
     def forget(memory_id: Id, context: Context[Any, Any], matching: Matching = "") -> ForgetResult:
         """Forget a memory, or a part of it, for good: its text and everything that was compiled from it."""
         with _memory_for(memories, context) as mine:
-            found = mine.show(memory_id).id
+            found = mine.get(memory_id).id
             if matching:
                 (receipt,) = mine.forget_matching(found, matching, compile=False)
             else:
@@ -313,7 +313,7 @@ def _reading(server: MCPServer[Any], memories: MemorySource) -> None:
         """List the user's memories, oldest first, page by page."""
         after = _cursor(cursor) if cursor else ("", "")
         with _memory_for(memories, context) as mine:
-            infos = sorted(mine.list(), key=_place)
+            infos = sorted(mine.list_memories(), key=_place)
         left = [info for info in infos if _place(info) > after]
         page = left[: limit or PAGE]
         more = len(left) > len(page)
@@ -346,7 +346,7 @@ def _reporting(server: MCPServer[Any], memories: MemorySource, jobs: Jobs | None
     def status(context: Context[Any, Any]) -> StatusResult:
         """Tell what serves the user, and how much is remembered."""
         with _memory_for(memories, context) as mine:
-            infos = mine.list()
+            infos = mine.list_memories()
             waiting = [job for job in jobs.list(mine.whose.group) if job.ended is None] if jobs else []
             return StatusResult(
                 version=__version__,

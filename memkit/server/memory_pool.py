@@ -28,7 +28,7 @@ class MemoryPool:
         with self._lock:
             memory = self._kept.get(owner)
             if memory is None:
-                memory = self._kept[owner] = self.root.of(Owner.of(owner))
+                memory = self._kept[owner] = self.root.for_user(Owner.of(owner))
             self._kept.move_to_end(owner)
             while len(self._kept) > self._size:
                 self._kept.popitem(last=False)

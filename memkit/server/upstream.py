@@ -153,7 +153,7 @@ class Upstream:
         if not question.strip():
             return MemoryContext(Decision("none", None, "there is no question in words"), "", ())
         with context.memory() as memory:
-            looked = memory.router.look(question, within=within)
+            looked = memory.router.retrieve(question, within=within)
             if not looked.ranked:
                 return MemoryContext(EMPTY, "", ())
             best = looked.ranked[0]

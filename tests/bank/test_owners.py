@@ -65,15 +65,15 @@ def test_a_user_is_no_tenant_and_no_namespace(tmp_path: Path, engine: Transforme
     ]
     with Memory(tmp_path / "bank", engine=engine) as root:
         for number, owner in enumerate(whose):
-            root.of(owner).remember(f"Mira has {number} dogs.", compile=False)
+            root.for_user(owner).remember(f"Mira has {number} dogs.", compile=False)
         for number, owner in enumerate(whose):
-            (info,) = root.of(owner).list()
+            (info,) = root.for_user(owner).list_memories()
             assert root.bank.source(owner.name, info.id).text == f"Mira has {number} dogs."
 
 
 Door = Callable[[Memory, str], list[str]]
 DOORS: dict[str, Door] = {
-    "list": lambda memory, text: [info.id for info in memory.list()],
+    "list": lambda memory, text: [info.id for info in memory.list_memories()],
     "search": lambda memory, text: [found.memory.id for found in memory.search(text, 8)],
     "recall": lambda memory, text: [each] if (each := memory.recall(text).memory_id) else [],
     "running": lambda memory, text: (
@@ -105,8 +105,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory, engine: TransformersEngine)
 def test_users_that_look_alike_do_not_meet(shared: Memory, one: str, other: str, door: str) -> None:
     if one == other:
         return
-    mine, theirs = shared.of(one), shared.of(other)
-    (fact,) = mine.list() or [mine.remember("Mira lives in Lima.", compile=False)]
+    mine, theirs = shared.for_user(one), shared.for_user(other)
+    (fact,) = mine.list_memories() or [mine.remember("Mira lives in Lima.", compile=False)]
     for owner in [name for name in shared.bank.tenants() if name != mine.owner]:
         shared.bank.forget(owner)
     question = "Where does Mira live?"
@@ -114,11 +114,11 @@ def test_users_that_look_alike_do_not_meet(shared: Memory, one: str, other: str,
     if door in ("list", "search", "recall"):
         assert DOORS[door](mine, question) == [fact.id]
     with pytest.raises(NotFoundError):
-        theirs.show(fact.id)
+        theirs.get(fact.id)
     with pytest.raises(NotFoundError):
         theirs.forget(fact.id)
     theirs.forget_all()
-    assert [info.id for info in mine.list()] == [fact.id]
+    assert [info.id for info in mine.list_memories()] == [fact.id]
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD"])

@@ -204,7 +204,7 @@ def test_a_server_that_stops_in_mid_recompile_loses_nothing(
 ) -> None:
     scope, stopped = Scope(advisor=AdvisorConfig(enabled=False)), list[int]()
     with Memory(tmp_path, engine=engine, options=TINY_OPTIONS, database=url) as memory:
-        memory.of("mira").remember(TEXT, compile=False)
+        memory.for_user("mira").remember(TEXT, compile=False)
 
         def look(task: Any) -> Any:
             def step(done: Any) -> None:
@@ -334,7 +334,7 @@ def test_users_that_look_alike_do_not_meet(url: str, tmp_path: Path, engine: Tra
                 Owner(name, "acme"),
                 Owner(tenant=name),
             ):
-                root.of(whose).remember(f"{whose.name} has a dog.", compile=False)
+                root.for_user(whose).remember(f"{whose.name} has a dog.", compile=False)
                 root.bank.keys.create(whose.name)
         for name in ALIKE:
             for whose in (
@@ -343,14 +343,14 @@ def test_users_that_look_alike_do_not_meet(url: str, tmp_path: Path, engine: Tra
                 Owner(name, "acme"),
                 Owner(tenant=name),
             ):
-                mine = root.of(whose)
-                (info,) = mine.list()
+                mine = root.for_user(whose)
+                (info,) = mine.list_memories()
                 assert mine.bank.source(whose.name, info.id).text == f"{whose.name} has a dog."
                 assert {found.memory.id for found in mine.search("Who has a dog?", 8)} == {info.id}
                 assert len(root.bank.keys.list(whose.name)) == 1
             assert root.bank.beneath(Owner(name).namespaces) == [Owner(name, namespace=("n",)).name]
             assert root.bank.items.spaces(name) == []
-        root.of(ALIKE[0]).forget_all()
+        root.for_user(ALIKE[0]).forget_all()
         assert len(root.bank.tenants()) == 4 * len(ALIKE) - 2
 
 

@@ -251,7 +251,7 @@ def test_forgetting_all_of_a_user_says_what_goes(cli: Cli, home: Path, tiny_mode
         cli("remember", "-", "--user", "mira", stdin=text)
     cli("remember", "-", "--user", "mira2", stdin=b"Of somebody else.")
     with Memory(home, str(tiny_model_folder), "mira") as memory:
-        memory.of(Owner("mira", namespace=("notes",))).remember("Kept by an agent.", compile=False)
+        memory.for_user(Owner("mira", namespace=("notes",))).remember("Kept by an agent.", compile=False)
     asked = cli("forget", "--user", "mira", stdin=b"n\n")
     said = (
         "Forget all 2 memories of the user 'mira', and the 1 that agents keep in its stores, with vectors and"

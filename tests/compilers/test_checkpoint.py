@@ -95,7 +95,7 @@ def test_a_memory_goes_on_where_it_was_interrupted(tmp_path: Path, tiny_model_fo
     with Memory(tmp_path / "bank", str(tiny_model_folder), "mira", **settings) as memory:  # type: ignore[arg-type]
         with pytest.raises(KeyboardInterrupt):
             memory.remember(TEXT, wait=True, progress=_Stop("kv", 2))
-        (info,) = memory.list()
+        (info,) = memory.list_memories()
         file = memory.bank.unfinished("mira", info.id)
         assert file.exists()
         rest = _Stop()
@@ -108,7 +108,7 @@ def test_forgetting_removes_what_was_unfinished(tmp_path: Path, tiny_model_folde
     with Memory(tmp_path / "bank", str(tiny_model_folder), "mira", options=OPTIONS) as memory:
         with pytest.raises(KeyboardInterrupt):
             memory.remember(TEXT, wait=True, progress=_Stop("kv", 2))
-        (info,) = memory.list()
+        (info,) = memory.list_memories()
         file = memory.bank.unfinished("mira", info.id)
         with pytest.raises(NotFoundError):
             memory.bank.unfinished("jalo", info.id)

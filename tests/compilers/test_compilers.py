@@ -85,8 +85,9 @@ def head(monkeypatch: pytest.MonkeyPatch) -> None:
     """`Head`, as if its package were installed."""
     point = EntryPoint("head", f"{__name__}:Head", registry.GROUP)
     monkeypatch.setattr(EntryPoint, "load", lambda self: Head if self == point else _load(self))
-    installed = registry._installed()
-    monkeypatch.setattr(registry, "_installed", lambda: {**installed, "head": point})
+    monkeypatch.setattr(
+        registry, "_installed", lambda group: {"head": point} if group == registry.GROUP else {}
+    )
 
 
 _load = EntryPoint.load

@@ -46,8 +46,8 @@ def publish(memory: Memory, data: bytes) -> None:
 def users(root: Memory) -> list[Memory]:
     """Eighty users, each with an artifact of their own."""
     info = root.remember(TEXT, compile=False)
-    data = root.compiled(info.id)[1].data
-    found = [root.of(f"user {number}") for number in range(80)]
+    data = root.compile_with_cost(info.id)[1].data
+    found = [root.for_user(f"user {number}") for number in range(80)]
     for user in found:
         publish(user, data)
     return found
@@ -68,8 +68,8 @@ def test_verifying_does_not_take_an_artifact_from_a_question(root: Memory) -> No
     pieces = root.stream(QUESTION, max_tokens=4)
     next(pieces)
     assert root.verify(info.id).artifact_id == info.artifact_id
-    assert root.show(info.id).artifact_id in root.local._attached
-    assert next(piece for piece in pieces if not isinstance(piece, str)).route == "latent"
+    assert root.get(info.id).artifact_id in root.local._attached
+    assert pieces.answer.route == "latent"
 
 
 def test_questions_beside_verifications(root: Memory) -> None:

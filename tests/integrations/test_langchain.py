@@ -34,7 +34,7 @@ from memkit.integrations.langchain import (
     MemkitMiddleware,
     MemkitRetriever,
 )
-from memkit.integrations.langchain.chat import until
+from memkit.integrations.langchain.chat import up_to_stop
 from memkit.integrations.langchain.messages import conversation
 from memkit.memory import Memory
 from memkit.testing import TEXT, TINY_OPTIONS, build_tiny_model
@@ -153,9 +153,7 @@ def test_a_stream_adds_up_to_the_answer(memory: Memory) -> None:
     ],
 )
 def test_a_stream_ends_where_it_should(pieces: list[str], ends: list[str], said: str) -> None:
-    made = list(until(iter(pieces), ends))
-    assert "".join(piece for piece in made if isinstance(piece, str)) == said
-    assert (None in made) == (said != "".join(pieces))
+    assert "".join(up_to_stop(iter(pieces), ends)) == said
 
 
 def test_what_cannot_be_asked_is_refused() -> None:
@@ -201,7 +199,7 @@ def test_a_passage_tells_where_it_stands(memory: Memory) -> None:
     (found,) = MemkitRetriever(memory=memory, k=1).invoke("Who keeps bees?")
     assert isinstance(found, Passage)
     assert found.page_content == FACTS[0]
-    assert memory.show(found.metadata["memory_id"]).characters == found.metadata["end"]
+    assert memory.get(found.metadata["memory_id"]).characters == found.metadata["end"]
     assert asyncio.run(MemkitRetriever(memory=memory, k=1).ainvoke("Who keeps bees?"))[0] == found
 
 
@@ -340,5 +338,4 @@ def test_the_classic_memory_ends_no_chain(memory: Memory, monkeypatch: pytest.Mo
 
 
 def test_an_answer_type_is_what_a_stream_ends_with(memory: Memory) -> None:
-    *_, last = memory.stream("Who keeps bees?", max_tokens=2)
-    assert isinstance(last, Answer)
+    assert isinstance(memory.stream("Who keeps bees?", max_tokens=2).answer, Answer)

@@ -75,7 +75,7 @@ def test_ten_turns_keep_the_fact(memory: Memory, remember: Any, tools_first: int
 
 def test_ten_turns_on_nano(tmp_path: Path) -> None:
     with Memory(tmp_path / "bank", "nano", user="mira") as memory:
-        model = ChatMemkit(memory=memory.of("nobody"))
+        model = ChatMemkit(memory=memory.for_user("nobody"))
         agent = create_agent(model, middleware=[MemkitMiddleware(memory)])
         answers = []
         for text in [FACT, "Rolan keeps bees in Tarv.", *["Where does Simsem live?"] * 4, *["hi"] * 2]:

@@ -193,7 +193,7 @@ def test_each_message_is_embedded_once(memory: Memory, monkeypatch: pytest.Monke
 
 
 def test_users_are_kept_ready(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
-    made, of = list[str | Owner](), memory.of
+    made, of = list[str | Owner](), memory.for_user
 
     def counting(user: str | Owner) -> Memory:
         made.append(user)

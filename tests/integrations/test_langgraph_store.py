@@ -61,7 +61,7 @@ def store(memory: Memory, clock: Clock) -> MemkitStore:
 
 def within(memory: Memory, *labels: str) -> Memory:
     """The memories of a namespace of the store of "app"."""
-    return memory.of(Owner("app", namespace=labels))
+    return memory.for_user(Owner("app", namespace=labels))
 
 
 labels = st.sampled_from(["a", "b", "a/b", "é %2F", "*"])
@@ -121,7 +121,7 @@ def test_it_does_what_langgraphs_store_does(memory: Memory, batches: list[list[A
                     assert plain(got) == plain(wanted)
     finally:
         for space in memory.bank.items.spaces(memory.user):
-            memory.of(Owner.of(space)).forget_all()
+            memory.for_user(Owner.of(space)).forget_all()
 
 
 def test_the_usual_calls(store: MemkitStore) -> None:
@@ -169,7 +169,7 @@ def test_paths_choose_what_is_searched(memory: Memory) -> None:
     store.put(("n",), "a", {"title": "ferries", "body": "bees"})
     store.put(("n",), "b", {"title": "boats", "body": "ferries"}, index=["body"])
     inner = within(memory, "n")
-    texts = {each.title: memory.bank.source(inner.owner, each.id).text for each in inner.list()}
+    texts = {each.title: memory.bank.source(inner.owner, each.id).text for each in inner.list_memories()}
     assert texts == {"a": "ferries", "b": "ferries"}
 
 
@@ -183,16 +183,16 @@ def test_an_item_is_a_memory_that_answers(store: MemkitStore, memory: Memory) ->
 def test_deleting_and_replacing_forget_for_real(store: MemkitStore, memory: Memory) -> None:
     mira = within(memory, "mira")
     store.put(("mira",), "bio", {"text": TEXT})
-    (info,) = mira.list()
+    (info,) = mira.list_memories()
     mira.compile(info.id)
     artifacts = list(memory.bank.path.rglob("*.mka"))
     assert len(artifacts) == 1
     store.put(("mira",), "bio", {"text": "Mira moved away."})
-    assert [each.id for each in mira.list()] != [info.id]
-    assert len(mira.list()) == 1
+    assert [each.id for each in mira.list_memories()] != [info.id]
+    assert len(mira.list_memories()) == 1
     assert not artifacts[0].exists()
     store.put(("mira",), "bio", None)  # type: ignore[arg-type] # LangGraph's way to delete
-    assert mira.list() == []
+    assert mira.list_memories() == []
     whole = b"".join(p.read_bytes() for p in memory.bank.path.rglob("*") if p.is_file())
     assert b"Mira moved away" not in whole
     assert TEXT[:30].encode() not in whole
@@ -202,16 +202,18 @@ def test_items_with_one_text_have_a_memory_each(store: MemkitStore, memory: Memo
     store.put(("n",), "a", {"text": "Rolan keeps bees."})
     store.put(("n",), "b", {"text": "Rolan keeps bees."})
     inner = within(memory, "n")
-    assert len({each.id for each in inner.list()}) == 2
+    assert len({each.id for each in inner.list_memories()}) == 2
     store.delete(("n",), "a")
     item = store.get(("n",), "b")
     assert item is not None
     assert item.value == {"text": "Rolan keeps bees."}
     store.put(("n",), "b", {"text": "Rolan keeps cats."})
-    assert [memory.bank.source(inner.owner, m.id).text for m in inner.list()] == ["Rolan keeps cats."]
+    assert [memory.bank.source(inner.owner, m.id).text for m in inner.list_memories()] == [
+        "Rolan keeps cats."
+    ]
     inner.remember("Rolan keeps cats.", compile=False)  # a document is none of the store's
     store.delete(("n",), "b")
-    assert [each.title for each in inner.list()] == [""]
+    assert [each.title for each in inner.list_memories()] == [""]
 
 
 def test_forgetting_a_user_takes_the_items_along(store: MemkitStore, memory: Memory) -> None:
@@ -232,13 +234,13 @@ def test_items_expire(store: MemkitStore, clock: Clock, memory: Memory) -> None:
     assert store.get(("n",), "short") is None
     assert [each.key for each in store.search(("n",))] == ["long"]
     store.put(("n",), "new", {"text": "ferries"})
-    assert sorted(m.title for m in within(memory, "n").list()) == ["long", "new"]
+    assert sorted(m.title for m in within(memory, "n").list_memories()) == ["long", "new"]
 
 
 def test_no_store_sees_what_is_not_beneath_its_user(memory: Memory) -> None:
-    mine, other = MemkitStore(memory), MemkitStore(memory.of("app2"))
-    wide = MemkitStore(memory.of("ap"))
-    memory.of("app").remember("Rolan keeps bees.", compile=False)
+    mine, other = MemkitStore(memory), MemkitStore(memory.for_user("app2"))
+    wide = MemkitStore(memory.for_user("ap"))
+    memory.for_user("app").remember("Rolan keeps bees.", compile=False)
     mine.put(("/", "app2"), "k", {"text": "bees"})
     mine.put(("a/b",), "k", {"text": "boats"})
     for store in (other, wide):

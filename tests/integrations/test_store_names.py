@@ -82,7 +82,7 @@ def pairs(draw: st.DrawFn) -> tuple[str, str]:
 @example(pair=("app", "app#n"))
 @example(pair=("mira", "acme/mira"))
 def test_no_name_reads_what_is_anothers(memory: Memory, pair: tuple[str, str]) -> None:
-    one, other = (memory.of(name) for name in pair)
+    one, other = (memory.for_user(name) for name in pair)
     mine, theirs = MemkitStore(one), MemkitStore(other)
     label = pair[1].replace(".", "-").replace("\0", "-")  # LangGraph's labels have none of them
     try:
@@ -96,7 +96,7 @@ def test_no_name_reads_what_is_anothers(memory: Memory, pair: tuple[str, str]) -
         theirs.delete(("n", label), "k")
         assert [each.value for each in mine.search(())] == [{"text": "Rolan keeps bees in Tarv."}]
         assert mine.list_namespaces() == [("n", label)]
-        assert other.list() == []
+        assert other.list_memories() == []
         assert other.search("Where does Simsem live?") == []
         assert other.recall("Where does Simsem live?").text == ""
         assert _told(memory, pair[1]) == ""
@@ -104,7 +104,7 @@ def test_no_name_reads_what_is_anothers(memory: Memory, pair: tuple[str, str]) -
     finally:
         for whose in (one.owner, other.owner):
             for space in [*memory.bank.items.spaces(whose), *{whose} & {*memory.bank.tenants()}]:
-                memory.of(Owner.of(space)).forget_all()
+                memory.for_user(Owner.of(space)).forget_all()
 
 
 def _told(memory: Memory, user: str) -> str:
@@ -150,21 +150,21 @@ def test_namespaces_that_look_alike_are_apart(memory: Memory) -> None:
 
 def test_a_namespace_is_an_owner_with_a_store_beneath(memory: Memory) -> None:
     MemkitStore(memory).put(("a", "b"), "k", {"text": "Rolan keeps bees in Tarv."})
-    inner = memory.of(Owner("app", namespace=("a",)))
+    inner = memory.for_user(Owner("app", namespace=("a",)))
     assert [each.namespace for each in MemkitStore(inner).search(())] == [("b",)]
-    assert memory.of(Owner("app", namespace=("a", "b"))).recall("Who keeps bees?").text
-    acme = memory.of(Owner("app", "acme"))
+    assert memory.for_user(Owner("app", namespace=("a", "b"))).recall("Who keeps bees?").text
+    acme = memory.for_user(Owner("app", "acme"))
     assert MemkitStore(acme).search(()) == []
     MemkitStore(acme).put(("n",), "k", {"n": 1})
     assert MemkitStore(memory).list_namespaces() == [("a", "b")]
-    assert MemkitStore(memory.of(Owner(tenant="acme"))).list_namespaces() == []
+    assert MemkitStore(memory.for_user(Owner(tenant="acme"))).list_namespaces() == []
 
 
 def test_a_user_of_the_middleware_names_nobody_elses_tenant(memory: Memory) -> None:
-    memory.of(Owner("mira", "acme")).remember("Simsem lives in Lasces.", compile=False)
+    memory.for_user(Owner("mira", "acme")).remember("Simsem lives in Lasces.", compile=False)
     assert _told(memory, "acme/mira") == ""
     assert _told(memory, "acme/") == ""
-    acme = memory.of(Owner("rolan", "acme"))
+    acme = memory.for_user(Owner("rolan", "acme"))
     assert "Lasces" in _told(acme, "mira")  # a user of the same tenant
     with pytest.raises(ConfigError, match="user"):
         MemkitMiddleware(memory, user="")
@@ -197,7 +197,7 @@ def test_keys_and_namespaces_in_any_script(memory: Memory, key: str, label: str)
             assert item is not None
             assert item.value == {"text": key, "n": 1}
     finally:
-        memory.of(Owner("app", namespace=(label, "x"))).forget_all()
+        memory.for_user(Owner("app", namespace=(label, "x"))).forget_all()
 
 
 def test_values_hold_any_character(memory: Memory) -> None:
@@ -252,9 +252,9 @@ def test_writers_of_one_key_leave_one_value_and_its_memory(memory: Memory) -> No
         each.start()
     for each in writers:
         each.join()
-    inner = memory.of(Owner("app", namespace=("n",)))
-    (info,), item = inner.list(), store.get(("n",), "k")
+    inner = memory.for_user(Owner("app", namespace=("n",)))
+    (info,), item = inner.list_memories(), store.get(("n",), "k")
     assert item is not None
     assert memory.bank.source(inner.owner, info.id).text == item.value["text"]
     store.delete(("n",), "k")
-    assert inner.list() == []
+    assert inner.list_memories() == []

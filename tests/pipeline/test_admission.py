@@ -164,7 +164,7 @@ def test_verification_is_in_the_artifact(memory: Memory) -> None:
 def test_a_refused_artifact_is_not_published(memory: Memory, strict: None) -> None:
     with pytest.raises(VerificationError, match="not published"):
         memory.remember(TEXT, wait=True)
-    (info,) = memory.list()
+    (info,) = memory.list_memories()
     assert info.artifact_id is None
     assert "self-test" in str(info.error)
     answer = memory.ask("Where does Mira live?")
@@ -177,7 +177,7 @@ def test_a_refused_new_version_leaves_the_old_one(memory: Memory, monkeypatch: p
     monkeypatch.setattr(admission, "thresholds", lambda fingerprint, compiler: STRICT)
     with pytest.raises(VerificationError):
         memory.compile(info.id)
-    assert memory.show(info.id).artifact_id == info.artifact_id
+    assert memory.get(info.id).artifact_id == info.artifact_id
 
 
 def test_verify_applies_todays_thresholds(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:

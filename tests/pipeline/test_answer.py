@@ -12,7 +12,7 @@ import pytest
 from memkit.answer import Answer
 from memkit.async_memory import AsyncMemory, stepped
 from memkit.engine.transformers.engine import TransformersEngine
-from memkit.errors import ConfigError
+from memkit.errors import ConfigError, EngineError
 from memkit.memory import Memory
 from memkit.testing import TEXT, TINY_OPTIONS
 
@@ -37,22 +37,30 @@ def test_many_answers_are_those_of_one_question_each(memory: Memory) -> None:
 
 
 def test_a_stream_ends_with_the_answer(memory: Memory) -> None:
-    *pieces, answer = memory.stream(QUESTIONS[0], max_tokens=8)
+    stream = memory.stream(QUESTIONS[0], max_tokens=8)
+    text = "".join(stream)
+    answer = stream.answer
     assert isinstance(answer, Answer)
-    assert (
-        "".join(str(piece) for piece in pieces) == answer.text == memory.ask(QUESTIONS[0], max_tokens=8).text
-    )
+    assert text == answer.text == memory.ask(QUESTIONS[0], max_tokens=8).text
     assert answer.trace.memory_id is not None
     assert answer.trace.completion_tokens > 0
 
 
 def test_a_stream_that_is_closed_works_no_more(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
-    taken = list[str | Answer]()
-    pieces = memory.stream("Rolan keeps", max_tokens=64)
-    taken.append(next(pieces))
-    pieces.close()  # type: ignore[attr-defined] # it is a generator
-    assert list(pieces) == []
-    assert isinstance(taken[0], str)
+    stream = memory.stream("Rolan keeps", max_tokens=64)
+    assert isinstance(next(stream), str)
+    stream.close()
+    assert list(stream) == []
+    with pytest.raises(EngineError, match="closed before"):
+        _ = stream.answer
+
+
+def test_a_stream_gives_its_answer_without_being_read(memory: Memory) -> None:
+    with memory.stream(QUESTIONS[0], max_tokens=8) as stream:
+        assert stream.answer.text == memory.ask(QUESTIONS[0], max_tokens=8).text
+        assert stream.finished
+    assert stream.answer.text  # also when it is closed
+    assert list(stream) == []
 
 
 def test_history_stands_in_front_of_the_question(memory: Memory) -> None:
@@ -91,7 +99,7 @@ def test_search_finds_the_best_passage_of_each_memory(memory: Memory) -> None:
     assert found[0].text == "Rolan keeps bees in Tarv."
     assert len({each.memory.id for each in found}) == 2
     assert memory.search(" ") == []
-    assert memory.of("nobody").search("bees") == []
+    assert memory.for_user("nobody").search("bees") == []
     with pytest.raises(ConfigError, match="at least 1"):
         memory.search("bees", 0)
 
@@ -107,19 +115,22 @@ def test_bad_settings_are_refused(memory: Memory, settings: dict[str, int]) -> N
 def test_the_async_memory_does_the_same(memory: Memory) -> None:
     async def work() -> None:
         quick = AsyncMemory(memory)
-        other = quick.of("rolan")
+        other = quick.for_user("rolan")
         info = await other.remember("Rolan lives in Tarv.", compile=False)
-        assert [each.id for each in await other.list()] == [info.id]
-        assert (await other.show(info.id)).title == info.title
+        assert [each.id for each in await other.list_memories()] == [info.id]
+        assert (await other.get(info.id)).title == info.title
         first, second = await asyncio.gather(
             quick.ask(QUESTIONS[0], max_tokens=4), quick.ask_many(QUESTIONS, max_tokens=4)
         )
         assert first.text == second[0].text
-        pieces = [piece async for piece in quick.stream(QUESTIONS[0], max_tokens=4)]
-        assert isinstance(pieces[-1], Answer)
-        assert pieces[-1].text == first.text
+        async with quick.stream(QUESTIONS[0], max_tokens=4) as stream:
+            with pytest.raises(EngineError, match="not complete"):
+                _ = stream.answer
+            pieces = [piece async for piece in stream]
+            assert "".join(pieces) == stream.answer.text == first.text
+        assert (await quick.stream(QUESTIONS[0], max_tokens=4).get_answer()).text == first.text
         assert len(await other.forget(info.id)) == 1
-        assert await other.list() == []
+        assert await other.list_memories() == []
 
     asyncio.run(work())
 

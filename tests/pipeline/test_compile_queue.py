@@ -16,6 +16,7 @@ from memkit.models.loading import LoadedModel
 from memkit.pipeline import compile
 from memkit.pipeline.admission import AdmissionConfig
 from memkit.pipeline.compile_queue import Job
+from memkit.pipeline.context import Context
 from memkit.testing import TEXT, TINY_OPTIONS
 
 TEXTS = [f"{TEXT} And {name} lives in Tarv." for name in ("Bo", "Cy", "Dee", "Ed", "Flo", "Gus")]
@@ -63,7 +64,7 @@ def test_a_catalog_that_cannot_be_told_ends_no_worker(
     monkeypatch.setattr(memory.bank.pending, "done", done)
     infos = [memory.remember(text) for text in TEXTS[:2]]
     memory.queue.wait()
-    assert [memory.show(info.id).status for info in infos] == ["compiled", "compiled"]
+    assert [memory.get(info.id).status for info in infos] == ["compiled", "compiled"]
 
 
 def test_what_must_be_compiled_must_be_after_a_restart(tmp_path: Path, engine: TransformersEngine) -> None:
@@ -73,34 +74,34 @@ def test_what_must_be_compiled_must_be_after_a_restart(tmp_path: Path, engine: T
         assert first.bank.pending.all() == [("default", short.id, True)]
     with Memory(tmp_path / "bank", engine=engine, options=TINY_OPTIONS, admission=FEW) as second:
         second.wait()
-        assert second.show(short.id).status == "compiled"
+        assert second.get(short.id).status == "compiled"
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a library's"), EngineError("ours"), MemoryError()])
 def test_one_failure_ends_no_other_compilation(
     memory: Memory, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    make, made = compile.compile_memory, list[str]()
+    make, made = compile.publish, list[str]()
 
-    def sometimes(mine: Memory, info: Any, progress: Any) -> Any:
+    def sometimes(mine: Context, info: Any, progress: Any) -> Any:
         made.append(info.id)
         if len(made) == 1:
             raise error
         return make(mine, info, progress)
 
-    monkeypatch.setattr(compile, "compile_memory", sometimes)
+    monkeypatch.setattr(compile, "publish", sometimes)
     infos = [memory.remember(text) for text in TEXTS[:3]]
     memory.wait()
     assert made == [info.id for info in infos]
-    assert [memory.show(info.id).status for info in infos] == ["failed", "compiled", "compiled"]
-    assert memory.show(infos[0].id).error
+    assert [memory.get(info.id).status for info in infos] == ["failed", "compiled", "compiled"]
+    assert memory.get(infos[0].id).error
     assert memory.bank.pending.all() == []
 
 
 def test_many_users_share_one_worker(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
-    make, at_once, most = compile.compile_memory, list[int](), list[int]()
+    make, at_once, most = compile.publish, list[int](), list[int]()
 
-    def counted(mine: Memory, info: Any, progress: Any) -> Any:
+    def counted(mine: Context, info: Any, progress: Any) -> Any:
         at_once.append(1)
         most.append(len(at_once))
         try:
@@ -108,15 +109,15 @@ def test_many_users_share_one_worker(memory: Memory, monkeypatch: pytest.MonkeyP
         finally:
             at_once.pop()
 
-    monkeypatch.setattr(compile, "compile_memory", counted)
+    monkeypatch.setattr(compile, "publish", counted)
     before = threading.active_count()
-    users = [memory.of(f"user {number}") for number in range(12)]
+    users = [memory.for_user(f"user {number}") for number in range(12)]
     for user in users:
         user.remember(TEXT)
     assert threading.active_count() <= before + 2  # the worker, and its lease's heartbeat
     memory.wait()  # the root's: it knows them all
     assert max(most) == 1
-    assert [user.list()[0].status for user in users] == ["compiled"] * 12
+    assert [user.list_memories()[0].status for user in users] == ["compiled"] * 12
 
 
 def test_what_waits_is_taken_up_again(tmp_path: Path, engine: TransformersEngine) -> None:
@@ -130,15 +131,15 @@ def test_what_waits_is_taken_up_again(tmp_path: Path, engine: TransformersEngine
             compile_job(job)
 
         first.queue._compile = slowly
-        ids = [first.of("mira").remember(text).id for text in TEXTS[:3]]
+        ids = [first.for_user("mira").remember(text).id for text in TEXTS[:3]]
         assert started.wait(10)
         threading.Timer(0.2, go_on.set).start()
     with Memory(tmp_path / "bank", engine=engine, options=TINY_OPTIONS, admission=FEW) as second:
-        mira = second.of("mira")
-        assert [mira.show(id).status for id in ids] == ["compiled", "text", "text"]
+        mira = second.for_user("mira")
+        assert [mira.get(id).status for id in ids] == ["compiled", "text", "text"]
         assert second.bank.pending.all() == [("mira", ids[1], False), ("mira", ids[2], False)]
         second.wait()
-        assert [mira.show(id).status for id in ids] == ["compiled"] * 3
+        assert [mira.get(id).status for id in ids] == ["compiled"] * 3
         assert second.bank.pending.all() == []
 
 
@@ -153,17 +154,17 @@ def test_what_is_forgotten_waits_no_longer(memory: Memory) -> None:
     memory.queue._compile = slowly
     ids = [memory.remember(text).id for text in TEXTS[:3]]
     memory.forget(ids[1])
-    memory.of("nobody").forget_all()
+    memory.for_user("nobody").forget_all()
     go_on.set()
     memory.wait()
-    assert [info.id for info in memory.list()] == [ids[0], ids[2]]
-    assert {info.status for info in memory.list()} == {"compiled"}
+    assert [info.id for info in memory.list_memories()] == [ids[0], ids[2]]
+    assert {info.status for info in memory.list_memories()} == {"compiled"}
 
 
 def test_the_advice_decides_in_the_background_too(memory: Memory) -> None:
     short = memory.remember("Simsem lives in Lasces.")
     memory.wait()
-    assert memory.show(short.id).status == "text"
+    assert memory.get(short.id).status == "text"
     assert memory.objection(short.id).startswith("short: ")
     assert memory.remember("Simsem lives in Lasces.", wait=True).status == "text"
     assert memory.remember("Simsem lives in Lasces.", wait=True, always=True).status == "compiled"

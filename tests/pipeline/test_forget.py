@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError, NotFoundError, QuotaError
 from memkit.memory import Memory
 from memkit.pipeline.admission import AdmissionConfig
-from memkit.pipeline.forget import ForgetReport, LeakCheck, forget_and_check
+from memkit.pipeline.answer import Sampling, ask_many
+from memkit.pipeline.context import Context
+from memkit.pipeline.forget_check import ForgetReport, LeakCheck
 from memkit.recompile.run import expire
 from memkit.testing import TEXT, TINY_OPTIONS
 
@@ -50,7 +52,7 @@ def test_a_part_of_a_document_goes_with_every_artifact_that_saw_it(memory: Memor
     assert (receipt.memory_id, receipt.artifacts_removed) == (info.id, 1)
     assert receipt.left not in (None, info.id)
     memory.wait()  # for the compilation of what remains
-    (left,) = memory.list()
+    (left,) = memory.list_memories()
     assert (left.id, left.title, left.status, left.version) == (receipt.left, "notes", "compiled", 1)
     assert memory.bank.source("mira", left.id).text == TEXT
     assert left.artifact_id != old
@@ -68,21 +70,21 @@ def test_entries_go_whole_and_versions_that_never_saw_them_stay(memory: Memory, 
     text = memory.bank.source("mira", second.id).text
     (receipt,) = memory.forget(second.id, spans=[span_of(text, "Krumbel")], compile=False)
     assert (receipt.left, receipt.artifacts_removed) == (second.id, 1)
-    info = memory.show(second.id)
+    info = memory.get(second.id)
     assert (info.version, info.entries, info.behind, info.artifact_id) == (1, 2, 0, first.artifact_id)
     assert not anywhere(tmp_path, "Krumbeltorn")
     assert memory.ask("Where does Mira live?").route == "latent"
     memory.remember("Mira has a cat.", memory="profile")
-    assert memory.show(info.id).behind == 1  # its number is not that of what was erased
+    assert memory.get(info.id).behind == 1  # its number is not that of what was erased
 
 
 def test_what_is_left_without_words_is_forgotten_altogether(memory: Memory) -> None:
     info = memory.remember(TEXT, compile=False)
     (receipt,) = memory.forget(info.id, spans=[Span(0, len(TEXT))])
-    assert (receipt.left, memory.list()) == (None, [])
+    assert (receipt.left, memory.list_memories()) == (None, [])
     log = memory.remember(SECRET, memory="profile")
     (receipt,) = memory.forget(log.id, spans=[Span(0, 3)])
-    assert (receipt.left, memory.list()) == (None, [])
+    assert (receipt.left, memory.list_memories()) == (None, [])
 
 
 def test_erasing_down_to_another_memory_merges_them(memory: Memory) -> None:
@@ -91,7 +93,7 @@ def test_erasing_down_to_another_memory_merges_them(memory: Memory) -> None:
     info = memory.remember(text, compile=False)
     (receipt,) = memory.forget(info.id, spans=[span_of(text, SECRET)])
     assert receipt.left == kept.id
-    assert [each.id for each in memory.list()] == [kept.id]
+    assert [each.id for each in memory.list_memories()] == [kept.id]
 
 
 @pytest.mark.parametrize("bad", [Span(-1, 3), Span(3, 3), Span(5, 2), Span(0, 10_000)])
@@ -111,7 +113,7 @@ def test_spans_outside_change_nothing(memory: Memory, bad: Span) -> None:
         memory.forget(info.id[:4])
     assert memory.bank.source("mira", info.id).text == TEXT
     with pytest.raises(NotFoundError):
-        memory.of("jalo").forget(info.id, spans=[Span(0, 1)])
+        memory.for_user("jalo").forget(info.id, spans=[Span(0, 1)])
 
 
 def test_the_deleted_questions_are_asked_again(
@@ -119,28 +121,28 @@ def test_the_deleted_questions_are_asked_again(
 ) -> None:
     """A tiny model writes nonsense, so that questions, answers and asking are given here."""
     told = [("What is the password?", "Krumbeltorn"), ("Who is it?", "nobody")]
-    monkeypatch.setattr("memkit.pipeline.forget._told", lambda memory, text, count: told)
+    monkeypatch.setattr("memkit.pipeline.forget_check._questions_about", lambda memory, text, count: told)
     said = {"What is the password?": "It is Krumbeltorn.", "Who is it?": "I do not know."}
-    ask = memory.ask
 
-    def answer(question: str, *, max_tokens: int = 64) -> Any:
+    def answers(context: Context, questions: Sequence[str], *_: Any) -> list[Any]:
         from dataclasses import replace
 
-        return replace(ask(question, max_tokens=2), text=said[question])
+        (found,) = ask_many(context, questions, (), Sampling(max_tokens=2))
+        return [replace(found, text=said[questions[0]])]
 
     info = memory.remember(SECRET, compile=False)
-    monkeypatch.setattr(memory, "ask", answer)
-    done = forget_and_check(memory, info.id)
+    monkeypatch.setattr("memkit.pipeline.forget_check.ask_many", answers)
+    done = memory.forget_and_check(info.id)
     assert [c.answered for c in done.checks] == [True, False]
     assert [c.question for c in done.still_answered] == ["What is the password?"]
     assert {c.route for c in done.checks} == {"none"}
 
 
 def test_what_the_model_knows_anyway_is_not_checked(memory: Memory) -> None:
-    from memkit.pipeline.forget import _told
+    from memkit.pipeline.forget_check import _questions_about
 
-    pairs = _told(memory, TEXT, 4)
-    bare = {q: memory.of("nobody").ask(q, max_tokens=32).text for q, _ in pairs}
+    pairs = _questions_about(memory.context, TEXT, 4)
+    bare = {q: memory.for_user("nobody").ask(q, max_tokens=32).text for q, _ in pairs}
     assert all(answer.strip() and answer not in bare[question] for question, answer in pairs)
 
 
@@ -149,7 +151,7 @@ def test_what_is_too_old_is_forgotten(memory: Memory) -> None:
     old, new = NOW - timedelta(days=40), NOW - timedelta(days=3)
     log = memory.remember([Message("Mira lives in Lima.", when=old), Message("Mira has a dog.", when=new)])
     memory.remember(TEXT, compile=False)
-    other = memory.of("jalo").remember([Message("Jalo lives in Oslo.", when=old)])
+    other = memory.for_user("jalo").remember([Message("Jalo lives in Oslo.", when=old)])
     memory.bank.policies.set("mira", Policy(keep_days=30))
     done = expire(memory, None, NOW)
     assert [r.memory_id for r in done["mira"]] == [log.id]
@@ -157,7 +159,7 @@ def test_what_is_too_old_is_forgotten(memory: Memory) -> None:
     assert memory.bank.get("jalo", other.id).entries == 1  # nobody limited Jalo
     later = expire(memory, ["mira"], NOW + timedelta(days=31))
     assert len(later["mira"]) == 2
-    assert memory.list() == []
+    assert memory.list_memories() == []
 
 
 # --- quotas ----------------------------------------------------------------------------------
@@ -170,8 +172,8 @@ def test_a_quota_refuses_what_is_over_it_and_keeps_the_rest(memory: Memory, poli
         memory.remember("Jalo works at Brimtek.", compile=False)
     with pytest.raises(QuotaError):
         memory.remember("Jalo works at Brimtek.", memory="profile")
-    assert len(memory.list()) == 1
-    memory.of("jalo").remember("Jalo works at Brimtek.", compile=False)
+    assert len(memory.list_memories()) == 1
+    memory.for_user("jalo").remember("Jalo works at Brimtek.", compile=False)
     memory.bank.policies.set("mira", Policy())
     memory.remember("Jalo works at Brimtek.", compile=False)
 
@@ -180,7 +182,7 @@ def test_an_artifact_over_the_quota_leaves_no_file(memory: Memory, tmp_path: Pat
     memory.bank.policies.set("mira", Policy(max_bytes=10))
     with pytest.raises(QuotaError, match="artifact bytes"):
         memory.remember(TEXT, wait=True)
-    (info,) = memory.list()
+    (info,) = memory.list_memories()
     assert (info.version, list(tmp_path.rglob("*.mka"))) == (0, [])
 
 
@@ -232,7 +234,7 @@ def test_forget_with_a_check_by_command(cli: Cli, document: Path, monkeypatch: p
     assert all(not check["answered"] for check in done.json["checks"])
     info = cli("remember", document, "--json").json["memory"]
     left = ForgetReport((), (LeakCheck("Who?", True, "text", "abc"),))
-    monkeypatch.setattr("memkit.pipeline.forget.forget_and_check", lambda *_, **__: left)
+    monkeypatch.setattr("memkit.pipeline.forget_check.forget_and_check", lambda *_, **__: left)
     done = cli("forget", info["id"], "--check", "--yes")
     assert (done.code, "Who?" in done.out) == (4, True)
 

@@ -16,8 +16,7 @@ from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError, NotFoundError
 from memkit.memory import Memory
 from memkit.pipeline.admission import AdmissionConfig
-from memkit.pipeline.forget import forget_and_check
-from memkit.router.retrieval import index
+from memkit.router.indexing import index
 from memkit.testing import TEXT, TINY_OPTIONS
 
 SECRET = "The password of the safe is Krumbeltorn."
@@ -49,7 +48,7 @@ def test_a_text_is_forgotten_in_titles_too(memory: Memory, tmp_path: Path) -> No
     (receipt,) = memory.forget_matching(info.id, "Krumbeltorn", compile=False)
     assert receipt.left is not None
     assert receipt.artifacts_removed == 1
-    left = memory.show(receipt.left)
+    left = memory.get(receipt.left)
     assert left.title == "About  and Mira"
     assert "Krumbeltorn" not in memory.bank.source("mira", left.id).text
     assert anywhere(tmp_path, "Krumbeltorn") == []
@@ -59,7 +58,7 @@ def test_a_text_in_the_title_alone(memory: Memory, tmp_path: Path) -> None:
     info = memory.remember(TEXT, title="notes on Krumbeltorn", wait=True)
     (receipt,) = memory.forget_matching(info.id, "Krumbeltorn", compile=False)
     assert (receipt.left, receipt.artifacts_removed) == (info.id, 1)  # the artifact named it, too
-    assert (memory.show(info.id).title, memory.show(info.id).version) == ("notes on", 0)
+    assert (memory.get(info.id).title, memory.get(info.id).version) == ("notes on", 0)
     assert anywhere(tmp_path, "Krumbeltorn") == []
 
 
@@ -92,16 +91,16 @@ def test_a_part_of_an_item_is_all_of_it(memory: Memory) -> None:
     document = Document("Simsem lives in Lasces. Rolan keeps bees.")
     embedder, items = memory.router.embedder, memory.bank.items
     items.put("mira", "k", "{}", document, lambda d: index(d, embedder), embedder=embedder.name)
-    (info,) = memory.list()
+    (info,) = memory.list_memories()
     (receipt,) = memory.forget(info.id, spans=[Span(0, 7)])
-    assert (receipt.left, memory.list(), memory.bank.items.all("mira")) == (None, [], [])
+    assert (receipt.left, memory.list_memories(), memory.bank.items.all("mira")) == (None, [], [])
 
 
 def test_what_is_named_so_goes_altogether(memory: Memory) -> None:
     info = memory.remember([Message("Mira lives in Lima.")], memory="on Krumbeltorn")
     (receipt,) = memory.forget_matching(info.id, "Krumbeltorn")
     assert receipt.left is None
-    assert memory.list() == []
+    assert memory.list_memories() == []
 
 
 def test_a_text_that_is_nowhere(memory: Memory) -> None:
@@ -111,7 +110,7 @@ def test_a_text_that_is_nowhere(memory: Memory) -> None:
     with pytest.raises(ConfigError, match="empty"):
         memory.forget_matching(info.id, " ")
     with pytest.raises(NotFoundError):
-        memory.of("jalo").forget_matching(info.id, "Mira")
+        memory.for_user("jalo").forget_matching(info.id, "Mira")
     assert memory.bank.source("mira", info.id).text == TEXT
 
 
@@ -134,7 +133,7 @@ def test_nobody_waits_while_texts_are_embedded(memory: Memory, monkeypatch: pyte
 def test_all_of_a_user_is_also_what_stores_keep(memory: Memory) -> None:
     spaces = [Owner("mira", namespace=labels) for labels in (("n",), ("n", "m"), ("#/%",))]
     for owner in (*spaces, Owner("mira2", namespace=("n",)), Owner("n", "mira"), Owner("Mira")):
-        memory.of(owner).remember("Simsem lives in Lasces.", compile=False)
+        memory.for_user(owner).remember("Simsem lives in Lasces.", compile=False)
     mine = memory.remember(TEXT, compile=False)
     receipts = memory.forget_all()
     assert len(receipts) == 4
@@ -152,23 +151,23 @@ def told(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         about.append(text)
         return [("What is the password?", "Krumbeltorn"), ("Who left?", "Jalo")] if text else []
 
-    monkeypatch.setattr("memkit.pipeline.forget._told", pairs)
+    monkeypatch.setattr("memkit.pipeline.forget_check._questions_about", pairs)
     return about
 
 
 def test_a_text_of_a_document_is_asked_about(memory: Memory, told: list[str], tmp_path: Path) -> None:
     info = memory.remember(f"{TEXT} {SECRET} Jalo left.", title="on Krumbeltorn", compile=False)
-    done = forget_and_check(memory, info.id, matching="Krumbeltorn")
+    done = memory.forget_and_check(info.id, matching="Krumbeltorn")
     assert told == [f"{SECRET} "]  # the sentence that it stood in, and no other
     assert [(check.question, check.answered) for check in done.checks] == [("What is the password?", False)]
     (receipt,) = done.receipts
-    assert memory.show(str(receipt.left)).title == "on"
+    assert memory.get(str(receipt.left)).title == "on"
     assert anywhere(tmp_path, "Krumbeltorn") == []
 
 
 def test_a_text_of_a_title_asks_nothing(memory: Memory, told: list[str]) -> None:
     info = memory.remember(TEXT, title="on Krumbeltorn", compile=False)
-    assert forget_and_check(memory, info.id, matching="Krumbeltorn").checks == ()
+    assert memory.forget_and_check(info.id, matching="Krumbeltorn").checks == ()
     assert told == [""]
 
 
@@ -185,7 +184,7 @@ def test_entries_that_go_are_asked_about(
 ) -> None:
     memory.remember([Message("Mira lives in Lima.")], memory="profile")
     info = memory.remember([said], memory="profile", key=key)
-    done = forget_and_check(memory, info.id, matching="Krumbeltorn")
+    done = memory.forget_and_check(info.id, matching="Krumbeltorn")
     assert [line.partition(" ")[2].rstrip() for line in told] == [f"{said.speaker}: {said.text}"]
     assert [check.question for check in done.checks] == ["What is the password?", "Who left?"]
     assert [entry.text for entry in memory.bank.logs.entries("mira", info.id)] == ["Mira lives in Lima."]
@@ -193,7 +192,7 @@ def test_entries_that_go_are_asked_about(
 
 def test_what_goes_altogether_is_asked_about_whole(memory: Memory, told: list[str]) -> None:
     info = memory.remember([Message("Mira lives in Lima.")], memory="on Krumbeltorn")
-    done = forget_and_check(memory, info.id, matching="Krumbeltorn")
+    done = memory.forget_and_check(info.id, matching="Krumbeltorn")
     assert (done.receipts[0].left, len(done.checks)) == (None, 2)
     assert "Mira lives in Lima." in told[0]
 
@@ -201,9 +200,9 @@ def test_what_goes_altogether_is_asked_about_whole(memory: Memory, told: list[st
 def test_a_text_to_check_is_of_one_memory(memory: Memory) -> None:
     info = memory.remember(TEXT, compile=False)
     with pytest.raises(ConfigError, match="name its id"):
-        forget_and_check(memory, matching="Mira")
+        memory.forget_and_check(matching="Mira")
     with pytest.raises(ConfigError, match="no spans"):
-        forget_and_check(memory, info.id, [Span(0, 4)], matching="Mira")
+        memory.forget_and_check(info.id, spans=[Span(0, 4)], matching="Mira")
     with pytest.raises(NotFoundError, match="does not hold"):
-        forget_and_check(memory, info.id, matching="Krumbeltorn")
+        memory.forget_and_check(info.id, matching="Krumbeltorn")
     assert memory.bank.source("mira", info.id).text == TEXT

@@ -118,21 +118,21 @@ def test_what_does_not_go_together(memory: Memory) -> None:
         memory.remember("Mira lives in Lima.", memory="profile", title="notes")
     with pytest.raises(DocumentError):
         memory.remember(" ", memory="profile")
-    assert memory.list() == []
+    assert memory.list_memories() == []
 
 
 def test_users_share_a_bank_and_nothing_else(memory: Memory) -> None:
     memory.remember("Mira lives in Lima.", memory="profile")
-    jalo = memory.of("jalo")
-    assert jalo.list() == []
+    jalo = memory.for_user("jalo")
+    assert jalo.list_memories() == []
     assert jalo.ask(WHERE).route == "none"
     jalo.remember([Message("Jalo lives in Rome.")], memory="profile", wait=True, always=True)
-    assert [len(each.list()) for each in (memory, jalo)] == [1, 1]
+    assert [len(each.list_memories()) for each in (memory, jalo)] == [1, 1]
     assert jalo.engine is memory.engine
     jalo.close()
     assert memory.ask(WHERE).trace.parts[0].form == "text"  # the bank is still open
     memory.forget_all()
-    assert len(jalo.list()) == 1
+    assert len(jalo.list_memories()) == 1
 
 
 def test_commands(cli: Callable[..., Any]) -> None:
@@ -181,4 +181,4 @@ def test_a_document_that_only_asks_answers_nothing(memory: Memory, text: str) ->
     assert memory.recall(WHERE).memory_id == source.id
     memory.forget(source.id)
     assert memory.recall(WHERE).memory_id is None
-    assert {info.id for info in memory.list()} == {asked.id, said.id}
+    assert {info.id for info in memory.list_memories()} == {asked.id, said.id}

@@ -66,9 +66,9 @@ def test_what_changed_is_compiled_once_for_all_users(memory: Memory) -> None:
         assert memory.bank.get(user, info.id).version == 1
     again = run(memory)
     assert (again.outcomes, again.unchanged) == ((), 2)
-    memory.of("mira").remember("Mira lives in Lima.", memory="profile")
+    memory.for_user("mira").remember("Mira lives in Lima.", memory="profile")
     assert statuses(run(memory)) == ["compiled"]
-    memory.of("mira").remember("Mira moved to Oslo.", memory="profile")
+    memory.for_user("mira").remember("Mira moved to Oslo.", memory="profile")
     (due,) = plan(memory, Scope(advisor=ALWAYS)).tasks
     assert (due.user, due.reason) == ("mira", "1 new entry")
     (outcome,) = run(memory).outcomes
@@ -96,7 +96,7 @@ def test_a_plan_changes_nothing_and_tells_what_it_costs(memory: Memory) -> None:
     assert memory.bank.list("mira")[0].version == 0
     (outcome,) = run(memory).outcomes
     assert outcome.flops / 3 < (task.flops or 0) < outcome.flops * 3
-    memory.of("mira").remember("Jalo works at Brimtek.", memory="profile")
+    memory.for_user("mira").remember("Jalo works at Brimtek.", memory="profile")
     (next_,) = plan(memory, Scope(advisor=ALWAYS)).tasks  # now from experience
     assert next_.seconds == pytest.approx((next_.flops or 0) / (outcome.flops / outcome.seconds), rel=0.01)
 
@@ -127,15 +127,15 @@ def test_a_new_model_makes_artifacts_due(memory: Memory, other_model_folder: Pat
     add(memory, "mira")
     run(memory)
     with Memory(tmp_path / "bank", str(other_model_folder), options=TINY_OPTIONS) as other:
-        assert other.of("mira").ask("Where does Mira live?").route == "text"  # meanwhile
+        assert other.for_user("mira").ask("Where does Mira live?").route == "text"  # meanwhile
         assert [t.reason for t in plan(other, Scope(advisor=ALWAYS)).tasks] == ["compiled for another model"]
         assert statuses(run(other)) == ["compiled"]
-        assert other.of("mira").ask("Where does Mira live?").route == "latent"
+        assert other.for_user("mira").ask("Where does Mira live?").route == "latent"
 
 
 def test_old_versions_are_pruned(memory: Memory) -> None:
     for number in range(4):
-        memory.of("mira").remember(f"Mira has {number} dogs.", memory="profile")
+        memory.for_user("mira").remember(f"Mira has {number} dogs.", memory="profile")
         run(memory, keep=2)
     (info,) = memory.bank.list("mira")
     assert [v.version for v in memory.bank.versions.history("mira", info.id)] == [3, 4]
@@ -144,7 +144,7 @@ def test_old_versions_are_pruned(memory: Memory) -> None:
 def test_a_refused_artifact_changes_nothing_and_is_not_tried_again(
     memory: Memory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    mine = memory.of("mira")
+    mine = memory.for_user("mira")
     mine.remember("Mira lives in Lima.", memory="profile")
     run(memory)
     mine.remember("Mira moved to Oslo.", memory="profile")
@@ -201,7 +201,7 @@ def test_two_never_compile_the_same_memory(memory: Memory) -> None:
         (outcome,) = run(memory).outcomes
         assert outcome.status == "busy"
         with pytest.raises(BankBusyError, match="being compiled"):
-            memory.of("mira").compile(info.id)
+            memory.for_user("mira").compile(info.id)
         assert memory.bank.get("mira", info.id).error is None
         memory.bank.leases.take("jalo", add(memory, "jalo").id)  # another tenant's, the same text
     assert statuses(run(memory, users=("mira",))) == ["compiled"]
@@ -280,7 +280,7 @@ def test_tables_are_told_from_prose() -> None:
 
 def test_questions_are_counted_by_tenant(memory: Memory) -> None:
     mine, theirs = add(memory, "mira"), add(memory, "jalo")
-    memory.of("mira").ask("Where does Mira live?")
+    memory.for_user("mira").ask("Where does Mira live?")
     memory.close()
     assert memory.bank.get("mira", mine.id).asked == 1
     assert memory.bank.get("mira", mine.id).last_asked is not None
@@ -334,7 +334,7 @@ def test_several_workers_do_what_one_does(
     ids = {o.user: memory.bank.get(o.user, o.memory_id).artifact_id for o in report.outcomes}
     for user, artifact_id in ids.items():  # the bytes that one process makes
         (info,) = memory.bank.list(user)
-        memory.bank.publish(user, info.id, memory.of(user).compiled(info.id)[1].data)
+        memory.bank.publish(user, info.id, memory.for_user(user).compile_with_cost(info.id)[1].data)
         with memory.bank.artifact(user, info.id, 1) as first:
             assert first.id == artifact_id
 
@@ -361,7 +361,7 @@ def _die(*_: object) -> Outcome:
 
 
 def test_entries_said_keep_their_dates_in_what_is_planned(memory: Memory) -> None:
-    memory.of("mira").remember(
+    memory.for_user("mira").remember(
         [Message("Mira lives in Lima.", when=datetime(2026, 1, 2, tzinfo=UTC))], memory="log"
     )
     assert not plan(memory, Scope(advisor=ALWAYS, since=datetime(2100, 1, 1, tzinfo=UTC))).tasks

@@ -18,6 +18,7 @@ from memkit.errors import BankBusyError
 from memkit.memory import Memory
 from memkit.pipeline import admission, compile
 from memkit.pipeline.admission import AdmissionConfig
+from memkit.pipeline.context import Context
 from memkit.recompile.advice import AdvisorConfig
 from memkit.recompile.executors import InProcess
 from memkit.recompile.plan import Scope, Task, plan
@@ -54,20 +55,20 @@ def test_one_unexpected_error_ends_no_night(
     memory: Memory, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     infos = [add(memory, user, f"{TEXT} {user} has a dog.") for user in ("mira", "jalo", "bo")]
-    real = compile.compile_memory
+    real = compile.publish
 
-    def make(mine: Memory, info: MemoryInfo, progress: Any) -> Any:
+    def make(mine: Context, info: MemoryInfo, progress: Any) -> Any:
         if info.id == infos[1].id:
             raise error
         return real(mine, info, progress)
 
-    monkeypatch.setattr(compile, "compile_memory", make)
+    monkeypatch.setattr(compile, "publish", make)
     outcomes = {outcome.memory_id: outcome for outcome in run(memory).outcomes}
     assert [outcomes[info.id].status for info in infos] == ["compiled", "failed", "compiled"]
     assert type(error).__name__ in outcomes[infos[1].id].reason
     failed = memory.bank.get("jalo", infos[1].id)
     assert (failed.status, type(error).__name__ in str(failed.error)) == ("failed", True)
-    monkeypatch.setattr(compile, "compile_memory", real)
+    monkeypatch.setattr(compile, "publish", real)
     assert statuses(run(memory)) == ["compiled"]  # the next night tries it again
 
 
@@ -85,7 +86,7 @@ def test_a_lease_is_renewed_while_an_artifact_is_tested(
         return real(self, handle)
 
     monkeypatch.setattr(admission.SelfTest, "measure", slowly)
-    assert memory.of("mira").compile(info.id).version == 1
+    assert memory.for_user("mira").compile(info.id).version == 1
     assert taken == ["held"]
 
 
@@ -93,12 +94,12 @@ def test_what_is_forgotten_while_it_is_compiled_is_said_to_be(
     memory: Memory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leases_module, "LENGTH", timedelta(seconds=0))
-    mine = memory.of("mira")
+    mine = memory.for_user("mira")
     info = mine.remember([Message(TEXT)], memory="profile")
     task = Task("mira", info.id, "", "", 0, None, None, None)
 
     def forget(step: Step) -> None:
-        if mine.list():
+        if mine.list_memories():
             mine.bank.forget("mira", info.id)
 
     assert run_task(memory, task, 5, None, forget).status == "forgotten"

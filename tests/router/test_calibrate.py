@@ -106,11 +106,11 @@ def test_the_study_has_its_rows_and_goes_on(
         assert rows["routed_gated"]["overhead_flops"] >= 0
     assert "compile" in seen
     with Memory(tmp_path / "lcc", user="evaluation", engine=engine) as memory:
-        versions = {info.id: info.version for info in memory.list()}
+        versions = {info.id: info.version for info in memory.list_memories()}
         assert set(versions.values()) == {1}
     study(config, engine=engine)  # compiles nothing again
     with Memory(tmp_path / "lcc", user="evaluation", engine=engine) as memory:
-        assert {info.id: info.version for info in memory.list()} == versions
+        assert {info.id: info.version for info in memory.list_memories()} == versions
 
 
 def test_calibrate_then_ask(cli: Cli, people: Path, general: Path, home: Path, document: Path) -> None:

@@ -26,8 +26,8 @@ from memkit.document import Document, Span
 from memkit.engine.artifact_cache import ArtifactCache
 from memkit.engine.base import Handle, Request
 from memkit.errors import ConfigError
+from memkit.pipeline.ingest import store_documents
 from memkit.router import calibration, features
-from memkit.router.artifact_cache import open_artifact
 from memkit.router.embedders import LexicalEmbedder
 from memkit.router.gate import GateConfig
 from memkit.router.router import Router
@@ -46,7 +46,7 @@ def engine() -> Scripted:
 
 def test_another_embedder_makes_the_vectors_anew(bank: Bank, engine: Scripted) -> None:
     info = remember(bank, MIRA, None)
-    Router(bank, "jalo", lambda: engine, LexicalEmbedder()).remember(Document(JALO))
+    store_documents(bank, "jalo", LexicalEmbedder(), [Document(JALO)])
     other = Router(bank, "mira", lambda: engine, LexicalEmbedder(512))
     routed = other.route(WHERE, 8)
     assert one(routed) == ("text", info.id)
@@ -143,9 +143,9 @@ def test_artifacts_used_longest_ago_are_let_go(bank: Bank, engine: Scripted) -> 
     engine.held = ArtifactCache(lambda artifact_id, handle: None, capacity=2)
     infos = [remember(bank, f"Mira lives in Town{n}.", n) for n in range(5)]
     with ExitStack() as first, ExitStack() as held:
-        open_artifact(bank, "mira", infos[0], engine, first)
+        router(bank, engine)._open(infos[0], first)
         for info in infos[1:]:
-            open_artifact(bank, "mira", info, engine, held)
+            router(bank, engine)._open(info, held)
         assert set(engine.held) == {info.artifact_id for info in infos}  # all are in use
         held.close()
         assert set(engine.held) == {infos[n].artifact_id for n in (0, 3, 4)}

@@ -43,7 +43,7 @@ def test_the_whole_path_in_memory(memory: Memory) -> None:
 
 
 def test_what_is_remembered_is_compiled(memory: Memory) -> None:
-    jobs = Jobs(memory, 10, 5)
+    jobs = Jobs(memory, 10)
 
     async def main() -> None:
         async with Client(create_mcp(LocalMemory(memory), jobs)) as client:
@@ -66,8 +66,8 @@ def test_names_with_joined_characters(memory: Memory, name: str) -> None:
             await call(client, "remember", text=TEXT, title=name)
 
     anyio.run(main)
-    assert {(info.name, info.title) for info in memory.list()} >= {(None, name)}
-    assert name in {info.name for info in memory.list()}
+    assert {(info.name, info.title) for info in memory.list_memories()} >= {(None, name)}
+    assert name in {info.name for info in memory.list_memories()}
 
 
 BAD: list[tuple[str, dict[str, Any]]] = [

@@ -238,14 +238,14 @@ def test_forgetting_everything_forgets_the_items_of_stores(server: LiveServer) -
         Owner("mira", "", ("notes",)),
     ]
     for owner in owners:
-        root.of(owner).remember(f"This is kept for {owner}.", compile=False)
+        root.for_user(owner).remember(f"This is kept for {owner}.", compile=False)
     with server.client("stores", "mira") as mira:
         assert len(ok(mira.delete("/memories?all=true"))["receipts"]) == 3
-    left = [owner for owner in owners if root.of(owner).list()]
+    left = [owner for owner in owners if root.for_user(owner).list_memories()]
     assert left == owners[3:]
     with server.client("stores") as tenant:
         assert len(ok(tenant.delete("/memories?all=true"))["receipts"]) == 1
-    assert [owner for owner in owners if root.of(owner).list()] == [*owners[3:5], owners[6]]
+    assert [owner for owner in owners if root.for_user(owner).list_memories()] == [*owners[3:5], owners[6]]
 
 
 def test_recompilation_of_a_tenant(server: LiveServer) -> None:

@@ -39,7 +39,7 @@ def test_who_is_pushed_out_is_there_again(root: Memory) -> None:
         mira.remember(TEXT, wait=True)
         assert mira.ask("Where does Mira live?", max_tokens=2).route == "latent"
         with pool.of("acme/jalo") as jalo:
-            assert jalo.list() == []
+            assert jalo.list_memories() == []
         assert len(pool) == 1
         assert mira.ask("Where does Mira live?", max_tokens=2).route == "latent"
     with pool.of("acme/mira") as mira:
@@ -56,7 +56,7 @@ def test_tenants_take_turns(root: Memory, monkeypatch: pytest.MonkeyPatch) -> No
         return run_task(memory, task, *rest)
 
     monkeypatch.setattr(run_module, "run_task", slowly)
-    jobs = Jobs(root, most=2, keep=5)
+    jobs = Jobs(root, most=2)
     first = jobs.compile("a", "0" * 16, always=True)
     started.wait(10)
     waiting = [jobs.compile("a", f"{n:016x}", always=True) for n in (1, 2, 3)]

@@ -18,8 +18,8 @@ import openai
 from memkit.bench.http_server import LiveServer, remember, served
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.server.config import ServerConfig
-from memkit.server.stop_sequences import StopSequences
 from memkit.testing import TEXT, TINY_OPTIONS
+from memkit.text.stop_sequences import StopSequences
 
 MESSAGES: Any = [{"role": "user", "content": "Where does Mira live?"}]
 ASKED: dict[str, Any] = {"model": "tiny", "messages": MESSAGES, "max_tokens": 6}

@@ -109,7 +109,7 @@ def test_a_memory_goes_into_the_prompt_as_text(
     assert (sent["messages"][0]["role"], sent["messages"][1:]) == ("system", ASKED["messages"])
     assert (sent["temperature"], "stream" in sent) == (0.5, False)
     assert other.keys == {"Bearer theirs"}
-    assert server.services.root._engine is None  # no model was loaded
+    assert server.services.root.context.engines.loaded is None  # no model was loaded
 
 
 def test_what_is_no_memorys_business_is_passed_on(client: openai.OpenAI, other: Other) -> None:

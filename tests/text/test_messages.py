@@ -114,7 +114,7 @@ def test_what_is_no_moment(memory: Memory, when: Any) -> None:
         said: Any = "I moved." if how else [{"role": "user", "content": "I moved.", "when": when}]
         with pytest.raises(ConfigError, match="2026-05-02"):
             memory.remember(said, memory="profile", **how)
-    assert memory.list() == []
+    assert memory.list_memories() == []
 
 
 # --- wrong types -------------------------------------------------------------------------------
@@ -212,7 +212,7 @@ def test_odd_numbers_and_titles(asked: Memory) -> None:
 def test_what_cannot_be_remembered(memory: Memory, document: Any) -> None:
     with pytest.raises((ConfigError, DocumentError)):
         memory.remember(document)
-    assert memory.list() == []
+    assert memory.list_memories() == []
 
 
 junk = st.recursive(
@@ -229,10 +229,10 @@ def test_anything_is_taken_or_refused_in_words(asked: Memory, one: Any, other: A
         lambda: parse_history(one),
         lambda: parse_history([{"role": "user", "content": one}, {"role": one, "content": other}]),
         lambda: asked.search(one, other),
-        lambda: asked.show(one),
+        lambda: asked.get(one),
         lambda: asked.forget(one),
     ]
     for call in calls:
         with suppress(MemkitError):  # and nothing else
             call()
-    assert [info.characters for info in asked.list()] == [19]
+    assert [info.characters for info in asked.list_memories()] == [19]

@@ -18,8 +18,9 @@ from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import DocumentError
 from memkit.memory import Memory
 from memkit.router.embedders import LexicalEmbedder
+from memkit.router.indexing import index
 from memkit.router.question import question_text, weighted_words
-from memkit.router.retrieval import index, retrieve
+from memkit.router.retrieval import retrieve
 from memkit.text.normalize import boundary, normalize, places, words
 
 EMBEDDER = LexicalEmbedder()

@@ -21,8 +21,8 @@ from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import MemkitError
 from memkit.memory import Memory
 from memkit.router.embedders import Embedder
+from memkit.router.indexing import index
 from memkit.router.passages import room_for
-from memkit.router.retrieval import index
 
 TOKENS = 32  # of an answer
 TOPS = (1, 3)  # passages that are put in front of a question, where the system leaves that open
@@ -91,7 +91,7 @@ class Memkit:
     def prepare(self) -> list[float]:
         """Compile; what the admission gate refuses stays on its text."""
         took = list[float]()
-        for info in self._memory.list() if self._compiles else ():
+        for info in self._memory.list_memories() if self._compiles else ():
             taken = stopwatch()
             try:
                 self._memory.compile(info.id)

@@ -38,7 +38,7 @@ from memkit.server.openai_schemas import (
 from memkit.server.request_body import JsonRoute
 from memkit.server.routes.ask import headers_of, longest, turns_of, used
 from memkit.server.routes.memories import ERRORS, get_memory
-from memkit.server.stop_sequences import StopSequences
+from memkit.text.stop_sequences import StopSequences
 
 DEFAULT_TOKENS = 256
 _GATES: dict[str, GateName] = {"auto": "auto", "rule": "rule", "entropy": "entropy", "learned": "learned"}

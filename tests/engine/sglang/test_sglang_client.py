@@ -330,7 +330,7 @@ def test_a_server_without_loras(fakes: list[Fake], lora: list[Artifact]) -> None
 # --- tenants ---------------------------------------------------------------------------------
 def test_every_user_of_a_memory_asks_in_their_own_name(fakes: list[Fake], home: Path) -> None:
     with connected(fakes[0]) as engine, Memory(home, fakes[0].base, "mira", engine=engine) as mira:
-        asked = [mira, mira.of("jalo"), mira.of("jalo").of("tovin")]
+        asked = [mira, mira.for_user("jalo"), mira.for_user("jalo").for_user("tovin")]
         for memory, name in zip(asked, ("mira", "jalo", "tovin"), strict=True):
             memory.ask("Where does Mira live?")
             payload = fakes[0].of("/generate")[-1]

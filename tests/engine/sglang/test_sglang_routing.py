@@ -34,7 +34,7 @@ def memories(sglang: Served, request: pytest.FixtureRequest) -> Memory:
     )
     for text in TEXTS:
         memory.compile(memory.remember(text, compile=False).id)
-    assert all(info.artifact_id for info in memory.list())
+    assert all(info.artifact_id for info in memory.list_memories())
     return memory
 
 
@@ -65,7 +65,7 @@ def test_a_calibrated_bank_is_probed_alike(sglang: Served, memories: Memory) -> 
         Memory(sglang.shelf.home, sglang.base, memories.user, engine=sglang.engine) as there,
     ):
         for question in QUESTIONS[:2]:
-            looked = [memory.router.look(question) for memory in (here, there)]
+            looked = [memory.router.retrieve(question) for memory in (here, there)]
             for memory, each in zip((here, there), looked, strict=True):
                 memory.router.probe(each, range(len(each.ranked)))
             mine, theirs = (each.probes for each in looked)

@@ -1,0 +1,129 @@
+"""What the stages of remembering and answering work with."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from memkit.bank import Bank
+from memkit.bank.owners import Owner
+from memkit.config import Config
+from memkit.engine.base import Engine
+from memkit.engine.factory import create_local_engine
+from memkit.observability.events import Observer
+from memkit.pipeline.admission import AdmissionConfig
+from memkit.pipeline.compile_queue import CompileQueue
+from memkit.pipeline.usage import Usage
+from memkit.router.router import Router
+
+if TYPE_CHECKING:  # they bring torch, which only compiling and answering need
+    from memkit.artifact.signing import Signer
+    from memkit.engine.transformers.engine import TransformersEngine
+    from memkit.models.loading import LoadedModel
+    from memkit.recompile.advice import AdvisorConfig
+
+
+class Engines:
+    """The engine that answers, and the embedded one that compiles. The model is loaded when first needed.
+
+    ``given`` answers, such as an SGLang client. Without it, and wherever artifacts are compiled or tested,
+    the embedded engine runs ``model``, or else loads ``config.model``.
+    """
+
+    def __init__(self, config: Config, given: Engine | None = None, model: LoadedModel | None = None) -> None:
+        self._config, self._given, self._model = config, given, model
+        self._embedded = _embedded(given)
+        self._loading = threading.Lock()
+
+    def answering(self, owner: str) -> Engine:
+        """The engine that answers, in the name of ``owner``."""
+        return self.embedded if self._given is None else self._given.for_tenant(owner)
+
+    @property
+    def embedded(self) -> TransformersEngine:
+        """The engine in this process. Raises `ModelError` for a model that cannot be loaded."""
+        with self._loading:  # once, whoever asks first
+            if self._embedded is None:
+                self._embedded = self._load()
+            return self._embedded
+
+    def _load(self) -> TransformersEngine:
+        if self._model is None:
+            return create_local_engine(self._config)
+        from memkit.engine.transformers.engine import TransformersEngine
+
+        return TransformersEngine(self._model)
+
+    @property
+    def loaded(self) -> Engine | None:
+        """The engine that answers, unless its model is still to be loaded."""
+        return self._given or self._embedded
+
+    @property
+    def model(self) -> str:
+        """The model's name, as far as it is known before it is loaded."""
+        if self._given is not None:
+            return self._given.model
+        return self._config.model if self._model is None else self._model.name
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """How artifacts are made: by which ``compiler``, with which ``options``, tested against ``admission``,
+    signed by ``signer``. ``advisor`` leaves on their text what is not worth compiling; of what the background
+    compiles, ``keep`` versions stay (None: all)."""
+
+    compiler: str
+    options: Mapping[str, Any]
+    admission: AdmissionConfig
+    advisor: AdvisorConfig | None = None
+    signer: Signer | None = None
+    keep: int | None = None
+
+
+@dataclass(frozen=True)
+class Context:
+    """One owner's view of a bank and a model. Everything is read and written in the owner's name."""
+
+    bank: Bank
+    whose: Owner
+    router: Router
+    engines: Engines
+    compiling: CompileOptions
+    queue: CompileQueue
+    usage: Usage
+    observer: Observer
+    clock: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
+
+    def of(self, owner: Owner) -> Context:
+        """The same bank and model for another owner."""
+        engines = self.engines
+        router = self.router.of(owner.name, lambda: engines.answering(owner.name))
+        return replace(self, whose=owner, router=router)
+
+    @property
+    def owner(self) -> str:
+        """The owner's name in the bank (see `memkit.bank.owners`)."""
+        return self.whose.name
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that answers. Raises `ModelError` where its model cannot be loaded."""
+        return self.engines.answering(self.owner)
+
+    @property
+    def embedded(self) -> TransformersEngine:
+        """The engine that compiles and tests artifacts."""
+        return self.engines.embedded
+
+
+def _embedded(engine: Engine | None) -> TransformersEngine | None:
+    """The engine, if it runs in this process and can compile as well."""
+    if engine is None:
+        return None
+    from memkit.engine.transformers.engine import TransformersEngine
+
+    return engine if isinstance(engine, TransformersEngine) else None
