@@ -14,7 +14,7 @@ import pytest
 from memkit.artifact.signing import generate
 from memkit.compilers.distillation.teacher_cache import default_cache
 from memkit.config import SETTINGS, Config
-from memkit.engine.factory import create_engine, create_local_engine, memory_arguments, secret_file
+from memkit.engine.factory import create_engine, create_local_engine, secret_file
 from memkit.engine.transformers.decoder_checkpoint import default_store
 from memkit.errors import ConfigError
 from memkit.memory import Memory, default_home
@@ -124,7 +124,7 @@ def test_the_file_reaches_what_lies_deep_inside(file: Path, tmp_path: Path, tiny
     assert (base.checkpoints, base.cache) == (config.checkpoints, config.cache)
     with Memory() as memory:
         assert memory.bank.path == tmp_path / "bank"
-        assert memory.signer is not None
+        assert memory.context.compiling.signer is not None
     assert dict(os.environ) == before
 
 
@@ -133,8 +133,7 @@ def test_what_is_given_reaches_it_without_any_file(tmp_path: Path, tiny_model_fo
     config = Config(
         tmp_path / "bank", str(tiny_model_folder), options=TINY_OPTIONS, cache=tmp_path / "mine", quiet=True
     )
-    arguments = memory_arguments(config) | {"engine": create_local_engine(config)}
-    with Memory(**arguments) as memory:
+    with Memory(config=config) as memory:
         memory.compile(memory.remember(TEXT, compile=False).id)
     assert [path.suffix for path in (tmp_path / "mine").rglob("*.json")] == [".json"]
 

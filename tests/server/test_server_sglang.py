@@ -20,7 +20,7 @@ from sglang_kit import Served, serving
 
 from memkit.bench.http_server import LiveServer, remember, served
 from memkit.config import Config
-from memkit.engine.factory import create_sglang_engine, memory_arguments
+from memkit.engine.factory import create_sglang_engine
 from memkit.engine.sglang.engine import SGLangEngine
 from memkit.engine.sglang.plugin.server_args import ServerFlags
 from memkit.engine.transformers.engine import TransformersEngine
@@ -113,9 +113,9 @@ def test_answers_come_from_sglang_with_the_artifact(
     assert asked.json()["trace"]["memory_id"] == memories[tenant]
     assert whole.headers["x-memkit-route"] == "latent"
     answers = {whole.json()["choices"][0]["message"]["content"], text, asked.json()["text"]}
-    here = memory_arguments(Config(config.home, tiny.name, options=TINY_OPTIONS))
-    here |= {"engine": TransformersEngine(tiny), "gate": "rule"}
-    with Memory(**here, tenant=tenant, user="one") as memory:  # the same artifact in this process
+    here = Config(config.home, tiny.name, gate="rule")
+    engine = TransformersEngine(tiny)
+    with Memory(config=here, engine=engine, tenant=tenant, user="one") as memory:  # the same artifact
         assert answers == {memory.ask(QUESTIONS[tenant], max_tokens=6).text}
 
 
@@ -139,8 +139,7 @@ def test_health_and_status_say_which_engine_answers(server: LiveServer, tiny: Lo
 
 
 def test_mcp_answers_from_sglang(config: ServerConfig, memories: dict[str, str]) -> None:
-    arguments = memory_arguments(config) | {"gate": "rule"}
-    with Memory(**arguments, tenant="acme", user="one") as memory:
+    with Memory(config=config, gate="rule", tenant="acme", user="one") as memory:
 
         async def main() -> None:
             async with Client(create_mcp(LocalMemory(memory), None, config.engine)) as client:
@@ -151,9 +150,7 @@ def test_mcp_answers_from_sglang(config: ServerConfig, memories: dict[str, str])
                 assert (status.structured_content or {})["engine"] == "sglang"
 
         anyio.run(main)
-        engine = memory.engine
-        assert isinstance(engine, SGLangEngine)
-        engine.close()
+        assert isinstance(memory.engine, SGLangEngine)
 
 
 def test_a_server_of_another_model_is_an_error_at_the_start(
