@@ -1,4 +1,4 @@
-"""What another server answered, passed on as it came, with a field of our own in it."""
+"""An upstream's responses, passed on unchanged except for one field of our own."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
 
-MAX_HELD = 2**20  # bytes of a line that are held back until it can be told whether it is an event
-DECODED = {"", "identity", "gzip", "deflate"}  # encodings that the client undoes, with the standard library
-# Of the connection (RFC 9110, 7.6.1), of the body that is written anew, and what this server says itself.
+MAX_HELD = 2**20  # bytes of a line that are buffered to find out whether it is an event
+DECODED = {
+    "",
+    "identity",
+    "gzip",
+    "deflate",
+}  # encodings that the HTTP client decodes with the standard library
+# Headers of the connection (RFC 9110, 7.6.1) and of the rewritten body, and those that this server sets.
 _OWN = {
     "connection",
     "keep-alive",
@@ -61,7 +66,7 @@ _OWN_PREFIXES = ("access-control-", "cross-origin-", "x-accel-", "x-memkit-", "x
 
 
 def headers_of(given: Mapping[str, str]) -> dict[str, str]:
-    """The headers of an answer that are the caller's business, such as limits and ids of requests."""
+    """The response headers that concern the caller, such as rate limits and request ids."""
     lower = {name.lower(): value for name, value in given.items()}
     named = {name.strip().lower() for name in lower.get("connection", "").split(",")}
     return {
@@ -72,9 +77,9 @@ def headers_of(given: Mapping[str, str]) -> dict[str, str]:
 
 
 def with_field(data: bytes, name: str, value: Any) -> bytes:
-    """A JSON object with one more field, otherwise byte by byte as it came; what is none stays as it is.
+    """A JSON object with one more field, and no other byte changed; anything but an object stays as it is.
 
-    A field of that name, as another memkit's, is replaced: of two, readers would see either.
+    An existing field of that name (another memkit's) is replaced: readers differ in which of two they see.
     """
     try:
         found = json.loads(data.decode())
@@ -90,7 +95,7 @@ def with_field(data: bytes, name: str, value: Any) -> bytes:
 
 
 async def marked(pieces: AsyncGenerator[bytes, None], name: str, value: Any) -> AsyncGenerator[bytes, None]:
-    """Server-sent events, with a field in the first that is a JSON object.
+    """Server-sent events, with a field added to the first that is a JSON object.
 
     Lines end at ``\\n`` alone here: U+2028 and its like are part of a text, and stand in it unescaped.
     """
@@ -115,7 +120,7 @@ async def marked(pieces: AsyncGenerator[bytes, None], name: str, value: Any) -> 
 
 
 def _event(line: bytes, name: str, value: Any) -> bytes | None:
-    """A line with the field, if it is the data of an event that takes one."""
+    """The line with the field added, or None if it is not the data of such an event."""
     start, colon, data = line.partition(b":")
     if not colon or start != b"data" or not data.lstrip().startswith(b"{"):
         return None
@@ -124,7 +129,7 @@ def _event(line: bytes, name: str, value: Any) -> bytes | None:
 
 
 async def joined(first: list[bytes], rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    """Pieces that were read, and those that follow."""
+    """The pieces that were read, then the rest."""
     async with aclosing(rest):
         for piece in first:
             yield piece

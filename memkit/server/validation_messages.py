@@ -1,4 +1,4 @@
-"""What is wrong with a request, as a sentence: pydantic's findings in words of our own, without its links."""
+"""Validation errors as sentences: pydantic's findings in our own words, without its links."""
 
 from __future__ import annotations
 
