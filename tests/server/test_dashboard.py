@@ -201,7 +201,7 @@ def test_margins_and_times_say_of_what(
 ) -> None:
     class Turns:
         def __init__(self, request: Any) -> None:
-            self._turns = request.app.state.turns
+            self._turns = request.app.state.answers
 
         async def answer(self, *arguments: Any) -> Any:
             found = await self._turns.answer(*arguments)
