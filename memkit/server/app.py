@@ -118,17 +118,17 @@ def _operation(route: APIRoute) -> str:
 def _pages() -> APIRouter:
     """The dashboard's files, read once."""
     routes = APIRouter(include_in_schema=False)
-    found = {item.name: item.read_bytes() for item in files("memkit.server").joinpath("pages").iterdir()}
+    pages = {item.name: item.read_bytes() for item in files("memkit.server").joinpath("pages").iterdir()}
 
     @routes.get("/")
     def index() -> Response:
-        return Response(found["index.html"], media_type="text/html; charset=utf-8")
+        return Response(pages["index.html"], media_type="text/html; charset=utf-8")
 
     @routes.get("/pages/{name}")
     def asset(name: str) -> Response:
-        if name not in found:
+        if name not in pages:
             raise ApiError(404, "there is nothing at this address", "http_error")
         kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
-        return Response(found[name], media_type=kind)
+        return Response(pages[name], media_type=kind)
 
     return routes

@@ -40,7 +40,7 @@ class Jobs:
             planned = plan(self._root, scope)
             job.total = len(planned.tasks)
             here = InProcess(self._root, lambda task: self._progress(job, task))
-            recompile(planned, scope, here, lambda found: job.outcomes.append(job_outcome(found)))
+            recompile(planned, scope, here, lambda outcome: job.outcomes.append(job_outcome(outcome)))
 
         return self._queue.add(Job(group, "recompile", run), self._most)
 

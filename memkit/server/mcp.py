@@ -272,13 +272,13 @@ def _add_writing_tools(server: MCPServer[Any], memories: MemorySource, jobs: Job
     def forget(memory_id: Id, context: Context[Any, Any], matching: Matching = "") -> ForgetResult:
         """Permanently forget a memory, or part of it: its text and everything compiled from it."""
         with _memory_for(memories, context) as mine:
-            found = mine.get(memory_id).id
+            known = mine.get(memory_id).id
             if matching:
-                (receipt,) = mine.forget_matching(found, matching, compile=False)
+                (receipt,) = mine.forget_matching(known, matching, compile=False)
             else:
-                (receipt,) = mine.forget(found, compile=False)
+                (receipt,) = mine.forget(known, compile=False)
             if jobs is not None:
-                jobs.forgotten(mine.owner, found)
+                jobs.forgotten(mine.owner, known)
                 if receipt.left and receipt.artifacts_removed:
                     jobs.compile(mine.owner, receipt.left)
         return ForgetResult(
@@ -313,14 +313,14 @@ def _add_reading_tools(server: MCPServer[Any], memories: MemorySource) -> None:
         """List the user's memories, oldest first, page by page."""
         after = _cursor(cursor) if cursor else ("", "")
         with _memory_for(memories, context) as mine:
-            infos = sorted(mine.list_memories(), key=_place)
-        left = [info for info in infos if _place(info) > after]
-        page = left[: limit or PAGE]
-        more = len(left) > len(page)
+            infos = sorted(mine.list_memories(), key=_sort_key)
+        following = [info for info in infos if _sort_key(info) > after]
+        page = following[: limit or PAGE]
+        more = len(following) > len(page)
         return ListResult(
             memories=[_remembered(info) for info in page],
             total=len(infos),
-            next="_".join(_place(page[-1])) if more else None,
+            next="_".join(_sort_key(page[-1])) if more else None,
         )
 
     @server.tool(annotations=READS)
@@ -373,7 +373,7 @@ def _memory_for(memories: MemorySource, context: Context[Any, Any]) -> Iterator[
         raise ToolError(api_error(error).message) from error
 
 
-def _place(info: MemoryInfo) -> tuple[str, str]:
+def _sort_key(info: MemoryInfo) -> tuple[str, str]:
     """A memory's sort key, which stays the same when others are forgotten."""
     return f"{info.created.timestamp():017.6f}", info.id
 

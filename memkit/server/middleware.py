@@ -125,12 +125,12 @@ class _Exchange:
             await self._respond({"type": "http.response.body", "body": b""})
 
     async def _drain(self) -> None:
-        left = DRAINED
+        remaining = DRAINED
         try:
             async with asyncio.timeout(DRAIN_SECONDS):
-                while left > 0:
+                while remaining > 0:
                     message = await self._receive()
-                    left -= len(message.get("body", b""))
+                    remaining -= len(message.get("body", b""))
                     if message["type"] != "http.request" or not message.get("more_body", False):
                         return
         except TimeoutError:

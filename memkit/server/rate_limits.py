@@ -39,11 +39,11 @@ class RateLimiter:
     def count(self, key: str) -> dict[str, str]:
         """Count a request; returns the headers with the requests left. 429 above the limit."""
         free = self._limiter.hit(self._rate, key)
-        left = self._limiter.get_window_stats(self._rate, key)
-        seconds = max(1, round(left.reset_time - time.time()))
+        window = self._limiter.get_window_stats(self._rate, key)
+        seconds = max(1, round(window.reset_time - time.time()))
         headers = {
             "X-RateLimit-Limit": str(self._most),
-            "X-RateLimit-Remaining": str(max(left.remaining, 0)),
+            "X-RateLimit-Remaining": str(max(window.remaining, 0)),
             "X-RateLimit-Reset": str(seconds),
         }
         if not free:

@@ -82,16 +82,16 @@ def with_field(data: bytes, name: str, value: Any) -> bytes:
     An existing field of that name (another memkit's) is replaced: readers differ in which of two they see.
     """
     try:
-        found = json.loads(data.decode())
+        fields = json.loads(data.decode())
     except (ValueError, RecursionError):
         return data
-    if not isinstance(found, dict):
+    if not isinstance(fields, dict):
         return data
-    if name in found:
-        return json.dumps({**found, name: value}, ensure_ascii=False).encode()
+    if name in fields:
+        return json.dumps({**fields, name: value}, ensure_ascii=False).encode()
     head = data.rstrip()[:-1]
     field = json.dumps({name: value})[1:-1].encode()
-    return head + (b"," if found else b"") + field + b"}" + data[len(data.rstrip()) :]
+    return head + (b"," if fields else b"") + field + b"}" + data[len(data.rstrip()) :]
 
 
 async def marked(pieces: AsyncGenerator[bytes, None], name: str, value: Any) -> AsyncGenerator[bytes, None]:
@@ -99,24 +99,24 @@ async def marked(pieces: AsyncGenerator[bytes, None], name: str, value: Any) -> 
 
     Lines end at ``\\n`` alone here: U+2028 and its like are part of a text, and stand in it unescaped.
     """
-    held = b""
+    buffered = b""
     async with aclosing(pieces):
         async for piece in pieces:
-            *lines, held = (held + piece).split(b"\n")
+            *lines, buffered = (buffered + piece).split(b"\n")
             for number, line in enumerate(lines):
                 event = _event(line, name, value)
                 yield (event or line) + b"\n"
                 if event:
-                    held = b"\n".join([*lines[number + 1 :], held])
+                    buffered = b"\n".join([*lines[number + 1 :], buffered])
                     break
             else:
-                if len(held) <= MAX_HELD:
+                if len(buffered) <= MAX_HELD:
                     continue
-            yield held
+            yield buffered
             async for rest in pieces:
                 yield rest
             return
-    yield _event(held, name, value) or held
+    yield _event(buffered, name, value) or buffered
 
 
 def _event(line: bytes, name: str, value: Any) -> bytes | None:
@@ -124,8 +124,8 @@ def _event(line: bytes, name: str, value: Any) -> bytes | None:
     start, colon, data = line.partition(b":")
     if not colon or start != b"data" or not data.lstrip().startswith(b"{"):
         return None
-    made = with_field(data, name, value)
-    return None if made == data else b"data:" + made
+    changed = with_field(data, name, value)
+    return None if changed == data else b"data:" + changed
 
 
 async def joined(first: list[bytes], rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:

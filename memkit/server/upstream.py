@@ -144,11 +144,11 @@ class Upstream:
         ``body`` is the parsed ``content``, which is passed on byte for byte if no memory is used. ``within``
         is the id of the only memory to consider. Raises `ApiError` as `ask`.
         """
-        found = await to_thread.run_sync(self.retrieve, context, latest(body.get("messages")), within)
-        if found.text:
-            body = {**body, "messages": framed(body["messages"], FRAME.format(text=found.text))}
+        memory = await to_thread.run_sync(self.retrieve, context, latest(body.get("messages")), within)
+        if memory.text:
+            body = {**body, "messages": framed(body["messages"], FRAME.format(text=memory.text))}
             content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
-        used = found.described(context.caller.user)
+        used = memory.described(context.caller.user)
         return await self.ask(
             "POST", "chat/completions", content=content, headers=headers, query=query, used=used
         )

@@ -135,14 +135,19 @@ def artifact(
 ) -> dict[str, Any]:
     """Show the manifest of a memory's artifact: its sources, its settings and its test results."""
     info = get_memory(context, memory_id)
-    with context.services.bank.artifact(context.owner, info.id, version) as found:
-        manifest = found.manifest
+    with context.services.bank.artifact(context.owner, info.id, version) as artifact_file:
+        manifest = artifact_file.manifest
         tensors = [
             {"name": t.name, "dtype": t.dtype, "axes": dict(zip(t.axes, t.shape, strict=True))}
             for t in manifest.tensors
         ]
         facts = {name: value for name, value in vars(manifest).items() if name not in ("tenant", "tensors")}
-        return {"id": found.id, "nbytes": found.nbytes, **plain(_vars(facts)), "tensors": tensors}
+        return {
+            "id": artifact_file.id,
+            "nbytes": artifact_file.nbytes,
+            **plain(_vars(facts)),
+            "tensors": tensors,
+        }
 
 
 @routes.get("/memories/{memory_id}/history")
@@ -158,13 +163,15 @@ def history(memory_id: Id, context: InContext) -> HistoryOut:
 @routes.get("/memories/{memory_id}/diff")
 def diff(memory_id: Id, older: Number, newer: Number, context: InContext) -> DifferenceOut:
     """Compare two versions: the sources each was compiled from, and its admission figures."""
-    found = difference(context.services.bank, context.owner, get_memory(context, memory_id).id, older, newer)
+    compared = difference(
+        context.services.bank, context.owner, get_memory(context, memory_id).id, older, newer
+    )
     return DifferenceOut(
         older=older,
         newer=newer,
-        added=[each.line for each in found.added],
-        removed=[each.line for each in found.removed],
-        figures=plain(found.fidelity),
+        added=[each.line for each in compared.added],
+        removed=[each.line for each in compared.removed],
+        figures=plain(compared.fidelity),
     )
 
 
@@ -187,10 +194,10 @@ def compile_memory(memory_id: Id, context: InContext) -> JobOut:
     """Queue a memory for compilation; ``/recompile/{id}`` shows the progress."""
     info = get_memory(context, memory_id)
     job = compile_later(context, info.id, always=True)
-    found = context.services.jobs.get(context.caller.group, job) if job else None
-    if found is None:
+    queued = context.services.jobs.get(context.caller.group, job) if job else None
+    if queued is None:
         raise queue_full()
-    return JobOut.model_validate(found)
+    return JobOut.model_validate(queued)
 
 
 def get_memory(context: RequestContext, memory_id: str) -> MemoryInfo:

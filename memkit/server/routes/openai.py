@@ -124,8 +124,9 @@ async def completions(
 # -- requests ------------------------------------------------------------------------------
 def _check(context: RequestContext, body: Common) -> None:
     _require_model(context, body.model)
-    if found := body.impossible():
-        raise ApiError(400, found[1], "unsupported", found[0])
+    if unsupported := body.impossible():
+        field, advice = unsupported
+        raise ApiError(400, advice, "unsupported", field)
 
 
 def _require_model(context: RequestContext, name: str) -> None:
@@ -178,12 +179,12 @@ class _Form:
     prefix: str
 
     def choice(self, text: str, finish: str | None) -> dict[str, Any]:
-        said = (
+        content = (
             {"message": {"role": "assistant", "content": text}}
             if self.prefix == "chatcmpl"
             else {"text": text}
         )
-        return {"index": 0, **said, "logprobs": None, "finish_reason": finish}
+        return {"index": 0, **content, "logprobs": None, "finish_reason": finish}
 
     def piece(self, text: str | None, finish: str | None, first: bool) -> dict[str, Any]:
         if self.prefix != "chatcmpl":
@@ -218,13 +219,13 @@ async def _answered(
     answer = await answers_of(request).answer(context, asked, request)
     stopper = StopSequences(body.stops)
     text = stopper.take(answer.text) + stopper.rest()
-    found = {
+    content = {
         **form.frame(context, False),
         "choices": [form.choice(text, _finish(answer, stopper))],
         "usage": _usage(answer),
         "memkit": {**used(context, answer), "ignored": body.ignored()},
     }
-    return with_headers(JSONResponse(found, headers=headers_of(context, answer)), response)
+    return with_headers(JSONResponse(content, headers=headers_of(context, answer)), response)
 
 
 async def _events(
@@ -272,5 +273,5 @@ def _finish(answer: Answer, stopper: StopSequences) -> str:
 
 
 def _usage(answer: Answer) -> dict[str, int]:
-    prompt, said = answer.trace.prompt_tokens, answer.trace.completion_tokens
-    return {"prompt_tokens": prompt, "completion_tokens": said, "total_tokens": prompt + said}
+    prompt, completion = answer.trace.prompt_tokens, answer.trace.completion_tokens
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}

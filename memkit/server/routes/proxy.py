@@ -58,5 +58,5 @@ def _passed_on(request: Request) -> dict[str, Any]:
 
 
 def _upstream(request: Request) -> Upstream:
-    found: Upstream = request.app.state.upstream
-    return found
+    upstream: Upstream = request.app.state.upstream
+    return upstream

@@ -40,15 +40,15 @@ def list_jobs(context: InContext) -> JobsOut:
 def show_plan(context: InContext, asked: Annotated[RecompileBody, Depends(_query_parameters)]) -> PlanOut:
     """Show what is due, in which order, and the estimated cost. Nothing is compiled."""
     require_model(context)
-    found = plan(context.services.root, _scope(context, asked))
+    planned = plan(context.services.root, _scope(context, asked))
     return PlanOut(
-        tasks=[TaskOut.model_validate({**vars(task), "user": _user(task.user)}) for task in found.tasks],
+        tasks=[TaskOut.model_validate({**vars(task), "user": _user(task.user)}) for task in planned.tasks],
         skipped=[
             SkippedOut(user=_user(each.user), memory_id=each.memory_id, reason=each.reason)
-            for each in found.skipped
+            for each in planned.skipped
         ],
-        unchanged=found.unchanged,
-        seconds=found.seconds,
+        unchanged=planned.unchanged,
+        seconds=planned.seconds,
     )
 
 

@@ -139,12 +139,12 @@ def report(name: str, context: InContext) -> dict[str, Any]:
     if file is None:
         raise NotFoundError(f"there is no report {name!r:.80}; /reports lists what there is")
     try:
-        found = json.loads(file.read_text())
+        document = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise ApiError(409, f"the report {name} cannot be read", "report_unreadable") from error
-    if not isinstance(found, dict):
+    if not isinstance(document, dict):
         raise ApiError(409, f"the report {name} is not a JSON object", "report_unreadable")
-    return found
+    return document
 
 
 def _reports(folder: Path | None) -> dict[str, Path]:
