@@ -142,9 +142,9 @@ def test_the_server(server: LiveServer) -> None:
 
 @pytest.mark.skipif(not has_browser(), reason="no browser: apt-get install chromium chromium-driver")
 def test_the_dashboard(server: LiveServer) -> None:
+    from dashboard_kit import click, go, wait
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
-    from test_dashboard import click, go, wait
 
     compiler = server.services.config.compiler
     with server.client("board", "mira") as client:
