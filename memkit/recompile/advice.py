@@ -1,4 +1,4 @@
-"""Whether a memory is worth compiling: short, tabular and seldom asked ones do as well with their text."""
+"""Advice on compiling: short, tabular and rarely used memories are answered as well from their text."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from memkit.errors import ConfigError
 if TYPE_CHECKING:
     from memkit.models.loading import LoadedModel
 
-QUESTION = 24  # tokens of a question, about
-USUAL_RATIO = 16.0  # tokens for each position of an artifact, where a compiler names none
+QUESTION = 24  # tokens in a typical question
+USUAL_RATIO = 16.0  # source tokens per artifact position, unless the compiler names its own
 _CELL = re.compile(r"[^\t|,;]+")
 
 
 @dataclass(frozen=True)
 class AdvisorConfig:
-    """``enabled=False`` compiles whatever changed.
+    """When to leave a memory on its text; ``enabled=False`` compiles whatever changed.
 
-    ``min_tokens`` of a text below which an artifact saves too little; ``max_tabular``: the most lines that
-    may look like a table's rows; ``idle_days`` without a question after which a memory stays on its text;
-    ``min_questions`` that a memory must have been asked before it is compiled.
+    A memory stays on its text if the text has fewer than ``min_tokens`` tokens, if more than the share
+    ``max_tabular`` (0 to 1) of its lines look like table rows, if ``idle_days`` days have passed without a
+    question to it, or if it has answered fewer than ``min_questions`` questions. Raises `ConfigError` for a
+    value that is out of range.
     """
 
     enabled: bool = True
@@ -44,11 +45,12 @@ class AdvisorConfig:
 
 @dataclass(frozen=True)
 class Advice:
-    """``compile``, or why not (``reason``), with what an artifact would save.
+    """Whether to ``compile`` a memory, with the ``reason`` if not, and what an artifact would save.
 
-    ``text_flops`` and ``latent_flops`` are the arithmetic before an answer's first token by either route;
-    ``break_even`` is the number of questions after which the compilation has paid for itself, infinite
-    where an artifact saves nothing and None where nobody can tell what compiling costs.
+    ``tokens`` are those of its text, ``tabular`` is the share of lines that look like table rows, ``asked``
+    counts its questions so far. ``text_flops`` and ``latent_flops`` are the FLOPs up to an answer's first
+    token by either route. ``break_even`` is the number of questions after which the compilation has paid for
+    itself: infinite if an artifact saves nothing, None if the cost of compiling is unknown.
     """
 
     compile: bool
@@ -71,14 +73,15 @@ def advise(
     now: datetime,
     ratio: float = USUAL_RATIO,
 ) -> Advice:
-    """What is best for a memory whose compilation would take ``text``, of that many tokens.
+    """Advice on a memory whose compilation reads ``text``, of ``tokens`` tokens, at ``cost``.
 
-    ``ratio`` sizes its artifact: so many tokens become one position, with an infinite one none.
+    ``ratio`` is the number of source tokens per position of the artifact; with an infinite ratio the artifact
+    takes no positions. ``now`` has a time zone.
     """
     from memkit.compilers.distillation.flops import FlopMeter  # which brings torch
 
     table, meter = tabular(text), FlopMeter(base.model)
-    read = min(tokens, base.window // 2)  # of a longer text the text route reads the best passages
+    read = min(tokens, base.window // 2)  # the text route reads the best passages of a longer text
     by_text, by_latent = meter.ahead(read + QUESTION, 0), meter.ahead(QUESTION, math.ceil(tokens / ratio))
     saved = by_text - by_latent
     break_even = None if cost is None else cost.flops / saved if saved > 0 else math.inf
@@ -87,8 +90,10 @@ def advise(
 
 
 def reason_against(info: MemoryInfo, tokens: int, table: float, config: AdvisorConfig, now: datetime) -> str:
-    """Why a memory whose text has so many ``tokens``, and a share ``table`` of tabular lines, is better left
-    on its text, or ""."""
+    """Why a memory is better left on its text, or "".
+
+    ``tokens`` are those of its text, ``table`` is the share of its lines that look like table rows.
+    """
     if tokens < config.min_tokens:
         return f"short: {tokens} tokens, its text costs no more than an artifact"
     if table > config.max_tabular:
@@ -102,7 +107,7 @@ def reason_against(info: MemoryInfo, tokens: int, table: float, config: AdvisorC
 
 
 def tabular(text: str) -> float:
-    """The share of a text's lines that have at least three cells, of two words or fewer each on average."""
+    """The share of lines that look like table rows: at least three cells of two words or fewer on average."""
     lines = [line for line in text.splitlines() if line.strip()]
     return sum(map(_is_row, lines)) / len(lines) if lines else 0.0
 

@@ -1,4 +1,4 @@
-"""Files for the system's own schedulers. Each calls exactly ``memkit recompile``."""
+"""Scheduler files that call ``memkit recompile``: crontab, systemd timer, Kubernetes CronJob."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ _DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 @dataclass(frozen=True)
 class Job:
-    """``arguments`` of ``memkit recompile``, at the times of a cron expression; ``home`` is the bank."""
+    """A scheduled ``memkit recompile`` with ``arguments``, at the times of a cron expression.
+
+    ``home`` is the bank's folder. ``program`` is the command, ``image`` the container image for Kubernetes.
+    Raises `ConfigError` for an invalid expression, or text that is not printable on one line.
+    """
 
     cron: str
     home: str
@@ -32,11 +36,15 @@ class Job:
 
     @property
     def command(self) -> list[str]:
+        """The words of the command line."""
         return [self.program, "recompile", *self.arguments]
 
 
 def check_cron(cron: str) -> str:
-    """The expression, its weekdays by their names: not everybody counts from Sunday. Else `ConfigError`."""
+    """The expression with weekdays by name, because schedulers count them differently.
+
+    Raises `ConfigError` for anything but five fields.
+    """
     fields = cron.split()
     if len(fields) != 5 or not all(_FIELD.fullmatch(field) for field in fields):
         raise ConfigError(
@@ -46,15 +54,15 @@ def check_cron(cron: str) -> str:
 
 
 def render(job: Job, format: str) -> str:
-    """The file's text. Raises `ConfigError` for an unknown format, or times it cannot express."""
-    makers: dict[str, Callable[[Job], str]] = {
+    """The text of the file. Raises `ConfigError` for an unknown format, or times that it cannot express."""
+    renderers: dict[str, Callable[[Job], str]] = {
         "crontab": _crontab,
         "systemd": _systemd,
         "kubernetes": _kubernetes,
     }
-    if format not in makers:
+    if format not in renderers:
         raise ConfigError(f"the format must be one of {', '.join(get_args(Format))}, got {format!r}")
-    return makers[format](job)
+    return renderers[format](job)
 
 
 def _crontab(job: Job) -> str:
@@ -84,11 +92,11 @@ def _unit(word: str) -> str:
 
 
 def calendar(cron: str) -> str:
-    """A cron expression as systemd's OnCalendar. Raises `ConfigError` where that cannot say the same."""
+    """A cron expression as systemd's OnCalendar. Raises `ConfigError` for one that it cannot express."""
     minute, hour, day, month, weekday = check_cron(cron).split()
     if day != "*" and weekday != "*":
         raise ConfigError(
-            f"{cron!r} runs on a day of the month or a weekday, which systemd cannot say: give one of the two"
+            f"{cron!r} combines a day of the month and a weekday, which systemd cannot express: give one"
         )
     days = "" if weekday == "*" else f"{weekday.replace('-', '..')} "
     parts = [part.replace("-", "..") for part in (month, day, hour, minute)]
@@ -104,7 +112,7 @@ def _weekdays(field: str) -> str:
 
 
 def _kubernetes(job: Job) -> str:
-    import json  # a JSON string is a YAML string, whatever is in it
+    import json  # every JSON string is a YAML string
 
     words = "".join(f"            - {json.dumps(word)}\n" for word in job.command)
     return (

@@ -1,6 +1,6 @@
-"""Where compilations run: in this process, in several on this machine, or on a Ray cluster.
+"""Where compilations run: in this process, in several processes on this machine, or on a Ray cluster.
 
-Each is given tasks one by one, as it has room for them, so that a budget can end the run.
+An executor takes tasks one by one, when a worker is free, so that a budget can end the run.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from memkit.recompile.plan import Task
 from memkit.recompile.worker import Outcome, run_task, run_task_in_worker
 
 Name = Literal["local", "ray"]
-RETRIES = 2  # of a task whose Ray worker died
+RETRIES = 2  # of a task after its Ray worker died
 
 
 class Executor(Protocol):
-    """Does tasks, in any order."""
+    """Runs tasks, in any order."""
 
     def run(self, tasks: Iterator[Task], keep: int, deadline: float | None) -> Iterator[Outcome]:
-        """Outcomes as they come; the arguments are those of `memkit.recompile.worker.run_task`."""
+        """Outcomes as they come; arguments as in `memkit.recompile.worker.run_task`."""
 
 
 def create_executor(
@@ -36,7 +36,12 @@ def create_executor(
     workers: int = 1,
     progress: Callable[[Task], Progress] | None = None,
 ) -> Executor:
-    """The executor of that name. Raises `ConfigError`, or `MissingExtraError` without Ray."""
+    """An executor: "local" or "ray", with ``workers`` compilations at a time.
+
+    Workers in other processes open the bank and the model from ``config``; a single local one uses
+    ``memory``, and reports to what ``progress`` gives for each task. Raises `ConfigError` for an unknown name
+    or too few workers, `MissingExtraError` where Ray is not installed.
+    """
     if name not in get_args(Name):
         raise ConfigError(f"the executor must be one of {', '.join(get_args(Name))}, got {name!r}")
     if workers < 1:
@@ -47,7 +52,7 @@ def create_executor(
 
 
 class InProcess:
-    """One after the other, in this process."""
+    """One task after the other, in this process."""
 
     def __init__(self, memory: Memory, progress: Callable[[Task], Progress] | None = None) -> None:
         self._memory, self._progress = memory, progress or (lambda task: silent)
@@ -58,7 +63,7 @@ class InProcess:
 
 
 class ProcessExecutor:
-    """Several processes, each with a model of its own."""
+    """Several processes, each with its own copy of the model."""
 
     def __init__(self, config: Config, workers: int) -> None:
         self._config, self._workers = config, workers
@@ -78,7 +83,7 @@ class ProcessExecutor:
                 yield from (future.result() for future in done)
         except BrokenExecutor as error:
             raise CompileError(
-                "a worker process was killed, perhaps for its memory; what was published stays: run again, "
+                "a worker process was killed, perhaps for lack of memory; what was published stays: run again "
                 "with fewer workers"
             ) from error
         finally:
@@ -86,9 +91,9 @@ class ProcessExecutor:
 
 
 class RayExecutor:
-    """Ray tasks, one a memory; the bank must be where all of the cluster's machines can reach it.
+    """One Ray task per memory. All machines of the cluster must be able to reach the bank.
 
-    A cluster that ``RAY_ADDRESS`` names is used, else one is started here.
+    ``RAY_ADDRESS`` names the cluster; without it, one is started on this machine.
     """
 
     def __init__(self, config: Config, workers: int, cpus: float = 1.0) -> None:

@@ -1,4 +1,4 @@
-"""What a recompilation would do: the memories that are due, in order, with their estimated costs."""
+"""The plan of a recompilation: the memories that are due, in order, with estimated costs."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ from memkit.models.loading import LoadedModel
 from memkit.pipeline.compile import attempt_id, snapshot
 from memkit.recompile.advice import USUAL_RATIO, Advice, AdvisorConfig, advise
 
-PROBED = 256  # tokens read to find out how fast this machine is
-RECENT = 20  # versions whose speed counts
+PROBED = 256  # tokens of the prefill that measures this machine's speed
+RECENT = 20  # versions from which speed is estimated
 
 
 @dataclass(frozen=True)
 class Scope:
-    """Which memories a recompilation looks at, and how much it may do.
+    """Which memories a recompilation considers, and how much it may do.
 
-    ``users``: whose, all by default; ``since``: only what changed then or later; ``limit``: most
-    compilations; ``budget``: seconds after which none goes on; ``retry``: also what failed before and is
-    the same; ``keep``: versions of each memory that are kept.
+    ``users`` are owners by their names in the bank (None: all). ``since`` restricts it to memories that
+    changed then or later, ``limit`` to a number of compilations, ``budget`` to seconds of wall time.
+    ``retry`` includes memories that failed and have not changed. ``keep`` versions of each memory stay.
+    ``advisor`` says which memories stay on their text. Raises `ConfigError` for a value out of range.
     """
 
     users: tuple[str, ...] | None = None
@@ -55,7 +56,11 @@ class Scope:
 
 @dataclass(frozen=True)
 class Task:
-    """One memory that is due, why, and about what it will cost (None where nobody can tell)."""
+    """A memory that is due, the ``reason``, and its estimated cost (None: unknown).
+
+    ``user`` is the owner's name in the bank; ``tokens`` are those of the text to compile; ``nbytes`` is the
+    size of the artifact in bytes.
+    """
 
     user: str
     memory_id: str
@@ -69,7 +74,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Skipped:
-    """One memory that changed and is not compiled, and why."""
+    """A memory that changed and is not compiled, and why."""
 
     user: str
     memory_id: str
@@ -79,7 +84,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Plan:
-    """The tasks in the order they are done: most asked first, then longest waiting."""
+    """The ``tasks`` in order: most asked first, then longest waiting. ``unchanged`` counts other memories."""
 
     tasks: tuple[Task, ...]
     skipped: tuple[Skipped, ...]
@@ -87,21 +92,25 @@ class Plan:
 
     @property
     def seconds(self) -> float:
+        """Estimated compute time of all tasks."""
         return sum(task.seconds or 0.0 for task in self.tasks)
 
     @property
     def flops(self) -> float:
+        """Estimated FLOPs of all tasks."""
         return sum(task.flops or 0.0 for task in self.tasks)
 
     @property
     def nbytes(self) -> float:
+        """Estimated size of all artifacts, in bytes."""
         return sum(task.nbytes or 0.0 for task in self.tasks)
 
 
 def plan(memory: Memory, scope: Scope, now: datetime | None = None) -> Plan:
-    """Look through the bank. Nothing is written, and nothing is compiled.
+    """Find what is due. Nothing is written or compiled.
 
-    ``memory`` gives the bank, the model and the compiler; whose memories are planned, ``scope`` says.
+    ``memory`` gives the bank, the model and the compiler; ``scope`` says whose memories are considered.
+    Raises `NotFoundError` for a user of ``scope`` without memories.
     """
     now = now or datetime.now(UTC)
     if scope.users is None:
@@ -132,7 +141,7 @@ def plan(memory: Memory, scope: Scope, now: datetime | None = None) -> Plan:
 
 
 def why_due(info: MemoryInfo, compiler: str, fingerprint: str) -> str:
-    """Why a memory's artifact is not what a compilation would make now, or ""."""
+    """Why a memory's artifact is out of date, or ""."""
     if info.pinned:
         return ""
     if not info.version:
@@ -166,7 +175,7 @@ def _task(
 def examine(
     memory: Memory, info: MemoryInfo, text: str, config: AdvisorConfig, now: datetime
 ) -> tuple[Advice, Estimate | None]:
-    """The advice on a memory, and what its compilation would cost."""
+    """The advice on a memory, and the estimated cost of compiling it."""
     base = memory.local.base
     tokens = len(text_ids(base.tokenizer, text))
     compiler = registry.compiler(memory.compiler, memory.options)
@@ -179,9 +188,9 @@ def examine(
 
 
 def _ratio(name: str, compiler: Compiler, base: LoadedModel) -> float:
-    """Tokens of a text for each position of its artifact; infinite where an artifact takes no positions.
+    """Source tokens per position of an artifact; infinite if an artifact takes no positions.
 
-    What was asked for counts, else what the compiler works at for the model.
+    The compiler's option comes first, then the ratio that it works at for the model.
     """
     if not registry.takes_ratio(name):
         return math.inf
@@ -194,14 +203,14 @@ def _ratio(name: str, compiler: Compiler, base: LoadedModel) -> float:
 
 
 class Speed:
-    """Floating-point operations a second: of earlier compilations, else of a short reading."""
+    """FLOPs per second: of recent compilations, else of a short prefill."""
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
         self._known = dict[str, float]()
 
     def of(self, user: str) -> float:
-        """The speed that a user's latest compilations had."""
+        """The median speed of a user's recent compilations."""
         if user not in self._known:
             versions = self._memory.bank.versions.of(user)
             known = [v.flops / v.seconds for v in versions if v.flops and v.seconds]

@@ -34,10 +34,17 @@ class Report:
     expired: Mapping[str, Sequence[Receipt]] = field(default_factory=dict)
 
 
-def job_outcome(found: Outcome) -> JobOutcome:
-    """An outcome as a job keeps it."""
-    kept = (found.memory_id, found.status, found.reason, found.version, found.seconds, found.nbytes)
-    return JobOutcome(Owner.of(found.user).user, *kept)
+def job_outcome(outcome: Outcome) -> JobOutcome:
+    """An outcome as a job of the compile queue keeps it."""
+    return JobOutcome(
+        Owner.of(outcome.user).user,
+        outcome.memory_id,
+        outcome.status,
+        outcome.reason,
+        outcome.version,
+        outcome.seconds,
+        outcome.nbytes,
+    )
 
 
 def recompile(
@@ -72,12 +79,14 @@ def expire(memory: Memory, users: Sequence[str] | None, now: datetime) -> dict[s
 
     What remains of a memory is compiled by the recompilation.
     """
-    done = dict[str, list[Receipt]]()
+    receipts = dict[str, list[Receipt]]()
     for user in memory.bank.tenants() if users is None else users:
         days = memory.bank.policies.get(user).keep_days
         if days is None:
             continue
-        one = memory.for_user(Owner.of(user))
+        memories = memory.for_user(Owner.of(user))
         for memory_id, spans in memory.bank.deletion.expired(user, now - timedelta(days=days)):
-            done.setdefault(user, []).extend(one.forget(memory_id, spans=spans or None, compile=False))
-    return done
+            receipts.setdefault(user, []).extend(
+                memories.forget(memory_id, spans=spans or None, compile=False)
+            )
+    return receipts
