@@ -17,8 +17,8 @@ import pytest
 
 from memkit.bank import Bank, MemoryInfo
 from memkit.bank import backup as backups
-from memkit.bank.backup import restore
 from memkit.bank.repair import DAMAGED
+from memkit.bank.restore import restore
 from memkit.document import Document, Span
 from memkit.errors import BankBusyError, BankError, ConfigError
 

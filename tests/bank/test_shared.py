@@ -19,8 +19,8 @@ from alembic.migration import MigrationContext
 from memkit.artifact.format import Artifact
 from memkit.bank import Bank, MemoryInfo, Message, Policy, artifact_store_remote
 from memkit.bank.artifact_store import name_of
-from memkit.bank.backup import restore
 from memkit.bank.owners import Owner
+from memkit.bank.restore import restore
 from memkit.bank.tables import metadata
 from memkit.bank.types import tenant_key
 from memkit.document import Document, Span
