@@ -40,7 +40,7 @@ def compiler(name: str, options: Mapping[str, Any] | None = None) -> Compiler:
 def check(name: str, options: Mapping[str, Any]) -> None:
     """Raise `ConfigError` for an unknown compiler or option. None that ships with memkit is loaded."""
     if options and name in SHIPPED:
-        import_module(f"memkit.compilers.{SHIPPED[name]}").configured(options)
+        import_module(f"memkit.compilers.{SHIPPED[name]}").parse_options(options)
     elif options:
         compiler(name, options)
     elif name not in SHIPPED and name not in _installed():

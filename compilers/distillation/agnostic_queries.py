@@ -69,17 +69,13 @@ Who painted the Mona Lisa?
 
 
 def queries_for(base: LoadedModel, source: str = "") -> tuple[str, ...]:
-    """The queries in the JSONL file ``source``, or those that suit a model: nano knows only its own.
+    """The queries in the JSONL file ``source``, else the model's own, else `QUERIES`.
 
     Raises `ConfigError` for a file that cannot be read as queries.
     """
     if source:
         return tuple(dict.fromkeys(read_queries(Path(source))))
-    if base.name == "nano":
-        from memkit.models.nano.general import REGULARIZERS
-
-        return tuple(question for question, _ in REGULARIZERS)
-    return QUERIES
+    return base.prompts.agnostic_queries or QUERIES
 
 
 def read_queries(path: Path) -> list[str]:

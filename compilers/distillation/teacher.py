@@ -15,7 +15,7 @@ from memkit.compilers.distillation.teacher_cache import teacher_responses, with_
 from memkit.document import sentences
 from memkit.engine.transformers import kv_cache
 from memkit.models.loading import LoadedModel
-from memkit.prompts import REPEAT, QuestionKind, is_held_out, question_requests, request_about
+from memkit.prompts import REPEAT, QuestionKind, is_held_out, request_about
 
 COVERED = 0.6  # of a sentence's words
 Kind = Literal["reconstruction", "agnostic", "self_study"]
@@ -163,7 +163,7 @@ class Teacher:
 
     def requests(self, count: int, kinds: Sequence[QuestionKind] = ("factual",)) -> list[str]:
         """``count`` requests for questions of these kinds about the context."""
-        return question_requests(self.base.name, self.text, count, kinds)
+        return self.base.prompts.requests(self.text, count, kinds)
 
     def study(
         self, questions: Sequence[str], max_tokens: int, temperature: float = 0.0, seed: int = 0

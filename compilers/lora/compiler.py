@@ -56,7 +56,7 @@ from memkit.engine.transformers.lora import Adapters, adapter_config, export_pef
 from memkit.errors import CompileError
 from memkit.models.chat import text_ids
 from memkit.models.loading import LoadedModel
-from memkit.prompts import is_held_out, paraphrase_requests
+from memkit.prompts import is_held_out
 
 __all__ = ["PRESETS", "LoRA", "LoRAConfig", "export_peft"]
 
@@ -280,5 +280,5 @@ def _questions(config: LoRAConfig, teacher: Teacher, seed: int) -> list[str]:
     if "paraphrase" not in config.kinds:
         return written
     plain = [question for question in written if not is_held_out(question)][: len(written) // 4]
-    rephrased = paraphrase_requests(teacher.base.name, plain)
+    rephrased = teacher.base.prompts.paraphrase_requests(plain)
     return list(dict.fromkeys((*written, *teacher.write(rephrased, seed, config.self_study_temperature))))

@@ -21,7 +21,7 @@ from memkit.compilers.meanpool.config import (
     compressor_config,
     stage_config,
 )
-from memkit.compilers.meanpool.datasets import Draw, Text, open_source
+from memkit.compilers.meanpool.datasets import open_source
 from memkit.compilers.meanpool.distributed import ProcessGroup
 from memkit.compilers.meanpool.evaluate import Evaluator, question_answering, reconstruction
 from memkit.compilers.meanpool.model import Compressor
@@ -30,6 +30,7 @@ from memkit.compilers.meanpool.options import Stage as StageName
 from memkit.compilers.meanpool.rewards import reward_function
 from memkit.compilers.meanpool.rl import RLStage, Rollouts
 from memkit.compilers.meanpool.tasks import Sampler
+from memkit.compilers.meanpool.texts import Draw, Text
 from memkit.compilers.meanpool.train import Run
 from memkit.compilers.meanpool.training import Stage
 from memkit.engine.transformers import decoder_checkpoint
@@ -80,18 +81,18 @@ class TrainedStage:
 
 
 def run(
-    plan: Plan, base: LoadedModel, progress: Progress = silent, team: ProcessGroup | None = None
+    plan: Plan, base: LoadedModel, progress: Progress = silent, processes: ProcessGroup | None = None
 ) -> TrainedStage:
     """Train a stage, evaluate it and write its checkpoint; the same plan goes on where it was interrupted.
 
-    Of a ``team`` the leading process writes.
+    Of several ``processes`` the first writes the checkpoint.
 
     Raises `ConfigError` when the stage before it has not been run, or a setting or the data is unusable.
     """
     compressor, history = begin(plan, base)
     folder = plan.store / f"{_slug(base)}-{compressor.config.chunk}x-{plan.stage}"
-    team = team or ProcessGroup()
-    under_way = _run(plan, compressor, folder, progress, team)
+    processes = processes or ProcessGroup()
+    under_way = _run(plan, compressor, folder, progress, processes)
     state = under_way.run()
     entry = {
         "stage": plan.stage,
@@ -105,9 +106,9 @@ def run(
         "evaluation": evaluate(plan, compressor),
     }
     name = f"{_slug(base)}-{compressor.config.chunk}x"
-    if team.leads:
+    if processes.leads:
         checkpoint.save(compressor, folder, plan.stage, name, [*history, entry])
-    team.wait()
+    processes.wait()
     return TrainedStage(DecoderCheckpoint.open(folder), entry)
 
 
@@ -162,16 +163,18 @@ def _before(plan: Plan, base: LoadedModel, stage: StageName) -> DecoderCheckpoin
     )
 
 
-def _run(plan: Plan, compressor: Compressor, folder: Path, progress: Progress, team: ProcessGroup) -> Run:
+def _run(
+    plan: Plan, compressor: Compressor, folder: Path, progress: Progress, processes: ProcessGroup
+) -> Run:
     config, key = plan.config, f"{plan.stage} {_digest(plan, compressor)}"
     train, held_out = _draws(plan)
     if isinstance(config, RLConfig):
         reward = reward_function(config)
         first, second = (Rollouts(compressor, config, draw, reward) for draw in (train, held_out))
-        return RLStage(first, second, folder, key, progress, team)
+        return RLStage(first, second, folder, key, progress, processes)
     standard = compressor.config.decoder != "frozen"  # an untouched decoder has nothing to forget
     samplers = [Sampler(compressor.base, config, draw, standard) for draw in (train, held_out)]
-    return Stage(compressor, samplers[0], samplers[1], folder, key, progress, team)
+    return Stage(compressor, samplers[0], samplers[1], folder, key, progress, processes)
 
 
 def _draws(plan: Plan) -> tuple[Draw, Draw]:

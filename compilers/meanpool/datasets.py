@@ -13,40 +13,16 @@ from __future__ import annotations
 import json
 import random
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
+from memkit.compilers.meanpool.synthetic import SyntheticDataset
+from memkit.compilers.meanpool.texts import Draw, Question, Split, Text
 from memkit.document import Document
 from memkit.errors import ConfigError, DocumentError
 
-Split = Literal["train", "held_out"]
 PARAGRAPH = 2000  # characters at which a plain text may be cut
 HELD_OUT_SHARE = 50  # one text in fifty is held out
-
-
-@dataclass(frozen=True)
-class Question:
-    text: str
-    answers: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Text:
-    """A text with what is known about it."""
-
-    text: str
-    summary: str = ""
-    questions: tuple[Question, ...] = field(default=())
-
-    def has(self, task: str) -> bool:
-        """Whether the text can be used for a task."""
-        return {"qa": bool(self.questions), "summarization": bool(self.summary)}.get(task, True)
-
-
-# Gives the next text for a task. ``reached`` is the share of training that is done, from 0 to 1.
-Draw = Callable[[random.Random, str, float], Text]
 
 
 def open_source(names: Sequence[str], split: Split, seed: int, facts: tuple[int, int] = (1, 16)) -> Draw:
@@ -55,8 +31,6 @@ def open_source(names: Sequence[str], split: Split, seed: int, facts: tuple[int,
     Raises `ConfigError` for a file that is absent or unusable, `DocumentError` for a malformed line.
     """
     if list(names) == ["generated"]:
-        from memkit.compilers.meanpool.synthetic import SyntheticDataset
-
         return SyntheticDataset(split, seed, facts)
     if "generated" in names or not names:
         raise ConfigError("--data takes files, or generated alone")

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from memkit import text_metrics
-from memkit.compilers.meanpool.datasets import Draw, Question, Text
 from memkit.compilers.meanpool.model import Compressor
-from memkit.compilers.meanpool.prompts import pools
+from memkit.compilers.meanpool.prompts import instructions
 from memkit.compilers.meanpool.rewards import extracted
+from memkit.compilers.meanpool.texts import Draw, Question, Text
 from memkit.engine.transformers import kv_cache
 from memkit.engine.transformers.prefixes import Prefix
 from memkit.models.chat import text_ids
@@ -86,7 +86,7 @@ class Evaluator:
 
     def rebuilt(self, text: str) -> float:
         """ROUGE-1 F1 of a text and what the memory gives back of it: unigram F1 (Lin, 2004)."""
-        ids, instruction = self.encode(text), pools(self.base.name)["reconstruction"][0]
+        ids, instruction = self.encode(text), instructions(self.base.prompts)["reconstruction"][0]
         ((said, _),) = self.decode(self.memory(ids), [instruction], len(ids) + 8)
         return text_metrics.f1(said, [text])
 

@@ -19,10 +19,10 @@ from memkit.compilers.base import Progress, Step, silent
 from memkit.compilers.meanpool import dapo
 from memkit.compilers.meanpool.batches import Branch, Sample, collate
 from memkit.compilers.meanpool.config import RLConfig
-from memkit.compilers.meanpool.datasets import Draw
 from memkit.compilers.meanpool.distributed import ProcessGroup
 from memkit.compilers.meanpool.model import Compressor
 from memkit.compilers.meanpool.rewards import JudgeReward, RewardFunction
+from memkit.compilers.meanpool.texts import Draw
 from memkit.compilers.meanpool.train import Run, autocast
 from memkit.engine.transformers import kv_cache
 from memkit.errors import ConfigError
@@ -148,7 +148,7 @@ class RLStage(Run):
         folder: Path,
         key: str,
         progress: Progress = silent,
-        team: ProcessGroup | None = None,
+        processes: ProcessGroup | None = None,
     ) -> None:
         self.rollouts, self.held_out, self.loss = rollouts, held_out, 0.0
         config, compressor = rollouts.config, rollouts.compressor
@@ -159,7 +159,7 @@ class RLStage(Run):
         optimizer = torch.optim.AdamW(
             compressor.decoder.parameters, lr=config.lr, weight_decay=config.weight_decay
         )
-        super().__init__(compressor, [optimizer], config, folder, key, progress, team)
+        super().__init__(compressor, [optimizer], config, folder, key, progress, processes)
 
     def step(self) -> dict[str, tuple[float, float]]:
         """Roll out, judge, drop what teaches nothing, and update in mini-batches."""
@@ -169,7 +169,9 @@ class RLStage(Run):
             self.loss = self._update(lessons[start : start + self.config.mini_batch])
         series = self._series(seen)
         if isinstance(self.rollouts.reward, JudgeReward):
-            series |= self.team.total([{SKIPPED: (float(self.rollouts.reward.failures), 1 / self.team.size)}])
+            series |= self.processes.total(
+                [{SKIPPED: (float(self.rollouts.reward.failures), 1 / self.processes.size)}]
+            )
         return series
 
     def _collect(self) -> tuple[list[Group], list[Group]]:
@@ -178,7 +180,9 @@ class RLStage(Run):
         for draw in range(config.draws):
             seed = (config.seed * 1_000_003 + self.state.step) * config.draws + draw
             prompts = self.rollouts.prompts(random.Random(seed), config.batch, self.reached)
-            found = self.team.gather(self.rollouts.groups(self.team.run(prompts), seed + self.team.rank))
+            found = self.processes.gather(
+                self.rollouts.groups(self.processes.run(prompts), seed + self.processes.rank)
+            )
             seen += found
             if self.state.step < config.dynamic_sampling_after:
                 return found, seen
@@ -215,7 +219,7 @@ class RLStage(Run):
         for part in self._parts(groups):
             parts.append((part, lessons[start : start + len(part)]))
             start += len(part)
-        for part, mine in self.team.share(parts):
+        for part, mine in self.processes.share(parts):
             each = torch.cat([_per_token(x.group, x.advantages) for x in mine]).to(device)
             mask = torch.cat([_per_token(x.group, x.group.valid.float()) for x in mine]).to(device)
             old = torch.cat([x.old for x in mine])
@@ -223,7 +227,7 @@ class RLStage(Run):
             loss = dapo.token_mean(losses, mask) * mask.sum() / max(learned, 1)
             loss.backward()
             total += float(loss.detach())
-        total = sum(self.team.gather([total]))
+        total = sum(self.processes.gather([total]))
         self.check(total)
         warm = min((self.state.step + 1) / max(config.warmup_steps, 1), 1.0)
         self.advance(warm, self.compressor.decoder.parameters)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from memkit.compilers.meanpool.datasets import Question, Split, Text
+from memkit.compilers.meanpool.texts import Question, Split, Text
 from memkit.models.nano import world
 from memkit.models.nano.documents import Document, Generator
 from memkit.models.nano.general import GENERAL

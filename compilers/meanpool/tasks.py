@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from memkit.compilers.meanpool.batches import Branch, Sample
 from memkit.compilers.meanpool.config import StageConfig
-from memkit.compilers.meanpool.datasets import Draw, Text
-from memkit.compilers.meanpool.prompts import pools
+from memkit.compilers.meanpool.prompts import instructions
+from memkit.compilers.meanpool.texts import Draw, Text
 from memkit.errors import ConfigError
 from memkit.models.chat import SEPARATOR, text_ids
 from memkit.models.loading import LoadedModel
@@ -21,7 +21,7 @@ class Sampler:
 
     def __init__(self, base: LoadedModel, config: StageConfig, draw: Draw, standard: bool = True) -> None:
         self.base, self.config, self.draw = base, config, draw
-        self.instructions = pools(base.name)
+        self.instructions = instructions(base.prompts)
         self.standard_share = config.standard_share if standard else 0.0
         self.tasks = [task for task, share in config.mixture.items() if share > 0]
         self.shares = [config.mixture[task] for task in self.tasks]

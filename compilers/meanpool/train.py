@@ -61,9 +61,9 @@ class Run:
         folder: Path,
         key: str,
         progress: Progress = silent,
-        team: ProcessGroup | None = None,
+        processes: ProcessGroup | None = None,
     ) -> None:
-        self.team = team or ProcessGroup()
+        self.processes = processes or ProcessGroup()
         self.compressor, self.optimizers, self.config = compressor, list(optimizers), config
         self.folder, self.key, self.progress = folder, key, progress
         for group in (g for o in self.optimizers for g in o.param_groups):
@@ -125,7 +125,7 @@ class Run:
 
     def advance(self, scale: float, parameters: Sequence[nn.Parameter]) -> None:
         """Add up and clip the gradients, and take a step at ``scale`` times the learning rates."""
-        self.team.add_gradients(parameters)
+        self.processes.add_gradients(parameters)
         nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -155,7 +155,7 @@ class Run:
         state = self.state
         rounded = {name: round(value, 4) for name, value in sorted(series.items())}
         state.curve += [(name, state.step, value) for name, value in rounded.items()]
-        if not self.team.leads:
+        if not self.processes.leads:
             return
         with suppress(OSError), (self.folder / "log.jsonl").open("a") as log:
             log.write(json.dumps({"step": state.step, "seconds": round(state.seconds), **rounded}) + "\n")
@@ -195,9 +195,9 @@ class Run:
         self.state.curve = [(s, n, v) for s, n, v in self.state.curve]
 
     def save(self) -> None:
-        """Write the state beside the old one, then replace it; one of a team does."""
+        """Write the state beside the old one, then replace it; the first process does."""
         self._saved = time.monotonic()
-        if not self.team.leads:
+        if not self.processes.leads:
             return
         state = {
             "format": FORMAT,

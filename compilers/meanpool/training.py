@@ -109,11 +109,11 @@ class Stage(Run):
         folder: Path,
         key: str,
         progress: Progress = silent,
-        team: ProcessGroup | None = None,
+        processes: ProcessGroup | None = None,
     ) -> None:
         self.train, self.held_out = train, held_out
         made = optimizers(compressor, train.config)
-        super().__init__(compressor, made, train.config, folder, key, progress, team)
+        super().__init__(compressor, made, train.config, folder, key, progress, processes)
 
     def step(self) -> dict[str, tuple[float, float]]:
         seed = self.config.seed * 1_000_003 + self.state.step
@@ -129,7 +129,7 @@ class Stage(Run):
         total = sum(float(batch.weight.sum()) for batch in batches)
         found, self.loss = list[dict[str, tuple[float, float]]](), 0.0
         self.compressor.encoder.student.train()  # dropout
-        for batch in self.team.share(batches):
+        for batch in self.processes.share(batches):
             with autocast(self.compressor, config.precision):
                 losses = -self.compressor(batch)
             loss = (losses * batch.weight).sum() / total
@@ -137,8 +137,8 @@ class Stage(Run):
             self.loss += float(loss.detach())
             found.append(by_task(batch, losses))
         self.compressor.encoder.student.eval()
-        series = self.team.total(found)
-        self.loss = sum(self.team.gather([self.loss]))
+        series = self.processes.total(found)
+        self.loss = sum(self.processes.gather([self.loss]))
         self.check(self.loss)
         warmup = round(config.warmup_ratio * config.steps)
         self.advance(cosine(state.step, config.steps, warmup, config.min_lr_ratio), self.compressor.trained)
@@ -150,14 +150,14 @@ class Stage(Run):
         config, rng = self.config, random.Random(self.config.seed + 1)
         samples = [self.held_out.sample(rng, 1.0) for _ in range(config.held_out)]
         total, weight, found = 0.0, 0.0, list[dict[str, tuple[float, float]]]()
-        for batch in self.team.share(micro_batches(samples, config.micro_tokens, self.compressor)):
+        for batch in self.processes.share(micro_batches(samples, config.micro_tokens, self.compressor)):
             with autocast(self.compressor, config.precision):
                 losses = -self.compressor(batch)
             total += float((losses * batch.weight).sum())
             weight += float(batch.weight.sum())
             found.append(by_task(batch, losses))
-        total, weight = (sum(self.team.gather([value])) for value in (total, weight))
-        return total / max(weight, 1e-9), means(self.team.gather(found))
+        total, weight = (sum(self.processes.gather([value])) for value in (total, weight))
+        return total / max(weight, 1e-9), means(self.processes.gather(found))
 
     def report(self) -> None:
         state, phase = self.state, self.key.partition(" ")[0]

@@ -28,9 +28,9 @@ from sqlalchemy import Engine, event
 from memkit.artifact.format import Artifact, Manifest
 from memkit.bank import Bank, MemoryInfo, Message
 from memkit.bank.types import memory_id_of, running_digest
-from memkit.bench.timing import stamp
 from memkit.document import Document, Span
 from memkit.errors import ArtifactError, BankBusyError, MemkitError
+from memkit.evals.timing import stamp
 
 TENANTS = ("alice", "bob")
 LOG = "profile"

@@ -15,9 +15,9 @@ import numpy as np
 from memkit.bank import Bank
 from memkit.bank.types import Vectors
 from memkit.bank.vector_index import EXACT_BELOW, Chunk, TenantIndex
-from memkit.bench.timing import stamp
 from memkit.document import Document, Span
 from memkit.errors import ConfigError
+from memkit.evals.timing import stamp
 
 TENANT = "benchmark"
 TOP = 8  # memories
@@ -187,9 +187,9 @@ def gate(
     ``flops_apart`` are the FLOPs when header and artifact are computed anew for each, ``overhead_flops``
     those of the probes that the answer, one of a few words, does not go on from, relative to the answer.
     """
-    from memkit.bench.probe_flops import Work
     from memkit.engine.base import Request
     from memkit.engine.transformers.engine import TransformersEngine
+    from memkit.evals.probe_flops import Work
 
     if min(counts) < 1 or repeats < 1 or tokens < 1:
         raise ConfigError("counts, repeats and tokens must be at least 1")

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from memkit.bank import Bank
-from memkit.bench.probe_flops import Work
-from memkit.bench.timing import copy_rate, interleaved, matrix_rate, stamp
 from memkit.compilers.lcc.compiler import LCC
 from memkit.document import Document, Span
 from memkit.engine.base import Handle, Request
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError
+from memkit.evals.probe_flops import Work
+from memkit.evals.timing import copy_rate, interleaved, matrix_rate, stamp
 from memkit.models.nano.documents import Generator
 
 Progress = Callable[[str, int, int], None]

@@ -11,16 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from memkit.bench.timing import stamp
 from memkit.compilers.meanpool import checkpoint
-from memkit.compilers.meanpool.datasets import Question, Text
 from memkit.compilers.meanpool.evaluate import Evaluator, question_answering, reconstruction
 from memkit.compilers.meanpool.model import Compressor
+from memkit.compilers.meanpool.texts import Question, Text
 from memkit.engine.transformers.decoder_checkpoint import DecoderCheckpoint
 from memkit.errors import ConfigError
 from memkit.evals import records
 from memkit.evals.reports.plots import figure_of, heat_map, inline
 from memkit.evals.reports.study_html import section, shell
+from memkit.evals.timing import stamp
 from memkit.models.loading import LoadedModel, load
 from memkit.models.nano.documents import Document as GeneratedDocument
 from memkit.models.nano.documents import Generator

@@ -15,6 +15,7 @@ from memkit.engine.transformers.engine import TransformersEngine
 from memkit.engine.transformers.prefixes import Prefix
 from memkit.evals import records
 from memkit.models.nano.general import HELD_OUT
+from memkit.models.prompt_sets import prompt_set
 
 TTFT_REPEATS = 5
 TTFT_SECONDS = 4.0  # after which there are no more repeats: long contexts are not read five times
@@ -53,8 +54,9 @@ class MethodEvaluator:
         if drift is None:
             return
         self.general = [(q.text, q.answers) for q in drift if q.answers]
-        every = 1 if engine.model == "nano" else 4  # larger models take minutes for all of them
-        self.general = self.general or [(q, (a,)) for q, a in HELD_OUT[::every]]
+        # A quarter of them for models that were not trained on them, which are larger and take minutes.
+        known = prompt_set(engine.model).known_answers or HELD_OUT[::4]
+        self.general = self.general or [(q, (a,)) for q, a in known]
         self.aside = [q.text for q in drift] or [q for q, _ in HELD_OUT[::4]]
         self.bare_general = text_metrics.mean(self._general_scores(self.reader()))
 

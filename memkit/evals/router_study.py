@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from memkit import registry, text_metrics
-from memkit.bench.probe_flops import Work
-from memkit.bench.timing import stamp
 from memkit.engine.base import Handle, Request
 from memkit.engine.transformers.engine import TransformersEngine, prompt_of
 from memkit.errors import ConfigError
 from memkit.evals import router_dataset
+from memkit.evals.probe_flops import Work
 from memkit.evals.router_dataset import ANSWER_TOKENS, TENANT, Query, Sources
+from memkit.evals.timing import stamp
 from memkit.memory import Memory
 from memkit.router import calibrate
 from memkit.router.calibration import folder_of, save

@@ -16,7 +16,6 @@ import torch
 
 from memkit import registry
 from memkit.artifact.format import Artifact
-from memkit.bench.timing import stamp
 from memkit.compilers.base import Compiled, Step
 from memkit.document import Document
 from memkit.engine.base import Request
@@ -26,8 +25,9 @@ from memkit.evals import records
 from memkit.evals.baselines.kvpress import PRESSES, compress_with
 from memkit.evals.baselines.rag import passages
 from memkit.evals.journal import Cell, Journal, by_category, table, transcript
-from memkit.evals.judge import Judge, JudgeConfig
 from memkit.evals.measure import MethodEvaluator, Reference
+from memkit.evals.timing import stamp
+from memkit.judge import Judge, JudgeConfig
 from memkit.models.loading import quiet_libraries
 from memkit.pipeline.admission import SelfTest
 from memkit.router.embedders import resolve_embedder
@@ -141,7 +141,10 @@ class _Evaluation:
                 test = test or SelfTest.of(self.engine, Document(record.context))
                 values = self._compiled(method, ratio, reference, test)
             if self.judge and "answers" in values:
-                values["judge"] = self.judge.scores(record, values["answers"])
+                values["judge"] = tuple(
+                    self.judge.score(record.context, question.text, question.answers, answer)
+                    for question, answer in zip(record.questions, values["answers"], strict=True)
+                )
             kinds = tuple(q.category for q in record.questions)
             journal.add(Cell(method, ratio, record.id, metric=record.metric, categories=kinds, **values))
 

@@ -26,8 +26,9 @@ from memkit.errors import CompileError, ConfigError
 from memkit.evals.run import EvalConfig, evaluate
 from memkit.memory import Memory
 from memkit.models.loading import LoadedModel
+from memkit.models.prompt_sets import prompt_set
 from memkit.pipeline.admission import AdmissionConfig
-from memkit.prompts import REPEAT, QuestionKind, is_held_out, paraphrase_requests, question_requests
+from memkit.prompts import REPEAT, PromptSet, QuestionKind, is_held_out
 from memkit.testing import TEXT, TINY
 
 QUESTION = "Where does Mira live?"
@@ -84,11 +85,13 @@ def test_held_out_questions_are_neither_trained_on_nor_rephrased(
 ) -> None:
     rephrased = list[str]()
 
-    def noted(model: str, questions: list[str]) -> list[str]:
-        rephrased.extend(questions)
-        return paraphrase_requests(model, questions)
+    paraphrase_requests = PromptSet.paraphrase_requests
 
-    monkeypatch.setattr("memkit.compilers.lora.compiler.paraphrase_requests", noted)
+    def noted(prompts: PromptSet, questions: list[str]) -> list[str]:
+        rephrased.extend(questions)
+        return paraphrase_requests(prompts, questions)
+
+    monkeypatch.setattr(PromptSet, "paraphrase_requests", noted)
     lesson = LoRA({**OPTIONS, "self_study": 48})._lesson(Document(TEXT), tiny)
     assert rephrased
     assert not any(is_held_out(question) for question in rephrased)
@@ -100,13 +103,13 @@ def test_held_out_questions_are_neither_trained_on_nor_rephrased(
 def test_kinds_of_questions() -> None:
     kinds: tuple[QuestionKind, ...] = ("factual", "listing", "two_hop", "unanswered")
     for model, missing in (("nano", 1), ("other", 0)):
-        requests = question_requests(model, TEXT, 20, kinds)
+        requests = prompt_set(model).requests(TEXT, 20, kinds)
         assert len(requests) == 20
         special = {
             r for r in requests if "answer is a list" in r or "links two" in r or "does not answer" in r
         }
         assert len(special) == 3 - missing
-    assert question_requests("other", TEXT, 4, ("unanswered",)) == [requests[-1]] * 4
+    assert prompt_set("other").requests(TEXT, 4, ("unanswered",)) == [requests[-1]] * 4
 
 
 def test_sampled_answers_differ_from_greedy_ones_and_are_seeded(tiny: LoadedModel) -> None:

@@ -24,7 +24,7 @@ from memkit.compilers.meanpool.training import cosine
 from memkit.engine.transformers import decoder_checkpoint
 from memkit.errors import ConfigError, MemkitError
 from memkit.evals import meanpool_study
-from memkit.evals.judge import Judge, JudgeConfig
+from memkit.judge import Judge, JudgeConfig
 from memkit.models.loading import LoadedModel
 from memkit.testing import TEXT
 

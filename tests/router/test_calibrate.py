@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from memkit.bench.probe_flops import Work
 from memkit.bench.routing import RouteConfig, gate, route
 from memkit.engine.base import Request
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError, DocumentError
 from memkit.evals import records
+from memkit.evals.probe_flops import Work
 from memkit.evals.reports.markdown import bench, render
 from memkit.evals.router_dataset import Sources
 from memkit.evals.router_study import RoutingConfig, study

@@ -1,4 +1,4 @@
-"""Measure nano on documents it has never seen: ``python -m memkit.models.nano.evaluate``.
+"""Measure nano on documents it has never seen: ``python -m memkit.evals.nano_skills``.
 
 Every name and value comes from the evaluation split of the vocabulary, which training never drew.
 """
