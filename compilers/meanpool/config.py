@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from memkit.compilers.base import configure, require
+from memkit.compilers.base import configure, require_at_least
 from memkit.compilers.meanpool.model import CompressorConfig
 from memkit.compilers.meanpool.options import STAGES, Stage
 from memkit.engine.transformers.finetune import FinetuneConfig
@@ -67,9 +67,11 @@ class StageConfig:
         object.__setattr__(self, "chunks", tuple(self.chunks))
         for name in ("mixture", "weights"):
             object.__setattr__(self, name, dict(getattr(self, name)))
-        require(self, 1, "samples", "bridge_tokens", "batch", "micro_tokens", "sequence", "questions")
-        require(self, 1, "evaluate_every", "held_out", "patience")
-        require(self, 0, "full_lr", "lora_lr", "projection_lr", "full_decay", "lora_decay")
+        require_at_least(
+            self, 1, "samples", "bridge_tokens", "batch", "micro_tokens", "sequence", "questions"
+        )
+        require_at_least(self, 1, "evaluate_every", "held_out", "patience")
+        require_at_least(self, 0, "full_lr", "lora_lr", "projection_lr", "full_decay", "lora_decay")
         _share(self, "standard_share", "warmup_ratio", "min_lr_ratio", "chunks_share")
         if any(type(size) is not int or size < 1 for size in self.chunks):
             raise ValueError(f"chunks must be numbers from 1 on, got {self.chunks}")
@@ -136,11 +138,15 @@ class RLConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "facts", tuple(self.facts))
-        require(self, 1, "prompts", "batch", "mini_batch", "max_prompt", "max_response", "draws", "sequence")
-        require(self, 1, "micro_tokens", "questions", "evaluate_every", "held_out", "patience")
-        require(self, 2, "rollouts")
-        require(self, 0, "warmup_steps", "overlong_buffer", "dynamic_sampling_after", "rank", "weight_decay")
-        require(self, 0, "overlong_factor", "judge_retries")
+        require_at_least(
+            self, 1, "prompts", "batch", "mini_batch", "max_prompt", "max_response", "draws", "sequence"
+        )
+        require_at_least(self, 1, "micro_tokens", "questions", "evaluate_every", "held_out", "patience")
+        require_at_least(self, 2, "rollouts")
+        require_at_least(
+            self, 0, "warmup_steps", "overlong_buffer", "dynamic_sampling_after", "rank", "weight_decay"
+        )
+        require_at_least(self, 0, "overlong_factor", "judge_retries")
         _positive(self, "lr", "temperature", "max_grad_norm", "clip_low", "clip_high")
         _share(self, "reward_threshold")
         _ranges(self, "facts", 1)

@@ -102,13 +102,13 @@ def _compared(
     wanted = {kind: [_wanted(run, item) for item in each] for kind, each in items.items()}
     for _ in ("cold", "warm"):
         for kind, each in items.items():
-            got = [engine.said(_request(run, engine, item)) for item in each]
+            got = [engine.token_logprobs(_request(run, engine, item)) for item in each]
             yield kind, [_compare(a, b) for a, b in zip(got, wanted[kind], strict=True)]
     flush(engine, server)
     mix = [(kind, i) for i in range(run.config.pairs) for kind in items]
     with ThreadPoolExecutor(run.config.concurrent) as pool:
         requests = [_request(run, engine, items[kind][i]) for kind, i in mix]
-        said = list(pool.map(engine.said, requests))
+        said = list(pool.map(engine.token_logprobs, requests))
     for (kind, i), got_ in zip(mix, said, strict=True):
         yield kind, [_compare(got_, wanted[kind][i])]
 

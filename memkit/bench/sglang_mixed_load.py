@@ -139,7 +139,7 @@ def _ask(
         request = Request(item.question, handle=view.attach(item.artifact), max_tokens=TOKENS)
         if probe:
             other = random_.choice([other for other in TENANTS if other != item.tenant])
-            return _probe(view.sent(request), views[other].sent(Request("?"))["cache_salt"], servers)
+            return _probe(view.payload(request), views[other].payload(Request("?"))["cache_salt"], servers)
         (completion,) = view.generate([request])
     except EngineError:
         return "refused" if item.artifact.id in board.leaving else "lost"

@@ -220,11 +220,11 @@ class _Evaluation:
     def _coupled(self, options: dict[str, Any], reference: Reference) -> dict[str, Any]:
         """LCC's ablation: the LoRA stays on for the answers."""
         from memkit.compilers.base import configure
-        from memkit.compilers.lcc.compiler import fit_together
+        from memkit.compilers.lcc.compiler import train_coupled
         from memkit.compilers.lcc.config import PRESETS, LCCConfig
 
         config = configure(LCCConfig, PRESETS, options)
-        base, memory = fit_together(Document(reference.record.context), self.engine.base, config)
+        base, memory = train_coupled(Document(reference.record.context), self.engine.base, config)
         measurer = MethodEvaluator(TransformersEngine(base), self.measurer.drift)
         header = self.measurer.reader().prefix
         return measurer.measure(reference, measurer.behind(header.join(memory) if header else memory))

@@ -32,7 +32,7 @@ def compile_memory(memory: Memory, info: MemoryInfo, progress: Progress) -> tupl
     bank, user, engine = memory.bank, memory.owner, memory.local
     compiler = registry.compiler(memory.compiler, memory.options)
     source, seen = snapshot(memory, info)
-    unfinished = bank.unfinished(user, info.id)
+    unfinished = bank.checkpoint_path(user, info.id)
     try:
         made = compiler.compile(source, engine.base, tenant=user, progress=progress, unfinished=unfinished)
         artifact = Artifact.decode(made.data)

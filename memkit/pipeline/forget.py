@@ -50,7 +50,7 @@ def forget_matching(memory: Memory, memory_id: str, text: str, compile: bool) ->
 
 def forget_all(memory: Memory) -> list[Receipt]:
     """See `Memory.forget_all`."""
-    beneath = memory.bank.beneath(memory.whose.beneath)
+    beneath = memory.bank.tenants_with_prefix(memory.whose.beneath)
     receipts = list[Receipt]()
     for each in (memory, *(memory.of(Owner.of(name)) for name in beneath)):
         _let_go(each, each.list())
