@@ -1,4 +1,4 @@
-"""A training text of the mean-pool compressor, and how a stage draws one."""
+"""Training texts of the mean-pool compressor."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ class Question:
 
 @dataclass(frozen=True)
 class Text:
-    """A text with what is known about it."""
+    """A text with its annotations."""
 
     text: str
     summary: str = ""
     questions: tuple[Question, ...] = field(default=())
 
     def has(self, task: str) -> bool:
-        """Whether the text can be used for a task."""
+        """Whether the text has what a task needs."""
         return {"qa": bool(self.questions), "summarization": bool(self.summary)}.get(task, True)
 
 
-# Gives the next text for a task. ``reached`` is the share of training that is done, from 0 to 1.
+# Draws a text for a task: (random generator, task, share of training that is done, from 0 to 1).
 Draw = Callable[[random.Random, str, float], Text]

@@ -189,13 +189,13 @@ def gate(
     """
     from memkit.engine.base import Request
     from memkit.engine.transformers.engine import TransformersEngine
-    from memkit.evals.probe_flops import Work
+    from memkit.evals.probe_flops import RequestFlops
 
     if min(counts) < 1 or repeats < 1 or tokens < 1:
         raise ConfigError("counts, repeats and tokens must be at least 1")
     engine = TransformersEngine(model)
     handles, text = _artifacts(engine, tokens, ratio, max(counts), progress)
-    work = Work(engine)
+    work = RequestFlops(engine)
     full = Request(QUESTION, context=text, max_tokens=1)
     prefill = work.probe(full)
     alone = Request(QUESTION)  # worth its cost among several only, as in the router
@@ -219,7 +219,7 @@ def gate(
             "row": f"{n} candidates",
             "n": n,
             "flops": sum(map(work.probe, probes[n])),
-            "flops_apart": sum(2 * work.shared_nothing(r) for r in probes[n][:n]),
+            "flops_apart": sum(2 * work.without_cache(r) for r in probes[n][:n]),
             "overhead_flops": sum(map(work.probe, probes[n][1:])) / work.answer(probes[n][0], ANSWER),
             "flops_ratio_to_prefill": sum(map(work.probe, probes[n])) / prefill,
             "ms": statistics.median(times[n]),

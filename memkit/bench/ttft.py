@@ -21,7 +21,7 @@ from memkit.document import Document, Span
 from memkit.engine.base import Handle, Request
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError
-from memkit.evals.probe_flops import Work
+from memkit.evals.probe_flops import RequestFlops
 from memkit.evals.timing import copy_rate, interleaved, matrix_rate, stamp
 from memkit.models.nano.documents import Generator
 
@@ -96,7 +96,7 @@ def _row(
 
         times = interleaved((cold, warm, full), config.repeats)
         asked = [Request(QUESTION, handle=kept, max_tokens=1), Request(QUESTION, context=text, max_tokens=1)]
-        flops = [Work(engine).probe(each) for each in asked]
+        flops = [RequestFlops(engine).probe(each) for each in asked]
         engine.detach(kept)
     ratios = sorted(f / c for c, f in zip(times[0], times[2], strict=True))
     ratio, ideal = statistics.median(ratios), flops[1] / flops[0]

@@ -1,4 +1,4 @@
-"""Write nano's model card from its training record and its evaluation.
+"""Write nano's model card from the record of its training and its evaluation.
 
 ``python -m memkit.evals.nano_card``
 """

@@ -120,7 +120,7 @@ def test_a_compressor_of_another_ratio_is_gone_on_from(tiny: LoadedModel, tmp_pa
     assert all(
         torch.equal(tensor.bfloat16().float(), kept[name]) for name, tensor in compressor.tensors().items()
     )
-    compressor.part_decoder(0)  # as reinforcement learning does
+    compressor.separate_decoder(0)  # as reinforcement learning does
     after = checkpoint.save(compressor, tmp_path / "rl", "rl", "tiny", [])
     again, _ = curriculum.begin(plan("cpt1", tmp_path, 64, start=after.id), tiny)
     assert again.decoder is again.encoder
