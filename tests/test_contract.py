@@ -73,7 +73,7 @@ def test_what_an_artifact_saves_follows_from_the_compilers_own_ratio(
     own = registry.own_ratio(compiler, lambda: tiny)
     ratio = {"lcc": 16.0, "lora": None}.get(compiler, own or USUAL_RATIO)
     positions = 0 if ratio is None else -(-advice.tokens // int(ratio))
-    assert advice.latent_flops == FlopMeter(tiny.model).ahead(QUESTION, positions)
+    assert advice.latent_flops == FlopMeter(tiny.model).forward_flops(QUESTION, positions)
 
 
 @pytest.mark.parametrize("compiler", registry.compilers())

@@ -39,7 +39,7 @@ def restore(
     json: Json = False,
 ) -> None:
     """Make a bank from a backup, in a folder that is empty or not there yet."""
-    from memkit.bank.backup import restore as make
+    from memkit.bank.restore import restore as make
 
     output, folder = Output(json), load_config(home).home
     count = make(file, folder, deletions=deletions)

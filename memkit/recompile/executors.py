@@ -83,8 +83,8 @@ class ProcessExecutor:
                 yield from (future.result() for future in done)
         except BrokenExecutor as error:
             raise CompileError(
-                "a worker process was killed, perhaps for lack of memory; what was published stays: run again "
-                "with fewer workers"
+                "a worker process was killed, perhaps for lack of memory; what was published stays: run "
+                "again with fewer workers"
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
