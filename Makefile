@@ -91,8 +91,8 @@ REAL = MEMKIT_DTYPE=bfloat16 $(BIN)/memkit eval $(1) --model smollm2 --compilers
 
 results-run: $(VENV)/.memkit-dev
 	mkdir -p results
-	$(BIN)/python -m memkit.models.nano.evaluate --documents 100 --json $(NANO)/eval.json
-	$(BIN)/python -m memkit.models.nano.card
+	$(BIN)/python -m memkit.evals.nano_skills --documents 100 --json $(NANO)/eval.json
+	$(BIN)/python -m memkit.evals.nano_card
 	cp $(NANO)/eval.json results/1-nano-skills.json
 	$(EVAL) generated:$(DOCUMENTS) --compilers lcc --ratio 4,8,16 --json results/2-nano-lcc.json
 	$(EVAL) generated:$(DOCUMENTS) --compilers lcc:pure --ratio 16 --json results/2-nano-lcc-pure.json

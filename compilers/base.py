@@ -1,4 +1,4 @@
-"""What a compiler is: a document in, one artifact out."""
+"""The interface of compilers: a document in, one artifact out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ C = TypeVar("C")
 
 @dataclass(frozen=True)
 class Step:
-    """Progress of a compilation: ``step`` of ``steps`` in a ``phase``, with the current loss (nats)."""
+    """The progress of a compilation: ``step`` of ``steps`` in a ``phase``, with the current loss in nats.
+
+    ``seconds`` is the time since the phase started.
+    """
 
     phase: str
     step: int
@@ -32,27 +35,24 @@ Progress = Callable[[Step], None]
 
 
 def silent(step: Step) -> None:
-    """Progress that nobody looks at."""
+    """Ignore progress."""
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """An encoded artifact and what its compilation cost.
+    """An encoded artifact and what its compilation cost."""
 
-    ``curve`` holds (phase, step, loss in nats); ``flops`` counts the training arithmetic.
-    """
-
-    data: bytes
-    tokens: int
+    data: bytes  # the artifact's file
+    tokens: int  # positions that the artifact occupies
     seconds: float
     flops: float
-    steps: int
-    curve: tuple[tuple[str, int, float], ...]
+    steps: int  # optimizer steps
+    curve: tuple[tuple[str, int, float], ...]  # (phase, step, loss in nats)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a compilation is going to cost: its arithmetic, and the bytes of its artifact."""
+    """The expected cost of a compilation, and the size of its artifact in bytes."""
 
     flops: float
     nbytes: float
@@ -60,11 +60,11 @@ class Estimate:
 
 @runtime_checkable
 class Compiler(Protocol):
-    """Compiles documents for one frozen base model.
+    """Compiles documents for a frozen base model.
 
-    An implementation is stateless apart from its configuration and never changes ``base``. One that
-    takes no option ``ratio`` says so by a class attribute ``takes_ratio = False``. One that can tell
-    its costs beforehand has a method ``estimate(tokens, base) -> Estimate``.
+    An implementation has no state but its configuration and never changes ``base``. One without an option
+    ``ratio`` has a class attribute ``takes_ratio = False``. One that can predict its cost has a method
+    ``estimate(tokens, base) -> Estimate``.
     """
 
     name: str
@@ -79,20 +79,20 @@ class Compiler(Protocol):
         progress: Progress = silent,
         unfinished: Path | None = None,
     ) -> Compiled:
-        """Compile a document.
+        """Compile a document for ``tenant``.
 
-        Raises `CompileError` when it does not fit or does not converge. An interruption leaves
-        nothing behind but what the compiler may keep in the file ``unfinished``, to go on from when
-        it is called again with the same arguments. The result is the same as without interruption.
+        A compiler may write checkpoints to the file ``unfinished`` and resume from it when it is called again
+        with the same arguments; the result is the same as without the interruption. Nothing else is left
+        behind. Raises `CompileError` when the document does not fit or training does not converge.
         """
 
 
 def configure(
     kind: type[C], presets: Mapping[str, Mapping[str, Any]], options: Mapping[str, Any] | None
 ) -> C:
-    """A frozen config from a preset (``options["preset"]``) and overrides.
+    """A config of the dataclass ``kind`` from a preset (``options["preset"]``) and overrides.
 
-    Raises `ConfigError` for unknown keys or presets, and when the config refuses a value.
+    Raises `ConfigError` for unknown keys or presets and for invalid values.
     """
     options = dict(options or {})
     preset = options.pop("preset", None)
@@ -108,9 +108,9 @@ def configure(
         raise ConfigError(str(error)) from error
 
 
-def require(config: Any, least: int, *names: str) -> None:
-    """Raise `ValueError` for the first of these fields that is less than ``least``, 0 or 1."""
+def require_at_least(config: Any, minimum: int, *names: str) -> None:
+    """Raise `ValueError` for the first of these fields that is less than ``minimum``, 0 or 1."""
     for name in names:
-        if not (value := getattr(config, name)) >= least:
-            limit = f"must be at least {least}" if least else "must not be negative"
+        if not (value := getattr(config, name)) >= minimum:
+            limit = f"must be at least {minimum}" if minimum else "must not be negative"
             raise ValueError(f"{name} {limit}, got {value}")

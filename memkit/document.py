@@ -1,4 +1,4 @@
-"""Documents: what is remembered, checked once at the door."""
+"""Documents: the source texts of memories, validated at construction."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Span:
 
 
 def sentences(text: str) -> list[Span]:
-    """Consecutive spans that end where sentences or paragraphs do."""
+    """The spans of a text's sentences; paragraphs end sentences, and blank spans are skipped."""
     ends = [m.end() for m in _SENTENCE_END.finditer(text)] + [len(text)]
     spans = [Span(a, b) for a, b in zip([0, *ends[:-1]], ends, strict=True)]
     return [s for s in spans if text[s.start : s.end].strip()]
@@ -45,8 +45,8 @@ def sentences(text: str) -> list[Span]:
 class Document:
     """A non-empty Unicode text with a title.
 
-    Raises `DocumentError` when the text is empty, or is bytes in disguise (NUL characters, or
-    control characters in more than one of twenty places).
+    Raises `DocumentError` for a text that is empty or looks binary: one with NUL characters, or with more
+    than one control character in twenty.
     """
 
     text: str
@@ -65,7 +65,7 @@ class Document:
 
     @classmethod
     def from_bytes(cls, data: bytes, title: str = "") -> Document:
-        """Decode UTF-8, or UTF-16 or UTF-32 by their byte-order mark, which is no part of the text."""
+        """Decode UTF-8, or UTF-16 or UTF-32 if a byte-order mark says so. Raises `DocumentError`."""
         encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
         if encoding == "utf-8" and b"\x00" in data:
             raise DocumentError(
@@ -84,8 +84,11 @@ class Document:
 
     @classmethod
     def from_file(cls, path: str | Path) -> Document:
-        """Read a text file in UTF-8, UTF-16 or UTF-32; its name becomes the title, with a question mark in a
-        diamond for each of its bytes that is no UTF-8."""
+        """Read a text file in UTF-8, UTF-16 or UTF-32; its name becomes the title.
+
+        Bytes of the name that are not UTF-8 become U+FFFD. Raises `DocumentError` for a file that cannot be
+        read or decoded.
+        """
         path = expanded(path)
         try:
             data = path.read_bytes()
@@ -100,14 +103,16 @@ class Document:
         """SHA-256 of the UTF-8 text, in hex."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
-    @cached_property  # read several times while a document is kept
+    @cached_property  # read several times when a document is remembered
     def identity(self) -> str:
-        """SHA-256 of the text's normal form, in hex: documents that look the same have the same."""
+        """SHA-256 of the normalized text, in hex: equal for documents that look the same."""
         return hashlib.sha256(normalize(self.text).encode()).hexdigest()
 
     def chunks(self, size: int = 480) -> list[Span]:
-        """Consecutive spans of at most ``size`` characters, cut at the ends of sentences where possible, else
-        between words."""
+        """Consecutive spans of at most ``size`` characters, cut between sentences if possible, else words.
+
+        Raises `ValueError` for a ``size`` below 1.
+        """
         if size < 1:
             raise ValueError(f"size must be at least 1, got {size}")
         ends = [m.end() for m in _SENTENCE_END.finditer(self.text)] + [len(self.text)]

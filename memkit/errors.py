@@ -1,22 +1,22 @@
-"""Every error that memkit raises on purpose.
+"""The errors that memkit raises.
 
 MemkitError
-├── ConfigError (ValueError)          a setting that is unknown or out of range
-├── DocumentError (ValueError)        a document that cannot be remembered: empty, binary, not UTF-8
-├── MissingExtraError (ImportError)   an optional dependency is absent; names the extra
-├── ModelError                        a base model cannot be found, read or used
+├── ConfigError (ValueError)          an unknown or invalid setting or argument
+├── DocumentError (ValueError)        a document that is empty, binary or not UTF-8
+├── MissingExtraError (ImportError)   a missing optional dependency; names the extra
+├── ModelError                        a base model that cannot be found, read or used
 ├── EngineError                       a request that the engine cannot serve
-│   └── ContextTooLongError           prompt longer than the model's context window
-├── ArtifactError (ValueError)        artifact bytes that are truncated, altered or too new
-│   └── FingerprintError              a sound artifact, compiled for another base model
+│   └── ContextTooLongError           a prompt longer than the model's context window
+├── ArtifactError (ValueError)        an artifact that is truncated, altered or too new
+│   └── FingerprintError              an artifact for another base model
 ├── CompileError                      a compilation that cannot start or did not converge
-├── VerificationError                 an artifact that failed its checks
-└── BankError                         the memory bank cannot do what was asked
+├── VerificationError                 an artifact that failed the admission gate, or a signature check
+└── BankError                         a failure of the memory bank
     ├── BankReadOnlyError             its folder or database cannot be written
-    ├── BankFullError                 no space is left where it lies
-    ├── BankBusyError                 another process holds it for longer than the time-out
-    ├── QuotaError                    the tenant may not keep that much
-    └── NotFoundError (LookupError)   no such user or memory for this tenant
+    ├── BankFullError                 its disk is full
+    ├── BankBusyError                 another process locks it for longer than the timeout
+    ├── QuotaError                    the tenant's limits are exceeded
+    └── NotFoundError (LookupError)   the tenant has no such memory
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from memkit._version import DISTRIBUTION
 
 
 class MemkitError(Exception):
-    """Base of all errors that memkit raises on purpose."""
+    """The base class of all errors that memkit raises."""
 
 
 class ConfigError(MemkitError, ValueError):
-    """A setting that is unknown or out of range."""
+    """An unknown or invalid setting or argument."""
 
 
 class DocumentError(MemkitError, ValueError):
-    """A document that cannot be remembered."""
+    """A document that is empty, binary or not UTF-8."""
 
 
 class MissingExtraError(MemkitError, ImportError):
-    """An optional dependency is absent."""
+    """A missing ``package`` of an extra; ``install`` is the command that installs it."""
 
     def __init__(self, package: str, install: str) -> None:
         super().__init__(f"{package} is not installed; run: {install}")
@@ -45,15 +45,15 @@ class MissingExtraError(MemkitError, ImportError):
 
 
 def install_line(extra: str, *more: str) -> str:
-    """What to run for an extra, and for ``more`` packages.
+    """The command that installs an extra, and ``more`` packages.
 
-    pip keeps the memkit that is installed, from wherever it came, and adds what the extra names.
+    pip keeps the installed memkit, whatever its origin, and adds the dependencies of the extra.
     """
     return " ".join([f"pip install '{DISTRIBUTION}[{extra}]'", *more])
 
 
 class ModelError(MemkitError):
-    """A base model cannot be found, read or used."""
+    """A base model that cannot be found, read or used."""
 
 
 class EngineError(MemkitError):
@@ -65,11 +65,11 @@ class ContextTooLongError(EngineError):
 
 
 class ArtifactError(MemkitError, ValueError):
-    """Artifact bytes that are truncated, altered or too new."""
+    """An artifact that is truncated, altered or too new."""
 
 
 class FingerprintError(ArtifactError):
-    """A sound artifact that was compiled for another base model."""
+    """An artifact for another base model."""
 
 
 class CompileError(MemkitError):
@@ -77,11 +77,11 @@ class CompileError(MemkitError):
 
 
 class VerificationError(MemkitError):
-    """An artifact that failed its checks."""
+    """An artifact that failed the admission gate, or a signature check."""
 
 
 class BankError(MemkitError):
-    """The memory bank cannot do what was asked."""
+    """A failure of the memory bank."""
 
 
 class BankReadOnlyError(BankError):
@@ -89,16 +89,16 @@ class BankReadOnlyError(BankError):
 
 
 class BankFullError(BankError):
-    """No space is left where the bank lies."""
+    """The bank's disk is full."""
 
 
 class BankBusyError(BankError):
-    """Another process holds the bank for longer than the time-out."""
+    """Another process locks the bank for longer than the timeout."""
 
 
 class QuotaError(BankError):
-    """More than the tenant's policy allows."""
+    """The tenant's limits are exceeded."""
 
 
 class NotFoundError(BankError, LookupError):
-    """No such user or memory for this tenant."""
+    """The tenant has no such memory."""

@@ -32,7 +32,7 @@ from memkit.pipeline.context import CompileOptions, Context, Engines
 from memkit.pipeline.ingest import MAX_CHARACTERS
 from memkit.pipeline.usage import Usage
 from memkit.router.embedders import Embedder, resolve_embedder
-from memkit.router.router import GateChoice, Router
+from memkit.router.router import GateChoice, Router, resolve_gate
 from memkit.text.messages import MessageLike, Turns, When
 from memkit.validation import check_arguments
 
@@ -54,7 +54,8 @@ class Memory:
         path: The bank or its folder (``config.home``).
         model: A name that `memkit.models.loading.load` knows, or a loaded model (``config.model``).
         user: Whose memories are read and written, and nobody else's ("default").
-        compiler: The compiler's name; ``options`` are its own (``config.compiler``, ``config.options``).
+        compiler: The compiler's name (``config.compiler``).
+        options: The compiler's own (``config.options``).
         engine: What answers (``config.engine``); the embedded engine compiles in any case.
         embedder: What retrieves memories: "lexical" by words, "sentence" by meaning, "hybrid" by both, a name
             that is registered under ``memkit.embedders``, or an embedder (``config.embedder``).
@@ -65,9 +66,9 @@ class Memory:
         signer: Signs artifacts (the key file ``config.signing_key``, if any).
         clock: Tells the time, with its zone.
         observer: Is told of answers and compilations (default: log records).
-        database, artifacts: Of a bank that machines share (see `memkit.bank.Bank`). A ``path`` without them
-        is
-            a bank of this machine, unless ``config`` is given.
+        database: Of a bank that machines share (see `memkit.bank.Bank`). A ``path`` without it is a bank of
+            this machine, unless ``config`` is given.
+        artifacts: The URL of such a bank's artifacts.
         tenant: The tenant of a server whose user this is; "" for none.
         keep: Versions to keep of what is compiled in the background (``config.keep``; None: all).
 
@@ -79,7 +80,7 @@ class Memory:
         self,
         path: str | Path | Bank | None = None,
         model: str | LoadedModel | None = None,
-        user: str | None = None,
+        user: str = "default",
         *,
         compiler: str | None = None,
         options: Mapping[str, Any] | None = None,
@@ -98,10 +99,11 @@ class Memory:
         config: Config | None = None,
     ) -> None:
         check_arguments(path, model, compiler, options, engine, keep, clock)
-        owner = Owner("default" if user is None else user, tenant)
+        owner = Owner(user, tenant)
         config = _resolved(config, path, model, compiler, options, database, artifacts, keep)
         registry.check(config.compiler, config.options)  # a wrong option is an error now, not tonight
         embedding = resolve_embedder(embedder or config.embedder)
+        resolve_gate(gate or config.gate)  # also before a bank is made
         if signer is None and config.signing_key is not None:
             signer = Signer.from_file(config.signing_key)
         bank = path if isinstance(path, Bank) else None

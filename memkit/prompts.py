@@ -1,9 +1,13 @@
-"""What memkit asks a frozen model about a text, to teach a memory and to test it."""
+"""The requests that memkit sends to a frozen model, to train a memory of a text and to test it.
+
+`PromptSet` holds those that depend on the model; `memkit.models.prompt_sets` finds a model's own.
+"""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from random import Random
 from typing import Literal
 
@@ -22,7 +26,7 @@ STUDY_PROMPTS: tuple[str, ...] = (
     "Ask a question about a name, a date or a number in the text.",
     "Write a quiz question about a detail of the text. Reply with the question only.",
 )
-PROBES: tuple[str, ...] = (  # general questions that no compiler regularizes with
+DRIFT_QUESTIONS: tuple[str, ...] = (  # general questions that no compiler regularizes with
     "What is the capital of Portugal?",
     "Name three vegetables that are green.",
     "Explain why ice floats on water.",
@@ -37,26 +41,12 @@ PROBES: tuple[str, ...] = (  # general questions that no compiler regularizes wi
     "What does a thermometer measure?",
 )
 MAX_PASSAGE = 400  # characters of a sentence that a request quotes
-HELD_OUT_SHARE = 8  # one question in eight
+HELD_OUT_SHARE = 8  # one question in eight is held out
 
 
 def request_about(sentence: str) -> str:
-    """A request for a question about one sentence of a text."""
+    """A request for a question about one sentence of a text, of which at most `MAX_PASSAGE` characters."""
     return WRITE_QUESTION_ABOUT.format(passage=sentence[:MAX_PASSAGE].strip())
-
-
-def study_prompts(model: str, text: str, count: int) -> list[str]:
-    """``count`` requests for questions about a text, in turn about all of it and about one sentence.
-
-    Left to itself a model asks about the same few facts again and again; going through the sentences
-    covers the rest. nano understands only the first of `STUDY_PROMPTS`.
-    """
-    whole = STUDY_PROMPTS[:1] if model == "nano" else STUDY_PROMPTS
-    spans = sentences(text)
-    step = max(len(spans) / max(count // 2, 1), 1.0)
-    chosen = [spans[int(i * step)] for i in range(int(len(spans) / step))]
-    about = [request_about(text[span.start : span.end]) for span in chosen] or list(whole)
-    return [about[i // 2 % len(about)] if i % 2 else whole[i // 2 % len(whole)] for i in range(count)]
 
 
 PHRASE_QUESTIONS: tuple[str, ...] = (
@@ -94,39 +84,59 @@ _REQUEST_OF: dict[QuestionKind, str] = {
     "two_hop": WRITE_TWO_HOP,
     "unanswered": WRITE_UNANSWERED,
 }
-FACTUAL_SHARE = 0.7  # of the questions, where other kinds are asked for, too
+FACTUAL_SHARE = 0.7  # of the questions, where other kinds are requested too
 
 
-def question_requests(model: str, text: str, count: int, kinds: Sequence[QuestionKind]) -> list[str]:
-    """``count`` requests for questions about a text, most of them factual if that is among the ``kinds``.
+@dataclass(frozen=True)
+class PromptSet:
+    """The requests that a model understands, and the general questions that it can answer.
 
-    nano was not taught to write questions for lists; its share of those goes to the others.
+    The defaults suit any instruction-tuned model. A model that follows fewer instructions brings its own.
     """
-    others = [k for k in kinds if k != "factual" and not (model == "nano" and k == "listing")]
-    factual = count if not others else round(FACTUAL_SHARE * count) if "factual" in kinds else 0
-    requests = study_prompts(model, text, factual)
-    return requests + [_REQUEST_OF[others[i % len(others)]] for i in range(count - factual)]
 
+    question_requests: tuple[str, ...] = STUDY_PROMPTS  # ask for a question about a text
+    unsupported: frozenset[QuestionKind] = frozenset()  # kinds of questions that it cannot write
+    paraphrase_request: str | None = WRITE_PARAPHRASE  # with {question}; None where it cannot rephrase
+    drift_questions: tuple[str, ...] = DRIFT_QUESTIONS  # whose answers a memory must leave alone
+    known_answers: tuple[tuple[str, str], ...] = ()  # general questions with the answers it was trained on
+    agnostic_queries: tuple[str, ...] = ()  # to regularize compilation with; empty takes the compiler's own
+    # Forms of an instruction by task of the mean-pool compressor; empty takes the compressor's own.
+    instructions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
-def paraphrase_requests(model: str, questions: Sequence[str]) -> list[str]:
-    """A request to rephrase each question; none of nano, which was not taught to."""
-    return [] if model == "nano" else [WRITE_PARAPHRASE.format(question=q) for q in questions]
+    def study_requests(self, text: str, count: int) -> list[str]:
+        """``count`` requests for questions about a text, alternately about all of it and about one sentence.
 
+        Left to itself a model asks about the same few facts again and again; going through the sentences
+        covers the rest.
+        """
+        whole, spans = self.question_requests, sentences(text)
+        step = max(len(spans) / max(count // 2, 1), 1.0)
+        chosen = [spans[int(i * step)] for i in range(int(len(spans) / step))]
+        about = [request_about(text[span.start : span.end]) for span in chosen] or list(whole)
+        return [about[i // 2 % len(about)] if i % 2 else whole[i // 2 % len(whole)] for i in range(count)]
 
-def probes(model: str) -> tuple[str, ...]:
-    """General questions whose answers a memory must leave alone; nano knows only its own."""
-    if model == "nano":
-        from memkit.models.nano.general import HELD_OUT
+    def requests(self, text: str, count: int, kinds: Sequence[QuestionKind]) -> list[str]:
+        """``count`` requests for questions of these ``kinds`` about a text.
 
-        return tuple(question for question, _ in HELD_OUT[::4])
-    return PROBES
+        `FACTUAL_SHARE` of them are factual if that is among the kinds. The share of an `unsupported` kind
+        goes to the others.
+        """
+        others = [kind for kind in kinds if kind != "factual" and kind not in self.unsupported]
+        factual = count if not others else round(FACTUAL_SHARE * count) if "factual" in kinds else 0
+        requests = self.study_requests(text, factual)
+        return requests + [_REQUEST_OF[others[i % len(others)]] for i in range(count - factual)]
+
+    def paraphrase_requests(self, questions: Sequence[str]) -> list[str]:
+        """A request to rephrase each question; none where the model cannot."""
+        request = self.paraphrase_request
+        return [] if request is None else [request.format(question=question) for question in questions]
 
 
 def is_held_out(question: str) -> bool:
     """Whether a question about a text must never be trained on, by a hash of its words.
 
-    Compilers stop early on such questions and the admission gate asks them, so that what it
-    measures was not learned by heart.
+    Compilers use such questions for early stopping and the admission gate asks them, so that neither
+    measures an answer that was learned by heart.
     """
     words = " ".join(question.lower().split())
     return zlib.crc32(words.encode()) % HELD_OUT_SHARE == 0

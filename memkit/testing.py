@@ -1,4 +1,4 @@
-"""For tests of memkit and of third-party compilers and engines: a tiny model and small inputs."""
+"""Helpers for tests of memkit and of third-party compilers and engines: a tiny model and small inputs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from memkit.models.loading import LoadedModel
 from memkit.models.nano.tokenizer import train_tokenizer
 
 TEXT = "Mira lives in Keldor. Her dog is called Tovin. Jalo works at Brimtek. The lamp was old and quiet."
-# Options under which each compiler takes a second for a tiny model; what comes out knows nothing.
+# Options with which each compiler takes a second on a tiny model; its artifacts have learned nothing.
 _FEW = {"steps": 2, "self_study": 4, "agnostic": 2, "answer_tokens": 4, "warmup": 0, "self_study_again": 1}
 TINY: dict[str, dict[str, Any]] = {
     "lcc": {**_FEW, "kv_steps": 2},
@@ -53,7 +53,10 @@ def build_tiny_model(folder: Path, seed: int = 0, kv_heads: int = 1) -> Path:
 def build_tiny_compressor(
     base: LoadedModel, store: Path, stage: str = "sft", **options: Any
 ) -> DecoderCheckpoint:
-    """An untrained mean-pool checkpoint for a model; ``options`` as `compressor_config` takes them."""
+    """An untrained mean-pool checkpoint for a model, saved to ``store`` as if after ``stage``.
+
+    ``options`` are those of `memkit.compilers.meanpool.config.compressor_config`.
+    """
     from memkit.compilers.meanpool.checkpoint import save
     from memkit.compilers.meanpool.config import compressor_config
     from memkit.compilers.meanpool.model import Compressor

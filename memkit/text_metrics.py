@@ -1,4 +1,4 @@
-"""Scores of short answers, as SQuAD defines them, and intervals."""
+"""Scores of short answers, as defined by SQuAD, and confidence intervals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalize_answer(text: str) -> str:
-    """Lower case, without punctuation, articles and extra spaces."""
+    """A text in lower case, without punctuation, articles and extra spaces."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
@@ -34,7 +34,7 @@ def contains(answer: str, golds: Sequence[str]) -> float:
 
 
 def f1(answer: str, golds: Sequence[str]) -> float:
-    """Best token F1 over the gold answers."""
+    """The best token F1 over the gold answers."""
     return max(
         (_f1(normalize_answer(answer).split(), normalize_answer(gold).split()) for gold in golds), default=0.0
     )
@@ -49,7 +49,7 @@ def _f1(answer: list[str], gold: list[str]) -> float:
 
 
 def rouge_l(answer: str, golds: Sequence[str]) -> float:
-    """Best ROUGE-L F1 over the gold answers: by the longest common subsequence of words (Lin, 2004)."""
+    """The best ROUGE-L F1 over the gold answers: by the longest common subsequence of words (Lin, 2004)."""
     return max(
         (_rouge_l(normalize_answer(answer).split(), normalize_answer(gold).split()) for gold in golds),
         default=0.0,
@@ -72,12 +72,12 @@ def _rouge_l(answer: list[str], gold: list[str]) -> float:
 
 
 def mean(values: Sequence[float]) -> float | None:
-    """The mean, or None of nothing."""
+    """The mean; None without values."""
     return sum(values) / len(values) if values else None
 
 
 def wilson(right: float, total: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share."""
+    """Wilson's interval of the proportion ``right / total``; 95 % with the default ``z``."""
     n, p = max(total, 1), right / max(total, 1)
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
@@ -87,9 +87,9 @@ def wilson(right: float, total: int, z: float = 1.96) -> tuple[float, float]:
 def bootstrap(
     items: Sequence[T], statistic: Callable[[Sequence[T]], float | None], seed: int = 0
 ) -> tuple[float, float] | None:
-    """Bootstrapped 95 % interval of a statistic of ``items``.
+    """The bootstrapped 95 % interval of a statistic of ``items``.
 
-    None with fewer than two of them, or where most resamplings have no such statistic.
+    None with fewer than two items, or if the statistic is None for most resamplings. ``seed`` draws them.
     """
     if len(items) < 2:
         return None
@@ -102,13 +102,16 @@ def bootstrap(
 
 
 def pooled_interval(groups: Sequence[Sequence[float]]) -> tuple[float, float] | None:
-    """Bootstrapped 95 % interval of the mean of all values, by drawing whole groups of them."""
+    """The bootstrapped 95 % interval of the mean of all values, resampling whole groups."""
     sums = [(sum(group), len(group)) for group in groups if group]
     return bootstrap(sums, lambda drawn: sum(s for s, _ in drawn) / sum(n for _, n in drawn))
 
 
 def retention(score: float | None, none: float | None, full: float | None) -> float | None:
-    """(score - none) / (full - none): what is left of the context's worth."""
+    """(score - none) / (full - none): the share of the context's benefit that is retained.
+
+    None if a score is missing or the context has no benefit.
+    """
     if score is None or none is None or full is None or full <= none:
         return None
     return (score - none) / (full - none)

@@ -57,7 +57,7 @@ def retrieve(
         hits = [replace(hit, score=min(hit.score, share)) for hit, share in zip(hits, plain, strict=True)]
     strengths = [(hit.score + told) / 2 for hit, told in zip(hits, telling, strict=True)]
     order = sorted(range(len(hits)), key=lambda i: (-strengths[i], -hits[i].score, hits[i].memory_id))
-    infos = bank.some(tenant, [hits[i].memory_id for i in order[:memories]])
+    infos = bank.get_many(tenant, [hits[i].memory_id for i in order[:memories]])
     return [  # without what was forgotten in the meantime
         Candidate(infos[hits[i].memory_id], hits[i].score, plain[i], strengths[i], hits[i])
         for i in order[:memories]

@@ -73,7 +73,7 @@ def test_what_an_artifact_saves_follows_from_the_compilers_own_ratio(
     own = registry.own_ratio(compiler, lambda: tiny)
     ratio = {"lcc": 16.0, "lora": None}.get(compiler, own or USUAL_RATIO)
     positions = 0 if ratio is None else -(-advice.tokens // int(ratio))
-    assert advice.latent_flops == FlopMeter(tiny.model).ahead(QUESTION, positions)
+    assert advice.latent_flops == FlopMeter(tiny.model).forward_flops(QUESTION, positions)
 
 
 @pytest.mark.parametrize("compiler", registry.compilers())
@@ -142,9 +142,9 @@ def test_the_server(server: LiveServer) -> None:
 
 @pytest.mark.skipif(not has_browser(), reason="no browser: apt-get install chromium chromium-driver")
 def test_the_dashboard(server: LiveServer) -> None:
+    from dashboard_kit import click, go, wait
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
-    from test_dashboard import click, go, wait
 
     compiler = server.services.config.compiler
     with server.client("board", "mira") as client:

@@ -1,5 +1,7 @@
-"""Context-agnostic queries that ship with memkit (LCC §3.4): they keep an artifact on the
-instruction-following manifold. Written for memkit, under its licence."""
+"""Context-agnostic queries (LCC §3.4), which keep an artifact on the instruction-following manifold.
+
+`QUERIES` were written for memkit and are under its licence.
+"""
 
 from __future__ import annotations
 
@@ -69,23 +71,19 @@ Who painted the Mona Lisa?
 
 
 def queries_for(base: LoadedModel, source: str = "") -> tuple[str, ...]:
-    """The queries in the JSONL file ``source``, or those that suit a model: nano knows only its own.
+    """The queries in the JSONL file ``source``, else the model's own, else `QUERIES`.
 
     Raises `ConfigError` for a file that cannot be read as queries.
     """
     if source:
         return tuple(dict.fromkeys(read_queries(Path(source))))
-    if base.name == "nano":
-        from memkit.models.nano.general import REGULARIZERS
-
-        return tuple(question for question, _ in REGULARIZERS)
-    return QUERIES
+    return base.prompts.agnostic_queries or QUERIES
 
 
 def read_queries(path: Path) -> list[str]:
-    """The queries of a JSONL file, one object a line, as `query_of` reads it.
+    """The queries of a JSONL file, one object on each line; see `query_of`.
 
-    All lines are read before any is returned. Raises `ConfigError` that names the first bad line.
+    Raises `ConfigError` that names the first malformed line.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -120,10 +118,10 @@ def query_of(row: Any) -> str:
             break
     else:
         raise ValueError("none of q, query, question, instruction holds a text")
-    given = row.get("input") or ""
-    if not isinstance(given, str):
+    input_text = row.get("input") or ""
+    if not isinstance(input_text, str):
         raise ValueError("input is not a text")
-    query = f"{text.strip()}\n\n{given.strip()}".strip()
+    query = f"{text.strip()}\n\n{input_text.strip()}".strip()
     if len(query) > MAX_QUERY:
         raise ValueError(f"{len(query):,} characters, the most is {MAX_QUERY:,}")
     return query

@@ -1,4 +1,4 @@
-"""Unfinished compilations: what a killed one needs to go on, in one file that is replaced at once."""
+"""Checkpoints of a compilation: one file, replaced atomically, from which an interrupted one resumes."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from memkit.document import Document
 from memkit.models.loading import LoadedModel
 
 SAVE_INTERVAL = 20.0  # seconds between two writes
-FORMAT = 2  # of the states; files of another one are not read
+FORMAT = 2  # of the file; files with another format are ignored
 
 
 @dataclass
 class Checkpoint:
-    """States of the phases of one compilation. Without a ``path`` nothing is kept.
+    """The states of the phases of one compilation. Without a ``path`` nothing is saved.
 
-    ``key`` names what is compiled, how and for which model: another one's file is not read. A file
-    that cannot be read or written costs only the time to start again.
+    ``key`` identifies the compilation (see `key_of`): a file with another key is ignored, as is one that
+    cannot be read. Failing writes are ignored, too: the compilation then starts over when interrupted.
     """
 
     path: Path | None = None
@@ -37,22 +37,21 @@ class Checkpoint:
     def __post_init__(self) -> None:
         if self.path is None:
             return
-        with suppress(Exception):  # torch's parser raises anything on bytes from anywhere
-            # Only tensors, numbers and texts are read, even if somebody changed the file.
+        with suppress(Exception):  # torch's parser raises many kinds of errors on damaged files
+            # weights_only: nothing but tensors, numbers and texts is read, even from an altered file.
             state = torch.load(self.path, weights_only=True)
             if isinstance(state, dict) and (state.get("key"), state.get("format")) == (self.key, FORMAT):
                 self._phases = state["phases"]
 
     def get(self, phase: str, parameters: Sequence[Tensor]) -> dict[str, Any] | None:
-        """The phase's state, if it is one of these parameters."""
+        """The phase's saved state; None if there is none for parameters with these shapes."""
         state = self._phases.get(phase)
         if state is None or [p.shape for p in parameters] != [p.shape for p in state["parameters"]]:
             return None
         return state
 
     def put(self, phase: str, state: dict[str, Any]) -> None:
-        """Keep a phase's state; it reaches the disk every `SAVE_INTERVAL` seconds, and when the phase is
-        done."""
+        """Keep a phase's state. It is written every `SAVE_INTERVAL` seconds and when the phase is done."""
         self._phases[phase] = state
         if self.path is None or not (state["done"] or time.monotonic() - self._written >= SAVE_INTERVAL):
             return
@@ -67,13 +66,13 @@ class Checkpoint:
 
     @property
     def due(self) -> bool:
-        """Whether a state given now would reach the disk."""
+        """Whether a state given now would be written."""
         return self.path is not None and time.monotonic() - self._written >= SAVE_INTERVAL
 
 
 def key_of(
     compiler: str, version: str, config: str, document: Document, base: LoadedModel, tenant: str
 ) -> str:
-    """What an unfinished compilation must agree in, to be gone on with."""
+    """SHA-256 over everything that must be equal for an interrupted compilation to be resumed."""
     parts = (compiler, version, config, document.digest, base.fingerprint, tenant)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

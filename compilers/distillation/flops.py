@@ -1,4 +1,4 @@
-"""Counting floating-point operations."""
+"""Count floating-point operations."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any
 
 
 class FlopMeter:
-    """Adds up the arithmetic of forward passes of a Llama-like model.
+    """Adds up the FLOPs of forward passes of a Llama-like model in ``total``.
 
-    Two operations per weight and token, plus attention: four per layer, hidden unit, token and
-    token attended to. Embedding look-ups are free; the output layer is counted for every token.
+    Two operations per weight and token, plus four per layer, hidden unit, token and attended token.
+    Embedding look-ups are free; the output layer is counted for every token.
     """
 
     def __init__(self, model: Any) -> None:
@@ -21,17 +21,17 @@ class FlopMeter:
         self.attention = 4 * int(config.num_hidden_layers) * int(config.hidden_size)
         self.total = 0.0
 
-    def ahead(self, tokens: int, attended: float) -> float:
-        """The arithmetic of a forward pass of ``tokens`` behind ``attended`` earlier ones."""
+    def forward_flops(self, tokens: int, attended: float) -> float:
+        """The FLOPs of a forward pass over ``tokens`` after ``attended`` earlier ones."""
         return tokens * (2.0 * self.weights + self.attention * (attended + tokens / 2))
 
     def forward(self, tokens: int, attended: int) -> None:
-        """Count ``tokens`` that each attend to about ``attended`` earlier ones and to half of themselves."""
-        self.total += self.ahead(tokens, attended)
+        """Count a forward pass over ``tokens`` after ``attended`` earlier ones."""
+        self.total += self.forward_flops(tokens, attended)
 
 
 def kv_bytes(model: Any, tokens: int) -> int:
-    """Bytes of the float32 keys and values of that many tokens."""
+    """The size in bytes of the float32 keys and values of ``tokens`` tokens."""
     config = model.config
     heads = int(config.num_key_value_heads)
     size = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)

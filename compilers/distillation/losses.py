@@ -1,4 +1,4 @@
-"""What a memory must do as the full context does: the training losses, and the held-out one."""
+"""Distillation losses: how far the answers with a memory are from those with the full context."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Loss = Literal["kl", "mse"]
 
 @dataclass(frozen=True)
 class Part:
-    """Examples of one kind: ``batch`` of them a step, their mean loss times ``weight``."""
+    """Training examples of one kind: ``batch`` of them in each step, their mean loss times ``weight``."""
 
     pairs: tuple[Pair, ...]
     batch: int
@@ -30,10 +30,11 @@ class Part:
 
 
 class DistillationLoss:
-    """Discrepancies between the full context and a memory that stands behind ``front``.
+    """The loss of a memory that follows the prefix ``front``.
 
-    ``parts`` are drawn from at every step, each example once before any comes twice;
-    ``held_out`` is never trained on, and decides when training stops.
+    Every step draws from each of the ``parts``, every example once before any is repeated (order by
+    ``seed``). The ``held_out`` examples are not trained on; they decide when training stops. ``meter`` counts
+    the FLOPs.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class DistillationLoss:
         meter: FlopMeter,
     ) -> None:
         self.teacher, self.front, self.meter, self.loss, self.seed = teacher, front, meter, loss, seed
-        self.reader: PreTrainedModel = teacher.base.model  # answers behind a memory: the frozen model
+        self.reader: PreTrainedModel = teacher.base.model  # answers with the memory: the frozen model
         self.parts = [part for part in parts if part.pairs]
         self.held_out = tuple(held_out)
         random = torch.Generator().manual_seed(seed)
@@ -57,104 +58,103 @@ class DistillationLoss:
         ]
 
     @classmethod
-    def union(
-        cls, objectives: Sequence[DistillationLoss], front: kv_cache.KVCache | None
-    ) -> DistillationLoss:
-        """All examples of several objectives, for a memory that stands behind ``front``."""
-        first = objectives[0]
+    def union(cls, losses: Sequence[DistillationLoss], front: kv_cache.KVCache | None) -> DistillationLoss:
+        """The examples of several losses together, for a memory that follows the prefix ``front``."""
+        first = losses[0]
         kinds = dict[str, list[Part]]()
-        for objective in objectives:
-            for part in objective.parts:
+        for loss in losses:
+            for part in loss.parts:
                 kinds.setdefault(part.pairs[0][0].kind, []).append(part)
         parts = [
             Part(tuple(pair for part in same for pair in part.pairs), same[0].batch, same[0].weight)
             for same in kinds.values()
         ]
-        held_out = [pair for objective in objectives for pair in objective.held_out]
+        held_out = [pair for loss in losses for pair in loss.held_out]
         return cls(first.teacher, front, parts, held_out, loss=first.loss, seed=first.seed, meter=first.meter)
 
     def draw(self) -> list[list[Pair]]:
-        """The next draw: examples of every part."""
+        """The examples of the next step, by part."""
         return [
             [part.pairs[i] for i in next(draws)] for part, draws in zip(self.parts, self._draws, strict=True)
         ]
 
     def step(self, memory: kv_cache.KVCache) -> Tensor:
-        """The loss of the next draw."""
+        """The loss of the next step, a scalar."""
         before = self.meter.total
         total = torch.zeros((), device=self.teacher.base.model.device)
         for part, drawn in zip(self.parts, self.draw(), strict=True):
             total = total + part.weight * self.discrepancy(memory, drawn, self.loss)
-        self.meter.total += self.meter.total - before  # backward: as much again, for activations
+        self.meter.total += self.meter.total - before  # the backward pass, for activations only
         return total
 
     def skip(self, count: int) -> None:
-        """Pass over the next ``count`` draws, which an interrupted run has made."""
+        """Skip the draws of ``count`` steps, which an interrupted run has made."""
         for _ in range(count):
             self.draw()
 
     def measure(self, memory: kv_cache.KVCache) -> float:
-        """Mean KL in nats per answer token over the held-out examples."""
+        """The mean KL over the held-out examples, in nats per answer token."""
         with torch.no_grad():
             return float(self.discrepancy(memory, self.held_out, "kl"))
 
     def discrepancy(self, memory: kv_cache.KVCache, pairs: Sequence[Pair], loss: Loss) -> Tensor:
-        """Mean over answer tokens of KL(full context ‖ memory) in nats (LCC eq. 2 to 4), or squared error."""
+        """KL(full context ‖ memory) in nats, mean over answer tokens (LCC eq. 2 to 4), or the squared
+        error."""
         prefix = self.front.join(memory) if self.front else memory
         return discrepancies(self.reader, prefix, [pairs], loss, [self.meter])[0]
 
 
 class BatchedLoss:
-    """Objectives of several documents as one batch, for a ``student`` with an adapter for each of them.
+    """The losses of several documents in one batch, for a student with one adapter for each of them.
 
-    The objectives have the same kinds of parts, without a memory in front; see
-    `memkit.engine.transformers.lora.AdaptedLinear` for how rows find their adapter.
+    All ``losses`` must have the same kinds of parts and no prefix; see
+    `memkit.engine.transformers.lora.AdaptedLinear` for how rows are assigned to adapters.
     """
 
-    def __init__(self, objectives: Sequence[DistillationLoss]) -> None:
-        self.objectives = list(objectives)
-        self._meters = [objective.meter for objective in objectives]
+    def __init__(self, losses: Sequence[DistillationLoss]) -> None:
+        self.losses = list(losses)
+        self._meters = [loss.meter for loss in losses]
 
     def step(self, student: PreTrainedModel) -> Tensor:
-        """The losses of the next draw, ``[document]``."""
-        first, before = self.objectives[0], [meter.total for meter in self._meters]
-        draws = [objective.draw() for objective in self.objectives]
+        """The losses of the next step, ``[document]``."""
+        first, before = self.losses[0], [meter.total for meter in self._meters]
+        draws = [loss.draw() for loss in self.losses]
         total = torch.zeros(len(draws), device=student.device)
         for part, *drawn in zip(first.parts, *draws, strict=True):
             total = total + part.weight * discrepancies(student, None, drawn, first.loss, self._meters)
         for meter, start in zip(self._meters, before, strict=True):
-            meter.total += meter.total - start  # backward
+            meter.total += meter.total - start  # the backward pass
         return total
 
     def skip(self, count: int) -> None:
-        """As `DistillationLoss.skip`."""
-        for objective in self.objectives:
-            objective.skip(count)
+        """See `DistillationLoss.skip`."""
+        for loss in self.losses:
+            loss.skip(count)
 
     @torch.no_grad()
     def measure(self, student: PreTrainedModel) -> list[float]:
-        """Each document's median KL, in nats per answer token, over its held-out examples.
+        """Each document's median KL over its held-out examples, in nats per answer token.
 
-        Not the mean: a few of them ask what no other question teaches, and cannot be learned without the
-        context. Where there are only such questions, the median says nothing either.
+        The median, not the mean: some held-out questions ask for facts that no training question covers, so
+        they cannot be learned.
         """
-        held_out = [objective.held_out for objective in self.objectives]
+        held_out = [loss.held_out for loss in self.losses]
         groups = _by_example(student, None, held_out, "kl", self._meters)
         return [statistics.median(float(tokens.mean()) for tokens in group) for group in groups]
 
 
 def split_held_out(
-    asked: tuple[Pair, ...], agnostic: tuple[Pair, ...]
+    questions: tuple[Pair, ...], agnostic: tuple[Pair, ...]
 ) -> tuple[tuple[Pair, ...], tuple[Pair, ...], tuple[Pair, ...]]:
-    """Questions to train on, context-agnostic queries to train on, and what decides when to stop.
+    """Split into questions to train on, context-agnostic queries to train on, and held-out examples.
 
-    That looks at answers, never at reconstruction: a parrot reconstructs. Where nothing was asked, some
-    of the context-agnostic queries take that part.
+    The held-out examples are questions, never reconstructions: a low reconstruction loss does not make a
+    memory. Without questions, some of the context-agnostic queries are held out.
     """
-    held_out = tuple(pair for pair in asked if pair[0].held_out)
-    trained = tuple(pair for pair in asked if not pair[0].held_out)
-    aside = 0 if asked else len(agnostic) // 8
-    return trained, agnostic[aside:], held_out or agnostic[:aside]
+    held_out = tuple(pair for pair in questions if pair[0].held_out)
+    trained = tuple(pair for pair in questions if not pair[0].held_out)
+    reserved = 0 if questions else len(agnostic) // 8
+    return trained, agnostic[reserved:], held_out or agnostic[:reserved]
 
 
 def discrepancies(
@@ -164,7 +164,7 @@ def discrepancies(
     loss: Loss,
     meters: Sequence[FlopMeter],
 ) -> Tensor:
-    """Mean discrepancy over each group's answer tokens, ``[group]``; all groups are read as one batch."""
+    """The mean loss over each group's answer tokens, ``[group]``, computed as one batch."""
     each = _by_example(reader, prefix, groups, loss, meters)
     return torch.stack([torch.cat(tokens).mean() for tokens in each])
 
@@ -176,10 +176,9 @@ def _by_example(
     loss: Loss,
     meters: Sequence[FlopMeter],
 ) -> list[list[Tensor]]:
-    """Discrepancies ``[answer tokens]`` of every example of every group.
+    """The losses ``[answer tokens]`` of every example of every group.
 
-    The groups' shares of the batch are equal: one with fewer examples is filled up, which counts for
-    nothing.
+    All groups get equally many rows of the batch; smaller ones are padded with rows that are ignored.
     """
     rows = max(len(group) for group in groups)
     filled = [pair for group in groups for pair in (*group, *[group[0]] * (rows - len(group)))]

@@ -1,4 +1,4 @@
-"""The frozen model with the whole context in view: where every training target comes from."""
+"""The teacher: the frozen model with the full context, which provides all training targets."""
 
 from __future__ import annotations
 
@@ -15,36 +15,34 @@ from memkit.compilers.distillation.teacher_cache import teacher_responses, with_
 from memkit.document import sentences
 from memkit.engine.transformers import kv_cache
 from memkit.models.loading import LoadedModel
-from memkit.prompts import REPEAT, QuestionKind, is_held_out, question_requests, request_about
+from memkit.prompts import REPEAT, QuestionKind, is_held_out, request_about
 
-COVERED = 0.6  # of a sentence's words
+COVERED = 0.6  # share of a sentence's words that a question and its answer must contain to cover it
 Kind = Literal["reconstruction", "agnostic", "self_study"]
 
 
 @dataclass(frozen=True)
 class Example:
-    """A query and the teacher's answer to it, as token ids; the answer ends with the end token.
-
-    ``query`` follows the context; ``closed`` is the whole prompt of the same query without one.
-    """
+    """A query and the teacher's answer, as token ids."""
 
     kind: Kind
-    query: tuple[int, ...]
-    answer: tuple[int, ...]
-    held_out: bool = False  # never to be trained on
-    closed: tuple[int, ...] = ()
+    query: tuple[int, ...]  # follows the context
+    answer: tuple[int, ...]  # ends with the end token, unless cut off
+    held_out: bool = False  # must not be trained on
+    closed: tuple[int, ...] = ()  # closed-book: the whole prompt of the same query without a context
 
     @property
     def without_context(self) -> Example:
+        """The same example with the closed-book prompt."""
         return replace(self, query=self.closed)
 
 
 @dataclass(frozen=True)
 class Target:
-    """The teacher's distribution at every answer token, cut to its ``k`` likeliest tokens.
+    """The teacher's distribution at every answer token, truncated to its ``k`` most likely tokens.
 
-    ``ids`` and ``logprobs`` are ``[answer tokens, k]``; ``rest`` is the log of the mass left out,
-    ``[answer tokens]``. With ``k`` = vocabulary nothing is left out.
+    ``ids`` and ``logprobs`` are ``[answer tokens, k]``; ``rest`` ``[answer tokens]`` is the log of the
+    remaining mass.
     """
 
     ids: Tensor
@@ -53,10 +51,10 @@ class Target:
 
 
 def squared_error(target: Target, logits: Tensor) -> Tensor:
-    """Mean squared error over the teacher's k likeliest tokens' log-probabilities, ``[answer tokens]``.
+    """The mean squared error of the teacher's top k log-probabilities, ``[answer tokens]``.
 
-    The loss that LCC §4.6 compares KL with; log-probabilities, not logits, because those are what
-    the teacher keeps.
+    ``logits`` is ``[answer tokens, vocabulary]``. LCC §4.6 compares KL with this loss, there on logits; the
+    teacher stores only log-probabilities.
     """
     student = logits.log_softmax(-1).gather(1, target.ids)
     return (student - target.logprobs).square().mean(-1)
@@ -78,10 +76,10 @@ def kl(target: Target, logits: Tensor) -> Tensor:
 
 
 class Teacher:
-    """Answers with the full context, and remembers nothing between calls but the context's KV.
+    """Answers with the full context, whose KV is computed once.
 
-    ``before`` is what stands in front of the context: the header's KV, and the memories of earlier
-    pieces of the same document, whose tokens are ``previous``.
+    ``before`` is the KV in front of the context: the header's, followed by the memories of earlier segments
+    of the document, whose tokens are ``previous``.
     """
 
     def __init__(
@@ -97,7 +95,7 @@ class Teacher:
 
     @property
     def text(self) -> str:
-        """The context."""
+        """The context, decoded."""
         return str(self.base.tokenizer.decode(list(self.context)))
 
     def _query(self, text: str) -> tuple[int, ...]:
@@ -108,10 +106,9 @@ class Teacher:
         return (*self.base.chat.header, *self.base.chat.query(self.base.tokenizer, text, False))
 
     def reconstruction(self, start: int, size: int) -> Example:
-        """ "Please repeat the context" for the window ``[start, start + size)`` of its tokens.
+        """An example that repeats the window ``[start, start + size)`` of the context's tokens.
 
-        A window that does not begin the context follows what comes before it, as if the answer
-        were half written: the query carries up to ``size`` preceding tokens.
+        The query ends with up to ``size`` tokens that precede the window, as if the answer were half written.
         """
         before = (*self.previous, *self.context[:start])[-size:]
         window = self.context[start : start + size]
@@ -121,10 +118,10 @@ class Teacher:
         return Example("reconstruction", (*self._query(REPEAT), *before), answer, closed=closed)
 
     def reconstructions(self, size: int, count: int, seed: int) -> list[Example]:
-        """`reconstruction` of windows of ``size`` tokens: one after the other, then at random starts.
+        """`reconstruction` examples of windows of ``size`` tokens.
 
-        Those that cover the context come first, however many; random ones fill up to ``count``. A
-        context that one window holds gives one example, as all would be equal.
+        Consecutive windows cover the context; further ones at random starts (by ``seed``) make up ``count``.
+        A context that fits one window gives a single example.
         """
         tokens = len(self.context)
         starts = list(range(0, tokens, size)) if size else []
@@ -134,7 +131,7 @@ class Teacher:
         return [self.reconstruction(start, size) for start in starts]
 
     def agnostic(self, queries: Sequence[str], max_tokens: int) -> list[Example]:
-        """Context-agnostic queries with the frozen model's own answers (LCC §3.4, eq. 3)."""
+        """Context-agnostic queries with the frozen model's answers without a context (LCC §3.4, eq. 3)."""
         answers = teacher_responses(self.base, queries, max_tokens)
         return [
             Example("agnostic", self._query(q), a, closed=self._closed(q))
@@ -144,31 +141,31 @@ class Teacher:
     def write(
         self, requests: Sequence[str], seed: int, temperature: float = 1.0, max_tokens: int = 48
     ) -> list[str]:
-        """The distinct questions that the model writes at these ``requests``, sampled, context in view.
+        """The distinct questions that the model writes for these ``requests``, sampled with the context.
 
-        Small models also write statements: where anything ends with a question mark, the rest is dropped.
+        Small models also write statements: if any line ends with a question mark, all others are dropped.
         """
         prompts = [self._query(request) for request in requests]
         rows = with_answers(self.base, self.prefix, prompts, max_tokens, temperature, seed)
-        asked = dict[str, None]()
+        lines = dict[str, None]()
         for ids in rows:
-            said = str(self.base.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
-            if line := said.split("\n")[0].strip():
-                asked[line] = None
-        return [line for line in asked if line.endswith("?")] or list(asked)
+            text = str(self.base.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+            if line := text.split("\n")[0].strip():
+                lines[line] = None
+        return [line for line in lines if line.endswith("?")] or list(lines)
 
     def questions(self, count: int, seed: int, temperature: float = 1.0, max_tokens: int = 48) -> list[str]:
-        """At most ``count`` distinct questions that the model writes about the context, sampled."""
+        """At most ``count`` distinct questions about the context, written by the model."""
         return self.write(self.requests(count), seed, temperature, max_tokens)
 
     def requests(self, count: int, kinds: Sequence[QuestionKind] = ("factual",)) -> list[str]:
         """``count`` requests for questions of these kinds about the context."""
-        return question_requests(self.base.name, self.text, count, kinds)
+        return self.base.prompts.requests(self.text, count, kinds)
 
     def study(
         self, questions: Sequence[str], max_tokens: int, temperature: float = 0.0, seed: int = 0
     ) -> list[Example]:
-        """Questions answered by the frozen model with the context in view: greedily, or sampled."""
+        """Examples of questions that the frozen model answers with the context, greedily or sampled."""
         queries = [self._query(text) for text in questions]
         answers = with_answers(self.base, self.prefix, queries, max_tokens, temperature, seed)
         return [
@@ -178,55 +175,55 @@ class Teacher:
 
     def self_study(
         self,
-        asked: Sequence[str],
+        questions: Sequence[str],
         max_tokens: int,
         *,
         again: int,
-        most: int,
+        limit: int,
         seed: int,
         temperature: float,
-        answers: float = 0.0,
+        answer_temperature: float = 0.0,
     ) -> list[Example]:
-        """`study` of what was ``asked``, then of its `follow_up`, ``again`` times a sentence.
+        """`study` of the ``questions`` and of their `follow_up`, with ``again`` questions for each sentence.
 
-        ``temperature`` is that of writing questions, ``answers`` that of answering them.
+        ``temperature`` is for writing the follow-up questions, ``answer_temperature`` for answering them all.
         """
-        examples = self.study(asked, max_tokens, answers, seed)
-        more = self.follow_up(asked, examples, again, most, seed + 1, temperature)
-        return [*examples, *self.study(more, max_tokens, answers, seed + 1)]
+        examples = self.study(questions, max_tokens, answer_temperature, seed)
+        more = self.follow_up(questions, examples, again, limit, seed + 1, temperature)
+        return [*examples, *self.study(more, max_tokens, answer_temperature, seed + 1)]
 
     def follow_up(
         self,
-        asked: Sequence[str],
+        questions: Sequence[str],
         examples: Sequence[Example],
-        each: int,
-        most: int,
+        again: int,
+        limit: int,
         seed: int,
         temperature: float = 1.0,
     ) -> list[str]:
-        """New questions, ``each`` times one about every sentence that ``asked`` leaves out.
+        """New questions, ``again`` about each sentence of the context that no question covers.
 
-        Where those are more than ``most``, sentences are passed over, evenly.
-        A question covers a sentence if most of its words are in the question and its answer, the
-        ``examples``'. One that is held out covers nothing: it is never trained on.
+        A question covers a sentence if `COVERED` of its words are in the question and its answer (the
+        ``examples``, in the same order). A held-out question covers nothing, since it is not trained on. With
+        more than ``limit`` new questions, sentences are skipped evenly.
         """
-        if not asked:
+        if not questions:
             return []
-        said = [
+        covering = [
             _words(f"{question} {self.base.tokenizer.decode(list(e.answer), skip_special_tokens=True)}")
-            for question, e in zip(asked, examples, strict=True)
+            for question, e in zip(questions, examples, strict=True)
             if not e.held_out
         ]
         text = self.text
-        missed = [s for span in sentences(text) if not _covered(s := text[span.start : span.end], said)]
-        step = max(each * len(missed) / max(most, 1), 1.0)
+        missed = [s for span in sentences(text) if not _covered(s := text[span.start : span.end], covering)]
+        step = max(again * len(missed) / max(limit, 1), 1.0)
         chosen = [missed[int(i * step)] for i in range(int(len(missed) / step))]
-        requests = [request_about(sentence) for sentence in chosen for _ in range(each)]
-        known = set(asked)
+        requests = [request_about(sentence) for sentence in chosen for _ in range(again)]
+        known = set(questions)
         return [q for q in self.write(requests, seed, temperature) if q not in known] if requests else []
 
     def targets(self, examples: Sequence[Example], top_k: int) -> list[Target]:
-        """The teacher's distributions, computed once for the whole compilation."""
+        """The teacher's distributions over the examples' answers."""
         return targets(self.base, self.prefix, examples, top_k)
 
 
@@ -238,14 +235,14 @@ def targets(
     top_k: int,
     batch: int = 8,
 ) -> list[Target]:
-    """The frozen model's distributions over the examples' answers, behind ``prefix``."""
+    """The frozen model's distributions over the examples' answers, after ``prefix``."""
     made = list[Target]()
     for group in kv_cache.chunked(examples, batch):
         pairs = [(e.query, e.answer) for e in group]
         answers = kv_cache.AnswerBatch.of(pairs, prefix.tokens if prefix else 0, base.model.device)
         logprobs = kv_cache.answer_logits(base.model, prefix, answers).log_softmax(-1)
         for part in logprobs.split([len(e.answer) for e in group]):
-            made.append(_cut(part, top_k))
+            made.append(_truncated(part, top_k))
     return made
 
 
@@ -253,12 +250,12 @@ def _words(text: str) -> set[str]:
     return set(re.findall(r"\w+", text.lower()))
 
 
-def _covered(sentence: str, said: Sequence[set[str]]) -> bool:
+def _covered(sentence: str, covering: Sequence[set[str]]) -> bool:
     words = _words(sentence)
-    return any(len(words & known) >= COVERED * len(words) for known in said)
+    return any(len(words & each) >= COVERED * len(words) for each in covering)
 
 
-def _cut(logprobs: Tensor, top_k: int) -> Target:
+def _truncated(logprobs: Tensor, top_k: int) -> Target:
     k = min(top_k or logprobs.shape[1], logprobs.shape[1])
     best = logprobs.topk(k)
     left = torch.log1p(-best.values.exp().sum(-1).clamp(max=1 - 1e-6))

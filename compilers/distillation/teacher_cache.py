@@ -1,7 +1,7 @@
-"""The frozen model's own answers to context-agnostic queries, written once per model and kept.
+"""A cache of the frozen model's answers to context-agnostic queries.
 
-They depend on the model and the query alone, never on a document or a tenant (LCC §3.4: "the
-frozen base model as a teacher").
+They depend only on the model and the query, not on a document or a tenant (LCC §3.4: "the frozen base model
+as a teacher").
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def default_cache() -> Path:
 def teacher_responses(
     base: LoadedModel, queries: Sequence[str], max_tokens: int, cache: Path | None = None
 ) -> list[tuple[int, ...]]:
-    """Greedy answers without any context, as token ids that end with the end token if it came.
+    """Greedy answers without a context, as token ids; they end with the end token unless cut off.
 
-    Answers are kept in ``cache`` (default: the model's, else `default_cache`), a file per model and
-    ``max_tokens``; a file that cannot be read or written only costs the time to answer again.
+    Answers are cached in the folder ``cache`` (default: the model's, else `default_cache`), in one file for
+    each model and ``max_tokens``. A file that cannot be read or written is ignored.
     """
     folder = cache or base.cache or default_cache()
     file = folder / "responses" / f"{base.fingerprint[:32]}-{max_tokens}.json"
@@ -66,7 +66,7 @@ def with_answers(
     temperature: float = 0.0,
     seed: int = 0,
 ) -> list[tuple[int, ...]]:
-    """The model's answers behind ``prefix``, greedy or sampled, each with its end token if that came."""
+    """The model's answers after ``prefix``, greedy or sampled; they end with the end token unless cut off."""
     answers, random = list[tuple[int, ...]](), torch.Generator(base.model.device).manual_seed(seed)
     for group in kv_cache.chunked(queries, BATCH):
         for row in kv_cache.decode(
@@ -94,7 +94,7 @@ def _read(file: Path, vocabulary: int) -> dict[str, tuple[int, ...]]:
 
 
 def _write(file: Path, known: dict[str, tuple[int, ...]]) -> None:
-    """Replace the file at once; another process may do the same, and the last one counts."""
+    """Replace the file atomically; of concurrent writers the last one wins."""
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=file.parent, suffix=".partial")

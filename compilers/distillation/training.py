@@ -1,6 +1,6 @@
-"""The one training loop: AdamW, warm-up, linear decay, early stopping, best state kept.
+"""The training loop of all compilers: AdamW, warm-up, linear decay, early stopping, best state kept.
 
-It also trains several independent problems at once, as one batch: see `minimise_all`.
+It also trains several independent problems as one batch: see `minimise_all`.
 """
 
 from __future__ import annotations
@@ -21,20 +21,15 @@ from memkit.errors import CompileError
 
 @dataclass(frozen=True)
 class Schedule:
-    """``steps`` optimizer steps at a peak of ``lr``, the first ``warmup`` of them rising to it.
+    """Learning rate and stopping. Raises `ValueError` for invalid values."""
 
-    Every ``check_every`` steps the held-out loss is measured; after ``patience`` measurements
-    without a new best, training stops. ``target`` (nats) stops it as soon as it is reached. A step
-    averages the gradients of ``accumulate`` losses.
-    """
-
-    steps: int
-    lr: float
-    warmup: int = 0
-    check_every: int = 25
-    patience: int = 4
-    target: float = 0.0
-    accumulate: int = 1
+    steps: int  # optimizer steps
+    lr: float  # peak learning rate
+    warmup: int = 0  # steps
+    check_every: int = 25  # steps between measurements of the held-out loss
+    patience: int = 4  # measurements without a new best after which training stops
+    target: float = 0.0  # held-out loss (nats) at which training stops
+    accumulate: int = 1  # losses whose gradients are averaged in one step
 
     def __post_init__(self) -> None:
         if self.steps < 0 or self.warmup < 0:
@@ -45,14 +40,14 @@ class Schedule:
             raise ValueError("check_every, patience and accumulate must be at least 1")
 
     def scale(self, step: int) -> float:
-        """Share of the peak learning rate at ``step`` (0-based)."""
+        """The learning rate at ``step`` (0-based), as a share of the peak."""
         rise = min((step + 1) / max(self.warmup, 1), 1.0)
         return rise * max(1.0 - step / max(self.steps, 1), 0.02)
 
 
 @dataclass
 class History:
-    """What happened: losses by step, steps done, and the best held-out loss."""
+    """The record of a training: (phase, step, loss), the number of steps and the best held-out loss."""
 
     curve: list[tuple[str, int, float]] = field(default_factory=list)
     steps: int = 0
@@ -70,10 +65,10 @@ def minimise(
     checkpoint: Checkpoint | None = None,
     skip: Callable[[int], None] = lambda count: None,
 ) -> None:
-    """Run the loop in place; afterwards ``parameters`` hold the best state seen.
+    """Train ``parameters`` in place on ``loss(step)``; afterwards they hold the best state by ``held_out()``.
 
-    What ``checkpoint`` holds of an interrupted run is not done again; ``skip`` is then told how many
-    losses that run had drawn. Raises `CompileError` when a loss is not finite.
+    An interrupted run resumes from ``checkpoint``; ``skip`` then receives the number of losses that it had
+    drawn. Raises `CompileError` when a loss is not finite or memory runs out.
     """
     minimise_all(
         phase,
@@ -99,21 +94,21 @@ def minimise_all(
     checkpoint: Checkpoint | None = None,
     skip: Callable[[int], None] = lambda count: None,
 ) -> None:
-    """As `minimise`, for as many independent problems as there are ``histories``.
+    """Like `minimise`, for several independent problems, one for each of ``histories``.
 
-    ``losses`` gives ``[problem]``. With more than one problem every parameter is ``[problem, ...]``;
-    each problem has its own clipping, its own best state and its own early stop, so that it ends as it
-    would alone. One that has stopped goes along, unchanged in what is kept, until all have.
+    ``losses(step)`` is ``[problem]``. With more than one problem every parameter is ``[problem, ...]``. Each
+    problem has its own gradient clipping, best state and early stopping, so its result is the same as alone.
+    A stopped problem stays in the batch, its best state unchanged, until all have stopped.
     """
     run = _Run(phase, parameters, schedule, checkpoint or Checkpoint(), len(histories))
     started = time.perf_counter()
     skip(run.step * schedule.accumulate)
     while run.step < schedule.steps and not run.done:
-        reached = run.advance(losses)
-        progress(Step(phase, run.step, schedule.steps, reached, time.perf_counter() - started))
+        loss = run.advance(losses)
+        progress(Step(phase, run.step, schedule.steps, loss, time.perf_counter() - started))
         if held_out and (run.step % schedule.check_every == 0 or run.step == schedule.steps):
-            run.judge(held_out())
-        run.keep()
+            run.record(held_out())
+        run.save()
     run.finish()
     for history, problem in zip(histories, run.problems, strict=True):
         history.steps += problem.steps
@@ -123,7 +118,7 @@ def minimise_all(
 
 @dataclass
 class _Problem:
-    """One of the problems: its part of the parameters, its best state and whether it has stopped."""
+    """The state of one problem: its part of the parameters, its best state and whether it has stopped."""
 
     parameters: list[Tensor]
     best_state: list[Tensor]
@@ -133,17 +128,17 @@ class _Problem:
     done: bool = False
     curve: list[tuple[str, int, float]] = field(default_factory=list)
 
-    def judge(self, measured: float, schedule: Schedule) -> None:
-        """Keep the best state; after ``patience`` failures to beat it, stop."""
-        if measured < self.best:
-            self.best, self.best_state, self.bad = measured, _copy(self.parameters), 0
+    def record(self, held_out: float, schedule: Schedule) -> None:
+        """Update the best state; stop after ``patience`` measurements without a new best."""
+        if held_out < self.best:
+            self.best, self.best_state, self.bad = held_out, _copy(self.parameters), 0
         else:
             self.bad += 1
         self.done = self.bad >= schedule.patience or self.best <= schedule.target
 
     def state(self) -> dict[str, Any]:
-        kept = ("best_state", "best", "bad", "steps", "done")
-        return {name: getattr(self, name) for name in kept} | {"curve": [list(point) for point in self.curve]}
+        names = ("best_state", "best", "bad", "steps", "done")
+        return {name: getattr(self, name) for name in names} | {"curve": [list(p) for p in self.curve]}
 
     def restore(self, state: dict[str, Any]) -> None:
         for name in ("best_state", "best", "bad", "steps", "done"):
@@ -152,7 +147,7 @@ class _Problem:
 
 
 class _Run:
-    """One phase under way: parameters, optimizer and the problems."""
+    """The state of one phase: parameters, optimizer and problems."""
 
     def __init__(
         self,
@@ -173,26 +168,26 @@ class _Run:
             _restore(self.parameters, state["parameters"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step = state["step"]
-            for problem, kept in zip(self.problems, state["problems"], strict=True):
-                problem.restore(kept)
+            for problem, saved in zip(self.problems, state["problems"], strict=True):
+                problem.restore(saved)
 
     def _problem(self, index: int, count: int) -> _Problem:
-        mine = self.parameters if count == 1 else [p.detach()[index] for p in self.parameters]
-        return _Problem(mine, _copy(mine))
+        own = self.parameters if count == 1 else [p.detach()[index] for p in self.parameters]
+        return _Problem(own, _copy(own))
 
     @property
     def done(self) -> bool:
         return all(problem.done for problem in self.problems)
 
     def advance(self, losses: Callable[[int], Tensor]) -> float:
-        """One optimizer step; returns its mean loss."""
+        """Take one optimizer step; returns its loss, the mean over problems."""
         schedule = self.schedule
         for group in self.optimizer.param_groups:
             group["lr"] = schedule.lr * schedule.scale(self.step)
         self.optimizer.zero_grad(set_to_none=True)
         parts = [_backward(losses, self.step, schedule.accumulate) for _ in range(schedule.accumulate)]
-        reached = [math.fsum(values) for values in zip(*parts, strict=True)]
-        if wrong := [value for value in reached if not math.isfinite(value)]:
+        totals = [math.fsum(values) for values in zip(*parts, strict=True)]
+        if wrong := [value for value in totals if not math.isfinite(value)]:
             for problem in self.problems:
                 _restore(problem.parameters, problem.best_state)
             raise CompileError(
@@ -201,25 +196,25 @@ class _Run:
             )
         _clip(self.parameters, len(self.problems))
         self.optimizer.step()
-        for problem, value in zip(self.problems, reached, strict=True):
+        for problem, value in zip(self.problems, totals, strict=True):
             if not problem.done:
                 problem.curve.append((self.phase, self.step, round(value, 5)))
                 problem.steps += 1
         self.step += 1
-        return sum(reached) / len(reached)
+        return sum(totals) / len(totals)
 
-    def judge(self, measured: Sequence[float]) -> None:
-        """Judge the problems that have not stopped."""
-        for problem, value in zip(self.problems, measured, strict=True):
+    def record(self, held_out: Sequence[float]) -> None:
+        """Record the held-out losses of the problems that have not stopped."""
+        for problem, value in zip(self.problems, held_out, strict=True):
             if not problem.done:
-                problem.judge(value, self.schedule)
+                problem.record(value, self.schedule)
 
-    def keep(self) -> None:
+    def save(self) -> None:
         if self._checkpoint.due:
             self._checkpoint.put(self.phase, self._state(False))
 
     def finish(self) -> None:
-        """Go back to the best states, of problems for which any was measured."""
+        """Restore the best state of every problem with a held-out measurement."""
         for problem in self.problems:
             if math.isfinite(problem.best):
                 _restore(problem.parameters, problem.best_state)
@@ -237,7 +232,7 @@ class _Run:
 
 
 def _clip(parameters: Sequence[Tensor], problems: int) -> None:
-    """Shorten every problem's gradient to a norm of at most 1."""
+    """Clip every problem's gradient to a norm of at most 1."""
     if problems == 1:
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         return
@@ -249,20 +244,21 @@ def _clip(parameters: Sequence[Tensor], problems: int) -> None:
 
 
 def _backward(losses: Callable[[int], Tensor], step: int, parts: int) -> list[float]:
-    """Add the gradient of one of ``parts`` losses of a step; returns each problem's share of its loss."""
+    """Accumulate the gradient of one of ``parts`` losses of a step; returns it by problem, divided by
+    parts."""
     try:
         values = losses(step) / parts
         values.sum().backward()
     except RuntimeError as error:
-        # torch has a type of its own for CUDA; a CPU allocator's failure is a RuntimeError.
+        # torch raises OutOfMemoryError for CUDA only; the CPU allocator raises a plain RuntimeError.
         if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
             raise CompileError(
                 "out of memory: give a smaller self_study_batch, agnostic_batch or reconstruction_window "
                 "(accumulate makes up for it), or a smaller segment_tokens"
             ) from error
         raise
-    reached: list[float] = values.detach().tolist()
-    return reached
+    shares: list[float] = values.detach().tolist()
+    return shares
 
 
 def _copy(parameters: Sequence[Tensor]) -> list[Tensor]:
@@ -276,10 +272,10 @@ def _restore(parameters: Sequence[Tensor], state: Sequence[Tensor]) -> None:
 
 
 def cycle(count: int, take: int, generator: torch.Generator) -> Iterator[list[int]]:
-    """Endless draws of ``take`` of ``count`` indices: every index once before any comes twice."""
-    waiting: list[int] = []
+    """Yield ``take`` of ``count`` indices forever, in random order, each once before any is repeated."""
+    queue: list[int] = []
     while True:
-        while len(waiting) < take:
-            waiting += torch.randperm(count, generator=generator).tolist()
-        yield waiting[:take]
-        waiting = waiting[take:]
+        while len(queue) < take:
+            queue += torch.randperm(count, generator=generator).tolist()
+        yield queue[:take]
+        queue = queue[take:]

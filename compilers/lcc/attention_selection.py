@@ -1,8 +1,8 @@
-"""A memory made of the context's own keys and values: those that questions about it attend to most.
+"""Select the context's keys and values that questions about it attend to most.
 
 References
     Li et al., "SnapKV" (2024): scores by the attention of the last tokens, pooled over neighbours. Here the
-    attention is that of the training questions and answers, which no user has asked yet.
+    attention is that of the training questions and their answers.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from memkit.engine.transformers import kv_cache
 from memkit.engine.transformers.lora import shared_copy
 from memkit.errors import CompileError
 
-POOL = 5  # neighbouring tokens that share a score: answers are phrases
-BATCH = 4  # examples read at once; attention weights of all layers are kept meanwhile
+POOL = 5  # width of max-pooling over neighbouring tokens: answers are phrases
+BATCH = 4  # examples in one batch; the attention weights of all layers are in memory at once
 
 
 def most_attended(
     teacher: Teacher, examples: Sequence[Example], count: int, meter: FlopMeter, batch: int = BATCH
 ) -> kv_cache.KVCache:
-    """The ``count`` tokens of the teacher's context that ``examples`` attend to most, by layer and head.
+    """The KV of the ``count`` tokens of the teacher's context that ``examples`` attend to most.
 
-    They keep their order and stand at consecutive positions behind what is in front of the context.
-    Raises `CompileError` where there are no examples, or no rotary positions to move keys by.
+    Tokens are selected for each layer and KV head; they keep their order, at consecutive positions after the
+    teacher's prefix. Raises `CompileError` without examples, or for a model without rotary positions.
     """
     if not examples:
         raise CompileError("kv_init='attention' found no question about the text: use kv_init='buffer'")
@@ -43,7 +43,7 @@ def most_attended(
     scores = attention(teacher, examples, meter, batch)
     for score, k, v in zip(scores, teacher.prefix.keys, teacher.prefix.values, strict=True):
         pooled = functional.max_pool1d(score[:, None], POOL, 1, POOL // 2)[:, 0]
-        ranked = pooled + 1e-4 * score  # within a neighbourhood the better token comes first
+        ranked = pooled + 1e-4 * score  # breaks ties within a neighbourhood
         chosen = ranked.topk(min(count, score.shape[1]), -1).indices.sort(-1).values[None]
         at = chosen[..., None].expand(-1, -1, -1, k.shape[-1])
         offsets = torch.arange(chosen.shape[-1], device=chosen.device) - chosen
@@ -54,9 +54,10 @@ def most_attended(
 
 @torch.no_grad()
 def attention(teacher: Teacher, examples: Sequence[Example], meter: FlopMeter, batch: int) -> list[Tensor]:
-    """How much the examples' tokens attend to each token of the context, ``[kv_head, token]`` by layer."""
+    """The total attention of the examples' tokens to each context token: for each layer, ``[kv_head,
+    token]``."""
     reader: Any = shared_copy(teacher.base.model)
-    reader.set_attn_implementation("eager")  # the only one that gives its weights away
+    reader.set_attn_implementation("eager")  # the only one that returns attention weights
     prefix = teacher.prefix
     start = teacher.before.tokens if teacher.before else 0
     totals = [torch.zeros(k.shape[1], prefix.tokens - start, device=k.device) for k in prefix.keys]
@@ -73,7 +74,7 @@ def attention(teacher: Teacher, examples: Sequence[Example], meter: FlopMeter, b
             use_cache=True,
             output_attentions=True,
         ).attentions
-        real = packed.mask[:, None, prefix.tokens :, None]  # padding attends, too, and counts for nothing
+        real = packed.mask[:, None, prefix.tokens :, None]  # leaves out padding
         for total, weight in zip(totals, weights, strict=True):
             by_head = (weight[..., start : prefix.tokens].float() * real).sum((0, 2))  # [head, token]
             total += by_head.unflatten(0, (total.shape[0], -1)).sum(1)

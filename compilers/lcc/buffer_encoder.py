@@ -1,4 +1,5 @@
-"""The disposable LoRA at work: ``[context][buffer]`` read once, the buffer's keys and values kept."""
+"""The encoder of LCC: the model with a disposable LoRA reads ``[context][buffer]``; the buffer's KV is
+kept."""
 
 from __future__ import annotations
 
@@ -18,11 +19,11 @@ Init = Literal["chunk_mean", "vocabulary_mean"]
 
 
 class BufferEncoder:
-    """Writes a context into ``count`` buffer tokens (LCC §3.2 bottleneck, §3.3 disposable LoRA).
+    """Encodes a context into ``count`` buffer tokens (LCC §3.2 bottleneck, §3.3 disposable LoRA).
 
-    ``before`` stands in front of the context: the prompt's header, and the memories of earlier
-    segments. ``embedded`` is the context's input embeddings ``[1, n, hidden]``, ``buffer`` the
-    trained ones ``[1, K, hidden]``. Raises `CompileError` for a model without rotary positions.
+    ``before`` is the KV in front of the context: the prompt's header and the memories of earlier segments.
+    ``embedded`` are the context's input embeddings ``[1, n, hidden]``, ``buffer`` the trained ones ``[1, K,
+    hidden]``. Raises `CompileError` for a model without rotary positions or without the LoRA's ``targets``.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class BufferEncoder:
 
     @property
     def parameters(self) -> list[Tensor]:
-        """What is trained: the buffer and the LoRA."""
+        """The trained tensors: the buffer and the LoRA."""
         return [self.buffer, *(p for p in self.student.parameters() if p.requires_grad)]
 
     def _initial_buffer(self, init: Init) -> Tensor:
@@ -57,16 +58,16 @@ class BufferEncoder:
             weight = self.model.get_input_embeddings().get_parameter("weight")
             return weight.mean(0).expand(1, self.count, -1).clone()
         n = self.embedded.shape[1]
-        if self.count > n:  # padded to a server's pages
+        if self.count > n:  # the memory was padded to a multiple of a server's page size
             spread = torch.arange(self.count, device=self.embedded.device) * n // self.count
             return torch.as_tensor(self.embedded[:, spread]).clone()
         chunks = self.embedded[0].tensor_split(self.count)
         return torch.stack([chunk.mean(0) for chunk in chunks])[None].clone()
 
     def read(self, meter: FlopMeter) -> kv_cache.KVCache:
-        """Read ``[context][buffer]`` with the LoRA; returns the buffer's KV, moved to follow ``before``.
+        """Run ``[context][buffer]`` with the LoRA; returns the buffer's KV, re-rotated to follow ``before``.
 
-        This is the bottleneck: nothing else of the pass survives.
+        This is the bottleneck: nothing else of the forward pass is kept.
         """
         n, start = self.embedded.shape[1], self.before.tokens if self.before else 0
         inputs = torch.cat((self.embedded, self.buffer.to(self.embedded.dtype)), 1)
@@ -80,11 +81,11 @@ class BufferEncoder:
 
 
 def lora_copy(model: nn.Module, rank: int, alpha: float, targets: Sequence[str]) -> Any:
-    """A copy of the module tree that shares every weight with ``model`` and adds a fresh LoRA.
+    """A copy of the module tree that shares every weight with ``model`` and adds a new LoRA.
 
-    The original never sees the LoRA, so it can answer other requests meanwhile, and reading a
-    query through it *is* reading with the LoRA off. The LoRA is float32 whatever the model is: in
-    bfloat16 an optimizer's small steps would be rounded away.
+    The original model is unchanged, so it runs without the LoRA. The LoRA is float32 whatever the model's
+    dtype is: in bfloat16 the optimizer's small steps would be rounded away. Raises `CompileError` when no
+    module has the name of a target.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -95,10 +96,10 @@ def lora_copy(model: nn.Module, rank: int, alpha: float, targets: Sequence[str])
         lora_dropout=0.0,
     )
     try:
-        made = inject_adapter_in_model(config, shared_copy(model))
+        student = inject_adapter_in_model(config, shared_copy(model))
     except ValueError as error:  # no module has such a name
         raise CompileError(f"the LoRA does not fit this model; choose other targets: {error}") from error
-    for parameter in made.parameters():
+    for parameter in student.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    return made
+    return student

@@ -1,8 +1,8 @@
-"""Latent Context Compilation: a disposable LoRA writes a context into K buffer tokens.
+"""Latent Context Compilation: a disposable LoRA encodes a context into K buffer tokens.
 
-The context and the buffer are read by the model *with* a LoRA; every training query is answered
-by the frozen model *without* it, from the buffer's keys and values alone. After training the LoRA
-is thrown away: the artifact is the buffer's KV.
+The model *with* a LoRA reads the context and the buffer; the frozen model *without* it answers every
+training query from the buffer's keys and values alone. After training the LoRA is discarded: the artifact
+is the buffer's KV.
 
 References
     Latent Context Compilation (2026), §3.2 bottleneck, §3.3 disposable LoRA and gradient
@@ -10,12 +10,12 @@ References
 
 Departures, each a config field
     - ``self_study`` adds questions that the frozen model writes and answers about the context; the
-      paper's objective is data-free. It is reported apart (``objective`` in the manifest).
-    - ``phrases`` is the same with questions that are made by rule, for models too weak to write any.
-    - ``kv_steps`` refines the extracted KV directly after the LoRA phase; with ``kv_init="attention"`` there
-      is no LoRA, and it begins with the context's keys and values that those questions attend to most.
-    - A document longer than ``segment_tokens``, or than the window, is compiled in segments: each is read
-      behind the memories of the ones before it, and a last direct phase refines all of them together.
+      paper's objective is data-free. The manifest records which one was used (``objective``).
+    - ``phrases`` adds questions that are made by rule, for models too weak to write any.
+    - ``kv_steps`` trains the extracted KV directly after the LoRA phase; with ``kv_init="attention"`` it
+      starts from the context's keys and values that the questions attend to most, without a LoRA.
+    - A document longer than ``segment_tokens``, or than the window, is compiled in segments: each follows
+      the memories of the earlier ones, and a final direct phase trains all of them together.
     - The ``fast`` preset, the default, replaces the paper's 22,500 steps at 2e-5 by few steps at a high rate,
       and reconstruction by self-study (``memkit eval --study recipe`` measures each choice).
 
@@ -94,7 +94,9 @@ class LCC:
             config={
                 **asdict(config),
                 "targets": list(config.targets),
-                "queries": Path(config.queries).name,  # an artifact travels; a path would tell of its maker
+                "queries": Path(
+                    config.queries
+                ).name,  # not the path, which would reveal the machine's folders
             },
             seed=config.seed,
             fingerprint=base.fingerprint,
@@ -119,7 +121,7 @@ class LCC:
         )
 
     def estimate(self, tokens: int, base: LoadedModel) -> Estimate:
-        """Costs of a document of that many tokens, if every phase takes all its steps."""
+        """The cost of compiling ``tokens`` tokens if every phase takes all its steps."""
         config, meter, total = self.config, FlopMeter(base.model), 0.0
         cuts = segments(base, config, tokens)
         questions = config.self_study + config.phrases
@@ -130,17 +132,22 @@ class LCC:
         for cut in cuts:
             n = cut.stop - cut.start
             memory = buffer_tokens(n, config.ratio)
-            answer = meter.ahead(drawn, memory)
-            total += meter.ahead(n, 0) + meter.ahead(questions * QUESTION_TOKENS, n)
-            total += 2 * config.steps * (meter.ahead(n + memory, n) + answer) + 2 * config.kv_steps * answer
+            answer = meter.forward_flops(drawn, memory)
+            total += meter.forward_flops(n, 0) + meter.forward_flops(questions * QUESTION_TOKENS, n)
+            total += (
+                2 * config.steps * (meter.forward_flops(n + memory, n) + answer)
+                + 2 * config.kv_steps * answer
+            )
         if len(cuts) > 1:
-            total += 2 * config.together_steps * meter.ahead(drawn, buffer_tokens(tokens, config.ratio))
+            total += (
+                2 * config.together_steps * meter.forward_flops(drawn, buffer_tokens(tokens, config.ratio))
+            )
         return Estimate(total, kv_bytes(base.model, buffer_tokens(tokens, config.ratio)))
 
 
 @dataclass(frozen=True)
 class Run:
-    """What goes along with the phases of one compilation."""
+    """What the phases of one compilation share."""
 
     progress: Progress = silent
     history: History = field(default_factory=History)
@@ -148,22 +155,22 @@ class Run:
 
 
 def buffer_tokens(context_tokens: int, ratio: float) -> int:
-    """K = ceil(n / ratio)."""
+    """The number of buffer tokens, K = ceil(n / ratio)."""
     return math.ceil(context_tokens / ratio)
 
 
 def encode(manifest: Manifest, memory: kv_cache.KVCache, stored: Stored = "model") -> bytes:
-    """An artifact with ``keys`` and ``values`` ``[layer, kv_head, token, head_dim]``."""
+    """The bytes of an artifact with ``keys`` and ``values`` ``[layer, kv_head, token, head_dim]``."""
     both = {"keys": memory.keys, "values": memory.values}
     parts = {name: torch.cat(layers).detach().cpu() for name, layers in both.items()}
     return Artifact.encode(manifest, quantized(parts, stored))
 
 
 def segments(base: LoadedModel, config: LCCConfig, tokens: int) -> list[slice]:
-    """Pieces of equal size, none longer than ``segment_tokens`` or than the window allows.
+    """Segments of equal size, none longer than ``segment_tokens`` or than the window allows.
 
-    Raises `CompileError` when the document is too long even so: the memories of all pieces and the
-    longest piece must fit the window together.
+    Raises `CompileError` when the memories of all segments and the longest segment do not fit the window
+    together.
     """
     queries = max(min(2 * config.reconstruction_window, tokens), config.answer_tokens) + MAX_QUESTION
     memory = buffer_tokens(tokens, config.ratio) + config.multiple - 1
@@ -184,12 +191,12 @@ def _compile(
     meter: FlopMeter,
     run: Run,
 ) -> kv_cache.KVCache:
-    """The memory of all pieces, in order."""
+    """The memory of all segments, in order."""
     before = kv_cache.prefill(base.model, list(base.chat.header)) if base.chat.header else None
     header = before.tokens if before else 0
     counts = [buffer_tokens(len(piece), config.ratio) for piece in pieces]
     counts[-1:] = [count + -(header + sum(counts)) % config.multiple for count in counts[-1:]]
-    objectives, previous = list[DistillationLoss](), list[int]()
+    losses, previous = list[DistillationLoss](), list[int]()
     for number, (piece, count) in enumerate(zip(pieces, counts, strict=True), start=1):
         teacher = Teacher(base, piece, before, previous)
         segment = _Segment(config, teacher, count, meter)
@@ -197,22 +204,22 @@ def _compile(
         memory = segment.train(run, label)
         before = before.join(memory) if before else memory
         previous += piece
-        objectives.append(segment.objective)
+        losses.append(segment.loss)
     if before is None:
         raise CompileError("the document has no tokens")
-    if before.tokens % config.multiple:  # there were fewer tokens to keep than it takes
+    if before.tokens % config.multiple:  # attention selection had fewer tokens to choose from
         raise CompileError(f"the document is too short for a memory in multiples of {config.multiple} tokens")
     memory = before.slice(header)
-    if len(objectives) > 1 and config.together_steps:
-        whole = DistillationLoss.union(objectives, before.slice(0, header))
-        memory = refine(whole, memory, config, config.together_steps, "kv together", run)
+    if len(losses) > 1 and config.together_steps:
+        union = DistillationLoss.union(losses, before.slice(0, header))
+        memory = train_kv(union, memory, config, config.together_steps, "kv together", run)
     return memory
 
 
-def fit_together(
+def train_coupled(
     document: Document, base: LoadedModel, config: LCCConfig
 ) -> tuple[LoadedModel, kv_cache.KVCache]:
-    """The ablation of LCC §4.5: a memory, and the model with the LoRA that must answer behind it.
+    """The coupled ablation of LCC §4.5: a memory, and the model with the LoRA that must answer from it.
 
     Raises `CompileError` for a document of more than one segment.
     """
@@ -224,17 +231,17 @@ def fit_together(
     teacher = Teacher(base, context, header)
     segment = _Segment(config, teacher, buffer_tokens(len(context), config.ratio), FlopMeter(base.model))
     memory = segment.train(Run())
-    return replace(base, model=segment.writer.student), memory
+    return replace(base, model=segment.encoder.student), memory
 
 
 class _Segment:
-    """One piece of a document: what its memory must do, and the writer that writes it."""
+    """The training of one segment's memory: its loss and its encoder."""
 
     def __init__(self, config: LCCConfig, teacher: Teacher, count: int, meter: FlopMeter) -> None:
         self.config, self.teacher, self.count, self.meter = config, teacher, count, meter
-        self.objective = collect(config, teacher, meter)
+        self.loss = distillation_loss(config, teacher, meter)
         torch.manual_seed(config.seed)
-        self.writer = BufferEncoder(
+        self.encoder = BufferEncoder(
             teacher.base,
             teacher.context,
             teacher.before,
@@ -245,67 +252,67 @@ class _Segment:
             init=config.init,
         )
         if config.coupled:
-            self.objective.reader = self.writer.student
+            self.loss.reader = self.encoder.student
 
     def read(self) -> kv_cache.KVCache:
-        return self.writer.read(self.meter)
+        return self.encoder.read(self.meter)
 
     def train(self, run: Run, label: str = "") -> kv_cache.KVCache:
-        """LoRA phase, then direct phase; returns the artifact's KV, detached."""
-        config, objective = self.config, self.objective
+        """The LoRA phase, then the direct phase; returns the artifact's KV, detached."""
+        config, loss = self.config, self.loss
         if config.kv_init == "attention":
-            pairs = (pair for part in objective.parts for pair in part.pairs)
-            asked = [example for example, _ in pairs if example.kind == "self_study"]
-            memory = most_attended(self.teacher, asked, self.count, self.meter)
-            return refine(objective, memory, config, config.kv_steps, f"kv{label}", run)
+            pairs = (pair for part in loss.parts for pair in part.pairs)
+            questions = [example for example, _ in pairs if example.kind == "self_study"]
+            memory = most_attended(self.teacher, questions, self.count, self.meter)
+            return train_kv(loss, memory, config, config.kv_steps, f"kv{label}", run)
         minimise(
             f"lora{label}",
-            self.writer.parameters,
-            lambda step: objective.step(self.read()),
-            (lambda: objective.measure(self._written())) if objective.held_out else None,
+            self.encoder.parameters,
+            lambda step: loss.step(self.read()),
+            (lambda: loss.measure(self._extract())) if loss.held_out else None,
             config.schedule(config.steps, config.lr),
             run.progress,
             run.history,
             run.checkpoint,
-            objective.skip,
+            loss.skip,
         )
-        memory = self._written()  # the LoRA is on here, and never again
+        memory = self._extract()  # the last use of the LoRA
         steps = config.kv_steps
-        return refine(objective, memory, config, steps, f"kv{label}", run) if steps else memory
+        return train_kv(loss, memory, config, steps, f"kv{label}", run) if steps else memory
 
     @torch.no_grad()
-    def _written(self) -> kv_cache.KVCache:
+    def _extract(self) -> kv_cache.KVCache:
         return self.read()
 
 
-def refine(
-    objective: DistillationLoss, memory: kv_cache.KVCache, config: LCCConfig, steps: int, phase: str, run: Run
+def train_kv(
+    loss: DistillationLoss, memory: kv_cache.KVCache, config: LCCConfig, steps: int, phase: str, run: Run
 ) -> kv_cache.KVCache:
-    """The direct phase: the keys and values themselves are trained, in float32."""
+    """The direct phase: trains the keys and values themselves, in float32."""
     free = [nn.Parameter(t.detach().float().clone()) for t in (*memory.keys, *memory.values)]
     layers, dtype = len(memory.keys), memory.keys[0].dtype
 
-    def direct() -> kv_cache.KVCache:
+    def current() -> kv_cache.KVCache:
         cast = [t.to(dtype) for t in free]
         return kv_cache.KVCache(tuple(cast[:layers]), tuple(cast[layers:]))
 
     minimise(
         phase,
         free,
-        lambda step: objective.step(direct()),
-        (lambda: objective.measure(direct())) if objective.held_out else None,
+        lambda step: loss.step(current()),
+        (lambda: loss.measure(current())) if loss.held_out else None,
         config.schedule(steps, config.kv_lr),
         run.progress,
         run.history,
         run.checkpoint,
-        objective.skip,
+        loss.skip,
     )
     with torch.no_grad():
-        return direct()
+        return current()
 
 
-def collect(config: LCCConfig, teacher: Teacher, meter: FlopMeter) -> DistillationLoss:
-    """Everything the teacher says about one piece, once: examples and its distributions, by kind."""
+def distillation_loss(config: LCCConfig, teacher: Teacher, meter: FlopMeter) -> DistillationLoss:
+    """The loss of one segment: all examples, with the teacher's answers and distributions."""
 
     def with_targets(examples: Sequence[Example]) -> tuple[Pair, ...]:
         targets = teacher.targets(examples, config.top_k)
@@ -319,7 +326,7 @@ def collect(config: LCCConfig, teacher: Teacher, meter: FlopMeter) -> Distillati
         [config.wording.replace("{question}", question) for question in (*questions, *by_rule)],
         config.answer_tokens,
         again=config.self_study_again,
-        most=config.self_study,
+        limit=config.self_study,
         seed=config.seed,
         temperature=config.self_study_temperature,
     )
@@ -328,14 +335,13 @@ def collect(config: LCCConfig, teacher: Teacher, meter: FlopMeter) -> Distillati
     windows = with_targets(
         teacher.reconstructions(config.reconstruction_window, config.reconstruction, config.seed)
     )
-    asked = with_targets(study)
-    trained, kept, held_out = split_held_out(asked, agnostic)
+    trained, regularizing, held_out = split_held_out(with_targets(study), agnostic)
     return DistillationLoss(
         teacher,
         teacher.before,
         [
             Part(trained, config.self_study_batch, 1.0),
-            Part(kept, config.agnostic_batch, 1.0),
+            Part(regularizing, config.agnostic_batch, 1.0),
             Part(windows, config.reconstruction_batch, config.reconstruction_weight),
         ],
         held_out,

@@ -1,4 +1,4 @@
-"""Hyper-parameters of Latent Context Compilation. `PRESETS` holds the paper's (Appendix A) and our own."""
+"""Hyper-parameters of Latent Context Compilation. `PRESETS` holds the paper's (Appendix A) and memkit's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from memkit.artifact.quantization import STORED, Stored
-from memkit.compilers.base import configure, require
+from memkit.compilers.base import configure, require_at_least
 
 if TYPE_CHECKING:  # options are checked without torch
     from memkit.compilers.distillation.losses import Loss
@@ -22,7 +22,7 @@ class LCCConfig:
     """Hyper-parameters; the defaults are the ``fast`` recipe, ``PRESETS["paper"]`` is the paper's."""
 
     ratio: float = 16.0  # context tokens per buffer token
-    multiple: int = 1  # header and memory together take a multiple of so many tokens: a server's page size
+    multiple: int = 1  # header plus memory is a multiple of this: a server's page size, in tokens
     rank: int = 8  # of the LoRA
     alpha: float = 16.0  # scale of the LoRA
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -30,31 +30,31 @@ class LCCConfig:
     steps: int = 150  # optimizer steps of the LoRA phase
     lr: float = 5e-3
     warmup: int = 10  # steps
-    kv_steps: int = 0  # optimizer steps of the direct phase; 0 leaves it out
-    kv_init: KVInit = "buffer"  # what that phase begins with; "attention" takes the place of the LoRA phase
-    together_steps: int = 100  # direct steps over all segments of a long document; 0 leaves them out
+    kv_steps: int = 0  # optimizer steps of the direct phase; 0: none
+    kv_init: KVInit = "buffer"  # start of the direct phase; "attention" replaces the LoRA phase
+    together_steps: int = 100  # direct steps over all segments of a long document; 0: none
     kv_lr: float = 1e-2
     self_study: int = 256  # questions written by the model; 0 is the paper's data-free objective
-    self_study_again: int = 8  # times that a sentence which no question covered is asked about again
-    self_study_batch: int = 8  # questions a step
-    self_study_temperature: float = 1.0  # at which the model writes them
-    phrases: int = 0  # questions about phrases of the text, made by rule: for models that write poor ones
-    wording: str = "{question}"  # in which questions about the text are put to the model
+    self_study_again: int = 8  # further questions about each sentence that no question covers
+    self_study_batch: int = 8  # questions in each step
+    self_study_temperature: float = 1.0  # for writing questions
+    phrases: int = 0  # questions about phrases of the text, made by rule, for models that write poor ones
+    wording: str = "{question}"  # template of questions about the text
     agnostic: int = 48  # context-agnostic queries
-    agnostic_batch: int = 2  # queries a step
-    reconstruction_window: int = 0  # tokens of a window to be repeated; 0 leaves reconstruction out
-    reconstruction: int = 16  # windows; more where that many do not cover the context
-    reconstruction_batch: int = 1  # windows a step
+    agnostic_batch: int = 2  # queries in each step
+    reconstruction_window: int = 0  # tokens to repeat; 0: no reconstruction
+    reconstruction: int = 16  # windows; more if they do not cover the context
+    reconstruction_batch: int = 1  # windows in each step
     reconstruction_weight: float = 0.3
-    answer_tokens: int = 32  # longest answer of the teacher, tokens
-    queries: str = ""  # a JSONL file of context-agnostic queries; "" takes those that ship with memkit
+    answer_tokens: int = 32  # maximum of the teacher's answers
+    queries: str = ""  # JSONL file of context-agnostic queries; "": the model's or memkit's own
     loss: Loss = "kl"
-    top_k: int = 256  # of the teacher's distribution; the rest is one event
+    top_k: int = 256  # tokens of the teacher's distribution that are stored; the others count as one event
     patience: int = 4  # held-out measurements (every 25 steps) without a new best
-    segment_tokens: int = 1024  # longest piece of a document that is compiled at once
-    accumulate: int = 1  # draws whose gradients make one optimizer step
-    coupled: bool = False  # the LoRA answers, too (§4.5): an ablation, which no artifact can serve
-    stored: Stored = "model"  # numbers of the artifact: as the model's, bfloat16, or int8 or int4 with scales
+    segment_tokens: int = 1024  # longest segment of a document
+    accumulate: int = 1  # losses whose gradients are averaged in one optimizer step
+    coupled: bool = False  # ablation of §4.5: the LoRA answers, too; cannot be stored in an artifact
+    stored: Stored = "model"  # the artifact's numbers: the model's dtype, bfloat16, int8 or int4
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -72,11 +72,17 @@ class LCCConfig:
             raise ValueError(f"stored must be one of {', '.join(STORED)}, got {self.stored!r}")
         if "{question}" not in self.wording:
             raise ValueError(f"wording must contain {{question}}, got {self.wording!r}")
-        require(self, 1, "rank", "accumulate", "answer_tokens", "patience", "top_k", "segment_tokens")
-        require(self, 1, "reconstruction_batch", "multiple")
-        require(self, 0, "steps", "kv_steps", "self_study", "agnostic", "reconstruction_window", "warmup")
-        require(self, 0, "self_study_again", "self_study_temperature", "reconstruction", "together_steps")
-        require(self, 0, "phrases")
+        require_at_least(
+            self, 1, "rank", "accumulate", "answer_tokens", "patience", "top_k", "segment_tokens"
+        )
+        require_at_least(self, 1, "reconstruction_batch", "multiple")
+        require_at_least(
+            self, 0, "steps", "kv_steps", "self_study", "agnostic", "reconstruction_window", "warmup"
+        )
+        require_at_least(
+            self, 0, "self_study_again", "self_study_temperature", "reconstruction", "together_steps"
+        )
+        require_at_least(self, 0, "phrases")
         if self.init not in ("chunk_mean", "vocabulary_mean"):
             raise ValueError(f"init must be chunk_mean or vocabulary_mean, got {self.init!r}")
         if self.loss not in ("kl", "mse"):
@@ -91,7 +97,7 @@ class LCCConfig:
         return "self-study" if self.self_study else "phrases" if self.phrases else "pure"
 
     def schedule(self, steps: int, lr: float) -> Schedule:
-        """Of one phase."""
+        """The schedule of one phase."""
         from memkit.compilers.distillation.training import Schedule
 
         return Schedule(steps, lr, self.warmup, patience=self.patience, accumulate=self.accumulate)

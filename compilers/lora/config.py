@@ -1,4 +1,5 @@
-"""Hyper-parameters of LoRA by context distillation. `PRESETS` holds the paper's, where known, and our own."""
+"""Hyper-parameters of LoRA by context distillation. `PRESETS` holds the paper's, where known, and
+memkit's."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from memkit.compilers.base import configure, require
+from memkit.compilers.base import configure, require_at_least
 from memkit.prompts import QuestionKind
 
 if TYPE_CHECKING:  # options are checked without torch
@@ -21,27 +22,27 @@ class LoRAConfig:
     """Hyper-parameters; the defaults are the ``fast`` recipe."""
 
     rank: int = 8
-    alpha: float = 16.0  # what an adapter adds is scaled by alpha / rank
+    alpha: float = 16.0  # the adapter is scaled by alpha / rank
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    steps: int = 150  # optimizer steps, for each piece of the document
+    steps: int = 150  # optimizer steps for each segment of the document
     lr: float = 5e-3
     warmup: int = 10  # steps
-    self_study: int = 128  # questions written by the model about each piece
-    self_study_again: int = 8  # times that a sentence which no question covered is asked about again
-    self_study_batch: int = 16  # questions a step
-    self_study_temperature: float = 1.0  # at which the model writes them
+    self_study: int = 128  # questions about each segment, written by the model
+    self_study_again: int = 8  # further questions about each sentence that no question covers
+    self_study_batch: int = 16  # questions in each step
+    self_study_temperature: float = 1.0  # for writing questions
     kinds: tuple[str, ...] = KINDS  # of questions
     answers: Literal["greedy", "sampled"] = "greedy"  # of the teacher
     agnostic: int = 48  # context-agnostic queries
-    agnostic_batch: int = 4  # queries a step
-    reconstruction_window: int = 64  # tokens a step; 0 leaves reconstruction out
+    agnostic_batch: int = 4  # queries in each step
+    reconstruction_window: int = 64  # tokens to repeat; 0: no reconstruction
     reconstruction_weight: float = 0.3
-    answer_tokens: int = 32  # longest answer of the teacher, tokens
-    queries: str = ""  # a JSONL file of context-agnostic queries; "" takes those that ship with memkit
-    top_k: int = 256  # of the teacher's distribution; the rest is one event
-    patience: int = 0  # held-out measurements (every 25 steps) without a new best; 0 trains all steps
-    segment_tokens: int = 1024  # longest piece of a document that is read at once
-    accumulate: int = 1  # draws whose gradients make one optimizer step
+    answer_tokens: int = 32  # maximum of the teacher's answers
+    queries: str = ""  # JSONL file of context-agnostic queries; "": the model's or memkit's own
+    top_k: int = 256  # tokens of the teacher's distribution that are stored; the others count as one event
+    patience: int = 0  # held-out measurements (every 25 steps) without a new best; 0: train all steps
+    segment_tokens: int = 1024  # longest segment of a document
+    accumulate: int = 1  # losses whose gradients are averaged in one optimizer step
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -49,11 +50,13 @@ class LoRAConfig:
             if isinstance(getattr(self, name), str):
                 raise ValueError(f"{name} is a list of names, not {getattr(self, name)!r}")
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        require(self, 1, "rank", "steps", "self_study_batch", "agnostic_batch", "answer_tokens", "top_k")
-        require(self, 1, "segment_tokens", "accumulate")
-        require(self, 0, "patience")
-        require(self, 0, "warmup", "self_study", "agnostic", "reconstruction_window")
-        require(self, 0, "self_study_again", "self_study_temperature", "reconstruction_weight")
+        require_at_least(
+            self, 1, "rank", "steps", "self_study_batch", "agnostic_batch", "answer_tokens", "top_k"
+        )
+        require_at_least(self, 1, "segment_tokens", "accumulate")
+        require_at_least(self, 0, "patience")
+        require_at_least(self, 0, "warmup", "self_study", "agnostic", "reconstruction_window")
+        require_at_least(self, 0, "self_study_again", "self_study_temperature", "reconstruction_weight")
         for name in ("alpha", "lr"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
@@ -70,7 +73,8 @@ class LoRAConfig:
 
     @property
     def written(self) -> tuple[QuestionKind, ...]:
-        """Kinds of questions that are written from the text; paraphrases come from other questions."""
+        """The kinds of questions that are written from the text; paraphrases are made from other
+        questions."""
         return tuple(kind for kind in get_args(QuestionKind) if kind in self.kinds)
 
     def schedule(self, pieces: int) -> Schedule:

@@ -1,4 +1,4 @@
-"""Samples and batches: one memory and several targets behind it that cannot see each other."""
+"""Samples and batches: one memory followed by several targets that do not attend to each other."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Branch:
-    """What follows a memory: ``prompt`` ids, then ``target`` ids, which are learned, each with ``weight``."""
+    """A continuation of a memory: ``prompt`` ids, then ``target`` ids, whose loss is times ``weight``."""
 
     task: str
     prompt: tuple[int, ...]
@@ -22,7 +22,8 @@ class Branch:
 
 @dataclass(frozen=True)
 class Sample:
-    """``context`` ids become a memory (none: plain language modelling) behind the ``header`` ids."""
+    """``header`` ids, then ``context`` ids as a memory (none: plain language modelling), then the
+    branches."""
 
     header: tuple[int, ...]
     context: tuple[int, ...]
@@ -30,17 +31,17 @@ class Sample:
 
     @property
     def width(self) -> int:
-        """Tokens of the longest branch."""
+        """The length of the longest branch, in tokens."""
         return max(len(b.prompt) + len(b.target) for b in self.branches)
 
     @property
     def cost(self) -> int:
-        """Tokens that are read, encoder and padding included."""
+        """The number of tokens to process, including the encoder's and padding."""
         return padded([self])
 
 
 def padded(samples: Sequence[Sample]) -> int:
-    """Tokens that are read when these samples are one batch: contexts, and every branch as the longest."""
+    """The number of tokens to process for these samples as one batch, including padding."""
     rows = sum(len(s.branches) for s in samples)
     return sum(len(s.context) for s in samples) + rows * max(s.width for s in samples)
 
@@ -65,12 +66,12 @@ class Chunks:
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples with one header, padded. Every branch is a row; the rows of a sample share its memory.
+    """Padded samples with one header. Every branch is a row; the rows of a sample share its memory.
 
     Chunk i is number ``chunk_place[i]`` of sample ``chunk_row[i]``; ``memory_mask`` is
     ``[sample, position]``. ``ids`` and ``positions`` are ``[branch, token]``, ``mask`` is
     ``[branch, before + token]``, where ``before`` is the header and the memory of sample ``sample[branch]``.
-    Target token t stands behind ``ids[row[t], column[t]]``; its weight is ``weight[t]`` and its task
+    Target token t follows ``ids[row[t], column[t]]``; its weight is ``weight[t]`` and its task
     ``tasks[task[t]]``.
     """
 
@@ -92,18 +93,18 @@ class Batch:
 
 
 def collate(samples: Sequence[Sample], chunk: int, per_chunk: int, device: Any = "cpu") -> Batch:
-    """Pad to the longest branch. All samples must have the same header and all or none a context.
+    """Pad samples to one batch. All must have the same header, and all or none a context.
 
-    ``per_chunk`` is how many positions a chunk takes in front of the branches.
+    ``chunk`` tokens become one memory embedding, which takes ``per_chunk`` positions.
     """
     header = samples[0].header
-    cut = [[s.context[i : i + chunk] for i in range(0, len(s.context), chunk)] for s in samples]
-    counts = [len(chunks) * per_chunk for chunks in cut]
+    split = [[s.context[i : i + chunk] for i in range(0, len(s.context), chunk)] for s in samples]
+    counts = [len(chunks) * per_chunk for chunks in split]
     memory_mask = torch.zeros(len(samples), max(counts), dtype=torch.long)
     for row, count in enumerate(counts):
         memory_mask[row, :count] = 1
-    flat = [chunk_ids for chunks in cut for chunk_ids in chunks]
-    places = [(row, i) for row, chunks in enumerate(cut) for i in range(len(chunks))]
+    flat = [chunk_ids for chunks in split for chunk_ids in chunks]
+    places = [(row, i) for row, chunks in enumerate(split) for i in range(len(chunks))]
     owners = [row for row, s in enumerate(samples) for _ in s.branches]
     branches = [branch for s in samples for branch in s.branches]
     rows = _Rows([[*b.prompt, *b.target] for b in branches], [len(header) + counts[o] for o in owners])
@@ -147,7 +148,7 @@ class _Rows:
 
 
 def _learned(row: int, branch: Branch, tasks: Sequence[str]) -> Iterator[tuple[int, int, int, float, int]]:
-    """(row, column, target, weight, task) of each target token that has a token in front of it."""
+    """(row, column, target, weight, task) of each target token that follows another token."""
     start = len(branch.prompt)
     for i, token in enumerate(branch.target):
         if start + i:

@@ -1,4 +1,4 @@
-"""Compressors as checkpoints, and which checkpoint a base model has."""
+"""Save and load compressors as checkpoints, and find the checkpoint for a base model."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ STORED = torch.bfloat16
 def save(
     compressor: Compressor, folder: Path, stage: str, name: str, history: Sequence[Mapping[str, Any]]
 ) -> DecoderCheckpoint:
-    """Write a compressor after a ``stage``; ``history`` says how each stage went."""
+    """Write a compressor after a ``stage``; ``history`` has an entry for each stage so far."""
     about = {
         "name": name,
         "compiler": COMPILER,
-        "model": Path(compressor.base.name).name,  # a checkpoint travels; a path would tell of its maker
+        "model": Path(compressor.base.name).name,  # not the path, which would reveal folders
         "fingerprint": compressor.base.fingerprint,
         "stage": stage,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -40,18 +40,18 @@ def save(
     return decoder_checkpoint.write(folder, about, compressor.tensors(), STORED)
 
 
-def load(found: DecoderCheckpoint, base: LoadedModel) -> Compressor:
-    """The compressor of a checkpoint, ready to train on.
+def load(checkpoint: DecoderCheckpoint, base: LoadedModel) -> Compressor:
+    """The compressor of a checkpoint, which can be trained further.
 
-    Raises `FingerprintError` for another model's checkpoint and `ArtifactError` for one that is not sound.
+    Raises `FingerprintError` for another model's checkpoint and `ArtifactError` for a malformed one.
     """
-    found.require(base)
+    checkpoint.require(base)
     try:
-        config = compressor_config("paper", flat(found.about["config"]))
+        config = compressor_config("paper", flat(checkpoint.about["config"]))
     except (ConfigError, TypeError, AttributeError) as error:
-        raise ArtifactError(f"{found.folder} describes no compressor: {error}") from error
+        raise ArtifactError(f"{checkpoint.folder} describes no compressor: {error}") from error
     compressor = Compressor(base, config)
-    compressor.load(found.tensors(), found.about["decoder"])
+    compressor.load(checkpoint.tensors(), checkpoint.about["decoder"])
     return compressor
 
 
@@ -61,13 +61,14 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def candidates(base: LoadedModel, chunk: int | None = None) -> list[DecoderCheckpoint]:
-    """Checkpoints for a base model (and a chunk size): those that can answer first, then the newest."""
+    """The checkpoints for a base model (and a chunk size): stages sft and rl first, then by date, newest
+    first."""
     fitting = [
-        found
-        for found in decoder_checkpoint.checkpoints(base.checkpoints)
-        if found.about["compiler"] == COMPILER
-        and found.about["fingerprint"] == base.fingerprint
-        and chunk in (None, found.about["config"].get("chunk"))
+        each
+        for each in decoder_checkpoint.checkpoints(base.checkpoints)
+        if each.about["compiler"] == COMPILER
+        and each.about["fingerprint"] == base.fingerprint
+        and chunk in (None, each.about["config"].get("chunk"))
     ]
     return sorted(
         fitting, key=lambda c: (c.about["stage"] in ("sft", "rl"), c.about["created"]), reverse=True
@@ -75,15 +76,16 @@ def candidates(base: LoadedModel, chunk: int | None = None) -> list[DecoderCheck
 
 
 def newest(base: LoadedModel, chunk: int | None, stage: str = "") -> DecoderCheckpoint:
-    """The newest checkpoint for a base model at C = ``chunk``, of one ``stage`` or, before others, sft or rl.
+    """The newest checkpoint for a base model with this ``chunk`` size (None: any) and ``stage``.
 
-    None is any C. Raises `CompileError` when there is none; it says which other ones there are.
+    With the stage "" sft and rl are preferred. Raises `CompileError`, which lists the others, if there is
+    none.
     """
-    everything = candidates(base)
-    for found in everything:
-        if chunk in (None, found.about["config"].get("chunk")) and stage in ("", found.about["stage"]):
-            return found
-    others = "; there are: " + ", ".join(c.label for c in everything) if everything else ""
+    available = candidates(base)
+    for each in available:
+        if chunk in (None, each.about["config"].get("chunk")) and stage in ("", each.about["stage"]):
+            return each
+    others = "; there are: " + ", ".join(c.label for c in available) if available else ""
     wanted = ("" if chunk is None else f" at {chunk}x") + (f" after the stage {stage}" if stage else "")
     raise CompileError(
         f"no mean-pool checkpoint{wanted} was trained for {base.name}{others}. Train one: memkit "

@@ -1,13 +1,14 @@
-"""The mean-pool compiler: one forward pass over a document, by a compressor trained once for its model.
+"""The mean-pool compiler: one forward pass over a document with a compressor that is trained once for its
+model.
 
 References
     Bridging the Memorization-Utilization Gap: Near-Lossless Context Compression via Reinforcement Learning
     (2026), §3.1 model architecture, Appendix E precomputed memory embeddings.
 
 Forms
-    ``kv``: the keys and values of the memory embeddings, computed once as the decoder reads them.
-    ``embeds``: the embeddings themselves, a layer's share of that size; they are read again when attached.
-    Unless the compressor's decoder is the frozen base, both name the checkpoint that holds the decoder.
+    ``kv``: the keys and values that the decoder computes from the memory embeddings.
+    ``embeds``: the memory embeddings, as small as one layer's share of the KV; prefilled when attached.
+    Unless the compressor's decoder is the frozen base model, both refer to the checkpoint with the decoder.
 
 Requirements
     A checkpoint for the base model (``memkit train-compressor``); one for nano ships with memkit.
@@ -42,7 +43,7 @@ from memkit.errors import CompileError
 from memkit.models.chat import text_ids
 from memkit.models.loading import LoadedModel
 
-ANSWER_TOKENS = 64  # that must fit the window behind a memory and a question
+ANSWER_TOKENS = 64  # reserved in the window for an answer
 
 
 class MeanPool:
@@ -56,7 +57,7 @@ class MeanPool:
 
     @staticmethod
     def own_ratio(base: LoadedModel) -> float:
-        """That of the checkpoint which is taken for a model. Raises `CompileError` when there is none."""
+        """The ratio of the checkpoint that is used for a model. Raises `CompileError` when there is none."""
         return float(checkpoint.newest(base, None).about["config"]["chunk"])
 
     def compile(
@@ -68,20 +69,20 @@ class MeanPool:
         progress: Progress = silent,
         unfinished: Path | None = None,
     ) -> Compiled:
-        """See `memkit.compilers.base.Compiler.compile`. Nothing is trained, so nothing is left unfinished."""
-        started, found = time.perf_counter(), self._checkpoint(base)
-        compressor = checkpoint.load(found, base).frozen()
+        """See `memkit.compilers.base.Compiler.compile`; ``unfinished`` is not used, as nothing is trained."""
+        started, trained = time.perf_counter(), self._checkpoint(base)
+        compressor = checkpoint.load(trained, base).frozen()
         ids = text_ids(base.tokenizer, document.text)
         tokens = self._tokens(compressor, ids)
-        made = compressor.embed(ids)
+        embeddings = compressor.embed(ids)
         kind: Form = self.config.form
-        metrics = self._metrics(compressor, found, len(ids), tokens)
-        progress(Step(f"encode with {found.label}", 1, 1, 0.0, time.perf_counter() - started))
+        metrics = self._metrics(compressor, trained, len(ids), tokens)
+        progress(Step(f"encode with {trained.label}", 1, 1, 0.0, time.perf_counter() - started))
         manifest = Manifest(
             kind=kind,
             compiler=self.name,
             compiler_version=self.version,
-            config={**asdict(self.config), "checkpoint": found.id},
+            config={**asdict(self.config), "checkpoint": trained.id},
             seed=self.config.seed,
             fingerprint=base.fingerprint,
             tokens=tokens,
@@ -89,12 +90,13 @@ class MeanPool:
             sources=(Provenance(document.digest, 0, len(document.text)),),
             metrics=metrics,
         )
-        data = _embeds(manifest, compressor, made) if kind == "embeds" else _kv(manifest, compressor, made)
+        encode_form = _embeds if kind == "embeds" else _kv
+        data = encode_form(manifest, compressor, embeddings)
         seconds = time.perf_counter() - started
         return Compiled(data, tokens, seconds, _flops(compressor, len(ids), tokens, kind), 1, ())
 
     def estimate(self, tokens: int, base: LoadedModel) -> Estimate:
-        """Costs of a document of that many tokens: each chunk is read once."""
+        """The cost of compiling ``tokens`` tokens: each chunk is encoded once."""
         compressor = checkpoint.load(self._checkpoint(base), base)
         positions = -(-tokens // compressor.config.chunk) * compressor.config.positions
         as_kv = self.config.form == "kv"
@@ -108,7 +110,7 @@ class MeanPool:
         return checkpoint.newest(base, None if ratio is None else int(ratio), self.config.stage)
 
     def _tokens(self, compressor: Compressor, ids: list[int]) -> int:
-        """Positions that the memory takes. Raises `CompileError` when they do not fit the window."""
+        """The number of positions of the memory. Raises `CompileError` when they do not fit the window."""
         base, shape = compressor.base, compressor.config
         if not ids:
             raise CompileError("the document has no tokens")
@@ -123,24 +125,24 @@ class MeanPool:
         return tokens
 
     def _metrics(
-        self, compressor: Compressor, found: DecoderCheckpoint, context: int, tokens: int
+        self, compressor: Compressor, trained: DecoderCheckpoint, context: int, tokens: int
     ) -> dict[str, Any]:
         frozen = compressor.config.decoder == "frozen"
-        alone = frozen and self.config.form == "kv"  # the base reads nothing that it did not make
+        base_alone = frozen and self.config.form == "kv"  # the KV is all that the base model needs
         return {
-            "decoder": None if alone else found.id,
+            "decoder": None if base_alone else trained.id,
             "answers": "base" if frozen else "decoder",
-            "checkpoint": found.label,
+            "checkpoint": trained.label,
             "context_tokens": context,
             "nominal_ratio": compressor.config.nominal_ratio,
             "effective_ratio": round(context / tokens, 3),
         }
 
 
-def _embeds(manifest: Manifest, compressor: Compressor, made: Tensor) -> bytes:
-    """An artifact with ``embeddings`` ``[chunk, hidden]`` and ``wrappers`` ``[2, hidden]``, if any."""
+def _embeds(manifest: Manifest, compressor: Compressor, embeddings: Tensor) -> bytes:
+    """An artifact with the ``embeddings`` ``[chunk, hidden]``, and ``wrappers`` ``[2, hidden]`` if any."""
     dtype = compressor.base.model.dtype
-    tensors = {"embeddings": (made.to("cpu", dtype).contiguous(), ("chunk", "hidden"))}
+    tensors = {"embeddings": (embeddings.to("cpu", dtype).contiguous(), ("chunk", "hidden"))}
     wrappers = compressor.head.wrappers
     if wrappers is not None:
         tensors["wrappers"] = (wrappers.detach().to("cpu", dtype).contiguous(), ("side", "hidden"))
@@ -148,10 +150,10 @@ def _embeds(manifest: Manifest, compressor: Compressor, made: Tensor) -> bytes:
 
 
 @torch.no_grad()
-def _kv(manifest: Manifest, compressor: Compressor, made: Tensor) -> bytes:
-    """An artifact with what the decoder computes of the embeddings, once for all questions."""
+def _kv(manifest: Manifest, compressor: Compressor, embeddings: Tensor) -> bytes:
+    """An artifact with the KV that the decoder computes from the ``embeddings`` ``[chunk, hidden]``."""
     front = compressor.front(compressor.base.chat.header)
-    memory = compressor.wrapped(made.to(compressor.base.model.dtype))[None]
+    memory = compressor.wrapped(embeddings.to(compressor.base.model.dtype))[None]
     cache = kv_cache.KVCache.of(compressor.read(memory, front))
     return encode(manifest, cache.slice(front.tokens if front else 0))
 

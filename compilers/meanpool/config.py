@@ -1,10 +1,10 @@
 """Hyper-parameters of every stage. `PRESETS` holds the paper's (Tables 2, 9 and 10) and nano's own.
 
 Departures of the ``nano`` preset from the paper, whose models are a thousand times larger:
-    - Questions are asked from the first stage on: a low reconstruction loss is not yet a memory.
-    - Every weight of the layers is trained, with Muon where the paper takes AdamW, on short texts first; no
-      LoRA and no change to the embedding table.
-    - The chat format throughout, since nano knows no other.
+    - Question answering is trained from the first stage on: a low reconstruction loss is not a memory.
+    - All weights of the layers are trained, with Muon instead of AdamW, on short texts first; no LoRA, and
+      the embedding table stays frozen.
+    - All stages use the chat format, since nano knows no other.
     - Reinforcement learning trains a LoRA on the decoder, so that the checkpoint stays small.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from memkit.compilers.base import configure, require
+from memkit.compilers.base import configure, require_at_least
 from memkit.compilers.meanpool.model import CompressorConfig
 from memkit.compilers.meanpool.options import STAGES, Stage
 from memkit.engine.transformers.finetune import FinetuneConfig
@@ -33,29 +33,29 @@ class StageConfig:
     """One supervised stage: CPT-1, CPT-2 or SFT (§3.3, Tables 2 and 9)."""
 
     samples: int  # texts with a memory
-    mixture: Mapping[str, float]  # share of each task among them
-    standard_share: float = 0.0  # of all samples: plain language modelling, without a memory
+    mixture: Mapping[str, float]  # share of each task
+    standard_share: float = 0.0  # share of samples without a memory: plain language modelling
     bridges: tuple[int, int] = (1, 1)  # uncompressed chunks between a memory and its continuation
     bridge_tokens: int = 16
     format: Format = "flat"
-    full_lr: float = 5e-5  # of wholly trained layers
+    full_lr: float = 5e-5  # of fully trained layers
     lora_lr: float = 1e-4
     projection_lr: float = 3e-4  # 0 freezes the projection and the pooling
     full_decay: float = 0.1
     lora_decay: float = 0.0
-    batch: int = 256  # samples a step, over all processes
-    micro_tokens: int = 16_384  # most tokens that go through the model at once
-    sequence: int = 2048  # most tokens of a text
+    batch: int = 256  # samples in each step, over all processes
+    micro_tokens: int = 16_384  # maximum of tokens in one forward pass
+    sequence: int = 2048  # maximum of tokens of a text
     warmup_ratio: float = 0.04  # share of the steps
-    min_lr_ratio: float = 0.1  # of the learning rate, at the end of the cosine
+    min_lr_ratio: float = 0.1  # final learning rate of the cosine, as a share of the peak
     max_grad_norm: float = 1.0
     optimizer: Optimizer = "adamw"
     precision: Precision = "bf16"
-    weights: Mapping[str, float] = field(default_factory=dict)  # of a task's tokens in the loss; 1 if absent
-    questions: int = 1  # about one text, side by side
+    weights: Mapping[str, float] = field(default_factory=dict)  # loss weight of each task's tokens; default 1
+    questions: int = 1  # about one text, as branches of one sample
     facts: tuple[int, int] = (1, 16)  # of generated texts, at the start and at the end
-    chunks: tuple[int, ...] = ()  # sizes to begin with, in this order, before the compressor's own
-    chunks_share: float = 0.5  # of the steps that these take together
+    chunks: tuple[int, ...] = ()  # a curriculum of chunk sizes before the compressor's own
+    chunks_share: float = 0.5  # share of the steps for that curriculum
     evaluate_every: int = 200  # steps between measurements on held-out texts
     held_out: int = 256  # held-out texts
     patience: int = 5  # measurements without a new best before training stops
@@ -67,9 +67,11 @@ class StageConfig:
         object.__setattr__(self, "chunks", tuple(self.chunks))
         for name in ("mixture", "weights"):
             object.__setattr__(self, name, dict(getattr(self, name)))
-        require(self, 1, "samples", "bridge_tokens", "batch", "micro_tokens", "sequence", "questions")
-        require(self, 1, "evaluate_every", "held_out", "patience")
-        require(self, 0, "full_lr", "lora_lr", "projection_lr", "full_decay", "lora_decay")
+        require_at_least(
+            self, 1, "samples", "bridge_tokens", "batch", "micro_tokens", "sequence", "questions"
+        )
+        require_at_least(self, 1, "evaluate_every", "held_out", "patience")
+        require_at_least(self, 0, "full_lr", "lora_lr", "projection_lr", "full_decay", "lora_decay")
         _share(self, "standard_share", "warmup_ratio", "min_lr_ratio", "chunks_share")
         if any(type(size) is not int or size < 1 for size in self.chunks):
             raise ValueError(f"chunks must be numbers from 1 on, got {self.chunks}")
@@ -85,14 +87,15 @@ class StageConfig:
             raise ValueError("every learning rate is 0: nothing would be trained")
 
     def chunk_at(self, reached: float, last: int) -> int:
-        """Tokens of a chunk when a share of the steps is done; ``last`` is the compressor's own size."""
+        """The chunk size in tokens when the share ``reached`` of the steps is done; ``last`` is the final
+        one."""
         sizes = (*self.chunks, last)
         number = int(reached / self.chunks_share * len(self.chunks)) if self.chunks_share else len(sizes)
         return sizes[min(number, len(self.chunks))]
 
     @property
     def steps(self) -> int:
-        """Optimizer steps: samples with and without a memory, by the batch."""
+        """The number of optimizer steps, for samples with and without a memory."""
         return max(1, math.ceil(self.samples / (1 - self.standard_share) / self.batch))
 
 
@@ -103,30 +106,30 @@ class RLConfig:
     prompts: int = 60_000  # questions
     lr: float = 1e-6
     warmup_steps: int = 10
-    batch: int = 128  # groups of rollouts a step
-    mini_batch: int = 64  # groups an update
-    rollouts: int = 16  # answers to one prompt: 16 for the 7B model, 8 for the 32B one
+    batch: int = 128  # groups of rollouts in each step
+    mini_batch: int = 64  # groups in each update
+    rollouts: int = 16  # answers to each prompt; the paper's 32B model has 8
     temperature: float = 1.0
     max_prompt: int = 1024  # positions, memory included
     max_response: int = 600  # tokens
     clip_low: float = 0.2
     clip_high: float = 0.28
-    kl: float = 0.0  # coefficient; DAPO has no such term, and another value is refused
+    kl: float = 0.0  # coefficient; must be 0, as DAPO has no such term
     entropy: float = 0.0  # likewise
-    overlong_buffer: int = 100  # tokens before max_response from which length is punished
+    overlong_buffer: int = 100  # tokens before max_response from which the length penalty grows
     overlong_factor: float = 0.5
-    dynamic_sampling_after: int = 25  # steps; then groups without variance are dropped
-    draws: int = 4  # most times that a step draws prompts to fill its batch
-    rank: int = 0  # of a LoRA that is trained instead of the decoder's own weights; 0: those weights
+    dynamic_sampling_after: int = 25  # steps, after which groups without variance are dropped
+    draws: int = 4  # maximum of draws to fill the batch of a step
+    rank: int = 0  # of a LoRA on the decoder; 0: train the decoder's weights
     weight_decay: float = 0.1
     max_grad_norm: float = 1.0
     micro_tokens: int = 16_384
     precision: Precision = "bf16"
     reward: Reward = "judge"
-    reward_threshold: float = 0.5  # of F1, or of the judge's 0 to 5 as a share, that counts as correct
+    reward_threshold: float = 0.5  # F1, or share of the judge's maximal score, that counts as correct
     judge: str = ""  # URL,MODEL of an OpenAI-compatible server
-    judge_retries: int = 2  # after a failure; then the rollout is skipped, and counted
-    sequence: int = 4096  # most tokens of a text
+    judge_retries: int = 2  # before a rollout is skipped
+    sequence: int = 4096  # maximum of tokens of a text
     facts: tuple[int, int] = (8, 16)
     questions: int = 8  # about one text
     evaluate_every: int = 25  # steps
@@ -136,11 +139,15 @@ class RLConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "facts", tuple(self.facts))
-        require(self, 1, "prompts", "batch", "mini_batch", "max_prompt", "max_response", "draws", "sequence")
-        require(self, 1, "micro_tokens", "questions", "evaluate_every", "held_out", "patience")
-        require(self, 2, "rollouts")
-        require(self, 0, "warmup_steps", "overlong_buffer", "dynamic_sampling_after", "rank", "weight_decay")
-        require(self, 0, "overlong_factor", "judge_retries")
+        require_at_least(
+            self, 1, "prompts", "batch", "mini_batch", "max_prompt", "max_response", "draws", "sequence"
+        )
+        require_at_least(self, 1, "micro_tokens", "questions", "evaluate_every", "held_out", "patience")
+        require_at_least(self, 2, "rollouts")
+        require_at_least(
+            self, 0, "warmup_steps", "overlong_buffer", "dynamic_sampling_after", "rank", "weight_decay"
+        )
+        require_at_least(self, 0, "overlong_factor", "judge_retries")
         _positive(self, "lr", "temperature", "max_grad_norm", "clip_low", "clip_high")
         _share(self, "reward_threshold")
         _ranges(self, "facts", 1)
@@ -256,21 +263,21 @@ PRESETS = {"paper": _PAPER, "nano": _NANO}
 
 
 def compressor_config(preset: str, options: Mapping[str, Any] | None = None) -> CompressorConfig:
-    """The model of a preset with overrides; fields of `FinetuneConfig` are given beside the others.
+    """The `CompressorConfig` of a preset with overrides; ``options`` may include fields of `FinetuneConfig`.
 
     Raises `ConfigError` for unknown presets, keys and values.
     """
-    values, given = _of(preset, "model"), dict(options or {})
+    values, overrides = _of(preset, "model"), dict(options or {})
     names = FinetuneConfig.__dataclass_fields__
-    inner = {**values.pop("adapted", {}), **{k: given.pop(k) for k in list(given) if k in names}}
+    inner = {**values.pop("adapted", {}), **{k: overrides.pop(k) for k in list(overrides) if k in names}}
     adapted = configure(FinetuneConfig, {}, inner)
-    return configure(CompressorConfig, {}, {**values, **given, "adapted": adapted})
+    return configure(CompressorConfig, {}, {**values, **overrides, "adapted": adapted})
 
 
 def stage_config(
     stage: Stage, preset: str, options: Mapping[str, Any] | None = None
 ) -> StageConfig | RLConfig:
-    """A stage of a preset with overrides. Raises `ConfigError` as `compressor_config`."""
+    """The configuration of a stage from a preset with overrides. Raises `ConfigError`."""
     if stage not in STAGES:
         raise ConfigError(f"unknown stage {stage!r}; there are: {', '.join(STAGES)}")
     kind: type[StageConfig | RLConfig] = RLConfig if stage == "rl" else StageConfig

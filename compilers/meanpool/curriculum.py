@@ -1,6 +1,6 @@
-"""A stage from its start to its checkpoint: what it begins from, its run, its evaluation.
+"""Run one training stage: load its starting point, train, evaluate, write its checkpoint.
 
-A stage begins from the checkpoint of the one before it: CPT-1 → CPT-2 → SFT → RL.
+Each stage starts from the checkpoint of the previous one: CPT-1 → CPT-2 → SFT → RL.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from memkit.compilers.meanpool.config import (
     compressor_config,
     stage_config,
 )
-from memkit.compilers.meanpool.datasets import Draw, Text, open_source
+from memkit.compilers.meanpool.datasets import open_source
 from memkit.compilers.meanpool.distributed import ProcessGroup
 from memkit.compilers.meanpool.evaluate import Evaluator, question_answering, reconstruction
 from memkit.compilers.meanpool.model import Compressor
@@ -30,6 +30,7 @@ from memkit.compilers.meanpool.options import Stage as StageName
 from memkit.compilers.meanpool.rewards import reward_function
 from memkit.compilers.meanpool.rl import RLStage, Rollouts
 from memkit.compilers.meanpool.tasks import Sampler
+from memkit.compilers.meanpool.texts import Draw, Text
 from memkit.compilers.meanpool.train import Run
 from memkit.compilers.meanpool.training import Stage
 from memkit.engine.transformers import decoder_checkpoint
@@ -40,22 +41,22 @@ from memkit.models.loading import LoadedModel
 
 @dataclass(frozen=True)
 class Plan:
-    """One stage of one compressor. ``options`` are fields of the stage's configuration, ``model_options`` of
-    the compressor's, for the first stage; ``start`` is the checkpoint to begin from ("": the newest of the
-    stage before; for the first stage: none, else one of another ratio).
+    """One stage of the training of a compressor. Raises `ConfigError` for invalid values.
+
+    ``start`` is the id of the checkpoint to start from; "" takes the newest one of the previous stage. The
+    first stage starts from random weights, or from a compressor with another ratio.
     """
 
     stage: StageName
-    data: tuple[str, ...]
+    data: tuple[str, ...]  # files, or "generated"
     preset: str = "paper"
-    ratio: int = 16
-    options: Mapping[str, Any] = field(default_factory=dict)
-    model_options: Mapping[str, Any] = field(default_factory=dict)
+    ratio: int = 16  # tokens for each memory embedding
+    options: Mapping[str, Any] = field(default_factory=dict)  # fields of the stage's configuration
+    model_options: Mapping[str, Any] = field(default_factory=dict)  # of the compressor's; first stage only
     start: str = ""
-    out: Path | None = (
-        None  # the store; default: `memkit.engine.transformers.decoder_checkpoint.default_store`
-    )
-    evaluated: int = 24  # held-out texts at the end
+    # Folder for checkpoints; default: `memkit.engine.transformers.decoder_checkpoint.default_store`.
+    out: Path | None = None
+    evaluated: int = 24  # held-out texts of the final evaluation
 
     def __post_init__(self) -> None:
         if self.stage != STAGES[0] and self.model_options:
@@ -80,24 +81,23 @@ class TrainedStage:
 
 
 def run(
-    plan: Plan, base: LoadedModel, progress: Progress = silent, team: ProcessGroup | None = None
+    plan: Plan, base: LoadedModel, progress: Progress = silent, processes: ProcessGroup | None = None
 ) -> TrainedStage:
-    """Train a stage, evaluate it and write its checkpoint; the same plan goes on where it was interrupted.
+    """Train a stage, evaluate it and write its checkpoint. An interrupted run of the same plan is resumed.
 
-    Of a ``team`` the leading process writes.
-
-    Raises `ConfigError` when the stage before it has not been run, or a setting or the data is unusable.
+    Of several ``processes`` the first writes the checkpoint. Raises `ConfigError` when the previous stage has
+    no checkpoint, or for unusable settings or data.
     """
     compressor, history = begin(plan, base)
     folder = plan.store / f"{_slug(base)}-{compressor.config.chunk}x-{plan.stage}"
-    team = team or ProcessGroup()
-    under_way = _run(plan, compressor, folder, progress, team)
-    state = under_way.run()
+    processes = processes or ProcessGroup()
+    training = _run(plan, compressor, folder, progress, processes)
+    state = training.run()
     entry = {
         "stage": plan.stage,
         "preset": plan.preset,
         "data": [Path(name).name for name in plan.data],
-        "config": asdict(under_way.config),
+        "config": asdict(training.config),
         "steps": state.step,
         "best_step": state.best_step,
         "seconds": round(state.seconds),
@@ -105,73 +105,75 @@ def run(
         "evaluation": evaluate(plan, compressor),
     }
     name = f"{_slug(base)}-{compressor.config.chunk}x"
-    if team.leads:
+    if processes.leads:
         checkpoint.save(compressor, folder, plan.stage, name, [*history, entry])
-    team.wait()
+    processes.wait()
     return TrainedStage(DecoderCheckpoint.open(folder), entry)
 
 
 def begin(plan: Plan, base: LoadedModel) -> tuple[Compressor, Sequence[Mapping[str, Any]]]:
-    """The compressor that a stage trains, and the history of the stages before it."""
+    """The compressor at the start of a stage, and the history of the previous stages."""
     config, number = plan.config, STAGES.index(plan.stage)
     if number == 0 and plan.start:
         return _of_another_ratio(plan, base)
     if number == 0:
         shape = compressor_config(plan.preset, {"chunk": plan.ratio, **plan.model_options})
         return Compressor(base, shape, config.seed), []
-    before = _before(plan, base, STAGES[number - 1])
+    before = _previous(plan, base, STAGES[number - 1])
     compressor = checkpoint.load(before, base)
     if isinstance(config, RLConfig) and compressor.decoder is compressor.encoder:
-        compressor.part_decoder(config.rank, config.seed)
+        compressor.separate_decoder(config.rank, config.seed)
     return compressor, before.about["history"]
 
 
 def _of_another_ratio(plan: Plan, base: LoadedModel) -> tuple[Compressor, Sequence[Mapping[str, Any]]]:
-    """A compressor that was trained for chunks of another size: shorter ones are learned sooner.
+    """Start from a compressor with another chunk size, since short chunks are learned faster.
 
-    A decoder that reinforcement learning gave weights of its own stays behind.
+    Its separate decoder, if reinforcement learning gave it one, is dropped.
     """
-    found = decoder_checkpoint.by_id(plan.start, plan.store)
+    start = decoder_checkpoint.by_id(plan.start, plan.store)
     if plan.model_options:
-        raise ConfigError(f"{found.label} has its own options: give those of the compressor without --start")
-    compressor = checkpoint.load(found, base)
+        raise ConfigError(f"{start.label} has its own options: give those of the compressor without --start")
+    compressor = checkpoint.load(start, base)
     compressor.decoder, compressor.decoder_values = compressor.encoder, {}
     compressor.config = replace(compressor.config, chunk=plan.ratio)
-    return compressor, found.about["history"]
+    return compressor, start.about["history"]
 
 
-def _before(plan: Plan, base: LoadedModel, stage: StageName) -> DecoderCheckpoint:
+def _previous(plan: Plan, base: LoadedModel, stage: StageName) -> DecoderCheckpoint:
     if plan.start:
-        found = decoder_checkpoint.by_id(plan.start, plan.store)
-        if found.about["stage"] != stage:
+        start = decoder_checkpoint.by_id(plan.start, plan.store)
+        if start.about["stage"] != stage:
             raise ConfigError(
-                f"{plan.stage} begins after {stage}; {found.label} is not that stage's checkpoint"
+                f"{plan.stage} begins after {stage}; {start.label} is not that stage's checkpoint"
             )
-        return found
-    for found in sorted(
+        return start
+    for each in sorted(
         decoder_checkpoint.checkpoints(plan.store), key=lambda c: str(c.about["created"]), reverse=True
     ):
-        same = (
-            found.about["fingerprint"] == base.fingerprint and found.about["compiler"] == checkpoint.COMPILER
+        matches = (
+            each.about["fingerprint"] == base.fingerprint and each.about["compiler"] == checkpoint.COMPILER
         )
-        if same and found.about["stage"] == stage and found.about["config"].get("chunk") == plan.ratio:
-            return found
+        if matches and each.about["stage"] == stage and each.about["config"].get("chunk") == plan.ratio:
+            return each
     raise ConfigError(
         f"{plan.stage} begins from a checkpoint of {stage}, and there is none for {base.name} at "
         f"{plan.ratio}x in {plan.store}; run --stage {stage} first"
     )
 
 
-def _run(plan: Plan, compressor: Compressor, folder: Path, progress: Progress, team: ProcessGroup) -> Run:
+def _run(
+    plan: Plan, compressor: Compressor, folder: Path, progress: Progress, processes: ProcessGroup
+) -> Run:
     config, key = plan.config, f"{plan.stage} {_digest(plan, compressor)}"
     train, held_out = _draws(plan)
     if isinstance(config, RLConfig):
         reward = reward_function(config)
         first, second = (Rollouts(compressor, config, draw, reward) for draw in (train, held_out))
-        return RLStage(first, second, folder, key, progress, team)
-    standard = compressor.config.decoder != "frozen"  # an untouched decoder has nothing to forget
+        return RLStage(first, second, folder, key, progress, processes)
+    standard = compressor.config.decoder != "frozen"  # a frozen decoder cannot forget language modelling
     samplers = [Sampler(compressor.base, config, draw, standard) for draw in (train, held_out)]
-    return Stage(compressor, samplers[0], samplers[1], folder, key, progress, team)
+    return Stage(compressor, samplers[0], samplers[1], folder, key, progress, processes)
 
 
 def _draws(plan: Plan) -> tuple[Draw, Draw]:
@@ -194,18 +196,18 @@ def _slug(base: LoadedModel) -> str:
 def evaluate(plan: Plan, compressor: Compressor) -> dict[str, Any]:
     """Reconstruction and question answering on held-out texts."""
     evaluator, (_, draw) = Evaluator(compressor), _draws(plan)
-    made: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "nominal_ratio": compressor.config.nominal_ratio,
         "effective_ratio": round(compressor.config.effective_ratio, 3),
         "reconstruction": reconstruction(evaluator, draw, plan.evaluated, 1),
     }
-    if texts := _asked(draw, plan.evaluated):
-        made["qa"] = question_answering(evaluator, texts)
-    return made
+    if texts := _texts_with_questions(draw, plan.evaluated):
+        figures["qa"] = question_answering(evaluator, texts)
+    return figures
 
 
-def _asked(draw: Draw, count: int) -> list[Text]:
-    """Held-out texts with questions; none where the data has no questions."""
+def _texts_with_questions(draw: Draw, count: int) -> list[Text]:
+    """Held-out texts with questions; none if the data has no questions."""
     rng = random.Random(2)
     try:
         return [draw(rng, "qa", 1.0) for _ in range(count)]

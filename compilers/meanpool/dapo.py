@@ -1,4 +1,4 @@
-"""The terms of DAPO, each a function of plain tensors.
+"""The terms of DAPO as functions of plain tensors.
 
 References
     Bridging the Memorization-Utilization Gap (2026), §3.3.3 and Table 10.
@@ -16,9 +16,9 @@ EPSILON = 1e-6
 
 
 def overlong_punishment(lengths: Tensor, longest: int, buffer: int, factor: float) -> Tensor:
-    """What is added to the reward of answers of ``lengths`` ``[…]`` tokens, from 0 down to ``-factor``.
+    """The length penalty of answers of ``lengths`` ``[…]`` tokens, from 0 down to ``-factor``.
 
-    Nothing up to ``longest - buffer``, then linearly; all of it from ``longest`` on, where answers are cut.
+    It is 0 up to ``longest - buffer`` and then grows linearly until ``longest``, where answers are cut off.
     """
     if buffer == 0:
         return -factor * (lengths >= longest).float()
@@ -29,18 +29,19 @@ def overlong_punishment(lengths: Tensor, longest: int, buffer: int, factor: floa
 def advantages(rewards: Tensor, valid: Tensor) -> Tensor:
     """GRPO's advantages ``[group, rollout]``: rewards less their group's mean, over its standard deviation.
 
-    ``valid`` ``[group, rollout]`` is false for rollouts that could not be judged: they count in no mean and
-    have no advantage. The deviation is that of a sample (n - 1).
+    ``valid`` ``[group, rollout]`` is false for rollouts without a reward: they are left out of the mean and
+    get the advantage 0. The deviation is the sample's (n - 1).
     """
     count = valid.sum(1, keepdim=True).clamp(min=1)
-    kept = torch.where(valid, rewards, torch.zeros_like(rewards))
-    centred = torch.where(valid, rewards - kept.sum(1, keepdim=True) / count, torch.zeros_like(rewards))
+    known = torch.where(valid, rewards, torch.zeros_like(rewards))
+    centred = torch.where(valid, rewards - known.sum(1, keepdim=True) / count, torch.zeros_like(rewards))
     deviation = (centred.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
     return centred / (deviation + EPSILON)
 
 
 def informative(accuracy: Tensor, valid: Tensor) -> Tensor:
-    """Groups ``[group]`` whose valid rollouts are neither all right nor all wrong (dynamic sampling).
+    """A mask ``[group]`` of groups whose valid rollouts are neither all right nor all wrong (dynamic
+    sampling).
 
     ``accuracy`` ``[group, rollout]`` is the filter's metric: the binary reward without length punishment.
     """
@@ -51,10 +52,10 @@ def informative(accuracy: Tensor, valid: Tensor) -> Tensor:
 def policy_loss(
     logprobs: Tensor, old_logprobs: Tensor, advantage: Tensor, clip_low: float, clip_high: float
 ) -> Tensor:
-    """The clipped surrogate of every token ``[token]``, to be minimised; all arguments are ``[token]``.
+    """The clipped surrogate loss of every token, ``[token]``; the three tensors are ``[token]``.
 
-    The ratio of probabilities is clipped to [1 - ``clip_low``, 1 + ``clip_high``]: clip-higher leaves
-    unlikely tokens more room to become likely.
+    The probability ratio is clipped to [1 - ``clip_low``, 1 + ``clip_high``]; a larger upper bound
+    (clip-higher) lets unlikely tokens become more likely.
     """
     ratio = (logprobs - old_logprobs).exp()
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
@@ -62,5 +63,5 @@ def policy_loss(
 
 
 def token_mean(losses: Tensor, mask: Tensor) -> Tensor:
-    """Mean over all tokens of a batch: long answers count for more than short ones."""
+    """The mean over all tokens ``[token]`` of a batch where ``mask`` is 1: long answers weigh more."""
     return (losses * mask).sum() / mask.sum().clamp(min=1)

@@ -1,11 +1,11 @@
-"""Training texts: JSONL and plain-text files, or documents of nano's own world.
+"""Training texts from JSONL and plain-text files, or generated documents of nano's world.
 
 A line of a JSONL file has a ``text`` (or ``context``), and may have a ``summary`` and ``questions``:
 
     {"text": "...", "summary": "...", "questions": [{"q": "...", "answers": ["...", ...]}]}
 
-so that the records that ``memkit eval`` takes serve as they are. A plain-text file is cut at its blank lines
-into texts of at least `PARAGRAPH` characters.
+The records of ``memkit eval`` have this form. A plain-text file is split at blank lines into texts of at
+least `PARAGRAPH` characters.
 """
 
 from __future__ import annotations
@@ -13,50 +13,26 @@ from __future__ import annotations
 import json
 import random
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
+from memkit.compilers.meanpool.synthetic import SyntheticDataset
+from memkit.compilers.meanpool.texts import Draw, Question, Split, Text
 from memkit.document import Document
 from memkit.errors import ConfigError, DocumentError
 
-Split = Literal["train", "held_out"]
-PARAGRAPH = 2000  # characters at which a plain text may be cut
+PARAGRAPH = 2000  # minimal characters of a text from a plain-text file
 HELD_OUT_SHARE = 50  # one text in fifty is held out
 
 
-@dataclass(frozen=True)
-class Question:
-    text: str
-    answers: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Text:
-    """A text with what is known about it."""
-
-    text: str
-    summary: str = ""
-    questions: tuple[Question, ...] = field(default=())
-
-    def has(self, task: str) -> bool:
-        """Whether the text can be used for a task."""
-        return {"qa": bool(self.questions), "summarization": bool(self.summary)}.get(task, True)
-
-
-# Gives the next text for a task. ``reached`` is the share of training that is done, from 0 to 1.
-Draw = Callable[[random.Random, str, float], Text]
-
-
 def open_source(names: Sequence[str], split: Split, seed: int, facts: tuple[int, int] = (1, 16)) -> Draw:
-    """A function that draws texts from files, or ``generated`` ones of up to ``facts`` facts.
+    """A function that draws texts of one ``split`` from files, or generated ones if ``names`` is
+    ``generated``.
 
-    Raises `ConfigError` for a file that is absent or unusable, `DocumentError` for a malformed line.
+    ``facts`` are the numbers of facts in generated texts at the start and at the end of training. Raises
+    `ConfigError` for a file that is absent or empty, `DocumentError` for a malformed one.
     """
     if list(names) == ["generated"]:
-        from memkit.compilers.meanpool.synthetic import SyntheticDataset
-
         return SyntheticDataset(split, seed, facts)
     if "generated" in names or not names:
         raise ConfigError("--data takes files, or generated alone")
@@ -64,25 +40,25 @@ def open_source(names: Sequence[str], split: Split, seed: int, facts: tuple[int,
 
 
 class _Files:
-    """Texts of files, each with the same chance; for a task, those that have what it needs."""
+    """Draws uniformly from the texts of files; for each task, from those that suit it."""
 
     def __init__(self, names: Sequence[str], split: Split) -> None:
-        everything = [text for name in names for text in read_texts(Path(name))]
-        self.texts = [t for t in everything if (_held_out(t.text)) == (split == "held_out")]
-        if not self.texts:  # few texts: what is left is better than nothing to stop by
-            self.texts = everything
+        texts = [text for name in names for text in read_texts(Path(name))]
+        self.texts = [t for t in texts if _held_out(t.text) == (split == "held_out")]
+        if not self.texts:  # few texts: better the training texts than no early stopping
+            self.texts = texts
         self._by_task = dict[str, list[Text]]()
 
     def __call__(self, rng: random.Random, task: str, reached: float) -> Text:
         if task not in self._by_task:
             self._by_task[task] = [text for text in self.texts if text.has(task)]
-        fitting = self._by_task[task]
-        if not fitting:
+        suitable = self._by_task[task]
+        if not suitable:
             needs = {"qa": "questions", "summarization": "a summary"}[task]
             raise ConfigError(
                 f"no text of the data has {needs}, which {task} needs; add some, or drop it from the mixture"
             )
-        return rng.choice(fitting)
+        return rng.choice(suitable)
 
 
 def _held_out(text: str) -> bool:
@@ -90,7 +66,8 @@ def _held_out(text: str) -> bool:
 
 
 def read_texts(path: Path) -> list[Text]:
-    """Texts of one file: ``.jsonl``, or else plain text. Raises as `open_source`."""
+    """The texts of one file, JSONL if its name ends with ``.jsonl``, else plain text. Raises like
+    `open_source`."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -106,14 +83,14 @@ def _plain(path: Path, data: bytes) -> Iterator[Text]:
         whole = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DocumentError(f"{path} is not UTF-8 (byte {error.start}); convert it with iconv") from error
-    gathered = ""
+    text = ""
     for paragraph in whole.split("\n\n"):
-        gathered = f"{gathered}\n\n{paragraph}" if gathered else paragraph
-        if len(gathered) >= PARAGRAPH:
-            yield Text(Document(gathered).text)
-            gathered = ""
-    if gathered.strip():
-        yield Text(Document(gathered).text)
+        text = f"{text}\n\n{paragraph}" if text else paragraph
+        if len(text) >= PARAGRAPH:
+            yield Text(Document(text).text)
+            text = ""
+    if text.strip():
+        yield Text(Document(text).text)
 
 
 def _lines(path: Path, data: bytes) -> Iterator[Text]:
@@ -134,5 +111,5 @@ def _text(row: dict[str, object]) -> Text:
         raise TypeError("no text")
     if not isinstance(questions, list | tuple):
         raise TypeError("questions is no list")
-    asked = [Question(str(q["q"]), tuple(str(a) for a in q["answers"])) for q in questions]
-    return Text(Document(text).text, str(row.get("summary", "")), tuple(q for q in asked if q.answers))
+    parsed = [Question(str(q["q"]), tuple(str(a) for a in q["answers"])) for q in questions]
+    return Text(Document(text).text, str(row.get("summary", "")), tuple(q for q in parsed if q.answers))

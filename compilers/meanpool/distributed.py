@@ -1,9 +1,9 @@
-"""Processes that train together: each takes a share of every step, and gradients are added up.
+"""Data-parallel training: each process computes a share of every step, and gradients are summed.
 
     accelerate launch --num_processes 4 -m memkit train-compressor --stage cpt1 ...
 
-All draw the same samples, so that the weights are those of one process that had all the time; they are
-replicated, not sharded: a model whose optimizer does not fit one device cannot be trained so.
+All processes draw the same samples, so the result is that of a single process. Weights are replicated, not
+sharded: model and optimizer must fit one device.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class ProcessGroup:
 
     @classmethod
     def of_environment(cls) -> ProcessGroup:
-        """What ``accelerate launch`` or ``torchrun`` started this process for; alone without them.
+        """The group that ``accelerate launch`` or ``torchrun`` started; without them a group of one.
 
-        To be called before a model is loaded: it chooses the process's device.
+        Must be called before a model is loaded, since it sets the process's device.
         """
         if int(os.environ.get("WORLD_SIZE", "1")) < 2:
             return cls()
@@ -42,51 +42,51 @@ class ProcessGroup:
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes what all of them reach."""
+        """Whether this is the first process, which writes the results."""
         return self.rank == 0
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
-        """Those of the items that are this process's."""
+        """This process's share of the items: every ``size``-th."""
         return items[self.rank :: self.size]
 
     def run(self, items: Sequence[T]) -> Sequence[T]:
-        """This process's part of the items, neighbours together."""
+        """This process's share of the items: a contiguous part."""
         start, end = (len(items) * i // self.size for i in (self.rank, self.rank + 1))
         return items[start:end]
 
-    def gather(self, mine: Sequence[T]) -> list[T]:
-        """What all processes have, in the order of their ranks."""
+    def gather(self, items: Sequence[T]) -> list[T]:
+        """The items of all processes, ordered by rank."""
         if self.size == 1:
-            return list(mine)
+            return list(items)
         parts: list[Any] = [None] * self.size
-        distributed.all_gather_object(parts, list(mine))
+        distributed.all_gather_object(parts, list(items))
         return [each for part in parts for each in part]
 
-    def total(self, found: Sequence[Series]) -> dict[str, tuple[float, float]]:
-        """(sum, count) of each series over all that all processes found."""
-        return added(self.gather(found))
+    def total(self, series: Sequence[Series]) -> dict[str, tuple[float, float]]:
+        """(sum, count) of each series over all processes."""
+        return summed(self.gather(series))
 
     @torch.no_grad()
     def add_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Give every process the sum of all gradients, where any of them has one."""
+        """Replace every process's gradients by their sum over all processes."""
         if self.size == 1:
             return
-        learned = [p for p in parameters if p.requires_grad]
-        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in learned])
+        trained = [p for p in parameters if p.requires_grad]
+        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in trained])
         distributed.all_reduce(flat)
-        for parameter, part in zip(learned, flat.split([p.numel() for p in learned]), strict=True):
+        for parameter, part in zip(trained, flat.split([p.numel() for p in trained]), strict=True):
             parameter.grad = part.view_as(parameter).clone()
 
     def wait(self) -> None:
-        """Wait for the others."""
+        """Wait for the other processes."""
         if self.size > 1:
             distributed.barrier()
 
 
-def added(found: Sequence[Series]) -> dict[str, tuple[float, float]]:
-    """(sum, count) of each series, over all that was found."""
-    made = dict[str, tuple[float, float]]()
-    for name, (value, count) in (pair for each in found for pair in each.items()):
-        before = made.get(name, (0.0, 0.0))
-        made[name] = before[0] + value, before[1] + count
-    return made
+def summed(series: Sequence[Series]) -> dict[str, tuple[float, float]]:
+    """(sum, count) of each series over all mappings."""
+    totals = dict[str, tuple[float, float]]()
+    for name, (value, count) in (pair for each in series for pair in each.items()):
+        before = totals.get(name, (0.0, 0.0))
+        totals[name] = before[0] + value, before[1] + count
+    return totals

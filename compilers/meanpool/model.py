@@ -1,16 +1,15 @@
-"""The compressor: chunks of C tokens become one memory embedding each, and a decoder reads them.
+"""The compressor: encodes each chunk of C tokens as one memory embedding, which a decoder reads.
 
 References
     Bridging the Memorization-Utilization Gap (2026), §3.1 model architecture, Appendix B attention
     pooling, Appendix I.1 FQLoRA.
 
 Departures, each a config field
-    - ``decoder="frozen"``: the trained weights encode chunks and read the memory embeddings, and the
-      untouched base model reads questions and writes answers, from the keys and values that are left behind.
-      The paper's decoder is the trained model (``"full"``; ``"lora"`` is the same with LoRA alone, which can
-      be served as an adapter).
-    - The LoRA of FQLoRA lies on weights of the base's own precision, not on 4-bit ones (QLoRA).
-    - ``wrappers=False`` leaves <MEM_START> and <MEM_END> out: C tokens then take one position, not three.
+    - ``decoder="frozen"``: the trained weights encode chunks and prefill the memory embeddings; the frozen
+      base model reads questions and writes answers, with the resulting KV. The paper's decoder is the
+      trained model (``"full"``; ``"lora"`` is the same with LoRA only, which can be served as an adapter).
+    - The LoRA of FQLoRA is on weights in the base model's precision, not on 4-bit ones (QLoRA).
+    - ``wrappers=False`` omits <MEM_START> and <MEM_END>: C tokens then take one position, not three.
 
 Requirements
     A causal model with rotary positions and its layers at ``base_model.layers`` (Llama, Qwen2, Mistral ...).
@@ -40,7 +39,8 @@ Decoder = Literal["frozen", "lora", "full"]
 
 @dataclass(frozen=True)
 class CompressorConfig:
-    """Shape of a compressor; the defaults are the paper's at 16x."""
+    """The shape of a compressor; the defaults are the paper's at 16x. Raises `ValueError` for invalid
+    values."""
 
     chunk: int = 16  # C, tokens that become one memory embedding
     pooling: Pooling = "mean"
@@ -61,7 +61,7 @@ class CompressorConfig:
 
     @property
     def positions(self) -> int:
-        """Positions that one chunk takes in front of a question."""
+        """The number of positions of one chunk's memory."""
         return 3 if self.wrappers else 1
 
     @property
@@ -98,9 +98,9 @@ class AttentionPooling(nn.Module):
 
 
 class Head(nn.Module):
-    """What is trained beside the model: the projection, the wrapper tokens and, if any, attention pooling.
+    """The trained modules on top of the encoder: projection, wrapper tokens and optionally attention pooling.
 
-    The projection starts as the identity, scaled so that a memory embedding is as long as a token's.
+    The projection starts as a scaled identity, so that memory embeddings have the norm of token embeddings.
     """
 
     def __init__(self, base: LoadedModel, config: CompressorConfig) -> None:
@@ -120,16 +120,17 @@ class Head(nn.Module):
 
     @torch.no_grad()
     def scale_to(self, pooled: Tensor, table: Tensor) -> None:
-        """Scale the projection by the mean length of tokens in ``table`` over that of ``pooled``."""
-        length = pooled.float().norm(dim=-1).mean().clamp(min=1e-6)
-        self.projection.weight.mul_(table.float().norm(dim=-1).mean() / length)
+        """Scale the projection by the ratio of the mean norms of ``table`` ``[vocabulary, hidden]`` and
+        ``pooled`` ``[chunk, hidden]``."""
+        norm = pooled.float().norm(dim=-1).mean().clamp(min=1e-6)
+        self.projection.weight.mul_(table.float().norm(dim=-1).mean() / norm)
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """``hidden [chunk, token, hidden]``, ``mask [chunk, token]`` to embeddings ``[chunk, hidden]``."""
         return self.projection(self.pool(hidden, mask))  # type: ignore[no-any-return] # a module's result
 
     def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Average over a chunk's own tokens, however few the last one has (eq. 1)."""
+        """The mean over a chunk's own tokens, without padding (eq. 1): ``[chunk, hidden]``."""
         if self.pooling is not None:
             return self.pooling(hidden, mask)  # type: ignore[no-any-return] # a module's result
         weight = mask[..., None].to(hidden.dtype)
@@ -137,10 +138,10 @@ class Head(nn.Module):
 
 
 class Compressor(nn.Module):
-    """Encoder, head and decoder over one frozen base model, which is never changed.
+    """Encoder, head and decoder on a frozen base model, which is never changed.
 
-    ``encoder`` and ``decoder`` are the same trained weights until reinforcement learning gives the decoder
-    its own. With ``config.decoder == "frozen"`` the decoder reads memory embeddings, and the base the rest.
+    ``encoder`` and ``decoder`` share their weights until `separate_decoder`. With ``config.decoder ==
+    "frozen"`` the decoder prefills only the memory embeddings, and the base model reads the rest.
     """
 
     def __init__(self, base: LoadedModel, config: CompressorConfig, seed: int = 0) -> None:
@@ -159,14 +160,14 @@ class Compressor(nn.Module):
 
     @property
     def trained(self) -> list[nn.Parameter]:
-        """Every weight that training may change, encoder and decoder."""
+        """All trainable weights of encoder, head and decoder."""
         own = [] if self.decoder is self.encoder else self.decoder.parameters
         return [*self.encoder.parameters, *self.head.parameters(), *own]
 
-    def part_decoder(self, rank: int, seed: int = 0) -> None:
-        """Give the decoder weights of its own: a LoRA on the encoder's, or with rank 0 a copy of them.
+    def separate_decoder(self, rank: int, seed: int = 0) -> None:
+        """Give the decoder its own weights: a LoRA on the encoder's, or with rank 0 a copy of them.
 
-        Until they are trained nothing changes. Raises `ModelError` for a LoRA on what is one already.
+        Initially its output is unchanged. Raises `ModelError` for a LoRA on an encoder that is one already.
         """
         inner = self.config.adapted
         lora = {"full_every": 0, "rank": rank, "alpha": 2.0 * rank, "dropout": 0.0, "embeddings": False}
@@ -177,15 +178,15 @@ class Compressor(nn.Module):
             self.decoder.load(self.encoder.state())
 
     def tensors(self) -> dict[str, Tensor]:
-        """All trained weights, under the names that a checkpoint gives them."""
-        made = {f"encoder.{name}": t for name, t in self.encoder.state().items()}
-        made |= {f"head.{name}": p.detach() for name, p in self.head.named_parameters()}
+        """All trained weights by their names in a checkpoint."""
+        tensors = {f"encoder.{name}": t for name, t in self.encoder.state().items()}
+        tensors |= {f"head.{name}": p.detach() for name, p in self.head.named_parameters()}
         if self.decoder is not self.encoder:
-            made |= {f"decoder.{name}": t for name, t in self.decoder.state().items()}
-        return made
+            tensors |= {f"decoder.{name}": t for name, t in self.decoder.state().items()}
+        return tensors
 
     def load(self, tensors: Mapping[str, Tensor], decoder: Mapping[str, Any]) -> None:
-        """Take a checkpoint's weights. Raises `ArtifactError` unless they are exactly this compressor's."""
+        """Load a checkpoint's weights. Raises `ArtifactError` unless names and shapes match."""
         self.encoder.load(section(tensors, "encoder"))
         self.decoder_values, self.decoder = dict(decoder), decoder_over(self.encoder, self.base, decoder)
         if self.decoder is not self.encoder:
@@ -196,7 +197,7 @@ class Compressor(nn.Module):
             raise ArtifactError(f"not a sound checkpoint: {error}") from error
 
     def frozen(self) -> Compressor:
-        """This compressor, ready to encode and to answer; it can no longer be trained."""
+        """This compressor, prepared for inference in the base model's dtype; it can no longer be trained."""
         dtype = self.base.model.dtype
         for part in (self.encoder, self.decoder):
             part.frozen(dtype)
@@ -209,7 +210,7 @@ class Compressor(nn.Module):
         return self.base.model if self.config.decoder == "frozen" else self.decoder.student
 
     def encode(self, chunks: Chunks) -> Tensor:
-        """Memory embeddings ``[chunk, hidden]``; every chunk is read alone (§3.1)."""
+        """Memory embeddings ``[chunk, hidden]``; every chunk is encoded independently (§3.1)."""
         out = self.encoder.student.base_model(input_ids=chunks.ids, use_cache=False)
         return self.head(out.last_hidden_state, chunks.mask)  # type: ignore[no-any-return] # a module's result
 
@@ -217,11 +218,12 @@ class Compressor(nn.Module):
         """Memory embeddings ``[chunk, hidden]`` of one document, ``batch`` chunks at a time."""
         parts = kv_cache.chunked(list(kv_cache.chunked(list(ids), self.config.chunk)), batch)
         with torch.no_grad():
-            made = [self.encode(Chunks.of(part, self.base.model.device)) for part in parts]
-        return torch.cat(made).float()
+            embeddings = [self.encode(Chunks.of(part, self.base.model.device)) for part in parts]
+        return torch.cat(embeddings).float()
 
     def wrapped(self, embeddings: Tensor) -> Tensor:
-        """``[…, chunk, hidden]`` to what the decoder reads, ``[…, chunk · positions, hidden]``."""
+        """Add wrapper tokens: ``[…, chunk, hidden]`` to the decoder's input ``[…, chunk · positions,
+        hidden]``."""
         if self.head.wrappers is None:
             return embeddings
         shape = embeddings.shape
@@ -229,7 +231,7 @@ class Compressor(nn.Module):
         return torch.stack((start, embeddings, end), -2).flatten(-3, -2)
 
     def front(self, header: Sequence[int]) -> kv_cache.KVCache | None:
-        """KV of what stands in front of a memory, as the model reads it that answers."""
+        """The header's KV, computed by the model that answers; None without a header."""
         if not header:
             return None
         frozen = self.config.decoder == "frozen"
@@ -240,9 +242,9 @@ class Compressor(nn.Module):
         return kv_cache.KVCache.of(cache)
 
     def read(self, memory: Tensor, front: kv_cache.KVCache | None, mask: Tensor | None = None) -> Any:
-        """The cache after the decoder has read wrapped embeddings ``[batch, position, hidden]``.
+        """The cache after the decoder has prefilled wrapped embeddings ``[batch, position, hidden]``.
 
-        ``mask`` is ``[batch, position]``; what stands behind a row's end is never attended to.
+        ``mask`` ``[batch, position]`` is 0 at padding, which is never attended to.
         """
         rows, width = memory.shape[:2]
         before = front.tokens if front else 0
@@ -263,7 +265,7 @@ class Compressor(nn.Module):
     def forward(self, batch: Batch, embeddings: Tensor | None = None) -> Tensor:
         """Log-probabilities ``[target tokens]`` of a batch's targets given their memories (eq. 2).
 
-        ``embeddings`` ``[chunk, hidden]`` are computed from the batch's chunks unless they are given.
+        ``embeddings`` ``[chunk, hidden]`` are computed from the batch's chunks by default.
         """
         if embeddings is None and batch.chunks is not None:
             embeddings = self.encode(batch.chunks)

@@ -1,4 +1,4 @@
-"""Options of the mean-pool compiler, and the stages that a compressor is trained in."""
+"""Options of the mean-pool compiler, and the stages of its training. Importable without torch."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ STAGES: tuple[Stage, ...] = get_args(Stage)
 
 @dataclass(frozen=True)
 class MeanPoolConfig:
-    """Options; what was trained comes with the checkpoint."""
+    """Options of the compiler; the compressor's hyper-parameters come with its checkpoint."""
 
-    ratio: float | None = None  # C, tokens for each memory embedding; None takes what the checkpoint has
+    ratio: float | None = None  # C, tokens for each memory embedding; None: the checkpoint's
     form: Form = "kv"
-    checkpoint: str = ""  # an id, or its beginning; "" takes the newest for the base model and the ratio
-    stage: str = ""  # of that checkpoint; "" takes the furthest
-    seed: int = 0  # nothing is drawn
+    checkpoint: str = ""  # an id, or a prefix of it; "": the newest for the base model and the ratio
+    stage: str = ""  # of that checkpoint; "": the latest stage
+    seed: int = 0  # has no effect: compilation is deterministic
 
     def __post_init__(self) -> None:
         if self.ratio is not None and (not self.ratio >= 1 or self.ratio != int(self.ratio)):

@@ -1,12 +1,13 @@
-"""What the decoder is asked to do with a memory: pools of short, medium and long forms (Appendix G.1).
+"""Instructions that the decoder gets with a memory: short, medium and long forms (Appendix G.1).
 
 A question is its own instruction.
 """
 
 from __future__ import annotations
 
-from memkit import prompts
-from memkit.models.nano import world
+from collections.abc import Mapping
+
+from memkit.prompts import PromptSet
 
 RECONSTRUCTION = (
     "Reconstruct the text.",
@@ -63,16 +64,13 @@ SUMMARIZATION = (
 )
 
 
-def pools(model: str) -> dict[str, tuple[str, ...]]:
-    """Instructions by task; nano was taught its own."""
-    if model == "nano":
-        return {
-            "reconstruction": (prompts.REPEAT,),
-            "continuation": ("Continue the text:",),
-            "summarization": world.LIST_PEOPLE,
-        }
-    return {
-        "reconstruction": RECONSTRUCTION,
-        "continuation": CONTINUATION,
-        "summarization": SUMMARIZATION,
-    }
+_INSTRUCTIONS = {
+    "reconstruction": RECONSTRUCTION,
+    "continuation": CONTINUATION,
+    "summarization": SUMMARIZATION,
+}
+
+
+def instructions(own: PromptSet) -> Mapping[str, tuple[str, ...]]:
+    """Forms of the instruction of each task: a model's ``own``, or else those of this module."""
+    return own.instructions or _INSTRUCTIONS

@@ -1,4 +1,4 @@
-"""Binary rewards of answers: rules that need nothing, or a judge behind an OpenAI-compatible API (eq. 3)."""
+"""Binary rewards for answers: by rules, or by a judge behind an OpenAI-compatible API (eq. 3)."""
 
 from __future__ import annotations
 
@@ -10,37 +10,36 @@ from typing import Protocol
 from memkit import text_metrics
 from memkit.compilers.meanpool.config import RLConfig
 from memkit.errors import MemkitError
-from memkit.evals.judge import Judge, JudgeConfig
-from memkit.evals.records import Question, Record
+from memkit.judge import Judge, JudgeConfig
 
 _BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
 
 
 class RewardFunction(Protocol):
-    """Whether an answer is correct: 1.0, 0.0, or None when that could not be found out."""
+    """Grades an answer: 1.0 when it is correct, 0.0 when it is not, None when the grader failed."""
 
     def __call__(self, context: str, question: str, golds: Sequence[str], answer: str) -> float | None: ...
 
 
 def extracted(answer: str) -> str:
-    """What stands in the last \\boxed{…} of an answer, or all of it (Appendix G.2)."""
+    """The content of the last \\boxed{…} of an answer, or the whole answer (Appendix G.2)."""
     boxed = _BOXED.findall(answer)
     return str(boxed[-1]) if boxed else answer
 
 
 def exact(context: str, question: str, golds: Sequence[str], answer: str) -> float | None:
-    """Equal to a gold answer but for case, punctuation and articles."""
+    """1.0 when the answer equals a gold answer up to case, punctuation and articles."""
     return text_metrics.exact_match(extracted(answer), golds)
 
 
 def contains(context: str, question: str, golds: Sequence[str], answer: str) -> float | None:
-    """Contains a gold answer as whole words."""
+    """1.0 when the answer contains a gold answer as whole words."""
     return text_metrics.contains(extracted(answer), golds)
 
 
 @dataclass(frozen=True)
 class F1:
-    """Token F1 of at least a threshold."""
+    """1.0 for a token F1 of at least ``threshold``."""
 
     threshold: float = 0.5
 
@@ -50,9 +49,10 @@ class F1:
 
 @dataclass
 class JudgeReward:
-    """A judge's grade of at least ``threshold`` · 5. It is asked again after a failure, then given up.
+    """1.0 for a judge's score of at least ``threshold`` · 5.
 
-    ``failures`` counts the answers that it gave up: they are left out, never counted as wrong.
+    A failed request is repeated up to ``retries`` times. ``failures`` counts the answers that got no score:
+    they are left out, never counted as wrong.
     """
 
     judge: Judge
@@ -62,10 +62,9 @@ class JudgeReward:
     last_error: str = field(default="", repr=False)
 
     def __call__(self, context: str, question: str, golds: Sequence[str], answer: str) -> float | None:
-        record = Record("", context, (Question(question, tuple(golds)),))
         for _ in range(self.retries + 1):
             try:
-                (score,) = self.judge.scores(record, (extracted(answer),))
+                score = self.judge.score(context, question, golds, extracted(answer))
                 return float(score >= 5 * self.threshold)
             except MemkitError as error:  # no answer in time, or none that is a score
                 self.last_error = str(error)

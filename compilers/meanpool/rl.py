@@ -1,8 +1,8 @@
-"""Reinforcement learning of the decoder on memory embeddings that the SFT checkpoint made (§3.3.3).
+"""Reinforcement learning of the decoder on memory embeddings of the SFT checkpoint (§3.3.3).
 
-Every step answers questions several times, judges the answers and makes the better ones of each group more
-likely, by DAPO (`memkit.compilers.meanpool.dapo`). The encoder and the projection stay as they are. With
-``decoder="frozen"`` what is trained is how memory embeddings are read; the base still answers.
+Every step samples several answers to each question, rewards them and updates the decoder by DAPO
+(`memkit.compilers.meanpool.dapo`). The encoder and the projection are frozen. With ``decoder="frozen"`` the
+weights that prefill memory embeddings are trained; the base model still answers.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from memkit.compilers.base import Progress, Step, silent
 from memkit.compilers.meanpool import dapo
 from memkit.compilers.meanpool.batches import Branch, Sample, collate
 from memkit.compilers.meanpool.config import RLConfig
-from memkit.compilers.meanpool.datasets import Draw
 from memkit.compilers.meanpool.distributed import ProcessGroup
 from memkit.compilers.meanpool.model import Compressor
 from memkit.compilers.meanpool.rewards import JudgeReward, RewardFunction
+from memkit.compilers.meanpool.texts import Draw
 from memkit.compilers.meanpool.train import Run, autocast
 from memkit.engine.transformers import kv_cache
 from memkit.errors import ConfigError
@@ -33,7 +33,7 @@ SKIPPED = "rollouts that the judge did not judge"
 
 @dataclass(frozen=True)
 class Prompt:
-    """A question about a text, whose memory ``[chunk, hidden]`` the SFT checkpoint's encoder made."""
+    """A question about a text, with the text's memory embeddings ``[chunk, hidden]``."""
 
     context: str
     ids: tuple[int, ...]
@@ -45,12 +45,12 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Group:
-    """Answers to one prompt: token ids, texts, and ``accuracy`` ``[rollout]`` where ``valid``."""
+    """The rollouts of one prompt."""
 
     prompt: Prompt
-    answers: tuple[tuple[int, ...], ...]  # each ends with the end token unless it was cut
-    accuracy: Tensor
-    valid: Tensor
+    answers: tuple[tuple[int, ...], ...]  # token ids; end with the end token unless cut off
+    accuracy: Tensor  # [rollout], binary rewards
+    valid: Tensor  # [rollout], false where there is no reward
 
     @property
     def tokens(self) -> int:
@@ -58,7 +58,7 @@ class Group:
 
     @property
     def width(self) -> int:
-        """Tokens of the question and its longest answer."""
+        """The length of the question with its longest answer, in tokens."""
         return len(self.prompt.query) + max(len(answer) for answer in self.answers)
 
     @property
@@ -67,26 +67,29 @@ class Group:
 
 
 class Rollouts:
-    """Draws prompts, answers them and judges the answers."""
+    """Draws prompts, samples answers and rewards them."""
 
     def __init__(self, compressor: Compressor, config: RLConfig, draw: Draw, reward: RewardFunction) -> None:
         self.compressor, self.config, self.draw, self.reward = compressor, config, draw, reward
         self.base = compressor.base
 
     def prompts(self, rng: random.Random, count: int, reached: float) -> list[Prompt]:
-        """Questions of as many texts as it takes; those of one text follow each other."""
-        made = list[Prompt]()
+        """``count`` questions, those about the same text in sequence.
+
+        Raises `ConfigError` when hardly any question fits ``max_prompt``.
+        """
+        prompts = list[Prompt]()
         for _ in range(count * 20):
-            if len(made) >= count:
-                return made[:count]
+            if len(prompts) >= count:
+                return prompts[:count]
             text = self.draw(rng, "qa", reached)
             ids = text_ids(self.base.tokenizer, text.text)[: self.config.sequence]
-            taken = -(-len(ids) // self.compressor.config.chunk) * self.compressor.config.positions
+            positions = -(-len(ids) // self.compressor.config.chunk) * self.compressor.config.positions
             memory = self.compressor.embed(ids)
             for q in rng.sample(text.questions, min(len(text.questions), self.config.questions)):
                 query = self.base.chat.query(self.base.tokenizer, q.text, True)
-                if len(self.base.chat.header) + taken + len(query) <= self.config.max_prompt:
-                    made.append(Prompt(text.text, tuple(ids), memory, q.text, tuple(query), q.answers))
+                if len(self.base.chat.header) + positions + len(query) <= self.config.max_prompt:
+                    prompts.append(Prompt(text.text, tuple(ids), memory, q.text, tuple(query), q.answers))
         raise ConfigError(
             f"hardly any question fits max_prompt ({self.config.max_prompt}) behind its text; raise it, or "
             f"lower sequence ({self.config.sequence})"
@@ -94,13 +97,13 @@ class Rollouts:
 
     @torch.no_grad()
     def groups(self, prompts: Sequence[Prompt], seed: int, greedy: bool = False) -> list[Group]:
-        """``rollouts`` sampled answers to each prompt, or a ``greedy`` one, judged."""
-        made, start = list[Group](), 0
+        """The rewarded answers to each prompt: ``rollouts`` sampled ones, or a single ``greedy`` one."""
+        groups, start = list[Group](), 0
         for end in range(1, len(prompts) + 1):
             if end == len(prompts) or prompts[end].memory is not prompts[start].memory:
-                made += self._same_text(prompts[start:end], seed + start, greedy)
+                groups += self._same_text(prompts[start:end], seed + start, greedy)
                 start = end
-        return made
+        return groups
 
     def _same_text(self, prompts: Sequence[Prompt], seed: int, greedy: bool) -> list[Group]:
         config, end = self.config, self.base.chat.end
@@ -121,22 +124,22 @@ class Rollouts:
             (*row.ids, end) if len(row.ids) < config.max_response else tuple(row.ids) for row in decoded
         ]
         return [
-            self._judged(prompt, answers[i * count : (i + 1) * count]) for i, prompt in enumerate(prompts)
+            self._rewarded(prompt, answers[i * count : (i + 1) * count]) for i, prompt in enumerate(prompts)
         ]
 
-    def _judged(self, prompt: Prompt, answers: Sequence[tuple[int, ...]]) -> Group:
-        known = dict[tuple[int, ...], float | None]()
+    def _rewarded(self, prompt: Prompt, answers: Sequence[tuple[int, ...]]) -> Group:
+        by_answer = dict[tuple[int, ...], float | None]()
         for answer in answers:
-            if answer not in known:  # the same answer is judged once
-                said = str(self.base.tokenizer.decode(list(answer), skip_special_tokens=True)).strip()
-                known[answer] = self.reward(prompt.context, prompt.question, prompt.golds, said)
-        found = [known[answer] for answer in answers]
-        valid = torch.tensor([value is not None for value in found])
-        return Group(prompt, tuple(answers), torch.tensor([value or 0.0 for value in found]), valid)
+            if answer not in by_answer:  # equal answers are rewarded once
+                text = str(self.base.tokenizer.decode(list(answer), skip_special_tokens=True)).strip()
+                by_answer[answer] = self.reward(prompt.context, prompt.question, prompt.golds, text)
+        rewards = [by_answer[answer] for answer in answers]
+        valid = torch.tensor([value is not None for value in rewards])
+        return Group(prompt, tuple(answers), torch.tensor([value or 0.0 for value in rewards]), valid)
 
 
 class RLStage(Run):
-    """The stage ``rl``, resumable as every `Run`."""
+    """The stage ``rl``, resumable like every `Run`."""
 
     config: RLConfig
     from_the_start = True
@@ -148,7 +151,7 @@ class RLStage(Run):
         folder: Path,
         key: str,
         progress: Progress = silent,
-        team: ProcessGroup | None = None,
+        processes: ProcessGroup | None = None,
     ) -> None:
         self.rollouts, self.held_out, self.loss = rollouts, held_out, 0.0
         config, compressor = rollouts.config, rollouts.compressor
@@ -159,78 +162,83 @@ class RLStage(Run):
         optimizer = torch.optim.AdamW(
             compressor.decoder.parameters, lr=config.lr, weight_decay=config.weight_decay
         )
-        super().__init__(compressor, [optimizer], config, folder, key, progress, team)
+        super().__init__(compressor, [optimizer], config, folder, key, progress, processes)
 
     def step(self) -> dict[str, tuple[float, float]]:
-        """Roll out, judge, drop what teaches nothing, and update in mini-batches."""
-        groups, seen = self._collect()
-        lessons = self._lessons(groups)
-        for start in range(0, len(lessons), self.config.mini_batch):
-            self.loss = self._update(lessons[start : start + self.config.mini_batch])
-        series = self._series(seen)
+        """Sample rollouts, drop uninformative groups, and update in mini-batches."""
+        groups, sampled = self._collect()
+        batch = self._with_advantages(groups)
+        for start in range(0, len(batch), self.config.mini_batch):
+            self.loss = self._update(batch[start : start + self.config.mini_batch])
+        series = self._series(sampled)
         if isinstance(self.rollouts.reward, JudgeReward):
-            series |= self.team.total([{SKIPPED: (float(self.rollouts.reward.failures), 1 / self.team.size)}])
+            series |= self.processes.total(
+                [{SKIPPED: (float(self.rollouts.reward.failures), 1 / self.processes.size)}]
+            )
         return series
 
     def _collect(self) -> tuple[list[Group], list[Group]]:
-        """The groups to learn from, and all that were rolled out for them."""
-        config, kept, seen = self.config, list[Group](), list[Group]()
+        """The groups to train on, and all groups that were sampled for them."""
+        config, kept, sampled = self.config, list[Group](), list[Group]()
         for draw in range(config.draws):
             seed = (config.seed * 1_000_003 + self.state.step) * config.draws + draw
             prompts = self.rollouts.prompts(random.Random(seed), config.batch, self.reached)
-            found = self.team.gather(self.rollouts.groups(self.team.run(prompts), seed + self.team.rank))
-            seen += found
+            groups = self.processes.gather(
+                self.rollouts.groups(self.processes.run(prompts), seed + self.processes.rank)
+            )
+            sampled += groups
             if self.state.step < config.dynamic_sampling_after:
-                return found, seen
-            kept += [g for g in found if g.informative]
+                return groups, sampled
+            kept += [g for g in groups if g.informative]
             if len(kept) >= config.batch:
                 break
-        return kept[: config.batch], seen
+        return kept[: config.batch], sampled
 
-    def _lessons(self, groups: Sequence[Group]) -> list[RLBatch]:
-        """Groups with their advantages and what the policy that answered thought of the answers."""
+    def _with_advantages(self, groups: Sequence[Group]) -> list[RLBatch]:
+        """Groups with their advantages and the log-probabilities of the policy that sampled them."""
         if not groups:
             return []
         config = self.config
         lengths = torch.tensor([[len(answer) for answer in g.answers] for g in groups])
-        punished = dapo.overlong_punishment(
+        penalty = dapo.overlong_punishment(
             lengths, config.max_response, config.overlong_buffer, config.overlong_factor
         )
         accuracy, valid = torch.stack([g.accuracy for g in groups]), torch.stack([g.valid for g in groups])
-        advantages = dapo.advantages(accuracy + punished, valid)
+        advantages = dapo.advantages(accuracy + penalty, valid)
         old = list[Tensor]()
         for part in self._parts(groups):
             with torch.no_grad():
                 old += self._logprobs(part).split([g.tokens for g in part])
-        return [RLBatch(*found) for found in zip(groups, advantages, old, strict=True)]
+        return [RLBatch(*each) for each in zip(groups, advantages, old, strict=True)]
 
-    def _update(self, lessons: Sequence[RLBatch]) -> float:
-        """One update by a mini-batch; returns its loss."""
+    def _update(self, batch: Sequence[RLBatch]) -> float:
+        """Update the decoder by one mini-batch; returns its loss."""
         config, total, device = self.config, 0.0, self.compressor.base.model.device
-        learned = sum(
-            len(a) for x in lessons for a, ok in zip(x.group.answers, x.group.valid, strict=True) if ok
+        tokens = sum(
+            len(a) for x in batch for a, ok in zip(x.group.answers, x.group.valid, strict=True) if ok
         )
-        groups = [lesson.group for lesson in lessons]
+        groups = [each.group for each in batch]
         start, parts = 0, list[tuple[Sequence[Group], Sequence[RLBatch]]]()
         for part in self._parts(groups):
-            parts.append((part, lessons[start : start + len(part)]))
+            parts.append((part, batch[start : start + len(part)]))
             start += len(part)
-        for part, mine in self.team.share(parts):
-            each = torch.cat([_per_token(x.group, x.advantages) for x in mine]).to(device)
-            mask = torch.cat([_per_token(x.group, x.group.valid.float()) for x in mine]).to(device)
-            old = torch.cat([x.old for x in mine])
-            losses = dapo.policy_loss(self._logprobs(part), old, each, config.clip_low, config.clip_high)
-            loss = dapo.token_mean(losses, mask) * mask.sum() / max(learned, 1)
+        for part, members in self.processes.share(parts):
+            advantages = torch.cat([_per_token(x.group, x.advantages) for x in members]).to(device)
+            mask = torch.cat([_per_token(x.group, x.group.valid.float()) for x in members]).to(device)
+            old = torch.cat([x.old for x in members])
+            new = self._logprobs(part)
+            losses = dapo.policy_loss(new, old, advantages, config.clip_low, config.clip_high)
+            loss = dapo.token_mean(losses, mask) * mask.sum() / max(tokens, 1)
             loss.backward()
             total += float(loss.detach())
-        total = sum(self.team.gather([total]))
+        total = sum(self.processes.gather([total]))
         self.check(total)
-        warm = min((self.state.step + 1) / max(config.warmup_steps, 1), 1.0)
-        self.advance(warm, self.compressor.decoder.parameters)
+        warmup = min((self.state.step + 1) / max(config.warmup_steps, 1), 1.0)
+        self.advance(warmup, self.compressor.decoder.parameters)
         return total
 
     def _parts(self, groups: Sequence[Group]) -> Iterator[Sequence[Group]]:
-        """Runs of groups of at most ``micro_tokens`` tokens (or one group)."""
+        """Consecutive groups with at most ``micro_tokens`` tokens (or a single group)."""
         start, widest = 0, 0
         for end, group in enumerate(groups):
             widest = max(widest, group.width)
@@ -242,7 +250,7 @@ class RLStage(Run):
             yield groups[start:]
 
     def _logprobs(self, groups: Sequence[Group]) -> Tensor:
-        """Log-probabilities ``[token]`` of all answers of some groups, in order."""
+        """The log-probabilities ``[token]`` of all answers of the groups, in order."""
         base, shape = self.compressor.base, self.compressor.config
         header, samples = tuple(base.chat.header), list[Sample]()
         for g in groups:
@@ -262,7 +270,7 @@ class RLStage(Run):
         }
 
     def measure(self) -> tuple[float, dict[str, float]]:
-        """Share of wrong greedy answers to questions about held-out texts."""
+        """The share of wrong greedy answers to questions about held-out texts, and its series."""
         config = self.config
         rng, held_out = random.Random(config.seed + 1), self.held_out
         prompts = held_out.prompts(rng, config.held_out * config.questions, 1.0)
@@ -278,7 +286,8 @@ class RLStage(Run):
 
 @dataclass(frozen=True)
 class RLBatch:
-    """A group, its ``advantages`` ``[rollout]`` and ``old`` log-probabilities ``[token]`` of its answers."""
+    """A group with its ``advantages`` ``[rollout]`` and its answers' ``old`` log-probabilities
+    ``[token]``."""
 
     group: Group
     advantages: Tensor

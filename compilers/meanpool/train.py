@@ -1,7 +1,7 @@
-"""A stage under way: its loop, its curves, and the file that lets an interrupted one go on.
+"""The training loop of all stages, with curves, early stopping and a state file to resume from.
 
-The whole state is one file, replaced at once: the same command again goes on where it was. Whatever a step
-draws it draws from a seed and its own number, so that a resumed run sees what an unbroken one would.
+The whole state is one file, replaced atomically. Every step draws from its own seed, so a resumed run sees
+the same samples as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -21,37 +21,38 @@ from torch import Tensor, nn
 
 from memkit.compilers.base import Progress, silent
 from memkit.compilers.meanpool.config import RLConfig, StageConfig
-from memkit.compilers.meanpool.distributed import ProcessGroup, added
+from memkit.compilers.meanpool.distributed import ProcessGroup, summed
 from memkit.compilers.meanpool.model import Compressor
 from memkit.errors import CompileError, ConfigError
 
 SAVE_EVERY = 60.0  # seconds between two writes of the state
-LOG_EVERY = 20  # steps whose means make one point of a curve
+LOG_EVERY = 20  # steps that are averaged for a point of a curve
 FORMAT = 1
-HELD_OUT = "held out "  # in front of the names of what is measured on held-out texts
+HELD_OUT = "held out "  # prefix of the names of series measured on held-out texts
 Point = tuple[str, int, float]  # series, step, value
 
 
 @dataclass
 class RunState:
-    """What a run has reached; plain values only, so that it can be read back safely."""
+    """The progress of a run; plain values only, so that it can be loaded safely."""
 
     step: int = 0
-    best: float = math.inf
+    best: float = math.inf  # lowest held-out measurement
     best_step: int = 0
-    bad: int = 0
+    bad: int = 0  # measurements since then
     done: bool = False
     seconds: float = 0.0
     curve: list[Point] = field(default_factory=list)
 
 
 class Run:
-    """The loop that all stages share. A stage gives `step`, `measure` and `report`.
+    """The loop that all stages share; a stage implements `step`, `measure` and `report`.
 
-    ``key`` names the stage and its settings; raises `ConfigError` when the folder holds a run of another.
+    ``key`` identifies the stage and its settings. Raises `ConfigError` when the folder holds a run with
+    another key or cannot be written.
     """
 
-    from_the_start = False  # whether the weights that it begins with may be the best ones
+    from_the_start = False  # measure before the first step: the initial weights may be the best ones
 
     def __init__(
         self,
@@ -61,9 +62,9 @@ class Run:
         folder: Path,
         key: str,
         progress: Progress = silent,
-        team: ProcessGroup | None = None,
+        processes: ProcessGroup | None = None,
     ) -> None:
-        self.team = team or ProcessGroup()
+        self.processes = processes or ProcessGroup()
         self.compressor, self.optimizers, self.config = compressor, list(optimizers), config
         self.folder, self.key, self.progress = folder, key, progress
         for group in (g for o in self.optimizers for g in o.param_groups):
@@ -77,31 +78,31 @@ class Run:
         self._saved = time.monotonic()
         self._resume()
 
-    # -- what a stage does ----------------------------------------------------------------------
+    # -- implemented by a stage -----------------------------------------------------------------
     def step(self) -> dict[str, tuple[float, float]]:
-        """One step; returns (sum, count) of each series, whose means are its curve."""
+        """Take one step; returns (sum, count) of each series, whose means make its curve."""
         raise NotImplementedError
 
     def measure(self) -> tuple[float, dict[str, float]]:
-        """What decides when to stop (less is better), and series to log, on held-out texts."""
+        """The early-stopping criterion (lower is better) and series to log, on held-out texts."""
         raise NotImplementedError
 
     def report(self) -> None:
-        """Tell `progress`."""
+        """Call `progress` after a step."""
         raise NotImplementedError
 
     # -- the loop -------------------------------------------------------------------------------
     @property
     def reached(self) -> float:
-        """Share of the steps that are done."""
+        """The share of the steps that are done."""
         return self.state.step / self.config.steps
 
     def run(self) -> RunState:
-        """Train to the end, or until nothing gets better; the best weights remain."""
+        """Train until the last step or early stopping; leaves the best weights in the compressor."""
         config, state = self.config, self.state
         try:
             if self.from_the_start and not state.step:
-                self._judge()
+                self._measure()
             while state.step < config.steps and not state.done:
                 started = time.perf_counter()
                 self._recent.append(self.step())
@@ -112,7 +113,7 @@ class Run:
                     self._log(means(self._recent))
                     self._recent.clear()
                 if state.step % config.evaluate_every == 0 or state.step == config.steps:
-                    self._judge()
+                    self._measure()
                 if time.monotonic() - self._saved >= SAVE_EVERY:
                     self.save()
         except KeyboardInterrupt:
@@ -124,8 +125,8 @@ class Run:
         return state
 
     def advance(self, scale: float, parameters: Sequence[nn.Parameter]) -> None:
-        """Add up and clip the gradients, and take a step at ``scale`` times the learning rates."""
-        self.team.add_gradients(parameters)
+        """Sum and clip the gradients, and take an optimizer step at ``scale`` times the learning rates."""
+        self.processes.add_gradients(parameters)
         nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -141,7 +142,7 @@ class Run:
                 f"state is in {self.folder}"
             )
 
-    def _judge(self) -> None:
+    def _measure(self) -> None:
         state = self.state
         measured, series = self.measure()
         self._log({f"{HELD_OUT}{name}": value for name, value in series.items()})
@@ -155,7 +156,7 @@ class Run:
         state = self.state
         rounded = {name: round(value, 4) for name, value in sorted(series.items())}
         state.curve += [(name, state.step, value) for name, value in rounded.items()]
-        if not self.team.leads:
+        if not self.processes.leads:
             return
         with suppress(OSError), (self.folder / "log.jsonl").open("a") as log:
             log.write(json.dumps({"step": state.step, "seconds": round(state.seconds), **rounded}) + "\n")
@@ -177,9 +178,9 @@ class Run:
         if not self.file.exists():
             return
         try:
-            # Only tensors, numbers and texts are read, even if somebody changed the file.
+            # weights_only: nothing but tensors, numbers and texts is read, even from an altered file.
             state: dict[str, Any] = torch.load(self.file, weights_only=True, map_location="cpu")
-        except Exception as error:  # torch's parser raises anything on bytes from anywhere
+        except Exception as error:  # torch's parser raises many kinds of errors on damaged files
             raise ConfigError(
                 f"cannot read the unfinished run {self.file}; remove it to start anew"
             ) from error
@@ -195,9 +196,9 @@ class Run:
         self.state.curve = [(s, n, v) for s, n, v in self.state.curve]
 
     def save(self) -> None:
-        """Write the state beside the old one, then replace it; one of a team does."""
+        """Replace the state file atomically, in the first process only. Raises `CompileError`."""
         self._saved = time.monotonic()
-        if not self.team.leads:
+        if not self.processes.leads:
             return
         state = {
             "format": FORMAT,
@@ -217,11 +218,11 @@ class Run:
 
 
 def means(recent: Sequence[Mapping[str, tuple[float, float]]]) -> dict[str, float]:
-    """Means of each series over (sum, count) pairs; series of which there was nothing are left out."""
-    return {name: total / count for name, (total, count) in added(recent).items() if count}
+    """The mean of each series from (sum, count) pairs; series with a count of 0 are left out."""
+    return {name: total / count for name, (total, count) in summed(recent).items() if count}
 
 
 def autocast(compressor: Compressor, precision: str) -> Any:
-    """bfloat16 where the arithmetic allows it, if asked for."""
+    """A context for mixed precision in bfloat16 if ``precision`` is "bf16"."""
     kind = compressor.base.model.device.type
     return torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16")

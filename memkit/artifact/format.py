@@ -1,4 +1,4 @@
-"""Artifacts: what a compiler produces, in one checked file.
+"""Artifacts: the output of a compiler, in one file with digests.
 
     offset  bytes  content
     0       4      magic  b"MKA\\x00"
@@ -9,8 +9,8 @@
     ...     ...    tensors, raw little-endian, in the manifest's order, zeros between them so that
                    each starts at a multiple of 64
 
-Every byte is covered by a digest or must be zero, so that an altered file is always refused. The
-content id is the SHA-256 of the whole file.
+Every byte is covered by a digest or must be zero, so an altered file is always refused. An artifact's id is
+the SHA-256 of the whole file.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ FORMAT_VERSION = 1
 _MAGIC = b"MKA\x00"
 _HEADER = struct.Struct("<4sIQ32s")
 _ALIGN = 64
-READ_UP_TO = 1 << 20  # bytes of a file: faults on the pages of a mapping take longer than copying so few
+MAX_COPIED = 1 << 20  # bytes up to which a file is read, not mapped: faster than page faults
 
 
 class Artifact:
-    """A decoded artifact; get one from `decode` or `open`.
+    """A decoded artifact, created by `decode` or `open`.
 
     Tensors may share the artifact's memory: clone one before writing to it. They stay valid after
-    `close`, which only lets go of the artifact's own hold on the file.
+    `close`, which only releases the artifact's own reference to the file.
     """
 
     def __init__(
@@ -70,9 +70,10 @@ class Artifact:
 
     @classmethod
     def encode(cls, manifest: Manifest, tensors: Mapping[str, tuple[torch.Tensor, tuple[str, ...]]]) -> bytes:
-        """The artifact's file: the same manifest and tensors always give the same bytes.
+        """The bytes of an artifact's file; equal manifests and tensors give equal bytes.
 
-        ``tensors`` maps a name to a tensor of any shape and the names of its axes.
+        ``tensors`` maps a name to a tensor of any shape and the names of its axes. Raises `ArtifactError` for
+        an unsupported dtype or layout, or an invalid manifest.
         """
         specs, parts, end = list[TensorSpec](), list[bytes](), 0
         for name in sorted(tensors):
@@ -90,9 +91,9 @@ class Artifact:
 
     @classmethod
     def decode(cls, data: bytes | bytearray | memoryview, *, verify_tensors: bool = True) -> Artifact:
-        """Check and read an artifact's bytes; raises `ArtifactError` when anything is amiss.
+        """Verify and read an artifact's bytes. Raises `ArtifactError` for any deviation from the format.
 
-        ``verify_tensors=False`` skips the tensors' digests, and so does not touch their pages.
+        ``verify_tensors=False`` skips the tensors' digests, and so does not read their pages.
         """
         view = memoryview(data)
         view = view.cast("B") if view.c_contiguous else memoryview(view.tobytes())
@@ -109,7 +110,7 @@ class Artifact:
         try:
             with open(path, "rb", buffering=0) as file:
                 size = os.fstat(file.fileno()).st_size
-                if size > READ_UP_TO:
+                if size > MAX_COPIED:
                     # A private writable mapping: torch accepts it, and no write reaches the file.
                     source = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
                 data = memoryview(source or bytearray(file.readall()))
@@ -130,17 +131,17 @@ class Artifact:
             self._id = hashlib.sha256(self._bytes()).hexdigest()
         return self._id
 
-    def is_known_as(self, artifact_id: str) -> None:
-        """Take the id from somebody who has compared it with the file's bytes, and not read them again."""
+    def set_verified_id(self, artifact_id: str) -> None:
+        """Set the id without reading the file, for a caller that has verified it before."""
         self._id = artifact_id
 
     @property
     def nbytes(self) -> int:
-        """Size of the whole file in bytes."""
+        """The size of the whole file in bytes."""
         return len(self._bytes())
 
     def tensor(self, name: str) -> torch.Tensor:
-        """The tensor of that name, in its stored dtype and shape, on the CPU."""
+        """The tensor with that name, in its stored dtype and shape, on the CPU. Raises `ArtifactError`."""
         _require_little_endian()
         spec = self._specs.get(name)
         if spec is None:
@@ -157,7 +158,7 @@ class Artifact:
         return torch.frombuffer(buffer, dtype=dtype).reshape(spec.shape)
 
     def with_manifest(self, manifest: Manifest) -> bytes:
-        """The file of an artifact with these tensors and another manifest."""
+        """The bytes of an artifact with these tensors and another manifest."""
         return self.encode(manifest, {name: (self.tensor(name), s.axes) for name, s in self._specs.items()})
 
     def require(self, fingerprint: str) -> None:
@@ -169,11 +170,11 @@ class Artifact:
             )
 
     def close(self) -> None:
-        """Let go of the file; may be called again. Tensors already taken keep what they need."""
+        """Release the file; may be called again. Tensors that were read before stay valid."""
         self._view.release()
         source, self._source = self._source, None
         if source is not None:
-            with contextlib.suppress(BufferError):  # a tensor uses the mapping; its end ends it
+            with contextlib.suppress(BufferError):  # a tensor still uses the mapping and will close it
                 source.close()
 
     def __enter__(self) -> Self:
@@ -219,7 +220,7 @@ def _dtype_name(tensor: torch.Tensor) -> str:
 
 
 def _tensor_bytes(name: str, tensor: torch.Tensor) -> bytes:
-    """Row-major little-endian bytes of a tensor of any shape."""
+    """The row-major little-endian bytes of a tensor of any shape."""
     _require_little_endian()
     import torch
 
@@ -235,7 +236,7 @@ def _tensor_bytes(name: str, tensor: torch.Tensor) -> bytes:
 
 
 def _read(view: memoryview) -> tuple[Manifest, int]:
-    """The manifest, and where the tensors start; everything but the tensors' digests is checked."""
+    """The manifest and the offset of the first tensor; verifies everything but the tensors' digests."""
     if len(view) < _HEADER.size:
         refuse(f"{len(view)} bytes are fewer than its header's {_HEADER.size}")
     magic, version, length, digest = _HEADER.unpack_from(view)
@@ -265,7 +266,8 @@ def _check_zero(view: memoryview, start: int, end: int) -> None:
 
 
 def _check_layout(view: memoryview, tensors: tuple[TensorSpec, ...], start: int) -> None:
-    """Tensors lie one after the other, each at the next multiple of 64, up to the last byte."""
+    """Refuse a layout in which tensors are not consecutive, aligned to 64 bytes, up to the end of the
+    file."""
     end = 0
     for spec in tensors:
         if spec.offset != _aligned(end):

@@ -1,6 +1,6 @@
-"""Manifests: what an artifact says about itself, written and read as msgpack.
+"""Manifests: the metadata of an artifact, stored as msgpack.
 
-Whatever is read has been checked: exactly the known keys, their types, bounded sizes and depth.
+Reading validates everything: exactly the known keys, their types, bounded sizes and depth.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Provenance:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One tensor's place in the file: ``offset`` counts from the first tensor's byte."""
+    """One tensor in the file; ``offset`` counts bytes from the start of the first tensor."""
 
     name: str
     dtype: str
@@ -57,25 +57,21 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an artifact is, for which base model, of which text, for whom.
-
-    ``tokens`` is the number of sequence positions that it occupies. ``tensors`` is filled in by
-    `Artifact.encode`.
-    """
+    """The metadata of an artifact."""
 
     kind: Kind
     compiler: str
     compiler_version: str
-    config: Mapping[str, JSON]
+    config: Mapping[str, JSON]  # the compiler's hyper-parameters
     seed: int
-    fingerprint: str
-    tokens: int
+    fingerprint: str  # of the base model
+    tokens: int  # sequence positions that the artifact occupies
     tenant: str
-    sources: tuple[Provenance, ...]
-    parent: str | None = None
-    verification: Mapping[str, JSON] = field(default_factory=dict)
-    metrics: Mapping[str, JSON] = field(default_factory=dict)
-    tensors: tuple[TensorSpec, ...] = ()
+    sources: tuple[Provenance, ...]  # what it was compiled from
+    parent: str | None = None  # id of the artifact it replaces
+    verification: Mapping[str, JSON] = field(default_factory=dict)  # figures of the admission gate
+    metrics: Mapping[str, JSON] = field(default_factory=dict)  # figures of the compilation
+    tensors: tuple[TensorSpec, ...] = ()  # filled in by `Artifact.encode`
     signature: Mapping[str, JSON] = field(default_factory=dict)  # see `memkit.artifact.signing`
 
 
@@ -83,12 +79,12 @@ _WANTED = {cls: {f.name: str(f.type) for f in fields(cls)} for cls in (Manifest,
 
 
 def refuse(reason: str) -> NoReturn:
-    """Raise the `ArtifactError` for unsound content."""
+    """Raise the `ArtifactError` for malformed content."""
     raise ArtifactError(f"not a sound artifact: {reason}")
 
 
 def pack(manifest: Manifest) -> bytes:
-    """The manifest's bytes, the same for equal manifests; `ArtifactError` when it breaks a rule."""
+    """The manifest's bytes, equal for equal manifests. Raises `ArtifactError` for an invalid manifest."""
     raw = {
         **vars(manifest),
         "sources": [vars(source) for source in manifest.sources],
@@ -106,7 +102,7 @@ def pack(manifest: Manifest) -> bytes:
 
 
 def _plain(value: object, where: str, depth: int = 0) -> JSON:
-    """Dicts with sorted keys, lists and scalars; `ArtifactError` for whatever JSON cannot hold."""
+    """Convert to dicts with sorted keys, lists and scalars. Raises `ArtifactError` for other values."""
     if depth > MAX_DEPTH:
         refuse(f"{where} is nested more than {MAX_DEPTH} levels deep")
     if value is None or isinstance(value, bool | int | str):
@@ -127,7 +123,7 @@ def _plain(value: object, where: str, depth: int = 0) -> JSON:
 
 
 def unpack(packed: bytes) -> Manifest:
-    """A manifest from bytes that may be anything; `ArtifactError` unless every rule holds."""
+    """A manifest from untrusted bytes. Raises `ArtifactError` unless it is valid."""
     try:
         raw = msgpack.unpackb(
             packed,
@@ -139,7 +135,7 @@ def unpack(packed: bytes) -> Manifest:
         )
     except ArtifactError:
         raise
-    except Exception as error:  # a third-party parser on bytes from anywhere
+    except Exception as error:  # a third-party parser on untrusted bytes
         raise ArtifactError(f"not a sound artifact: the manifest is not msgpack ({error})") from error
     return _checked(_plain(raw, "manifest"))
 
@@ -152,7 +148,8 @@ def _unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
 
 
 def _fields(raw: object, cls: type[Any], where: str) -> dict[str, Any]:
-    """The map's values, when it has exactly the keys of that dataclass, with their types."""
+    """The map's values if it has exactly the keys of that dataclass, with their types; else
+    `ArtifactError`."""
     wanted = _WANTED[cls]
     if not isinstance(raw, dict):
         refuse(f"{where} is not a map")

@@ -1,4 +1,4 @@
-"""Keys and values stored in fewer bits: symmetric integers with one scale for each head and token."""
+"""Quantize keys and values: symmetric integers with one scale for each head and token."""
 
 from __future__ import annotations
 
@@ -17,42 +17,42 @@ STORED: tuple[Stored, ...] = get_args(Stored)
 Tensors: TypeAlias = "dict[str, tuple[Tensor, tuple[str, ...]]]"
 AXES = ("layer", "kv_head", "token", "head_dim")
 SCALE = ".scale"
-_MOST = {"int8": 127, "int4": 7}
+_MAX = {"int8": 127, "int4": 7}
 
 
 def quantized(parts: Mapping[str, Tensor], stored: Stored) -> Tensors:
-    """What an artifact holds of tensors ``[layer, kv_head, token, head_dim]``.
+    """Tensors ``[layer, kv_head, token, head_dim]`` in the form in which an artifact stores them.
 
-    "model" leaves them as they are. For integers a tensor ``NAME.scale``, ``[layer, kv_head, token, 1]``,
-    stands beside each; two values of "int4" share a byte, the first one in its low half. Raises `ValueError`
-    for int4 of an odd head_dim.
+    "model" leaves their dtype unchanged. The integer forms add a tensor ``NAME.scale``, ``[layer, kv_head,
+    token, 1]``, for each; "int4" packs two values into a byte, the first one in its low half. Raises
+    `ValueError` for int4 with an odd head_dim.
     """
     import torch
 
-    made: Tensors = {}
+    tensors: Tensors = {}
     for name, part in parts.items():
         if stored in ("model", "bfloat16"):
-            kept = part if stored == "model" else part.bfloat16()
-            made[name] = kept.contiguous(), AXES
+            converted = part if stored == "model" else part.bfloat16()
+            tensors[name] = converted.contiguous(), AXES
             continue
-        most = _MOST[stored]
-        # As it will be read, so that rounding is to what the stored scale gives.
-        scale = (part.float().abs().amax(-1, keepdim=True) / most).clamp(min=1e-12).bfloat16()
-        whole = (part.float() / scale.float()).round().clamp(-most, most).to(torch.int8)
+        limit = _MAX[stored]
+        # Rounded to bfloat16 first, so that the integers fit the scale that will be read.
+        scale = (part.float().abs().amax(-1, keepdim=True) / limit).clamp(min=1e-12).bfloat16()
+        integers = (part.float() / scale.float()).round().clamp(-limit, limit).to(torch.int8)
         if stored == "int4":
-            if whole.shape[-1] % 2:
-                raise ValueError(f"int4 needs an even head_dim, got {whole.shape[-1]}")
-            low, high = (whole[..., i::2] + 8 for i in (0, 1))
-            whole = (low + 16 * high.to(torch.int16)).to(torch.uint8)
-        made[name] = whole.contiguous(), AXES
-        made[name + SCALE] = scale.contiguous(), AXES
-    return made
+            if integers.shape[-1] % 2:
+                raise ValueError(f"int4 needs an even head_dim, got {integers.shape[-1]}")
+            low, high = (integers[..., i::2] + 8 for i in (0, 1))
+            integers = (low + 16 * high.to(torch.int16)).to(torch.uint8)
+        tensors[name] = integers.contiguous(), AXES
+        tensors[name + SCALE] = scale.contiguous(), AXES
+    return tensors
 
 
 def dequantized(artifact: Artifact, name: str) -> Tensor:
-    """The tensor ``[layer, kv_head, token, head_dim]`` of that name, as it was up to rounding.
+    """The tensor ``[layer, kv_head, token, head_dim]`` with that name, restored up to rounding.
 
-    Raises `ArtifactError` where it has no scale, or an unsound one.
+    Raises `ArtifactError` for a missing or malformed tensor or scale.
     """
     import torch
 

@@ -1,7 +1,7 @@
 """Attestation: Ed25519 signatures of artifacts, with keys in PEM files (the extra ``sign``).
 
-What is signed is the manifest without its signature. It holds the digest of every tensor, so that a
-signature covers the whole artifact.
+The signed message is the manifest without its signature. It holds the digest of every tensor, so a signature
+covers the whole artifact.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class Signer:
 
     @classmethod
     def from_file(cls, path: str | Path) -> Self:
-        """Read an unencrypted PEM file. Raises `ConfigError` for a key of another kind."""
+        """Read an unencrypted PEM file. Raises `ConfigError` for an unreadable file or another kind of
+        key."""
         serialization, data = _serialization(), _read(path)
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -63,7 +64,7 @@ class Signer:
         return cls(key)
 
     def sign(self, artifact: Artifact) -> bytes:
-        """The artifact's file with this key's signature in its manifest."""
+        """The bytes of the artifact with this key's signature in its manifest."""
         public = self.key.public_key().public_bytes_raw()
         value = self.key.sign(_message(artifact.manifest))
         signature = {"algorithm": "ed25519", "key": public.hex(), "value": value.hex()}
@@ -71,7 +72,7 @@ class Signer:
 
 
 def generate(path: str | Path) -> tuple[Path, Path]:
-    """Write a new private key (readable by its owner alone) and, beside it, ``.pub``; returns both paths.
+    """Write a new private key (readable by its owner only) and the public key ``.pub``; returns both paths.
 
     Raises `ConfigError` when either file exists or cannot be written.
     """
@@ -96,7 +97,7 @@ def generate(path: str | Path) -> tuple[Path, Path]:
 
 
 def trusted_keys(paths: Sequence[str | Path]) -> tuple[Ed25519PublicKey, ...]:
-    """Public keys from PEM files. Raises `ConfigError` for a key of another kind."""
+    """Public keys from PEM files. Raises `ConfigError` for an unreadable file or another kind of key."""
     serialization = _serialization()
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -113,7 +114,7 @@ def trusted_keys(paths: Sequence[str | Path]) -> tuple[Ed25519PublicKey, ...]:
 
 
 def require_signed(manifest: Manifest, trusted: Sequence[Ed25519PublicKey]) -> None:
-    """Raise `VerificationError` unless one of the trusted keys signed exactly this artifact."""
+    """Raise `VerificationError` unless one of the ``trusted`` keys signed exactly this artifact."""
     signature = manifest.signature
     if not signature:
         raise VerificationError("the artifact is not signed")

@@ -1,4 +1,4 @@
-"""API keys: each lets its holder act for one tenant. Only their hashes are kept."""
+"""API keys: each authenticates its holder as one tenant or user. The catalog keeps only their hashes."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ MAX_LABEL = 128  # characters
 
 @dataclass(frozen=True)
 class ApiKey:
-    """What is known of a key; ``id`` is part of it and no secret.
+    """A key without its secret; ``id`` is the public part of the secret.
 
-    It acts for ``tenant``, which by its ``scope`` is a server's tenant with its users, or one user of none.
+    The key acts for ``tenant``: with the ``scope`` "tenant" for a server's tenant and all its users, with
+    "user" for a single user without a tenant.
     """
 
     id: str
@@ -44,9 +45,9 @@ class ApiKeys:
         self._catalog = catalog
 
     def create(self, tenant: str, label: str = "", scope: Scope = "tenant") -> tuple[ApiKey, str]:
-        """A new key and its secret, which nobody can look up later.
+        """Create a key; returns it with its secret, which cannot be looked up later.
 
-        Raises `ConfigError` for what cannot be a name.
+        Raises `ConfigError` for an invalid tenant, label or scope.
         """
         check_tenant(tenant)
         if scope not in get_args(Scope):
@@ -62,22 +63,22 @@ class ApiKeys:
         return ApiKey(key_id, tenant, label, statements.time_of(created), None, scope), secret
 
     def find(self, secret: str) -> ApiKey | None:
-        """The key of that secret; None for an unknown, wrong or revoked one, which takes as long to tell."""
+        """The key with that secret; None for an unknown, wrong or revoked one, in the same time."""
         parts = secret.split("_", 2) if secret.isascii() else []
         key_id = parts[1] if len(parts) == 3 and parts[0] == PREFIX else ""
         with self._catalog.read() as connection:
             row = connection.execute(select(api_keys).where(api_keys.c.id == key_id)).first()
-        known = row.hash if row else _hash("")
-        right = hmac.compare_digest(known, _hash(secret))
-        return _key(row) if row is not None and right and row.revoked is None else None
+        expected = row.hash if row else _hash("")
+        matches = hmac.compare_digest(expected, _hash(secret))
+        return _key(row) if row is not None and matches and row.revoked is None else None
 
     def tenant(self, secret: str) -> str | None:
-        """Whom the key of that secret acts for; see `find`."""
-        found = self.find(secret)
-        return None if found is None else found.tenant
+        """The tenant that the key with that secret acts for; see `find`."""
+        key = self.find(secret)
+        return None if key is None else key.tenant
 
     def list(self, tenant: str, scope: Scope = "tenant") -> list[ApiKey]:
-        """All keys of a tenant or user, oldest first; revoked ones, too."""
+        """All keys of a tenant or user, oldest first, including revoked ones."""
         check_tenant(tenant)
         with self._catalog.read() as connection:
             query = select(api_keys).where(_of(tenant, scope))
@@ -85,7 +86,7 @@ class ApiKeys:
         return [_key(row) for row in rows]
 
     def revoke(self, tenant: str, key_id: str, scope: Scope = "tenant") -> None:
-        """Let a key open nothing any more. Raises `NotFoundError` when the tenant has none of that id."""
+        """Revoke a key. Raises `NotFoundError` when the tenant has no key with that id."""
         check_tenant(tenant)
         mine = _of(tenant, scope) & (api_keys.c.id == key_id)
         with self._catalog.write() as connection:

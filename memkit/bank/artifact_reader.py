@@ -1,4 +1,5 @@
-"""Artifact files as they are opened: every byte is checked, and checked again when the file changes."""
+"""Open artifact files. All bytes of a file are verified when it is first opened, and again when it
+changes."""
 
 from __future__ import annotations
 
@@ -10,50 +11,50 @@ from memkit.artifact.format import Artifact
 from memkit.bank.artifact_store import ArtifactStore
 from memkit.errors import ArtifactError
 
-KNOWN = 4096  # files whose bytes are known to be right
-Signature = tuple[int, int, int, int]
+MAX_VERIFIED = 4096  # files that are remembered as verified
+Signature = tuple[int, int, int, int]  # inode, bytes, modification and change time in nanoseconds
 
 
 class ArtifactReader:
-    """Opens a store's artifacts. What was read whole once is not read again while its file is the same."""
+    """Opens the artifacts of a store. A file that was verified is not read again until it changes."""
 
-    def __init__(self, blobs: ArtifactStore) -> None:
-        self._blobs = blobs
-        self._known: OrderedDict[str, tuple[Signature | None, str]] = OrderedDict()
+    def __init__(self, store: ArtifactStore) -> None:
+        self._store = store
+        self._verified: OrderedDict[str, tuple[Signature | None, str]] = OrderedDict()
         self._lock = threading.Lock()
 
     def artifact(self, tenant: str, artifact_id: str) -> Artifact:
-        """The artifact of that id. Raises `ArtifactError` where its file is missing or went bad."""
+        """The artifact with that id. Raises `ArtifactError` when its file is missing or damaged."""
         try:
-            return self._open(self._blobs.local(tenant, artifact_id), artifact_id)
-        except ArtifactError:  # perhaps only this machine's copy
-            return self._open(self._blobs.fresh(tenant, artifact_id), artifact_id)
+            return self._open(self._store.local(tenant, artifact_id), artifact_id)
+        except ArtifactError:  # perhaps only this machine's copy is damaged
+            return self._open(self._store.fresh(tenant, artifact_id), artifact_id)
 
     def _open(self, path: Path, artifact_id: str) -> Artifact:
         signature, name = _signature(path), str(path)
-        # The id is the digest of the whole file: where it is right, so are the tensors' own.
+        # The id is the digest of the whole file: where it matches, so do the tensors' own.
         try:
             artifact = Artifact.open(path, verify_tensors=False)
-        except ArtifactError as error:  # where the bank lies is nobody's business
+        except ArtifactError as error:  # the message may reach a client, which must not learn the path
             raise ArtifactError(str(error).replace(f"{path}: ", "").replace(f" {path}", "")) from error
         with self._lock:
-            known = signature is not None and self._known.get(name) == (signature, artifact_id)
-        if not known and artifact.id != artifact_id:
+            verified = signature is not None and self._verified.get(name) == (signature, artifact_id)
+        if not verified and artifact.id != artifact_id:
             artifact.close()
             raise ArtifactError(f"the file of artifact {artifact_id} was altered, or holds another one")
-        artifact.is_known_as(artifact_id)
+        artifact.set_verified_id(artifact_id)
         with self._lock:
-            self._known[name] = signature, artifact_id
-            self._known.move_to_end(name)
-            while len(self._known) > KNOWN:
-                self._known.popitem(last=False)
+            self._verified[name] = signature, artifact_id
+            self._verified.move_to_end(name)
+            while len(self._verified) > MAX_VERIFIED:
+                self._verified.popitem(last=False)
         return artifact
 
 
 def _signature(path: Path) -> Signature | None:
-    """What changes when a file does; None where there is none."""
+    """A value that changes whenever the file does; None without a file."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

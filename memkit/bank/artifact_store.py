@@ -17,63 +17,64 @@ SUFFIX = ".mka"
 
 
 def name_of(tenant: str, artifact_id: str) -> str:
-    """What an artifact's file is called below its store."""
+    """The path of an artifact's file, relative to its store."""
     return f"{tenant_key(tenant)[:16]}/{artifact_id}{SUFFIX}"
 
 
 class ArtifactStore(Protocol):
-    """Where artifact files lie: `LocalArtifactStore` on this machine,
-    `memkit.bank.artifact_store_remote.RemoteArtifactStore` elsewhere."""
+    """Storage of artifact files: `LocalArtifactStore` on local disk,
+    `memkit.bank.artifact_store_remote.RemoteArtifactStore` at a URL."""
 
     def local(self, tenant: str, artifact_id: str) -> Path:
-        """The artifact's file on this machine; it is not there if the store has none."""
+        """The path of the artifact's file on this machine; the file does not exist if the store has none."""
 
     def fresh(self, tenant: str, artifact_id: str) -> Path:
-        """As `local`, but for what the store has now, whatever this machine kept of it."""
+        """Like `local`, but fetched again if this machine keeps a copy."""
 
     def exists(self, tenant: str, artifact_id: str) -> bool:
         """Whether the store has the artifact."""
 
     def write(self, tenant: str, artifact_id: str, data: bytes) -> None:
-        """Store an artifact, whole or not at all."""
+        """Store an artifact atomically."""
 
     def remove(self, tenant: str, artifact_id: str) -> None:
         """Remove an artifact, if it is there."""
 
     def discard(self, name: str) -> None:
-        """Remove what `strays` named."""
+        """Remove a file that `strays` named."""
 
     def strays(self, known: Collection[str], before: float) -> list[str]:
-        """Names of files that are not ``known`` and were last written before that Unix time."""
+        """Names of files that are not in ``known`` and were last written before the Unix time ``before``."""
 
     def writing(self) -> AbstractContextManager[None]:
-        """Around a write and the transaction that names the file: until then it looks like a stray."""
+        """A shared lock for a write and the transaction that refers to the file: until its commit the file
+        looks like a stray."""
 
     def alone(self, timeout: float) -> AbstractContextManager[bool]:
-        """Keeps writers out, if all that are at it end within ``timeout`` seconds; whether they did."""
+        """An exclusive lock against `writing`; whether it was acquired within ``timeout`` seconds."""
 
 
 class LocalArtifactStore:
-    """The files below one folder. A file is there whole or not at all, even after a power cut."""
+    """Artifact files below one folder. Writes are atomic and survive a power cut."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._synced = set[str]()  # names of folders that survive a power cut themselves
+        self._synced = set[str]()  # names of subfolders whose own entry was synced to disk
 
     def local(self, tenant: str, artifact_id: str) -> Path:
-        """Where the tenant's artifact of that id lies, when there is one."""
+        """The path of the artifact's file, which need not exist."""
         return self._folder / name_of(tenant, artifact_id)
 
     def fresh(self, tenant: str, artifact_id: str) -> Path:
-        """The same: nothing is kept beside it."""
+        """The same as `local`: there is no other copy."""
         return self.local(tenant, artifact_id)
 
     def exists(self, tenant: str, artifact_id: str) -> bool:
-        """Whether there is one."""
+        """Whether the store has the artifact."""
         return self.local(tenant, artifact_id).exists()
 
     def write(self, tenant: str, artifact_id: str, data: bytes) -> None:
-        """Store an artifact, in place of a file of that name that may have gone bad."""
+        """Store an artifact, replacing a file of that name, which may be damaged."""
         path = self.local(tenant, artifact_id)
         synced = path.parent.name in self._synced and path.parent.exists()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,16 +102,16 @@ class LocalArtifactStore:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Around a write and the transaction that names the file: until then it looks like a stray."""
+        """A shared lock for a write and the transaction that refers to the file."""
         with self._locked() as lock:
             _flock(lock, shared=True)
             yield
 
     @contextmanager
     def alone(self, timeout: float) -> Iterator[bool]:
-        """Keeps writers out, if all that are at it end within ``timeout`` seconds; whether they did.
+        """An exclusive lock against `writing`; whether it was acquired within ``timeout`` seconds.
 
-        Of writers that were killed the system has dropped the locks.
+        The operating system releases the locks of processes that were killed.
         """
         deadline = time.monotonic() + timeout
         with self._locked() as lock:
@@ -128,26 +129,26 @@ class LocalArtifactStore:
             os.close(descriptor)
 
     def strays(self, known: Collection[str], before: float) -> list[str]:
-        """Names of files that are not ``known`` and were last written before that Unix time."""
+        """Names of files that are not in ``known`` and were last written before the Unix time ``before``."""
         found = [p for p in self._folder.glob("*/*") if p.suffix == SUFFIX or p.name.startswith(_TEMPORARY)]
         named = {f"{p.parent.name}/{p.name}": p for p in found}
         return sorted(n for n, p in named.items() if n not in known and written_before(p, before))
 
     def discard(self, name: str) -> None:
-        """Remove what `strays` named."""
+        """Remove a file that `strays` named."""
         (self._folder / name).unlink(missing_ok=True)
 
 
 def written_before(path: Path, before: float) -> bool:
-    """Whether a file is there and was last written before that Unix time."""
+    """Whether a file exists and was last written before the Unix time ``before``."""
     try:
         return path.stat().st_mtime < before
-    except FileNotFoundError:  # a writer has just finished with it
+    except FileNotFoundError:  # its writer has just renamed or removed it
         return False
 
 
 def _flock(descriptor: int, *, shared: bool) -> bool:
-    """Take the lock: wait for a shared one, try for the other. Never alone where there are no such locks."""
+    """Wait for a shared lock, or try for an exclusive one; False where the system has no such locks."""
     try:
         import fcntl
     except ImportError:
@@ -160,7 +161,7 @@ def _flock(descriptor: int, *, shared: bool) -> bool:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make what was created, renamed or removed in a folder survive a power cut."""
+    """Sync a folder to disk, so that files created, renamed or removed in it survive a power cut."""
     if os.name == "nt":  # folders cannot be opened there
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""Artifact files in any store that fsspec knows, such as S3, with a cache on this machine."""
+"""Artifact files in any store that fsspec supports, such as S3, with a local cache."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import Any
 from memkit.bank.artifact_store import SUFFIX, name_of
 from memkit.errors import BankError, ConfigError, MissingExtraError, install_line
 
-CACHE_BYTES = 4 << 30  # of files that are kept on this machine
+CACHE_BYTES = 4 << 30  # of the files that are cached on this machine
 
 
 class RemoteArtifactStore:
-    """The files below one URL. A store writes an object whole, or not at all.
+    """Artifact files below one URL of a store that writes objects atomically.
 
-    The cache holds only what the bank names: each use asks the catalog first, and what is forgotten on
-    this machine is removed from it at once; elsewhere when it is pushed out.
+    The catalog is asked before each use of the cache, so a forgotten artifact is never served from it.
+    Forgetting removes the cached file on this machine at once; other machines evict theirs in time.
     """
 
     def __init__(self, url: str, cache: Path) -> None:
@@ -40,7 +40,7 @@ class RemoteArtifactStore:
         self._root, self._url, self._cache = str(root).rstrip("/"), url, cache
 
     def local(self, tenant: str, artifact_id: str) -> Path:
-        """The artifact's file on this machine, fetched if need be; there is none if the store has none."""
+        """The path of the artifact's file in the cache, fetched if absent; no file if the store has none."""
         path = self._cached(tenant, artifact_id)
         if path.exists():
             return path
@@ -53,7 +53,7 @@ class RemoteArtifactStore:
         return path
 
     def fresh(self, tenant: str, artifact_id: str) -> Path:
-        """The artifact's file, fetched anew; what was kept on this machine may have gone bad."""
+        """Like `local`, but fetched again: the cached file may be damaged."""
         self._cached(tenant, artifact_id).unlink(missing_ok=True)
         return self.local(tenant, artifact_id)
 
@@ -63,7 +63,7 @@ class RemoteArtifactStore:
             return bool(self._fs.exists(self._key(name_of(tenant, artifact_id))))
 
     def write(self, tenant: str, artifact_id: str, data: bytes) -> None:
-        """Store an artifact, in place of one of that name that may have gone bad."""
+        """Store an artifact, replacing an object of that name, which may be damaged."""
         with self._reached():
             self._fs.pipe_file(self._key(name_of(tenant, artifact_id)), data)
         self._keep(self._cached(tenant, artifact_id), data)
@@ -74,7 +74,7 @@ class RemoteArtifactStore:
         self.discard(name_of(tenant, artifact_id))
 
     def discard(self, name: str) -> None:
-        """Remove what `strays` named."""
+        """Remove an object that `strays` named."""
         with self._reached():
             try:
                 self._fs.rm_file(self._key(name))
@@ -83,21 +83,22 @@ class RemoteArtifactStore:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Nothing tells machines from each other that write; see `alone`."""
+        """No lock: machines cannot see each other's writes; see `alone`."""
         yield
 
     @contextmanager
     def alone(self, timeout: float) -> Iterator[bool]:
-        """Never: other machines may be writing, so that strays are given time."""
+        """Always False: other machines may be writing, so `memkit.bank.repair` waits before removing
+        strays."""
         yield False
 
     def strays(self, known: Collection[str], before: float) -> list[str]:
-        """Names of objects that are not ``known`` and were written before that Unix time."""
+        """Names of objects that are not in ``known`` and were written before the Unix time ``before``."""
         with self._reached():
             self._fs.invalidate_cache()
-            found: dict[str, Any] = self._fs.find(self._root, detail=True)
+            objects: dict[str, Any] = self._fs.find(self._root, detail=True)
         old = []
-        for key, info in found.items():
+        for key, info in objects.items():
             name = key[len(self._root) + 1 :]
             if name.endswith(SUFFIX) and name not in known and _written(info) < before:
                 old.append(name)
@@ -117,14 +118,14 @@ class RemoteArtifactStore:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-        # Other processes use the same cache: a file may go between being seen and being looked at.
-        files = [(found, file) for file in self._cache.glob(f"*/*{SUFFIX}") if (found := _stat(file))]
-        spare = sum(found.st_size for found, _ in files) - CACHE_BYTES
-        for found, file in sorted(files, key=lambda each: each[0].st_mtime):
-            if spare <= 0:
+        # Other processes use the same cache: a file may vanish between listing and stat.
+        files = [(status, file) for file in self._cache.glob(f"*/*{SUFFIX}") if (status := _stat(file))]
+        excess = sum(status.st_size for status, _ in files) - CACHE_BYTES
+        for status, file in sorted(files, key=lambda each: each[0].st_mtime):
+            if excess <= 0:
                 break
             if file != path:
-                spare -= found.st_size
+                excess -= status.st_size
                 file.unlink(missing_ok=True)
 
     @contextmanager
@@ -139,7 +140,7 @@ class RemoteArtifactStore:
 
 
 def _stat(file: Path) -> os.stat_result | None:
-    """What the system says of a file; None where it is gone."""
+    """The status of a file; None where it does not exist."""
     try:
         return file.stat()
     except FileNotFoundError:
@@ -147,7 +148,7 @@ def _stat(file: Path) -> os.stat_result | None:
 
 
 def _written(info: dict[str, Any]) -> float:
-    """When an object was written; now, where its store does not tell."""
+    """The Unix time at which an object was written; now, where its store does not report it."""
     for name in ("LastModified", "mtime", "created", "last_modified"):
         value = info.get(name)
         if isinstance(value, datetime):

@@ -1,7 +1,8 @@
 """The memory bank: one folder with a catalog and artifact files.
 
-A write goes artifact file, then catalog, then index: a process killed at any point leaves the old
-state or the new one, and at worst a file that no row names, which `Bank.repair` removes.
+A write stores the artifact file, then commits to the catalog, then updates the index: a process killed at any
+point leaves the old state or the new one, and at worst a file that no row refers to, which `Bank.repair`
+removes.
 """
 
 from __future__ import annotations
@@ -53,14 +54,16 @@ _PREFIX = re.compile(r"[0-9a-f]{1,16}")
 
 
 class Bank:
-    """Memories of many tenants, each seen only by calls that name its tenant.
+    """Memories of many tenants. Every call names one tenant and sees only that tenant's memories.
 
-    The folder and its database are made, or opened, at the first call. A bank may be used by
-    several threads and processes at once: writers wait for each other up to ``timeout`` seconds.
-    Where the folder is read-only, reading works and writing raises `BankReadOnlyError`.
+    The folder ``path`` and its database are created, or opened, at the first call. A bank is safe to use from
+    several threads and processes: writers wait for each other up to ``timeout`` seconds, then raise
+    `BankBusyError`. In a read-only folder reading works and writing raises `BankReadOnlyError`. Every call
+    raises `ConfigError` for an invalid tenant.
 
-    Machines share a bank whose ``database`` is in PostgreSQL (``postgresql+psycopg://...``) and whose
-    ``artifacts`` are at a URL that fsspec knows (``s3://...``); the folder then holds what is this machine's.
+    Several machines share a bank whose ``database`` is in PostgreSQL (``postgresql+psycopg://...``) and whose
+    ``artifacts`` are at a URL that fsspec supports (``s3://...``); the folder then holds this machine's
+    cache.
     """
 
     def __init__(
@@ -73,9 +76,9 @@ class Bank:
     ) -> None:
         self.path = expanded(path)
         self._catalog = catalog_of(self.path, database, timeout)
-        self._blobs = store_of(self.path, artifacts)
+        self._store = store_of(self.path, artifacts)
         self._indexes = VectorIndexes()
-        self._opened = ArtifactReader(self._blobs)
+        self._reader = ArtifactReader(self._store)
         self.logs = ConversationLogs(self._catalog)
         self.versions = Versions(self._catalog, self._discard)
         self.leases = Leases(self._catalog)
@@ -94,12 +97,12 @@ class Bank:
         *,
         embedder: str = "",
     ) -> MemoryInfo:
-        """Keep a document and its chunks, with embeddings float32 [chunks, dim].
+        """Store a document and its chunks, with their embeddings, float32 [chunks, dim].
 
-        Search ranks by inner product, so the embedder decides what a score means; all vectors of a
-        tenant come from one, named ``embedder``. Chunks may overlap. A document that looks like one that
-        this tenant has (`memkit.text.normalize.normalize`) is that one, which is left as it is. Raises
-        `ConfigError` for another embedder than the tenant's.
+        Search ranks by inner product. All vectors of a tenant come from one embedding model, named
+        ``embedder``. Chunks may overlap. A document with the same `Document.identity` as one of the tenant's
+        is not stored again: the existing memory is returned. Raises `ConfigError` for another embedder than
+        the tenant's or embeddings that do not fit the chunks, and `QuotaError` beyond the tenant's limits.
         """
         return self.remember_many(tenant, [(document, chunks, embeddings)], embedder=embedder)[0]
 
@@ -110,7 +113,7 @@ class Bank:
         *,
         embedder: str = "",
     ) -> builtins.list[MemoryInfo]:
-        """As `remember`, all of them in one transaction: the bank holds all afterwards, or none."""
+        """Like `remember`, for several documents in one transaction."""
         check_tenant(tenant)
         checked = []
         for document, chunks, embeddings in documents:
@@ -120,10 +123,10 @@ class Bank:
         with self._catalog.write() as connection:
             vector_rows.require_embedder(connection, tenant, embedder)
             for document, chunks, vectors in checked:
-                memory_id = statements.same(connection, tenant, document)
+                memory_id = statements.find_document(connection, tenant, document)
                 if memory_id is None:
                     memory_id = memory_id_of(tenant, document.identity)
-                    if statements.find(connection, tenant, memory_id) is not None:  # ids are shortened hashes
+                    if statements.find(connection, tenant, memory_id) is not None:  # ids are truncated hashes
                         raise BankError(
                             f"another document of this tenant has the id {memory_id}: change the text"
                         )
@@ -134,45 +137,49 @@ class Bank:
         return infos
 
     def embedder(self, tenant: str) -> str | None:
-        """The embedder that made the tenant's vectors; "" if it had no name, None if there are none."""
+        """The name of the tenant's embedder, "" if it has none; None for a tenant without vectors."""
         check_tenant(tenant)
         with self._catalog.read() as connection:
             return vector_rows.embedder(connection, tenant)
 
     def reembed(self, tenant: str, embedder: str, embed: Embed, embed_entry: Embed | None = None) -> int:
-        """Make all the tenant's chunks and vectors anew from their sources; how many memories that were.
+        """Rebuild the tenant's chunks and vectors from the source texts; returns the number of memories.
 
-        ``embed_entry`` does it for the entries of running memories, if not as ``embed``. The work is done
-        before the bank is locked, but for what others remember in the meantime.
+        ``embed`` chunks and embeds a document with the model named ``embedder``; ``embed_entry``, if given,
+        does so for the entries of running memories. The write lock is taken only after embedding.
         """
         check_tenant(tenant)
         count = reembed(self._catalog, tenant, embedder, embed, embed_entry or embed)
         self._indexes.drop(tenant)
         return count
 
-    def publish(self, tenant: str, memory_id: str, data: bytes, made: CompiledFrom = _FROM_ALL) -> MemoryInfo:
-        """Make these artifact bytes the memory's current version, if they are sound and the tenant's.
+    def publish(
+        self, tenant: str, memory_id: str, data: bytes, compiled_from: CompiledFrom = _FROM_ALL
+    ) -> MemoryInfo:
+        """Store artifact bytes as a new version of a memory, which becomes the current one unless pinned.
 
-        ``made`` tells what they were compiled from. Earlier versions are kept. Publishing the current
-        version again changes nothing.
+        Earlier versions are kept. Publishing the current version again changes nothing. Raises
+        `ArtifactError` for damaged bytes or another tenant's artifact, `NotFoundError` for an unknown memory,
+        and `QuotaError` beyond the tenant's limits.
         """
         check_tenant(tenant)
         artifact = Artifact.decode(data)
         if artifact.manifest.tenant != tenant:
             raise ArtifactError("the artifact was compiled for another tenant; compile it for this one")
-        self._current(tenant, memory_id)  # is there such a memory?
-        with mapped_errors(self._catalog.path), self._blobs.writing():
-            self._blobs.write(tenant, artifact.id, data)
+        self._current(tenant, memory_id)  # raises NotFoundError
+        with mapped_errors(self._catalog.path), self._store.writing():
+            self._store.write(tenant, artifact.id, data)
             try:
-                return self._publish(tenant, memory_id, artifact, data, made)
+                return self._publish(tenant, memory_id, artifact, data, compiled_from)
             except (NotFoundError, QuotaError):  # forgotten in the meantime, or too large
                 self._discard(tenant, [artifact.id])
                 raise
 
     def fail(self, tenant: str, memory_id: str, reason: str, attempt: str | None = None) -> MemoryInfo:
-        """Note why a compilation failed; what the memory had before, it keeps.
+        """Record that a compilation failed. The memory keeps its current artifact.
 
-        ``attempt``, 64 hex digits, names what was tried, so that nobody tries just that again.
+        ``attempt`` (64 hex digits) identifies the source, options and model that were tried, so that the same
+        compilation is not tried again. Raises `NotFoundError` for an unknown memory.
         """
         check_tenant(tenant)
         reason = reason.encode(errors="replace").decode()
@@ -182,7 +189,7 @@ class Bank:
             return statements.info(connection, tenant, memory_id)
 
     def count_asked(self, tenant: str, counts: Mapping[str, int]) -> None:
-        """Add to the number of questions that memories answered; those forgotten meanwhile are left out."""
+        """Add to the number of questions that each memory answered; skips forgotten memories."""
         check_tenant(tenant)
         with self._catalog.write() as connection:
             now = statements.microseconds_of(datetime.now(UTC))
@@ -190,40 +197,42 @@ class Bank:
                 statements.add_asked(connection, tenant, memory_id, count, now)
 
     def get(self, tenant: str, memory_id: str) -> MemoryInfo:
-        """One memory, by its id or the start of it; `NotFoundError` when none or several match."""
+        """The memory with that id or a unique prefix of it. Raises `NotFoundError` if none or several
+        match."""
         check_tenant(tenant)
         if not isinstance(memory_id, str) or not _PREFIX.fullmatch(memory_id):
             raise statements.not_found(memory_id)
         with self._catalog.read() as connection:
-            found = statements.infos(connection, tenant, memory_id)
-        if len(found) > 1:
-            raise NotFoundError(f"{memory_id!r} is the start of {len(found)} ids: give more of it")
-        if not found:
+            matches = statements.infos(connection, tenant, memory_id)
+        if len(matches) > 1:
+            raise NotFoundError(f"{memory_id!r} is the start of {len(matches)} ids: give more of it")
+        if not matches:
             raise statements.not_found(memory_id)
-        return found[0]
+        return matches[0]
 
-    def some(self, tenant: str, memory_ids: Sequence[str]) -> dict[str, MemoryInfo]:
-        """Memories by their ids, as far as the tenant has them, all of one moment."""
+    def get_many(self, tenant: str, memory_ids: Sequence[str]) -> dict[str, MemoryInfo]:
+        """Memories by their ids, in one transaction; unknown ids are skipped."""
         check_tenant(tenant)
         with self._catalog.read() as connection:
             return {info.id: info for info in statements.find_infos(connection, tenant, memory_ids)}
 
     def list(self, tenant: str) -> builtins.list[MemoryInfo]:
-        """All memories of the tenant, oldest first; none for a tenant that is not known."""
+        """All memories of the tenant, oldest first; none for an unknown tenant."""
         check_tenant(tenant)
         with self._catalog.read() as connection:
             return statements.infos(connection, tenant)
 
     def tenants(self) -> builtins.list[str]:
-        """The names of all who have memories, for whoever runs the bank; of the memories it tells nothing."""
+        """The names of all tenants that have memories, for administration; reveals nothing of the
+        memories."""
         with self._catalog.read() as connection:
             return statements.tenants_of(connection)
 
-    def beneath(self, prefix: str) -> builtins.list[str]:
-        """The names of all who have memories and whose names begin with that, byte by byte."""
+    def tenants_with_prefix(self, prefix: str) -> builtins.list[str]:
+        """The names of all tenants that have memories and whose name begins with ``prefix``, byte by byte."""
         check_tenant(prefix)
         with self._catalog.read() as connection:
-            return statements.beneath(connection, prefix)
+            return statements.tenants_with_prefix(connection, prefix)
 
     def exists(self, tenant: str) -> bool:
         """Whether the tenant has memories."""
@@ -232,7 +241,7 @@ class Bank:
             return statements.exists(connection, tenant)
 
     def source(self, tenant: str, memory_id: str) -> Document:
-        """The memory's source text."""
+        """The memory's source text. Raises `NotFoundError`."""
         check_tenant(tenant)
         with self._catalog.read() as connection:
             return statements.source(connection, tenant, memory_id)
@@ -240,37 +249,38 @@ class Bank:
     def artifact(self, tenant: str, memory_id: str, version: int | None = None) -> Artifact:
         """The memory's current artifact, or that of a ``version``, memory-mapped; `close` it after use.
 
-        Raises `NotFoundError` when none was published, `ArtifactError` when its file went bad.
+        Raises `NotFoundError` when there is none, `ArtifactError` when its file is damaged.
         """
         check_tenant(tenant)
         artifact_id = self._artifact_id(tenant, memory_id, version)
         try:
-            return self._opened.artifact(tenant, artifact_id)
+            return self._reader.artifact(tenant, artifact_id)
         except ArtifactError as error:
-            self._artifact_id(tenant, memory_id, version)  # it may have been forgotten in the meantime
+            self._artifact_id(tenant, memory_id, version)  # raises NotFoundError if forgotten meanwhile
             raise ArtifactError(
                 f"the artifact of memory {memory_id} is damaged ({error}); compile and publish it again, "
                 "its source text is unharmed"
             ) from error
 
     def _artifact_id(self, tenant: str, memory_id: str, version: int | None) -> str:
-        found = self._current(tenant, memory_id)
+        artifact_id = self._current(tenant, memory_id)
         if version is not None:
-            kept = {each.version: each.artifact_id for each in self.versions.history(tenant, memory_id)}
-            found = kept.get(version)
-            if found is None:
+            stored = {each.version: each.artifact_id for each in self.versions.history(tenant, memory_id)}
+            artifact_id = stored.get(version)
+            if artifact_id is None:
                 raise NotFoundError(f"memory {memory_id} has no version {version}")
-        if found is None:
+        if artifact_id is None:
             raise NotFoundError(f"memory {memory_id} has no artifact yet: compile it first")
-        return found
+        return artifact_id
 
     def search(
         self, tenant: str, vector: NDArray[Any], k: int, *, within: str | None = None
     ) -> builtins.list[Hit]:
-        """The best chunks for a query embedding float32 [dim], best first.
+        """The best chunks for a query embedding, float32 [dim], best first.
 
-        One chunk of each of the ``k`` best memories, so that a long memory does not crowd out the
-        others; or the ``k`` best chunks of the memory ``within``.
+        Returns the best chunk of each of the ``k`` best memories, so that a long memory does not crowd out
+        the others; or the ``k`` best chunks of the one memory ``within``. Raises `ConfigError` when ``dim``
+        is not that of the tenant's vectors.
         """
         check_tenant(tenant)
         query = check_query(vector, k)
@@ -283,73 +293,75 @@ class Bank:
         return index.best(query, k) if within is None else index.within(query, within, k)
 
     def index_bytes(self, tenant: str) -> int:
-        """Memory that the tenant's search index takes, in bytes; 0 while it is not loaded."""
+        """The size of the tenant's search index in memory, in bytes; 0 while it is not loaded."""
         check_tenant(tenant)
         return self._indexes.nbytes(tenant)
 
     def excerpts(self, tenant: str, hits: Sequence[Hit], around: int = 0) -> builtins.list[str]:
-        """The text of each chunk, with ``around`` characters on either side; "" where it was forgotten."""
+        """The text of each chunk, with ``around`` characters on either side; "" for a forgotten memory."""
         check_tenant(tenant)
-        places = [(hit.memory_id, hit.start - around, hit.end + around) for hit in hits]
+        spans = [(hit.memory_id, hit.start - around, hit.end + around) for hit in hits]
         with self._catalog.read() as connection:
-            return statements.excerpts(connection, tenant, places)
+            return statements.excerpts(connection, tenant, spans)
 
     def forget(self, tenant: str, memory_id: str | None = None) -> builtins.list[Receipt]:
         """Remove one memory of the tenant, or all: text, chunks, vectors, artifacts of all versions.
 
-        The bytes are overwritten in the database and gone from its log when this returns.
+        When this returns, the bytes are overwritten in the database and gone from its log. Raises
+        `NotFoundError` for an unknown id.
         """
         return self.deletion.forget(tenant, memory_id)
 
-    def unfinished(self, tenant: str, memory_id: str) -> Path:
-        """A file in which a compiler may keep what an interrupted compilation needs to go on.
+    def checkpoint_path(self, tenant: str, memory_id: str) -> Path:
+        """The file for a compiler's checkpoint of this memory, to resume an interrupted compilation.
 
-        It goes with the memory: `forget` removes it.
+        `forget` removes it with the memory. Raises `NotFoundError` for an unknown id.
         """
         check_tenant(tenant)
-        self._current(tenant, memory_id)  # is there such a memory? Its id becomes a part of a path
+        self._current(tenant, memory_id)  # raises NotFoundError: the id becomes a part of the path
         return self.path / "unfinished" / tenant_key(tenant)[:16] / memory_id
 
     def check(self, tenant: str) -> builtins.list[str]:
-        """What is wrong with the tenant's artifact files, in words; nothing when all is well."""
+        """Verify the tenant's artifact files; one message for each problem."""
         check_tenant(tenant)
         with self._catalog.read() as connection:
             versions = statements.versions(connection, tenant)
         problems = []
         for memory_id, version, artifact_id in versions:
             try:
-                self._opened.artifact(tenant, artifact_id).close()
+                self._reader.artifact(tenant, artifact_id).close()
             except ArtifactError as error:
                 problems.append(f"memory {memory_id}, version {version}: {error}")
         return problems
 
     def repair(self, *, grace: float | None = None) -> builtins.list[str]:
-        """Remove what no memory needs, withdraw damaged artifacts, have indexes and unsound vectors made
-        anew; returns what was done, without content.
+        """Remove stray files, withdraw damaged artifacts, and have indexes and damaged vectors rebuilt.
 
-        Files that another process may be about to name are left alone: while one is at it, or where the
-        system cannot tell, those written in the last hour; or in the last ``grace`` seconds.
+        Returns a line for each thing done, without content. Files written in the last ``grace`` seconds are
+        kept, since a writer may be about to commit them. By default that is 0 if no process is writing, and
+        an hour if one is or the system cannot tell. Raises `BankError` when the catalog itself is damaged.
         """
         from memkit.bank.repair import repair
 
         with mapped_errors(self._catalog.path):
-            done = repair(self.path, self._catalog, self._blobs, grace)
+            done = repair(self.path, self._catalog, self._store, grace)
         self._catalog.checkpoint()
         self._indexes.clear()
         return done
 
     def backup(self, file: str | Path) -> int:
-        """Write all of the bank as it is now to one new file; how many bytes that are.
+        """Write a snapshot of the whole bank to a new file; returns its size in bytes.
 
-        Reading and writing go on meanwhile. Raises `ConfigError` when the file exists.
+        The bank can be read and written meanwhile. Raises `ConfigError` when the file exists and
+        `BankBusyError` when memories keep being forgotten during the copy.
         """
         from memkit.bank.backup import backup
 
         with mapped_errors(self._catalog.path):
-            return backup(self.path, self._catalog, self._blobs, Path(file))
+            return backup(self.path, self._catalog, self._store, Path(file))
 
     def close(self) -> None:
-        """Close the database; the next call would open it again."""
+        """Close the database; the next call opens it again."""
         self._indexes.clear()
         self._catalog.close()
 
@@ -362,15 +374,15 @@ class Bank:
         self.close()
 
     def _publish(
-        self, tenant: str, memory_id: str, artifact: Artifact, data: bytes, made: CompiledFrom
+        self, tenant: str, memory_id: str, artifact: Artifact, data: bytes, compiled_from: CompiledFrom
     ) -> MemoryInfo:
         with self._catalog.write() as connection:
             current = statements.artifact_id(connection, tenant, memory_id)
-            # A forget may have removed the same file again; while the write lock is held none can.
-            if not self._blobs.exists(tenant, artifact.id):
-                self._blobs.write(tenant, artifact.id, data)
+            # A concurrent forget may have removed the file; while the write lock is held, none can.
+            if not self._store.exists(tenant, artifact.id):
+                self._store.write(tenant, artifact.id, data)
             if current != artifact.id:
-                statements.insert_version(connection, tenant, memory_id, artifact, made)
+                statements.insert_version(connection, tenant, memory_id, artifact, compiled_from)
                 require_within(connection, tenant)
             statements.set_status(connection, tenant, memory_id, "compiled", None)
             return statements.info(connection, tenant, memory_id)
@@ -380,8 +392,8 @@ class Bank:
             return statements.artifact_id(connection, tenant, memory_id)
 
     def _discard(self, tenant: str, artifact_ids: Iterable[str]) -> None:
-        """Remove files that no row of the tenant names (any more)."""
+        """Remove the files of artifacts that no row of the tenant refers to."""
         with self._catalog.write() as connection:
             for artifact_id in artifact_ids:
-                if not statements.names(connection, tenant, artifact_id):
-                    self._blobs.remove(tenant, artifact_id)
+                if not statements.has_artifact(connection, tenant, artifact_id):
+                    self._store.remove(tenant, artifact_id)

@@ -1,7 +1,7 @@
-"""Bundles: one memory with its artifact in one signed file, from a bank to another (the extra ``sign``).
+"""Bundles: one memory and its artifact in a signed file, to move it between banks (needs the extra ``sign``).
 
-A bundle holds the source (text, or entries with their dates), where the artifact came from in it, and the
-artifact. It is read only when a trusted key signed exactly these bytes.
+A bundle holds the source (a text, or dated entries), the part of it that the artifact was compiled from, and
+the artifact. It is loaded only when a trusted key signed exactly its bytes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ _PAYLOAD: Mapping[str, type | tuple[type, ...]] = {
 
 
 def export(bank: Bank, tenant: str, memory_id: str, signer: Signer) -> bytes:
-    """A bundle of a memory and its current artifact. Raises `NotFoundError` for one without an artifact."""
+    """A bundle of a memory and its current artifact, signed by ``signer``.
+
+    Raises `NotFoundError` for an unknown memory and for one without an artifact.
+    """
     info = bank.get(tenant, memory_id)
     document, entries = bank.logs.snapshot(tenant, info.id)
     version = next((v for v in bank.versions.history(tenant, info.id) if v.current), None)
@@ -58,10 +61,10 @@ def export(bank: Bank, tenant: str, memory_id: str, signer: Signer) -> bytes:
     packed = msgpack.packb(payload, use_bin_type=True)
     public = signer.key.public_key().public_bytes_raw().hex()
     signature = signer.key.sign(_CONTEXT + packed)
-    made: bytes = msgpack.packb(
+    bundle: bytes = msgpack.packb(
         {"format": FORMAT, "payload": packed, "key": public, "signature": signature}, use_bin_type=True
     )
-    return made
+    return bundle
 
 
 def load(
@@ -74,11 +77,13 @@ def load(
     embedder: str,
     fingerprint: str | None = None,
 ) -> MemoryInfo:
-    """Put a bundle's memory into a bank, for the tenant that it was made for.
+    """Import a bundle's memory into a bank, for the tenant that exported it.
 
-    Raises `VerificationError` when no trusted key signed it, `FingerprintError` when the artifact is for
-    another base model, `ConfigError` for another tenant's or a running memory that is there already. The
-    bank is unchanged then.
+    ``embed`` chunks and embeds the source; ``embedder`` names what it embeds with. The artifact must be for
+    the base model with ``fingerprint``, unless that is None. Raises `VerificationError` when no key of
+    ``trusted`` signed the bundle, `ArtifactError` when it is malformed, `FingerprintError` for an artifact
+    of another base model, and `ConfigError` for another tenant's bundle or a running memory that exists
+    already. The bank is unchanged then.
     """
     payload = _opened(data, trusted)
     if payload["tenant"] != tenant:
@@ -98,13 +103,13 @@ def load(
     said = [Message(text, speaker, datetime.fromisoformat(when)) for _, when, speaker, text in entries]
     now = max(datetime.now(UTC), *(each.when for each in said if each.when))
     info = bank.logs.append(tenant, payload["name"], said, embed, embedder=embedder, now=now)
-    seen = sum(number <= (payload["through"] or 0) for number, *_ in entries)  # numbers begin anew
+    seen = sum(number <= (payload["through"] or 0) for number, *_ in entries)  # here numbers start at 1
     since = datetime.fromisoformat(payload["since"]) if payload["since"] else None
     return bank.publish(tenant, info.id, payload["artifact"], CompiledFrom(seen, since))
 
 
 def _opened(data: bytes, trusted: Sequence[Ed25519PublicKey]) -> dict[str, Any]:
-    """The payload of a bundle that a trusted key signed, with all its fields checked."""
+    """The payload of a bundle, with its signature and all fields checked."""
     outer = _unpacked(data)
     if set(outer) != {"format", "payload", "key", "signature"} or not isinstance(outer["payload"], bytes):
         raise ArtifactError("this is not a bundle that `memkit export` wrote")
@@ -116,7 +121,7 @@ def _opened(data: bytes, trusted: Sequence[Ed25519PublicKey]) -> dict[str, Any]:
     payload = _unpacked(outer["payload"])
     sound = set(payload) == set(_PAYLOAD) and all(isinstance(payload[k], t) for k, t in _PAYLOAD.items())
     if not sound or not all(_is_entry(each) for each in payload["entries"]):
-        raise ArtifactError("the bundle's content is not sound")
+        raise ArtifactError("the bundle's content is malformed")
     return payload
 
 
@@ -132,7 +137,7 @@ def _is_entry(raw: object) -> bool:
 def _unpacked(data: bytes) -> dict[str, Any]:
     try:
         found = msgpack.unpackb(data, raw=False, strict_map_key=True)
-    except Exception as error:  # a third-party parser on bytes from anywhere
+    except Exception as error:  # a third-party parser on untrusted bytes
         raise ArtifactError("this is not a bundle that `memkit export` wrote") from error
     if not isinstance(found, dict):
         raise ArtifactError("this is not a bundle that `memkit export` wrote")

@@ -1,4 +1,4 @@
-"""The catalog: an SQLite database of memories, chunks and artifact versions, all by tenant."""
+"""The catalog: an SQLite database of memories, chunks and artifact versions, each row owned by a tenant."""
 
 from __future__ import annotations
 
@@ -18,28 +18,31 @@ from memkit.errors import BankBusyError, BankReadOnlyError
 
 
 class AnyCatalog(Protocol):
-    """A catalog: `Catalog` in an SQLite file, or `memkit.bank.postgres.PostgresCatalog`."""
+    """The interface of a catalog: `Catalog` in an SQLite file, or `memkit.bank.postgres.PostgresCatalog`."""
 
     path: Any  # for messages: the file, or the URL without its password
 
     def read(self) -> AbstractContextManager[Connection]:
-        """A transaction that sees one state of the catalog."""
+        """A transaction that sees a consistent snapshot of the catalog."""
 
     def write(self) -> AbstractContextManager[Connection]:
-        """A transaction that no other writer runs beside."""
+        """A transaction that excludes all other writers."""
 
     def checkpoint(self) -> None:
-        """See to it that nothing deleted stays."""
+        """Purge deleted rows from the database's log, as far as the database allows."""
 
     def copy_to(self, path: Path) -> None:
-        """Write one state of the catalog to a new SQLite file."""
+        """Write a snapshot of the catalog to a new SQLite file."""
 
     def close(self) -> None:
         """Close all connections; the next use opens the catalog again."""
 
 
 class Catalog:
-    """One database file, opened at first use; read-only where nothing else is possible."""
+    """One database file, opened at first use; read-only where the file or its folder cannot be written.
+
+    Writers wait for each other up to ``timeout`` seconds.
+    """
 
     def __init__(self, path: Path, timeout: float) -> None:
         self.path = path
@@ -50,13 +53,16 @@ class Catalog:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A transaction that sees one state of the catalog."""
+        """A transaction that sees a consistent snapshot of the catalog."""
         with mapped_errors(self.path), self._open().begin() as connection:
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """A transaction that holds the write lock from its start, so that writers queue."""
+        """A transaction that holds the write lock from its start, so that writers queue.
+
+        Raises `BankReadOnlyError` where the catalog cannot be written, `BankBusyError` after the timeout.
+        """
         with mapped_errors(self.path):
             engine = self._open()
             if not self._writable:
@@ -65,10 +71,13 @@ class Catalog:
                 yield connection
 
     def checkpoint(self) -> None:
-        """Move the write-ahead log into the database and empty it, so that nothing deleted stays."""
+        """Move the write-ahead log into the database and truncate it, so that no deleted text stays in it.
+
+        Raises `BankBusyError` when another process's read keeps the log busy for the whole timeout.
+        """
         deadline = time.monotonic() + self._timeout
         while self._checkpoint_blocked():
-            # Another process reads, or does the same: SQLite does not queue for this.
+            # Another process reads or checkpoints; SQLite does not queue for this.
             if time.monotonic() < deadline:
                 time.sleep(0.02)
                 continue
@@ -89,7 +98,7 @@ class Catalog:
         return bool(blocked)
 
     def copy_to(self, path: Path) -> None:
-        """Write one state of the catalog to a new file, without what was deleted before."""
+        """Write a snapshot of the catalog to a new file, without the space of deleted rows."""
         with mapped_errors(self.path):
             connection = self._open().raw_connection()
             try:
@@ -124,14 +133,14 @@ class Catalog:
             while not _is_current(self.path, engine):
                 try:
                     _prepare(self.path, engine)
-                except BankBusyError:  # another process does the same: SQLite does not queue for WAL
+                except BankBusyError:  # another process prepares it; SQLite does not queue for WAL mode
                     if time.monotonic() > deadline:
                         raise
                     time.sleep(0.02)
             return engine
 
     def _open_readable(self) -> Engine:
-        """Where the folder is read-only, SQLite can read a catalog that no process has open."""
+        """Open the catalog in a read-only folder, which SQLite can do while no process has it open."""
         with mapped_errors(self.path):
             log = self.path.with_name(self.path.name + "-wal")
             unfinished = log.exists() and log.stat().st_size > 0
@@ -175,7 +184,7 @@ class Catalog:
 
 def _begin(connection: Connection) -> None:
     immediate = connection.get_execution_options().get("memkit_immediate")
-    # Past SQLAlchemy, which takes longer over this than SQLite does over a small query.
+    # Bypasses SQLAlchemy, whose overhead here exceeds the time of a small query.
     driver: sqlite3.Connection = connection.connection.driver_connection  # type: ignore[assignment]
     driver.execute("BEGIN IMMEDIATE" if immediate else "BEGIN")
 
@@ -185,13 +194,13 @@ def _immediate(engine: Engine) -> Engine:
 
 
 def _is_current(path: Path, engine: Engine) -> bool:
-    """Whether the tables are there as they should be; `BankError` when the file is something else."""
+    """Whether the schema is the newest; `BankError` when the file is not a bank's catalog."""
     with mapped_errors(path), engine.begin() as connection:
         return schema.state(connection, path) == "current"
 
 
 def _prepare(path: Path, engine: Engine) -> None:
-    """Make the tables, or bring those of an earlier memkit up to date: all of it, or nothing."""
+    """Create the tables, or migrate those of an earlier memkit, in one transaction."""
     with mapped_errors(path):
         connection = engine.raw_connection()
         try:

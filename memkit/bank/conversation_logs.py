@@ -1,8 +1,7 @@
-"""Running memories: logs that grow, of who said what and when.
+"""Running memories: append-only logs of who said what and when.
 
-A log is a memory whose text is its entries' lines, in the order of their dates. A line is dated as the
-running logs are that models are taught to read; whatever stands in an entry, it can add no line that
-looks like another entry.
+The text of a log is one line for each entry, ordered by date: ``2026-05-01 user: ...``. Further lines of an
+entry's text are indented, so that no content can imitate another entry.
 """
 
 from __future__ import annotations
@@ -38,18 +37,18 @@ from memkit.text.normalize import normalize
 Embed: TypeAlias = Callable[[Document], tuple[Sequence[Span], NDArray[Any]]]
 MAX_NAME, MAX_SPEAKER, MAX_KEY = 128, 64, 256  # characters
 MAX_LOG = 5_000_000  # characters of all lines
-CLOCK_TOLERANCE = timedelta(days=1)  # that a date may be after the clock's, for clocks that differ
+CLOCK_TOLERANCE = timedelta(days=1)  # a date may be this far ahead of this machine's clock
 _INDENT = "\n    "
 
 
 @dataclass(frozen=True)
-class _NewEntries:
-    """An entry to be, checked; ``at`` is None for one that is said now."""
+class _Draft:
+    """A validated message that is to become an entry."""
 
     text: str
     speaker: str
-    at: int | None
-    part: int
+    at: int | None  # microseconds since 1970; None for now
+    part: int  # its number among the messages of one call
     zone: int = 0  # minutes east of UTC
 
 
@@ -63,47 +62,52 @@ class ConversationLogs:
         self,
         tenant: str,
         name: str,
-        said: Sequence[Message],
+        messages: Sequence[Message],
         embed: Embed,
         *,
         embedder: str = "",
         key: str | None = None,
         now: datetime | None = None,
     ) -> MemoryInfo:
-        """Add entries to the tenant's running memory of that name, which is made if there is none.
+        """Append entries to the tenant's running memory ``name``, creating it if necessary.
 
-        All are added, or none. What is said now comes after all there is, even if the clock (``now``) went
-        backwards; an entry with a date comes where that puts it. With a ``key`` a repeated call changes
-        nothing. Raises `ConfigError` for a key that other entries have, and for a date that is not yet.
+        All entries are added, or none. A message without a date gets the time ``now`` (default: the clock's)
+        and follows all other entries, even if the clock went backwards; a dated one is inserted at its date.
+        ``embed`` chunks and embeds an entry and ``embedder`` names what it embeds with. A repeated call with
+        the same ``key`` changes nothing.
+
+        Raises `ConfigError` for an invalid name or message, a date in the future, a key that was used for
+        other entries or another embedder than the tenant's, and `QuotaError` beyond the tenant's limits.
         """
         check_tenant(tenant)
         check_line("a running memory's name", name, MAX_NAME)
         if key is not None:
             check_line("a key", key, MAX_KEY)
         clock = statements.microseconds_of(now or datetime.now(UTC))
-        drafts = [_draft(each, part, clock) for part, each in enumerate(said)]
+        drafts = [_draft(message, part, clock) for part, message in enumerate(messages)]
         if not drafts:
             raise ConfigError("there is nothing to remember: give at least one entry")
         lines = {line(clock if d.at is None else d.at, d.speaker, d.text, d.zone) for d in drafts}
-        made = {each: embed_chunks(Document(each), [Span(0, len(each))], embed) for each in lines}
+        # Embedded before the write lock is taken; an entry's line changes only if the clock went backwards.
+        embedded = {each: embed_chunks(Document(each), [Span(0, len(each))], embed) for each in lines}
         memory_id = memory_id_of(tenant, running_digest(name))
         with self._catalog.write() as connection:
-            if key is None or not _known(connection, tenant, memory_id, key, drafts):
+            if key is None or not _is_repeated(connection, tenant, memory_id, key, drafts):
                 vector_rows.require_embedder(connection, tenant, embedder)
                 for draft in drafts:
-                    _insert(connection, (tenant, memory_id, name), draft, clock, key, made, embed)
+                    _insert(connection, (tenant, memory_id, name), draft, clock, key, embedded, embed)
                 require_within(connection, tenant)
             return statements.info(connection, tenant, memory_id)
 
     def find(self, tenant: str, name: str) -> MemoryInfo | None:
-        """The tenant's running memory of that name, if there is one."""
+        """The tenant's running memory with that name; None if there is none."""
         check_tenant(tenant)
         check_line("a running memory's name", name, MAX_NAME)
         with self._catalog.read() as connection:
             return statements.find(connection, tenant, memory_id_of(tenant, running_digest(name)))
 
     def known(self, tenant: str, name: str, key: str) -> bool:
-        """Whether a call with that key was carried out."""
+        """Whether `append` was completed with that key."""
         check_tenant(tenant)
         memory_id = memory_id_of(tenant, running_digest(name))
         query = select(entries.c.part).where(_of(tenant, memory_id), entries.c.key == key)
@@ -111,14 +115,14 @@ class ConversationLogs:
             return connection.execute(query.limit(1)).first() is not None
 
     def entries(self, tenant: str, memory_id: str) -> list[Entry]:
-        """A running memory's entries in the order of their dates; none of a document."""
+        """A running memory's entries, ordered by date; none for a document."""
         check_tenant(tenant)
         with self._catalog.read() as connection:
             statements.info(connection, tenant, memory_id)
             return [_to_entry(row) for row in connection.execute(_entries(tenant, memory_id))]
 
     def snapshot(self, tenant: str, memory_id: str) -> tuple[Document, list[Entry]]:
-        """A running memory's text and its entries, both of one moment."""
+        """A running memory's text and its entries, in one transaction."""
         check_tenant(tenant)
         with self._catalog.read() as connection:
             document = statements.source(connection, tenant, memory_id)
@@ -126,48 +130,49 @@ class ConversationLogs:
 
 
 def line(said: int, speaker: str, text: str, zone: int = 0) -> str:
-    """An entry's line, dated by the day that it was for the speaker, ``zone`` minutes east of UTC.
+    """An entry's line in the log. Further lines of its ``text`` are indented.
 
-    Further lines of its text are indented, so that none of them looks like an entry.
+    ``said`` is in microseconds since 1970; the line shows the day in the speaker's ``zone``, in minutes east
+    of UTC.
     """
     day = (statements.time_of(said) + timedelta(minutes=zone)).date()
     return f"{day.isoformat()} {speaker}: {_INDENT.join(text.splitlines())}"
 
 
-def embed_chunks(document: Document, pieces: Sequence[Span], embed: Embed) -> tuple[list[Span], Vectors]:
-    """Chunks, with vectors float32 [chunks, dim], none of which reaches over the border of two pieces."""
+def embed_chunks(document: Document, parts: Sequence[Span], embed: Embed) -> tuple[list[Span], Vectors]:
+    """Chunk and embed each of the ``parts`` of a document: spans, and vectors float32 [chunks, dim]."""
     spans, vectors = list[Span](), list[Vectors]()
-    for piece in pieces:
-        part = Document(document.text[piece.start : piece.end])
-        found, rows = embed(part)
-        vectors.append(check_chunks(part, found, rows))
-        spans += [Span(piece.start + span.start, piece.start + span.end) for span in found]
+    for part in parts:
+        piece = Document(document.text[part.start : part.end])
+        chunks, rows = embed(piece)
+        vectors.append(check_chunks(piece, chunks, rows))
+        spans += [Span(part.start + chunk.start, part.start + chunk.end) for chunk in chunks]
     return spans, np.concatenate(vectors)
 
 
 def chunk_spans(connection: Connection, tenant: str, memory_id: str, document: Document) -> list[Span]:
-    """What is chunked apart: a running memory's entries, or the whole document."""
+    """The parts of a memory that are chunked separately: a log's entries, or the whole document."""
     rows = connection.execute(_entries(tenant, memory_id)).all()
     return [Span(row.start, row.end) for row in rows] or [Span(0, len(document.text))]
 
 
-def _draft(said: Message, part: int, clock: int) -> _NewEntries:
-    text = Document(said.text.strip() if isinstance(said.text, str) else "").text
-    check_line("a speaker", said.speaker, MAX_SPEAKER)
-    if said.when is None:
-        return _NewEntries(text, said.speaker, None, part)
+def _draft(message: Message, part: int, clock: int) -> _Draft:
+    text = Document(message.text.strip() if isinstance(message.text, str) else "").text
+    check_line("a speaker", message.speaker, MAX_SPEAKER)
+    if message.when is None:
+        return _Draft(text, message.speaker, None, part)
     try:
-        at = statements.microseconds_of(said.when)
-        late = statements.time_of(at) > statements.time_of(clock) + CLOCK_TOLERANCE
-    except OverflowError as error:  # beyond the years that a date can have, in UTC
-        raise ConfigError(f"{said.when} is no date that can be kept") from error
-    if late:
-        raise ConfigError(f"{said.when} has not come yet: a memory's date says when something was said")
-    return _NewEntries(text, said.speaker, at, part, _zone(said.when))
+        at = statements.microseconds_of(message.when)
+        future = statements.time_of(at) > statements.time_of(clock) + CLOCK_TOLERANCE
+    except OverflowError as error:  # outside the range of datetime in UTC
+        raise ConfigError(f"{message.when} is no date that can be kept") from error
+    if future:
+        raise ConfigError(f"{message.when} has not come yet: a memory's date says when something was said")
+    return _Draft(text, message.speaker, at, part, _zone(message.when))
 
 
 def _zone(when: datetime) -> int:
-    """Minutes east of UTC, of a time that keeps its day there."""
+    """The zone of a time in minutes east of UTC; 0 where the local date would leave datetime's range."""
     zone = round((when.utcoffset() or timedelta()).total_seconds() / 60)
     try:
         _ = when.astimezone(UTC) + timedelta(minutes=zone)
@@ -176,25 +181,25 @@ def _zone(when: datetime) -> int:
     return zone
 
 
-def _known(
-    connection: Connection, tenant: str, memory_id: str, key: str, drafts: Sequence[_NewEntries]
+def _is_repeated(
+    connection: Connection, tenant: str, memory_id: str, key: str, drafts: Sequence[_Draft]
 ) -> bool:
-    """Whether a call with that key was carried out."""
+    """Whether a call with that key was completed. Raises `ConfigError` if it was with other entries."""
     query = select(entries.c.text, entries.c.speaker).where(_of(tenant, memory_id), entries.c.key == key)
-    found = [tuple(row) for row in connection.execute(query.order_by(entries.c.part))]
-    same = [(normalize(text), speaker) for text, speaker in found]
-    if found and same != [(normalize(draft.text), draft.speaker) for draft in drafts]:
+    stored = [tuple(row) for row in connection.execute(query.order_by(entries.c.part))]
+    normalized = [(normalize(text), speaker) for text, speaker in stored]
+    if stored and normalized != [(normalize(draft.text), draft.speaker) for draft in drafts]:
         raise ConfigError(f"the key {key!r} was given with other entries: use a new one")
-    return bool(found)
+    return bool(stored)
 
 
 def _insert(
     connection: Connection,
     memory: tuple[str, str, str],
-    draft: _NewEntries,
+    draft: _Draft,
     clock: int,
     key: str | None,
-    made: dict[str, tuple[list[Span], Vectors]],
+    embedded: dict[str, tuple[list[Span], Vectors]],
     embed: Embed,
 ) -> None:
     tenant, memory_id, name = memory
@@ -211,22 +216,28 @@ def _insert(
         start = 0
     else:
         start = _make_room(connection, tenant, memory_id, at, text, info.characters)
-    spans, vectors = made.get(text) or embed_chunks(Document(text), [Span(0, len(text))], embed)
+    spans, vectors = embedded.get(text) or embed_chunks(Document(text), [Span(0, len(text))], embed)
     moved = [Span(start + span.start, start + span.end) for span in spans]
     vector_rows.insert_chunks(connection, tenant, memory_id, moved, vectors)
-    place = {
-        "tenant": tenant,
-        "memory_id": memory_id,
-        "number": _next(connection, tenant, memory_id),
-        "said": at,
-    }
-    what = {"speaker": draft.speaker, "text": draft.text, "start": start, "end": start + len(text)}
-    what["zone"] = draft.zone
-    connection.execute(insert(entries).values(**place, **what, key=key, part=draft.part))
+    connection.execute(
+        insert(entries).values(
+            tenant=tenant,
+            memory_id=memory_id,
+            number=_next_number(connection, tenant, memory_id),
+            said=at,
+            speaker=draft.speaker,
+            text=draft.text,
+            start=start,
+            end=start + len(text),
+            zone=draft.zone,
+            key=key,
+            part=draft.part,
+        )
+    )
 
 
-def _next(connection: Connection, tenant: str, memory_id: str) -> int:
-    """A number that no entry has, nor had when an artifact saw it: the entry may have been erased."""
+def _next_number(connection: Connection, tenant: str, memory_id: str) -> int:
+    """A number that no entry has, and none that an artifact was compiled from and that was erased since."""
     seen = select(func.max(artifacts.c.through))
     seen = seen.where(artifacts.c.tenant == tenant, artifacts.c.memory_id == memory_id)
     last = select(func.max(entries.c.number)).where(_of(tenant, memory_id))
@@ -234,7 +245,7 @@ def _next(connection: Connection, tenant: str, memory_id: str) -> int:
 
 
 def _time(connection: Connection, tenant: str, memory_id: str, at: int | None, clock: int) -> int:
-    """When an entry was said, no two at the same time; what has no date comes last."""
+    """The time of a new entry, unique in its log; one without a date comes last."""
     if at is None:
         last = connection.execute(select(func.max(entries.c.said)).where(_of(tenant, memory_id))).scalar()
         return clock if last is None else max(clock, last + 1)
@@ -249,7 +260,7 @@ def _time(connection: Connection, tenant: str, memory_id: str, at: int | None, c
 def _make_room(
     connection: Connection, tenant: str, memory_id: str, at: int, text: str, characters: int
 ) -> int:
-    """Put a line into a memory's text and move what comes after it; where the line starts."""
+    """Insert a line into a log's text, shifting what follows; returns the line's start."""
     following = select(func.min(entries.c.start)).where(_of(tenant, memory_id), entries.c.said > at)
     start = connection.execute(following).scalar()
     one = and_(memories.c.tenant == tenant, memories.c.id == memory_id)
@@ -266,7 +277,7 @@ def _make_room(
 
 
 def shift(connection: Connection, tenant: str, memory_id: str, start: int, by: int) -> None:
-    """Move the entries and chunks that begin at ``start`` or later; the caller tells of the change."""
+    """Move the entries and chunks that begin at ``start`` or later; the caller increments the generation."""
     for table in (entries, chunks):
         this = and_(table.c.tenant == tenant, table.c.memory_id == memory_id, table.c.start >= start)
         connection.execute(

@@ -1,4 +1,4 @@
-"""Forgetting: a memory, all of a tenant, or a part of a text, with every artifact that ever saw it."""
+"""Forget a memory, a whole tenant or a part of a text, with every artifact that was compiled from it."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from memkit.text.normalize import is_blank, places
 
 
 class Deletion:
-    """What a bank forgets; ``discard`` removes artifact files that no row names any more.
+    """Deletes from a bank; ``discard`` removes artifact files that no row refers to any more.
 
-    The bytes are overwritten in the database and gone from its log when a call returns.
+    When a call returns, the bytes are overwritten in the database and gone from its log.
     """
 
     def __init__(
@@ -37,7 +37,10 @@ class Deletion:
         self._path, self._catalog, self._indexes, self._discard = path, catalog, indexes, discard
 
     def forget(self, tenant: str, memory_id: str | None = None) -> list[Receipt]:
-        """Remove one memory of the tenant, or all: text, chunks, vectors, artifacts of all versions."""
+        """Remove one memory of the tenant, or all: text, chunks, vectors, artifacts of all versions.
+
+        Raises `NotFoundError` for an unknown id.
+        """
         check_tenant(tenant)
         with self._catalog.write() as connection:
             if memory_id is None:
@@ -52,55 +55,56 @@ class Deletion:
     def erase(
         self, tenant: str, memory_id: str, spans: Sequence[Span], embed: Embed, embedder: str = ""
     ) -> Receipt:
-        """Remove parts of a memory's text, and every version of its artifact that ever saw one of them.
+        """Remove spans of a memory's text, and every artifact version that was compiled from one of them.
 
-        Of a running memory whole entries go, those that a span touches. A document becomes another one,
-        whose id the receipt tells as ``left``; so that no hash of the old text stays. What would be left
-        without any words is forgotten altogether (``left`` is None). Raises `ConfigError` for a span outside.
+        A running memory loses every entry that a span touches. A document becomes a new one without the
+        spans, so that no hash of the old text remains; the receipt's ``left`` is its id. A memory without
+        any words left is forgotten completely (``left`` is None). ``embed`` chunks and embeds what remains.
+        Raises `ConfigError` for a span outside the text, `NotFoundError` for an unknown id.
         """
         check_tenant(tenant)
-        if self._keeps_item(tenant, memory_id):  # an item has all of its text, or is none
+        if self._keeps_item(tenant, memory_id):  # an item cannot lose a part of its text
             (receipt,) = self.forget(tenant, memory_id)
             return receipt
-        made = self._embedded(tenant, memory_id, spans, embed)  # before anybody has to wait for it
+        remainder = self._embedded(tenant, memory_id, spans, embed)  # before the write lock is taken
         with self._catalog.write() as connection:
             vector_rows.require_embedder(connection, tenant, embedder)
             info = statements.info(connection, tenant, memory_id)
             _check(spans, info.characters)
-            before = {artifact for _, _, artifact in statements.versions(connection, tenant, info.id)}
+            files = {artifact for _, _, artifact in statements.versions(connection, tenant, info.id)}
             if info.running:
                 receipt = _erase_entries(connection, tenant, info.id, spans)
             else:
-                receipt = _erase_text(connection, tenant, info.id, spans, made, embed)
-        self._clear(tenant, [info.id], before)
+                receipt = _erase_text(connection, tenant, info.id, spans, remainder, embed)
+        self._clear(tenant, [info.id], files)
         return receipt
 
     def scrub(self, tenant: str, memory_id: str, text: str, embed: Embed, embedder: str = "") -> Receipt:
-        """Remove a text, and what looks like it, wherever a memory holds it: in what was said, in titles,
-        speakers, keys and the artifacts that name them.
+        """Remove every occurrence of ``text`` from a memory, compared as `memkit.text.normalize` does.
 
-        What bears it as its own name, or keeps it as an item of a store, is forgotten altogether. Raises
-        `NotFoundError` where it is nowhere.
+        Occurrences are searched in the memory's text, title, speakers and keys; artifacts compiled from them
+        go too. A running memory whose name contains the text, and an item of a store that does, is forgotten
+        completely. Raises `NotFoundError` when the memory does not contain the text.
         """
         check_tenant(tenant)
         with self._catalog.read() as connection:
             info = statements.info(connection, tenant, memory_id)
             source = statements.source(connection, tenant, info.id).text
-            named = _named(connection, tenant, info.id, text)
+            occurrences = _occurrences(connection, tenant, info.id, text)
         spans = [Span(start, end) for start, end in places(source, text)]
-        if named.whole:
+        if occurrences.whole:
             (receipt,) = self.forget(tenant, info.id)
             return receipt
-        if not spans and not named.title and not named.entries:
+        if not spans and not occurrences.title and not occurrences.entries:
             raise NotFoundError(f"memory {info.id} does not hold that text")
         if info.running:
-            spans += named.entries
+            spans += occurrences.entries
         if not spans:
             return self._retitle(tenant, info.id, text)
         receipt = self.erase(tenant, info.id, spans, embed, embedder=embedder)
-        if receipt.left and named.title:
-            also = self._retitle(tenant, receipt.left, text)
-            removed = receipt.artifacts_removed + also.artifacts_removed
+        if receipt.left and occurrences.title:
+            retitled = self._retitle(tenant, receipt.left, text)
+            removed = receipt.artifacts_removed + retitled.artifacts_removed
             receipt = replace(receipt, artifacts_removed=removed)
         return receipt
 
@@ -110,7 +114,7 @@ class Deletion:
             return connection.execute(select(items.c.key).where(of_item).limit(1)).first() is not None
 
     def _retitle(self, tenant: str, memory_id: str, text: str) -> Receipt:
-        """Take a text out of a title, with all artifacts, which name it."""
+        """Remove a text from a title, with all artifacts, whose manifests hold the title."""
         this = and_(memories.c.tenant == tenant, memories.c.id == memory_id)
         mine = and_(artifacts.c.tenant == tenant, artifacts.c.memory_id == memory_id)
         with self._catalog.write() as connection:
@@ -125,36 +129,37 @@ class Deletion:
     def _embedded(
         self, tenant: str, memory_id: str, spans: Sequence[Span], embed: Embed
     ) -> tuple[str, list[Span], Vectors] | None:
-        """What will be left of a document, with its chunks; nothing of a running memory."""
+        """The remainder of a document, with its chunks and vectors; None for a running memory."""
         with self._catalog.read() as connection:
             info = statements.info(connection, tenant, memory_id)
             _check(spans, info.characters)
-            text = "" if info.running else _left(statements.source(connection, tenant, info.id).text, spans)
+            source = statements.source(connection, tenant, info.id).text
+            text = "" if info.running else _remaining(source, spans)
         if is_blank(text):
             return None
         document = Document(text)
         return (text, *embed_chunks(document, [Span(0, len(text))], embed))
 
     def expired(self, tenant: str, before: datetime) -> list[tuple[str, list[Span] | None]]:
-        """What is older than that: whole memories (None), and spans of running ones."""
+        """Ids of memories older than ``before``: None for a whole memory, else the expired spans of a log."""
         check_tenant(tenant)
         limit = statements.microseconds_of(before)
-        found = list[tuple[str, list[Span] | None]]()
+        expired = list[tuple[str, list[Span] | None]]()
         with self._catalog.read() as connection:
             for info in statements.infos(connection, tenant):
                 if not info.running:
                     if statements.microseconds_of(info.created) < limit:
-                        found.append((info.id, None))
+                        expired.append((info.id, None))
                     continue
                 query = select(entries.c.start, entries.c.end).where(
                     entries.c.tenant == tenant, entries.c.memory_id == info.id, entries.c.said < limit
                 )
                 if spans := [Span(row.start, row.end) for row in connection.execute(query)]:
-                    found.append((info.id, spans))
-        return found
+                    expired.append((info.id, spans))
+        return expired
 
     def _clear(self, tenant: str, ids: Iterable[str], files: Iterable[str]) -> None:
-        """What is outside the transaction: states of compilations, search indexes, files, the log."""
+        """Remove what is outside the transaction: compiler checkpoints, search index, files, database log."""
         for each in ids:
             for path in (self._path / "unfinished" / tenant_key(tenant)[:16]).glob(f"{each}*"):
                 path.unlink(missing_ok=True)
@@ -176,28 +181,28 @@ def _erase_text(
     tenant: str,
     memory_id: str,
     spans: Sequence[Span],
-    made: tuple[str, list[Span], Vectors] | None,
+    embedded: tuple[str, list[Span], Vectors] | None,
     embed: Embed,
 ) -> Receipt:
-    """Put another document in the place of one."""
+    """Replace a document by what remains of it without the spans."""
     old = statements.source(connection, tenant, memory_id)
-    text = _left(old.text, spans)
+    text = _remaining(old.text, spans)
     receipt = statements.delete_memory(connection, tenant, memory_id)
     left: str | None = None
     if not is_blank(text):
         document = Document(text, old.title)
-        left = statements.same(connection, tenant, document)
+        left = statements.find_document(connection, tenant, document)
         if left is None:
             left = memory_id_of(tenant, document.identity)
-            if made is None or made[0] != text:  # it was changed meanwhile
-                made = (text, *embed_chunks(document, [Span(0, len(text))], embed))
+            if embedded is None or embedded[0] != text:  # the document was changed in the meantime
+                embedded = (text, *embed_chunks(document, [Span(0, len(text))], embed))
             statements.insert_memory(connection, tenant, left, document)
-            vector_rows.insert_chunks(connection, tenant, left, *made[1:])
+            vector_rows.insert_chunks(connection, tenant, left, *embedded[1:])
     return Receipt(memory_id, receipt.artifacts_removed, receipt.chunks_removed, left)
 
 
-def _left(text: str, spans: Sequence[Span]) -> str:
-    """What is left of a text without some of its characters."""
+def _remaining(text: str, spans: Sequence[Span]) -> str:
+    """A text without the characters of the spans."""
     kept, at = list[str](), 0
     for span in sorted(spans, key=lambda s: s.start):
         kept.append(text[at : max(at, span.start)])
@@ -205,29 +210,28 @@ def _left(text: str, spans: Sequence[Span]) -> str:
     return "".join((*kept, text[at:])).strip()
 
 
-def _without(text: str, gone: str) -> str:
-    return _left(text, [Span(start, end) for start, end in places(text, gone)])
+def _without(text: str, removed: str) -> str:
+    return _remaining(text, [Span(start, end) for start, end in places(text, removed)])
 
 
 @dataclass(frozen=True)
-class _Named:
-    """Where beside its text a memory holds one: as its name or its item's key or value, in its title, in
-    speakers and keys of entries."""
+class _Occurrences:
+    """Where a memory holds a text, beside its own text."""
 
-    whole: bool
+    whole: bool  # in its name, or in its item's key or value
     title: bool
-    entries: list[Span]
+    entries: list[Span]  # of entries whose text, speaker or key holds it
 
 
-def _named(connection: Connection, tenant: str, memory_id: str, text: str) -> _Named:
+def _occurrences(connection: Connection, tenant: str, memory_id: str, text: str) -> _Occurrences:
     info = statements.info(connection, tenant, memory_id)
     of_item = and_(items.c.tenant == tenant, items.c.memory_id == memory_id)
-    kept = connection.execute(select(items.c.key, items.c.value).where(of_item)).all()
+    stored = connection.execute(select(items.c.key, items.c.value).where(of_item)).all()
     of_entry = and_(entries.c.tenant == tenant, entries.c.memory_id == memory_id)
     rows = connection.execute(select(entries).where(of_entry)).all()
-    return _Named(
+    return _Occurrences(
         bool(info.name and places(info.name, text))
-        or any(places(part, text) for row in kept for part in (row.key, _plain(row.value))),
+        or any(places(part, text) for row in stored for part in (row.key, _readable(row.value))),
         bool(places(info.title, text)),
         [
             Span(r.start, r.end)
@@ -237,26 +241,26 @@ def _named(connection: Connection, tenant: str, memory_id: str, text: str) -> _N
     )
 
 
-def _plain(value: str) -> str:
-    """A value's JSON with its characters as they are."""
+def _readable(value: str) -> str:
+    """JSON without escapes of non-ASCII characters."""
     return json.dumps(json.loads(value), ensure_ascii=False)
 
 
 def _erase_entries(connection: Connection, tenant: str, memory_id: str, spans: Sequence[Span]) -> Receipt:
-    """Take entries out of a log, and drop the versions that saw them."""
+    """Remove entries from a log, and the artifact versions that were compiled from them."""
     mine = and_(entries.c.tenant == tenant, entries.c.memory_id == memory_id)
     rows = connection.execute(select(entries).where(mine).order_by(entries.c.start.desc())).all()
-    gone = [r for r in rows if any(s.start < r.end and r.start < s.end for s in spans)]
-    if len(gone) == len(rows):
+    erased = [r for r in rows if any(s.start < r.end and r.start < s.end for s in spans)]
+    if len(erased) == len(rows):
         receipt = statements.delete_memory(connection, tenant, memory_id)
         return Receipt(memory_id, receipt.artifacts_removed, receipt.chunks_removed, None)
-    versions = _drop_versions(connection, tenant, memory_id, [(r.number, r.said) for r in gone])
+    versions = _drop_versions(connection, tenant, memory_id, [(r.number, r.said) for r in erased])
     removed = 0
-    for row in gone:  # from the end, so that the places of those before stay true
+    for row in erased:  # from the end, so that the offsets of earlier ones stay valid
         removed += _cut(connection, tenant, memory_id, row.number, row.start, row.end)
-    hashes = [memory_hash(tenant, entry_key(memory_id, row.number)) for row in gone]
-    place = {"tenant_key": tenant_key(tenant), "forgotten": statements.now()}
-    connection.execute(insert(tombstones), [{**place, "memory_hash": each} for each in hashes])
+    common = {"tenant_key": tenant_key(tenant), "forgotten": statements.now()}
+    hashes = [memory_hash(tenant, entry_key(memory_id, row.number)) for row in erased]
+    connection.execute(insert(tombstones), [{**common, "memory_hash": each} for each in hashes])
     statements.next_generation(connection, tenant, cut=True)
     return Receipt(memory_id, versions, removed, memory_id)
 
@@ -264,9 +268,9 @@ def _erase_entries(connection: Connection, tenant: str, memory_id: str, spans: S
 def _drop_versions(
     connection: Connection, tenant: str, memory_id: str, seen: Sequence[tuple[int, int]]
 ) -> int:
-    """Drop the versions that saw one of these entries (number, time); how many those were.
+    """Remove the versions compiled from one of the entries ``seen`` (number, time); returns their number.
 
-    The newest of the others answers then, unless an older one was chosen that is still there.
+    If the current version is among them, the newest remaining one takes its place.
     """
     mine = and_(artifacts.c.tenant == tenant, artifacts.c.memory_id == memory_id)
     dropped = [
@@ -286,7 +290,7 @@ def _drop_versions(
 
 
 def _cut(connection: Connection, tenant: str, memory_id: str, number: int, start: int, end: int) -> int:
-    """Take one line out of a log's text; how many chunks went with it."""
+    """Remove one line from a log's text; returns the number of chunks removed with it."""
     this = and_(memories.c.tenant == tenant, memories.c.id == memory_id)
     characters = connection.execute(select(memories.c.characters).where(this)).scalar_one()
     first, last = (start - 1, end) if end == characters else (start, end + 1)  # with one line break

@@ -1,4 +1,4 @@
-"""How two versions of a memory differ: in what they were compiled from, and in what they showed."""
+"""Compare two versions of a memory: the entries they were compiled from, and their admission figures."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ FIGURES = ("fidelity", "held_out_fidelity", "answer_nats", "reconstruction_nats"
 
 @dataclass(frozen=True)
 class Difference:
-    """Entries that only the ``newer`` version has seen, and those that only the ``older`` one has.
+    """The differences between two versions.
 
-    ``fidelity`` maps a figure of the admission gate to its values in the older and the newer version.
+    Only the ``newer`` version was compiled from the entries ``added``, only the ``older`` one from those
+    ``removed``. ``fidelity`` maps each of `FIGURES` to its value in the older and in the newer version.
     """
 
     older: Version
@@ -27,7 +28,7 @@ class Difference:
 
 
 def difference(bank: Bank, tenant: str, memory_id: str, older: int, newer: int) -> Difference:
-    """Compare two kept versions of a memory. Raises `NotFoundError` for one that is not kept."""
+    """Compare two stored versions of a memory. Raises `NotFoundError` for an unknown version."""
     known = {each.version: each for each in bank.versions.history(tenant, memory_id)}
     for version in (older, newer):
         if version not in known:

@@ -1,4 +1,4 @@
-"""What SQLite and the file system say when they fail, in memkit's errors and with a way out."""
+"""Map errors of SQLite, PostgreSQL and the file system to memkit's errors, with advice on what to do."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _SHOWN = 200  # characters of a path in a message
 
 @contextmanager
 def mapped_errors(path: Path | str) -> Iterator[None]:
-    """Turn failures of the bank at ``path`` into `BankError` and its kinds."""
+    """Raise errors of the bank at ``path`` as `BankError` or one of its subclasses."""
     if len(str(path)) > _SHOWN:
         path = f"{str(path)[:_SHOWN]}..."
     try:
@@ -59,7 +59,7 @@ def mapped_errors(path: Path | str) -> Iterator[None]:
 
 
 def read_only(path: Path | str) -> BankReadOnlyError:
-    """The error for a write where none is allowed."""
+    """The error for a write to a bank that is read-only."""
     return BankReadOnlyError(
         f"the bank {path} cannot be written: make its folder and files writable for this user, "
         "or give another folder"
@@ -67,7 +67,7 @@ def read_only(path: Path | str) -> BankReadOnlyError:
 
 
 def busy(path: Path | str) -> BankBusyError:
-    """The error for a lock that did not come free in time."""
+    """The error for a lock that was not released in time."""
     return BankBusyError(
         f"another process keeps the bank {path} locked: try again, or open it with a longer timeout"
     )

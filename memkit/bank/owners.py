@@ -1,7 +1,7 @@
-"""Whose memories they are. In the bank each tenant, user and namespace has one name, whoever asks.
+"""Owners of memories: each tenant, user and namespace has one name in the bank.
 
-Every door makes that name here: Python, the command, HTTP, MCP and the integrations. What parts a name's
-pieces is escaped inside them, so that no value of one can spell another.
+All interfaces (Python, command line, HTTP, MCP, integrations) build the name here. Separators are escaped
+inside its parts, so that no value of a part can produce the name of another owner.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from dataclasses import dataclass
 
 from memkit.errors import ConfigError
 
-MAX_OWNER = 1024  # bytes of an owner's name in UTF-8: with a key, as much as PostgreSQL can index
+MAX_OWNER = 1024  # bytes of an owner's name in UTF-8: together with a key, what PostgreSQL can index
 _USER, _NAMESPACE = "/", "#"
 _ESCAPES = (("%", "%25"), (_USER, "%2F"), (_NAMESPACE, "%23"), ("\x00", "%00"))  # PostgreSQL keeps no NUL
 
 
 @dataclass(frozen=True)
 class Owner:
-    """A ``user``, of a server's ``tenant`` or of none, and a ``namespace`` of a store beneath them.
+    """A ``user``, optionally of a server's ``tenant``, and optionally a ``namespace`` of a store.
 
-    A tenant's own memories have no user. Raises `ConfigError` for what cannot be named.
+    The tenant's own memories have no user. Raises `ConfigError` for invalid names.
     """
 
     user: str = ""
@@ -47,38 +47,38 @@ class Owner:
 
     @property
     def group(self) -> str:
-        """The tenant's name in the bank, which all its users share; a user of no tenant is their own."""
+        """The name shared by all users of the tenant; a user without a tenant is a group of one."""
         return Owner(tenant=self.tenant).name if self.tenant else Owner(self.user).name
 
     @property
     def namespaces(self) -> str:
-        """What the names of all namespaces of the same user begin with, and no others."""
+        """The prefix of the names of all namespaces of the same user, and of no others."""
         return Owner(self.user, self.tenant).name + _NAMESPACE
 
     @property
     def beneath(self) -> str:
-        """What the names of all namespaces beneath this owner begin with, and no others."""
+        """The prefix of the names of all namespaces below this owner, and of no others."""
         return self.name + (_USER if self.namespace else _NAMESPACE)
 
     @property
     def users(self) -> str:
-        """What the names of all of the tenant's users begin with, and no others."""
+        """The prefix of the names of all users of the tenant, and of no others."""
         return Owner(tenant=self.tenant).name
 
     @classmethod
     def of(cls, name: str) -> Owner:
-        """The owner of a name in the bank."""
+        """The owner with that name in the bank; the inverse of `name`."""
         whose, separator, labels = name.partition(_NAMESPACE)
         tenant, slash, user = whose.rpartition(_USER)
-        namespace = tuple(map(_plain, labels.split(_USER))) if separator else ()
-        return cls(_plain(user), _plain(tenant) if slash else "", namespace)
+        namespace = tuple(map(_unescaped, labels.split(_USER))) if separator else ()
+        return cls(_unescaped(user), _unescaped(tenant) if slash else "", namespace)
 
     def __str__(self) -> str:
         return self.name
 
 
 def check_name(what: str, text: str) -> str:
-    """A name that can be kept, in any script, or `ConfigError`."""
+    """Return ``text`` if it is a valid name, in any script; ``what`` names it in the `ConfigError`."""
     if not isinstance(text, str):
         raise ConfigError(f"a {what} is named by a text, got {text!r:.80}")
     try:
@@ -98,7 +98,7 @@ def _escaped(text: str) -> str:
     return text
 
 
-def _plain(text: str) -> str:
+def _unescaped(text: str) -> str:
     for character, escape in reversed(_ESCAPES):
         text = text.replace(escape, character)
     return text

@@ -1,4 +1,4 @@
-"""What a tenant may keep, and for how long."""
+"""Limits on what a tenant stores, and for how long."""
 
 from __future__ import annotations
 
@@ -14,16 +14,12 @@ from memkit.errors import ConfigError, QuotaError
 
 @dataclass(frozen=True)
 class Policy:
-    """Limits of one tenant; None is no limit.
+    """Limits of one tenant; None means no limit."""
 
-    ``keep_days`` after which documents, and entries of running memories, are forgotten by the nightly
-    recompilation; most memories, characters of their texts, and bytes of their artifacts.
-    """
-
-    keep_days: int | None = None
+    keep_days: int | None = None  # days until the nightly recompilation forgets a document or a log's entry
     max_memories: int | None = None
-    max_characters: int | None = None
-    max_bytes: int | None = None
+    max_characters: int | None = None  # of all source texts
+    max_bytes: int | None = None  # of all artifacts
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -39,13 +35,14 @@ class Policies:
         self._catalog = catalog
 
     def get(self, tenant: str) -> Policy:
-        """The tenant's policy; one without limits where none was set."""
+        """The tenant's policy; without limits if none was set."""
         check_tenant(tenant)
         with self._catalog.read() as connection:
             return _policy(connection, tenant)
 
     def set(self, tenant: str, policy: Policy) -> None:
-        """Limit a tenant from now on; what is there already stays, until `Policy.keep_days` are over."""
+        """Set the limits of a tenant. Existing memories beyond them stay, except that `Policy.keep_days`
+        applies."""
         check_tenant(tenant)
         key = tenant_key(tenant)
         with self._catalog.write() as connection:
@@ -55,20 +52,20 @@ class Policies:
 
 
 def require_within(connection: Connection, tenant: str) -> None:
-    """Raise `QuotaError` when the tenant has more than its policy allows; called before a commit."""
+    """Raise `QuotaError` if the tenant exceeds its policy; called before a commit."""
     policy = _policy(connection, tenant)
     mine = memories.c.tenant == tenant
-    has = {
+    usage = {
         "max_memories": select(func.count()).select_from(memories).where(mine),
         "max_characters": select(func.sum(memories.c.characters)).where(mine),
         "max_bytes": select(func.sum(artifacts.c.nbytes)).where(artifacts.c.tenant == tenant),
     }
-    for name, query in has.items():
+    units = {"max_memories": "memories", "max_characters": "characters", "max_bytes": "artifact bytes"}
+    for name, query in usage.items():
         limit = getattr(policy, name)
-        if limit is not None and (found := connection.execute(query).scalar() or 0) > limit:
-            what = {"max_memories": "memories", "max_characters": "characters", "max_bytes": "artifact bytes"}
+        if limit is not None and (used := connection.execute(query).scalar() or 0) > limit:
             raise QuotaError(
-                f"the user would have {found:,} {what[name]}, and may have {limit:,}: forget some, or raise "
+                f"the user would have {used:,} {units[name]}, and may have {limit:,}: forget some, or raise "
                 f"the limit ({name})"
             )
 

@@ -1,4 +1,4 @@
-"""The catalog in PostgreSQL, where several machines share a bank."""
+"""The catalog in PostgreSQL, for a bank that several machines share."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from memkit.bank.error_mapping import mapped_errors
 from memkit.bank.tables import metadata
 from memkit.errors import ConfigError, MissingExtraError, install_line
 
-LOCK = 0x6D656D6B6974  # "memkit": the advisory lock of all writers
-ROWS = 1000  # copied at once
-_HOLDING = ("memories", "chunks", "entries", "artifacts")  # what is forgotten stood there
+LOCK = 0x6D656D6B6974  # "memkit" in ASCII: the advisory lock that all writers take
+ROWS = 1000  # rows copied at once
+_CONTENT_TABLES = ("memories", "chunks", "entries", "artifacts")
 
 
 class PostgresCatalog:
-    """One database; ``url`` is SQLAlchemy's, as ``postgresql+psycopg://user@host/name``.
+    """One database at an SQLAlchemy URL such as ``postgresql+psycopg://user@host/name``.
 
-    A writer holds one advisory lock for its transaction, so that writers queue as they do in SQLite.
+    A writer holds an advisory lock for its transaction, so that writers queue as they do in SQLite, for up to
+    ``timeout`` seconds. Raises `ConfigError` for another kind of URL.
     """
 
     def __init__(self, url: str, timeout: float) -> None:
@@ -43,7 +44,7 @@ class PostgresCatalog:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A transaction that sees one state of the catalog."""
+        """A transaction that sees a consistent snapshot of the catalog."""
         with mapped_errors(self.path), self._open().connect() as plain:
             connection = plain.execution_options(isolation_level="REPEATABLE READ")
             with connection.begin():
@@ -51,25 +52,29 @@ class PostgresCatalog:
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """A transaction that holds the writers' lock from its start."""
+        """A transaction that holds the writers' lock from its start. Raises `BankBusyError` after the
+        timeout."""
         with mapped_errors(self.path), self._open().begin() as connection:
-            self._queue(connection)
+            self._lock_writers(connection)
             yield connection
 
-    def _queue(self, connection: Connection) -> None:
+    def _lock_writers(self, connection: Connection) -> None:
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(self._timeout * 1000)}")
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
 
     def checkpoint(self) -> None:
-        """Have the place of what was deleted used again. PostgreSQL overwrites it in its own time, and its
-        log keeps it for as long as it is set to."""
+        """Vacuum the tables with content, so that PostgreSQL reuses the space of deleted rows.
+
+        It overwrites that space in its own time, and its write-ahead log keeps the rows as long as
+        configured.
+        """
         with mapped_errors(self.path), self._open().connect() as plain:
             connection = plain.execution_options(isolation_level="AUTOCOMMIT")
-            for table in _HOLDING:
+            for table in _CONTENT_TABLES:
                 connection.exec_driver_sql(f"VACUUM {table}")
 
     def copy_to(self, path: Path) -> None:
-        """Write one state of the catalog to a new SQLite file, such as a local bank has."""
+        """Write a snapshot of the catalog to a new SQLite file, the format of a local bank."""
         target = create_engine(f"sqlite:///{path}")
         try:
             with self.read() as source, target.begin() as copy:
@@ -90,10 +95,10 @@ class PostgresCatalog:
     def _open(self) -> Engine:
         with self._lock:
             if self._engine is None:
-                self._engine = self._prepared()
+                self._engine = self._connected()
             return self._engine
 
-    def _prepared(self) -> Engine:
+    def _connected(self) -> Engine:
         try:
             engine = create_engine(
                 self._url,
@@ -109,7 +114,7 @@ class PostgresCatalog:
                     current = schema.state(connection, self.path) == "current"
                 if not current:
                     with engine.begin() as connection:
-                        self._queue(connection)
+                        self._lock_writers(connection)
                         schema.prepare(connection, self.path)
         except BaseException:
             engine.dispose()

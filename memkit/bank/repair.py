@@ -1,4 +1,4 @@
-"""Repair: what can be derived is made anew, what nobody needs is removed."""
+"""Repair a bank: withdraw damaged artifacts, remove stray files, have indexes and bad vectors rebuilt."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from memkit.bank.tables import artifacts, chunks, embedders, memories, tenants
 from memkit.bank.types import tenant_key
 from memkit.errors import ArtifactError, BankError
 
-GRACE = 3600.0  # seconds in which a file that no row names may belong to a writer that is at it
-DAMAGED = "damaged"  # no embedder has that name, so that the next one makes the vectors anew
-STAGING = ".backup-"  # folders in which a backup is put together
-UNFINISHED = 7 * 86400.0  # seconds after which nobody goes on with a compilation
-WAIT = 5.0  # seconds for the writers that are at it
+GRACE = 3600.0  # seconds in which a file that no row refers to may still be committed by a writer
+DAMAGED = "damaged"  # not the name of any embedder, so that the vectors are rebuilt at the next question
+STAGING = ".backup-"  # prefix of folders in which a backup is prepared
+UNFINISHED = 7 * 86400.0  # seconds after which a compiler's checkpoint is abandoned
+WAIT = 5.0  # seconds to wait for running writers
 
 _NAMED = select(artifacts.c.tenant, artifacts.c.id).distinct()
 
 
-def repair(path: Path, catalog: AnyCatalog, blobs: ArtifactStore, grace: float | None) -> list[str]:
-    """What was done, in words without content; see `Bank.repair`."""
-    with blobs.alone(WAIT) as alone, catalog.write() as connection:
+def repair(path: Path, catalog: AnyCatalog, store: ArtifactStore, grace: float | None) -> list[str]:
+    """Repair the bank; returns what was done, without content. See `Bank.repair`."""
+    with store.alone(WAIT) as alone, catalog.write() as connection:
         _require_sound(connection, catalog.path)
-        withdrawn = list(_withdraw(connection, blobs))
+        withdrawn = list(_withdraw(connection, store))
         before = time.time() - (grace if grace is not None else 0.0 if alone else GRACE)
-        files = blobs.strays({name_of(*row) for row in connection.execute(_NAMED)}, before)
+        files = store.strays({name_of(*row) for row in connection.execute(_NAMED)}, before)
         for name in files:
-            blobs.discard(name)
+            store.discard(name)
         strays = _strays(connection, path, before)
         for stray in strays:
             shutil.rmtree(stray) if stray.is_dir() else stray.unlink(missing_ok=True)
@@ -51,19 +51,19 @@ def repair(path: Path, catalog: AnyCatalog, blobs: ArtifactStore, grace: float |
 
 
 def _require_sound(connection: Connection, path: Path | str) -> None:
-    if connection.dialect.name != "sqlite":  # a server looks after its files
+    if connection.dialect.name != "sqlite":  # a database server checks its own files
         return
     found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
     if found != "ok":
         raise BankError(f"{path} is damaged ({found}), and texts are kept nowhere else: restore a backup")
 
 
-def _withdraw(connection: Connection, blobs: ArtifactStore) -> Iterator[str]:
-    """Drop versions whose file is missing or damaged; their memories take the newest sound one, or none."""
+def _withdraw(connection: Connection, store: ArtifactStore) -> Iterator[str]:
+    """Remove versions whose file is missing or damaged; the newest sound version becomes the current one."""
     key = (artifacts.c.tenant, artifacts.c.memory_id, artifacts.c.version)
     for row in connection.execute(select(*key, artifacts.c.id)).all():
-        places = (blobs.local, blobs.fresh)  # a bad copy on this machine says nothing of the store's
-        if any(_sound(place(row.tenant, row.id), row.id) for place in places):
+        copies = (store.local, store.fresh)  # this machine's copy may be damaged and the store's intact
+        if any(_sound(copy(row.tenant, row.id), row.id) for copy in copies):
             continue
         this = [artifacts.c.tenant == row.tenant, artifacts.c.memory_id == row.memory_id]
         connection.execute(delete(artifacts).where(*this, artifacts.c.version == row.version))
@@ -105,7 +105,7 @@ def _strays(connection: Connection, path: Path, before: float) -> list[Path]:
 
 
 def _unsound(connection: Connection) -> list[str]:
-    """Tenants with a memory without chunks, a chunk outside its text, or vectors of several sizes."""
+    """Tenants with a memory without chunks, a chunk outside its text, or vectors of different lengths."""
     joined = (memories.c.tenant == chunks.c.tenant) & (memories.c.id == chunks.c.memory_id)
     outside = (chunks.c.start < 0) | (chunks.c.end > memories.c.characters) | (chunks.c.end <= chunks.c.start)
     size = func.length(chunks.c.embedding)

@@ -1,4 +1,4 @@
-"""The catalog's statements. Each takes a connection in a transaction, then the tenant."""
+"""SQL statements on memories and versions. Each takes a connection in a transaction, then the tenant."""
 
 from __future__ import annotations
 
@@ -27,34 +27,34 @@ from memkit.document import Document
 from memkit.errors import NotFoundError
 
 _ID = re.compile(r"[0-9a-f]{16}")
-WHOLE = 20_000  # characters of a text that is read whole where a part of it is wanted
+MAX_SHORT = 20_000  # characters up to which a text is read whole for an excerpt
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _current = and_(
     artifacts.c.tenant == memories.c.tenant,
     artifacts.c.memory_id == memories.c.id,
     artifacts.c.version == memories.c.version,
 )
-_of_it = and_(entries.c.tenant == memories.c.tenant, entries.c.memory_id == memories.c.id)
+_own_entries = and_(entries.c.tenant == memories.c.tenant, entries.c.memory_id == memories.c.id)
 _INFO = select(
     *(column for column in memories.c if column is not memories.c.text),
     artifacts.c.id.label("artifact_id"),
     artifacts.c.nbytes,
     artifacts.c.compiler,
     artifacts.c.fingerprint,
-    select(func.count()).where(_of_it).scalar_subquery().label("entries"),
+    select(func.count()).where(_own_entries).scalar_subquery().label("entries"),
     select(func.count())
-    .where(_of_it, entries.c.number > artifacts.c.through)
+    .where(_own_entries, entries.c.number > artifacts.c.through)
     .scalar_subquery()
     .label("behind"),
-    select(func.max(entries.c.said)).where(_of_it).scalar_subquery().label("latest"),
+    select(func.max(entries.c.said)).where(_own_entries).scalar_subquery().label("latest"),
 ).join_from(memories, artifacts, _current, isouter=True)
 
 
-# What every question asks for is built once: that takes longer than running it.
+# Built once: constructing these frequent queries takes longer than running them.
 _mine = memories.c.tenant == bindparam("tenant")
 _this = and_(_mine, memories.c.id == bindparam("memory_id"))
 _ONE = _INFO.where(_this)
-_SOME = _INFO.where(_mine, memories.c.id.in_(bindparam("memory_ids", expanding=True)))
+_MANY = _INFO.where(_mine, memories.c.id.in_(bindparam("memory_ids", expanding=True)))
 _ARTIFACT = select(artifacts.c.id).join_from(memories, artifacts, _current, isouter=True).where(_this)
 _TEXT = select(memories.c.text).where(_this)
 _EXCERPT = select(func.substr(memories.c.text, bindparam("first"), bindparam("length"))).where(_this)
@@ -71,7 +71,7 @@ def _is_id(memory_id: object) -> bool:
 
 
 def not_found(memory_id: str) -> NotFoundError:
-    """The error for an id that names no memory of the tenant."""
+    """The error for an id that no memory of the tenant has."""
     return NotFoundError(f"this user has no memory {memory_id!r:.80}; list the memories to see the ids")
 
 
@@ -83,29 +83,29 @@ def infos(connection: Connection, tenant: str, prefix: str = "") -> list[MemoryI
 
 
 def find_infos(connection: Connection, tenant: str, memory_ids: Sequence[str]) -> list[MemoryInfo]:
-    """The tenant's memories with these ids, as far as they are there."""
-    rows = connection.execute(_SOME, {"tenant": tenant, "memory_ids": list(memory_ids)}).mappings()
+    """The tenant's memories with these ids; unknown ids are skipped."""
+    rows = connection.execute(_MANY, {"tenant": tenant, "memory_ids": list(memory_ids)}).mappings()
     return [_to_info(row) for row in rows]
 
 
 def find(connection: Connection, tenant: str, memory_id: str) -> MemoryInfo | None:
-    """The memory with exactly that id."""
-    if not _is_id(memory_id):  # it may be text that cannot even be encoded
+    """The memory with exactly that id; None if there is none."""
+    if not _is_id(memory_id):  # a text with lone surrogates could not even be sent to the database
         return None
     row = connection.execute(_ONE, {"tenant": tenant, "memory_id": memory_id}).mappings().first()
     return None if row is None else _to_info(row)
 
 
 def info(connection: Connection, tenant: str, memory_id: str) -> MemoryInfo:
-    """The memory with exactly that id, or `NotFoundError`."""
-    found = find(connection, tenant, memory_id)
-    if found is None:
+    """The memory with exactly that id. Raises `NotFoundError`."""
+    memory = find(connection, tenant, memory_id)
+    if memory is None:
         raise not_found(memory_id)
-    return found
+    return memory
 
 
-def same(connection: Connection, tenant: str, document: Document) -> str | None:
-    """The id of the tenant's document that looks like this one."""
+def find_document(connection: Connection, tenant: str, document: Document) -> str | None:
+    """The id of the tenant's document with the same `Document.identity`; None if there is none."""
     alike = and_(memories.c.tenant == tenant, memories.c.identity == document.identity)
     query = select(memories.c.id).where(alike, memories.c.name.is_(None))
     found: str | None = connection.execute(query.order_by(memories.c.created).limit(1)).scalar()
@@ -113,7 +113,7 @@ def same(connection: Connection, tenant: str, document: Document) -> str | None:
 
 
 def artifact_id(connection: Connection, tenant: str, memory_id: str) -> str | None:
-    """The id of the memory's current artifact, None where none was published; or `NotFoundError`."""
+    """The id of the memory's current artifact, None before the first one. Raises `NotFoundError`."""
     row = None
     if _is_id(memory_id):
         row = connection.execute(_ARTIFACT, {"tenant": tenant, "memory_id": memory_id}).first()
@@ -129,26 +129,29 @@ def exists(connection: Connection, tenant: str) -> bool:
 
 
 def source(connection: Connection, tenant: str, memory_id: str) -> Document:
-    """A memory's document."""
+    """A memory's source text. Raises `NotFoundError`."""
     title = info(connection, tenant, memory_id).title
     text = connection.execute(_TEXT, {"tenant": tenant, "memory_id": memory_id}).scalar_one()
     return Document(text, title)
 
 
-def excerpts(connection: Connection, tenant: str, places: Sequence[tuple[str, int, int]]) -> list[str]:
-    """Characters ``[start, end)`` of memories' texts, as far as they go; "" without such a memory."""
-    ids = list(dict.fromkeys(memory_id for memory_id, _, _ in places))
-    rows = connection.execute(_SHORT, {"tenant": tenant, "memory_ids": ids, "most": WHOLE})
+def excerpts(connection: Connection, tenant: str, spans: Sequence[tuple[str, int, int]]) -> list[str]:
+    """Characters ``[start, end)`` of memories' texts, clipped to the text; "" for an unknown memory.
+
+    ``spans`` are (memory id, start, end).
+    """
+    ids = list(dict.fromkeys(memory_id for memory_id, _, _ in spans))
+    rows = connection.execute(_SHORT, {"tenant": tenant, "memory_ids": ids, "most": MAX_SHORT})
     short = {row.id: row.text for row in rows}
-    made = list[str]()
-    for memory_id, start, end in places:
+    texts = list[str]()
+    for memory_id, start, end in spans:
         first = max(start, 0)
         if memory_id in short:
-            made.append(short[memory_id][first : max(end, first)])
+            texts.append(short[memory_id][first : max(end, first)])
             continue
         values = {"tenant": tenant, "memory_id": memory_id, "first": first + 1, "length": max(end - first, 0)}
-        made.append(connection.execute(_EXCERPT, values).scalar() or "")
-    return made
+        texts.append(connection.execute(_EXCERPT, values).scalar() or "")
+    return texts
 
 
 def insert_memory(
@@ -159,14 +162,17 @@ def insert_memory(
     name: str | None = None,
     digest: str | None = None,
 ) -> None:
-    """Add a memory that has no chunks yet; a running one has a name, one of another kind its own digest."""
-    told = digest or (None if name is None else running_digest(name))
-    what = {"tenant": tenant, "id": memory_id, "name": name, "title": document.title, "text": document.text}
+    """Add a memory without chunks. A running memory has a ``name``, an item's memory its own ``digest``."""
+    own_digest = digest or (None if name is None else running_digest(name))
     connection.execute(
         insert(memories).values(
-            **what,
-            digest=told or document.digest,
-            identity=told or document.identity,
+            tenant=tenant,
+            id=memory_id,
+            name=name,
+            title=document.title,
+            text=document.text,
+            digest=own_digest or document.digest,
+            identity=own_digest or document.identity,
             characters=len(document.text),
             status="text",
             version=0,
@@ -176,9 +182,9 @@ def insert_memory(
 
 
 def insert_version(
-    connection: Connection, tenant: str, memory_id: str, artifact: Artifact, made: CompiledFrom
+    connection: Connection, tenant: str, memory_id: str, artifact: Artifact, compiled_from: CompiledFrom
 ) -> None:
-    """Add a version under the next number, and make it the current one unless another is pinned."""
+    """Add a version with the next number; it becomes the current one unless the memory is pinned."""
     last = select(func.max(artifacts.c.version)).where(
         artifacts.c.tenant == tenant, artifacts.c.memory_id == memory_id
     )
@@ -195,14 +201,14 @@ def insert_version(
             created=now(),
             fingerprint=manifest.fingerprint,
             digest=manifest.sources[0].document_digest[:64] if manifest.sources else None,
-            through=made.through,
-            since=None if made.since is None else microseconds_of(made.since),
-            seconds=made.seconds,
-            flops=made.flops,
+            through=compiled_from.through,
+            since=None if compiled_from.since is None else microseconds_of(compiled_from.since),
+            seconds=compiled_from.seconds,
+            flops=compiled_from.flops,
         )
     )
-    free = and_(_is(tenant, memory_id), memories.c.pinned.is_(False))
-    connection.execute(update(memories).where(free).values(version=version))
+    unpinned = and_(_is(tenant, memory_id), memories.c.pinned.is_(False))
+    connection.execute(update(memories).where(unpinned).values(version=version))
 
 
 def set_status(
@@ -213,39 +219,39 @@ def set_status(
     error: str | None,
     attempt: str | None = None,
 ) -> None:
-    """Set what became of the latest compilation."""
+    """Record the outcome of the latest compilation; ``attempt`` identifies one that failed."""
     values = {"status": status, "error": error, "attempt": attempt}
     connection.execute(update(memories).where(_is(tenant, memory_id)).values(**values))
 
 
 def add_asked(connection: Connection, tenant: str, memory_id: str, count: int, at: int) -> None:
-    """Count questions that a memory answered, the latest at that time; nothing where it was forgotten."""
+    """Add ``count`` questions that a memory answered, the latest ``at`` microseconds; skips a forgotten
+    one."""
     values = {"asked": memories.c.asked + count, "last_asked": at}
     connection.execute(update(memories).where(_is(tenant, memory_id)).values(**values))
 
 
 def tenants_of(connection: Connection) -> list[str]:
-    """Names of all who have memories."""
+    """Names of all tenants that have memories."""
     return list(
         connection.execute(select(memories.c.tenant).distinct().order_by(memories.c.tenant)).scalars()
     )
 
 
-def beneath(connection: Connection, prefix: str) -> list[str]:
-    """Names of all who have memories and whose names begin with a prefix, byte by byte."""
+def tenants_with_prefix(connection: Connection, prefix: str) -> list[str]:
+    """Names of all tenants that have memories and whose name begins with a prefix, byte by byte."""
     query = select(memories.c.tenant).where(begins_with(memories.c.tenant, prefix)).distinct()
     return list(connection.execute(query.order_by(memories.c.tenant)).scalars())
 
 
 def begins_with(name: ColumnElement[str], prefix: str) -> ColumnElement[bool]:
-    """Whether a name begins with a prefix, byte by byte, as the catalog's names are ordered: `LIKE` would
-    take "app" for "App"."""
-    after = prefix[:-1] + chr(ord(prefix[-1]) + 1)  # the first name that does not
+    """A condition: the name begins with a prefix, byte by byte. `LIKE` would ignore case."""
+    after = prefix[:-1] + chr(ord(prefix[-1]) + 1)  # the first name past all those with the prefix
     return and_(name >= prefix, name < after)
 
 
 def versions(connection: Connection, tenant: str, memory_id: str | None = None) -> list[tuple[str, int, str]]:
-    """Memory id, version and artifact id of all the tenant's artifacts, or one memory's."""
+    """(memory id, version, artifact id) of all the tenant's artifacts, or of one memory's."""
     query = select(artifacts.c.memory_id, artifacts.c.version, artifacts.c.id)
     query = query.where(artifacts.c.tenant == tenant).order_by(*query.selected_columns)
     if memory_id is not None:
@@ -253,8 +259,8 @@ def versions(connection: Connection, tenant: str, memory_id: str | None = None) 
     return [(row[0], row[1], row[2]) for row in connection.execute(query)]
 
 
-def names(connection: Connection, tenant: str, artifact_id: str) -> bool:
-    """Whether a memory of the tenant has an artifact of that id."""
+def has_artifact(connection: Connection, tenant: str, artifact_id: str) -> bool:
+    """Whether a version of any memory of the tenant has that artifact id."""
     query = select(artifacts.c.id).where(artifacts.c.tenant == tenant, artifacts.c.id == artifact_id)
     return connection.execute(query.limit(1)).first() is not None
 
@@ -278,14 +284,15 @@ def delete_memory(connection: Connection, tenant: str, memory_id: str) -> Receip
 
 
 def next_generation(connection: Connection, tenant: str, cut: bool = False) -> int:
-    """Say that the tenant's chunks change, with ``cut`` not only by more of them; the new generation."""
+    """Increment the generation of the tenant's chunks, and return it; ``cut`` if chunks are removed or
+    moved."""
     key, following = tenant_key(tenant), tenants.c.generation + 1
     values = {"generation": following} | ({"cut": following} if cut else {})
     changed = update(tenants).where(tenants.c.key == key).values(values).returning(tenants.c.generation)
-    found: int | None = connection.execute(changed).scalar()
-    if found is None:
+    generation: int | None = connection.execute(changed).scalar()
+    if generation is None:
         connection.execute(insert(tenants).values(key=key, generation=1, cut=int(cut)))
-    return found or 1
+    return generation or 1
 
 
 def _is(tenant: str, memory_id: str) -> ColumnElement[bool]:
@@ -293,17 +300,17 @@ def _is(tenant: str, memory_id: str) -> ColumnElement[bool]:
 
 
 def now() -> int:
-    """The time for the catalog: microseconds since 1970."""
+    """The time in the catalog's unit: microseconds since 1970."""
     return time.time_ns() // 1000
 
 
 def time_of(microseconds: int) -> datetime:
-    """A time of the catalog, in UTC."""
+    """The datetime, in UTC, of microseconds since 1970."""
     return _EPOCH + timedelta(microseconds=microseconds)
 
 
 def microseconds_of(when: datetime) -> int:
-    """A time for the catalog; without a zone it is taken as UTC."""
+    """Microseconds since 1970 of a datetime; without a zone it is taken as UTC."""
     aware = when if when.tzinfo else when.replace(tzinfo=UTC)
     return (aware - _EPOCH) // timedelta(microseconds=1)
 

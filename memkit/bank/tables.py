@@ -1,4 +1,4 @@
-"""The catalog's tables, all by tenant. A change here needs a migration beside it (`memkit.bank.schema`)."""
+"""The catalog's tables. A change here needs a migration (`memkit.bank.schema`)."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from sqlalchemy import (
 )
 
 metadata = MetaData()
-# Names are compared and ordered byte by byte. SQLite does so anyway; a PostgreSQL database may have been made
-# with a collation for which different names are equal.
+# Names are compared and ordered byte by byte. SQLite does so by default; a PostgreSQL database may have a
+# collation that treats different names as equal.
 _Name = Text().with_variant(Text(collation="C"), "postgresql")
 
-# `generation` outlives a tenant's memories: were it to start again, an index of another process
-# could pass for current.
+# A row outlives the tenant's memories: if `generation` started over, another process could mistake its index
+# for the current one.
 tenants = Table(
     "tenants",
     metadata,
-    Column("key", String(64), primary_key=True),  # of records.tenant_key: no name is kept
-    Column("generation", Integer, nullable=False),  # counts the changes of the tenant's chunks
-    Column("cut", Integer, nullable=False, server_default="0"),  # the last change that did not only add
+    Column("key", String(64), primary_key=True),  # `memkit.bank.types.tenant_key`, not the name
+    Column("generation", Integer, nullable=False),  # number of changes to the tenant's chunks
+    Column("cut", Integer, nullable=False, server_default="0"),  # the last change beyond adding
 )
-# Which embedder made a tenant's vectors; a tenant without a row has none, or one without a name.
+# The embedder of a tenant's vectors. A tenant without a row has no vectors, or an embedder without a name.
 embedders = Table(
     "embedders",
     metadata,
-    Column("key", String(64), primary_key=True),  # of records.tenant_key
+    Column("key", String(64), primary_key=True),  # `memkit.bank.types.tenant_key`
     Column("name", Text, nullable=False),
 )
 memories = Table(
@@ -53,13 +53,13 @@ memories = Table(
     Column("version", Integer, nullable=False),
     Column("error", Text),
     Column("created", BigInteger, nullable=False),  # microseconds since 1970, UTC
-    # Of a running memory, whose digest is made of the name, and the text of its entries in the order of time.
+    # Set for a running memory: its digest is that of the name, its text the entries' lines ordered by date.
     Column("name", Text),
-    Column("pinned", Boolean, nullable=False, server_default=false()),  # its version stays the current one
+    Column("pinned", Boolean, nullable=False, server_default=false()),  # new versions do not become current
     Column("asked", Integer, nullable=False, server_default="0"),  # questions that it answered
     Column("last_asked", BigInteger),
-    Column("attempt", String(64)),  # of a compilation that failed: what it was made from, with and for
-    # Of the text as it looks (`Document.identity`); of what has a name or a key, its digest.
+    Column("attempt", String(64)),  # of a failed compilation: a digest of its source, options and model
+    # `Document.identity`; for running memories and items the same as the digest.
     Column("identity", String(64), nullable=False, server_default=""),
     UniqueConstraint("tenant", "digest"),
     Index("memories_identity", "tenant", "identity"),
@@ -81,7 +81,7 @@ chunks = Table(
     Column("start", Integer, nullable=False),
     Column("end", Integer, nullable=False),
     Column("embedding", LargeBinary, nullable=False),  # little-endian float32 [dim]
-    Column("since", Integer, nullable=False, server_default="0"),  # the tenant's generation that it came with
+    Column("since", Integer, nullable=False, server_default="0"),  # the tenant's generation when it was added
     _of_memory(),
     Index("chunks_since", "tenant", "since"),
 )
@@ -95,29 +95,29 @@ artifacts = Table(
     Column("nbytes", BigInteger, nullable=False),
     Column("compiler", Text, nullable=False),
     Column("created", BigInteger, nullable=False),
-    # What it was compiled for and from; none of it is known of versions of memkit before migrations.
+    # The model it was compiled for and the text it was compiled from; null in rows from before migrations.
     Column("fingerprint", Text),
-    Column("digest", String(64)),  # of the text
-    # Of a running memory: the newest entry's number, and the time of the oldest one that was compiled.
+    Column("digest", String(64)),  # of the source text
+    # For a running memory: the newest compiled entry's number, and the oldest one's time.
     Column("through", Integer),
     Column("since", BigInteger),
     Column("seconds", Float),
     Column("flops", Float),
     _of_memory(),
 )
-# What was said to a running memory, as it was said; `start` and `end` are its line's place in the text.
+# The messages of a running memory; `start` and `end` are the character span of the entry's line in the text.
 entries = Table(
     "entries",
     metadata,
     Column("tenant", _Name, primary_key=True),
     Column("memory_id", String(16), primary_key=True),
-    Column("number", Integer, primary_key=True),  # in the order of arrival
+    Column("number", Integer, primary_key=True),  # in insertion order
     Column("said", BigInteger, nullable=False),  # microseconds since 1970, UTC; orders the text
     Column("speaker", Text, nullable=False),
     Column("text", Text, nullable=False),
     Column("start", Integer, nullable=False),
     Column("end", Integer, nullable=False),
-    Column("key", _Name),  # what makes a repeated call harmless; `part` counts the entries of one call
+    Column("key", _Name),  # idempotency key of a call; `part` numbers its entries
     Column("part", Integer, nullable=False),
     Column("zone", Integer, nullable=False, server_default="0"),  # the speaker's, in minutes east of UTC
     UniqueConstraint("tenant", "memory_id", "said"),
@@ -133,16 +133,16 @@ leases = Table(
     Column("until", BigInteger, nullable=False),
     _of_memory(),
 )
-# What stores keep under keys. The memory makes it found; several items may have the same text.
+# Values that stores keep under keys. An item is searched through its memory.
 items = Table(
     "items",
     metadata,
     Column("tenant", _Name, primary_key=True),
     Column("key", _Name, primary_key=True),
-    Column("number", Integer, nullable=False),  # in the order of arrival
+    Column("number", Integer, nullable=False),  # in insertion order
     Column("value", Text, nullable=False),  # JSON
     Column("memory_id", String(16), nullable=False),
-    Column("stale", String(16)),  # the memory that it had before, until that is forgotten
+    Column("stale", String(16)),  # memory of the replaced value, until it is forgotten
     Column("searched", Boolean, nullable=False),
     Column("created", BigInteger, nullable=False),
     Column("updated", BigInteger, nullable=False),
@@ -150,20 +150,20 @@ items = Table(
     Column("expires", BigInteger),
     _of_memory(),
 )
-# Compilations that nobody has begun or ended yet.
+# Compilations that have not finished.
 waiting = Table(
     "waiting",
     metadata,
     Column("tenant", _Name, primary_key=True),
     Column("memory_id", String(16), primary_key=True),
     Column("added", BigInteger, nullable=False),
-    Column("always", Boolean, nullable=False, server_default=false()),  # whatever the advice is
+    Column("always", Boolean, nullable=False, server_default=false()),  # even against the advice
     _of_memory(),
 )
 policies = Table(
     "policies",
     metadata,
-    Column("key", String(64), primary_key=True),  # of records.tenant_key
+    Column("key", String(64), primary_key=True),  # `memkit.bank.types.tenant_key`
     Column("keep_days", Integer),
     Column("max_memories", BigInteger),
     Column("max_characters", BigInteger),
@@ -172,13 +172,13 @@ policies = Table(
 api_keys = Table(
     "api_keys",
     metadata,
-    Column("id", String(16), primary_key=True),  # part of the key, and no secret
+    Column("id", String(16), primary_key=True),  # the public part of the key
     Column("tenant", _Name, nullable=False),
     Column("hash", String(64), nullable=False),  # SHA-256 of the key
     Column("label", Text, nullable=False),
     Column("created", BigInteger, nullable=False),
     Column("revoked", BigInteger),
-    Column("scope", String(8), nullable=False, server_default="tenant"),  # what `tenant` names: or a "user"
+    Column("scope", String(8), nullable=False, server_default="tenant"),  # or "user": what `tenant` names
 )
 tombstones = Table(
     "tombstones",

@@ -1,4 +1,4 @@
-"""What the bank takes and gives, and the checks at its door."""
+"""The bank's data types, identifiers and input checks."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _BREAKING = {"Cc", "Cs", "Zl", "Zp"}  # control characters, lone surrogates, end
 
 @dataclass(frozen=True)
 class MemoryInfo:
-    """One memory as the catalog knows it; ``version`` 0 means that no artifact was published yet.
+    """One memory's row in the catalog.
 
-    ``error`` says why the latest compilation failed. A memory that has an artifact keeps it, and
-    the status "compiled", when a later compilation fails. A running memory has a ``name``; of its
-    ``entries``, the artifact has not seen the last ``behind`` that arrived. ``fingerprint`` is that of the
-    model which the artifact was compiled for, where it is known. What is compiled while a memory is
-    ``pinned`` does not become its current version. It was ``asked`` that many questions, the latest at
-    ``last_asked``. ``attempt`` names the latest compilation, if that failed; ``changed`` is when the
-    document was remembered, or the latest entry's date.
+    ``version`` is the current artifact's, 0 before the first one. When a later compilation fails, the memory
+    keeps its artifact and the status "compiled"; ``error`` says why it failed, and ``attempt`` is a digest of
+    what was tried. ``fingerprint`` is that of the base model that the artifact was compiled for, if known.
+    While a memory is ``pinned``, a new version does not become the current one. Only a running memory has a
+    ``name`` and ``entries``, of which the artifact was not compiled from the last ``behind``. ``asked``
+    counts the questions it answered, the latest at ``last_asked``. ``changed`` is when the document was
+    remembered, or the latest entry's date.
     """
 
     id: str
@@ -58,15 +58,16 @@ class MemoryInfo:
 
     @property
     def running(self) -> bool:
-        """Whether this is a log that grows, and not a document."""
+        """Whether this is a running memory, not a document."""
         return self.name is not None
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry of a running memory, ``number`` by arrival: characters ``[start, end)`` of its text.
+    """One entry of a running memory.
 
-    ``compiled``: the memory's artifact has seen it. ``line`` is what stands there.
+    ``number`` is its place in insertion order. Its ``line`` is the characters ``[start, end)`` of the
+    memory's text. ``compiled`` tells whether the current artifact was compiled from it.
     """
 
     number: int
@@ -81,9 +82,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Message:
-    """What is to become an entry; without ``when`` it was said now. A time without a zone is UTC.
+    """A message to append to a running memory.
 
-    An entry is dated by the day in the zone that ``when`` names: the speaker's own.
+    ``when`` is None for now; a time without a zone is UTC. The entry's line shows the day in the zone of
+    ``when``, which should be the speaker's own.
     """
 
     text: str
@@ -93,13 +95,10 @@ class Message:
 
 @dataclass(frozen=True)
 class CompiledFrom:
-    """What an artifact was compiled from, where that is not all there is, and what compiling took.
+    """The part of a running memory that an artifact was compiled from, and what compiling cost."""
 
-    Of a running memory: entries that arrived up to number ``through`` and were said at ``since`` or later.
-    """
-
-    through: int | None = None
-    since: datetime | None = None
+    through: int | None = None  # number of the last entry, in insertion order
+    since: datetime | None = None  # entries that were said earlier were left out
     seconds: float | None = None
     flops: float | None = None
 
@@ -117,7 +116,7 @@ class Hit:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What a forget removed, without its content; ``left`` is the id of what stays of the memory."""
+    """What a forget removed, without content; ``left`` is the id of the memory that remains of it, if any."""
 
     memory_id: str
     artifacts_removed: int
@@ -126,7 +125,7 @@ class Receipt:
 
 
 def check_tenant(tenant: str) -> str:
-    """The tenant, or `ConfigError` when it cannot name one."""
+    """Return the tenant's name if it is valid. Raises `ConfigError`."""
     check_name("tenant", tenant)
     if not 1 <= len(tenant.encode()) <= MAX_OWNER:
         raise ConfigError(f"a tenant is a text of 1 to {MAX_OWNER:,} bytes, got {tenant!r:.80}")
@@ -134,22 +133,23 @@ def check_tenant(tenant: str) -> str:
 
 
 def tenant_key(tenant: str) -> str:
-    """A name for the tenant that tells nothing and is safe in paths: 64 hex digits."""
+    """SHA-256 of a tenant's name, 64 hex digits: stands for it in paths and in rows that outlive it."""
     return hashlib.sha256(tenant.encode()).hexdigest()
 
 
 def memory_id_of(tenant: str, digest: str) -> str:
-    """The id of that document for that tenant: 16 hex digits."""
+    """The id of a document with that digest for that tenant: 16 hex digits."""
     return hashlib.sha256(f"{tenant}\0{digest}".encode()).hexdigest()[:16]
 
 
 def running_digest(name: str) -> str:
-    """What stands for a running memory in place of its text's digest; no document has the same."""
+    """The digest of a running memory, made from its name; no document has the same."""
     return hashlib.sha256(f"running\0{name}".encode()).hexdigest()
 
 
 def check_line(what: str, text: str, most: int) -> str:
-    """A short text on one line, as a name is; `ConfigError` for anything else."""
+    """Return ``text`` if it is one line of at most ``most`` characters; ``what`` names it in the
+    `ConfigError`."""
     if not isinstance(text, str) or not 1 <= len(text) <= most or not one_line(text) or is_blank(text):
         raise ConfigError(
             f"{what} is a text of 1 to {most} characters on one line, without control characters, "
@@ -159,18 +159,20 @@ def check_line(what: str, text: str, most: int) -> str:
 
 
 def one_line(text: str) -> bool:
-    """Whether a text is whole, on one line and without control characters. Joiners and no-break spaces are
-    of the text, as in Persian, in French and in most emoji."""
+    """Whether a text is a single line without control characters or lone surrogates.
+
+    Joiners and no-break spaces are allowed: Persian, French and most emoji need them.
+    """
     return text.isprintable() or not any(unicodedata.category(each) in _BREAKING for each in text)
 
 
 def memory_hash(tenant: str, memory_id: str) -> str:
-    """What a tombstone keeps of a memory."""
+    """The hash of a memory that a tombstone stores."""
     return hashlib.sha256(f"{tenant}\0{memory_id}".encode()).hexdigest()
 
 
 def entry_key(memory_id: str, number: int) -> str:
-    """What stands for one entry of a running memory where a tombstone is made of it."""
+    """The id of one entry of a running memory in the hash of its tombstone."""
     return f"{memory_id}:{number}"
 
 

@@ -1,4 +1,4 @@
-"""Search indexes, one per tenant, derived from the catalog and held in memory only."""
+"""Vector indexes (FAISS), one for each tenant, derived from the catalog and held in memory only."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ import numpy as np
 from memkit.bank.types import Hit, Vectors
 from memkit.errors import BankError, ConfigError, MissingExtraError
 
-# `memkit bench route` measures both kinds of search: exact search stays below the few milliseconds
-# that nobody notices before an answer up to here, and misses nothing.
-EXACT_BELOW = 20_000  # vectors of a tenant
-# Of an inverted file's lists. What exact search finds, it is to find, too: a fifth of the lists would be four
-# times as fast, and miss one memory in ten.
+# Vectors of a tenant up to which search is exact: it takes a few milliseconds (measured by `memkit bench
+# route`) and misses nothing.
+EXACT_BELOW = 20_000
+# Share of an inverted file's lists that is searched. A fifth would be four times as fast and miss one memory
+# in ten.
 PROBED_SHARE = 0.8
-# Chunks that may lie beside an index before it is built anew with them: this many, or this share of it.
+# Chunks that are searched beside an index before it is rebuilt: this many, or this share of the index.
 TAIL_LEAST, TAIL_SHARE = 1024, 0.1
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Where one vector of an index comes from."""
+    """The source of one vector: characters ``[start, end)`` of a memory's text, its chunk ``number``."""
 
     memory_id: str
     number: int
@@ -39,7 +39,7 @@ LoadedVectors = tuple[Sequence[Chunk], Vectors]
 
 
 class _Segment:
-    """Some of a tenant's chunks with vectors float32 [chunks, dim], those of one memory side by side."""
+    """A part of a tenant's chunks, grouped by memory, with their vectors, float32 [chunks, dim]."""
 
     def __init__(self, chunks: Sequence[Chunk], vectors: Vectors, exact: bool) -> None:
         self.chunks = chunks
@@ -57,12 +57,12 @@ class _Segment:
 
     @property
     def vectors(self) -> Vectors:
-        """All of them again, float32 [chunks, dim]."""
-        made: Vectors = self._faiss.reconstruct_n(0, len(self.chunks))
-        return made
+        """The vectors of all chunks, float32 [chunks, dim]."""
+        vectors: Vectors = self._faiss.reconstruct_n(0, len(self.chunks))
+        return vectors
 
     def search(self, query: Vectors, k: int) -> list[Hit]:
-        """The ``k`` best chunks, best first."""
+        """The ``k`` best chunks for a query float32 [1, dim], best first."""
         try:
             scores, rows = self._faiss.search(query, min(k, len(self.chunks)))
         except RuntimeError as error:
@@ -71,7 +71,7 @@ class _Segment:
         return self._hits(found)
 
     def within(self, query: Vectors, memory_id: str) -> list[Hit]:
-        """All chunks of one memory, in any order."""
+        """All chunks of one memory, with their scores for a query float32 [1, dim], in any order."""
         start, stop = self.rows.get(memory_id, (0, 0))
         if start == stop:
             return []
@@ -84,11 +84,11 @@ class _Segment:
 
 
 class TenantIndex:
-    """Inner-product search over a tenant's vectors. An index never changes: `grown` makes a new one.
+    """Inner-product search over a tenant's vectors. An index is immutable: `grown` returns a new one.
 
-    Exact below ``exact_below`` vectors, then by an inverted file (IVF): a graph (HNSW) takes too long for
-    what is built anew whenever chunks are taken away. Chunks that came later lie in a short segment of their
-    own, which is searched exactly.
+    Search is exact below ``exact_below`` vectors and uses an inverted file (IVF) from there on: a graph
+    (HNSW) takes too long to build for an index that is rebuilt whenever chunks are removed. Chunks added
+    later form a short second segment, which is searched exactly.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class TenantIndex:
         self._memories = len(first) + sum(len(rows.keys() - first.keys()) for rows in more)
 
     def grown(self, generation: int, chunks: Sequence[Chunk], vectors: Vectors) -> TenantIndex | None:
-        """With chunks that came since, vectors float32 [chunks, dim]; None when it is time to build anew."""
+        """An index with further chunks and their vectors, float32 [chunks, dim]; None if a rebuild is due."""
         made = copy(self)
         made.generation = generation
         if not chunks:
@@ -122,7 +122,7 @@ class TenantIndex:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the index as FAISS writes it, and of what it knows of its chunks."""
+        """Bytes of the serialized FAISS index and of the chunk table."""
         return sum(segment.nbytes for segment in self._segments)
 
     def search(self, query: Vectors, k: int) -> list[Hit]:
@@ -131,10 +131,10 @@ class TenantIndex:
         return _sorted([hit for segment in self._segments for hit in segment.search(query, k)])[:k]
 
     def best(self, query: Vectors, k: int) -> list[Hit]:
-        """The best chunk of each of the ``k`` best memories, best first.
+        """The best chunk of each of the ``k`` best memories for a query float32 [1, dim], best first.
 
-        Takes more and more chunks until they are of ``k`` memories, so that one long memory cannot
-        crowd out the others.
+        Widens the search until its hits cover ``k`` memories, so that one long memory cannot crowd out the
+        others.
         """
         width = 4 * k
         while True:
@@ -142,13 +142,13 @@ class TenantIndex:
             first = dict[str, Hit]()
             for hit in hits:
                 first.setdefault(hit.memory_id, hit)
-            # An inverted file that is asked for more than its lists hold gives fewer.
+            # An inverted file returns fewer hits than requested when its probed lists hold no more.
             if len(first) >= min(k, self._memories) or len(hits) < width:
                 return list(first.values())[:k]
             width *= 4
 
     def within(self, query: Vectors, memory_id: str, k: int) -> list[Hit]:
-        """The ``k`` best chunks of one memory, best first; none of a memory that is not indexed."""
+        """The ``k`` best chunks of one memory, best first; none for a memory that is not indexed."""
         self._check(query)
         return _sorted([hit for segment in self._segments for hit in segment.within(query, memory_id)])[:k]
 
@@ -177,7 +177,7 @@ def _inverted(flat: Any, vectors: Vectors) -> Any:
 
 
 class VectorIndexes:
-    """The indexes of the tenants searched last. Safe to use from several threads."""
+    """An LRU cache of the indexes of ``capacity`` tenants. Thread-safe."""
 
     def __init__(self, capacity: int = 256) -> None:
         self._capacity = capacity
@@ -193,15 +193,15 @@ class VectorIndexes:
     ) -> TenantIndex:
         """The tenant's index of that generation.
 
-        When it is not at hand an older one grows by ``load_since(its generation)``, which is None where more
-        than that has changed; else it is built from ``load()``.
+        An older cached index grows by ``load_since(its generation)``, which is None if chunks were also
+        removed; otherwise the index is built from ``load()``.
         """
         with self._lock:
-            found = self._indexes.get(tenant)
-        index = found
-        if found is not None and found.generation != generation:
-            newer = load_since(found.generation) if found.generation < generation else None
-            index = None if newer is None else found.grown(generation, *newer)
+            cached = self._indexes.get(tenant)
+        index = cached
+        if cached is not None and cached.generation != generation:
+            newer = load_since(cached.generation) if cached.generation < generation else None
+            index = None if newer is None else cached.grown(generation, *newer)
         if index is None:
             index = TenantIndex(generation, *load())
         with self._lock:
@@ -212,18 +212,18 @@ class VectorIndexes:
         return index
 
     def nbytes(self, tenant: str) -> int:
-        """Bytes of one tenant's index, 0 when it is not at hand."""
+        """Bytes of one tenant's index; 0 if it is not cached."""
         with self._lock:
             index = self._indexes.get(tenant)
         return 0 if index is None else index.nbytes
 
     def drop(self, tenant: str) -> None:
-        """Let go of one tenant's index."""
+        """Remove one tenant's index from the cache."""
         with self._lock:
             self._indexes.pop(tenant, None)
 
     def clear(self) -> None:
-        """Let go of all of them."""
+        """Remove all indexes from the cache."""
         with self._lock:
             self._indexes.clear()
 

@@ -1,5 +1,4 @@
-"""The catalog's statements about chunks and their vectors. Each takes a connection in a transaction, then the
-tenant."""
+"""SQL statements on chunks and their vectors. Each takes a connection in a transaction, then the tenant."""
 
 from __future__ import annotations
 
@@ -20,14 +19,14 @@ _GENERATION = select(tenants.c.generation).where(tenants.c.key == bindparam("key
 
 
 def embedder(connection: Connection, tenant: str) -> str | None:
-    """The name of the embedder that the tenant's vectors were made with; None when there are none."""
+    """The name of the tenant's embedder, "" if it has none; None for a tenant without vectors."""
     if not statements.exists(connection, tenant):
         return None
     return connection.execute(_EMBEDDER, {"key": tenant_key(tenant)}).scalar() or ""
 
 
 def require_embedder(connection: Connection, tenant: str, name: str) -> None:
-    """Note the embedder of a tenant that has no vectors yet; `ConfigError` for another than it has."""
+    """Record the embedder of a tenant without vectors; `ConfigError` if the tenant has another one."""
     known = embedder(connection, tenant)
     if known is None:
         set_embedder(connection, tenant, name)
@@ -39,14 +38,14 @@ def require_embedder(connection: Connection, tenant: str, name: str) -> None:
 
 
 def set_embedder(connection: Connection, tenant: str, name: str) -> None:
-    """Note the embedder that made the tenant's vectors."""
+    """Record the embedder of the tenant's vectors."""
     key = tenant_key(tenant)
     connection.execute(delete(embedders).where(embedders.c.key == key))
     connection.execute(insert(embedders).values(key=key, name=name))
 
 
 def delete_chunks(connection: Connection, tenant: str) -> None:
-    """Delete all chunks of the tenant's memories, to be made anew."""
+    """Delete all chunks of the tenant's memories."""
     connection.execute(delete(chunks).where(chunks.c.tenant == tenant))
     statements.next_generation(connection, tenant, cut=True)
 
@@ -54,7 +53,10 @@ def delete_chunks(connection: Connection, tenant: str) -> None:
 def insert_chunks(
     connection: Connection, tenant: str, memory_id: str, spans: Sequence[Span], vectors: Vectors
 ) -> None:
-    """Add chunks of a memory with their vectors float32 [chunks, dim], as long as all the tenant's."""
+    """Add chunks of a memory with their vectors, float32 [chunks, dim].
+
+    Raises `ConfigError` when the tenant's other vectors have another ``dim``.
+    """
     size = connection.execute(
         select(func.length(chunks.c.embedding)).where(chunks.c.tenant == tenant).limit(1)
     )
@@ -82,7 +84,10 @@ def generation(connection: Connection, tenant: str) -> int:
 
 
 def load_chunks(connection: Connection, tenant: str, since: int = -1) -> tuple[list[Chunk], Vectors]:
-    """The tenant's chunks that came after a generation, and their vectors float32 [chunks, dim]."""
+    """The tenant's chunks added after the generation ``since``, and their vectors, float32 [chunks, dim].
+
+    Raises `BankError` when stored vectors are damaged.
+    """
     query = select(chunks).where(chunks.c.tenant == tenant, chunks.c.since > since)
     rows = connection.execute(query.order_by(chunks.c.memory_id, chunks.c.number)).all()
     joined = b"".join(row.embedding for row in rows)
@@ -93,6 +98,6 @@ def load_chunks(connection: Connection, tenant: str, since: int = -1) -> tuple[l
 
 
 def added_chunks(connection: Connection, tenant: str, since: int) -> tuple[list[Chunk], Vectors] | None:
-    """As `load_chunks`; None where chunks were also taken away or moved after that generation."""
+    """Like `load_chunks`; None if chunks were also removed or moved after that generation."""
     cut = connection.execute(select(tenants.c.cut).where(tenants.c.key == tenant_key(tenant))).scalar()
     return None if cut is None or cut > since else load_chunks(connection, tenant, since)

@@ -1,4 +1,4 @@
-"""Versions of a memory's artifact: what there is, which one answers, and for how long they are kept."""
+"""Versions of a memory's artifact: history, rollback, pinning and pruning."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from memkit.errors import ConfigError, NotFoundError
 
 @dataclass(frozen=True)
 class Version:
-    """One version of a memory's artifact; ``current`` is the one that answers.
+    """One version of a memory's artifact; questions are answered with the ``current`` one.
 
-    ``fingerprint`` is that of its model, ``digest`` that of the text it was compiled from. Of a running
-    memory it has seen the entries up to number ``through`` that were said at ``since`` or later.
+    ``fingerprint`` is the base model's and ``digest`` that of the source text. For a running memory,
+    ``through`` is the number of the last compiled entry; entries said before ``since`` were left out.
+    ``seconds`` and ``flops`` are the cost of compiling, if known.
     """
 
     version: int
@@ -39,19 +40,19 @@ class Version:
 
 
 class Versions:
-    """The versions of a bank's memories; ``discard`` removes files that no row names any more."""
+    """The versions of a bank's memories; ``discard`` removes files that no row refers to any more."""
 
     def __init__(self, catalog: AnyCatalog, discard: Callable[[str, Iterable[str]], None]) -> None:
         self._catalog, self._discard = catalog, discard
 
     def history(self, tenant: str, memory_id: str) -> list[Version]:
-        """All versions that are kept, oldest first."""
+        """All stored versions of a memory, oldest first."""
         check_tenant(tenant)
         with self._catalog.read() as connection:
             return _history(connection, tenant, memory_id)
 
     def of(self, tenant: str) -> list[Version]:
-        """All versions of all memories of a tenant, oldest first."""
+        """All stored versions of all memories of a tenant, oldest first."""
         check_tenant(tenant)
         with self._catalog.read() as connection:
             one = and_(memories.c.tenant == artifacts.c.tenant, memories.c.id == artifacts.c.memory_id)
@@ -60,7 +61,10 @@ class Versions:
             return [_version(row, row.current) for row in rows]
 
     def rollback(self, tenant: str, memory_id: str, version: int) -> MemoryInfo:
-        """Let another version that is kept answer. The next compilation still makes a new one."""
+        """Make another stored version the current one. The next compilation still publishes a new one.
+
+        Raises `NotFoundError` for an unknown memory or version.
+        """
         check_tenant(tenant)
         with self._catalog.write() as connection:
             known = [each.version for each in _history(connection, tenant, memory_id)]
@@ -71,7 +75,10 @@ class Versions:
             return statements.info(connection, tenant, memory_id)
 
     def pin(self, tenant: str, memory_id: str, pinned: bool = True) -> MemoryInfo:
-        """Let the current version answer until it is unpinned, whatever is compiled meanwhile."""
+        """Keep the current version current, whatever is compiled, until it is unpinned.
+
+        Raises `ConfigError` for a memory without an artifact.
+        """
         check_tenant(tenant)
         with self._catalog.write() as connection:
             if not statements.info(connection, tenant, memory_id).version and pinned:
@@ -80,13 +87,13 @@ class Versions:
             return statements.info(connection, tenant, memory_id)
 
     def prune(self, tenant: str, memory_id: str, keep: int) -> int:
-        """Remove all but the newest ``keep`` versions and the current one; how many that were."""
+        """Remove all but the newest ``keep`` versions and the current one; returns the number removed."""
         check_tenant(tenant)
         if keep < 1:
             raise ConfigError(f"at least one version must be kept, got {keep}")
         with self._catalog.write() as connection:
-            found = _history(connection, tenant, memory_id)
-            old = [each for each in found[:-keep] if not each.current]
+            history = _history(connection, tenant, memory_id)
+            old = [each for each in history[:-keep] if not each.current]
             of_memory = (artifacts.c.tenant == tenant) & (artifacts.c.memory_id == memory_id)
             numbers = [each.version for each in old]
             connection.execute(delete(artifacts).where(of_memory, artifacts.c.version.in_(numbers)))

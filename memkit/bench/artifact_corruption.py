@@ -10,8 +10,8 @@ from typing import Any
 
 from memkit.artifact.format import Artifact, Manifest, Provenance
 from memkit.artifact.quantization import quantized
-from memkit.bench.timing import stamp
 from memkit.errors import ArtifactError, ConfigError
+from memkit.evals.timing import stamp
 
 Progress = Callable[[str, int, int], None]
 REPORT_EVERY = 5000

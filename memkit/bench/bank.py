@@ -27,9 +27,9 @@ import numpy as np
 from memkit.artifact.format import Artifact, Manifest
 from memkit.bank import Bank, Message
 from memkit.bank.artifact_store import sync_folder
-from memkit.bench.timing import copy_rate, stamp
 from memkit.document import Document, Span
 from memkit.errors import BankBusyError, NotFoundError
+from memkit.evals.timing import copy_rate, stamp
 
 DIM = 384
 TENANT = "bench"

@@ -14,9 +14,9 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from memkit.bench.timing import matrix_rate, stamp
 from memkit.errors import ConfigError
 from memkit.evals import records
+from memkit.evals.timing import matrix_rate, stamp
 
 if TYPE_CHECKING:
     from memkit.compilers.base import Compiled

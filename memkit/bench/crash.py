@@ -28,9 +28,9 @@ from sqlalchemy import Engine, event
 from memkit.artifact.format import Artifact, Manifest
 from memkit.bank import Bank, MemoryInfo, Message
 from memkit.bank.types import memory_id_of, running_digest
-from memkit.bench.timing import stamp
 from memkit.document import Document, Span
 from memkit.errors import ArtifactError, BankBusyError, MemkitError
+from memkit.evals.timing import stamp
 
 TENANTS = ("alice", "bob")
 LOG = "profile"
@@ -199,9 +199,9 @@ class _Run:
             named = set[Path]()
             for tenant in TENANTS:
                 for info in bank.list(tenant):
-                    named.add(bank.unfinished(tenant, info.id))
+                    named.add(bank.checkpoint_path(tenant, info.id))
                     for version in bank.versions.history(tenant, info.id):
-                        named.add(bank._blobs.local(tenant, version.artifact_id))
+                        named.add(bank._store.local(tenant, version.artifact_id))
         files = {p for part in ("artifacts", "unfinished") for p in self._folder.glob(f"{part}/*/*")}
         for orphan in files - named:
             self._note("orphans", f"after a repair there is {orphan.relative_to(self._folder)}")
@@ -291,7 +291,7 @@ def _do(bank: Bank, operation: Operation) -> None:
 def _compile(bank: Bank, tenant: str, memory_id: str, label: str, *, prune: bool) -> None:
     """As `memkit.memory.Memory.compiled` and the recompilation do, without a model's arithmetic."""
     with bank.leases.take(tenant, memory_id) as lease:
-        unfinished = bank.unfinished(tenant, memory_id)
+        unfinished = bank.checkpoint_path(tenant, memory_id)
         unfinished.parent.mkdir(parents=True, exist_ok=True)
         temporary = unfinished.with_name(f"{unfinished.name}.{os.getpid()}.partial")
         temporary.write_bytes(os.urandom(64))

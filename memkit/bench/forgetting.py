@@ -17,12 +17,12 @@ from typing import Any
 from memkit import text_metrics
 from memkit.artifact.signing import Signer, generate
 from memkit.bank.bundle import export
-from memkit.bench.timing import stamp
 from memkit.document import Span, sentences
 from memkit.engine.base import Request
 from memkit.errors import CompileError, VerificationError
 from memkit.evals import records
 from memkit.evals.records import Question, Record
+from memkit.evals.timing import stamp
 from memkit.memory import Memory
 from memkit.router.gate import GateConfig, GateName
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from memkit.artifact.format import Artifact
-from memkit.bench.timing import stamp
 from memkit.engine.artifact_cache import CAPACITY
 from memkit.errors import ConfigError
 from memkit.evals import records
+from memkit.evals.timing import stamp
 from memkit.memory import Memory
 
 Progress = Callable[[str, int, int], None]

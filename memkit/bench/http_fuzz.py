@@ -14,8 +14,8 @@ from typing import Any
 from unittest import SkipTest
 
 from memkit.bench.http_server import LiveServer, served
-from memkit.bench.timing import stamp
 from memkit.errors import ConfigError, MissingExtraError
+from memkit.evals.timing import stamp
 from memkit.server.config import ServerConfig
 from memkit.testing import TEXT, TINY_OPTIONS, build_tiny_model
 

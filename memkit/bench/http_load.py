@@ -25,8 +25,8 @@ import httpx2
 from memkit.bank import Bank
 from memkit.bench.http_overhead import overhead
 from memkit.bench.http_server import LiveServer
-from memkit.bench.timing import stamp
 from memkit.errors import ConfigError, EngineError
+from memkit.evals.timing import stamp
 from memkit.models.nano import words
 from memkit.server.config import ServerConfig
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from memkit.bench.timing import stamp
 from memkit.bench.ttft import QUESTION, filler
 from memkit.compilers.base import Step
 from memkit.compilers.distillation.teacher import Example, Teacher, targets
@@ -23,6 +22,7 @@ from memkit.document import Document
 from memkit.engine.transformers import kv_cache
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError
+from memkit.evals.timing import stamp
 
 Progress = Callable[[str, int, int], None]
 

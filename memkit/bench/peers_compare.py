@@ -17,10 +17,10 @@ from memkit.bench.http_server import served
 from memkit.bench.peers import questions, stores
 from memkit.bench.peers.process import Environment
 from memkit.bench.peers.systems import TOKENS, Mem0, Memkit, Rag, Reader, System
-from memkit.bench.timing import stamp
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError
 from memkit.evals.records import generated
+from memkit.evals.timing import stamp
 from memkit.router.embedders import resolve_embedder
 from memkit.server.config import ServerConfig
 

@@ -12,7 +12,6 @@ from typing import Any
 
 from memkit.artifact.format import Artifact
 from memkit.artifact.quantization import STORED, Stored, quantized
-from memkit.bench.timing import stamp
 from memkit.compilers.distillation.flops import kv_bytes
 from memkit.compilers.lcc.compiler import LCC
 from memkit.document import Document
@@ -20,6 +19,7 @@ from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError
 from memkit.evals import records
 from memkit.evals.measure import MethodEvaluator
+from memkit.evals.timing import stamp
 
 Progress = Callable[[str, int, int], None]
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from memkit.bench.timing import stamp
 from memkit.config import Config
 from memkit.errors import MissingExtraError
 from memkit.evals import records
+from memkit.evals.timing import stamp
 from memkit.recompile.advice import AdvisorConfig
 from memkit.recompile.executors import create_executor
 from memkit.recompile.plan import Scope, plan

@@ -15,9 +15,9 @@ import numpy as np
 from memkit.bank import Bank
 from memkit.bank.types import Vectors
 from memkit.bank.vector_index import EXACT_BELOW, Chunk, TenantIndex
-from memkit.bench.timing import stamp
 from memkit.document import Document, Span
 from memkit.errors import ConfigError
+from memkit.evals.timing import stamp
 
 TENANT = "benchmark"
 TOP = 8  # memories
@@ -187,15 +187,15 @@ def gate(
     ``flops_apart`` are the FLOPs when header and artifact are computed anew for each, ``overhead_flops``
     those of the probes that the answer, one of a few words, does not go on from, relative to the answer.
     """
-    from memkit.bench.probe_flops import Work
     from memkit.engine.base import Request
     from memkit.engine.transformers.engine import TransformersEngine
+    from memkit.evals.probe_flops import RequestFlops
 
     if min(counts) < 1 or repeats < 1 or tokens < 1:
         raise ConfigError("counts, repeats and tokens must be at least 1")
     engine = TransformersEngine(model)
     handles, text = _artifacts(engine, tokens, ratio, max(counts), progress)
-    work = Work(engine)
+    work = RequestFlops(engine)
     full = Request(QUESTION, context=text, max_tokens=1)
     prefill = work.probe(full)
     alone = Request(QUESTION)  # worth its cost among several only, as in the router
@@ -219,7 +219,7 @@ def gate(
             "row": f"{n} candidates",
             "n": n,
             "flops": sum(map(work.probe, probes[n])),
-            "flops_apart": sum(2 * work.shared_nothing(r) for r in probes[n][:n]),
+            "flops_apart": sum(2 * work.without_cache(r) for r in probes[n][:n]),
             "overhead_flops": sum(map(work.probe, probes[n][1:])) / work.answer(probes[n][0], ANSWER),
             "flops_ratio_to_prefill": sum(map(work.probe, probes[n])) / prefill,
             "ms": statistics.median(times[n]),

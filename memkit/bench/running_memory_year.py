@@ -18,9 +18,9 @@ from typing import Any
 
 from memkit import text_metrics
 from memkit.bank import Message
-from memkit.bench.timing import nbytes, stamp
 from memkit.engine.base import Request
 from memkit.evals.reports.plots import figure_of
+from memkit.evals.timing import nbytes, stamp
 from memkit.memory import Memory
 from memkit.recompile.advice import AdvisorConfig
 from memkit.recompile.executors import InProcess

@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from memkit.bench.sglang import TENANTS, TOKENS, Serve
 from memkit.bench.sglang_fixtures import ArtifactFolder, Item
 from memkit.bench.sglang_process import Server
+from memkit.bench.sglang_run import TENANTS, TOKENS, SGLangRun
 from memkit.engine.base import Request
 from memkit.engine.sglang.engine import SGLangEngine
 from memkit.errors import EngineError
@@ -56,7 +56,7 @@ class ItemPool:
             self.gone[item.artifact.id] = item
 
 
-def mixed(run: Serve) -> dict[str, Any]:
+def mixed_load(run: SGLangRun) -> dict[str, Any]:
     """Counts of what went wrong: ``wrong_artifact`` answers, ``lost`` ones, and what ``leaked``.
 
     An answer is right when it is the one that the engine in this process gives. A request is lost when its
@@ -68,7 +68,7 @@ def mixed(run: Serve) -> dict[str, Any]:
     config, random_ = run.config, random.Random(run.config.seed)
     items, spare = _items(run, config.artifacts), _items(run, int(config.artifacts * CHANGES) + 1)
     for item in items:
-        run.shelf.publish(item)
+        run.artifacts.publish(item)
     board, tally, done = ItemPool(list(items)), Counter[str](), threading.Event()
     plans = [(random_.random() < PROBES, random_.randrange(1 << 30)) for _ in range(config.requests)]
     count = 0
@@ -117,7 +117,7 @@ def mixed(run: Serve) -> dict[str, Any]:
     }
 
 
-def _items(run: Serve, count: int) -> list[Item]:
+def _items(run: SGLangRun, count: int) -> list[Item]:
     """Items of each kind and tenant, each of another document."""
     made = list[Item]()
     for kind, share in SHARES:
@@ -139,7 +139,7 @@ def _ask(
         request = Request(item.question, handle=view.attach(item.artifact), max_tokens=TOKENS)
         if probe:
             other = random_.choice([other for other in TENANTS if other != item.tenant])
-            return _probe(view.sent(request), views[other].sent(Request("?"))["cache_salt"], servers)
+            return _probe(view.payload(request), views[other].payload(Request("?"))["cache_salt"], servers)
         (completion,) = view.generate([request])
     except EngineError:
         return "refused" if item.artifact.id in board.leaving else "lost"
@@ -162,7 +162,7 @@ def _probe(sent: dict[str, Any], salt: str, servers: Sequence[Server]) -> str:
     return "lost"
 
 
-def _change(run: Serve, board: ItemPool, spare: list[Item], done: threading.Event) -> None:
+def _change(run: SGLangRun, board: ItemPool, spare: list[Item], done: threading.Event) -> None:
     """Forget artifacts one after the other, and publish others in the place of most of them."""
     random_ = random.Random(run.config.seed + 1)
     for number, new in enumerate(spare):
@@ -170,8 +170,8 @@ def _change(run: Serve, board: ItemPool, spare: list[Item], done: threading.Even
             return
         old = board.pick(random_)
         if number % 4:
-            run.shelf.publish(new)
+            run.artifacts.publish(new)
             board.replace(old, new)
         else:
             board.replace(old, None)
-        board.forget(old, run.shelf)
+        board.forget(old, run.artifacts)

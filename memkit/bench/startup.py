@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memkit.bench.timing import interleaved, stamp
 from memkit.errors import ConfigError
+from memkit.evals.timing import interleaved, stamp
 
 Progress = Callable[[str, int, int], None]
 MEMORIES = 20  # that the bank holds, in which is searched

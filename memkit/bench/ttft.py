@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from memkit.bank import Bank
-from memkit.bench.probe_flops import Work
-from memkit.bench.timing import copy_rate, interleaved, matrix_rate, stamp
 from memkit.compilers.lcc.compiler import LCC
 from memkit.document import Document, Span
 from memkit.engine.base import Handle, Request
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError
+from memkit.evals.probe_flops import RequestFlops
+from memkit.evals.timing import copy_rate, interleaved, matrix_rate, stamp
 from memkit.models.nano.documents import Generator
 
 Progress = Callable[[str, int, int], None]
@@ -96,7 +96,7 @@ def _row(
 
         times = interleaved((cold, warm, full), config.repeats)
         asked = [Request(QUESTION, handle=kept, max_tokens=1), Request(QUESTION, context=text, max_tokens=1)]
-        flops = [Work(engine).probe(each) for each in asked]
+        flops = [RequestFlops(engine).probe(each) for each in asked]
         engine.detach(kept)
     ratios = sorted(f / c for c, f in zip(times[0], times[2], strict=True))
     ratio, ideal = statistics.median(ratios), flops[1] / flops[0]

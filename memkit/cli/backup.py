@@ -41,7 +41,7 @@ def restore(
     json: Json = False,
 ) -> None:
     """Restore a backup into a folder that is empty or does not exist yet."""
-    from memkit.bank.backup import restore as make
+    from memkit.bank.restore import restore as make
 
     output, folder = Output(json), load_config(home).home
     count = make(file, folder, deletions=deletions)

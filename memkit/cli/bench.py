@@ -177,7 +177,8 @@ def bench_serve(
     quiet_libraries()
     from dataclasses import replace
 
-    from memkit.bench.sglang import QUICK, ServeConfig, bench
+    from memkit.bench.sglang import QUICK, bench
+    from memkit.bench.sglang_run import ServeConfig
 
     parts = tuple(part for part in only.split(",") if part)
     try:

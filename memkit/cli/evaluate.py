@@ -34,9 +34,9 @@ from memkit.errors import ConfigError, MemkitError, MissingExtraError, install_l
 from memkit.serialization import plain
 
 if TYPE_CHECKING:
-    from memkit.evals.judge import JudgeConfig
     from memkit.evals.lcc_studies import Study
     from memkit.evals.run import EvalConfig
+    from memkit.judge import JudgeConfig
 
 
 def _some(metavar: str, description: str) -> typer.models.OptionInfo:
@@ -211,7 +211,7 @@ _ROUTER = (
 
 
 def _judge(text: str | None) -> JudgeConfig | None:
-    from memkit.evals.judge import JudgeConfig
+    from memkit.judge import JudgeConfig
 
     if text is None:
         return None

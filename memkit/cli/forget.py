@@ -105,7 +105,9 @@ def forget(
 
 def _held(bank: Bank, owner: Owner) -> list[MemoryInfo]:
     """All memories of an owner, with those in agents' stores."""
-    return [info for name in (owner.name, *bank.beneath(owner.namespaces)) for info in bank.list(name)]
+    return [
+        info for name in (owner.name, *bank.tenants_with_prefix(owner.namespaces)) for info in bank.list(name)
+    ]
 
 
 def _forgotten(

@@ -1,4 +1,4 @@
-"""What an engine holds ready for artifacts: counted while it is used, and bounded while it is not."""
+"""A reference-counted LRU cache of the artifacts that an engine has ready."""
 
 from __future__ import annotations
 
@@ -8,92 +8,92 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-CAPACITY = 64  # artifacts that stay ready while nobody uses them
+CAPACITY = 64  # unused artifacts that stay ready
 T = TypeVar("T")
 
 
 @dataclass
-class _Held(Generic[T]):
+class _Entry(Generic[T]):
     value: T
     uses: int = 0
-    pinned: bool = False  # until it is detached
-    kept: bool = False  # until it is pushed out
+    pinned: bool = False  # until `unpin`
+    kept: bool = False  # stays when unused, until it is evicted
 
 
 class ArtifactCache(Generic[T]):
-    """Values by artifact id. The one owner of what is attached to an engine, whoever asks for it.
+    """Values by artifact id: the single owner of everything that is attached to an engine.
 
-    `pin` holds a value until `unpin`; `use` counts a user, `free` one who is done. What nobody uses or has
-    pinned stays ready up to a ``capacity``, what was used longest ago going first. ``drop`` is called with
-    what goes. May be used from several threads.
+    `pin` keeps a value until `unpin`; `use` and `free` count its users. Up to ``capacity`` values that are
+    neither pinned nor used stay ready, evicted least recently used first. ``drop`` is called with the id and
+    value of each one removed. Thread-safe.
     """
 
     def __init__(self, drop: Callable[[str, T], None], capacity: int = CAPACITY) -> None:
         self._drop, self._capacity = drop, capacity
-        self._held: OrderedDict[str, _Held[T]] = OrderedDict()
+        self._entries: OrderedDict[str, _Entry[T]] = OrderedDict()
         self._lock = threading.RLock()
 
     def __contains__(self, artifact_id: object) -> bool:
-        return artifact_id in self._held
+        return artifact_id in self._entries
 
     def __iter__(self) -> Iterator[str]:
         with self._lock:
-            return iter(list(self._held))
+            return iter(list(self._entries))
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self._entries)
 
     def get(self, artifact_id: str) -> T | None:
-        """The value of an artifact that is held."""
+        """The value of an artifact; None if it is not in the cache."""
         with self._lock:
-            held = self._held.get(artifact_id)
-            return None if held is None else held.value
+            entry = self._entries.get(artifact_id)
+            return None if entry is None else entry.value
 
     def pin(self, artifact_id: str, make: Callable[[], T]) -> None:
-        """Hold a value, made if need be, until it is unpinned."""
+        """Keep a value, created by ``make`` if absent, until it is unpinned."""
         with self._lock:
-            self._there(artifact_id, make).pinned = True
+            self._entry(artifact_id, make).pinned = True
 
     def unpin(self, artifact_id: str) -> None:
-        """Let a value go, now or when its last user is done."""
+        """Remove a value, now or when its last user is done."""
         with self._lock:
-            if (held := self._held.get(artifact_id)) is not None:
-                held.pinned = held.kept = False
-                self._settle(artifact_id, held)
+            if (entry := self._entries.get(artifact_id)) is not None:
+                entry.pinned = entry.kept = False
+                self._remove_if_unneeded(artifact_id, entry)
 
     def use(self, artifact_id: str, make: Callable[[], T], keep: bool) -> None:
-        """Count one user of a value, made if need be; with ``keep`` it stays ready afterwards."""
+        """Count a user of a value, created by ``make`` if absent; with ``keep`` it stays ready afterwards."""
         with self._lock:
-            held = self._there(artifact_id, make)
-            held.uses += 1
-            held.kept |= keep
-            self._held.move_to_end(artifact_id)
+            entry = self._entry(artifact_id, make)
+            entry.uses += 1
+            entry.kept |= keep
+            self._entries.move_to_end(artifact_id)
 
     def free(self, artifact_id: str) -> None:
-        """One user of a value is done."""
+        """Count a user of a value as done."""
         with self._lock:
-            held = self._held.get(artifact_id)
-            if held is None:  # it was discarded
+            entry = self._entries.get(artifact_id)
+            if entry is None:  # it was discarded
                 return
-            held.uses -= 1
-            self._settle(artifact_id, held)
-            spare = [key for key, each in self._held.items() if not each.uses and not each.pinned]
-            for key in spare[: max(len(spare) - self._capacity, 0)]:
-                self._drop(key, self._held.pop(key).value)
+            entry.uses -= 1
+            self._remove_if_unneeded(artifact_id, entry)
+            unused = [key for key, each in self._entries.items() if not each.uses and not each.pinned]
+            for key in unused[: max(len(unused) - self._capacity, 0)]:
+                self._drop(key, self._entries.pop(key).value)
 
     def discard(self, artifact_id: str) -> None:
-        """Let a value go at once, whoever uses it."""
+        """Remove a value at once, even while it is used."""
         with self._lock:
-            if (held := self._held.pop(artifact_id, None)) is not None:
-                self._drop(artifact_id, held.value)
+            if (entry := self._entries.pop(artifact_id, None)) is not None:
+                self._drop(artifact_id, entry.value)
 
-    def _there(self, artifact_id: str, make: Callable[[], T]) -> _Held[T]:
-        held = self._held.get(artifact_id)
-        if held is None:
-            held = self._held[artifact_id] = _Held(make())
-        return held
+    def _entry(self, artifact_id: str, make: Callable[[], T]) -> _Entry[T]:
+        entry = self._entries.get(artifact_id)
+        if entry is None:
+            entry = self._entries[artifact_id] = _Entry(make())
+        return entry
 
-    def _settle(self, artifact_id: str, held: _Held[T]) -> None:
-        if held.uses <= 0 and not held.pinned and not held.kept:
-            del self._held[artifact_id]
-            self._drop(artifact_id, held.value)
+    def _remove_if_unneeded(self, artifact_id: str, entry: _Entry[T]) -> None:
+        if entry.uses <= 0 and not entry.pinned and not entry.kept:
+            del self._entries[artifact_id]
+            self._drop(artifact_id, entry.value)

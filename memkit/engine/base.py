@@ -1,4 +1,4 @@
-"""The seam between memkit and whatever runs the frozen model."""
+"""The interface between memkit and the engine that runs the frozen model."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Handle:
-    """An artifact that an engine holds ready: ``tokens`` positions in front of the question.
+    """An attached artifact, which occupies ``tokens`` positions in front of the question.
 
-    One that is part of the model (kind ``lora``) has none, and the question is phrased as without it.
+    A ``lora`` artifact changes the model instead: it occupies none, and the prompt is the one without memory.
     """
 
     artifact_id: str
@@ -27,20 +27,20 @@ class Handle:
 
 @dataclass(frozen=True)
 class Request:
-    """One question. In front of it stands an artifact (``handle``), a ``context`` text or nothing.
+    """One question, after an artifact (``handle``), a ``context`` text or neither.
 
-    ``history`` holds earlier questions with their answers, the latest last; they follow the memory, and
-    the instructions ``system`` stand in front of them.
+    The prompt is: header, artifact or context, ``system``, ``history``, ``question``. Raises `ConfigError`
+    for invalid values and for a handle together with a context.
     """
 
     question: str
     handle: Handle | None = None
     context: str | None = None
-    max_tokens: int = 64
-    temperature: float = 0.0
-    seed: int = 0
-    history: tuple[tuple[str, str], ...] = ()
-    system: str = ""
+    max_tokens: int = 64  # of the answer
+    temperature: float = 0.0  # 0 decodes greedily
+    seed: int = 0  # of sampling
+    history: tuple[tuple[str, str], ...] = ()  # earlier questions with their answers, oldest first
+    system: str = ""  # instructions
 
     def __post_init__(self) -> None:
         if self.handle is not None and self.context is not None:
@@ -58,26 +58,23 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
-    """An answer. ``prompt_tokens`` counts the positions in front of it, artifact included.
-
-    ``stopped``: the model ended it, and not ``max_tokens`` or its window.
-    """
+    """An answer with its token counts and times."""
 
     text: str
     tokens: int
-    prompt_tokens: int
-    ttft_ms: float
+    prompt_tokens: int  # positions in front of the answer, including the artifact's
+    ttft_ms: float  # time to first token
     total_ms: float
-    stopped: bool = True
+    stopped: bool = True  # False: cut off by ``max_tokens`` or by the model's window
 
 
 @dataclass(frozen=True)
 class Score:
-    """What one forward pass says about a question before it is answered.
+    """The first answer token's distribution, from one forward pass over the prompt.
 
-    ``entropy`` (nats) and ``top_logprob`` are those of the first answer token; ``likely`` is its text.
-    ``hidden``, ``[hidden]``, is the state after the last layer and its norm at the prompt's last position,
-    from which that token is predicted.
+    ``entropy`` is in nats; ``top_logprob`` and ``likely`` are the log-probability (nats) and the text of the
+    most likely token. ``hidden``, ``[hidden]``, is the hidden state at the prompt's last position after the
+    final norm.
     """
 
     entropy: float
@@ -87,7 +84,7 @@ class Score:
 
 
 class Engine(Protocol):
-    """Runs requests on one frozen base model."""
+    """Runs requests on one frozen base model. All methods are thread-safe."""
 
     @property
     def fingerprint(self) -> str:
@@ -102,39 +99,48 @@ class Engine(Protocol):
         """Longest prompt plus answer, in tokens."""
 
     def for_tenant(self, tenant: str) -> Engine:
-        """This engine in the name of a tenant: what it caches for one is never used for another."""
+        """This engine on behalf of a tenant: what it caches for one tenant is never used for another."""
 
     def attach(self, artifact: Artifact) -> Handle:
-        """Make an artifact ready. Raises `FingerprintError` for another model's, `ArtifactError` for one
-        that is not sound and `EngineError` for a kind that the engine cannot attach."""
+        """Make an artifact ready until it is detached.
+
+        Raises `FingerprintError` for another base model's artifact, `ArtifactError` for a malformed one and
+        `EngineError` for a kind that the engine does not support.
+        """
 
     def detach(self, handle: Handle) -> None:
-        """Release what was attached, once nobody uses it by `attached`; a request that names it afterwards
-        raises `EngineError`."""
+        """Release an artifact, at the latest when its last `attached` context ends.
+
+        A request with its handle then raises `EngineError`.
+        """
 
     def attached(self, artifact: Artifact, keep: bool = True) -> AbstractContextManager[Handle]:
-        """An artifact for as long as it is used, by as many at once as there are. Raises as `attach`.
+        """Attach an artifact for the duration of a context; concurrent uses share it. Raises like `attach`.
 
-        With ``keep`` it then stays ready for the next one, until others that are used more push it out.
+        With ``keep`` it stays ready for the next use, until it is evicted (least recently used first).
         """
 
     def discard(self, artifact_id: str) -> None:
-        """Release an artifact that is forgotten, whoever uses it."""
+        """Release a forgotten artifact at once, even while it is used."""
 
     def count_tokens(self, text: str) -> int:
-        """Tokens of ``text``, special tokens left out."""
+        """The number of tokens of ``text``, without special tokens."""
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
-        """Answer the requests, in order. Raises `ContextTooLongError` before any work is done."""
+        """Answer the requests, in order.
+
+        Raises `ContextTooLongError` before the first answer if any prompt exceeds the window, `EngineError`
+        for a handle that is not attached.
+        """
 
     def stream(self, request: Request) -> Iterator[str | Completion]:
-        """The pieces of one answer as they come, then its completion, whose text they make up.
+        """Yield one answer's text in pieces as it is generated, then its `Completion`.
 
-        Closing the iterator ends the work. Raises as `generate`.
+        Closing the iterator stops the generation. Raises like `generate`.
         """
 
     def score(self, requests: Sequence[Request]) -> list[Score]:
-        """Read the requests without answering them; those of one memory that follow each other at once."""
+        """The `Score` of each request, without answering it. Consecutive requests are batched."""
 
     def likelihood(self, requests: Sequence[Request], answers: Sequence[str]) -> list[float]:
-        """Mean log-probability (nats per token, its end included) of each given answer."""
+        """The mean log-probability of each given answer, in nats per token, including its end token."""

@@ -1,4 +1,4 @@
-"""What can be known of a distribution from its likeliest tokens alone."""
+"""Estimate the entropy of a distribution from its most likely tokens."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Sequence
 
 from memkit.errors import EngineError
 
-NOISE = 1e-6  # of a sum of float32 probabilities
+NOISE = 1e-6  # rounding error of a sum of float32 probabilities
 
 
 def entropy_of_top(logprobs: Sequence[float], vocabulary: int) -> tuple[float, float]:
-    """The entropy in nats, estimated from the log-probabilities of the likeliest tokens, and its error.
+    """Entropy in nats, estimated from the log-probabilities of the most likely tokens, and its maximal error.
 
-    What the other tokens of the ``vocabulary`` have in common is their mass r. Each of them has at most the
-    probability c of the last one given, and at most r, so that their part of the entropy is at least
-    -r · log min(c, r), and at most, spread evenly, r · log(others / r). The estimate takes the middle; the
-    true value is at most the error away from it.
+    The other tokens of the ``vocabulary`` share the remaining mass r. Each of them has at most the
+    probability c of the least likely token given, and at most r, so their part of the entropy is at least
+    -r · log min(c, r), and at most, spread evenly, r · log(others / r). The estimate is the middle of the two
+    bounds. Raises `EngineError` without any finite log-probability.
     """
     given = sorted((value for value in logprobs if value > -math.inf), reverse=True)
     if not given:

@@ -1,21 +1,24 @@
-"""The pieces of an answer whose text grows."""
+"""Split an answer into pieces while it is generated."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-UNFINISHED = "\ufffd"  # ends a text whose last character's bytes are not all there
+INCOMPLETE = "\ufffd"  # the end of a decoded text whose last character's bytes are not complete
 
 
 @dataclass
 class IncrementalText:
-    """What was ``said`` so far."""
+    """Turns the decoded text of a growing answer into pieces; ``emitted`` is what they make up so far."""
 
-    said: str = ""
+    emitted: str = ""
 
-    def more(self, text: str, *, last: bool = False) -> str:
-        """What a longer ``text`` adds; "" until its end is a whole character, unless it is the ``last``."""
-        if len(text) <= len(self.said) or (text.endswith(UNFINISHED) and not last):
+    def piece(self, text: str, *, last: bool = False) -> str:
+        """The part of ``text`` that was not emitted yet.
+
+        Empty while ``text`` ends within a character, unless it is the ``last``.
+        """
+        if len(text) <= len(self.emitted) or (text.endswith(INCOMPLETE) and not last):
             return ""
-        piece, self.said = text[len(self.said) :], text
+        piece, self.emitted = text[len(self.emitted) :], text
         return piece

@@ -1,8 +1,8 @@
 """Calibrate the admission gate: ``python -m memkit.evals.calibrate_admission REPORT.json ... --out FILE``.
 
-The reports are those of ``memkit eval``: every compiled record carries its self-test and its true
-retention. An artifact that keeps less than ``--keep`` of its context's worth should be refused; the
-fidelity at which to refuse maximizes the balanced accuracy of that decision.
+The reports are those of ``memkit eval``: every compiled record has its self-test and its true retention. An
+artifact with a retention below ``--keep`` should be refused; the fidelity threshold is the one that maximizes
+the balanced accuracy of that decision.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ from memkit.errors import ConfigError
 from memkit.pipeline.admission import SelfTestResult, Thresholds
 
 FEATURES = ("fidelity", "held_out_fidelity", "answer_nats", "reconstruction_nats")
-SLACK = 1.5  # times the largest loss seen in a good artifact
+SLACK = 1.5  # factor on the largest loss of a good artifact
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One artifact: its self-test and whether it should be admitted."""
+    """One artifact: its self-test, and whether it should be admitted."""
 
     measured: SelfTestResult
     good: bool
 
 
 def trials(reports: Sequence[dict[str, Any]], compiler: str, keep: float) -> Iterator[Trial]:
-    """All artifacts of ``compiler``, whatever preset or ratio they were made with."""
+    """All artifacts of ``compiler`` in the reports, with any preset and ratio; good if retention >=
+    ``keep``."""
     for report in reports:
         for row in report["rows"]:
             if row["method"].split(":")[0] != compiler:
@@ -42,7 +43,7 @@ def trials(reports: Sequence[dict[str, Any]], compiler: str, keep: float) -> Ite
 
 
 def auc(tested: Sequence[Trial], feature: str) -> float | None:
-    """Probability that a good artifact scores better than a bad one; None where that is undefined."""
+    """The probability that a good artifact scores better than a bad one; None without both kinds."""
     sign = 1 if "fidelity" in feature else -1
     scored = [(sign * v, t.good) for t in tested if (v := getattr(t.measured, feature)) is not None]
     good, bad = ([v for v, g in scored if g is wanted] for wanted in (True, False))
@@ -53,9 +54,9 @@ def auc(tested: Sequence[Trial], feature: str) -> float | None:
 
 
 def calibrate(tested: Sequence[Trial], keep: float) -> tuple[Thresholds, dict[str, Any]]:
-    """Thresholds, and what they do to the artifacts that they were chosen on.
+    """Thresholds, and their figures on the artifacts that they were chosen on.
 
-    Raises `ConfigError` unless there are at least ten good and ten bad artifacts.
+    Raises `ConfigError` with fewer than ten good or ten bad artifacts.
     """
     good, bad = ([t.measured for t in tested if t.good is wanted] for wanted in (True, False))
     if min(len(good), len(bad)) < 10:
@@ -102,8 +103,8 @@ def main(argv: list[str] | None = None) -> None:
         raise ConfigError("the reports are of several models; calibrate each apart")
     tested = list(trials(reports, options.compiler, options.keep))
     chosen, about = calibrate(tested, options.keep)
-    found = {**asdict(chosen), **about, "auc": {name: auc(tested, name) for name in FEATURES}}
-    text = json.dumps(found, indent=1)
+    report = {**asdict(chosen), **about, "auc": {name: auc(tested, name) for name in FEATURES}}
+    text = json.dumps(report, indent=1)
     print(text)
     if options.json:
         options.json.write_text(text + "\n")

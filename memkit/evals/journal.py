@@ -1,6 +1,6 @@
-"""Cells of the evaluation table: one method at one ratio on one record, kept in a journal.
+"""The cells of the evaluation table (one method at one ratio on one record), and a journal of them.
 
-The journal lets an interrupted evaluation go on: a cell that is in it is not measured again.
+An interrupted evaluation resumes from the journal: cells in it are not measured again.
 """
 
 from __future__ import annotations
@@ -19,16 +19,15 @@ from memkit.evals.records import Record
 
 BOUNDS = ("none", "full")
 PER_QUESTION = ("em", "f1", "contains", "rouge_l", "agreement", "kl", "judge", "answers")
-SHARES = ("em", "contains", "agreement")  # of questions: true or not for each
+SHARES = ("em", "contains", "agreement")  # binary for each question
 OF_CATEGORY = "n metric score score_ci95 f1 f1_ci95 retention retention_ci95".split()
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One value per question in `PER_QUESTION`, of which ``kl`` is in nats a token, and in ``categories``.
+    """The figures of one method at one ratio on one record: in each tuple a value for each question.
 
-    ``metric`` names the score that counts for this record. ``general`` scores general questions asked with
-    this memory in place; ``reason`` says why a record could not be compiled, all else is then empty.
+    ``drift_kl`` and ``general`` have a value for each general question, ``ttft_ms`` for each repetition.
     """
 
     method: str
@@ -39,9 +38,9 @@ class Cell:
     contains: tuple[float, ...] = ()
     rouge_l: tuple[float, ...] = ()
     agreement: tuple[float, ...] = ()  # with the full context's own answer
-    kl: tuple[float, ...] = ()
-    drift_kl: tuple[float, ...] = ()
-    general: tuple[float, ...] = ()
+    kl: tuple[float, ...] = ()  # from the full context, in nats per token
+    drift_kl: tuple[float, ...] = ()  # on general questions
+    general: tuple[float, ...] = ()  # score of general questions with this memory
     judge: tuple[float, ...] = ()  # 0 to 5
     ttft_ms: tuple[float, ...] = ()
     prompt_tokens: float | None = None
@@ -49,9 +48,9 @@ class Cell:
     compile_flops: float | None = None
     compile_steps: int | None = None
     artifact_bytes: int | None = None
-    reason: str = ""
+    reason: str = ""  # why the record could not be compiled; all else is then empty
     answers: tuple[str, ...] = ()
-    metric: str = "contains"
+    metric: str = "contains"  # the score that counts for this record
     categories: tuple[str, ...] = ()
     admission: Mapping[str, Any] | None = None
     curve: tuple[tuple[str, int, float], ...] = field(default=(), repr=False)
@@ -67,17 +66,17 @@ class Cell:
         return values
 
     def of_category(self, category: str) -> Cell:
-        """The cell as if no other questions had been asked."""
-        kept = [i for i, found in enumerate(self.categories) if found == category]
+        """The cell restricted to the questions of one category."""
+        indices = [i for i, each in enumerate(self.categories) if each == category]
         values = {name: getattr(self, name) for name in PER_QUESTION}
-        chosen: dict[str, Any] = {n: tuple(seen[i] for i in kept) for n, seen in values.items() if seen}
-        return replace(self, categories=(category,) * len(kept), **chosen)
+        chosen: dict[str, Any] = {n: tuple(all_[i] for i in indices) for n, all_ in values.items() if all_}
+        return replace(self, categories=(category,) * len(indices), **chosen)
 
 
 class Journal:
-    """Cells of one evaluation as JSON lines; the first line is a digest of what is evaluated.
+    """The cells of one evaluation as JSON lines; the first line is a digest of its settings, ``about``.
 
-    Raises `ConfigError` when the file belongs to another evaluation.
+    Without a ``path`` they are only in memory. Raises `ConfigError` for the file of another evaluation.
     """
 
     def __init__(self, path: Path | None, about: Mapping[str, Any]) -> None:
@@ -98,19 +97,19 @@ class Journal:
         for line in rest:
             try:
                 cell = _cell(json.loads(line))
-            except (ValueError, TypeError):  # cut off by an interruption: measured again
+            except (ValueError, TypeError):  # truncated by an interruption: measured again
                 continue
             self.cells[cell.key] = cell
 
     def add(self, cell: Cell) -> None:
-        """Keep a cell, on disk before returning."""
+        """Add a cell; it is on disk when this returns."""
         self.cells[cell.key] = cell
         if self._path is not None:
             with self._path.open("a") as file:
                 file.write(json.dumps(asdict(cell)) + "\n")
 
     def done(self) -> None:
-        """Remove the file: the table holds everything now."""
+        """Remove the file at the end of the evaluation."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
 
@@ -123,11 +122,11 @@ def _cell(row: dict[str, Any]) -> Cell:
 
 
 def table(cells: Sequence[Cell], general: float | None) -> list[dict[str, Any]]:
-    """One row per method and ratio, in order of appearance.
+    """One row for each method and ratio, in order of appearance.
 
-    Every figure in `SHARES` has Wilson's interval over questions, every other mean a bootstrap over records;
-    so has retention, which compares the score that counts with ``full`` and ``none`` on the records that the
-    method has. ``general`` is the score of general questions without any memory.
+    Figures in `SHARES` have Wilson's interval over questions, all other means a bootstrap over records, as
+    has retention, which compares the score with ``full`` and ``none`` on the same records. ``general`` is the
+    score of general questions without any memory.
     """
     groups = dict[tuple[str, float | None], list[Cell]]()
     for cell in cells:
@@ -182,7 +181,7 @@ def _row(
 
 
 def _mean_curve(curves: Sequence[Sequence[tuple[str, int, float]]]) -> list[tuple[str, int, float]]:
-    """Mean loss (nats) by phase and step, over the records that reached the step."""
+    """The mean loss (nats) by phase and step, over the records that reached the step."""
     losses = dict[tuple[str, int], list[float]]()
     for curve in curves:
         for phase, step, loss in curve:
@@ -197,7 +196,7 @@ def _of_record(cell: Cell, bounds: Mapping[str, Mapping[str, Cell]]) -> dict[str
 
 
 def _retention(cells: Sequence[Cell], bounds: Mapping[str, Mapping[str, Cell]]) -> float | None:
-    """Of all questions of these records together."""
+    """The retention over all questions of these records together."""
     paired = [c for c in cells if c.record in bounds["full"] and c.record in bounds["none"]]
     if not paired:
         return None
@@ -209,7 +208,7 @@ def _retention(cells: Sequence[Cell], bounds: Mapping[str, Mapping[str, Cell]]) 
 
 
 def by_category(cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """Scores and retention of every category of questions, by method and ratio; none of data without."""
+    """Scores and retention for each category of questions, method and ratio; [] without categories."""
     rows = list[dict[str, Any]]()
     for category in dict.fromkeys(name for cell in cells for name in cell.categories if name):
         chosen = [cell.of_category(category) for cell in cells if category in cell.categories]
@@ -222,7 +221,7 @@ def by_category(cells: Sequence[Cell]) -> list[dict[str, Any]]:
 
 
 def transcript(asked: Sequence[Record], cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """Every question with its gold answers, and what each method said and scored."""
+    """Every question with its gold answers, and the answer and score of each method."""
     of_record = dict[str, list[Cell]]()
     for cell in cells:
         of_record.setdefault(cell.record, []).append(cell)

@@ -1,8 +1,9 @@
-"""Studies: ``memkit eval --study lcc``, the paper's at our scale; ``--study recipe``, our fast one.
+"""Ablations of LCC: ``memkit eval --study lcc`` repeats the paper's, ``--study recipe`` those of the fast
+recipe.
 
-Each study varies one thing and keeps the rest of the recipe: gradient isolation (Table 3), the
-number of context-agnostic queries (Figure 2), reconstruction and regularization (Figure 3), the
-ratio (Figure 4), the loss (Figure 5), and, beyond the paper, what self-study adds.
+Each study varies one choice: gradient isolation (Table 3), the number of context-agnostic queries (Figure 2),
+reconstruction and regularization (Figure 3), the ratio (Figure 4), the loss (Figure 5), and, beyond the
+paper, self-study.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from memkit.evals.run import Variant
 
 @dataclass(frozen=True)
 class Study:
-    """One table and plot. ``axis`` names what varies; its values are the variants' labels."""
+    """One table and plot; ``axis`` names the choice that varies, whose values are the variants' labels."""
 
     key: str
     title: str
@@ -29,8 +30,8 @@ def _variants(key: str, ratio: float, options: Mapping[str, Mapping[str, Any]]) 
     return tuple(Variant(f"{key}: {label}", "lcc", ratio, changed) for label, changed in options.items())
 
 
-# What each choice of the fast recipe was expected to buy, written before it was measured. The first
-# predictions were about another recipe, which is a row now: measured, it cost more and kept no more.
+# The predicted effect of each choice of the fast recipe, written before it was measured. The first
+# predictions were about another recipe, which is a row now: measured, it cost more and retained no more.
 _RECIPE: dict[str, tuple[dict[str, Any], str]] = {
     "the fast recipe": ({}, ""),
     "two phases, reconstruction, twice the questions a step": (
@@ -126,7 +127,7 @@ def _studies(ratio: float) -> dict[str, tuple[Study, ...]]:
 
 
 def studies(name: str, ratio: float = 16.0) -> tuple[Study, ...]:
-    """The studies of that name. Raises `ConfigError` for an unknown one."""
+    """The studies with that name, at a ratio. Raises `ConfigError` for an unknown name."""
     known = _studies(ratio)
     if name not in known:
         raise ConfigError(f"there is no study {name!r}; there are: {', '.join(known)}")

@@ -1,7 +1,7 @@
-"""``memkit eval --study meanpool``: the mean-pool compressor's training, stage by stage.
+"""``memkit eval --study meanpool``: the mean-pool compressor after each stage of its training.
 
-The row ``cpt`` has the reconstruction (ROUGE-1 F1), ``sft`` and ``rl`` what is kept of the full context's
-answers, what reinforcement learning gained and how often answers quote the source (implicit expansion, §5.1).
+The row ``cpt`` has the reconstruction score (ROUGE-1 F1); ``sft`` and ``rl`` have the retention, the gain by
+reinforcement learning, and how often answers quote the source (implicit expansion, §5.1).
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from memkit.bench.timing import stamp
 from memkit.compilers.meanpool import checkpoint
-from memkit.compilers.meanpool.datasets import Question, Text
 from memkit.compilers.meanpool.evaluate import Evaluator, question_answering, reconstruction
 from memkit.compilers.meanpool.model import Compressor
+from memkit.compilers.meanpool.texts import Question, Text
 from memkit.engine.transformers.decoder_checkpoint import DecoderCheckpoint
 from memkit.errors import ConfigError
 from memkit.evals import records
 from memkit.evals.reports.plots import figure_of, heat_map, inline
 from memkit.evals.reports.study_html import section, shell
+from memkit.evals.timing import stamp
 from memkit.models.loading import LoadedModel, load
 from memkit.models.nano.documents import Document as GeneratedDocument
 from memkit.models.nano.documents import Generator
@@ -38,13 +38,13 @@ STAGES = (
     ("gain_over_sft_points", "points over SFT", "{:+.1f}"),
     ("expansion_rate", "quotes the source", "{:.3f}"),
 )
-FACTS = (8, 16, 32, 64)  # of documents that get longer than those of training, of some 20 tokens a fact
-LENGTHS, DEPTHS = (64, 128, 256, 512), (0.0, 0.25, 0.5, 0.75, 1.0)  # of haystacks, in tokens; of needles
+FACTS = (8, 16, 32, 64)  # of documents, about 20 tokens each; up to 16 in training
+LENGTHS, DEPTHS = (64, 128, 256, 512), (0.0, 0.25, 0.5, 0.75, 1.0)  # tokens of haystacks; depths of needles
 
 
 @dataclass(frozen=True)
 class MeanPoolStudy:
-    """What to measure: records of ``source`` with checkpoints for ``model`` at ``ratio``."""
+    """What to measure: records of ``source``, with the checkpoints for ``model`` at ``ratio``."""
 
     source: str
     model: str = "nano"
@@ -59,14 +59,14 @@ class MeanPoolStudy:
 def study(config: MeanPoolStudy, progress: Progress = lambda label, done, total: None) -> dict[str, Any]:
     """Measure the stages; returns ``{"model", "seed", "rows": [...]}``.
 
-    A stage without a checkpoint of its own is measured on what a later one holds of it: SFT's weights are
-    those of an RL checkpoint without its decoder. Every row says which checkpoint it is about.
+    A stage without its own checkpoint is measured on a later one: SFT's weights are those of an RL checkpoint
+    without its separate decoder. Every row names its checkpoint. Raises `ConfigError` without a checkpoint.
     """
     chosen = records.load(config.source, config.limit, config.seed, config.questions)
     texts = [Text(r.context, "", tuple(Question(q.text, q.answers) for q in r.questions)) for r in chosen]
     base, rows = load(config.model), list[dict[str, Any]]()
-    found = checkpoint.candidates(base, int(config.ratio))
-    if not found:
+    candidates = checkpoint.candidates(base, int(config.ratio))
+    if not candidates:
         raise ConfigError(
             f"there is no mean-pool checkpoint for {config.model} at {config.ratio:g}x; train one: memkit "
             "train-compressor"
@@ -74,18 +74,18 @@ def study(config: MeanPoolStudy, progress: Progress = lambda label, done, total:
     stages = (("cpt", ("cpt2", "cpt1", "sft", "rl")), ("sft", ("sft", "rl")), ("rl", ("rl",)))
     for number, (row, wanted) in enumerate(stages):
         progress(f"stage {row}", number, len(stages))
-        used = next((c for stage in wanted for c in found if c.about["stage"] == stage), None)
+        used = next((c for stage in wanted for c in candidates if c.about["stage"] == stage), None)
         if used is not None:
             rows.append(_row(row, used, base, texts, config.seed))
-    gained(rows)
+    add_gain(rows)
     table: dict[str, Any] = {"model": config.model, "source": config.source, "seed": config.seed}
     table |= {"study": "meanpool", "ratio": config.ratio, **stamp(), "rows": rows}
     if config.needles or config.documents:
         progress("lengths and needles", len(stages), len(stages))
-        furthest = _frozen(checkpoint.load(found[0], base))
+        latest = _frozen(checkpoint.load(candidates[0], base))
         facts = FACTS if config.documents else ()
-        table["lengths"] = by_length(furthest, facts, config.documents, config.seed)
-        table["needles"] = needles(furthest, LENGTHS, DEPTHS, config.needles, config.seed)
+        table["lengths"] = by_length(latest, facts, config.documents, config.seed)
+        table["needles"] = needles(latest, LENGTHS, DEPTHS, config.needles, config.seed)
     return table
 
 
@@ -94,7 +94,7 @@ def _row(
 ) -> dict[str, Any]:
     compressor = checkpoint.load(used, base)
     if row != "rl":
-        compressor.decoder = compressor.encoder  # without what reinforcement learning added
+        compressor.decoder = compressor.encoder  # drops the decoder of reinforcement learning
     evaluator = Evaluator(_frozen(compressor))
     about = {
         "row": row,
@@ -113,47 +113,47 @@ def _frozen(compressor: Compressor) -> Compressor:
     return compressor
 
 
-def gained(rows: Sequence[dict[str, Any]]) -> None:
-    """Add to the row ``rl`` what it gained over ``sft``, in points of answers that are right."""
+def add_gain(rows: Sequence[dict[str, Any]]) -> None:
+    """Add to the row ``rl`` its gain over ``sft``, in percentage points of correct answers."""
     by_name = {row["row"]: row for row in rows}
     if {"sft", "rl"} <= set(by_name):
         by_name["rl"]["gain_over_sft_points"] = 100 * (by_name["rl"]["contains"] - by_name["sft"]["contains"])
 
 
 def by_length(compressor: Compressor, facts: Sequence[int], count: int, seed: int) -> list[dict[str, Any]]:
-    """Answers about documents of more and more facts: what a memory keeps beyond the lengths of training."""
+    """Question answering on ``count`` documents for each number of facts, beyond the lengths of training."""
     evaluator, rows = Evaluator(compressor), list[dict[str, Any]]()
     for number in facts:
-        made = Generator(seed + 9_000_000 + number, "eval")
-        texts = [_text(made, made.document(number, max(2, number // 4))) for _ in range(count)]
+        generator = Generator(seed + 9_000_000 + number, "eval")
+        texts = [_text(generator, generator.document(number, max(2, number // 4))) for _ in range(count)]
         tokens = sum(len(evaluator.encode(text.text)) for text in texts) / count
         rows.append({"facts": number, "tokens": round(tokens), **question_answering(evaluator, texts)})
     return rows
 
 
-def _text(made: Generator, document: GeneratedDocument) -> Text:
-    asked = tuple(Question(q.text, (q.answer,)) for q in made.questions(document))
-    return Text(document.text, "", asked)
+def _text(generator: Generator, document: GeneratedDocument) -> Text:
+    questions = tuple(Question(q.text, (q.answer,)) for q in generator.questions(document))
+    return Text(document.text, "", questions)
 
 
 def needles(
     compressor: Compressor, lengths: Sequence[int], depths: Sequence[float], count: int, seed: int
 ) -> list[dict[str, Any]]:
-    """A needle in a haystack: one fact at a ``depth`` (0 start, 1 end) of ``length`` tokens of fillers."""
+    """Needle in a haystack: one fact at a depth (0 start, 1 end) in ``length`` tokens of filler sentences."""
     evaluator, rows = Evaluator(compressor), list[dict[str, Any]]()
     for length in lengths:
         for depth in depths:
             right, full = 0.0, 0.0
             for number in range(count):
-                made = Generator(seed * 1_000_003 + number, "eval")
-                document = made.document(1, 1)
+                generator = Generator(seed * 1_000_003 + number, "eval")
+                document = generator.document(1, 1)
                 (fact,), needle = document.facts, document.text
                 hay = list[str]()
                 while len(evaluator.encode(" ".join([*hay, needle]))) < length:
-                    hay.append(made.filler())
+                    hay.append(generator.filler())
                 hay.insert(round(depth * len(hay)), needle)
-                text, asked = " ".join(hay), made.about(fact)
-                ids, question = evaluator.encode(text), [Question(asked.text, (asked.answer,))]
+                text, about = " ".join(hay), generator.about(fact)
+                ids, question = evaluator.encode(text), [Question(about.text, (about.answer,))]
                 right += evaluator.answers(evaluator.memory(ids), text, question)[0].right
                 full += evaluator.answers(evaluator.full(ids), text, question)[0].right
             rows.append(
@@ -163,14 +163,14 @@ def needles(
 
 
 def curves(points: Sequence[tuple[str, int, float]], title: str) -> str:
-    """Every series of a stage by step, as an SVG; those of held-out texts are dashed."""
+    """A plot of a stage's series by step, as an SVG; those of held-out texts are dashed."""
 
     def draw(axes: Any) -> None:
         for name in dict.fromkeys(series for series, _, _ in points):
-            mine = [(step, value) for series, step, value in points if series == name]
+            line = [(step, value) for series, step, value in points if series == name]
             style = "--" if name.startswith("held out") else "-"
-            axes.plot([s for s, _ in mine], [v for _, v in mine], style, label=name)
-        axes.set(xlabel="step", ylabel="nats a token (rewards: share)", title=title)
+            axes.plot([s for s, _ in line], [v for _, v in line], style, label=name)
+        axes.set(xlabel="step", ylabel="nats per token (rewards: share)", title=title)
         axes.legend(fontsize="x-small")
         axes.grid(alpha=0.3)
 
@@ -178,20 +178,20 @@ def curves(points: Sequence[tuple[str, int, float]], title: str) -> str:
 
 
 def needle_plot(rows: Sequence[dict[str, Any]]) -> str:
-    """Depth against length, as an SVG."""
+    """A heat map of needles found, by depth and length, as an SVG."""
 
-    found = {(r["length"], 100 * r["depth"]): r["right"] for r in rows}
-    return figure_of(lambda axes: heat_map(axes, found, "tokens"), (6, 3.5), salt="meanpool")
+    shares = {(r["length"], 100 * r["depth"]): r["right"] for r in rows}
+    return figure_of(lambda axes: heat_map(axes, shares, "tokens"), (6, 3.5), salt="meanpool")
 
 
 def length_plot(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What is answered behind a memory and behind the whole text, by the text's tokens, as an SVG."""
+    """A plot of correct answers with a memory, the full text and neither, by length, as an SVG."""
 
     def draw(axes: Any) -> None:
         tokens = [row["tokens"] for row in rows]
-        for key, label in (("contains", "memory"), ("full", "whole text"), ("none", "nothing")):
+        for key, label in (("contains", "memory"), ("full", "full text"), ("none", "nothing")):
             axes.plot(tokens, [row[key] for row in rows], marker="o", label=label)
-        axes.set(xscale="log", xticks=tokens, xlabel="tokens", ylabel="answers that are right", ylim=(0, 1))
+        axes.set(xscale="log", xticks=tokens, xlabel="tokens", ylabel="correct answers", ylim=(0, 1))
         axes.set_xticklabels([f"{n:,}" for n in tokens])
         axes.minorticks_off()
         axes.legend(fontsize="small")
@@ -201,7 +201,7 @@ def length_plot(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def needle_page(table: Mapping[str, Any]) -> str:
-    """A page of its own with the stages and the plots of lengths and needles."""
+    """An HTML page with the stages and the plots of lengths and needles."""
     title = f"Mean-pool compressor of {table['model']} at {table['ratio']:g}x"
     about = f"Measured on {table['source']}, seed {table['seed']}, {table['machine']}, {table['date']}."
     stages = [(str(row["row"]), row) for row in table["rows"]]

@@ -26,17 +26,17 @@ __all__ = [
     "load_unanswerable",
 ]
 
-NO_DRIFT = "none"  # instead of a file of general questions: drift is not measured
+NO_DRIFT = "none"  # in place of a file of general questions: drift is not measured
 
-TRIES = 1000  # at a document
+MAX_TRIES = 1000  # for each generated document
 
 
 def load(source: str, limit: int | None, seed: int, questions: int | None = None) -> list[Record]:
-    """Records of ``source``; at most ``limit`` with questions that have answers, ``questions`` of each.
+    """At most ``limit`` records with answerable questions, ``questions`` of each.
 
-    A source is a file in a format that `memkit.evals.formats.registry` knows, ``FORMAT:FILE``,
-    ``niah:FILE[:LENGTHS[:DEPTHS[:N]]]`` or ``generated[:N[:FACTS]]``. Raises `ConfigError` for one that is
-    absent or holds no such records, and `DocumentError` for a malformed file.
+    ``source`` is a file in a format of `memkit.evals.formats.registry`, ``FORMAT:FILE``,
+    ``niah:FILE[:LENGTHS[:DEPTHS[:N]]]`` or ``generated[:N[:FACTS]]``; ``seed`` is for the last two. Raises
+    `ConfigError` for a missing source or one without such records, and `DocumentError` for a malformed file.
     """
     chosen = list(islice((r for r in _records(source, seed) if r.questions), limit))
     if not chosen:
@@ -45,7 +45,7 @@ def load(source: str, limit: int | None, seed: int, questions: int | None = None
 
 
 def load_unanswerable(source: str, limit: int | None = None) -> list[Record]:
-    """Records that have questions without an answer. Raises as `load`."""
+    """At most ``limit`` records with unanswerable questions. Raises like `load`."""
     chosen = list(islice((r for r in _records(source, 0) if r.unanswerable), limit))
     if not chosen:
         raise ConfigError(f"{source} holds no records with questions that have no answers")
@@ -55,25 +55,25 @@ def load_unanswerable(source: str, limit: int | None = None) -> list[Record]:
 def _records(source: str, seed: int) -> Iterator[Record]:
     kind = source.partition(":")[0]
     if kind == "generated":
-        return generated(*_wanted(source, seed))
+        return generated(*_parse_generated(source, seed))
     if kind == niah.NAME and kind != source:
         return niah.haystacks(niah.Grid.of(source), seed)
     return numbered(read(source))
 
 
 def load_queries(source: str, limit: int | None = None) -> list[Question]:
-    """Questions about nothing in particular: JSON objects with ``q`` or, as AlpacaEval's, ``instruction``.
+    """General questions from a file: JSON objects with ``q`` or, as in AlpacaEval, ``instruction``.
 
-    They may have an ``input``, which is put below, and ``answers``. Raises `ConfigError` for a source that is
-    absent or empty and `DocumentError` for a malformed one.
+    An ``input`` is appended to the question; ``answers`` are optional. Raises `ConfigError` for a missing or
+    empty source and `DocumentError` for a malformed one.
     """
     try:
-        found = [_query(row) for row in islice(files.rows(expanded(source)), limit)]
+        questions = [_query(row) for row in islice(files.rows(expanded(source)), limit)]
     except MalformedError as error:
         raise DocumentError(f"{source}, {error}") from error
-    if not found:
+    if not questions:
         raise ConfigError(f"{source} holds no questions")
-    return found
+    return questions
 
 
 def _query(row: Node) -> Question:
@@ -83,8 +83,8 @@ def _query(row: Node) -> Question:
     return Question(f"{text}\n\n{below}" if below else text, answers)
 
 
-def _wanted(source: str, seed: int) -> tuple[int, int, tuple[int, int]]:
-    """What ``generated[:N[:FACTS]]`` asks of `generated`."""
+def _parse_generated(source: str, seed: int) -> tuple[int, int, tuple[int, int]]:
+    """The arguments of `generated` for ``generated[:N[:FACTS]]``."""
     form = re.fullmatch(r"generated(?::(\d+)(?::(\d+)(?:-(\d+))?)?)?", source)
     count, fewest = (int(form[1] or 20), int(form[2] or 8)) if form else (0, 0)
     most = int(form[3] or fewest) if form else 0
@@ -94,27 +94,32 @@ def _wanted(source: str, seed: int) -> tuple[int, int, tuple[int, int]]:
 
 
 def generated(count: int, seed: int, facts: tuple[int, int] = (8, 8)) -> Iterator[Record]:
-    """Documents of nano's world in held-out words, 19 to 32 tokens a fact (8 facts: 150 to 256)."""
+    """Generate ``count`` documents of nano's world with held-out words, of 19 to 32 tokens per fact.
+
+    ``facts`` is the range of the number of facts; 8 facts give 150 to 256 tokens. Raises `ConfigError` when
+    that length cannot be met.
+    """
     from memkit.models.loading import NANO_FOLDER
     from memkit.models.nano.documents import Generator
 
     tokens = _counter(NANO_FOLDER)
     generator = Generator(seed + 7_000_000, "eval")
-    aside = Generator(seed + 8_000_000, "eval")  # draws of its own, so that the documents stay the same
-    made = tries = 0
-    while made < count:
+    # A separate generator for unanswerable questions, which must not change the documents.
+    unanswerable = Generator(seed + 8_000_000, "eval")
+    generated_count = tries = 0
+    while generated_count < count:
         tries += 1
-        if tries > TRIES * (made + 1):
+        if tries > MAX_TRIES * (generated_count + 1):
             raise ConfigError(f"no documents of {facts[0]} facts have the usual length; ask for more facts")
         stated = generator.rng.randint(*facts) if facts[0] < facts[1] else facts[0]
         people, fillers = generator.rng.randint(2, 4), generator.rng.randint(5, 14)
         document = generator.document(stated, people, fillers)
         if not 18.75 * stated <= tokens(document.text) <= 32 * stated:
             continue
-        made += 1
-        asked = tuple(Question(q.text, (q.answer,)) for q in generator.questions(document))
-        missing = tuple(aside.missing(document).text for _ in range(2))
-        yield Record(f"generated-{seed}-{made}", document.text, asked, missing)
+        generated_count += 1
+        questions = tuple(Question(q.text, (q.answer,)) for q in generator.questions(document))
+        missing = tuple(unanswerable.missing(document).text for _ in range(2))
+        yield Record(f"generated-{seed}-{generated_count}", document.text, questions, missing)
 
 
 def _counter(folder: Path) -> Any:

@@ -1,8 +1,8 @@
-"""What routing is calibrated and measured on: a bank of records, and questions of three kinds.
+"""The data on which routing is calibrated and measured: a bank of records, and questions of three kinds.
 
-``answerable``  a memory of the bank answers it
-``general``     it is about nothing in the bank
-``missing``     it is about something in the bank that no memory tells
+``answerable``  a memory of the bank answers the question
+``general``     the question is unrelated to the bank
+``missing``     the question is about a memory's topic, but no memory answers it
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from memkit.router.types import RoutingState
 Kind = Literal["answerable", "general", "missing"]
 TENANT = "evaluation"
 ANSWER_TOKENS = 32
-PROBED = 4  # candidates of a question that are observed, beside the gold one
+PROBED = 4  # candidates of a question that are probed, besides the gold one
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class Query:
-    """A question, what kind it is, the memory that it is about (None: none) and accepted answers."""
+    """A question of one kind, with the memory that it is about (None for none) and its gold answers."""
 
     text: str
     kind: Kind
@@ -46,20 +46,20 @@ class Query:
 
     @property
     def group(self) -> str:
-        """What must not be split between fitting and reporting."""
+        """Queries of the same group must not be split between fitting and reporting."""
         return self.memory_id or self.text
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Where questions come from; ``limit`` bounds records, ``questions`` those of a record."""
+    """The sources of records and questions; see `memkit.evals.records`."""
 
-    source: str = "generated:12"
-    unrelated: str | None = None
-    unanswerable: str | None = None
-    limit: int | None = None
-    questions: int | None = 4
-    others: int | None = 200  # most general questions, and most unanswerable records
+    source: str = "generated:12"  # records with answerable questions
+    unrelated: str | None = None  # general questions; default: those that nano was not regularized with
+    unanswerable: str | None = None  # records with unanswerable questions
+    limit: int | None = None  # records
+    questions: int | None = 4  # of each record
+    others: int | None = 200  # maximum of general questions, and of records with unanswerable ones
     seed: int = 0
 
 
@@ -67,8 +67,8 @@ RouterDataset = tuple[list[records.Record], list[records.Record], list[records.Q
 
 
 def load(sources: Sources) -> RouterDataset:
-    """Records to remember and compile, records to remember for their unanswerable questions, and
-    general questions. Raises as `records.load`."""
+    """Records to compile, records that are only remembered, for their unanswerable questions, and general
+    questions. Raises like `records.load`."""
     chosen = records.load(sources.source, sources.limit, sources.seed, sources.questions)
     known = {record.context for record in chosen}
     extra = records.load_unanswerable(sources.unanswerable, sources.others) if sources.unanswerable else []
@@ -78,14 +78,14 @@ def load(sources: Sources) -> RouterDataset:
 
 
 def built_in() -> list[records.Question]:
-    """General questions that no compiler was regularized with."""
+    """General questions that are not used to regularize compilers."""
     from memkit.models.nano.general import HELD_OUT
 
     return [records.Question(question, (answer,)) for question, answer in HELD_OUT]
 
 
 def fill(memory: Memory, chosen: Sequence[records.Record], extra: Sequence[records.Record]) -> dict[str, str]:
-    """Remember all of them; record ids to memory ids. What the bank has already, it keeps."""
+    """Remember all records, unless the bank has them; returns memory ids by record ids."""
     rows = [*chosen, *extra]
     documents = [Document(r.context, r.id) for r in rows]
     infos = store_documents(memory.bank, memory.owner, memory.router.embedder, documents)
@@ -93,7 +93,7 @@ def fill(memory: Memory, chosen: Sequence[records.Record], extra: Sequence[recor
 
 
 def compile_all(memory: Memory, ids: Sequence[str], progress: Progress) -> list[str]:
-    """Compile what is not compiled yet, so that an interrupted run goes on; why some could not be."""
+    """Compile the memories without an artifact; returns a message for each failure."""
     failed = list[str]()
     for done, memory_id in enumerate(ids):
         progress("compile", done, len(ids))
@@ -112,7 +112,7 @@ def queries(
     general: Sequence[records.Question],
     ids: Mapping[str, str],
 ) -> list[Query]:
-    """All questions of the three kinds."""
+    """The questions of all three kinds."""
     out = [
         Query(q.text, "answerable", ids[record.id], q.answers) for record in chosen for q in record.questions
     ]
@@ -121,14 +121,14 @@ def queries(
 
 
 class Observer:
-    """Asks everything about a question that a calibration can learn from."""
+    """Collects the features of a question for a calibration."""
 
     def __init__(self, memory: Memory, hidden: int = features.HIDDEN) -> None:
         self.memory, self.hidden = memory, hidden
         self.router: Router = memory.router
 
     def observe(self, query: Query) -> fit.Observation | None:
-        """None where the bank holds nothing."""
+        """The observation of a question; None if the bank is empty."""
         with ExitStack() as held:
             state = self.router.retrieve(query.text, ANSWER_TOKENS, held=held)
             return self._observed(state, query) if state.ranked else None
@@ -183,7 +183,7 @@ def observe_all(memory: Memory, asked: Sequence[Query], progress: Progress) -> l
 def calibration_of(
     memory: Memory, compiler: str, observed: Sequence[fit.Observation], about: Mapping[str, Any], seed: int
 ) -> Calibration:
-    """Fit, and report on the questions that were held out. Raises `ConfigError` for too few of them."""
+    """Fit a calibration and report on the held-out questions. Raises `ConfigError` for too few of them."""
     heads, limits = fit.fit(observed, features.HIDDEN, seed)
     rest = [o for o in observed if fit.part_of(o.group) == "report"]
     return Calibration(
@@ -208,7 +208,8 @@ def calibration_of(
 def calibrate(
     memory: Memory, compiler: str, sources: Sources, bank: Path, progress: Progress
 ) -> tuple[Calibration, Path]:
-    """Build a bank in ``memory``, observe and fit; the calibration is stored in the folder of ``bank``."""
+    """Fill the bank of ``memory``, observe the questions and fit; saves the calibration in the bank's
+    folder."""
     chosen, extra, general = load(sources)
     ids = fill(memory, chosen, extra)
     failed = [] if compiler == NO_COMPILER else compile_all(memory, [ids[r.id] for r in chosen], progress)

@@ -1,8 +1,8 @@
 """The study of the router: ``memkit eval --study router``.
 
-A bank is built of any records; for each compiler its documents are compiled once and kept, so that an
-interrupted study goes on. Scorers and thresholds are fitted to the questions of three quarters of the
-documents; all rows but the candidates' are of the rest.
+A bank is filled with records; for each compiler its documents are compiled once and stored, so that an
+interrupted study can be resumed. Classifiers and thresholds are fitted to the questions of three quarters of
+the documents; all rows but ``candidates`` are measured on the rest.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from memkit import registry, text_metrics
-from memkit.bench.probe_flops import Work
-from memkit.bench.timing import stamp
 from memkit.engine.base import Handle, Request
 from memkit.engine.transformers.engine import TransformersEngine, prompt_of
 from memkit.errors import ConfigError
 from memkit.evals import router_dataset
+from memkit.evals.probe_flops import RequestFlops
 from memkit.evals.router_dataset import ANSWER_TOKENS, TENANT, Query, Sources
+from memkit.evals.timing import stamp
 from memkit.memory import Memory
 from memkit.router import calibrate
 from memkit.router.calibration import folder_of, save
@@ -35,18 +35,15 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class RoutingConfig:
-    """What to build the bank of and to compile it with; ``home`` keeps the banks, one a compiler.
-
-    The compiler ``none`` compiles nothing. ``passages`` is the k of text retrieval.
-    """
+    """What to measure. Raises `ConfigError` for invalid values."""
 
     sources: Sources
-    home: Path
+    home: Path  # folder for the banks, one for each compiler
     model: str = "nano"
-    compilers: tuple[str, ...] = ("lcc",)
+    compilers: tuple[str, ...] = ("lcc",)  # names, or name:preset; "none" compiles nothing
     embedder: str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    passages: int = 4
+    options: Mapping[str, Any] = field(default_factory=dict)  # of every compiler
+    passages: int = 4  # of text retrieval
 
     def __post_init__(self) -> None:
         if not self.compilers:
@@ -57,7 +54,7 @@ class RoutingConfig:
 
 @dataclass(frozen=True)
 class RoutedQuestion:
-    """How a method asks a question."""
+    """A question as routed by a method."""
 
     request: Request
     memory_id: str | None
@@ -66,17 +63,17 @@ class RoutedQuestion:
 
 
 class Study:
-    """One compiler's bank, and the methods that answer from it."""
+    """The bank of one compiler, and the methods that answer from it."""
 
     def __init__(self, memory: Memory, config: RoutingConfig) -> None:
         self.memory, self.config = memory, config
         self.engine = memory.local
-        self.work = Work(self.engine)
+        self.flops = RequestFlops(self.engine)
         self.routers = {
             name: Router(memory.bank, TENANT, lambda: memory.engine, memory.router.embedder, GateConfig(name))
             for name in ("rule", "entropy", "learned")
         }
-        self._held = ExitStack()  # requests are answered after they were made
+        self._held = ExitStack()  # keeps artifacts attached until the requests are answered
         self._said = dict[tuple[str, Handle | None, str | None], str]()
 
     # -- methods --------------------------------------------------------------------------------
@@ -84,7 +81,7 @@ class Study:
         return RoutedQuestion(self._request(query.text), None)
 
     def text_rag(self, query: Query) -> RoutedQuestion:
-        """The best passages of several memories as text, no gate."""
+        """The best passages of several memories as text, without a gate."""
         router = self.routers["rule"]
         state = router.retrieve(query.text, ANSWER_TOKENS)
         room, texts = room_for(self.engine, query.text, ANSWER_TOKENS), list[str]()
@@ -99,7 +96,7 @@ class Study:
         return RoutedQuestion(self._request(query.text, context="\n".join(texts)), state.ranked[0].memory.id)
 
     def oracle(self, query: Query) -> RoutedQuestion:
-        """The right memory, by its artifact where it has one."""
+        """The gold memory, by its artifact if it has one."""
         if query.memory_id is None:
             return self.none(query)
         router = self.routers["rule"]
@@ -117,7 +114,7 @@ class Study:
         return self._take(self.routers["rule"].retrieve(query.text, ANSWER_TOKENS, held=self._held), 0)
 
     def routed(self, query: Query) -> RoutedQuestion:
-        """The candidate that the scorers prefer, without a gate."""
+        """The candidate that the classifiers prefer, without a gate."""
         router = self.routers["learned"]
         state = router.retrieve(query.text, ANSWER_TOKENS, held=self._held)
         if not router.calibrated(state):
@@ -126,7 +123,7 @@ class Study:
         return self._take(state, best)
 
     def gated(self, name: str) -> Callable[[Query], RoutedQuestion]:
-        """All of it, with the gate of that name."""
+        """Full routing, with the gate of that name."""
 
         def ask(query: Query) -> RoutedQuestion:
             routed = self.routers[name].route(query.text, ANSWER_TOKENS, held=self._held)
@@ -150,7 +147,7 @@ class Study:
         return Request(question, handle=handle, context=context, max_tokens=ANSWER_TOKENS)
 
     def answer(self, request: Request) -> str:
-        """The answer, computed once for equal requests."""
+        """The answer to a request; cached for equal requests."""
         key = (request.question, request.handle, request.context)
         if key not in self._said:
             (completion,) = self.engine.generate([request])
@@ -159,7 +156,7 @@ class Study:
 
     # -- rows -----------------------------------------------------------------------------------
     def candidates(self, asked: Sequence[Query]) -> dict[str, Any]:
-        """Recall of the search alone, over all answerable questions."""
+        """The recall of the search alone, over all answerable questions."""
         ranks = list[int]()
         for query in asked:
             if query.kind == "answerable":
@@ -175,7 +172,7 @@ class Study:
         }
 
     def rows(self, asked: Sequence[Query], progress: Progress) -> Iterator[dict[str, Any]]:
-        """One row a method, then those of the gates."""
+        """One row for each method, then the gate's."""
         bare = {query.text: self.answer(self.none(query).request) for query in asked}
         methods: dict[str, Callable[[Query], RoutedQuestion]] = {
             "none": self.none,
@@ -214,8 +211,8 @@ class Study:
                 tops.append(asked.memory_id == query.memory_id)
                 # The answer goes on from one of them.
                 spare = [r for r in asked.probes if prompt_of(r) != prompt_of(asked.request)]
-                probes += sum(map(self.work.probe, spare))
-                answers += self.work.answer(asked.request, said)
+                probes += sum(map(self.flops.probe, spare))
+                answers += self.flops.answer(asked.request, said)
             elif query.kind == "general":
                 general.append(_kept(said, bare[query.text], query.answers))
         n = len(scores)
@@ -242,14 +239,15 @@ def replace_ranked(state: RoutingState, ranked: list[Any]) -> RoutingState:
 
 
 def _kept(said: str, bare: str, golds: Sequence[str]) -> float:
-    """Score with the bank minus score without; without a gold answer, likeness to the bare one minus 1."""
+    """The score with the bank minus that without; without gold answers, similarity to the bare answer minus
+    1."""
     if golds:
         return text_metrics.contains(said, golds) - text_metrics.contains(bare, golds)
     return 0.0 if said == bare else text_metrics.rouge_l(said, [bare]) - 1.0
 
 
 def _routes(pairs: Sequence[tuple[Query, RoutedQuestion]]) -> dict[str, dict[str, int]]:
-    """How many questions of each kind took each route."""
+    """The number of questions by kind and route."""
     out = dict[str, dict[str, int]]()
     for query, asked in pairs:
         request = asked.request
@@ -264,7 +262,7 @@ def study(
     progress: Progress = lambda label, done, total: None,
     engine: TransformersEngine | None = None,
 ) -> dict[str, Any]:
-    """Run it; returns ``{"study": "router", ..., "rows": [...]}`` with ``compiler`` in every row."""
+    """Run the study; returns ``{"study": "router", ..., "rows": [...]}`` with ``compiler`` in every row."""
     loaded = router_dataset.load(config.sources)
     engine = engine or TransformersEngine(config.model)
     rows, reports = list[dict[str, Any]](), dict[str, Any]()

@@ -1,4 +1,4 @@
-"""The evaluation: baselines and compilers on the same questions, cell by cell."""
+"""Run an evaluation: baselines and compilers on the same questions, cell by cell."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ import torch
 
 from memkit import registry
 from memkit.artifact.format import Artifact
-from memkit.bench.timing import stamp
 from memkit.compilers.base import Compiled, Step
 from memkit.document import Document
 from memkit.engine.base import Request
@@ -26,20 +25,21 @@ from memkit.evals import records
 from memkit.evals.baselines.kvpress import PRESSES, compress_with
 from memkit.evals.baselines.rag import passages
 from memkit.evals.journal import Cell, Journal, by_category, table, transcript
-from memkit.evals.judge import Judge, JudgeConfig
 from memkit.evals.measure import MethodEvaluator, Reference
+from memkit.evals.timing import stamp
+from memkit.judge import Judge, JudgeConfig
 from memkit.models.loading import quiet_libraries
 from memkit.pipeline.admission import SelfTest
 from memkit.router.embedders import resolve_embedder
 
 BASELINES = ("full", "none", "rag", "kvpress", "cartridge")
-CURVE_EVERY = 5  # steps between the points of a loss curve that are kept
-DRIFT_QUERIES = 32  # of a file that drift is measured on; each is asked with every memory
+CURVE_EVERY = 5  # steps between the stored points of a loss curve
+DRIFT_QUERIES = 32  # maximum from a file of general questions; each is asked with every memory
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A row of its own: a compiler with options, at one ratio; ``predicted`` was written before measuring."""
+    """A separate row: a compiler with options, at one ratio; ``predicted`` is its expected result."""
 
     label: str
     compiler: str
@@ -50,26 +50,26 @@ class Variant:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """What to evaluate. ``compilers`` are names, or ``name:preset``; ``ratios`` apply to each.
+    """What to evaluate. Raises `ConfigError` for invalid values.
 
-    ``rag``, ``kvpress`` (three presses) and ``cartridge`` (direct tuning of the KV) get the token
-    budget of an artifact at each ratio.
+    The baselines ``rag``, ``kvpress`` (three presses) and ``cartridge`` (direct training of the KV) get the
+    token budget of an artifact at each ratio.
     """
 
-    source: str
+    source: str  # see `memkit.evals.records.load`
     model: str = "nano"
-    compilers: tuple[str, ...] = ("lcc",)
+    compilers: tuple[str, ...] = ("lcc",)  # names, or name:preset
     baselines: tuple[str, ...] = ("full", "none")
-    ratios: tuple[float, ...] = (16.0,)
-    limit: int | None = None
-    questions: int | None = None  # a record
+    ratios: tuple[float, ...] = (16.0,)  # for each compiler with a ratio
+    limit: int | None = None  # records
+    questions: int | None = None  # of each record
     seed: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)  # for every compiler
     variants: tuple[Variant, ...] = ()
     judge: JudgeConfig | None = None
     embedder: str | None = None  # of the baseline rag; see `memkit.router.embedders.resolve_embedder`
-    wording: str = records.QUESTION  # how a record's questions are put, to every method alike
-    drift: str | None = None  # a file of general questions to measure drift on, or "none"; else nano's
+    wording: str = records.QUESTION  # template of questions, for all methods
+    drift: str | None = None  # file of general questions to measure drift on, or "none"; default: nano's
 
     def __post_init__(self) -> None:
         if records.QUESTION not in self.wording:
@@ -86,7 +86,8 @@ class EvalConfig:
             registry.compiler(*self.compiler(variant.label, variant.ratio))
 
     def compiler(self, name: str, ratio: float | None) -> tuple[str, dict[str, Any]]:
-        """Registry name and options of ``name[:preset]``, or of a variant, at a ratio (None: without)."""
+        """The registry name and options of ``name[:preset]``, or of a variant, at a ratio (None: without
+        one)."""
         options = {**self.options, **({} if ratio is None else {"ratio": ratio}), "seed": self.seed}
         for variant in self.variants:
             if (variant.label, variant.ratio) == (name, ratio):
@@ -95,13 +96,13 @@ class EvalConfig:
         return plain, {**options, "preset": preset} if preset else options
 
     def _ratios(self, name: str) -> tuple[float | None, ...]:
-        """The ratios that a compiler, or a baseline, is measured at."""
+        """The ratios at which a compiler or a baseline is measured."""
         plain = name.partition(":")[0]
         return self.ratios if plain in BASELINES or registry.takes_ratio(plain) else (None,)
 
     @property
     def methods(self) -> list[tuple[str, float | None]]:
-        """Rows of the table, in order."""
+        """The rows of the table, (method, ratio), in order."""
         fixed: list[tuple[str, float | None]] = [(b, None) for b in ("full", "none") if b in self.baselines]
         names = [b for b in ("rag",) if b in self.baselines]
         names += [f"kvpress:{press}" for press in PRESSES if "kvpress" in self.baselines]
@@ -121,7 +122,7 @@ class _Evaluation:
         self.judge = Judge(config.judge) if config.judge else None
 
     def record(self, record: records.Record, journal: Journal) -> None:
-        """Measure what the journal lacks of one record."""
+        """Measure the cells of one record that are not in the journal."""
         absent = _absent(self.config, record, journal)
         if not absent:
             return
@@ -141,14 +142,17 @@ class _Evaluation:
                 test = test or SelfTest.of(self.engine, Document(record.context))
                 values = self._compiled(method, ratio, reference, test)
             if self.judge and "answers" in values:
-                values["judge"] = self.judge.scores(record, values["answers"])
+                values["judge"] = tuple(
+                    self.judge.score(record.context, question.text, question.answers, answer)
+                    for question, answer in zip(record.questions, values["answers"], strict=True)
+                )
             kinds = tuple(q.category for q in record.questions)
             journal.add(Cell(method, ratio, record.id, metric=record.metric, categories=kinds, **values))
 
     def _twin(
         self, method: str, ratio: float | None, record: records.Record, journal: Journal
     ) -> Cell | None:
-        """A cell of this record that the same compiler and options gave under another label."""
+        """A cell of this record from the same compiler and options under another label."""
         wanted = self.config.compiler(method, ratio)
         for other in self.config.variants:
             cell = journal.cells.get((other.label, other.ratio, record.id))
@@ -174,12 +178,12 @@ class _Evaluation:
         ]
         readers = [self.measurer.reader(context=text) for text in texts]
         request = Request(reference.questions[0], context=texts[0])
-        return self.measurer.each(reference, readers) | self.measurer.timed(request)
+        return self.measurer.measure_each(reference, readers) | self.measurer.timed(request)
 
     def _pressed(self, press: str, ratio: float, reference: Reference) -> dict[str, Any]:
         budget = self._budget(reference.record, ratio)
         prefix = compress_with(self.engine.base, press, reference.record.context, budget)
-        return self.measurer.measure(reference, self.measurer.behind(prefix)) | {
+        return self.measurer.measure(reference, self.measurer.reader_of_kv(prefix)) | {
             "prompt_tokens": float(prefix.tokens)
         }
 
@@ -217,14 +221,14 @@ class _Evaluation:
     def _coupled(self, options: dict[str, Any], reference: Reference) -> dict[str, Any]:
         """LCC's ablation: the LoRA stays on for the answers."""
         from memkit.compilers.base import configure
-        from memkit.compilers.lcc.compiler import fit_together
+        from memkit.compilers.lcc.compiler import train_coupled
         from memkit.compilers.lcc.config import PRESETS, LCCConfig
 
         config = configure(LCCConfig, PRESETS, options)
-        base, memory = fit_together(Document(reference.record.context), self.engine.base, config)
+        base, memory = train_coupled(Document(reference.record.context), self.engine.base, config)
         measurer = MethodEvaluator(TransformersEngine(base), self.measurer.drift)
         header = self.measurer.reader().prefix
-        return measurer.measure(reference, measurer.behind(header.join(memory) if header else memory))
+        return measurer.measure(reference, measurer.reader_of_kv(header.join(memory) if header else memory))
 
 
 def _costs(made: Compiled) -> dict[str, Any]:
@@ -253,14 +257,14 @@ def _absent(config: EvalConfig, record: records.Record, journal: Journal) -> lis
 
 @lru_cache(maxsize=1)
 def _own_engine(model: str) -> TransformersEngine:
-    """A worker process's engine, loaded once for all its records."""
-    quiet_libraries()  # this process's output is the parent's
-    torch.set_num_threads(1)  # the other cores have workers of their own
+    """The engine of a worker process, loaded once for all its records."""
+    quiet_libraries()  # this process writes to the parent's output
+    torch.set_num_threads(1)  # the other cores have their own workers
     return TransformersEngine(model)
 
 
 def _measured(config: EvalConfig, record: records.Record, known: tuple[Cell, ...]) -> list[Cell]:
-    """What ``known`` lacks of one record, measured in a worker process."""
+    """The cells of one record that are not in ``known``, measured in a worker process."""
     kept = Journal(None, {})
     for cell in known:
         kept.add(cell)
@@ -271,7 +275,7 @@ def _measured(config: EvalConfig, record: records.Record, known: tuple[Cell, ...
 def _in_processes(
     config: EvalConfig, chosen: Sequence[records.Record], kept: Journal, progress: Progress, workers: int
 ) -> None:
-    """Measure records side by side; a record's cells are kept when all of them are there."""
+    """Measure records in parallel; a record's cells are added when all of them are measured."""
     waiting = [record for record in chosen if _absent(config, record, kept)]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
@@ -304,11 +308,11 @@ def evaluate(
 ) -> dict[str, Any]:
     """Run the evaluation; returns ``{"model", "seed", "rows": [...]}``.
 
-    ``categories`` has the rows by category of question, ``asked`` every question with all its answers.
-    Retention and drift are relative to the rows ``full`` and ``none`` of the same run. With a
-    ``journal`` (a file that is made, and removed at the end) an interrupted evaluation goes on.
-    ``workers`` processes of one thread each measure that many records at once; times to the first
-    token are then those of a busy machine.
+    ``categories`` holds the rows by category of question, ``asked`` every question with all answers.
+    Retention and drift are relative to the rows ``full`` and ``none`` of the same run. With a ``journal`` (a
+    file, removed at the end) an interrupted evaluation is resumed. With several ``workers``, processes of one
+    thread each, times to first token are those of a busy machine. Raises `ConfigError` when no record fits
+    the model's window.
     """
     loaded = records.load(config.source, config.limit, config.seed, config.questions)
     chosen = [record.worded(config.wording) for record in loaded]

@@ -1,4 +1,4 @@
-"""The chat template of a model, cut where the context begins and where the answer begins."""
+"""A model's chat template, split where the context begins and where the answer begins."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-SEPARATOR = "\n\n"  # between a context (or the artifact that stands for it) and the question
-_MARKER = re.compile(r"[<\[]\S+[>\]]")  # how control tokens are named
+SEPARATOR = "\n\n"  # between a context (or the artifact in its place) and the question
+_MARKER = re.compile(r"[<\[]\S+[>\]]")  # the form of control tokens' names
 _SENTINEL = "\u2603sentinel\u2603"
 
 
 def text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Ids of what people wrote. In it the name of a control token, such as ``<|im_end|>``, is text: it
-    becomes the tokens of its characters, and never the token that the chat template puts between turns."""
+    """The token ids of user text, without control tokens.
+
+    The name of a control token in the text, such as ``<|im_end|>``, is encoded as plain characters, so that
+    no text can imitate the chat template.
+    """
     ids = _encoded(tokenizer, text)
     control = _control(tokenizer)
     if control.isdisjoint(ids):
         return ids
-    # Tokens that were added without being declared special are parted by encoding them in two.
+    # Tokens that were added without being declared special are avoided by encoding their names in two parts.
     names = [tokenizer.added_tokens_decoder[id].content for id in sorted(control)]
     parts = re.split("|".join(f"(?<={re.escape(n[:1])})(?={re.escape(n[1:])})" for n in names if n[1:]), text)
     return [id for part in parts for id in _encoded(tokenizer, part) if id not in control]
@@ -33,19 +36,19 @@ def _encoded(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return list(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True, verbose=False))
 
 
-@lru_cache(maxsize=4)  # the tokenizer makes the table anew each time it is asked
+@lru_cache(maxsize=4)  # the tokenizer rebuilds the table at each access
 def _control(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Ids of tokens that stand for no text: special ones, and others that are named like them."""
+    """The ids of control tokens: special ones, and others with names of their form."""
     added = tokenizer.added_tokens_decoder.items()
     return frozenset(id for id, token in added if token.special or _MARKER.fullmatch(token.content))
 
 
 @dataclass(frozen=True)
 class ChatFormat:
-    """Token ids around the content of a one-turn prompt.
+    """The token ids around the content of a one-turn prompt.
 
-    A prompt is ``header + [context] + query``; see `query`. Pieces are tokenized apart, so that a
-    context can be replaced by an artifact without moving a token boundary.
+    A prompt is ``header + [context] + query``; see `query`. Its parts are tokenized separately, so that an
+    artifact can replace the context without moving a token boundary.
     """
 
     header: tuple[int, ...]
@@ -55,7 +58,10 @@ class ChatFormat:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
-        """Cut the tokenizer's chat template; a tokenizer without one gets plain text turns."""
+        """Split the tokenizer's chat template; a tokenizer without one gets plain text turns.
+
+        Raises `ValueError` for a tokenizer without an end-of-sequence token.
+        """
 
         def ids(text: str) -> tuple[int, ...]:
             return tuple(tokenizer.encode(text, add_special_tokens=False))
@@ -87,10 +93,11 @@ class ChatFormat:
         history: Sequence[tuple[str, str]] = (),
         system: str = "",
     ) -> list[int]:
-        """Ids that follow the context (or the bare header): separator, question, tail.
+        """The token ids after the context (or after the bare header): separator, question, tail.
 
-        ``history`` holds earlier questions and answers, which stand between the context and the question;
-        the instructions ``system`` stand in front of the first of them.
+        ``with_context`` tells whether a context, or an artifact in its place, precedes the query.
+        ``history`` holds earlier questions and answers, which go between the context and the question; the
+        instructions ``system`` go in front of the first of them.
         """
         ids, separator = list[int](), SEPARATOR if with_context else ""
         separator += system + SEPARATOR if system else ""

@@ -32,6 +32,8 @@ from memkit.config import Config, expanded
 from memkit.errors import MissingExtraError, ModelError
 from memkit.models import shapes
 from memkit.models.chat import ChatFormat
+from memkit.models.prompt_sets import prompt_set
+from memkit.prompts import PromptSet
 
 NANO_FOLDER = Path(__file__).parent / "nano" / "weights"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -56,6 +58,11 @@ class LoadedModel:
     window: int
     checkpoints: Path | None = None
     cache: Path | None = None
+
+    @property
+    def prompts(self) -> PromptSet:
+        """The requests that the model understands."""
+        return prompt_set(self.name)
 
 
 def load(

@@ -1,4 +1,4 @@
-"""Models of well-known shapes with random weights: what costs is measured, not what is known."""
+"""Models with well-known architectures and random weights, to measure cost but not quality."""
 
 from __future__ import annotations
 
@@ -53,7 +53,10 @@ SHAPES: dict[str, tuple[type[PreTrainedModel], type[Any], dict[str, Any]]] = {
 
 
 def build(name: str, device: str, dtype: torch.dtype) -> PreTrainedModel:
-    """A model of the shape ``name`` (without `PREFIX`), weights drawn with seed 0. Raises `ModelError`."""
+    """A model with the architecture ``name`` (without `PREFIX`) and random weights from seed 0.
+
+    Raises `ModelError` for an unknown name.
+    """
     if name not in SHAPES:
         raise ModelError(
             f"there is no shape {name!r}; known are {', '.join(PREFIX + each for each in SHAPES)}"

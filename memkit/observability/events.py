@@ -1,4 +1,4 @@
-"""What memkit tells those who run it: log records, and hooks for metrics and traces. Never content."""
+"""Events for operators: log records, and hooks for metrics and traces. They never contain content."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ log = logging.getLogger("memkit")
 
 
 class Observer:
-    """Told of what a `memkit.Memory` does. Every method may be left as it is, and does nothing then."""
+    """Receives the events of a `memkit.Memory`. The methods do nothing; override those that you need."""
 
     def answered(self, user: str, answer: Answer, started: float) -> None:
-        """A question was answered; ``started`` is a Unix time."""
+        """A question was answered; ``started`` is the Unix time at which it was asked."""
 
     def compiled(self, user: str, info: MemoryInfo, made: Compiled, verification: Mapping[str, Any]) -> None:
-        """An artifact was published, which showed ``verification`` in the admission gate."""
+        """An artifact was published; ``verification`` holds its figures of the admission gate."""
 
     def refused(self, user: str, info: MemoryInfo, error: Exception) -> None:
         """A compilation failed, or the admission gate refused its artifact."""
 
 
 class LogObserver(Observer):
-    """Log records of the logger ``memkit``, level INFO; what they hold is also in ``record.memkit``.
+    """Writes events to the logger ``memkit`` at level INFO; their fields are also in ``record.memkit``.
 
-    Users appear by a hash, memories by their ids, and no text of theirs at all.
+    Users appear as a hash and memories as their ids; texts never appear.
     """
 
     def answered(self, user: str, answer: Answer, started: float) -> None:
         trace = answer.trace
-        self._say(
+        self._log(
             "answered",
             user,
             memory=trace.memory_id,
@@ -55,7 +55,7 @@ class LogObserver(Observer):
         )
 
     def compiled(self, user: str, info: MemoryInfo, made: Compiled, verification: Mapping[str, Any]) -> None:
-        self._say(
+        self._log(
             "compiled",
             user,
             memory=info.id,
@@ -68,17 +68,17 @@ class LogObserver(Observer):
         )
 
     def refused(self, user: str, info: MemoryInfo, error: Exception) -> None:
-        self._say("refused", user, memory=info.id, error=type(error).__name__)
+        self._log("refused", user, memory=info.id, error=type(error).__name__)
 
-    def _say(self, event: str, user: str, **values: Any) -> None:
+    def _log(self, event: str, user: str, **values: Any) -> None:
         if log.isEnabledFor(logging.INFO):
-            told = {"event": event, "user": tenant_key(user)[:16], **values}
-            words = " ".join(f"{name}={value}" for name, value in told.items() if value is not None)
-            log.info(words, extra={"memkit": told})
+            fields = {"event": event, "user": tenant_key(user)[:16], **values}
+            message = " ".join(f"{name}={value}" for name, value in fields.items() if value is not None)
+            log.info(message, extra={"memkit": fields})
 
 
 class Observers(Observer):
-    """Several of them, told in order."""
+    """Passes every event to several observers, in order."""
 
     def __init__(self, *observers: Observer) -> None:
         self._observers = observers
@@ -97,7 +97,7 @@ class Observers(Observer):
 
 
 class JsonFormatter(logging.Formatter):
-    """A log record as one line of JSON."""
+    """Formats a log record as one line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
         at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
@@ -107,8 +107,8 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        if isinstance(told := getattr(record, "memkit", None), Mapping):
-            line |= told
+        if isinstance(fields := getattr(record, "memkit", None), Mapping):
+            line |= fields
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)

@@ -1,4 +1,4 @@
-"""OpenTelemetry spans (the extra ``otel``). Their attributes hold ids and numbers, and no content."""
+"""OpenTelemetry spans (the extra ``otel``). Their attributes are ids and numbers, never content."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 
 class Tracing(Observer):
-    """Spans ``memkit.ask`` (with ``memkit.route`` and ``memkit.generate`` in it) and ``memkit.compile``.
+    """Emits spans ``memkit.ask`` (with children ``memkit.route`` and ``memkit.generate``) and
+    ``memkit.compile``.
 
-    They belong to the span that is current where memkit is called. ``provider`` defaults to the
-    application's.
+    They are children of the span that is current when memkit is called. ``provider`` is a tracer provider;
+    the default is the application's. Raises `MissingExtraError` without opentelemetry-api.
     """
 
     def __init__(self, provider: Any = None) -> None:
@@ -32,20 +33,20 @@ class Tracing(Observer):
         self._tracer = trace.get_tracer("memkit", __version__, tracer_provider=provider)
 
     def answered(self, user: str, answer: Answer, started: float) -> None:
-        told = answer.trace
+        record = answer.trace
         begin = int(started * 1e9)
-        middle = begin + int(told.route_ms * 1e6)
-        end = middle + int(told.total_ms * 1e6)
+        middle = begin + int(record.route_ms * 1e6)
+        end = middle + int(record.total_ms * 1e6)
         span = self._tracer.start_span("memkit.ask", start_time=begin)
         values = {
-            "memkit.route": told.route,
-            "memkit.gate": told.gate,
-            "memkit.margin": told.margin,
-            "memkit.memory": told.memory_id,
-            "memkit.version": told.version,
-            "memkit.probes": told.probes,
-            "memkit.prompt_tokens": told.prompt_tokens,
-            "memkit.ttft_ms": told.ttft_ms,
+            "memkit.route": record.route,
+            "memkit.gate": record.gate,
+            "memkit.margin": record.margin,
+            "memkit.memory": record.memory_id,
+            "memkit.version": record.version,
+            "memkit.probes": record.probes,
+            "memkit.prompt_tokens": record.prompt_tokens,
+            "memkit.ttft_ms": record.ttft_ms,
         }
         span.set_attributes({name: value for name, value in values.items() if value is not None})
         inside = self._api.set_span_in_context(span)

@@ -22,16 +22,19 @@ _MARGINS = (-0.5, -0.2, -0.1, -0.05, 0.0, 0.05, 0.1, 0.2, 0.5)
 
 
 class Metrics(Observer):
-    """Counts in a registry of its own, or in ``registry``. No label names a user or a memory."""
+    """Counts events in ``registry``, by default one of its own. No label identifies a user or a memory.
+
+    Raises `MissingExtraError` without prometheus-client.
+    """
 
     def __init__(self, registry: Any = None) -> None:
         try:
             from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
         except ImportError as error:
             raise MissingExtraError("prometheus_client", install_line("metrics")) from error
-        made = self.registry = registry or CollectorRegistry()
-        by_route: dict[str, Any] = {"labelnames": ["route"], "registry": made}
-        by_compiler: dict[str, Any] = {"labelnames": ["compiler"], "registry": made}
+        self.registry = registry = registry or CollectorRegistry()
+        by_route: dict[str, Any] = {"labelnames": ["route"], "registry": registry}
+        by_compiler: dict[str, Any] = {"labelnames": ["compiler"], "registry": registry}
         self._answers = Counter("memkit_answers", "Answers by route", **by_route)
         self._answer = Histogram("memkit_answer_seconds", "Time of an answer", **by_route, buckets=_SECONDS)
         self._first = Histogram(
@@ -41,7 +44,7 @@ class Metrics(Observer):
             "memkit_gate_margin", "How clear the gate's decision was", **by_route, buckets=_MARGINS
         )
         self._outcomes = Counter(
-            "memkit_compilations", "Compilations by outcome", labelnames=["outcome"], registry=made
+            "memkit_compilations", "Compilations by outcome", labelnames=["outcome"], registry=registry
         )
         self._compile = Histogram(
             "memkit_compile_seconds", "Time of a compilation", **by_compiler, buckets=_LONG
@@ -53,11 +56,12 @@ class Metrics(Observer):
             buckets=_SHARES,
         )
         self._queue = Gauge(
-            "memkit_queue_age_seconds", "How long the oldest compilation waits", registry=made
+            "memkit_queue_age_seconds", "How long the oldest compilation waits", registry=registry
         )
 
     def watch(self, age: Callable[[], float]) -> None:
-        """Ask for the queue's age whenever the metrics are read; see `memkit.Memory.queue_age`."""
+        """Call ``age`` for the queue's age in seconds whenever metrics are read; see
+        `memkit.Memory.queue_age`."""
         self._queue.set_function(age)
 
     def answered(self, user: str, answer: Answer, started: float) -> None:
@@ -78,31 +82,31 @@ class Metrics(Observer):
         self._outcomes.labels(type(error).__name__).inc()
 
     def text(self) -> str:
-        """All of it in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         from prometheus_client import generate_latest
 
         return generate_latest(self.registry).decode()
 
     def write(self, file: Path) -> None:
-        """For the node exporter's textfile collector: a file that is replaced at once."""
+        """Replace a file atomically, for the node exporter's textfile collector."""
         from prometheus_client import write_to_textfile
 
         write_to_textfile(str(file), self.registry)
 
 
 def of_recompilation(report: Report) -> Metrics:
-    """A recompilation's figures: when it ended, what it took, and its memories by outcome."""
+    """The metrics of a recompilation: its end, its duration, and its memories by outcome."""
     from prometheus_client import Gauge
 
-    made = Metrics()
-    ended = Gauge("memkit_recompile_ended_timestamp_seconds", "When it ended", registry=made.registry)
+    metrics = Metrics()
+    ended = Gauge("memkit_recompile_ended_timestamp_seconds", "When it ended", registry=metrics.registry)
     ended.set_to_current_time()
-    Gauge("memkit_recompile_seconds", "What it took", registry=made.registry).set(report.seconds)
+    Gauge("memkit_recompile_seconds", "What it took", registry=metrics.registry).set(report.seconds)
     memories = Gauge(
-        "memkit_recompile_memories", "Memories by outcome", labelnames=["outcome"], registry=made.registry
+        "memkit_recompile_memories", "Memories by outcome", labelnames=["outcome"], registry=metrics.registry
     )
     for outcome in report.outcomes:
         memories.labels(outcome.status).inc()
     memories.labels("skipped").set(len(report.skipped))
     memories.labels("unchanged").set(report.unchanged)
-    return made
+    return metrics

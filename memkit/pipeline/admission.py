@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from memkit.engine.base import Engine, Handle, Request
 from memkit.errors import ConfigError
-from memkit.prompts import REPEAT, is_held_out, probes, study_prompts
+from memkit.models.prompt_sets import prompt_set
+from memkit.prompts import REPEAT, is_held_out
 
 if TYPE_CHECKING:
     from memkit.artifact.format import Artifact
@@ -104,7 +105,7 @@ class SelfTest:
             asked += _answered(engine, _questions(engine, text, count, number, config), text, config)
             opening = _opening(engine, text, config.reconstruction)
             repeated += _given(engine, [REPEAT], [opening], text)
-        general = _answered(engine, probes(engine.model), None, config)
+        general = _answered(engine, prompt_set(engine.model).drift_questions, None, config)
         return cls(engine, asked, repeated[:1], general, config)
 
     def measure(self, handle: Handle) -> SelfTestResult:
@@ -165,7 +166,7 @@ def _opening(engine: Engine, text: str, tokens: int) -> str:
 
 
 def _questions(engine: Engine, text: str, count: int, salt: int, config: AdmissionConfig) -> list[str]:
-    prompts = study_prompts(engine.model, text, count)
+    prompts = prompt_set(engine.model).study_requests(text, count)
     seed = config.seed + 1000 * salt  # and another one for every batch: equal requests draw differently
     requests = [
         Request(prompt, context=text, max_tokens=48, temperature=config.temperature, seed=seed + i // 16)

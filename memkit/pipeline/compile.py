@@ -45,7 +45,7 @@ def publish(context: Context, info: MemoryInfo, progress: Progress) -> tuple[Mem
     bank, owner, engine, compiling = context.bank, context.owner, context.embedded, context.compiling
     compiler = registry.compiler(compiling.compiler, compiling.options)
     source, seen = snapshot(context, info)
-    unfinished = bank.unfinished(owner, info.id)
+    unfinished = bank.checkpoint_path(owner, info.id)
     try:
         made = compiler.compile(source, engine.base, tenant=owner, progress=progress, unfinished=unfinished)
         artifact = Artifact.decode(made.data)

@@ -41,7 +41,7 @@ def forget_matching(context: Context, memory_id: str, text: str, compile: bool) 
 
 def forget_all(context: Context) -> list[Receipt]:
     """See `memkit.Memory.forget_all`."""
-    beneath = context.bank.beneath(context.whose.beneath)
+    beneath = context.bank.tenants_with_prefix(context.whose.beneath)
     receipts = list[Receipt]()
     for each in (context, *(context.of(Owner.of(name)) for name in beneath)):
         _release(each, each.bank.list(each.owner))

@@ -82,7 +82,10 @@ def advise(
 
     table, meter = tabular(text), FlopMeter(base.model)
     read = min(tokens, base.window // 2)  # the text route reads the best passages of a longer text
-    by_text, by_latent = meter.ahead(read + QUESTION, 0), meter.ahead(QUESTION, math.ceil(tokens / ratio))
+    by_text, by_latent = (
+        meter.forward_flops(read + QUESTION, 0),
+        meter.forward_flops(QUESTION, math.ceil(tokens / ratio)),
+    )
     saved = by_text - by_latent
     break_even = None if cost is None else cost.flops / saved if saved > 0 else math.inf
     reason = reason_against(info, tokens, table, config, now) if config.enabled else ""

@@ -224,4 +224,4 @@ class Speed:
         kv_cache.prefill(base.model, ids)  # the first one also allocates
         started = time.perf_counter()
         kv_cache.prefill(base.model, ids)
-        return FlopMeter(base.model).ahead(len(ids), 0) / (time.perf_counter() - started)
+        return FlopMeter(base.model).forward_flops(len(ids), 0) / (time.perf_counter() - started)

@@ -287,11 +287,11 @@ def test_unverified_decode_skips_only_the_tensors(data: bytes) -> None:
         Artifact.decode(data[:60] + b"!" + data[61:], verify_tensors=False)
 
 
-@pytest.mark.parametrize("read_up_to", [0, memkit.artifact.format.READ_UP_TO])  # mapped, and read
+@pytest.mark.parametrize("read_up_to", [0, memkit.artifact.format.MAX_COPIED])  # mapped, and read
 def test_open_leaves_the_file_alone(
     data: bytes, tmp_path: Path, read_up_to: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memkit.artifact.format, "READ_UP_TO", read_up_to)
+    monkeypatch.setattr(memkit.artifact.format, "MAX_COPIED", read_up_to)
     path = tmp_path / "a.mka"
     path.write_bytes(data)
     with Artifact.open(path) as artifact:

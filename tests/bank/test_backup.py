@@ -17,8 +17,8 @@ import pytest
 
 from memkit.bank import Bank, MemoryInfo
 from memkit.bank import backup as backups
-from memkit.bank.backup import restore
 from memkit.bank.repair import DAMAGED
+from memkit.bank.restore import restore
 from memkit.document import Document, Span
 from memkit.errors import BankBusyError, BankError, ConfigError
 
@@ -184,7 +184,7 @@ def test_commands(cli: Callable[..., Any], home: Path, tmp_path: Path) -> None:
 # --- repair ----------------------------------------------------------------------------------
 def test_repair_withdraws_damaged_artifacts(bank: Bank) -> None:
     info = bank.list("alice")[0]
-    newest = bank._blobs.local("alice", info.artifact_id or "")
+    newest = bank._store.local("alice", info.artifact_id or "")
     newest.write_bytes(newest.read_bytes()[:-1])
     done = bank.repair()
     assert done[0] == f"withdrew version 2 of memory {info.id}, whose artifact was damaged"
@@ -239,7 +239,7 @@ def test_a_damaged_catalog_asks_for_a_backup(bank: Bank) -> None:
 def test_repair_removes_what_a_killed_backup_or_compilation_left(bank: Bank) -> None:
     (bank.path / ".backup-killed").mkdir()
     (bank.path / ".backup-killed" / "catalog.sqlite3").write_text("the first text")
-    known = bank.unfinished("alice", bank.list("alice")[0].id)
+    known = bank.checkpoint_path("alice", bank.list("alice")[0].id)
     for path in (known, known.with_name("0" * 16), known.with_name(known.name + ".7.partial")):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("x")
@@ -260,7 +260,7 @@ def test_repair_removes_only_old_strays_while_others_write(
     (folder / "notes.txt").touch()  # not the bank's
     bank.search("alice", QUERY, 1)
     monkeypatch.setattr("memkit.bank.repair.WAIT", 0.0)
-    with bank._blobs.writing():
+    with bank._store.writing():
         done = bank.repair()
     assert len(done) == 3
     assert ".tmp-killed" in done[0]

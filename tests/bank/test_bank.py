@@ -128,13 +128,13 @@ def test_publish_refuses_other_tenants_and_bad_bytes(bank: Bank) -> None:
 
 def test_a_memory_forgotten_while_it_is_published(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
     id = remember(bank, "alice", "one").id
-    write = bank._blobs.write
+    write = bank._store.write
 
     def write_and_forget(*arguments: Any) -> None:
         write(*arguments)
         bank.forget("alice", id)
 
-    monkeypatch.setattr(bank._blobs, "write", write_and_forget)
+    monkeypatch.setattr(bank._store, "write", write_and_forget)
     with pytest.raises(NotFoundError):
         bank.publish("alice", id, artifact("alice"))
     assert files(bank) == []
@@ -143,7 +143,7 @@ def test_a_memory_forgotten_while_it_is_published(bank: Bank, monkeypatch: pytes
 def test_a_file_removed_while_it_is_published_again(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
     id, other = remember(bank, "alice", "one").id, remember(bank, "alice", "two").id
     bank.publish("alice", other, artifact("alice"))
-    write, calls = bank._blobs.write, list[str]()
+    write, calls = bank._store.write, list[str]()
 
     def write_and_forget(tenant: str, artifact_id: str, data: bytes) -> None:
         write(tenant, artifact_id, data)
@@ -151,7 +151,7 @@ def test_a_file_removed_while_it_is_published_again(bank: Bank, monkeypatch: pyt
         if len(calls) == 1:
             bank.forget("alice", other)
 
-    monkeypatch.setattr(bank._blobs, "write", write_and_forget)
+    monkeypatch.setattr(bank._store, "write", write_and_forget)
     bank.publish("alice", id, artifact("alice"))
     assert len(calls) == 2
     assert bank.check("alice") == []
@@ -354,7 +354,7 @@ def test_damaged_files(bank: Bank) -> None:
     ids = [remember(bank, "alice", f"text {n}").id for n in range(4)]
     for n, id in enumerate(ids):
         bank.publish("alice", id, artifact("alice", n))
-    paths = [bank._blobs.local("alice", bank.get("alice", id).artifact_id or "") for id in ids]
+    paths = [bank._store.local("alice", bank.get("alice", id).artifact_id or "") for id in ids]
     paths[0].unlink()
     paths[1].write_bytes(paths[1].read_bytes()[:-1])
     shutil.copy(paths[3], paths[2])

@@ -195,7 +195,7 @@ class Tenants(RuleBasedStateMachine):
     @invariant()
     def files_are_those_of_the_model(self) -> None:
         expected = {
-            self.bank._blobs.local(tenant, Artifact.decode(artifact(tenant, n)).id)
+            self.bank._store.local(tenant, Artifact.decode(artifact(tenant, n)).id)
             for tenant, memories in self.model.items()
             for _, versions in memories.values()
             for n in versions
@@ -215,14 +215,14 @@ PARTS = (Bank, ConversationLogs, Versions, Deletion, Leases, Policies, ApiKeys)
 )
 def test_every_call_names_its_tenant_first(kind: type, name: str) -> None:
     names = list(inspect.signature(getattr(kind, name)).parameters)
-    # The others show no content: "tenants" and "beneath" name whom a run must look at, "tenant" and "find"
-    # whose a key is.
+    # The others show no content: "tenants" and "tenants_with_prefix" name whom a run must look at, "tenant"
+    # and "find" whose a key is.
     assert names[1:2] == ["tenant"] or name in (
         "close",
         "repair",
         "backup",
         "tenants",
-        "beneath",
+        "tenants_with_prefix",
         "tenant",
         "find",
     )

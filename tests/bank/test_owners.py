@@ -79,12 +79,12 @@ DOORS: dict[str, Door] = {
     "running": lambda memory, text: (
         [info.id] if (info := memory.bank.logs.find(memory.owner, "profile")) else []
     ),
-    "excerpts": lambda memory, text: [i.id for i in memory.bank.some(memory.owner, ids(memory)).values()],
+    "excerpts": lambda memory, text: [i.id for i in memory.bank.get_many(memory.owner, ids(memory)).values()],
     "versions": lambda memory, text: [
         version.artifact_id for version in memory.bank.versions.of(memory.owner)
     ],
     "keys": lambda memory, text: [key.id for key in memory.bank.keys.list(memory.owner)],
-    "beneath": lambda memory, text: memory.bank.beneath(memory.whose.namespaces),
+    "beneath": lambda memory, text: memory.bank.tenants_with_prefix(memory.whose.namespaces),
     "items": lambda memory, text: memory.bank.items.spaces(memory.owner),
 }
 

@@ -19,8 +19,8 @@ from alembic.migration import MigrationContext
 from memkit.artifact.format import Artifact
 from memkit.bank import Bank, MemoryInfo, Message, Policy, artifact_store_remote
 from memkit.bank.artifact_store import name_of
-from memkit.bank.backup import restore
 from memkit.bank.owners import Owner
+from memkit.bank.restore import restore
 from memkit.bank.tables import metadata
 from memkit.bank.types import tenant_key
 from memkit.document import Document, Span
@@ -122,7 +122,7 @@ def test_what_one_machine_forgets_is_gone_from_the_store(
     artifact_id = one.get("alice", info.id).artifact_id or ""
     two.artifact("alice", info.id).close()
     one.forget("alice", info.id)
-    assert not two._blobs.exists("alice", artifact_id)
+    assert not two._store.exists("alice", artifact_id)
     with pytest.raises(NotFoundError):
         two.artifact("alice", info.id)
     assert two.search("alice", np.eye(8, dtype=np.float32)[0], 1) == []
@@ -166,10 +166,10 @@ def test_strays_are_removed_once_they_are_old(machines: tuple[Bank, Bank], text_
     one, _ = machines
     one.list("alice")
     data = text_artifact("alice", 5)
-    one._blobs.write("alice", Artifact.decode(data).id, data)
+    one._store.write("alice", Artifact.decode(data).id, data)
     assert len(one.repair()) == 1  # another machine may be about to name it
     assert any("no memory needs" in line for line in one.repair(grace=-1))
-    assert not one._blobs.exists("alice", Artifact.decode(data).id)
+    assert not one._store.exists("alice", Artifact.decode(data).id)
 
 
 def test_a_backup_becomes_a_local_bank(
@@ -348,7 +348,9 @@ def test_users_that_look_alike_do_not_meet(url: str, tmp_path: Path, engine: Tra
                 assert mine.bank.source(whose.name, info.id).text == f"{whose.name} has a dog."
                 assert {found.memory.id for found in mine.search("Who has a dog?", 8)} == {info.id}
                 assert len(root.bank.keys.list(whose.name)) == 1
-            assert root.bank.beneath(Owner(name).namespaces) == [Owner(name, namespace=("n",)).name]
+            assert root.bank.tenants_with_prefix(Owner(name).namespaces) == [
+                Owner(name, namespace=("n",)).name
+            ]
             assert root.bank.items.spaces(name) == []
         root.for_user(ALIKE[0]).forget_all()
         assert len(root.bank.tenants()) == 4 * len(ALIKE) - 2
@@ -363,14 +365,14 @@ def test_a_bad_copy_withdraws_no_good_artifact(
     one.publish("alice", info.id, text_artifact("alice", 1))
     artifact_id = one.get("alice", info.id).artifact_id or ""
     for repair in (False, True):
-        copy = one._blobs.local("alice", artifact_id)
+        copy = one._store.local("alice", artifact_id)
         copy.write_bytes(b"damaged" + copy.read_bytes()[7:])
         if repair:
             assert not any("withdrew" in done for done in one.repair())
         with one.artifact("alice", info.id) as artifact:  # fetched anew
             assert artifact.manifest.config == {"n": 1}
     assert two.get("alice", info.id).version == 1
-    two._blobs._fs.pipe_file(two._blobs._key(name_of("alice", artifact_id)), b"damaged")  # type: ignore[attr-defined]
+    two._store._fs.pipe_file(two._store._key(name_of("alice", artifact_id)), b"damaged")  # type: ignore[attr-defined]
     assert any("withdrew" in done for done in two.repair())
     assert one.get("alice", info.id).version == 0
 
@@ -381,7 +383,7 @@ def test_files_of_others_come_and_go_in_the_cache(
     one, _ = machines
     infos = [put(one, "alice", f"Ada has {n} dogs.") for n in range(4)]
     monkeypatch.setattr(artifact_store_remote, "CACHE_BYTES", 1)
-    folder = one._blobs._cache / tenant_key("alice")[:16]  # type: ignore[attr-defined]
+    folder = one._store._cache / tenant_key("alice")[:16]  # type: ignore[attr-defined]
     folder.mkdir(parents=True)
     writing = folder / ".tmp-of-another-process"
     writing.write_bytes(b"x" * 1000)

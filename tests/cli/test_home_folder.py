@@ -14,7 +14,7 @@ import pytest
 from memkit import config as settings
 from memkit.artifact.signing import Signer, generate, trusted_keys
 from memkit.bank import Bank
-from memkit.bank.backup import restore
+from memkit.bank.restore import restore
 from memkit.cli import lazy_loading
 from memkit.cli.command_table import COMMANDS
 from memkit.cli.lazy_loading import Command, Group

@@ -96,7 +96,7 @@ def test_a_memory_goes_on_where_it_was_interrupted(tmp_path: Path, tiny_model_fo
         with pytest.raises(KeyboardInterrupt):
             memory.remember(TEXT, wait=True, progress=_Stop("kv", 2))
         (info,) = memory.list_memories()
-        file = memory.bank.unfinished("mira", info.id)
+        file = memory.bank.checkpoint_path("mira", info.id)
         assert file.exists()
         rest = _Stop()
         assert memory.remember(TEXT, wait=True, progress=rest).status == "compiled"
@@ -109,9 +109,9 @@ def test_forgetting_removes_what_was_unfinished(tmp_path: Path, tiny_model_folde
         with pytest.raises(KeyboardInterrupt):
             memory.remember(TEXT, wait=True, progress=_Stop("kv", 2))
         (info,) = memory.list_memories()
-        file = memory.bank.unfinished("mira", info.id)
+        file = memory.bank.checkpoint_path("mira", info.id)
         with pytest.raises(NotFoundError):
-            memory.bank.unfinished("jalo", info.id)
+            memory.bank.checkpoint_path("jalo", info.id)
         memory.forget(info.id)
         assert not file.exists()
 
@@ -120,7 +120,7 @@ def test_repair_removes_unfinished_files_that_nobody_goes_on_with(
     tmp_path: Path, put: Callable[..., MemoryInfo]
 ) -> None:
     with Bank(tmp_path) as bank:
-        recent, old = (bank.unfinished("mira", put(bank, "mira", text).id) for text in ("one", "two"))
+        recent, old = (bank.checkpoint_path("mira", put(bank, "mira", text).id) for text in ("one", "two"))
         stray = recent.with_name("of no memory")
         recent.parent.mkdir(parents=True)
         for file in (recent, old, stray):

@@ -42,8 +42,8 @@ def task_of(tiny: LoadedModel, text: str = TEXT, **changes: object) -> _Segment:
 
 def in_front(task: _Segment, memory: kv_cache.KVCache) -> kv_cache.KVCache:
     """What stands in front of a question: the header, then the memory."""
-    assert task.writer.before is not None
-    return task.writer.before.join(memory)
+    assert task.encoder.before is not None
+    return task.encoder.before.join(memory)
 
 
 def test_buffer_has_one_token_per_ratio(tiny: LoadedModel, compiled: Artifact) -> None:
@@ -57,7 +57,7 @@ def test_bottleneck_changing_the_context_under_a_fixed_buffer_changes_no_logit(t
     with torch.no_grad():
         memory = task.read()
         before = query_logits(tiny, in_front(task, memory))
-        task.writer.embedded = torch.randn_like(task.writer.embedded)  # another context altogether
+        task.encoder.embedded = torch.randn_like(task.encoder.embedded)  # another context altogether
         other = task.read()
         after = query_logits(tiny, in_front(task, memory))
         moved = query_logits(tiny, in_front(task, other))
@@ -80,7 +80,7 @@ def test_lora_changes_reading_but_never_queries(tiny: LoadedModel) -> None:
         prefix = in_front(task, task.read())
         queried = query_logits(tiny, prefix)
         plain = task.read()
-        for name, parameter in task.writer.student.named_parameters():
+        for name, parameter in task.encoder.student.named_parameters():
             if "lora_B" in name:
                 parameter.normal_()
         written = task.read()
@@ -91,10 +91,10 @@ def test_lora_changes_reading_but_never_queries(tiny: LoadedModel) -> None:
 
 def test_gradient_reaches_lora_and_buffer_only(tiny: LoadedModel) -> None:
     task = task_of(tiny)
-    task.objective.step(task.read()).backward()
-    assert task.writer.buffer.grad is not None
-    assert task.writer.buffer.grad.abs().sum() > 0
-    trained = {n for n, p in task.writer.student.named_parameters() if p.requires_grad}
+    task.loss.step(task.read()).backward()
+    assert task.encoder.buffer.grad is not None
+    assert task.encoder.buffer.grad.abs().sum() > 0
+    trained = {n for n, p in task.encoder.student.named_parameters() if p.requires_grad}
     assert trained
     assert all("lora_" in n for n in trained)
 
@@ -128,7 +128,7 @@ def test_query_positions_follow_header_and_buffer_whatever_the_context_length(ti
     with torch.no_grad():
         memory = task.read()
     prefix = in_front(task, memory)
-    assert prefix.tokens == len(tiny.chat.header) + task.writer.count
+    assert prefix.tokens == len(tiny.chat.header) + task.encoder.count
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
@@ -198,7 +198,7 @@ def test_a_later_segment_is_read_behind_the_earlier_memories(tiny: LoadedModel) 
         config = LCCConfig(**options())  # type: ignore[arg-type]
         second = _Segment(config, teacher, 5, FlopMeter(tiny.model))
         memory = second.read()
-        inputs = torch.cat((second.writer.embedded, second.writer.buffer), 1)
+        inputs = torch.cat((second.encoder.embedded, second.encoder.buffer), 1)
         cache = before.cache()
         tiny.model.base_model(inputs_embeds=inputs, past_key_values=cache, use_cache=True)
         kept = kv_cache.KVCache.of(cache).slice(before.tokens + len(ids))
@@ -224,7 +224,7 @@ def test_same_seed_gives_the_same_artifact(tiny: LoadedModel, compiled: Artifact
 
 def test_pure_objective_asks_no_questions(tiny: LoadedModel) -> None:
     task = task_of(tiny, self_study=0, reconstruction_window=64)
-    assert [part.pairs[0][0].kind for part in task.objective.parts] == ["agnostic", "reconstruction"]
+    assert [part.pairs[0][0].kind for part in task.loss.parts] == ["agnostic", "reconstruction"]
 
 
 def test_sentences_that_no_question_covers_are_asked_about_again(
@@ -309,7 +309,7 @@ def test_a_bfloat16_model_is_compiled_for_with_float32_parameters(
 ) -> None:
     half = load(str(tiny_model_folder), dtype="bfloat16")
     assert half.fingerprint != tiny.fingerprint
-    assert {p.dtype for p in task_of(half).writer.parameters} == {torch.float32}
+    assert {p.dtype for p in task_of(half).encoder.parameters} == {torch.float32}
     artifact = Artifact.decode(LCC(options()).compile(Document(TEXT), half, tenant="mira").data)
     assert artifact.tensor("keys").dtype == torch.bfloat16
     engine = TransformersEngine(half)

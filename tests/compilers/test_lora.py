@@ -26,8 +26,9 @@ from memkit.errors import CompileError, ConfigError
 from memkit.evals.run import EvalConfig, evaluate
 from memkit.memory import Memory
 from memkit.models.loading import LoadedModel
+from memkit.models.prompt_sets import prompt_set
 from memkit.pipeline.admission import AdmissionConfig
-from memkit.prompts import REPEAT, QuestionKind, is_held_out, paraphrase_requests, question_requests
+from memkit.prompts import REPEAT, PromptSet, QuestionKind, is_held_out
 from memkit.testing import TEXT, TINY
 
 QUESTION = "Where does Mira live?"
@@ -53,18 +54,18 @@ def test_what_is_trained_is_the_prompt_that_the_engine_sends(tiny: LoadedModel) 
     first, second = teacher.reconstruction(0, 16), teacher.reconstruction(16, 16)
     repeat = [*tiny.chat.header, *tiny.chat.query(tiny.tokenizer, REPEAT, False)]
     assert [list(e.without_context.query) for e in (first, second)] == [repeat, [*repeat, *context[:16]]]
-    for part in LoRA(OPTIONS)._lesson(Document(TEXT), tiny).objective.parts:
+    for part in LoRA(OPTIONS)._training_set(Document(TEXT), tiny).loss.parts:
         assert all(example.query == example.closed != () for example, _ in part.pairs)
 
 
 def test_an_untrained_adapter_is_the_frozen_model(tiny: LoadedModel) -> None:
-    lesson = LoRA(OPTIONS)._lesson(Document(TEXT), tiny)
+    training_set = LoRA(OPTIONS)._training_set(Document(TEXT), tiny)
     fresh = Adapters.fresh(tiny.model, 1, 2, 4.0, ["q_proj"], 0)
     losses = {
         part.pairs[0][0].kind: float(
-            discrepancies(fresh.student, None, [part.pairs], "kl", [lesson.meter]).detach()
+            discrepancies(fresh.student, None, [part.pairs], "kl", [training_set.meter]).detach()
         )
-        for part in lesson.objective.parts
+        for part in training_set.loss.parts
     }
     assert losses["agnostic"] == pytest.approx(0, abs=1e-4)  # it is held where the model is
     assert losses["self_study"] > 0.01  # where the context would change the answer
@@ -84,29 +85,31 @@ def test_held_out_questions_are_neither_trained_on_nor_rephrased(
 ) -> None:
     rephrased = list[str]()
 
-    def noted(model: str, questions: list[str]) -> list[str]:
-        rephrased.extend(questions)
-        return paraphrase_requests(model, questions)
+    paraphrase_requests = PromptSet.paraphrase_requests
 
-    monkeypatch.setattr("memkit.compilers.lora.compiler.paraphrase_requests", noted)
-    lesson = LoRA({**OPTIONS, "self_study": 48})._lesson(Document(TEXT), tiny)
+    def noted(prompts: PromptSet, questions: list[str]) -> list[str]:
+        rephrased.extend(questions)
+        return paraphrase_requests(prompts, questions)
+
+    monkeypatch.setattr(PromptSet, "paraphrase_requests", noted)
+    training_set = LoRA({**OPTIONS, "self_study": 48})._training_set(Document(TEXT), tiny)
     assert rephrased
     assert not any(is_held_out(question) for question in rephrased)
-    assert lesson.objective.held_out
-    assert all(example.held_out for example, _ in lesson.objective.held_out)
-    assert not any(example.held_out for part in lesson.objective.parts for example, _ in part.pairs)
+    assert training_set.loss.held_out
+    assert all(example.held_out for example, _ in training_set.loss.held_out)
+    assert not any(example.held_out for part in training_set.loss.parts for example, _ in part.pairs)
 
 
 def test_kinds_of_questions() -> None:
     kinds: tuple[QuestionKind, ...] = ("factual", "listing", "two_hop", "unanswered")
     for model, missing in (("nano", 1), ("other", 0)):
-        requests = question_requests(model, TEXT, 20, kinds)
+        requests = prompt_set(model).requests(TEXT, 20, kinds)
         assert len(requests) == 20
         special = {
             r for r in requests if "answer is a list" in r or "links two" in r or "does not answer" in r
         }
         assert len(special) == 3 - missing
-    assert question_requests("other", TEXT, 4, ("unanswered",)) == [requests[-1]] * 4
+    assert prompt_set("other").requests(TEXT, 4, ("unanswered",)) == [requests[-1]] * 4
 
 
 def test_sampled_answers_differ_from_greedy_ones_and_are_seeded(tiny: LoadedModel) -> None:
@@ -124,13 +127,13 @@ def test_sampled_answers_differ_from_greedy_ones_and_are_seeded(tiny: LoadedMode
 
 
 def test_stopping_looks_at_the_median_held_out_question(tiny: LoadedModel) -> None:
-    lesson = LoRA({**OPTIONS, "self_study": 48})._lesson(Document(TEXT), tiny)
-    together = BatchedLoss([lesson.objective])
+    training_set = LoRA({**OPTIONS, "self_study": 48})._training_set(Document(TEXT), tiny)
+    together = BatchedLoss([training_set.loss])
     student = Adapters.fresh(tiny.model, 1, 2, 4.0, ["q_proj"], 0).student
     with torch.no_grad():
         each = [
-            float(discrepancies(student, None, [[pair]], "kl", [lesson.meter]))
-            for pair in lesson.objective.held_out
+            float(discrepancies(student, None, [[pair]], "kl", [training_set.meter]))
+            for pair in training_set.loss.held_out
         ]
     assert len(set(each)) > 2
     assert together.measure(student) == [pytest.approx(statistics.median(each), rel=1e-4)]

@@ -202,7 +202,7 @@ def test_the_paper_trains_every_third_layer_wholly(tiny: LoadedModel) -> None:
 # --- checkpoints ------------------------------------------------------------------------------
 def test_a_checkpoint_gives_the_same_compressor_back(tiny: LoadedModel, tmp_path: Path) -> None:
     made = compressor(tiny)
-    made.part_decoder(2) if not made.encoder.lora else made.part_decoder(0)
+    made.separate_decoder(2) if not made.encoder.lora else made.separate_decoder(0)
     found = checkpoint.save(made, tmp_path / "c", "rl", "test", [{"stage": "rl"}])
     again = checkpoint.load(found, tiny)
     for name, tensor in made.tensors().items():
@@ -216,7 +216,7 @@ def test_a_decoder_in_pure_lora_goes_to_peft(
 ) -> None:
     made = compressor(tiny, **LORA)
     if apart:  # as after reinforcement learning
-        made.part_decoder(0)
+        made.separate_decoder(0)
         with torch.no_grad():
             for parameter in made.decoder.parameters:
                 parameter.mul_(1.5)

@@ -11,9 +11,10 @@ import pytest
 
 from memkit.compilers.meanpool import datasets
 from memkit.compilers.meanpool.config import StageConfig, stage_config
-from memkit.compilers.meanpool.datasets import Question, Text, open_source, read_texts
+from memkit.compilers.meanpool.datasets import open_source, read_texts
 from memkit.compilers.meanpool.synthetic import SyntheticDataset
 from memkit.compilers.meanpool.tasks import Sampler
+from memkit.compilers.meanpool.texts import Question, Text
 from memkit.errors import ConfigError, DocumentError
 from memkit.models.loading import LoadedModel
 from memkit.models.nano.words import split_of

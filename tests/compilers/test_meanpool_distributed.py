@@ -61,15 +61,15 @@ import sys
 from pathlib import Path
 
 from memkit.compilers.meanpool import curriculum
-from memkit.compilers.meanpool.distributed import Team
+from memkit.compilers.meanpool.distributed import ProcessGroup
 from memkit.models.loading import load
 
 curriculum.evaluate = lambda plan, compressor: {}
-team, stage, store, model = Team.of_environment(), sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+processes, stage, store, model = ProcessGroup.of_environment(), sys.argv[1], Path(sys.argv[2]), sys.argv[3]
 options, shape = eval(sys.argv[4])
 plan = curriculum.Plan(stage, ("generated",), "paper", 16, options, shape, out=store)
-finished = curriculum.run(plan, load(model), team=team)
-print(team.rank, team.size, finished.checkpoint.about["sha256"])
+finished = curriculum.run(plan, load(model), processes=processes)
+print(processes.rank, processes.size, finished.checkpoint.about["sha256"])
 """
 
 
@@ -82,8 +82,8 @@ def by_two(stage: str, store: Path, model: Path, shape: dict[str, Any]) -> list[
     options = repr(({**COMMON, **OPTIONS[stage]}, shape))
     words = [sys.executable, "-c", MEMBER, stage, str(store), str(model), options]
     ranks = [{**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
-    team = [subprocess.Popen(words, env=env, stdout=subprocess.PIPE, text=True) for env in ranks]
-    return [member.communicate(timeout=240)[0].split()[-3:] for member in team]
+    members = [subprocess.Popen(words, env=env, stdout=subprocess.PIPE, text=True) for env in ranks]
+    return [member.communicate(timeout=240)[0].split()[-3:] for member in members]
 
 
 @pytest.mark.slow
@@ -120,7 +120,7 @@ def test_a_compressor_of_another_ratio_is_gone_on_from(tiny: LoadedModel, tmp_pa
     assert all(
         torch.equal(tensor.bfloat16().float(), kept[name]) for name, tensor in compressor.tensors().items()
     )
-    compressor.part_decoder(0)  # as reinforcement learning does
+    compressor.separate_decoder(0)  # as reinforcement learning does
     after = checkpoint.save(compressor, tmp_path / "rl", "rl", "tiny", [])
     again, _ = curriculum.begin(plan("cpt1", tmp_path, 64, start=after.id), tiny)
     assert again.decoder is again.encoder

@@ -24,7 +24,7 @@ from memkit.compilers.meanpool.training import cosine
 from memkit.engine.transformers import decoder_checkpoint
 from memkit.errors import ConfigError, MemkitError
 from memkit.evals import meanpool_study
-from memkit.evals.judge import Judge, JudgeConfig
+from memkit.judge import Judge, JudgeConfig
 from memkit.models.loading import LoadedModel
 from memkit.testing import TEXT
 
@@ -274,7 +274,7 @@ class FlakyJudge(Judge):
         super().__init__(JudgeConfig("http://localhost:1/v1", "grader"))
         self.replies = replies
 
-    def _ask(self, prompt: str) -> str:
+    def _complete(self, prompt: str) -> str:
         reply = self.replies.pop(0)
         if reply == "timeout":
             raise MemkitError("the judge cannot be asked: timed out")
@@ -293,7 +293,7 @@ def test_a_judge_that_fails_is_asked_again_then_skipped_with_a_count() -> None:
 
 def test_rollouts_that_were_not_judged_teach_nothing(tiny: LoadedModel, tmp_path: Path) -> None:
     compressor, _ = curriculum.begin(plan("cpt1", tmp_path), tiny)
-    compressor.part_decoder(0)
+    compressor.separate_decoder(0)
     config = stage_config("rl", "paper", dict(plan("rl", tmp_path).options))
     assert isinstance(config, RLConfig)
     draw = open_source(["generated"], "train", 0, (1, 2))

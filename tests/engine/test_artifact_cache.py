@@ -60,7 +60,7 @@ def test_many_users_leave_a_bounded_number_attached(users: list[Memory], engine:
     for user in users:
         user.recall(QUESTION)
     assert len(engine._attached) == 64
-    assert not any(held.uses for held in engine._attached._held.values())
+    assert not any(held.uses for held in engine._attached._entries.values())
 
 
 def test_verifying_does_not_take_an_artifact_from_a_question(root: Memory) -> None:

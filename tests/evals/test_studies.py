@@ -12,7 +12,7 @@ import pytest
 
 from memkit.bench.compile import BenchConfig, bench
 from memkit.compilers.base import configure
-from memkit.compilers.lcc.compiler import LCC, fit_together
+from memkit.compilers.lcc.compiler import LCC, train_coupled
 from memkit.compilers.lcc.config import LCCConfig
 from memkit.document import Document
 from memkit.engine.transformers import kv_cache
@@ -59,7 +59,7 @@ def test_variants_with_equal_options_are_compiled_once(
 
 def test_the_coupled_ablation_answers_with_its_lora(engine: TransformersEngine) -> None:
     config = configure(LCCConfig, {}, {**TINY_OPTIONS, "steps": 8, "kv_steps": 0, "lr": 0.05})
-    student, memory = fit_together(Document(TEXT), engine.base, config)
+    student, memory = train_coupled(Document(TEXT), engine.base, config)
     header = kv_cache.prefill(engine.base.model, list(engine.base.chat.header))
     query = engine.base.chat.query(engine.base.tokenizer, "Where does Mira live?", True)
     batch = kv_cache.AnswerBatch.of([(query, [5])], header.tokens + memory.tokens, engine.base.model.device)

@@ -199,7 +199,7 @@ def test_users_are_kept_ready(memory: Memory, monkeypatch: pytest.MonkeyPatch) -
         made.append(user)
         return of(user)
 
-    monkeypatch.setattr(memory, "of", counting)
+    monkeypatch.setattr(memory, "for_user", counting)
     names = iter(["rolan", "keldor"] * 5)
     agent = create_agent(Reader(), middleware=[MemkitMiddleware(memory, user=lambda r: next(names))])
     for _ in range(5):

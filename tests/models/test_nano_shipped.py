@@ -8,8 +8,9 @@ import pytest
 
 from memkit.engine.base import Request
 from memkit.engine.transformers.engine import TransformersEngine
+from memkit.evals import nano_card
 from memkit.models.loading import NANO_FOLDER
-from memkit.models.nano import card, world
+from memkit.models.nano import world
 from memkit.models.nano.documents import Generator
 from memkit.models.nano.general import GENERAL
 
@@ -58,11 +59,7 @@ def test_it_reads_the_example_of_the_documents(nano: TransformersEngine) -> None
 
 def test_it_is_small_and_its_card_is_that_of_its_evaluation() -> None:
     assert sum(file.stat().st_size for file in NANO_FOLDER.iterdir()) <= 10_000_000
-    assert nano_card() == card.render(NANO_FOLDER)
+    assert (NANO_FOLDER / "README.md").read_text() == nano_card.render(NANO_FOLDER)
     rates = {row["skill"]: row["rate"] for row in json.loads((NANO_FOLDER / "eval.json").read_text())["rows"]}
     assert rates["facts, full context"] >= 0.95
     assert rates["facts, no context"] <= 0.02
-
-
-def nano_card() -> str:
-    return (NANO_FOLDER / "README.md").read_text()

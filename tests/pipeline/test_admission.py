@@ -106,18 +106,18 @@ def test_a_self_test_is_the_same_again(engine: TransformersEngine) -> None:
 def test_questions_of_the_held_out_kind_are_not_trained_on(engine: TransformersEngine) -> None:
     from memkit.compilers.distillation.flops import FlopMeter
     from memkit.compilers.distillation.teacher import Teacher
-    from memkit.compilers.lcc.compiler import collect
+    from memkit.compilers.lcc.compiler import distillation_loss
     from memkit.compilers.lcc.config import LCCConfig
     from memkit.engine.transformers import kv_cache
 
     base = engine.base
     header = kv_cache.prefill(base.model, list(base.chat.header))
     teacher = Teacher(base, engine.encode(TEXT), header)
-    objective = collect(LCCConfig(self_study=48, agnostic=0), teacher, FlopMeter(base.model))
-    (study,) = (p for p in objective.parts if p.pairs[0][0].kind == "self_study")
+    loss = distillation_loss(LCCConfig(self_study=48, agnostic=0), teacher, FlopMeter(base.model))
+    (study,) = (p for p in loss.parts if p.pairs[0][0].kind == "self_study")
     assert study.pairs
     assert not any(example.held_out for example, _ in study.pairs)
-    assert all(example.held_out for example, _ in objective.held_out)
+    assert all(example.held_out for example, _ in loss.held_out)
     kinds = {is_held_out(f"Where does {n} live?") for n in "abcdefghijklmnopqrstuvwxyz"}
     assert kinds == {True, False}
     assert is_held_out("Where  does Mira live?") == is_held_out("where does mira live?")

@@ -24,10 +24,9 @@ from memkit.config import Config
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import BankBusyError, CompileError, ConfigError, MissingExtraError, NotFoundError
 from memkit.memory import Memory
-from memkit.pipeline import admission
+from memkit.pipeline import admission, compile_job
 from memkit.pipeline.admission import AdmissionConfig
 from memkit.recompile import run as run_module
-from memkit.recompile import worker as worker_module
 from memkit.recompile.advice import AdvisorConfig, advise, tabular
 from memkit.recompile.executors import InProcess, create_executor
 from memkit.recompile.plan import Plan, Scope, Task, plan
@@ -178,9 +177,9 @@ def test_a_budget_ends_in_the_middle_and_the_next_run_goes_on(
         return lambda done: steps.append((done.phase, done.step))
 
     clock = count()  # a second passes whenever somebody looks
-    counted = SimpleNamespace(time=clock.__next__, monotonic=time.monotonic)
-    monkeypatch.setattr(run_module, "time", counted)
-    monkeypatch.setattr(worker_module, "time", counted)
+    ticking = SimpleNamespace(time=clock.__next__, monotonic=time.monotonic)
+    for module in (run_module, compile_job):
+        monkeypatch.setattr(module, "time", ticking)
     scope = Scope(advisor=ALWAYS, budget=3.5)
     report = recompile(plan(memory, scope), scope, InProcess(memory, look))
     assert statuses(report) == ["unfinished", "left"]

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from memkit.bench.probe_flops import Work
 from memkit.bench.routing import RouteConfig, gate, route
 from memkit.engine.base import Request
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError, DocumentError
 from memkit.evals import records
+from memkit.evals.probe_flops import RequestFlops
 from memkit.evals.reports.markdown import bench, render
 from memkit.evals.router_dataset import Sources
 from memkit.evals.router_study import RoutingConfig, study
@@ -173,8 +173,8 @@ def test_bench_gate(tiny_model_folder: Path) -> None:
 
 
 def test_work_counts_the_text_and_not_the_header(engine: TransformersEngine) -> None:
-    work = Work(engine)
+    work = RequestFlops(engine)
     bare, text = Request("Who?"), Request("Who?", context=TEXT)
     assert work.probe(text) > work.probe(bare) > 0
     assert work.answer(bare, "Mira Mira") > work.answer(bare, "Mira")
-    assert work.shared_nothing(bare) > work.probe(bare)
+    assert work.without_cache(bare) > work.probe(bare)

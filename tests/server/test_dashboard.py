@@ -17,15 +17,17 @@ pytest.importorskip("fastapi")
 pytest.importorskip("selenium")
 
 import httpx2
+from dashboard_kit import click, go, wait
 from selenium.webdriver.chrome.webdriver import WebDriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from memkit.bench.http_server import LiveServer, browser, has_browser, served
-from memkit.compilers.base import Step
+from memkit.compilers.base import Progress, Step
 from memkit.engine.transformers.engine import TransformersEngine
-from memkit.recompile.worker import run_task
+from memkit.pipeline.compile_job import try_compile
+from memkit.pipeline.context import Context
 from memkit.server.config import ServerConfig
 from memkit.server.routes import ask
 from memkit.testing import TEXT, TINY_OPTIONS
@@ -93,27 +95,6 @@ def enter(driver: WebDriver, server: LiveServer) -> None:
     wait(driver, "#field-api-key").send_keys(server.key("acme"))
     driver.find_element(By.ID, "field-user").send_keys("mira", Keys.ENTER)
     WebDriverWait(driver, 10).until(lambda d: d.find_elements(By.CSS_SELECTOR, "main table"))
-
-
-def wait(driver: WebDriver, selector: str, text: str = "") -> Any:
-    """An element, once it is there and holds that text."""
-
-    def found(_: WebDriver) -> Any:
-        elements = driver.find_elements(By.CSS_SELECTOR, selector)
-        return next((each for each in elements if text in (each.text or "")), None)
-
-    return WebDriverWait(driver, 10, ignored_exceptions=[Exception]).until(found)
-
-
-def go(driver: WebDriver, page: str) -> None:
-    driver.execute_script("location.hash = arguments[0]", page)
-    WebDriverWait(driver, 10).until(
-        lambda d: d.execute_script("return document.getElementById('main').dataset.shown") == page
-    )
-
-
-def click(driver: WebDriver, text: str) -> None:
-    wait(driver, "button", text).click()
 
 
 def test_a_wrong_key_is_told(server: LiveServer) -> None:
@@ -261,14 +242,13 @@ def test_a_key_of_one_user(server: LiveServer) -> None:
 def test_the_queue_shows_progress(
     driver: WebDriver, server: LiveServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def slowly(*arguments: Any) -> Any:
-        progress = arguments[-1]
+    def slowly(context: Context, memory_id: str, *, progress: Progress) -> Any:
         for step in range(30):
             progress(Step("lora", step, 30, 1.5, 0.1))
             time.sleep(0.15)
-        return run_task(*arguments)
+        return try_compile(context, memory_id, progress=progress)
 
-    monkeypatch.setattr("memkit.recompile.run.run_task", slowly)
+    monkeypatch.setattr("memkit.pipeline.compile_job.try_compile", slowly)
     go(driver, "#/queue")
     with server.client("acme", "mira") as client:
         text = f"{TEXT} Vekek works at Palhus."

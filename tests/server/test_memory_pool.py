@@ -14,8 +14,9 @@ from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import NotFoundError
 from memkit.memory import Memory
 from memkit.models.loading import LoadedModel
-from memkit.recompile import run as run_module
-from memkit.recompile.worker import run_task
+from memkit.pipeline import compile_job
+from memkit.pipeline.compile_job import try_compile
+from memkit.pipeline.context import Context
 from memkit.server.jobs import Jobs
 from memkit.server.memory_pool import MemoryPool
 from memkit.testing import TEXT, TINY_OPTIONS
@@ -49,13 +50,13 @@ def test_who_is_pushed_out_is_there_again(root: Memory) -> None:
 def test_tenants_take_turns(root: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
     started, go_on, order = threading.Event(), threading.Event(), list[str]()
 
-    def slowly(memory: Memory, task: Any, *rest: Any) -> Any:
-        order.append(task.user)
+    def slowly(context: Context, memory_id: str, **rest: Any) -> Any:
+        order.append(context.owner)
         started.set()
         go_on.wait(10)
-        return run_task(memory, task, *rest)
+        return try_compile(context, memory_id, **rest)
 
-    monkeypatch.setattr(run_module, "run_task", slowly)
+    monkeypatch.setattr(compile_job, "try_compile", slowly)
     jobs = Jobs(root, most=2)
     first = jobs.compile("a", "0" * 16, always=True)
     started.wait(10)

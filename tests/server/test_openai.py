@@ -228,7 +228,7 @@ def test_nothing_is_generated_for_one_who_hung_up(
     seen = counted.count
     time.sleep(0.5)
     assert counted.count == seen < 100
-    assert not any(held.uses for held in server.services.root.local._attached._held.values())
+    assert not any(entry.uses for entry in server.services.root.local._attached._entries.values())
 
 
 def test_an_answer_that_takes_too_long(

@@ -15,8 +15,8 @@ import numpy as np
 from memkit.bank import Bank
 from memkit.bench.peers.figures import Timing, add_ratios, costs, stopwatch, turns
 from memkit.bench.peers.process import Environment, Peer
-from memkit.bench.timing import nbytes
 from memkit.document import Document, Span
+from memkit.evals.timing import nbytes
 from memkit.memory import Memory
 from memkit.router.embedders import Vectors
 

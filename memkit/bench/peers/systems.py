@@ -14,11 +14,11 @@ from typing import Any, Protocol
 from memkit.bench.http_server import LiveServer
 from memkit.bench.peers.figures import Timing, stopwatch
 from memkit.bench.peers.process import Environment, Peer
-from memkit.bench.timing import nbytes
 from memkit.document import Document
 from memkit.engine.base import Request
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import MemkitError
+from memkit.evals.timing import nbytes
 from memkit.memory import Memory
 from memkit.router.embedders import Embedder
 from memkit.router.indexing import index

@@ -1,7 +1,7 @@
-"""The engine over SGLang: one frozen model on one server or many, with a bank's artifacts in front of it.
+"""The SGLang engine: a client of one or many servers that run the same frozen model.
 
-It sends token ids to ``/generate`` and nothing else, and names artifacts by their ids: the servers look them
-up in the bank themselves (`memkit.engine.sglang.plugin`). An answer without the artifact in place is refused.
+It sends token ids to ``/generate`` and refers to artifacts by their ids: the servers load them from the bank
+(`memkit.engine.sglang.plugin`). An answer that a server computed without the artifact is rejected.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from memkit.artifact.format import Artifact
 from memkit.engine.artifact_cache import ArtifactCache
 from memkit.engine.base import Completion, Handle, Request, Score
-from memkit.engine.sglang.health import checked
+from memkit.engine.sglang.health import checked_info
 from memkit.engine.sglang.lora_cache import LoraCache
 from memkit.engine.sglang.plugin.protocol import Claim, salt, tenant_key
 from memkit.engine.sglang.requests import (
@@ -35,18 +35,18 @@ from memkit.engine.transformers import kv_cache
 from memkit.errors import ContextTooLongError, EngineError
 from memkit.models.loading import load_tokenizer, tokenizer_digest
 
-UNLOADED = "never been loaded"  # in what SGLang says of a LoRA that a restart has lost
+UNLOADED = "never been loaded"  # part of SGLang's error for a LoRA that was lost in a restart
 
 
 class SGLangEngine:
     """Answers through SGLang servers that share a bank's artifacts.
 
-    ``model`` names the tokenizer, as `memkit.models.loading.load` knows models; ``secret`` is the bank's, by
-    which tenants' caches are kept apart (see `memkit.engine.sglang.plugin.header.read_secret`). With a
-    ``fingerprint`` only servers of that model are used; without one they must agree with each other.
+    ``config`` holds the servers' URLs, or more settings. ``model`` is a name for
+    `memkit.models.loading.load_tokenizer`. ``secret`` is the bank's, from
+    `memkit.engine.sglang.plugin.header.read_secret`; it separates the tenants' caches. With a ``fingerprint``
+    only servers of that base model are used; without one all servers must run the same model.
 
-    `for_tenant` gives the same engine in the name of a tenant. Without one, requests that name no artifact
-    share a cache with nobody else's. May be used from several threads.
+    Without `for_tenant`, requests without an artifact use a cache of this engine's own. Thread-safe.
     """
 
     def __init__(
@@ -72,16 +72,16 @@ class SGLangEngine:
         self._salt = secrets.token_hex(16)
 
     def for_tenant(self, tenant: str) -> SGLangEngine:
-        """This engine in the name of a tenant, whose artifacts alone it attaches."""
-        mine = copy(self)
-        mine._tenant = tenant_key(tenant)
-        mine._salt = salt(self._secret, mine._tenant)
-        return mine
+        """This engine on behalf of a tenant: it attaches only that tenant's artifacts."""
+        engine = copy(self)
+        engine._tenant = tenant_key(tenant)
+        engine._salt = salt(self._secret, engine._tenant)
+        return engine
 
     # -- the servers ----------------------------------------------------------------------------
     def _check(self, worker: Worker) -> Mapping[str, Any]:
-        """What a server says of itself. Raises `EngineError` for one that must not be used."""
-        info = checked(self._workers, worker, self.config.wait)
+        """A server's description of itself. Raises `EngineError` for one that must not be used."""
+        info = checked_info(self._workers, worker, self.config.wait)
         with self._lock:
             self._expected = self._expected or str(info["fingerprint"])
             if info["fingerprint"] != self._expected:
@@ -97,13 +97,13 @@ class SGLangEngine:
         return info
 
     def _info(self) -> Mapping[str, Any]:
-        """What any of the servers says of itself."""
+        """The description of any of the servers."""
         known = next((worker.info for worker in self._workers.all if worker.info), None)
-        found: Mapping[str, Any] = known or self._workers.run("", self._workers.ready)
-        return found
+        info: Mapping[str, Any] = known or self._workers.run("", self._workers.ready)
+        return info
 
     def server(self, url: str) -> Mapping[str, Any]:
-        """What the server at one of the URLs says of itself. Raises `EngineError` when it cannot be used."""
+        """The description of the server at one of the URLs. Raises `EngineError` when it cannot be used."""
         worker = next(worker for worker in self._workers.all if worker.url == url)
         try:
             return self._workers.ready(worker)
@@ -123,12 +123,12 @@ class SGLangEngine:
         return int(self._info()["window"])
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections to the servers."""
         self._workers.close()
 
     # -- artifacts ------------------------------------------------------------------------------
     def attach(self, artifact: Artifact) -> Handle:
-        """As `Engine.attach`; the artifact must have been published in the bank that the servers read."""
+        """Like `Engine.attach`; the artifact must have been published in the bank that the servers read."""
         claim = self._ready(artifact)
         self._attached.pin(artifact.id, lambda: claim)
         return Handle(artifact.id, artifact.manifest.tokens)
@@ -143,19 +143,19 @@ class SGLangEngine:
             self._attached.free(artifact.id)
 
     def _ready(self, artifact: Artifact) -> Claim:
-        """An artifact's name, once the servers have found it in the bank."""
+        """The claim to an artifact, after a server has found it in the bank."""
         claim = self._claim(artifact)
         if artifact.id in self._attached:
             return claim
         artifact.require(self.fingerprint)
-        look = {"extra_key": claim.key, "cache_salt": salt(self._secret, claim.tenant)}
-        self._workers.run(claim.key, lambda worker: self._workers.ask(worker, "/memkit/artifact", look))
+        lookup = {"extra_key": claim.key, "cache_salt": salt(self._secret, claim.tenant)}
+        self._workers.run(claim.key, lambda worker: self._workers.request(worker, "/memkit/artifact", lookup))
         if claim.kind == "lora":
             self._load(claim)
         return claim
 
     def _claim(self, artifact: Artifact) -> Claim:
-        """Its name for the servers. Raises `EngineError` for what they cannot attach, or another tenant's."""
+        """The claim to an artifact. Raises `EngineError` for an unsupported one, or another tenant's."""
         manifest = artifact.manifest
         tenant, metrics = tenant_key(manifest.tenant), manifest.metrics
         if self._tenant not in (None, tenant):
@@ -174,7 +174,7 @@ class SGLangEngine:
         return Claim(manifest.kind, tenant, artifact.id)
 
     def _load(self, claim: Claim) -> None:
-        """Load a LoRA on every server that answers; the others load it when they are used."""
+        """Load a LoRA on every server that responds; the others load it at their first request for it."""
         for worker in self._workers.all:
             try:
                 self._workers.ready(worker)
@@ -198,7 +198,10 @@ class SGLangEngine:
         return len(self._prompts.encode(text))
 
     def _prompt(self, request: Request, more: Sequence[int] = ()) -> Prompt:
-        """What is sent for a request. Raises `ContextTooLongError`, or `EngineError` for no such artifact."""
+        """A request's prompt, to be followed by the ids ``more``.
+
+        Raises `ContextTooLongError`, or `EngineError` for an artifact that is not attached.
+        """
         claim = None
         if request.handle is not None:
             claim = self._attached.get(request.handle.artifact_id)
@@ -221,14 +224,14 @@ class SGLangEngine:
         if len(requests) == 1:
             yield self._answer(requests[0], prompts[0])
             return
-        most = self.config.in_flight * len(self.config.urls)
-        with ThreadPoolExecutor(max(min(len(requests), most), 1), "memkit-sglang") as pool:
+        limit = self.config.in_flight * len(self.config.urls)
+        with ThreadPoolExecutor(max(min(len(requests), limit), 1), "memkit-sglang") as pool:
             yield from pool.map(self._answer, requests, prompts)
 
     def _answer(self, request: Request, prompt: Prompt) -> Completion:
         started, ttft = time.perf_counter(), 0.0
         answer = self._begin(request, prompt)
-        for _ in self._growing(request, prompt, answer):
+        for _ in self._generating(request, prompt, answer):
             ttft = ttft or (time.perf_counter() - started) * 1000
         return self._done(prompt, answer, started, ttft)
 
@@ -236,15 +239,15 @@ class SGLangEngine:
         return self._stream(request, self._prompt(request))
 
     def _stream(self, request: Request, prompt: Prompt) -> Iterator[str | Completion]:
-        started, spoken, ttft = time.perf_counter(), IncrementalText(), 0.0
+        started, incremental, ttft = time.perf_counter(), IncrementalText(), 0.0
         answer = self._begin(request, prompt)
-        with closing(self._growing(request, prompt, answer)) as growing:
-            for _ in growing:
+        with closing(self._generating(request, prompt, answer)) as generating:
+            for _ in generating:
                 ttft = ttft or (time.perf_counter() - started) * 1000
-                if piece := spoken.more(self._prompts.decode(answer.ids)):
+                if piece := incremental.piece(self._prompts.decode(answer.ids)):
                     yield piece
         done = self._done(prompt, answer, started, ttft)
-        if piece := spoken.more(done.text, last=True):
+        if piece := incremental.piece(done.text, last=True):
             yield piece
         yield done
 
@@ -253,13 +256,13 @@ class SGLangEngine:
             min(request.max_tokens, self.window - len(prompt.ids)), self._prompts.chat.end
         )
 
-    def _growing(
+    def _generating(
         self, request: Request, prompt: Prompt, answer: StreamedResponse
     ) -> Generator[None, None, None]:
-        """Each token or few. Where a server is lost, another one goes on behind the tokens that came."""
+        """Yields after each event of new tokens. If a server is lost, another continues after its tokens."""
 
         def start(worker: Worker) -> Iterator[None]:
-            return self._grow(worker, request, prompt, answer)
+            return self._generate_on(worker, request, prompt, answer)
 
         return self._workers.stream(prompt.key or prompt.salt, start)
 
@@ -268,7 +271,7 @@ class SGLangEngine:
         text = self._prompts.decode(answer.ids)
         return Completion(text, len(answer.ids), len(prompt.ids), ttft, total, answer.stopped)
 
-    def _grow(
+    def _generate_on(
         self, worker: Worker, request: Request, prompt: Prompt, answer: StreamedResponse
     ) -> Iterator[None]:
         before = list(answer.ids)
@@ -282,7 +285,7 @@ class SGLangEngine:
                 "stop_token_ids": [answer.end],
             },
         }
-        if answer.room == len(before):  # the server was lost behind the last token
+        if answer.room == len(before):  # the previous server was lost after the last token
             return
         with self._using(worker, [prompt]), closing(self._workers.events(worker, payload)) as events:
             for event in events:
@@ -295,7 +298,7 @@ class SGLangEngine:
 
     @contextmanager
     def _using(self, worker: Worker, prompts: Sequence[Prompt]) -> Iterator[None]:
-        """While this lasts the LoRAs of these prompts are loaded on a server."""
+        """Keeps the LoRAs of these prompts loaded on a server for the duration of the context."""
         with self._loras.using(worker, [p.adapter for p in prompts if p.adapter is not None]):
             try:
                 yield
@@ -305,12 +308,12 @@ class SGLangEngine:
                 self._loras.forget(worker)
                 raise WorkerError(str(error)) from error
 
-    def sent(self, request: Request) -> dict[str, Any]:
-        """The fields that name a request's prompt and artifact, as a server gets them: for measurements."""
+    def payload(self, request: Request) -> dict[str, Any]:
+        """The fields of a request that refer to its prompt and artifact, as sent; for benchmarks."""
         return self._prompt(request).payload()
 
-    def said(self, request: Request) -> list[tuple[int, float]]:
-        """The tokens of a greedy answer, its end included, with their log-probabilities: for measurements."""
+    def token_logprobs(self, request: Request) -> list[tuple[int, float]]:
+        """The tokens of a greedy answer with their log-probabilities, including its end; for benchmarks."""
         prompt = self._prompt(request)
         sampling = {
             "max_new_tokens": request.max_tokens,
@@ -321,10 +324,10 @@ class SGLangEngine:
 
         def work(worker: Worker) -> list[tuple[int, float]]:
             with self._using(worker, [prompt]):
-                answer = self._workers.ask(worker, "/generate", payload)
+                answer = self._workers.request(worker, "/generate", payload)
             require_cached(answer, prompt)
-            given = answer["meta_info"]["output_token_logprobs"]
-            return [(int(token), float(logprob)) for logprob, token, *_ in given]
+            logprobs = answer["meta_info"]["output_token_logprobs"]
+            return [(int(token), float(logprob)) for logprob, token, *_ in logprobs]
 
         return self._workers.run(prompt.key or prompt.salt, work)
 
@@ -335,14 +338,14 @@ class SGLangEngine:
 
         def work(worker: Worker) -> list[Score]:
             limit = int(self._workers.ready(worker).get("max_loaded_loras") or len(prompts))
-            several = sum(prompt.adapter is not None for prompt in prompts) > limit
-            groups = kv_cache.chunked(prompts, limit if several else len(prompts))
+            too_many = sum(prompt.adapter is not None for prompt in prompts) > limit
+            groups = kv_cache.chunked(prompts, limit if too_many else len(prompts))
             return [score for group in groups for score in self._scores(worker, group)]
 
         return self._workers.run(prompts[0].key or prompts[0].salt, work)
 
     def _scores(self, worker: Worker, prompts: Sequence[Prompt]) -> list[Score]:
-        """All in one request, so that the server reads them together."""
+        """The scores of prompts in one request, so that the server batches them."""
         info = self._workers.ready(worker)
         vocabulary, fields = int(info["vocabulary_size"]), [prompt.payload() for prompt in prompts]
         payload: dict[str, Any] = {name: [each.get(name) for each in fields] for name in fields[0]}
@@ -353,7 +356,7 @@ class SGLangEngine:
             "return_hidden_states": bool(info["hidden_states"]),
         }
         with self._using(worker, prompts):
-            answers = self._workers.ask(worker, "/generate", payload)
+            answers = self._workers.request(worker, "/generate", payload)
         for answer, prompt in zip(answers, prompts, strict=True):
             require_cached(answer, prompt)
         return [score_of(answer, vocabulary, self._prompts.decode) for answer in answers]
@@ -361,15 +364,15 @@ class SGLangEngine:
     def likelihood(self, requests: Sequence[Request], answers: Sequence[str]) -> list[float]:
         if len(requests) != len(answers):
             raise ValueError(f"{len(requests)} requests but {len(answers)} answers")
-        said = [[*self._prompts.encode(answer), self._prompts.chat.end] for answer in answers]
-        prompts = [self._prompt(request, more) for request, more in zip(requests, said, strict=True)]
-        most = self.config.in_flight * len(self.config.urls)
-        with ThreadPoolExecutor(max(min(len(requests), most), 1), "memkit-sglang") as pool:
-            return list(pool.map(self._likelihood, prompts, said))
+        ids = [[*self._prompts.encode(answer), self._prompts.chat.end] for answer in answers]
+        prompts = [self._prompt(request, more) for request, more in zip(requests, ids, strict=True)]
+        limit = self.config.in_flight * len(self.config.urls)
+        with ThreadPoolExecutor(max(min(len(requests), limit), 1), "memkit-sglang") as pool:
+            return list(pool.map(self._likelihood, prompts, ids))
 
-    def _likelihood(self, prompt: Prompt, said: Sequence[int]) -> float:
+    def _likelihood(self, prompt: Prompt, answer_ids: Sequence[int]) -> float:
         payload = {
-            **prompt.payload(said),
+            **prompt.payload(answer_ids),
             "sampling_params": {"max_new_tokens": 0, "temperature": 0.0},
             "return_logprob": True,
             "logprob_start_len": len(prompt.ids) - 1,
@@ -377,8 +380,8 @@ class SGLangEngine:
 
         def work(worker: Worker) -> float:
             with self._using(worker, [prompt]):
-                answer = self._workers.ask(worker, "/generate", payload)
+                answer = self._workers.request(worker, "/generate", payload)
             require_cached(answer, prompt)
-            return mean_logprob(answer, said)
+            return mean_logprob(answer, answer_ids)
 
         return self._workers.run(prompt.key or prompt.salt, work)

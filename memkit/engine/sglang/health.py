@@ -1,4 +1,4 @@
-"""Whether an SGLang server is fit to serve a bank's artifacts."""
+"""Check that an SGLang server can serve a bank's artifacts."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from memkit._version import __version__
 from memkit.engine.sglang.workers import Worker, Workers
 from memkit.errors import EngineError
 
-LEAST = (0, 5, 23)  # the first SGLang whose cache linker can be a plugin
-ASK = 20.0  # seconds
+MIN_VERSION = (0, 5, 23)  # the first SGLang whose cache linker can be a plugin
+TIMEOUT = 20.0  # seconds
 _KEYS = (
     "memkit sglang fingerprint vocabulary problem starting model dtype page_size window header end "
     "hidden_states lora max_loaded_loras vocabulary_size"
 ).split()
 
 
-def checked(workers: Workers, worker: Worker, wait: float) -> Mapping[str, Any]:
-    """What a server says of itself, once it has identified its model, for which it has ``wait`` seconds.
+def checked_info(workers: Workers, worker: Worker, wait: float) -> Mapping[str, Any]:
+    """A server's description of itself; waits up to ``wait`` seconds until it has identified its model.
 
-    Raises `WorkerError` when it does not answer, `EngineError` when it cannot be used.
+    Raises `WorkerError` when it does not respond, `EngineError` when it cannot be used.
     """
     deadline = time.monotonic() + wait
     while True:
         try:
-            info = workers.ask(worker, "/memkit", timeout=ASK)
+            info = workers.request(worker, "/memkit", timeout=TIMEOUT)
         except EngineError as error:
             raise without_plugin(workers, worker, error) from error
         if not isinstance(info, dict) or not set(_KEYS) <= set(info):
@@ -40,13 +40,13 @@ def checked(workers: Workers, worker: Worker, wait: float) -> Mapping[str, Any]:
 
 
 def without_plugin(workers: Workers, worker: Worker, error: EngineError) -> EngineError:
-    """Why a server that answers has no ``/memkit``."""
+    """The reason why a server that responds has no ``/memkit`` route."""
     try:
-        version = str(workers.ask(worker, "/server_info", timeout=ASK).get("version"))
+        version = str(workers.request(worker, "/server_info", timeout=TIMEOUT).get("version"))
     except (EngineError, AttributeError):
         return EngineError(f"{worker.url} is no SGLang server: {error}")
-    if version_of(version) < LEAST:
-        least = ".".join(map(str, LEAST))
+    if version_of(version) < MIN_VERSION:
+        least = ".".join(map(str, MIN_VERSION))
         return EngineError(f"{worker.url} runs SGLang {version}; memkit needs {least} or later")
     return EngineError(
         f"{worker.url} runs SGLang {version} without memkit's plugin: install memkit beside it, and start it "
@@ -55,7 +55,7 @@ def without_plugin(workers: Workers, worker: Worker, error: EngineError) -> Engi
 
 
 def version_of(text: str) -> tuple[int, ...]:
-    """The numbers that a version starts with."""
+    """The leading numbers of a version."""
     numbers = list[int]()
     for part in text.split("."):
         digits = part[: len(part) - len(part.lstrip("0123456789"))]

@@ -1,4 +1,4 @@
-"""LoRA artifacts on SGLang servers: loaded where they are needed; the least recently used make room."""
+"""LoRA artifacts on SGLang servers: loaded on use, unloaded least recently used first."""
 
 from __future__ import annotations
 
@@ -14,64 +14,67 @@ from memkit.engine.sglang.plugin.protocol import Claim
 from memkit.engine.sglang.workers import Worker, WorkerError, Workers
 from memkit.errors import EngineError
 
-UNBOUNDED = 64  # adapters that are kept on a server which names no limit
-WAIT = 60.0  # seconds for which an adapter waits for room
+DEFAULT_LIMIT = 64  # loaded adapters on a server that reports no limit
+WAIT = 60.0  # seconds to wait until a loaded adapter is idle
 
 
 @dataclass
-class Held:
-    """The adapters of one server, in the order of their last use, and how many requests use each."""
+class LoadedAdapters:
+    """The adapters loaded on one server, least recently used first, with the number of requests for each."""
 
-    used: OrderedDict[str, int] = field(default_factory=OrderedDict)
+    uses: OrderedDict[str, int] = field(default_factory=OrderedDict)
     lock: threading.Condition = field(default_factory=threading.Condition)
 
 
 class LoraCache:
-    """What is loaded on each server, never more than its ``--max-loaded-loras``."""
+    """Keeps track of the adapters on each server, never more than its ``--max-loaded-loras``."""
 
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
-        self._held = {worker.url: Held() for worker in workers.all}
+        self._loaded = {worker.url: LoadedAdapters() for worker in workers.all}
 
     @contextmanager
     def using(self, worker: Worker, claims: Sequence[Claim]) -> Iterator[None]:
-        """While this lasts the artifacts are loaded on a server."""
+        """Keeps the artifacts loaded on a server for the duration of the context.
+
+        Raises `EngineError` for a server without LoRA, or whose adapters all stay in use.
+        """
         wanted = {claim.adapter: claim for claim in claims}
-        held, taken = self._held[worker.url], list[str]()
+        loaded, acquired = self._loaded[worker.url], list[str]()
         try:
             for name, claim in wanted.items():
-                self._take(worker, held, name, claim)
-                taken.append(name)
+                self._acquire(worker, loaded, name, claim)
+                acquired.append(name)
             yield
         finally:
-            with held.lock:
-                for name in taken:
-                    if name in held.used:
-                        held.used[name] -= 1
-                held.lock.notify_all()
+            with loaded.lock:
+                for name in acquired:
+                    if name in loaded.uses:
+                        loaded.uses[name] -= 1
+                loaded.lock.notify_all()
 
-    def _take(self, worker: Worker, held: Held, name: str, claim: Claim) -> None:
+    def _acquire(self, worker: Worker, loaded: LoadedAdapters, name: str, claim: Claim) -> None:
         info = self._workers.ready(worker)
         if not info.get("lora"):
             raise EngineError(
                 f"{worker.url} serves no LoRA; start it with the flags of memkit sglang-args --lora-rank"
             )
-        limit = int(info.get("max_loaded_loras") or UNBOUNDED)
-        with held.lock:  # servers load one at a time, too
-            if name not in held.used:
-                self._room(worker, held, limit)
+        limit = int(info.get("max_loaded_loras") or DEFAULT_LIMIT)
+        with loaded.lock:  # servers load one adapter at a time, too
+            if name not in loaded.uses:
+                self._make_room(worker, loaded, limit)
                 self._load(worker, name, claim)
-                held.used[name] = 0
-            held.used[name] += 1
-            held.used.move_to_end(name)
+                loaded.uses[name] = 0
+            loaded.uses[name] += 1
+            loaded.uses.move_to_end(name)
 
-    def _room(self, worker: Worker, held: Held, limit: int) -> None:
+    def _make_room(self, worker: Worker, loaded: LoadedAdapters, limit: int) -> None:
         deadline = time.monotonic() + WAIT
-        while len(held.used) >= limit:
-            idle = next((name for name, count in held.used.items() if not count), None)
+        while len(loaded.uses) >= limit:
+            idle = next((name for name, count in loaded.uses.items() if not count), None)
             if idle is not None:
-                self._unload(worker, held, idle)
-            elif not held.lock.wait(deadline - time.monotonic()):
+                self._unload(worker, loaded, idle)
+            elif not loaded.lock.wait(deadline - time.monotonic()):
                 raise EngineError(
                     f"{worker.url} has {limit} LoRAs loaded, all in use: raise --max-loaded-loras"
                 )
@@ -79,35 +82,35 @@ class LoraCache:
     def _load(self, worker: Worker, name: str, claim: Claim) -> None:
         payload = {"lora_name": name, "lora_path": claim.key, "pinned": False}
         try:
-            self._workers.ask(worker, "/load_lora_adapter", payload)
+            self._workers.request(worker, "/load_lora_adapter", payload)
         except EngineError as error:
-            if "already" not in str(error):  # by another process of this bank
+            if "already" not in str(error):  # another process of this bank has loaded it
                 raise
 
-    def _unload(self, worker: Worker, held: Held, name: str) -> None:
-        with suppress(EngineError):  # the server has let it go by itself
-            self._workers.ask(worker, "/unload_lora_adapter", {"lora_name": name})
-        held.used.pop(name, None)
+    def _unload(self, worker: Worker, loaded: LoadedAdapters, name: str) -> None:
+        with suppress(EngineError):  # the server has unloaded it by itself
+            self._workers.request(worker, "/unload_lora_adapter", {"lora_name": name})
+        loaded.uses.pop(name, None)
 
     def forget(self, worker: Worker) -> None:
-        """A server that was lost has nothing loaded when it comes back."""
-        held = self._held[worker.url]
-        with held.lock:
-            held.used.clear()
+        """Forget what was loaded on a server that was lost: it restarts without adapters."""
+        loaded = self._loaded[worker.url]
+        with loaded.lock:
+            loaded.uses.clear()
 
     def drop(self, claim: Claim) -> None:
-        """Unload an artifact wherever it is loaded and idle; a server that is down has let it go."""
+        """Unload an artifact from every server where it is loaded and idle."""
         for worker in self._workers.all:
-            held = self._held[worker.url]
-            with held.lock:
-                if held.used.get(claim.adapter) == 0:
+            loaded = self._loaded[worker.url]
+            with loaded.lock:
+                if loaded.uses.get(claim.adapter) == 0:
                     try:
-                        self._unload(worker, held, claim.adapter)
+                        self._unload(worker, loaded, claim.adapter)
                     except WorkerError:
-                        held.used.clear()
+                        loaded.uses.clear()
 
     def loaded(self, worker: Worker) -> list[str]:
-        """The adapters of a server."""
-        held: Any = self._held[worker.url]
-        with held.lock:
-            return list(held.used)
+        """The names of the adapters loaded on a server."""
+        loaded: Any = self._loaded[worker.url]
+        with loaded.lock:
+            return list(loaded.uses)

@@ -1,4 +1,4 @@
-"""What is sent to SGLang for a request, and what comes back."""
+"""Convert requests to SGLang's payloads, and its responses to answers and scores."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ``ids`` under the artifact's ``key`` ("" for none) and a tenant's ``salt``.
+    """A prompt's token ``ids``, with the artifact's ``key`` ("" for none) and the tenant's cache ``salt``.
 
-    ``cached`` tokens at their start must come from an artifact; ``adapter`` is a LoRA's artifact.
+    The first ``cached`` tokens must come from the artifact; ``adapter`` is the claim to a LoRA artifact.
     """
 
     ids: tuple[int, ...]
@@ -32,7 +32,7 @@ class Prompt:
     adapter: Claim | None = None
 
     def payload(self, more: Sequence[int] = ()) -> dict[str, Any]:
-        """The fields that name prompt and artifact, with ``more`` ids behind the prompt."""
+        """The fields that refer to prompt and artifact; the ids ``more`` follow the prompt."""
         return {
             "input_ids": [*self.ids, *more],
             "extra_key": self.key,
@@ -54,9 +54,9 @@ class Prompts:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
     def of(self, request: Request, claim: Claim | None, salt: str) -> Prompt:
-        """The prompt of a request whose artifact, if any, is the claim's."""
-        asked = request.question, request.follows, request.history, request.system
-        query = self.chat.query(self.tokenizer, *asked)
+        """The prompt of a request; ``claim`` is its artifact's, if it has one."""
+        parts = request.question, request.follows, request.history, request.system
+        query = self.chat.query(self.tokenizer, *parts)
         header = list(self.chat.header)
         if request.context is not None:
             return Prompt((*header, *self.encode(request.context), *query), "", salt)
@@ -71,7 +71,7 @@ class Prompts:
 
 @dataclass
 class StreamedResponse:
-    """An answer of at most ``room`` tokens, as far as it has come; ``end`` ends it and is no part of it."""
+    """A partial answer of at most ``room`` tokens. It ends before the token ``end``."""
 
     room: int
     end: int
@@ -80,7 +80,8 @@ class StreamedResponse:
     stopped: bool = False
 
     def take(self, event: Mapping[str, Any], before: Sequence[int]) -> None:
-        """One event: all of SGLang's tokens so far, which follow those that came ``before`` it."""
+        """Process one event, which holds all tokens of this server so far; they follow those ``before``
+        it."""
         ids = [int(token) for token in event["output_ids"]]
         reason = event["meta_info"].get("finish_reason")
         if reason is not None:
@@ -92,7 +93,7 @@ class StreamedResponse:
 
 
 def require_cached(answer: Mapping[str, Any], prompt: Prompt) -> None:
-    """Raise `EngineError` for an answer whose artifact was not in place."""
+    """Raise `EngineError` for an answer that was computed without the artifact."""
     cached = int(answer["meta_info"].get("cached_tokens") or 0)
     if cached < prompt.cached:
         raise EngineError(
@@ -102,16 +103,16 @@ def require_cached(answer: Mapping[str, Any], prompt: Prompt) -> None:
 
 
 def score_of(answer: Mapping[str, Any], vocabulary: int, decode: Callable[[Sequence[int]], str]) -> Score:
-    """What an answer of one token says about its distribution; `entropy_of_top` tells the entropy's error."""
-    about = answer["meta_info"]
-    top = [(float(logprob), int(token)) for logprob, token, *_ in about["output_top_logprobs"][0]]
+    """The `Score` of an answer of one token. The entropy is an estimate; see `entropy_of_top`."""
+    info = answer["meta_info"]
+    top = [(float(logprob), int(token)) for logprob, token, *_ in info["output_top_logprobs"][0]]
     entropy, _ = entropy_of_top([logprob for logprob, _ in top], vocabulary)
     best, token = max(top)
-    return Score(entropy, best, decode([token]), _hidden(about.get("hidden_states")))
+    return Score(entropy, best, decode([token]), _hidden(info.get("hidden_states")))
 
 
 def _hidden(states: Any) -> tuple[float, ...]:
-    """The state at the prompt's last position, of what SGLang gives: ``[token, hidden]`` or ``[hidden]``."""
+    """The state at the prompt's last position; SGLang returns ``[token, hidden]`` or ``[hidden]``."""
     if not states:
         return ()
     first = states[0]
@@ -119,9 +120,9 @@ def _hidden(states: Any) -> tuple[float, ...]:
     return tuple(float(value) for value in last)
 
 
-def mean_logprob(answer: Mapping[str, Any], said: Sequence[int]) -> float:
-    """The mean log-probability of the last tokens of a prompt, those that were ``said``."""
-    given = answer["meta_info"]["input_token_logprobs"][-len(said) :]
-    if [int(token) for _, token, *_ in given] != list(said):
+def mean_logprob(answer: Mapping[str, Any], answer_ids: Sequence[int]) -> float:
+    """The mean log-probability of ``answer_ids``, the last tokens of a prompt."""
+    logprobs = answer["meta_info"]["input_token_logprobs"][-len(answer_ids) :]
+    if [int(token) for _, token, *_ in logprobs] != list(answer_ids):
         raise EngineError("the server returned the log-probabilities of other tokens than were asked for")
-    return sum(float(logprob) for logprob, *_ in given) / len(said)
+    return sum(float(logprob) for logprob, *_ in logprobs) / len(answer_ids)

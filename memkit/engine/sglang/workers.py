@@ -1,4 +1,4 @@
-"""SGLang servers behind one door: who gets a request, and what becomes of it when one of them fails."""
+"""Send requests to one of several SGLang servers: affinity, limits, retries and failover."""
 
 from __future__ import annotations
 
@@ -13,30 +13,24 @@ from typing import Any, TypeVar
 
 from memkit.errors import EngineError, MissingExtraError, install_line
 
-FAILED = (500, 502, 503, 504)  # another server, or the same one a moment later, may do better
+RETRIED = (500, 502, 503, 504)  # status codes for which another attempt may succeed
 PAUSE = 0.1  # seconds before the second attempt at the same servers; doubles
 T = TypeVar("T")
-DOWN = 2.0  # seconds for which a server that did not answer is left alone
+DOWN = 2.0  # seconds for which a server that did not respond is avoided
 
 
 @dataclass(frozen=True)
 class SGLangConfig:
-    """How servers are used.
-
-    ``in_flight`` requests are sent to a server at once; ``waiting`` more wait for their turn, for at most
-    ``wait`` seconds, and the next are refused. ``timeout`` is for an answer, in seconds. A request that fails
-    is tried ``attempts`` times in all. ``top`` tokens tell the entropy of a distribution. ``api_key`` is
-    SGLang's.
-    """
+    """The servers' URLs and limits. Raises `ValueError` for invalid values."""
 
     urls: tuple[str, ...]
-    in_flight: int = 32
-    waiting: int = 256
-    wait: float = 60.0
-    timeout: float = 120.0
-    attempts: int = 6
-    top: int = 256
-    api_key: str = field(default="", repr=False)
+    in_flight: int = 32  # concurrent requests to one server
+    waiting: int = 256  # further requests that may wait for their turn; more are refused
+    wait: float = 60.0  # seconds that a request waits for its turn
+    timeout: float = 120.0  # seconds for an answer
+    attempts: int = 6  # for a request that fails, in total
+    top: int = 256  # most likely tokens from which the entropy is estimated
+    api_key: str = field(default="", repr=False)  # SGLang's
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "urls", tuple(url.rstrip("/") for url in self.urls))
@@ -56,22 +50,22 @@ class SGLangConfig:
 
 @dataclass
 class Worker:
-    """One server: how many requests it ``runs``, until when it is left alone, and what it said of itself."""
+    """The state of one server."""
 
     url: str
-    runs: int = 0
-    down: float = 0.0  # a time of the monotonic clock
-    info: Mapping[str, Any] | None = None  # None: it has to be asked (again)
+    active: int = 0  # requests
+    down_until: float = 0.0  # on the monotonic clock
+    info: Mapping[str, Any] | None = None  # its description of itself; None: not known
 
 
 class WorkerError(Exception):
-    """A server did not do what it was asked, and another one may."""
+    """A server failed; another one may succeed."""
 
 
 class Workers:
-    """Sends requests to servers that were found fit; ``check`` says so, from what a server says of itself.
+    """Sends requests to servers. ``check`` returns a server's description, or raises if it must not be used.
 
-    May be used from several threads.
+    Thread-safe. Raises `MissingExtraError` without httpx.
     """
 
     def __init__(self, config: SGLangConfig, check: Callable[[Worker], Mapping[str, Any]]) -> None:
@@ -93,14 +87,17 @@ class Workers:
         self._client.close()
 
     # -- one server -----------------------------------------------------------------------------
-    def ask(
+    def request(
         self,
         worker: Worker,
         path: str,
         payload: Mapping[str, Any] | None = None,
         timeout: float | None = None,
     ) -> Any:
-        """What a server answers. Raises `WorkerError` when it fails, `EngineError` when it refuses."""
+        """A server's JSON response to a GET, or with a ``payload`` to a POST.
+
+        Raises `WorkerError` when it fails, `EngineError` when it refuses.
+        """
         options: dict[str, Any] = {} if timeout is None else {"timeout": timeout}
         try:
             if payload is None:
@@ -117,7 +114,7 @@ class Workers:
             raise WorkerError(f"{worker.url} answered {path} with what is no JSON") from error
 
     def events(self, worker: Worker, payload: Mapping[str, Any]) -> Generator[dict[str, Any], None, None]:
-        """A server's answer as it grows; closing the iterator ends the work there."""
+        """The events of a streamed answer; closing the iterator cancels it on the server."""
         try:
             with self._client.stream("POST", worker.url + "/generate", json=payload) as answer:
                 if answer.status_code >= 400:
@@ -141,12 +138,12 @@ class Workers:
 
     def _lost(self, worker: Worker, error: Exception) -> WorkerError:
         with self._free:
-            worker.down, worker.info = time.monotonic() + DOWN, None
+            worker.down_until, worker.info = time.monotonic() + DOWN, None
         return WorkerError(f"{worker.url} does not answer ({type(error).__name__})")
 
     def _refused(self, worker: Worker, status: int, text: str) -> Exception:
         message = _message(text)
-        if status in FAILED:
+        if status in RETRIED:
             return WorkerError(f"{worker.url}: {message}")
         if status in (401, 403):
             return EngineError(f"{worker.url} wants another API key: set MEMKIT_SGLANG_API_KEY")
@@ -154,15 +151,15 @@ class Workers:
 
     # -- any server -----------------------------------------------------------------------------
     def run(self, affinity: str, work: Callable[[Worker], T]) -> T:
-        """The result of ``work`` with one server; see `stream`."""
+        """The result of ``work`` on one server, with retries; see `stream`."""
         (result,) = self.stream(affinity, lambda worker: iter([work(worker)]))
         return result
 
     def stream(self, affinity: str, start: Callable[[Worker], Iterator[T]]) -> Generator[T, None, None]:
-        """What ``start`` gives with one server; where that fails, what it gives then with another one.
+        """Yield from ``start`` on one server; if that raises `WorkerError`, from ``start`` on another one.
 
-        Requests of the same ``affinity`` go to the same server while it has room, for the sake of its cache.
-        Raises `EngineError` when none could do it.
+        Requests with the same ``affinity`` go to the same server while it has room, so that its cache is
+        used. Raises `EngineError` after the last attempt, or when no server has room in time.
         """
         tried, failures = set[str](), list[str]()
         for attempt in range(self._config.attempts):
@@ -183,7 +180,7 @@ class Workers:
         )
 
     def ready(self, worker: Worker) -> Mapping[str, Any]:
-        """What a server says of itself, once it was found fit. Raises `WorkerError` or `EngineError`."""
+        """A server's description, after it was checked. Raises `WorkerError` or `EngineError`."""
         info = worker.info
         if info is None:
             info = worker.info = self._check(worker)
@@ -191,16 +188,16 @@ class Workers:
 
     @contextmanager
     def _turn(self, affinity: str, tried: Collection[str]) -> Iterator[Worker]:
-        """A server with room; waits for one."""
-        worker = self._take(affinity, tried)
+        """A server with room for a request; waits for one."""
+        worker = self._acquire(affinity, tried)
         try:
             yield worker
         finally:
             with self._free:
-                worker.runs -= 1
+                worker.active -= 1
                 self._free.notify()
 
-    def _take(self, affinity: str, tried: Collection[str]) -> Worker:
+    def _acquire(self, affinity: str, tried: Collection[str]) -> Worker:
         config, deadline = self._config, time.monotonic() + self._config.wait
         with self._free:
             worker = self._choose(affinity, tried)
@@ -216,15 +213,16 @@ class Workers:
                     worker = self._choose(affinity, tried)
             finally:
                 self._waiting -= 1
-            worker.runs += 1
+            worker.active += 1
         return worker
 
     def _choose(self, affinity: str, tried: Collection[str]) -> Worker | None:
-        """The server to go to: not tried, not down, with room, first in the order of the affinity."""
+        """A server with room, not tried and not down if possible, first in the affinity's order; else
+        None."""
         now = time.monotonic()
-        left = [w for w in self.all if w.url not in tried] or self.all
-        left = [w for w in left if w.down <= now] or left
-        room = [w for w in left if w.runs < self._config.in_flight]
+        candidates = [w for w in self.all if w.url not in tried] or self.all
+        candidates = [w for w in candidates if w.down_until <= now] or candidates
+        room = [w for w in candidates if w.active < self._config.in_flight]
         return min(room, key=lambda w: _rank(affinity, w.url), default=None)
 
 
@@ -233,18 +231,18 @@ def _rank(affinity: str, url: str) -> bytes:
 
 
 def _message(text: str) -> str:
-    """The words of an error, out of any of the forms in which SGLang sends it."""
+    """The message of an error, in any of the forms in which SGLang sends it."""
     try:
-        found: Any = json.loads(text)
+        value: Any = json.loads(text)
     except ValueError:
         return text[:300] or "no reason given"
     for key in ("error", "message", "detail", "error_message"):
-        while isinstance(found, dict) and key in found:
-            found = found[key]
-    return str(found)[:300]
+        while isinstance(value, dict) and key in value:
+            value = value[key]
+    return str(value)[:300]
 
 
 def urls_of(text: str | Sequence[str]) -> tuple[str, ...]:
-    """The servers of a comma-separated list."""
+    """The URLs of a list, or of a comma-separated text."""
     parts = text.split(",") if isinstance(text, str) else text
     return tuple(part.strip() for part in parts if part.strip())

@@ -1,11 +1,11 @@
-"""Checkpoints: weights that were trained beside one base model, in a folder of two files.
+"""Checkpoints of trained compressors and decoders: a folder with two files.
 
-``checkpoint.json`` says what they are and for which base model (its fingerprint); ``weights.safetensors``
-holds them, and its SHA-256 stands in the first. A checkpoint's id is the SHA-256 of ``checkpoint.json``, by
-which artifacts name the decoder that reads them.
+``checkpoint.json`` describes the weights, the base model (by its fingerprint) and the training;
+``weights.safetensors`` holds them, and its SHA-256 is in the description. A checkpoint's id is the SHA-256 of
+``checkpoint.json``: an artifact names the decoder that reads it by this id.
 
-Checkpoints lie in ``MEMKIT_CHECKPOINTS`` (default: the platform's folder for user data); memkit ships those
-of nano.
+Checkpoints are stored in ``MEMKIT_CHECKPOINTS`` (default: the platform's folder for user data). Those of nano
+ship with memkit.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ def default_store() -> Path:
 
 @dataclass(frozen=True)
 class DecoderCheckpoint:
-    """A checkpoint's description; its weights are read by `tensors`.
+    """A checkpoint's description, ``about``; `tensors` reads its weights.
 
-    ``decoder`` is the `FinetuneConfig` of a LoRA that the decoder alone has, on top of the encoder's weights,
-    or of weights of its own (``"apart": true``); empty: encoder and decoder are the same.
+    ``about["decoder"]`` is the `FinetuneConfig` of the decoder: of a LoRA on top of the encoder's weights, or
+    of separate weights (``"apart": true``). If empty, encoder and decoder are the same model.
     """
 
     folder: Path
@@ -67,7 +67,7 @@ class DecoderCheckpoint:
 
     @classmethod
     def open(cls, folder: Path) -> DecoderCheckpoint:
-        """Read a checkpoint's description. Raises `ArtifactError` when it is not sound."""
+        """Read a checkpoint's description. Raises `ArtifactError` when it is absent or malformed."""
         try:
             data = (folder / ABOUT).read_bytes()
         except OSError as error:
@@ -88,11 +88,11 @@ class DecoderCheckpoint:
 
     @property
     def label(self) -> str:
-        """For people: "nano-16x, stage rl (1a2b3c4d5e6f)"."""
+        """A readable name such as "nano-16x, stage rl (1a2b3c4d5e6f)"."""
         return f"{self.about['name']}, stage {self.about['stage']} ({self.id[:12]})"
 
     def require(self, base: LoadedModel) -> None:
-        """Raise `FingerprintError` unless the weights were trained beside this base model."""
+        """Raise `FingerprintError` unless the weights were trained for this base model."""
         if self.about["fingerprint"] != base.fingerprint:
             raise FingerprintError(
                 f"the checkpoint {self.label} was trained for base model {self.about['fingerprint'][:12]} "
@@ -101,7 +101,7 @@ class DecoderCheckpoint:
             )
 
     def tensors(self) -> dict[str, Tensor]:
-        """All weights, in float32. Raises `ArtifactError` when the file is absent, altered or not sound."""
+        """All weights, in float32. Raises `ArtifactError` when the file is absent, altered or malformed."""
         from safetensors import SafetensorError
         from safetensors.torch import load
 
@@ -120,7 +120,10 @@ class DecoderCheckpoint:
 def write(
     folder: Path, about: Mapping[str, Any], tensors: Mapping[str, Tensor], dtype: torch.dtype
 ) -> DecoderCheckpoint:
-    """Write a checkpoint whole or not at all, and read its description back."""
+    """Write a checkpoint atomically, its weights in ``dtype``, and read its description back.
+
+    Raises `ConfigError` when the folder cannot be written.
+    """
     from safetensors.torch import save
 
     data = save({name: t.detach().to("cpu", dtype).contiguous() for name, t in sorted(tensors.items())})
@@ -128,7 +131,10 @@ def write(
     text = json.dumps(described, indent=1, sort_keys=True) + "\n"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, content in ((WEIGHTS, data), (ABOUT, text.encode())):  # the description makes it one
+        for name, content in (
+            (WEIGHTS, data),
+            (ABOUT, text.encode()),
+        ):  # the description last
             temporary = folder / f".{name}.{os.getpid()}.partial"
             temporary.write_bytes(content)
             temporary.replace(folder / name)
@@ -138,7 +144,7 @@ def write(
 
 
 def checkpoints(store: Path | None = None) -> Iterator[DecoderCheckpoint]:
-    """Checkpoints of a store (default: `default_store`) and those that ship with memkit, the sound ones."""
+    """The valid checkpoints of a store (default: `default_store`) and those that ship with memkit."""
     for place in (store or default_store(), SHIPPED):
         for file in sorted(place.glob(f"*/{ABOUT}")):
             try:
@@ -148,24 +154,24 @@ def checkpoints(store: Path | None = None) -> Iterator[DecoderCheckpoint]:
 
 
 def by_id(identity: str, store: Path | None = None) -> DecoderCheckpoint:
-    """The checkpoint of that id, or of the only one that starts so. Raises `ConfigError` for none."""
-    found = {c.id: c for c in checkpoints(store) if c.id.startswith(identity)}
-    if len(found) != 1:
-        problem = "no checkpoint" if not found else f"{len(found)} checkpoints"
+    """The checkpoint with that id or unique prefix of it. Raises `ConfigError` if none or several match."""
+    matches = {c.id: c for c in checkpoints(store) if c.id.startswith(identity)}
+    if len(matches) != 1:
+        problem = "no checkpoint" if not matches else f"{len(matches)} checkpoints"
         raise ConfigError(
             f"there is {problem} {identity[:12]} here; name another, or set MEMKIT_CHECKPOINTS to the folder "
             "that holds it"
         )
-    return next(iter(found.values()))
+    return next(iter(matches.values()))
 
 
 def section(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The tensors whose names start with ``name.``, without it."""
+    """The tensors whose names start with ``name.``, with that prefix removed."""
     return {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
 
 
-def adapted_config(values: Mapping[str, Any]) -> FinetuneConfig:
-    """A configuration from a checkpoint. Raises `ArtifactError` when it is not sound."""
+def finetune_config(values: Mapping[str, Any]) -> FinetuneConfig:
+    """A `FinetuneConfig` from a checkpoint's description. Raises `ArtifactError` when it is invalid."""
     try:
         return FinetuneConfig(**values)
     except (TypeError, ValueError) as error:
@@ -173,12 +179,13 @@ def adapted_config(values: Mapping[str, Any]) -> FinetuneConfig:
 
 
 def _decoder_config(values: Mapping[str, Any]) -> FinetuneConfig:
-    """As `adapted_config`, of a decoder, which may also be said to be ``apart``."""
-    return adapted_config({key: value for key, value in values.items() if key != "apart"})
+    """Like `finetune_config`, for a decoder's values, which also hold ``apart``."""
+    return finetune_config({key: value for key, value in values.items() if key != "apart"})
 
 
 def decoder_over(encoder: FinetunedModel, base: LoadedModel, values: Mapping[str, Any]) -> FinetunedModel:
-    """The decoder that a checkpoint's ``decoder`` describes, not yet filled; the encoder when it is empty."""
+    """The decoder that a checkpoint's ``decoder`` describes, before its weights are loaded; or the
+    encoder."""
     if not values:
         return encoder
     apart = bool(values.get("apart"))
@@ -187,40 +194,40 @@ def decoder_over(encoder: FinetunedModel, base: LoadedModel, values: Mapping[str
 
 
 def load_decoder(identity: str, base: LoadedModel) -> Any:
-    """The model that reads a checkpoint's memories: a copy of ``base.model`` that shares what is not trained.
+    """The decoder of a checkpoint: a copy of ``base.model`` that shares all weights that were not trained.
 
-    Raises `EngineError` when the checkpoint is not here, `FingerprintError` for another model's.
+    Raises `EngineError` when the checkpoint is absent, `FingerprintError` for another base model's.
     """
     try:
-        found = by_id(identity, base.checkpoints)
+        checkpoint = by_id(identity, base.checkpoints)
     except ConfigError as error:
         raise EngineError(f"the artifact is read by a trained decoder that is not here: {error}") from error
-    found.require(base)
-    tensors = found.tensors()
-    encoder = FinetunedModel(base.model, adapted_config(found.about["config"].get("adapted", {})))
+    checkpoint.require(base)
+    tensors = checkpoint.tensors()
+    encoder = FinetunedModel(base.model, finetune_config(checkpoint.about["config"].get("adapted", {})))
     encoder.load(section(tensors, "encoder"))
     encoder.frozen(base.model.dtype)
-    decoder = decoder_over(encoder, base, found.about["decoder"])
+    decoder = decoder_over(encoder, base, checkpoint.about["decoder"])
     if decoder is not encoder:
         decoder.load(section(tensors, "decoder"))
     return decoder.frozen(base.model.dtype)
 
 
-def export_decoder(found: DecoderCheckpoint, folder: str | Path) -> Path:
-    """Write a checkpoint's decoder as the two files that PEFT, and servers of adapters, load; the folder.
+def export_decoder(checkpoint: DecoderCheckpoint, folder: str | Path) -> Path:
+    """Write a checkpoint's decoder as a PEFT adapter; returns the folder.
 
-    What reads memory embeddings is then the base model with this adapter (mean-pool paper's decoder in pure
-    LoRA). Raises `ConfigError` for a decoder that is more than a LoRA, or when the folder cannot be written.
+    The base model with this adapter reads memory embeddings (the mean-pool paper's pure LoRA decoder).
+    Raises `ConfigError` for a decoder that is more than a LoRA, or when the folder cannot be written.
     """
-    about = found.about
+    about = checkpoint.about
     values = about["decoder"] or about["config"].get("adapted", {})
     config = _decoder_config(values)
     if config.full_every or config.embeddings or about["config"].get("decoder") == "frozen":
         raise ConfigError(
-            f"the decoder of {found.label} is no LoRA; train one with decoder=lora, full_every=0 and "
+            f"the decoder of {checkpoint.label} is no LoRA; train one with decoder=lora, full_every=0 and "
             "embeddings=false"
         )
-    mine = section(section(found.tensors(), "decoder" if about["decoder"] else "encoder"), "lora")
+    mine = section(section(checkpoint.tensors(), "decoder" if about["decoder"] else "encoder"), "lora")
     layers = dict.fromkeys(name.rpartition(".")[0] for name in mine)
     pairs = {layer: (mine[f"{layer}.a"], mine[f"{layer}.b"]) for layer in layers}
     try:

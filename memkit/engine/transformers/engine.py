@@ -1,4 +1,4 @@
-"""The embedded engine: transformers, in this process."""
+"""The embedded engine: runs a `transformers` model in this process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from memkit.engine.base import Completion, Handle, Request, Score
 from memkit.engine.streaming import IncrementalText
 from memkit.engine.transformers import kv_cache
 from memkit.engine.transformers.prefixes import Prefix, Prefixes
-from memkit.engine.transformers.probe import Prefilled, behind, continue_from, prefill_side_by_side
+from memkit.engine.transformers.probe import Prefilled, continue_from, full_prefix, prefill_side_by_side
 from memkit.errors import ContextTooLongError, EngineError
 from memkit.models.chat import text_ids
 from memkit.models.loading import LoadedModel, load
@@ -26,32 +26,30 @@ Prompt = tuple[str, str | None, str | None, tuple[tuple[str, str], ...], str]
 
 
 def prompt_of(request: Request) -> Prompt:
-    """What the model reads of a request: question, artifact, context, history, instructions."""
+    """A key for a request's prompt: question, artifact id, context, history, instructions."""
     artifact_id = request.handle.artifact_id if request.handle else None
     return request.question, artifact_id, request.context, request.history, request.system
 
 
 def memory_of(request: Request) -> tuple[str | None, str | None]:
-    """What stands in front of a request's question: artifact, context."""
+    """A key for the memory of a request's prompt: artifact id, context."""
     return prompt_of(request)[1:3]
 
 
 class TransformersEngine:
-    """Answers with a frozen `transformers` model; the header is read once, artifacts stay attached.
+    """Answers with a frozen `transformers` model, given loaded or by a name for `memkit.models.loading.load`.
 
-    An adapter is attached as a copy of the model that shares its weights, so requests with and without
-    it never meet.
-
-    Calls from several threads are served one after the other.
+    The header is prefilled once. A LoRA artifact is attached to a copy of the model that shares its weights,
+    so it does not affect other requests. Concurrent calls are serialized.
     """
 
     def __init__(self, model: LoadedModel | str = "nano") -> None:
         self.base = load(model) if isinstance(model, str) else model
         self._lock = threading.RLock()
-        self._reading = Prefixes(self.base)
-        self._header = self._reading.header
+        self._prefixes = Prefixes(self.base)
+        self._header = self._prefixes.header
         self._attached = ArtifactCache[Prefix](self._dropped)
-        self._probed: dict[Prompt, tuple[Prefix, Prefilled]] = {}  # of the last question, to be gone on from
+        self._probed: dict[Prompt, tuple[Prefix, Prefilled]] = {}  # of the last question, to continue from
 
     @property
     def fingerprint(self) -> str:
@@ -66,14 +64,14 @@ class TransformersEngine:
         return self.base.window
 
     def for_tenant(self, tenant: str) -> TransformersEngine:
-        """This engine: whatever it keeps is named by an artifact's id or by the text itself."""
+        """This engine itself: its caches are keyed by artifact ids and by the texts themselves."""
         return self
 
     # -- artifacts ------------------------------------------------------------------------------
     def attach(self, artifact: Artifact) -> Handle:
         artifact.require(self.fingerprint)
         with self._lock:
-            self._attached.pin(artifact.id, lambda: self._reading.of(artifact))
+            self._attached.pin(artifact.id, lambda: self._prefixes.of(artifact))
         return Handle(artifact.id, artifact.manifest.tokens)
 
     def detach(self, handle: Handle) -> None:
@@ -84,7 +82,7 @@ class TransformersEngine:
     def attached(self, artifact: Artifact, keep: bool = True) -> Iterator[Handle]:
         artifact.require(self.fingerprint)
         with self._lock:
-            self._attached.use(artifact.id, lambda: self._reading.of(artifact), keep)
+            self._attached.use(artifact.id, lambda: self._prefixes.of(artifact), keep)
         try:
             yield Handle(artifact.id, artifact.manifest.tokens)
         finally:
@@ -93,15 +91,15 @@ class TransformersEngine:
 
     @property
     def holds(self) -> list[str]:
-        """Ids of the artifacts that are ready."""
+        """Ids of the artifacts that are attached or kept ready."""
         return list(self._attached)
 
     def discard(self, artifact_id: str) -> None:
         with self._lock:
             self._attached.discard(artifact_id)
 
-    def _dropped(self, artifact_id: str, reader: Prefix) -> None:
-        self._probed = {prompt: known for prompt, known in self._probed.items() if prompt[1] != artifact_id}
+    def _dropped(self, artifact_id: str, prefix: Prefix) -> None:
+        self._probed = {prompt: row for prompt, row in self._probed.items() if prompt[1] != artifact_id}
 
     # -- requests -------------------------------------------------------------------------------
     def count_tokens(self, text: str) -> int:
@@ -111,24 +109,27 @@ class TransformersEngine:
         return text_ids(self.base.tokenizer, text)
 
     def reader(self, request: Request) -> Prefix:
-        """The model that reads a request's question, and what stands in front of it."""
+        """The model that reads a request's question, and the KV in front of it.
+
+        Raises `EngineError` for a handle that is not attached.
+        """
         if request.handle is not None:
-            found = self._attached.get(request.handle.artifact_id)
-            if found is None:
+            attached = self._attached.get(request.handle.artifact_id)
+            if attached is None:
                 raise EngineError(f"artifact {request.handle.artifact_id[:12]} is not attached")
-            return found
+            return attached
         if request.context is not None:
             prefix = kv_cache.prefill(self.base.model, self.encode(request.context), self._header)
             return Prefix(self.base.model, prefix, True)
         return Prefix(self.base.model, self._header, False)
 
     def prefix(self, request: Request) -> kv_cache.KVCache | None:
-        """KV of everything in front of a request's question; None when that is nothing."""
+        """The KV of everything in front of a request's question; None when that is nothing."""
         return self.reader(request).prefix
 
     def _query(self, request: Request) -> list[int]:
-        base, asked = self.base, (request.question, request.follows, request.history, request.system)
-        return base.chat.query(base.tokenizer, *asked)
+        base, parts = self.base, (request.question, request.follows, request.history, request.system)
+        return base.chat.query(base.tokenizer, *parts)
 
     def _prompt_tokens(self, request: Request, query: list[int]) -> int:
         context = self.count_tokens(request.context) if request.context is not None else 0
@@ -162,7 +163,7 @@ class TransformersEngine:
         with self._lock:
             started = time.perf_counter()
             probed = self._probed.get(prompt_of(first)) if len(group) == 1 else None
-            self._probed.clear()  # the question is being answered
+            self._probed.clear()  # the probes of this question are used only once
             reader = probed[0] if probed else self.reader(first)
             prefill_ms = (time.perf_counter() - started) * 1000
             max_tokens, end = min(first.max_tokens, room), self.base.chat.end
@@ -188,8 +189,8 @@ class TransformersEngine:
         return self._stream(request, query, self._check(request, query))
 
     def _stream(self, request: Request, query: list[int], length: int) -> Iterator[str | Completion]:
-        """The lock is free between two tokens: others go on while somebody reads slowly."""
-        started, spoken, ids, ttft = time.perf_counter(), IncrementalText(), list[int](), 0.0
+        """Releases the lock between tokens, so that a slow reader does not block other requests."""
+        started, incremental, ids, ttft = time.perf_counter(), IncrementalText(), list[int](), 0.0
         steps, stopped = self._steps(request, query), False
         for _ in range(min(request.max_tokens, self.window - length)):
             with self._lock:
@@ -198,24 +199,24 @@ class TransformersEngine:
             if stopped := token == self.base.chat.end:
                 break
             ids.append(token)
-            if piece := spoken.more(self.decode(ids)):
+            if piece := incremental.piece(self.decode(ids)):
                 yield piece
         text = self.decode(ids)
-        if piece := spoken.more(text, last=True):
+        if piece := incremental.piece(text, last=True):
             yield piece
         total = (time.perf_counter() - started) * 1000
         yield Completion(text, len(ids), length, ttft, total, stopped)
 
     def _steps(self, request: Request, query: list[int]) -> Iterator[int]:
-        """The tokens of an answer, without end."""
+        """Yield the tokens of an answer, past its end token too."""
         settings = request.temperature, torch.Generator(self.base.model.device).manual_seed(request.seed)
         probed = self._probed.get(prompt_of(request))
-        self._probed.clear()  # the question is being answered
+        self._probed.clear()  # the probes of this question are used only once
         reader = probed[0] if probed else self.reader(request)
         if probed:
             token = int(kv_cache.choose(probed[1].logprobs[None], *settings)[0])
             yield token
-            decoding = kv_cache.Decoding(reader.model, behind(probed[1]), [[token]])
+            decoding = kv_cache.Decoding(reader.model, full_prefix(probed[1]), [[token]])
         else:
             decoding = kv_cache.Decoding(reader.model, reader.prefix, [query])
         while True:
@@ -228,9 +229,9 @@ class TransformersEngine:
         queries = [self._query(request) for request in requests]
         for request, query in zip(requests, queries, strict=True):
             self._check(request, query)
-        asked, scores = {request.question for request in requests}, list[Score]()
+        questions, scores = {request.question for request in requests}, list[Score]()
         with self._lock:
-            self._probed = {prompt: known for prompt, known in self._probed.items() if prompt[0] in asked}
+            self._probed = {prompt: row for prompt, row in self._probed.items() if prompt[0] in questions}
             readers = self._readers(requests)
             for group in _groups([id(reader.model) for reader in readers]):
                 together = readers[group]
@@ -241,13 +242,13 @@ class TransformersEngine:
         return scores
 
     def _readers(self, requests: Sequence[Request]) -> list[Prefix]:
-        """The reader of each request; a context that several have is read once."""
-        made = dict[tuple[str | None, str | None], Prefix]()
+        """The prefix of each request; a context that several share is prefilled once."""
+        prefixes = dict[tuple[str | None, str | None], Prefix]()
         for request in requests:
             memory = memory_of(request)
-            if memory not in made:
-                made[memory] = self.reader(request)
-        return [made[memory_of(request)] for request in requests]
+            if memory not in prefixes:
+                prefixes[memory] = self.reader(request)
+        return [prefixes[memory_of(request)] for request in requests]
 
     def _score(self, row: Prefilled) -> Score:
         best = int(row.logprobs.argmax())
@@ -265,21 +266,23 @@ class TransformersEngine:
             (request, self._query(request), [*self.encode(answer), self.base.chat.end])
             for request, answer in zip(requests, answers, strict=True)
         ]
-        for request, query, said in prepared:
-            self._check(request, [*query, *said])
+        for request, query, answer_ids in prepared:
+            self._check(request, [*query, *answer_ids])
         means = list[float]()
         for group in _groups([memory_of(request) for request in requests]):
-            means += self._likelihood(requests[group.start], [(q, said) for _, q, said in prepared[group]])
+            means += self._likelihood(
+                requests[group.start], [(query, ids) for _, query, ids in prepared[group]]
+            )
         return means
 
     def _likelihood(self, request: Request, pairs: Sequence[tuple[list[int], list[int]]]) -> list[float]:
-        """Mean log-probabilities of answers behind one shared prefix."""
+        """Mean log-probabilities of (query ids, answer ids) after one shared prefix."""
         with self._lock, torch.no_grad():
             reader = self.reader(request)
             batch = kv_cache.AnswerBatch.of(pairs, reader.tokens, self.base.model.device)
             logprobs = kv_cache.answer_logits(reader.model, reader.prefix, batch).log_softmax(-1)
-        given = logprobs.gather(1, batch.target[:, None])
-        return [float(part.mean()) for part in given.split([len(said) for _, said in pairs])]
+        chosen = logprobs.gather(1, batch.target[:, None])
+        return [float(part.mean()) for part in chosen.split([len(answer) for _, answer in pairs])]
 
 
 def _groups(keys: Sequence[object]) -> Iterator[slice]:

@@ -1,10 +1,10 @@
-"""Trained weights beside a frozen model: whole layers, LoRA on the others, or both; one file of tensors.
+"""Fine-tune a frozen model: some layers fully, LoRA on the others, or only one of the two.
 
-The adapted model is a copy of the module tree that shares every other weight with the frozen one
-(`memkit.engine.transformers.lora.shared_copy`), so requests with and without it never meet.
+The fine-tuned model is a copy of the module tree that shares all other weights with the frozen one
+(`memkit.engine.transformers.lora.shared_copy`), so the frozen model is never changed.
 
-A file holds ``full.<parameter>`` for the parameters that were trained wholly and ``lora.<layer>.a``,
-``[rank, in]``, and ``lora.<layer>.b``, ``[out, rank]``, for the layers that have a LoRA.
+Its weights are tensors named ``full.<parameter>`` for fully trained parameters, and ``lora.<layer>.a``
+``[rank, in]`` and ``lora.<layer>.b`` ``[out, rank]`` for layers with a LoRA.
 """
 
 from __future__ import annotations
@@ -25,19 +25,14 @@ TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """What is trained of a model.
+    """Which parameters are trained, and how. Raises `ValueError` for invalid values."""
 
-    ``full_every`` n trains the layers 0, n, 2n ... wholly (FQLoRA, mean-pool paper, Appendix I.1); 0: none.
-    ``rank`` is that of the LoRA on the remaining layers; 0: none. ``embeddings``: the embedding table and
-    the output layer, too.
-    """
-
-    full_every: int = 3
-    rank: int = 64
-    alpha: float = 16.0
-    dropout: float = 0.05  # of what goes into a LoRA, while it is trained
-    targets: tuple[str, ...] = TARGETS
-    embeddings: bool = True
+    full_every: int = 3  # n: layers 0, n, 2n ... are trained fully (FQLoRA, mean-pool App. I.1); 0: none
+    rank: int = 64  # of the LoRA on the remaining layers; 0: none
+    alpha: float = 16.0  # the LoRA is scaled by alpha / rank
+    dropout: float = 0.05  # on the input of a LoRA, during training
+    targets: tuple[str, ...] = TARGETS  # linear layers with a LoRA
+    embeddings: bool = True  # train the embedding table and the output layer fully, too
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", tuple(self.targets))
@@ -52,14 +47,15 @@ class FinetuneConfig:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
 
     def whole(self, layers: int) -> list[int]:
-        """Numbers of the layers that are trained wholly."""
+        """Indices of the layers that are trained fully."""
         return list(range(0, layers, self.full_every)) if self.full_every else []
 
 
 class FinetunedModel:
-    """A trained copy, the ``student``, beside a frozen ``model``.
+    """A trainable copy, the ``student``, of a frozen ``model``; ``seed`` initializes the LoRA.
 
-    ``full`` and ``lora`` are what is trained: parameters by their names, and low-rank pairs by their layers'.
+    ``full`` maps names to fully trained parameters, ``lora`` names of layers to their LoRA. Raises
+    `ModelError` for a model without a list of layers or without the targets.
     """
 
     def __init__(self, model: nn.Module, config: FinetuneConfig, seed: int = 0) -> None:
@@ -85,7 +81,7 @@ class FinetunedModel:
         return [p for layer in self.lora.values() for p in (layer.a, layer.b)]
 
     def state(self) -> dict[str, Tensor]:
-        """Every trained tensor by its name in a file; they share memory with the parameters."""
+        """The trained tensors by their names in a file; they share memory with the parameters."""
         made = {f"full.{name}": p.detach() for name, p in self.full.items()}
         for name, layer in self.lora.items():
             made |= {f"lora.{name}.a": layer.a.detach()[0], f"lora.{name}.b": layer.b.detach()[0]}
@@ -93,7 +89,7 @@ class FinetunedModel:
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take the trained tensors of a file. Raises `ArtifactError` unless they are exactly this model's."""
+        """Load trained tensors. Raises `ArtifactError` unless names and shapes match and all are finite."""
         mine = self.state()
         if wrong := sorted(set(mine) ^ set(tensors)):
             kind = "lacks" if wrong[0] in mine else "has the unknown tensor"
@@ -109,7 +105,7 @@ class FinetunedModel:
             target.copy_(given)
 
     def frozen(self, dtype: torch.dtype) -> Any:
-        """The student, to answer with: no dropout, nothing trained, in the frozen model's ``dtype``."""
+        """The student for inference: without dropout and gradients, its weights in ``dtype``."""
         for layer in self.lora.values():
             layer.dropout = 0.0
         for parameter in self.parameters:
@@ -125,7 +121,7 @@ def _layers(model: Any) -> Any:
 
 
 def _inside(model: nn.Module, part: nn.Module) -> list[str]:
-    """Names, in the model, of a part's parameters."""
+    """The names, in the model, of a submodule's parameters."""
     mine = {id(p) for p in part.parameters()}
     return [name for name, p in model.named_parameters() if id(p) in mine]
 
@@ -147,7 +143,7 @@ def _embeddings(model: Any) -> set[str]:
 def _fresh(
     model: nn.Module, names: Sequence[str], config: FinetuneConfig, seed: int
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """LoRA weights that change nothing yet, float32."""
+    """Initial LoRA weights, float32; ``b`` is zero, so the model is unchanged."""
     random, made = torch.Generator().manual_seed(seed), dict[str, tuple[Tensor, Tensor]]()
     device = next(model.parameters()).device
     for name in names:
@@ -159,7 +155,7 @@ def _fresh(
 
 
 def _own(student: nn.Module, names: set[str]) -> dict[str, nn.Parameter]:
-    """Give a copy parameters of its own, float32, in place of shared ones; tied ones stay tied."""
+    """Replace shared parameters of a copy by trainable float32 ones; tied parameters stay tied."""
     made, owned = dict[int, nn.Parameter](), dict[str, nn.Parameter]()
     for name, shared in list(student.named_parameters(remove_duplicate=False)):
         if name in names:

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-COLDEST = 1e-4  # temperature below which the likeliest token is taken: dividing by less overflows
+MIN_TEMPERATURE = 1e-4  # below it decoding is greedy: dividing by less overflows
 
 
 @dataclass(frozen=True)
 class KVCache:
-    """Keys and values of consecutive tokens that start a sequence.
+    """Keys and values of the first tokens of a sequence.
 
     ``keys[layer]`` and ``values[layer]`` are ``[batch, kv_heads, tokens, head_dim]``; the keys are
     rotated (RoPE) to their positions.
@@ -36,7 +36,7 @@ class KVCache:
         return cls(tuple(layer.keys for layer in layers), tuple(layer.values for layer in layers))
 
     def cache(self, batch: int = 1) -> DynamicCache:
-        """A cache to continue from, every row of ``batch`` sharing these tokens."""
+        """A transformers cache whose ``batch`` rows all start with these tokens; expanded without a copy."""
         cache = DynamicCache()
         for layer, (k, v) in enumerate(zip(self.keys, self.values, strict=True)):
             shape = (batch, *k.shape[1:])
@@ -54,19 +54,21 @@ class KVCache:
         return KVCache(tuple(k[i : i + 1] for k in self.keys), tuple(v[i : i + 1] for v in self.values))
 
     def join(self, other: KVCache) -> KVCache:
-        """These tokens, then the ``other`` ones (whose keys already have their positions)."""
+        """These tokens followed by the ``other`` ones, whose keys must be rotated to their positions
+        already."""
         pairs = zip(self.keys, other.keys, self.values, other.values, strict=True)
         joined = [(torch.cat((a, b), 2), torch.cat((c, d), 2)) for a, b, c, d in pairs]
         return KVCache(tuple(k for k, _ in joined), tuple(v for _, v in joined))
 
     def shifted(self, offset: int, inv_freq: Tensor) -> KVCache:
-        """The same tokens ``offset`` positions later (earlier, if negative)."""
+        """The same tokens ``offset`` positions later (earlier if negative); ``inv_freq`` is ``[head_dim /
+        2]``."""
         by = torch.tensor([offset], device=inv_freq.device)
         return KVCache(tuple(rotate(k, by, inv_freq) for k in self.keys), self.values)
 
 
 def rotate(keys: Tensor, offsets: Tensor, inv_freq: Tensor) -> Tensor:
-    """Keys ``[..., token, head_dim]`` at positions ``offsets`` later; those broadcast to ``[..., token]``.
+    """Move keys ``[..., token, head_dim]`` by ``offsets`` positions, which broadcast to ``[..., token]``.
 
     RoPE is a rotation, so a key moves by rotating it further by ``offset · inv_freq``.
     ``inv_freq`` is ``[head_dim / 2]``.
@@ -78,7 +80,10 @@ def rotate(keys: Tensor, offsets: Tensor, inv_freq: Tensor) -> Tensor:
 
 
 def inv_freq_of(model: PreTrainedModel) -> Tensor:
-    """RoPE inverse frequencies ``[head_dim / 2]`` of a Llama-like model."""
+    """RoPE inverse frequencies ``[head_dim / 2]`` of a Llama-like model.
+
+    Raises `ValueError` for a model without rotary embeddings, or with attention scaling.
+    """
     rotary = getattr(model.base_model, "rotary_emb", None)
     if rotary is None or not hasattr(rotary, "inv_freq"):
         raise ValueError(f"{type(model).__name__} has no rotary position embeddings to re-rotate")
@@ -89,7 +94,10 @@ def inv_freq_of(model: PreTrainedModel) -> Tensor:
 
 @torch.no_grad()
 def prefill(model: PreTrainedModel, ids: Sequence[int], past: KVCache | None = None) -> KVCache:
-    """Read ``ids`` after ``past``; returns the keys and values of all tokens."""
+    """Run the model over ``ids`` after ``past``; returns the keys and values of all tokens.
+
+    Raises `ValueError` without ids and past.
+    """
     if not ids:
         if past is None:
             raise ValueError("nothing to read: give ids or a past")
@@ -130,9 +138,9 @@ class Packed:
 
 @dataclass(frozen=True)
 class Decoded:
-    """One row's answer, without its end token, and the time to its first token.
+    """The token ids of one row's answer, without its end token.
 
-    ``stopped``: the model ended it, and not the most tokens that it was allowed.
+    ``stopped`` is False if the answer was cut off at ``max_tokens``.
     """
 
     ids: list[int]
@@ -141,7 +149,7 @@ class Decoded:
 
 
 class Decoding:
-    """Queries under way behind a shared ``prefix``, one token of each at a time."""
+    """Step-by-step decoding of a batch of queries after a shared ``prefix``."""
 
     def __init__(
         self, model: PreTrainedModel, prefix: KVCache | None, queries: Sequence[Sequence[int]]
@@ -154,7 +162,7 @@ class Decoding:
 
     @torch.no_grad()
     def step(self, temperature: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
-        """The next token ``[row]`` of each query: the likeliest, or sampled at ``temperature``."""
+        """The next token of each query, ``[row]``: greedy, or sampled at ``temperature``."""
         out = self._model.base_model(
             input_ids=self._ids,
             attention_mask=self._mask,
@@ -203,8 +211,8 @@ def decode(
 
 
 def choose(logprobs: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
-    """A token for every row of ``logprobs [row, vocabulary]``: the likeliest, or sampled."""
-    if temperature < COLDEST:
+    """A token ``[row]`` for each row of ``logprobs [row, vocabulary]``: greedy, or sampled."""
+    if temperature < MIN_TEMPERATURE:
         return logprobs.argmax(-1)
     return torch.multinomial((logprobs / temperature).softmax(-1), 1, generator=generator).squeeze(1)
 
@@ -219,10 +227,10 @@ def output_layer(model: PreTrainedModel) -> Any:
 
 @dataclass(frozen=True)
 class AnswerBatch:
-    """Queries with their answers, right-padded behind a shared prefix.
+    """Queries with their answers, right-padded, after a shared prefix.
 
-    ``row`` and ``column`` (each ``[answer tokens]``) say where, in ``packed.ids``, the token
-    *before* each answer token stands; ``target`` is the answer token itself.
+    ``row`` and ``column`` (each ``[answer tokens]``) index, in ``packed.ids``, the token *before* each
+    answer token; ``target`` ``[answer tokens]`` is the answer token itself.
     """
 
     packed: Packed
@@ -234,7 +242,8 @@ class AnswerBatch:
     def of(
         cls, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], prefix: int, device: Any
     ) -> AnswerBatch:
-        """``pairs`` are (query ids, answer ids); every answer needs at least one token."""
+        """A batch of (query ids, answer ids) after ``prefix`` tokens; every answer needs at least one
+        token."""
         packed = Packed.rows([[*q, *a] for q, a in pairs], prefix, device, left=False)
         row, column, target = list[int](), list[int](), list[int]()
         for i, (query, answer) in enumerate(pairs):
@@ -246,7 +255,7 @@ class AnswerBatch:
 
 
 def answer_logits(model: PreTrainedModel, prefix: KVCache | None, batch: AnswerBatch) -> Tensor:
-    """Logits ``[answer tokens, vocabulary]`` of every answer token; differentiable in ``prefix``."""
+    """Logits ``[answer tokens, vocabulary]`` for every answer token; differentiable in ``prefix``."""
     rows = len(batch.packed.ids)
     out = model.base_model(
         input_ids=batch.packed.ids,

@@ -1,4 +1,4 @@
-"""LoRA adapters in front of a frozen model: a copy of its module tree that shares every weight.
+"""LoRA adapters on a copy of a frozen model that shares all its weights.
 
 An artifact of kind ``lora`` holds PEFT's adapter file: its tensors have PEFT's names
 (``base_model.model.….q_proj.lora_A.weight``, ``[rank, in]``, and ``…lora_B.weight``, ``[out, rank]``), and
@@ -27,10 +27,10 @@ WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
 
 
 class AdaptedLinear(nn.Module):
-    """A frozen linear layer and ``n`` independent adapters, each for an equal share of the batch's rows.
+    """A frozen linear layer with ``n`` independent adapters, each for an equal share of the batch's rows.
 
-    ``a`` is ``[adapter, rank, in]``, ``b`` ``[adapter, out, rank]``. Rows of a batch are in the order of
-    the adapters: the first ``rows / n`` are the first one's. ``dropout`` falls on what the adapters read.
+    ``a`` is ``[adapter, rank, in]``, ``b`` ``[adapter, out, rank]``. Rows of a batch are grouped by adapter:
+    the first ``rows / n`` use the first one. ``dropout`` applies to the adapters' input.
     """
 
     def __init__(self, frozen: nn.Linear, a: Tensor, b: Tensor, scale: float) -> None:
@@ -56,9 +56,9 @@ def shared_copy(model: nn.Module) -> Any:
 
 
 def targeted(model: nn.Module, targets: Sequence[str]) -> dict[str, nn.Linear]:
-    """The linear layers that ``targets`` name by the last part of their names, in the model's order.
+    """The linear layers whose names end with one of ``targets``, in the model's order.
 
-    Raises `ValueError` for a target that names none.
+    Raises `ValueError` for a target without a layer.
     """
     found = {
         name: module
@@ -71,9 +71,10 @@ def targeted(model: nn.Module, targets: Sequence[str]) -> dict[str, nn.Linear]:
 
 
 class Adapters:
-    """``n`` independent adapters on one copy of a model, the ``student``; the original never sees them.
+    """``n`` independent adapters on one copy of a model, the ``student``; the original is unchanged.
 
-    ``weights`` maps a layer's name to ``a`` ``[adapter, rank, in]`` and ``b`` ``[adapter, out, rank]``.
+    ``weights`` maps a layer's name to ``a`` ``[adapter, rank, in]`` and ``b`` ``[adapter, out, rank]``. Their
+    product is scaled by ``alpha / rank``.
     """
 
     def __init__(
@@ -91,9 +92,9 @@ class Adapters:
     def fresh(
         cls, model: nn.Module, count: int, rank: int, alpha: float, targets: Sequence[str], seed: int
     ) -> Adapters:
-        """``count`` adapters, all with the same random ``a`` and with zeros for ``b``, to be trained.
+        """``count`` adapters to train, all with the same random ``a`` (from ``seed``) and zeros for ``b``.
 
-        Raises `ValueError` for a target that names no layer.
+        Raises `ValueError` for a target without a layer.
         """
         random = torch.Generator().manual_seed(seed)
         device, weights = next(model.parameters()).device, dict[str, tuple[Tensor, Tensor]]()
@@ -106,7 +107,7 @@ class Adapters:
 
     @property
     def parameters(self) -> list[Tensor]:
-        """What is trained, each ``[adapter, …]``."""
+        """The trainable tensors, each ``[adapter, …]``."""
         return [p for layer in self.layers.values() for p in (layer.a, layer.b)]
 
     def tensors(self, index: int, dtype: torch.dtype) -> dict[str, tuple[Tensor, tuple[str, ...]]]:
@@ -143,10 +144,10 @@ def adapter_config(rank: int, alpha: float, targets: Sequence[str]) -> dict[str,
 
 
 def load_adapter(artifact: Artifact, model: nn.Module) -> Any:
-    """The copy of ``model`` that answers with the artifact's adapter.
+    """A copy of ``model`` with the artifact's adapter.
 
-    Raises `ArtifactError` unless the adapter is a plain LoRA whose tensors are exactly those that the
-    model's layers need, in name, shape and kind, and all of whose numbers are finite.
+    Raises `ArtifactError` unless the adapter is a plain LoRA whose tensors match the model's layers in name
+    and shape and are finite floating-point numbers.
     """
     rank, alpha, targets = _read_config(artifact.manifest)
     try:
@@ -179,7 +180,7 @@ def load_adapter(artifact: Artifact, model: nn.Module) -> Any:
 
 
 def _read_config(manifest: Manifest) -> tuple[int, float, list[str]]:
-    """Rank, alpha and targets; `ArtifactError` for anything but the configuration of a plain LoRA."""
+    """Rank, alpha and targets. Raises `ArtifactError` for anything but the configuration of a plain LoRA."""
     config = manifest.metrics.get("adapter")
     if manifest.kind != "lora" or not isinstance(config, Mapping):
         raise ArtifactError("not a sound adapter: the manifest holds no adapter configuration")
@@ -202,7 +203,7 @@ def _read_config(manifest: Manifest) -> tuple[int, float, list[str]]:
 def export_peft(artifact: Artifact, folder: str | Path) -> Path:
     """Write an artifact's adapter as the two files that PEFT and SGLang load; returns the folder.
 
-    Raises `ArtifactError` for an artifact that holds no plain LoRA.
+    Raises `ArtifactError` for an artifact without a plain LoRA.
     """
     _read_config(artifact.manifest)
     tensors = {spec.name: artifact.tensor(spec.name) for spec in artifact.manifest.tensors}
@@ -210,15 +211,15 @@ def export_peft(artifact: Artifact, folder: str | Path) -> Path:
 
 
 def peft_tensors(pairs: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-    """Adapters of layers, ``a`` ``[rank, in]`` and ``b`` ``[out, rank]``, under PEFT's names."""
-    made = dict[str, Tensor]()
+    """Rename layers' ``a`` ``[rank, in]`` and ``b`` ``[out, rank]`` to PEFT's tensor names."""
+    tensors = dict[str, Tensor]()
     for layer, (a, b) in pairs.items():
-        made |= {_tensor_name(layer, "A"): a.contiguous(), _tensor_name(layer, "B"): b.contiguous()}
-    return made
+        tensors |= {_tensor_name(layer, "A"): a.contiguous(), _tensor_name(layer, "B"): b.contiguous()}
+    return tensors
 
 
 def write_peft(folder: Path, tensors: Mapping[str, Tensor], config: JSON) -> Path:
-    """Write tensors under PEFT's names and its ``adapter_config.json``; returns the folder."""
+    """Write tensors with PEFT's names and the ``adapter_config.json``; returns the folder."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)

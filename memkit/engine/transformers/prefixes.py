@@ -1,4 +1,4 @@
-"""What reads a question: a model, and what stands in front of it. One for every attached artifact."""
+"""Prefixes: the model that reads a question, and the KV in front of it, for every attached artifact."""
 
 from __future__ import annotations
 
@@ -20,29 +20,26 @@ from memkit.models.loading import LoadedModel
 
 @dataclass(frozen=True)
 class Prefix:
-    """``prefix`` is the KV of everything in front of a question, as ``model`` reads it; None: nothing is.
-
-    ``follows``: the question follows a context, or what stands for one, and is phrased so.
-    """
+    """The model that reads a question, and the KV of everything in front of it."""
 
     model: PreTrainedModel
-    prefix: kv_cache.KVCache | None
-    follows: bool
-    keeps: object = field(default=None, repr=False)  # what must not go before this reader does
+    prefix: kv_cache.KVCache | None  # None: nothing is in front of the question
+    follows: bool  # the question follows a context, or an artifact in its place, and a separator
+    owner: object = field(default=None, repr=False)  # kept alive as long as this prefix
 
     @property
     def tokens(self) -> int:
-        """Positions in front of the question."""
+        """The number of positions in front of the question."""
         return self.prefix.tokens if self.prefix else 0
 
     def query(self, base: LoadedModel, question: str) -> list[int]:
-        """Ids of a question as this reader must get it."""
+        """The token ids of a question after this prefix."""
         return base.chat.query(base.tokenizer, question, self.follows)
 
 
 @dataclass(frozen=True)
 class _AdaptedDecoder:
-    """A trained decoder, and the KV of the header as it reads it."""
+    """A decoder, and the KV of the header that it computes."""
 
     model: PreTrainedModel
     header: kv_cache.KVCache | None
@@ -54,32 +51,31 @@ class _AdaptedDecoder:
 
 
 class Prefixes:
-    """The readers of one base model's artifacts. The base is not changed.
+    """Builds the prefixes of a base model's artifacts; the base model is not changed.
 
-    Artifacts of one checkpoint share its decoder, so that it is in memory once, and so that one pass of it
-    can read questions behind several of them.
+    Artifacts of one checkpoint share its decoder: it is in memory once, and one batch can read questions
+    after several of them.
     """
 
     def __init__(self, base: LoadedModel) -> None:
         self.base = base
         self._plain = _AdaptedDecoder.of(base.model, base)
-        self._decoders = WeakValueDictionary[
-            str, _AdaptedDecoder
-        ]()  # gone with the last artifact that needs it
+        # Weak: a decoder is freed with the last artifact that needs it.
+        self._decoders = WeakValueDictionary[str, _AdaptedDecoder]()
 
     @property
     def header(self) -> kv_cache.KVCache | None:
-        """The KV of the header, as the base model reads it."""
+        """The KV of the header, computed by the base model."""
         return self._plain.header
 
     def of(self, artifact: Artifact) -> Prefix:
-        """The reader that answers with an artifact.
+        """The prefix of an artifact.
 
-        Raises `EngineError` for a kind that this engine does not attach, a memory of another size or a
-        trained decoder that is not here, `ArtifactError` for a memory or an adapter that is not sound.
+        Raises `EngineError` for an unsupported kind, another number of layers or a trained decoder that is
+        absent, and `ArtifactError` for a malformed artifact.
         """
         kind, base = artifact.manifest.kind, self.base
-        if kind == "lora":  # the header is read again: the adapter changes how
+        if kind == "lora":  # the adapter changes the header's KV
             own = _AdaptedDecoder.of(load_adapter(artifact, base.model), base)
             return Prefix(own.model, own.header, False)
         if kind not in ("kv", "embeds"):
@@ -88,25 +84,25 @@ class Prefixes:
         decoder = self._decoder(str(metrics["decoder"])) if metrics.get("decoder") else self._plain
         answers = self._plain if metrics.get("answers") == "base" else decoder
         if kind == "embeds":
-            made = embeddings_of(artifact, int(base.model.config.hidden_size))[None]
-            read = _read(decoder.model, made.to(base.model.device, base.model.dtype), answers.header)
-            return Prefix(answers.model, read, True, answers)
+            embeddings = embeddings_of(artifact, int(base.model.config.hidden_size))[None]
+            embeddings = embeddings.to(base.model.device, base.model.dtype)
+            prefix = _read(decoder.model, embeddings, answers.header)
+            return Prefix(answers.model, prefix, True, answers)
         memory = _memory(artifact, base.model)
         prefix = answers.header.join(memory) if answers.header else memory
         return Prefix(answers.model, prefix, True, answers)
 
     def _decoder(self, identity: str) -> _AdaptedDecoder:
-        found = self._decoders.get(identity)
-        if found is None:
-            found = self._decoders[identity] = _AdaptedDecoder.of(
-                load_decoder(identity, self.base), self.base
-            )
-        return found
+        decoder = self._decoders.get(identity)
+        if decoder is None:
+            decoder = _AdaptedDecoder.of(load_decoder(identity, self.base), self.base)
+            self._decoders[identity] = decoder
+        return decoder
 
 
 @torch.no_grad()
 def _read(model: PreTrainedModel, embeddings: Tensor, past: kv_cache.KVCache | None) -> kv_cache.KVCache:
-    """The KV after ``embeddings``, ``[1, token, hidden]``, behind ``past``."""
+    """The KV of ``past`` followed by ``embeddings`` ``[1, token, hidden]``."""
     start = past.tokens if past else 0
     cache = past.cache() if past else kv_cache.KVCache((), ()).cache()
     positions = torch.arange(start, start + embeddings.shape[1], device=embeddings.device)[None]
@@ -115,9 +111,10 @@ def _read(model: PreTrainedModel, embeddings: Tensor, past: kv_cache.KVCache | N
 
 
 def embeddings_of(artifact: Artifact, hidden: int) -> Tensor:
-    """The artifact's ``embeddings``, ``[chunk, hidden]``, each between ``wrappers``, ``[2, hidden]``, if any.
+    """The input embeddings ``[token, hidden]`` of an artifact of kind ``embeds``.
 
-    Returns ``[token, hidden]``. Raises `ArtifactError` for a memory that is not sound.
+    Its ``embeddings`` ``[chunk, hidden]`` are each enclosed in the two ``wrappers`` ``[2, hidden]``, if it
+    has any. Raises `ArtifactError` for other shapes or numbers that are not finite.
     """
     names = {spec.name for spec in artifact.manifest.tensors}
     parts = {name: artifact.tensor(name) for name in ("embeddings", *sorted(names & {"wrappers"}))}
@@ -126,19 +123,23 @@ def embeddings_of(artifact: Artifact, hidden: int) -> Tensor:
             raise ArtifactError(
                 f"not a sound memory: {name} has the shape {list(part.shape)}, or no finite numbers"
             )
-    made = parts["embeddings"]
+    embeddings = parts["embeddings"]
     if "wrappers" in parts:
         if len(parts["wrappers"]) != 2:
             raise ArtifactError(f"not a sound memory: it has {len(parts['wrappers'])} wrappers, not 2")
-        start, end = (wrapper.expand_as(made) for wrapper in parts["wrappers"].to(made.dtype))
-        made = torch.stack((start, made, end), 1).flatten(0, 1)
-    if len(made) != artifact.manifest.tokens:
-        raise ArtifactError(f"not a sound memory: {len(made)} positions, {artifact.manifest.tokens} claimed")
-    return made
+        wrappers = parts["wrappers"].to(embeddings.dtype)
+        start, end = (wrapper.expand_as(embeddings) for wrapper in wrappers)
+        embeddings = torch.stack((start, embeddings, end), 1).flatten(0, 1)
+    if len(embeddings) != artifact.manifest.tokens:
+        raise ArtifactError(
+            f"not a sound memory: {len(embeddings)} positions, {artifact.manifest.tokens} claimed"
+        )
+    return embeddings
 
 
 def _memory(artifact: Artifact, model: PreTrainedModel) -> kv_cache.KVCache:
-    """The artifact's tensors ``keys`` and ``values``, ``[layer, kv_head, token, head_dim]``."""
+    """The KV of an artifact of kind ``kv``: tensors ``keys`` and ``values``, ``[layer, kv_head, token,
+    head_dim]``."""
     keys, values = (
         tuple(layer[None].to(model.device, model.dtype) for layer in dequantized(artifact, name))
         for name in ("keys", "values")

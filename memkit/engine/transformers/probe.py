@@ -1,4 +1,4 @@
-"""Reading questions without answering them yet: all of a probe's candidates in one pass."""
+"""Probe questions: prefill a question after several candidate memories in one pass, to answer it later."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from memkit.engine.transformers import kv_cache
 
 @dataclass(frozen=True)
 class Prefilled:
-    """A query that was read behind ``prefix``: its own keys and values, ready to be gone on from.
+    """A query that was prefilled after ``prefix``: its own keys and values, to continue from.
 
-    ``logprobs [vocabulary]`` and ``hidden [hidden]`` are those of the first answer token.
+    ``logprobs [vocabulary]`` are the first answer token's; ``hidden [hidden]`` is the state that predicts it.
     """
 
     prefix: kv_cache.KVCache | None
@@ -31,14 +31,14 @@ class Prefilled:
 def prefill_side_by_side(
     model: PreTrainedModel, prefixes: Sequence[kv_cache.KVCache | None], queries: Sequence[Sequence[int]]
 ) -> list[Prefilled]:
-    """Read each query behind its own prefix; all rows run as one batch, whatever their lengths."""
+    """Prefill each query after its own prefix, all in one batch padded to the longest."""
     lengths = [prefix.tokens if prefix else 0 for prefix in prefixes]
     longest, width = max(lengths), max(len(query) for query in queries)
     ids = torch.zeros(len(queries), width, dtype=torch.long)
     mask = torch.zeros(len(queries), longest + width, dtype=torch.long)
     for i, query in enumerate(queries):
         ids[i, : len(query)] = torch.tensor(list(query))
-        mask[i, longest - lengths[i] : longest + len(query)] = 1  # a prefix ends where the query starts
+        mask[i, longest - lengths[i] : longest + len(query)] = 1  # left-padded prefix, right-padded query
     positions = torch.tensor(lengths)[:, None] + torch.arange(width)[None]
     cache, device = _side_by_side(prefixes, longest), model.device
     out = model.base_model(
@@ -59,17 +59,17 @@ def prefill_side_by_side(
 
 
 def _side_by_side(prefixes: Sequence[kv_cache.KVCache | None], longest: int) -> DynamicCache:
-    """A cache with a prefix in every row, padded in front to the ``longest``."""
+    """A cache with one prefix in each row, left-padded to the ``longest``."""
     cache = DynamicCache()
-    some = next((prefix for prefix in prefixes if prefix and prefix.tokens), None)
-    if some is None:
+    example = next((prefix for prefix in prefixes if prefix and prefix.tokens), None)
+    if example is None:
         return cache
 
     def padded(tensor: Tensor | None) -> Tensor:
-        tensor = some.keys[0][:, :, :0] if tensor is None else tensor
+        tensor = example.keys[0][:, :, :0] if tensor is None else tensor
         return pad(tensor, (0, 0, longest - tensor.shape[2], 0))
 
-    for layer in range(len(some.keys)):
+    for layer in range(len(example.keys)):
         keys = torch.cat([padded(p.keys[layer] if p else None) for p in prefixes])
         values = torch.cat([padded(p.values[layer] if p else None) for p in prefixes])
         cache.update(keys, values, layer)
@@ -85,7 +85,7 @@ def continue_from(
     temperature: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> kv_cache.Decoded:
-    """The answer to a query that was read, as `memkit.engine.transformers.kv_cache.decode` gives it."""
+    """The answer to a prefilled query, as `memkit.engine.transformers.kv_cache.decode` returns it."""
     started = time.perf_counter()
     token = int(kv_cache.choose(start.logprobs[None], temperature, generator)[0])
     ttft = (time.perf_counter() - started) * 1000
@@ -93,7 +93,7 @@ def continue_from(
         return kv_cache.Decoded([] if token == end else [token], ttft, token == end)
     (rest,) = kv_cache.decode(
         model,
-        behind(start),
+        full_prefix(start),
         [[token]],
         max_tokens=max_tokens - 1,
         end=end,
@@ -103,6 +103,6 @@ def continue_from(
     return kv_cache.Decoded([token, *rest.ids], ttft, rest.stopped)
 
 
-def behind(start: Prefilled) -> kv_cache.KVCache:
-    """The KV of a query that was read, with that of what stands in front of it."""
+def full_prefix(start: Prefilled) -> kv_cache.KVCache:
+    """The KV of a prefilled query, including its prefix."""
     return start.prefix.join(start.query) if start.prefix else start.query

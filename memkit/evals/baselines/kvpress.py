@@ -3,11 +3,11 @@
 References
     Expected Attention (Devoto et al., 2025), ChunkKV (Liu et al., 2025), SnapKV (Li et al., 2024).
 
-Departures, all in the presses' favour
-    - The prompt's header, which an artifact has as well, is never pruned and not part of the budget.
-    - Pruned keys are moved to consecutive positions, as an artifact's are.
+Departures, all in favour of the presses
+    - The prompt's header, which artifacts have too, is never pruned and does not count towards the budget.
+    - Pruned keys are re-rotated to consecutive positions, like an artifact's.
     - SnapKV's window of 64 tokens is shortened to a quarter of a small budget.
-    - ChunkKV ranks chunks as published, and cuts the last one to meet the budget exactly.
+    - ChunkKV ranks chunks as published, and truncates the last one to meet the budget exactly.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CHUNK = 20  # tokens, ChunkKV's default
 
 
 def compress_with(base: LoadedModel, press: str, context: str, budget: int) -> kv_cache.KVCache:
-    """Header and context pruned to |header| + ``budget`` tokens, their keys moved together.
+    """The KV of header and context, pruned to |header| + ``budget`` tokens at consecutive positions.
 
     Raises `MissingExtraError` when kvpress is absent.
     """
@@ -39,7 +39,7 @@ def compress_with(base: LoadedModel, press: str, context: str, budget: int) -> k
     ids = [*base.chat.header, *text_ids(base.tokenizer, context)]
     kept = min(header + budget, len(ids))
     scorer = _scorer(kvpress, press, max(min(64, budget // 4), 1))
-    # The half keeps a rounding error from losing one of the tokens.
+    # The added half prevents a rounding error from dropping one token too many.
     chosen = _within(kvpress, scorer, header, CHUNK if press == "chunkkv" else 1)(
         compression_ratio=1 - (kept + 0.5) / len(ids) if kept < len(ids) else 0.0
     )
@@ -57,7 +57,7 @@ def _scorer(kvpress: Any, press: str, window: int) -> Any:
 
 
 def _within(kvpress: Any, scorer: Any, header: int, chunk: int) -> Any:
-    """A class of presses that rank by ``scorer``, by chunks, and keep the header."""
+    """A press class that ranks by ``scorer``, optionally by chunks, and keeps the header."""
 
     class Within(kvpress.ScorerPress):  # type: ignore[misc]  # kvpress has no types
         def post_init_from_model(self, model: Any) -> None:
@@ -80,5 +80,5 @@ def chunked(scores: Tensor, size: int) -> Tensor:
     means = torch.cat(
         [part.mean((1, 2), keepdim=True).expand_as(part) for part in scores.split(size, -1)], -1
     )
-    # Within a chunk the better tokens come first, so that only the last chunk taken is cut.
+    # Breaks ties within a chunk by the token's own score, so that only the last chunk is truncated.
     return means + 1e-6 * scores.mean(1, keepdim=True) / scores.abs().max().clamp(min=1e-12)

@@ -1,4 +1,4 @@
-"""Text RAG at the token budget of an artifact: the sentences nearest to the question, as text."""
+"""Text RAG at the token budget of an artifact: the sentences most similar to the question, as text."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from memkit.router.embedders import Embedder
 def passages(
     engine: TransformersEngine, embedder: Embedder, document: str, question: str, budget: int
 ) -> str:
-    """The best sentences that fit ``budget`` tokens, in the document's order.
+    """The most similar sentences that fit ``budget`` tokens, in the document's order.
 
-    When not even the best one fits, it is cut: a budget is a budget.
+    If the best sentence alone exceeds the budget, it is truncated.
     """
     texts = [document[s.start : s.end] for s in sentences(document)]
-    likeness = embedder.passages(texts) @ embedder.question(question)
+    similarity = embedder.passages(texts) @ embedder.question(question)
     chosen, room = list[int](), budget
-    for index in sorted(range(len(texts)), key=lambda i: (-float(likeness[i]), i)):
+    for index in sorted(range(len(texts)), key=lambda i: (-float(similarity[i]), i)):
         cost = engine.count_tokens(texts[index])
         if cost <= room:
             chosen.append(index)

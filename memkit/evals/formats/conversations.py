@@ -1,8 +1,8 @@
-"""Questions about past conversations: LongMemEval, LoCoMo, and conversations in a shape of our own.
+"""Questions about past conversations: LongMemEval, LoCoMo, and memkit's own format of conversations.
 
-References: Wu et al. 2025 (LongMemEval); Maharana et al. 2024 (LoCoMo). A context is the conversation as
-text: each session under its date, each turn on a line of its own behind who said it. The shape of our own has
-``sessions`` with a ``date`` and ``turns``, or ``turns`` alone; a turn is [speaker, text] or [id, speaker,
+References: Wu et al. 2025 (LongMemEval); Maharana et al. 2024 (LoCoMo). The context is the conversation as
+text: each session below its date, each turn on its own line after the speaker. memkit's own format has
+``sessions`` with a ``date`` and ``turns``, or only ``turns``; a turn is [speaker, text] or [id, speaker,
 text, picture].
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from memkit.evals.formats.base import Format, Node, Question, Record, record
 
 LOCOMO = {"1": "multi-hop", "2": "temporal", "3": "open-domain", "4": "single-hop", "5": "adversarial"}
-Session = tuple[str, Iterable[str]]  # a date, or nothing, and lines
+Session = tuple[str, Iterable[str]]  # a date or "", and lines
 
 
 def _context(sessions: Iterable[Session]) -> str:
@@ -25,8 +25,8 @@ def _line(speaker: str, text: str, picture: str = "") -> str:
     return f"{speaker}: {text}" + (f" [picture: {picture}]" if picture else "")
 
 
-def _put(question: str, date: str) -> str:
-    """A question as of the day on which it was asked."""
+def _dated(question: str, date: str) -> str:
+    """A question with the date on which it is asked."""
     return f"Today is {date}. {question}" if date else question
 
 
@@ -35,32 +35,32 @@ def _longmemeval(row: Node) -> Iterator[Record]:
     sessions, dates = row["haystack_sessions"].items(), row["haystack_dates"].items()
     if len(sessions) != len(dates):
         raise row["haystack_dates"].malformed(f"has {len(dates)} dates for {len(sessions)} sessions")
-    # Dates are written so that text sorts as time does; the oracle's files are not in order.
-    told = sorted(zip((date.text() for date in dates), sessions, strict=True), key=lambda one: one[0])
+    # The dates' form sorts by time; the oracle's files are not in order.
+    dated = sorted(zip((date.text() for date in dates), sessions, strict=True), key=lambda one: one[0])
     context = _context(
         (date, [_line(turn["role"].text(), turn["content"].text()) for turn in session.items()])
-        for date, session in told
+        for date, session in dated
     )
     id = row["question_id"].text()
     answers = () if id.endswith("_abs") else row["answer"].texts()
-    question = _put(row["question"].text(), row.optional("question_date"))
+    question = _dated(row["question"].text(), row.optional("question_date"))
     yield record(row, id, context, [Question(question, answers, row["question_type"].text())])
 
 
 # --- LoCoMo ----------------------------------------------------------------------------------
 def _locomo(row: Node) -> Iterator[Record]:
-    told = row["conversation"]
-    numbers = sorted(int(m[1]) for key in told.fields() if (m := re.fullmatch(r"session_(\d+)", key)))
+    conversation = row["conversation"]
+    numbers = sorted(int(m[1]) for key in conversation.fields() if (m := re.fullmatch(r"session_(\d+)", key)))
     context = _context(
         (
-            told.optional(f"session_{n}_date_time"),
+            conversation.optional(f"session_{n}_date_time"),
             [_line(t["speaker"].text(), t["text"].text(), t.optional("blip_caption")) for t in turns],
         )
         for n in numbers
-        if (turns := told[f"session_{n}"].items())
+        if (turns := conversation[f"session_{n}"].items())
     )
-    asked = [_locomo_question(qa, "question") for qa in row["qa"].items()]
-    yield record(row, row.optional("sample_id") or row.id, context, asked)
+    questions = [_locomo_question(qa, "question") for qa in row["qa"].items()]
+    yield record(row, row.optional("sample_id") or row.id, context, questions)
 
 
 def _locomo_question(qa: Node, key: str) -> Question:
@@ -68,18 +68,19 @@ def _locomo_question(qa: Node, key: str) -> Question:
     return Question(qa[key].text(), () if category == "adversarial" else qa["answer"].texts(), category)
 
 
-# --- our own ---------------------------------------------------------------------------------
+# --- memkit's own ----------------------------------------------------------------------------
 def _conversation(row: Node) -> Iterator[Record]:
     sessions = row["sessions"].items() if "sessions" in row else [row]
     context = _context((s.optional("date"), [_turn(turn) for turn in s["turns"].items()]) for s in sessions)
     kind, date = row.optional("category", "type"), row.optional("question_date")
     if "qa" in row:
-        asked = [_locomo_question(qa, "q") for qa in row["qa"].items()]
+        questions = [_locomo_question(qa, "q") for qa in row["qa"].items()]
     else:
-        asked = [
-            Question(_put(q["q"].text(), date), q["answers"].texts(), kind) for q in row["questions"].items()
+        questions = [
+            Question(_dated(q["q"].text(), date), q["answers"].texts(), kind)
+            for q in row["questions"].items()
         ]
-    yield record(row, row.id, context, asked)
+    yield record(row, row.id, context, questions)
 
 
 def _turn(turn: Node) -> str:

@@ -1,4 +1,4 @@
-"""The JSON values of a file, whichever way it keeps and packs them."""
+"""Read the JSON values of a file: JSON lines or a JSON list, optionally compressed."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ GZIP, XZ = b"\x1f\x8b", b"\xfd7zXZ\x00"
 
 
 def rows(path: Path) -> Iterator[Node]:
-    """The values of JSON lines, or the members of one JSON list; .gz and .xz are unpacked.
+    """The values of JSON lines, or the members of one JSON list; gzip and xz are decompressed.
 
-    JSON lines are read one at a time. Raises `ConfigError` for a file that is absent and `DocumentError`
-    for one that cannot be read or is not JSON.
+    JSON lines are streamed. Raises `ConfigError` for a missing file and `DocumentError` for one that cannot
+    be read or is not JSON.
     """
     try:
         with opened(path) as file:
@@ -31,7 +31,7 @@ def rows(path: Path) -> Iterator[Node]:
 
 
 def text(path: Path) -> str:
-    """The text of a file, unpacked. Raises as `rows`."""
+    """The text of a file, decompressed. Raises like `rows`."""
     try:
         with opened(path) as file:
             return str(file.read().decode("utf-8-sig"))
@@ -42,7 +42,7 @@ def text(path: Path) -> str:
 
 
 def opened(path: Path) -> IO[bytes]:
-    """The file for reading, unpacked by what its first bytes say."""
+    """The file, opened for reading and decompressed according to its first bytes."""
     if not path.is_file():
         raise ConfigError(f"there is no file {path}")
     with path.open("rb") as file:
@@ -62,7 +62,9 @@ def _values(file: IO[bytes], path: Path) -> Iterator[Node]:
         except (ValueError, RecursionError) as error:
             if not first:
                 raise _no_json(path, number, error) from error
-            value = _whole(line + file.read(), path, number)  # no JSON lines, but one value on several
+            value = _whole(
+                line + file.read(), path, number
+            )  # not JSON lines but one value over several lines
         if first and isinstance(value, list):
             yield from (Node(member, "record", i) for i, member in enumerate(value, start=1))
         else:

@@ -1,4 +1,4 @@
-"""Questions over several titled paragraphs: HotpotQA, 2WikiMultihopQA, MuSiQue, and Natural Questions as in
+"""Questions about several titled paragraphs: HotpotQA, 2WikiMultihopQA, MuSiQue, and the Natural Questions of
 *Lost in the Middle*.
 
 References: Yang et al. 2018 (HotpotQA, distractor setting); Ho et al. 2020 (2WikiMultihopQA); Trivedi et al.
@@ -15,8 +15,8 @@ from memkit.evals.formats.base import Format, Node, Question, Record, record, ti
 
 def _hotpot(row: Node) -> Iterator[Record]:
     paragraphs = [_paragraph(node) for node in row["context"].items()]
-    asked = Question(row["question"].text(), row["answer"].texts(), row.optional("type"))
-    yield record(row, row.id, titled(paragraphs), [asked])
+    question = Question(row["question"].text(), row["answer"].texts(), row.optional("type"))
+    yield record(row, row.id, titled(paragraphs), [question])
 
 
 def _paragraph(node: Node) -> tuple[str, str]:
@@ -33,7 +33,7 @@ def _musique(row: Node) -> Iterator[Record]:
     answers = tuple(dict.fromkeys((*row["answer"].texts(), *aliases)))
     if "answerable" in row and not row["answerable"].value:
         answers = ()
-    hops = re.match(r"\d+hop\d*", row.id)  # the ids tell: 2hop__482757_12019, 3hop1__...
+    hops = re.match(r"\d+hop\d*", row.id)  # ids such as 2hop__482757_12019, 3hop1__...
     yield record(
         row, row.id, titled(paragraphs), [Question(row["question"].text(), answers, hops[0] if hops else "")]
     )
@@ -42,7 +42,7 @@ def _musique(row: Node) -> Iterator[Record]:
 def _nq(row: Node) -> Iterator[Record]:
     passages = row["ctxs"].items()
     gold = next((i for i, p in enumerate(passages) if "isgold" in p and p["isgold"].value), None)
-    category = "" if gold is None or len(passages) == 1 else f"gold at {gold}"  # as the files are named
+    category = "" if gold is None or len(passages) == 1 else f"gold at {gold}"  # like the names of the files
     context = titled((p["title"].text(), p["text"].text()) for p in passages)
     yield record(row, row.id, context, [Question(row["question"].text(), row["answers"].texts(), category)])
 

@@ -1,7 +1,7 @@
-"""A needle in a haystack: one sentence at a depth of essays, over a grid of lengths and depths.
+"""Needle in a haystack: one sentence at a depth of a long text, over a grid of lengths and depths.
 
-Reference: Kamradt 2023, *Needle in a Haystack: pressure testing LLMs*. The essays are yours, any plain text;
-needles and questions are made here, from a seed. Lengths are in words: all models get the same haystacks.
+Reference: Kamradt 2023, *Needle in a Haystack: pressure testing LLMs*. The haystack is any plain-text file;
+needles and questions are generated from a seed. Lengths are in words, so that all models get the same texts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NAME = "niah"
 LENGTHS = (250, 500, 1000, 2000)
 DEPTHS = (0.0, 25.0, 50.0, 75.0, 100.0)
 FORM = f"{NAME}:FILE[:LENGTHS[:DEPTHS[:N]]]"
-# What is said and what is asked; "…" stands for the answer.
+# (statement, question); "…" is the place of the answer.
 _NEEDLES = (
     (
         'The password of the lighthouse on Brennet island is "…".',
@@ -49,7 +49,10 @@ _SECOND = "falcon lantern harbour thistle compass orchard sparrow kettle meadow 
 
 @dataclass(frozen=True)
 class Grid:
-    """``count`` haystacks of every length, in words, for every depth of the needle, in percent."""
+    """``count`` haystacks for every length (words) and depth of the needle (percent).
+
+    Raises `ConfigError` for values out of range.
+    """
 
     path: Path
     lengths: tuple[int, ...] = LENGTHS
@@ -62,7 +65,7 @@ class Grid:
 
     @classmethod
     def of(cls, source: str) -> Grid:
-        """The grid of ``niah:FILE[:LENGTHS[:DEPTHS[:N]]]``. Raises `ConfigError` for what it is not."""
+        """Parse ``niah:FILE[:LENGTHS[:DEPTHS[:N]]]``. Raises `ConfigError`."""
         form = re.fullmatch(
             NAME + r":(.+?)(?::(\d+(?:,\d+)*)(?::(\d+(?:\.\d+)?(?:,\d+(?:\.\d+)?)*)(?::(\d+))?)?)?", source
         )
@@ -74,7 +77,8 @@ class Grid:
 
 
 def haystacks(grid: Grid, seed: int) -> Iterator[Record]:
-    """A record a haystack; the same for the same file and seed. Raises `ConfigError` for too short a text."""
+    """A record for each haystack, determined by file and seed. Raises `ConfigError` if the text is too
+    short."""
     text = files.text(grid.path)
     hay = [line for span in sentences(text) if (line := " ".join(text[span.start : span.end].split()))]
     words = sum(len(line.split()) for line in hay)
@@ -91,23 +95,23 @@ def haystacks(grid: Grid, seed: int) -> Iterator[Record]:
 
 
 def _haystack(hay: Sequence[str], length: int, depth: float, id: str, rng: random.Random) -> Record:
-    said, question = rng.choice(_NEEDLES)
+    needle, question = rng.choice(_NEEDLES)
     answer = f"{rng.choice(_FIRST)} {rng.choice(_SECOND)} {rng.randint(10, 99)}"
     start, lines, left = rng.randrange(len(hay)), list[str](), length
-    while left:  # round the end of the file, if need be
+    while left:  # wraps around the end of the file
         words = hay[(start + len(lines)) % len(hay)].split()[:left]
         lines.append(" ".join(words))
         left -= len(words)
-    lines.insert(round(depth / 100 * len(lines)), said.replace("…", answer))
+    lines.insert(round(depth / 100 * len(lines)), needle.replace("…", answer))
     return Record(id, " ".join(lines), (Question(question, (answer,), category(length, depth)),))
 
 
 def category(length: int, depth: float) -> str:
-    """The category of a haystack's question; `place` reads it again."""
+    """The category of a haystack's question; `place` parses it."""
     return f"{length} words, {depth:g} %"
 
 
 def place(category: str) -> tuple[int, float] | None:
-    """Length in words and depth in percent of such a category, or None of another."""
+    """Length (words) and depth (percent) of a category; None if it is not a haystack's."""
     form = re.fullmatch(r"(\d+) words, ([\d.]+) %", category)
     return (int(form[1]), float(form[2])) if form else None

@@ -1,9 +1,9 @@
-"""memkit's own records: a context with questions, a JSON object a line.
+"""memkit's own records: a context with questions, one JSON object on each line.
 
     {"id": "a", "context": "...", "questions": [{"q": "...", "answers": ["..."]}]}
 
 ``answers`` is empty for a question that the context does not answer. A question may have a ``category`` (or
-``type``), else the record's (or its ``task``) counts; a record may name its ``metric``.
+``type``); the default is the record's (or its ``task``). A record may have a ``metric``.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ def _records(row: Node) -> Iterator[Record]:
     if metric is not None and metric not in METRICS:
         raise row["metric"].malformed(f"is {metric!r}; there are: {', '.join(METRICS)}")
     kind = row.optional("category", "type", "task")
-    asked = [
+    questions = [
         Question(q["q"].text(), q["answers"].texts(), q.optional("category", "type") or kind)
         for q in row["questions"].items()
     ]
-    yield record(row, row.id, row["context"].text(), asked, metric)
+    yield record(row, row.id, row["context"].text(), questions, metric)
 
 
 FORMATS = (

@@ -1,4 +1,4 @@
-"""Every format by name, and records of a file in any of them."""
+"""The formats by name, and records of a file in any of them."""
 
 from __future__ import annotations
 
@@ -13,19 +13,17 @@ from memkit.evals.formats import conversations, multidoc, own, squad, summaries
 from memkit.evals.formats.base import Format, MalformedError, Node, Record
 from memkit.evals.formats.files import rows
 
-# A file is taken for the first that recognises it.
+# A file without a named format has the first one that recognises it.
 FORMATS: dict[str, Format] = {
-    found.name: found
-    for module in (own, squad, multidoc, summaries, conversations)
-    for found in module.FORMATS
+    each.name: each for module in (own, squad, multidoc, summaries, conversations) for each in module.FORMATS
 }
 
 
 def read(source: str) -> Iterator[Record]:
-    """Records of ``FILE``, in the format that its first value shows, or of ``FORMAT:FILE``.
+    """The records of ``FILE``, in the format recognised by its first value, or of ``FORMAT:FILE``.
 
-    Raises `ConfigError` for an absent file or an unknown name, and `DocumentError` for a file in no format
-    known here, or malformed: with the line or record, and the field.
+    Raises `ConfigError` for a missing file or an unknown format, and `DocumentError`, with line or record and
+    field, for a file in no known format or a malformed one.
     """
     named, path = _split(source)
     values = rows(path)
@@ -41,7 +39,7 @@ def read(source: str) -> Iterator[Record]:
 
 
 def _split(source: str) -> tuple[Format | None, Path]:
-    named = re.match(r"([a-z][a-z0-9-]+):(.*)", source)  # not one letter: a drive
+    named = re.match(r"([a-z][a-z0-9-]+):(.*)", source)  # two letters at least: one is a drive
     if named is None or expanded(source).exists():
         return None, expanded(source)
     if named[1] not in FORMATS:

@@ -1,4 +1,4 @@
-"""Answers of a sentence to a page, scored by ROUGE-L: SQuALITY and XSum.
+"""Long answers, from a sentence to a page, scored by ROUGE-L: SQuALITY and XSum.
 
 References: Wang et al. 2022 (SQuALITY, v1.3); Narayan et al. 2018 (XSum, as JSON lines).
 """
@@ -14,14 +14,18 @@ SUMMARISE = "What is the text about? Answer in one sentence."
 
 
 def _squality(row: Node) -> Iterator[Record]:
-    asked = list[Question]()
+    questions = list[Question]()
     for number, question in enumerate(row["questions"].items()):
         responses = [a["response_text"].text().strip() for a in question["responses"].items()]
         category = "plot" if number == 0 else "detail"  # the first is always about the plot
-        asked.append(Question(question["question_text"].text(), tuple(responses), category))
+        questions.append(Question(question["question_text"].text(), tuple(responses), category))
     about = row.get("metadata")
     yield record(
-        row, (about.optional("passage_id") if about else "") or row.id, row["document"].text(), asked, METRIC
+        row,
+        (about.optional("passage_id") if about else "") or row.id,
+        row["document"].text(),
+        questions,
+        METRIC,
     )
 
 

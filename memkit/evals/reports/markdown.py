@@ -1,7 +1,7 @@
-"""RESULTS.md from the JSON files of the evaluations: ``memkit eval results --report``.
+"""Print RESULTS.md from the JSON files of evaluations: ``memkit eval results --report``.
 
-The folder holds what ``memkit eval --json``, ``memkit bench --json`` and the nano evaluation wrote.
-Nothing is typed by hand: the same files give the same report.
+The folder holds the output of ``memkit eval --json``, ``memkit bench --json`` and the evaluation of nano. The
+report is fully determined by these files.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from memkit.evals.records import NO_DRIFT, QUESTION
 
 HEAD = """# Results
 
-Printed by `memkit eval results --report` from the files in `results/`; `make results-run` measures again.
-Retention is (contains - none) / (full - none). Agreement is the share of answers that contain what the model
-answers with the full context, right or wrong. KL is in nats per answer token against the full context; drift
-is measured on general questions that the compiler never saw.
+Printed by `memkit eval results --report` from the files in `results/`, which `make results-run` produces.
+Retention is (contains - none) / (full - none). Agreement is the share of answers that contain the model's
+answer with the full context, right or wrong. KL is in nats per answer token, relative to the full context.
+Drift is measured on general questions that the compiler has not seen.
 """
 Column = tuple[str, str, str]  # name, title, format
 COLUMNS: tuple[Column, ...] = (
@@ -51,20 +51,20 @@ COLUMNS: tuple[Column, ...] = (
 )
 
 
-SCORE = ("metric", "score", "score_ci95")  # shown where another metric than contains counts
-SINCE = ("f1_ci95", "rouge_l_ci95")  # results measured earlier lack these
+SCORE = ("metric", "score", "score_ci95")  # shown only if a metric other than contains counts
+OPTIONAL = ("f1_ci95", "rouge_l_ci95")  # missing in older results
 
 
 def columns_of(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
     """The columns that these rows need."""
-    left_out = [name for name in SINCE if not any(row.get(name) for row in rows)]
+    left_out = [name for name in OPTIONAL if not any(row.get(name) for row in rows)]
     if all(row.get("metric", "contains") == "contains" for row in rows):
         left_out += SCORE
     return [column for column in COLUMNS if column[0] not in left_out]
 
 
 def cell(value: Any, form: str) -> str:
-    """A figure as text, or a dash."""
+    """A figure as text; a dash for None."""
     return "–" if value is None else form.format(value)
 
 
@@ -91,7 +91,7 @@ def answers(name: str, report: dict[str, Any], folder: Path) -> str:
 
 
 def introduction(report: Mapping[str, Any]) -> str:
-    """What was measured on what, in sentences."""
+    """Sentences about the model, the data and the settings of an evaluation."""
     about = (
         f"Model {report['model']}, source {report['source']}, {report['records']} records, "
         f"seed {report['seed']}"
@@ -99,9 +99,9 @@ def introduction(report: Mapping[str, Any]) -> str:
     without = report["general_without_memory"]
     about += "." if without is None else f"; general questions without memory: {without:.3f}."
     if any(row["method"] == "rag" for row in report["rows"]):
-        about += f" Passages of rag by the embedder {report.get('embedder', 'lexical')}."
+        about += f" The baseline rag uses the embedder {report.get('embedder', 'lexical')}."
     if report.get("wording", QUESTION) != QUESTION:
-        about += f" Questions are put as “{report['wording']}”."
+        about += f" Questions are worded as “{report['wording']}”."
     if report.get("drift") == NO_DRIFT:
         about += " Drift was not measured."
     elif report.get("drift"):
@@ -112,7 +112,7 @@ def introduction(report: Mapping[str, Any]) -> str:
 
 
 def _categories(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The table by category of question, if there are any."""
+    """The table by category of question; "" without categories."""
     if not rows:
         return ""
     names = ("method", "ratio", "n", "f1", "f1_ci95", *SCORE, "retention", "retention_ci95")
@@ -122,11 +122,11 @@ def _categories(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _predictions(rows: list[dict[str, Any]]) -> str:
-    """What was expected of each variant beside what came, relative to the variant without a prediction."""
-    guessed = [row for row in rows if row.get("predicted")]
-    if not guessed:
+    """A table of each variant's predicted and measured effect, relative to the one without a prediction."""
+    predicted = [row for row in rows if row.get("predicted")]
+    if not predicted:
         return ""
-    key = guessed[0]["method"].partition(":")[0]
+    key = predicted[0]["method"].partition(":")[0]
     reference = next(r for r in rows if r["method"].startswith(f"{key}:") and not r.get("predicted"))
 
     def points(row: dict[str, Any]) -> str:
@@ -142,14 +142,14 @@ def _predictions(rows: list[dict[str, Any]]) -> str:
             f"{row['compile_flops'] / reference['compile_flops']:.2f}",
             cell(row["drift_points"], "{:.2f}"),
         ]
-        for row in guessed
+        for row in predicted
     ]
     header = ["changed", "predicted", "retention, points", "FLOPs, relative", "drift points"]
     return f"\nAgainst {reference['method'].partition(': ')[2]}:\n\n{_table(header, body)}\n"
 
 
 def plot_curves(name: str, report: dict[str, Any], folder: Path) -> str | None:
-    """Mean training loss by step of every compiled row, as an SVG beside the JSON; its path."""
+    """Plot the mean training loss of every compiled row to an SVG next to the JSON; returns its path."""
     rows = [row for row in report["rows"] if row.get("curve")]
     if not rows:
         return None
@@ -167,13 +167,13 @@ def plot_curves(name: str, report: dict[str, Any], folder: Path) -> str | None:
     axes.set(xlabel="optimizer step", ylabel="loss (nats per answer token)", yscale="log", title=name)
     axes.legend(fontsize="small")
     file = folder / f"{name}.svg"
-    with rc_context({"svg.hashsalt": name}):  # else every file gets ids of its own
+    with rc_context({"svg.hashsalt": name}):  # makes the ids in the file reproducible
         figure.savefig(file, metadata={"Date": None})
     return f"{folder.name}/{file.name}"
 
 
 def skill_table(report: dict[str, Any]) -> str:
-    """What the nano model can do, as a Markdown table; its model card shows it, too."""
+    """The skills of the nano model as a Markdown table, also for its model card."""
     rows = [
         [
             r["skill"],
@@ -187,8 +187,8 @@ def skill_table(report: dict[str, Any]) -> str:
 
 
 def skills(name: str, report: dict[str, Any]) -> str:
-    """The skills under a heading that says how they were measured."""
-    about = f"Model {report['model']}, {report['documents']} documents a skill, seed {report['seed']}."
+    """The section of the nano model's skills."""
+    about = f"Model {report['model']}, {report['documents']} documents for each skill, seed {report['seed']}."
     return f"## {name}\n\n{about}\n\n{skill_table(report)}\n"
 
 
@@ -209,7 +209,7 @@ ROUTER_COLUMNS = (
 
 
 def router(name: str, report: dict[str, Any], folder: Path) -> str:
-    """Retrieval, routing and gates on held-out questions."""
+    """The section of a router study: retrieval, routing and gates on held-out questions."""
     rows = [[cell(row.get(key), form) for key, _, form in ROUTER_COLUMNS] for row in report["rows"]]
     about = (
         f"Model {report['model']}, embedder {report['embedder']}, source {report['source']}, "
@@ -222,11 +222,11 @@ def router(name: str, report: dict[str, Any], folder: Path) -> str:
 
 
 def plot_risk(name: str, report: dict[str, Any], folder: Path) -> str | None:
-    """How many answers of artifacts are wrong, by the share of questions left to them; its path."""
+    """Plot the risk-coverage curves to an SVG next to the JSON; returns its path."""
     curves = {
-        key: found["risk_coverage"]
-        for key, found in report["calibrations"].items()
-        if found.get("risk_coverage")
+        key: each["risk_coverage"]
+        for key, each in report["calibrations"].items()
+        if each.get("risk_coverage")
     }
     if not curves:
         return None
@@ -247,7 +247,7 @@ def plot_risk(name: str, report: dict[str, Any], folder: Path) -> str | None:
 
 
 def bench(name: str, report: dict[str, Any], folder: Path) -> str:
-    """The rows of a ``memkit bench`` or a study, those with the same columns in one table."""
+    """The section of a benchmark or a study, with one table for all rows that have the same columns."""
     what = f"bench {report['bench']}" if "bench" in report else f"eval --study {report['study']}"
     of = f" {report['source']}, seed {report['seed']}," if "study" in report else ""
     about = f"`memkit {what}`,{of} measured on {report['machine']}, {report['date']}."
@@ -277,35 +277,35 @@ COSTS = (
     ("compile_steps", "steps", "{:,.0f}"),
     ("compile_s", "seconds", "{:.1f}"),
     ("compile_flops", "FLOPs", "{:.2e}"),
-    ("flops_per_token", "FLOPs a token", "{:.2e}"),
+    ("flops_per_token", "FLOPs per token", "{:.2e}"),
     ("flops_ratio_vs_paper", "of the paper's", "{:.4f}"),
     ("of_rate", "of the matrix rate", "{:.2f}"),
-    ("step_of_rate", "a step's share", "{:.2f}"),
+    ("step_of_rate", "of the rate, per step", "{:.2f}"),
     ("peak_bytes", "peak bytes", "{:,.0f}"),
     ("peak_bytes_over_model", "over the model's", "{:,.0f}"),
 )
 
 
 def costs(name: str, report: dict[str, Any]) -> str:
-    """What compilations cost: the fast recipe, the paper's, and texts of several lengths."""
+    """The section of compile costs: the fast recipe, the paper's, and several text lengths."""
     rows = [[cell(row.get(key), form) for key, _, form in COSTS] for row in report["rows"]]
     about = (
         f"`memkit bench compile`, model {report['model']}, source {report['source']}, {report['ratio']:g}×, "
-        f"seed {report['seed']}, on {report['machine']}, {report['date']}. The paper's FLOPs are those of "
-        "all its steps, where the samples of a step share one reading of the context; the paper repeats it."
+        f"seed {report['seed']}, on {report['machine']}, {report['date']}. The paper's FLOPs are for all "
+        "its steps, with one forward pass over the context for the samples of a step; the paper repeats it."
     )
     return f"## {name}\n\n{about}\n\n{_table([title for _, title, _ in COSTS], rows)}\n"
 
 
 def calibration(name: str, report: dict[str, Any]) -> str:
-    """What the admission gate's thresholds do to the artifacts they were chosen on."""
+    """The section of the admission gate's thresholds, measured on the artifacts they were chosen on."""
     rows = [[key, cell(value, "{}")] for key, value in report.items() if key != "auc"]
     rows += [[f"AUC of {key}", cell(value, "{:.3f}")] for key, value in report["auc"].items()]
     return f"## {name}\n\n{_table(['admission gate', ''], rows)}\n"
 
 
 def render(folder: Path) -> str:
-    """The whole report, in the order of the file names. Raises `ConfigError` for a file that is no result."""
+    """The whole report, ordered by file name. Raises `ConfigError` for a file that is not a result."""
     parts = [HEAD]
     for file in sorted(folder.glob("*.json")):
         try:

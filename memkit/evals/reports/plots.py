@@ -1,4 +1,4 @@
-"""Plots as SVG, which pages hold inline. They need matplotlib, of the extra ``eval``."""
+"""Plots as inline SVG. They need matplotlib (the extra ``eval``)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from memkit.errors import MissingExtraError, install_line
 def figure_of(
     draw: Callable[[Any], None], size: tuple[float, float] = (7, 3.5), panels: int = 1, salt: str = "memkit"
 ) -> str:
-    """An SVG of what ``draw`` puts into matplotlib's axes, or into a list of several.
+    """The SVG that ``draw`` makes on matplotlib's axes, or with ``panels`` > 1 on a list of them.
 
-    SVGs of one page need a ``salt`` each, which makes their ids. Raises `MissingExtraError`.
+    ``size`` is in inches. Each SVG of a page needs its own ``salt``, from which its ids are made. Raises
+    `MissingExtraError` without matplotlib.
     """
     try:
         from matplotlib import rc_context
@@ -33,10 +34,10 @@ def inline(svg: str) -> str:
     return svg[svg.index("<svg") :]
 
 
-def heat_map(axes: Any, found: Mapping[tuple[float, float], float], unit: str) -> None:
-    """Needles found, from 0 to 1, by (length, depth in percent); lengths are in ``unit``."""
-    lengths, depths = sorted({length for length, _ in found}), sorted({depth for _, depth in found})
-    grid = [[found.get((length, depth), float("nan")) for length in lengths] for depth in depths]
+def heat_map(axes: Any, shares: Mapping[tuple[float, float], float], unit: str) -> None:
+    """Draw the shares of needles found, by (length, depth in percent); lengths are in ``unit``."""
+    lengths, depths = sorted({length for length, _ in shares}), sorted({depth for _, depth in shares})
+    grid = [[shares.get((length, depth), float("nan")) for length in lengths] for depth in depths]
     image = axes.imshow(grid, vmin=0, vmax=1, aspect="auto", cmap="RdYlGn")
     axes.set(xticks=range(len(lengths)), xticklabels=[f"{length:g}" for length in lengths], xlabel=unit)
     axes.set(yticks=range(len(depths)), yticklabels=[f"{depth:g} %" for depth in depths])
@@ -50,14 +51,15 @@ def heat_map(axes: Any, found: Mapping[tuple[float, float], float], unit: str) -
 
 
 def by_ratio(axes: Any, rows: Sequence[Mapping[str, Any]], name: str, colours: Mapping[str, str]) -> None:
-    """A figure with its 95 % interval against the ratio, a line a method; one without a ratio is a level."""
+    """Plot a figure with its 95 % interval by ratio, a line for each method; without a ratio a dashed
+    level."""
     known = [row for row in rows if row[name] is not None]
     for method, colour in colours.items():
-        mine = [row for row in known if row["method"] == method]
-        for row in mine:
+        of_method = [row for row in known if row["method"] == method]
+        for row in of_method:
             if row["ratio"] is None:
                 axes.axhline(row[name], linestyle="--", color=colour, label=method)
-        drawn = [row for row in mine if row["ratio"] is not None]
+        drawn = [row for row in of_method if row["ratio"] is not None]
         if drawn:
             ratios, values = [row["ratio"] for row in drawn], [row[name] for row in drawn]
             bars = list(zip(*(bar(row, name) for row in drawn), strict=True))
@@ -71,6 +73,6 @@ def by_ratio(axes: Any, rows: Sequence[Mapping[str, Any]], name: str, colours: M
 
 
 def bar(row: Mapping[str, Any], name: str) -> tuple[float, float]:
-    """How far the interval reaches below and above the figure; nowhere without one."""
+    """The lengths of the error bar below and above the figure; 0 without an interval."""
     low, high = row[f"{name}_ci95"] or (row[name], row[name])
     return max(row[name] - low, 0), max(high - row[name], 0)

@@ -1,6 +1,6 @@
 """A self-contained HTML report of an evaluation: figures with intervals, plots, and every question.
 
-Questions that a method lost come first, with what each method answered; those that all kept stand below.
+Questions that a memory lost come first, with the answer of each method.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from memkit.evals.reports.markdown import COLUMNS, Column, cell, columns_of, int
 from memkit.evals.reports.plots import by_ratio, figure_of, heat_map, inline
 from memkit.evals.reports.study_html import RETENTION, section, shell
 
-LOST = 0.9  # of the full context's score: below that, a method lost the question
-LISTED = 200  # questions of a group that are shown
+LOST = 0.9  # share of the full context's score below which a method lost the question
+LISTED = 200  # questions shown of each group
 MEASURED = (
     "n em f1 f1_ci95 contains contains_ci95 metric score score_ci95 retention "
     "retention_ci95 kl drift_kl drift_points compile_s prompt_tokens ttft_ms"
@@ -28,11 +28,11 @@ STYLE = """
 .right { color: #1a6b33; } .wrong { color: #a3211b; }
 @media (prefers-color-scheme: dark) { .right { color: #7fd69a; } .wrong { color: #ff9d94; } }
 """
-Question = Mapping[str, Any]  # as `memkit.evals.journal.transcript` makes them
+Question = Mapping[str, Any]  # an entry of `memkit.evals.journal.transcript`
 
 
 def results_page(report: Mapping[str, Any]) -> str:
-    """The whole page; opens from a file, needs nothing from elsewhere. Raises `MissingExtraError`."""
+    """The whole page, without external resources. Raises `MissingExtraError` without matplotlib."""
     rows, categories = report["rows"], report["categories"]
     parts = [
         section(
@@ -76,7 +76,7 @@ def _by_ratio(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _heat_maps(categories: Sequence[Mapping[str, Any]]) -> str:
-    """A map of length and depth for each method, of an evaluation with needles."""
+    """A heat map of length and depth for each method; "" for an evaluation without needles."""
     found = dict[str, dict[tuple[float, float], float]]()
     for row in categories:
         where = place(row["category"])
@@ -84,13 +84,13 @@ def _heat_maps(categories: Sequence[Mapping[str, Any]]) -> str:
             found.setdefault(label(row), {})[where] = row["score"]
     return "".join(
         f"<h3>{html.escape(name)}</h3>"
-        + inline(figure_of(partial(heat_map, found=cells, unit="words"), (6, 3), salt=name))
+        + inline(figure_of(partial(heat_map, shares=cells, unit="words"), (6, 3), salt=name))
         for name, cells in found.items()
     )
 
 
 def _questions(asked: Sequence[Question]) -> list[str]:
-    """The questions in three groups, failures first."""
+    """The questions in three groups, those lost by a memory first."""
     groups: dict[str, list[Question]] = {
         "Lost by a memory": [],
         "Kept by every memory": [],
@@ -136,7 +136,7 @@ def _row(question: Question, methods: Sequence[str]) -> str:
 
 
 def _answer(said: Mapping[str, Any] | None, metric: str) -> str:
-    """What a method said, marked: right or wrong, or by its score where that is no matter of either."""
+    """A method's answer, marked as right or wrong, or with its score if the metric is not binary."""
     if said is None:
         return "–"
     text = html.escape(said["answer"] or "(nothing)")

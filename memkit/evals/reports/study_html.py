@@ -34,7 +34,7 @@ SHOWN = (
 
 
 def page(report: dict[str, Any], studies: Sequence[Study], title: str) -> str:
-    """The whole page; opens from a file, needs nothing from elsewhere."""
+    """The whole page, without external resources."""
     rows = {(row["method"], row["ratio"]): row for row in report["rows"]}
     about = (
         f"Model {report['model']}, source {report['source']}, {report['records']} records, seed "
@@ -55,7 +55,7 @@ def page(report: dict[str, Any], studies: Sequence[Study], title: str) -> str:
 
 
 def shell(title: str, body: str, style: str = "") -> str:
-    """A page around ``body``, with its style inside."""
+    """An HTML page around ``body``, with inline style."""
     head = html.escape(title)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{head}</title>'
@@ -71,7 +71,7 @@ def section(
     figure: str,
     columns: Sequence[Column],
 ) -> str:
-    """A table with these columns, under a title and above a figure; ``axis`` heads the labels of its rows."""
+    """A title, a table with these columns, and a figure; ``axis`` is the heading of the row labels."""
     head = "".join(f"<th>{html.escape(name)}</th>" for name in [axis, *(t for _, t, _ in columns)])
     body = "".join(
         f"<tr><td>{html.escape(label)}</td>"
@@ -84,7 +84,10 @@ def section(
 
 
 def plot(rows: Sequence[tuple[str, dict[str, Any]]], axis: str) -> str:
-    """Retention with its interval beside the KL, by label, as inline SVG. Raises `MissingExtraError`."""
+    """A plot of retention with its interval, next to the KL, by label, as inline SVG.
+
+    Raises `MissingExtraError` without matplotlib.
+    """
     drawn = [(label, row) for label, row in rows if row["retention"] is not None]
     if not drawn:
         return ""
@@ -97,7 +100,7 @@ def plot(rows: Sequence[tuple[str, dict[str, Any]]], axis: str) -> str:
             axes.errorbar([x], [row["retention"]], yerr=bars, fmt="o", color=COLOUR, capsize=4)
         axes.set(ylabel="retention", ylim=(min(-0.05, axes.get_ylim()[0]), max(1.05, axes.get_ylim()[1])))
         beside.plot([row["kl"] for _, row in drawn], "o", color=COLOUR)
-        beside.set(ylabel="KL, nats a token", yscale="log")
+        beside.set(ylabel="KL, nats per token", yscale="log")
         for panel in panels:
             panel.set(xticks=range(len(drawn)), xticklabels=names, xlabel=axis)
             panel.tick_params(axis="x", labelsize="small")

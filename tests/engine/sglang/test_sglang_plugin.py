@@ -26,7 +26,7 @@ from memkit.engine.sglang.plugin.header import Header, make_secret, read_secret,
 from memkit.engine.sglang.plugin.kv_pages import Pages, Share, heads_of, require_pooled
 from memkit.engine.sglang.plugin.lora_adapters import Adapters
 from memkit.engine.sglang.plugin.protocol import Claim, page_hashes, salt, tenant_key
-from memkit.engine.sglang.plugin.request_checks import RequestChecks, check_harmless, embedded
+from memkit.engine.sglang.plugin.request_checks import RequestChecks, check_harmless, override_field
 from memkit.engine.sglang.plugin.server_args import ServerFlags, command
 from memkit.engine.transformers import kv_cache
 from memkit.errors import ArtifactError, BankError, ConfigError, EngineError, FingerprintError, ModelError
@@ -334,7 +334,7 @@ def test_admission_of_batches(
     assert found[1] is not None
     assert found[2] is None
     assert found[1].start == len(tiny.chat.header)
-    made = embedded(found, lambda embeds, positions: (len(embeds), positions[0]), single=False)
+    made = override_field(found, lambda embeds, positions: (len(embeds), positions[0]), single=False)
     assert made == [None, (soft.manifest.tokens, len(tiny.chat.header)), None]
     both.cache_salt = [first.cache_salt, second.cache_salt]
     with pytest.raises(EngineError, match="3 prompts, but 2"):

@@ -1,4 +1,4 @@
-"""The part of memkit that runs inside an SGLang server, and the names that it shares with the client.
+"""The part of memkit that runs inside an SGLang server, and the protocol that it shares with the client.
 
 SGLang loads `memkit.engine.sglang.plugin.plugin` through its entry-point group ``sglang.srt.plugins`` and
 `memkit.engine.sglang.plugin.cache_linker` by the flags that ``memkit sglang-args`` prints. Both need only

@@ -1,4 +1,4 @@
-"""A bank's artifacts as a server reads them: memory-mapped, by name, a bounded number of them open."""
+"""A bank's artifacts on the server: memory-mapped files, a bounded number of them open."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ from memkit.engine.sglang.plugin.config import PluginConfig
 from memkit.engine.sglang.plugin.protocol import Claim, tenant_key
 from memkit.errors import ArtifactError, BankError, MissingExtraError
 
-FRESH = 5.0  # seconds for which a fetched file counts as still there
+FRESH = 5.0  # seconds until the store is asked again whether a fetched file still exists
 
 
 class Files(Protocol):
-    """Where the files are. Raises `ArtifactError` for what is not there (any more), `BankError` when the
-    store cannot be reached."""
+    """The artifact files of a bank."""
 
     def local(self, name: str) -> Path:
-        """The file on this machine."""
+        """The path of a file on this machine.
+
+        Raises `ArtifactError` for a file that does not exist (any more), `BankError` when the store cannot be
+        reached.
+        """
 
 
 class LocalFiles:
-    """The files below a folder that this machine sees."""
+    """Files below a local folder."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -41,9 +44,9 @@ class LocalFiles:
 
 
 class RemoteFiles:
-    """The files below a URL that fsspec knows, fetched into a folder.
+    """Files below a URL that fsspec supports, fetched into the folder ``cache``.
 
-    Whether one is still there is asked again after `FRESH` seconds.
+    After `FRESH` seconds the store is asked again whether a file still exists.
     """
 
     def __init__(self, url: str, cache: Path) -> None:
@@ -86,17 +89,16 @@ class RemoteFiles:
 
 
 def files_of(config: PluginConfig) -> Files:
-    """The files that a configuration names."""
+    """The artifact files of a configuration: local, or at a URL."""
     if "://" in config.artifacts:
         return RemoteFiles(config.artifacts, Path(config.cache))
     return LocalFiles(Path(config.artifacts))
 
 
 class Artifacts:
-    """Opened artifacts; those used longest ago are let go beyond ``capacity`` bytes.
+    """An LRU cache of opened artifacts, of at most ``capacity`` bytes.
 
-    Each use asks whether the file is still there, so that what was forgotten is served no longer.
-    May be used from several threads.
+    Each use checks that the file still exists, so that a forgotten artifact is no longer served. Thread-safe.
     """
 
     def __init__(self, files: Files, capacity: int) -> None:
@@ -106,15 +108,16 @@ class Artifacts:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of what is open."""
+        """The size of the open artifacts."""
         with self._lock:
             return sum(artifact.nbytes for artifact in self._open.values())
 
     def get(self, claim: Claim, fingerprint: str, *, verify: bool) -> Artifact:
-        """The artifact that a request names, for the model of that fingerprint.
+        """The artifact that a request claims, for the base model with that fingerprint.
 
-        Its manifest is checked; its tensors, against the name, only with ``verify``, and once. Raises
-        `ArtifactError` or `FingerprintError` when it cannot be used, `BankError` when nothing can be read.
+        Its manifest is always checked; with ``verify`` the digest of the file, too (computed once). Raises
+        `ArtifactError` or `FingerprintError` when it cannot be used, `BankError` when the store cannot be
+        reached.
         """
         path = self._files.local(claim.file)
         with self._lock:
@@ -130,11 +133,11 @@ class Artifacts:
     def _keep(self, name: str, artifact: Artifact) -> None:
         with self._lock:
             self._open[name] = artifact
-            spare = sum(each.nbytes for each in self._open.values()) - self._capacity
+            excess = sum(each.nbytes for each in self._open.values()) - self._capacity
             for other in list(self._open)[:-1]:
-                if spare <= 0:
+                if excess <= 0:
                     break
-                spare -= self._open.pop(other).nbytes  # not closed: somebody may be reading it
+                excess -= self._open.pop(other).nbytes  # not closed: another thread may be reading it
 
 
 def _require(artifact: Artifact, claim: Claim, fingerprint: str) -> None:

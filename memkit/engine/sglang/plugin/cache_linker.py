@@ -1,9 +1,9 @@
-"""SGLang's door to an external KV store, over a bank: artifacts are read into the device's KV pool.
+"""SGLang's interface to an external KV store, implemented over a bank: loads artifacts into the KV pool.
 
-It only reads. Whatever cannot be loaded fails the request, with nothing cached: SGLang itself would compute
-the placeholders as text and keep the result under the artifact's name.
-`memkit.engine.sglang.plugin.scheduler_guard` tells the linker which artifact a request names, and refuses
-what slips past it.
+It is read-only. A failed load fails the request, with nothing cached: SGLang would otherwise compute the
+placeholders as text and cache the result under the artifact's key.
+`memkit.engine.sglang.plugin.scheduler_guard` tells the linker which artifact a request claims, and fails
+requests that SGLang would run without it.
 """
 
 from __future__ import annotations
@@ -32,12 +32,15 @@ from memkit.engine.sglang.plugin.protocol import PLACEHOLDER, Claim, page_hashes
 from memkit.errors import ArtifactError, ConfigError, EngineError, MemkitError
 
 log = logging.getLogger(__name__)
-REMEMBERED = 4096  # requests, and names of prefixes, that are remembered
+MAX_ENTRIES = 4096  # of the tables of matched requests and of page hashes
 
 
 @dataclass(frozen=True)
 class Loading:
-    """Slots ``indices`` that get an artifact's positions from ``start`` on; no artifact: the load fails."""
+    """A load of an artifact's positions, from ``start`` on, into the pool's slots ``indices`` ``[token]``.
+
+    A negative ``start`` makes the load fail.
+    """
 
     claim: Claim
     start: int
@@ -46,9 +49,9 @@ class Loading:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a request's prompt starts with: an artifact, of which the device holds ``cached`` positions.
+    """The artifact at the start of a request's prompt, of which the device has ``cached`` positions.
 
-    ``tokens`` counts header and artifact; None: the artifact cannot be opened.
+    ``tokens`` counts header and artifact; None if the artifact cannot be opened.
     """
 
     claim: Claim
@@ -58,7 +61,7 @@ class Expected:
 
 
 class MemkitLinker(UnifiedCacheLinker):  # type: ignore[misc] # SGLang is not installed where this is checked
-    """Loads artifacts of kind kv, with the header in front of them, into one rank's pool."""
+    """Loads artifacts of kind ``kv``, preceded by the header, into one rank's KV pool."""
 
     def __init__(
         self,
@@ -81,15 +84,15 @@ class MemkitLinker(UnifiedCacheLinker):  # type: ignore[misc] # SGLang is not in
         self._share = _share(self.prefix, self.pool)
         self._expected: Expected | None = None
         self._queued: dict[str, Loading] = {}
-        self._matched: OrderedDict[str, tuple[Claim, int]] = OrderedDict()  # what to load, from where on
-        self._named: OrderedDict[tuple[str, str | None], list[str]] = OrderedDict()  # pages of a prefix
+        self._matched: OrderedDict[str, tuple[Claim, int]] = OrderedDict()  # claim and start, by request id
+        self._hashes: OrderedDict[tuple[str, str | None], list[str]] = OrderedDict()  # of a prefix's pages
         self._running: Future[None] | None = None
         self._thread = ThreadPoolExecutor(1, "memkit-load")
         _check_server(server_args, self.page)
 
     # -- what a request may load ----------------------------------------------------------------
     def expect(self, claim: Claim | None, salt: str | None, cached: int) -> Expected | None:
-        """Told before each `lookup`: which artifact the request names, if any, and what the device holds."""
+        """Called before each `lookup` with the artifact that the request claims and the cached positions."""
         self._expected = None
         if claim is None or claim.kind != "kv":
             return None
@@ -111,35 +114,35 @@ class MemkitLinker(UnifiedCacheLinker):  # type: ignore[misc] # SGLang is not in
         if expected.tokens is not None:
             if expected.cached >= expected.tokens:
                 return []
-            known = self._pages_of(expected.claim, expected.salt, expected.tokens)
-            known = known[expected.cached // self.page :]
-            if known and keys[: len(known)] == known:
+            missing = self._pages_of(expected.claim, expected.salt, expected.tokens)
+            missing = missing[expected.cached // self.page :]
+            if missing and keys[: len(missing)] == missing:
                 self._match(rid, expected.claim, expected.cached)
-                return [len(known)]
-        # Claimed all the same: the load then fails the request, instead of computing what is not text.
+                return [len(missing)]
+        # Reported as found, so that the load fails the request instead of placeholders being computed.
         self._match(rid, expected.claim, -1)
         return [len(keys)]
 
     def _match(self, rid: str, claim: Claim, start: int) -> None:
         self._matched[rid] = claim, start
-        if len(self._matched) > REMEMBERED:  # of requests that were given up while they waited
+        if len(self._matched) > MAX_ENTRIES:  # entries of requests that were cancelled while queued
             self._matched.popitem(last=False)
 
     def _pages_of(self, claim: Claim, salt: str | None, tokens: int) -> list[str]:
-        """The names of the prefix's pages."""
-        known = self._named.pop((claim.key, salt), None)
-        if known is None:
+        """The hashes of the pages of header and artifact."""
+        hashes = self._hashes.pop((claim.key, salt), None)
+        if hashes is None:
             ids = [*self.prefix.ids, *[PLACEHOLDER] * (tokens - len(self.prefix.ids))]
-            known = page_hashes(ids, self.page, claim.key, salt)
-        self._named[claim.key, salt] = known
-        if len(self._named) > REMEMBERED:
-            self._named.popitem(last=False)
-        return known
+            hashes = page_hashes(ids, self.page, claim.key, salt)
+        self._hashes[claim.key, salt] = hashes
+        if len(self._hashes) > MAX_ENTRIES:
+            self._hashes.popitem(last=False)
+        return hashes
 
     # -- loading --------------------------------------------------------------------------------
     def load(self, rid: str, transfers: list[Any]) -> bool:
         if rid not in self._matched:
-            return False  # SGLang would compute it now; the guard sees to it that nobody gets that
+            return False  # SGLang would compute the prefix now; the scheduler guard fails the request
         claim, start = self._matched.pop(rid)
         (indices,) = (transfer.device_indices for transfer in transfers if transfer.name == PoolName.KV)
         self._queued[rid] = Loading(claim, start, indices)
@@ -164,12 +167,12 @@ class MemkitLinker(UnifiedCacheLinker):  # type: ignore[misc] # SGLang is not in
                     self._copy(index, batch, stream)
             else:
                 self._copy(index, batch, None)
-        except BaseException as error:  # whatever it is, the requests that wait for it must not go on
+        except BaseException as error:  # in any case the requests that wait for this load must fail
             log.error("artifacts were not loaded: %s", error)
             self.layer_done_counter.fail(index, error)
 
     def _copy(self, index: int, batch: list[Loading], stream: Any) -> None:
-        """Layer by layer, so that the first ones are computed with while the others are on their way."""
+        """Copy layer by layer, so that the model can start on the first layers while others are loading."""
         work = [(self._pages(each), each) for each in batch]
         for layer in range(self.pool.layer_num):
             for pages, each in work:
@@ -198,7 +201,7 @@ class MemkitLinker(UnifiedCacheLinker):  # type: ignore[misc] # SGLang is not in
         self._matched.pop(rid, None)
         return self._queued.pop(rid, None) is not None
 
-    # -- it only reads --------------------------------------------------------------------------
+    # -- writing is not supported ---------------------------------------------------------------
     def offload(self, transfers: list[Any], session_id: str | None = None) -> bool:
         return False
 
@@ -221,7 +224,7 @@ class MemkitLinker(UnifiedCacheLinker):  # type: ignore[misc] # SGLang is not in
 
 
 def _share(prefix: Header, pool: Any) -> Share:
-    """This rank's part of the model's keys and values. Raises `EngineError` for a pool of another layout."""
+    """This rank's layers and heads. Raises `EngineError` for a pool with an unsupported layout."""
     buffers = getattr(pool, "k_buffer", None)
     if not buffers or buffers[0].dim() != 3 or getattr(pool, "use_hnd", False):
         raise EngineError(f"memkit cannot write a KV cache of the type {type(pool).__name__}")
@@ -240,7 +243,7 @@ def _share(prefix: Header, pool: Any) -> Share:
 
 
 def _check_server(server_args: Any, page: int) -> None:
-    """Raise `ConfigError` for what cannot work with artifacts, and where SGLang names pages otherwise."""
+    """Raise `ConfigError` for unsupported server arguments, or another way of hashing pages."""
     if getattr(server_args, "speculative_algorithm", None):
         raise ConfigError("speculative decoding has a cache that artifacts do not fill: leave it out")
     ids, key, salt = list(range(2 * page)), "memkit:self-test", "salt"

@@ -1,4 +1,4 @@
-"""What a server is told about a bank: the ``linker_extra_config`` of its flags."""
+"""The plugin's configuration: the ``linker_extra_config`` in a server's flags."""
 
 from __future__ import annotations
 
@@ -13,18 +13,13 @@ CAPACITY = 4 << 30  # bytes
 
 @dataclass(frozen=True)
 class PluginConfig:
-    """Where a server finds artifacts, and how many of them it keeps open.
+    """Where a server finds the bank's artifacts. Raises `ValueError` for invalid values."""
 
-    ``artifacts`` is the folder, or the URL that fsspec knows, with the bank's artifacts; ``prefix`` the file
-    that `memkit.engine.sglang.plugin.header.write` made for the model; ``secret`` the file that tenants'
-    salts are made with; ``cache`` the folder for files that are fetched from a URL. ``capacity`` is in bytes.
-    """
-
-    artifacts: str
-    prefix: str
-    secret: str
-    cache: str = ""
-    capacity: int = CAPACITY
+    artifacts: str  # a folder, or a URL that fsspec supports
+    prefix: str  # the file that `memkit.engine.sglang.plugin.header.write` made for the model
+    secret: str  # the file with the bank's secret, for the tenants' salts
+    cache: str = ""  # folder for files that are fetched from a URL
+    capacity: int = CAPACITY  # bytes of open artifacts
 
     def __post_init__(self) -> None:
         for name in ("artifacts", "prefix", "secret"):
@@ -38,7 +33,7 @@ class PluginConfig:
 
     @classmethod
     def of(cls, values: Mapping[str, Any] | None) -> PluginConfig:
-        """From the flags; raises `ValueError` for unknown, absent or wrong keys."""
+        """The configuration from a mapping. Raises `ValueError` for unknown, missing or invalid keys."""
         names = {field.name for field in fields(cls)}
         if unknown := sorted(set(values or {}) - names):
             raise ValueError(f"the linker's configuration has the unknown key {unknown[0]!r}")
@@ -49,7 +44,7 @@ class PluginConfig:
 
     @classmethod
     def of_server(cls, server_args: Any) -> PluginConfig | None:
-        """From a server's arguments; None where it was not started with memkit's linker."""
+        """The configuration from a server's arguments; None if it was started without memkit's linker."""
         given = getattr(server_args, "unified_cache_external_linker_config", None)
         if isinstance(given, str):
             given = json.loads(given)

@@ -1,4 +1,4 @@
-"""The fingerprint of a model in a folder, without loading it: its tensors are read one after the other."""
+"""Fingerprint a model in a folder without loading it: its tensors are read one at a time."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ INDEX, WEIGHTS = "model.safetensors.index.json", "model.safetensors"
 
 
 def fingerprint_at(name: str, dtype: torch.dtype) -> tuple[str, str]:
-    """The fingerprints of a model and of its tokenizer, as `memkit.models.loading.load` would find them.
+    """The fingerprint of a model and the digest of its tokenizer, equal to those of a loaded model.
 
-    A folder with safetensors files is read tensor by tensor; anything else is loaded. Raises `ModelError`
-    when that is impossible.
+    ``name`` is one for `memkit.models.loading.load`. A folder with safetensors files is read tensor by
+    tensor; anything else is loaded. Raises `ModelError` when the model cannot be read or for another
+    ``dtype`` than artifacts support.
     """
     known = {kind: word for word, kind in DTYPES.items()}
     if dtype not in known:
@@ -43,7 +44,7 @@ def fingerprint_at(name: str, dtype: torch.dtype) -> tuple[str, str]:
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """The file of each tensor; nothing for a folder without safetensors files."""
+    """The file of each tensor; empty for a folder without safetensors files."""
     from safetensors import safe_open
 
     if (folder / INDEX).is_file():
@@ -56,7 +57,7 @@ def _files(folder: Path) -> dict[str, Path]:
 
 
 def _stored(model: Any, files: dict[str, Path]) -> dict[str, str] | None:
-    """The stored name of each of the model's tensors, tied ones being stored once. None: one is absent."""
+    """The stored name of each of the model's tensors (tied ones are stored once); None if one is missing."""
     model.tie_weights()
     same = dict[int, str]()
     for name, parameter in model.named_parameters(remove_duplicate=False):

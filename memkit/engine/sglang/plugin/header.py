@@ -1,7 +1,7 @@
-"""What stands in front of every artifact: the header of the prompt, as the frozen model reads it.
+"""The prompt's header, which precedes every artifact: its keys and values, in a file.
 
-A server loads the header's keys and values together with an artifact's. They lie in a file of the artifact
-format, made once for a model by whoever prepares a bank for serving.
+A server loads the header's KV together with an artifact's. The file has the artifact format and is created
+once for each model by ``memkit sglang-args``, as is the bank's secret.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
     from memkit.models.loading import LoadedModel
 
-MAKER = "memkit.serving.prefix"  # in stored files, so that it outlives the module of that name
-TENANT = "memkit"  # the file is nobody's
+MAKER = "memkit.serving.prefix"  # stored in files as their compiler; must not change
+TENANT = "memkit"  # the file belongs to no tenant
 AXES = ("layer", "kv_head", "token", "head_dim")
 SECRET = "secret"
 
 
 @dataclass(frozen=True)
 class Header:
-    """The header: its token ``ids``, and ``keys`` and ``values``, ``[layer, kv_head, token, head_dim]``.
+    """The header's token ``ids``, and its ``keys`` and ``values``, ``[layer, kv_head, token, head_dim]``.
 
-    ``fingerprint`` is the model's; ``end`` the token that ends an answer; ``hidden`` the width of embeddings.
+    ``fingerprint`` is the base model's, ``end`` the token that ends an answer, ``hidden`` the hidden size.
     """
 
     fingerprint: str
@@ -45,7 +45,7 @@ class Header:
 
     @classmethod
     def open(cls, path: str | Path) -> Header:
-        """Read the file that `write` made. Raises `ArtifactError` when it is absent or not sound."""
+        """Read a file that `write` created. Raises `ArtifactError` when it is absent or malformed."""
         with Artifact.open(path) as artifact:
             manifest = artifact.manifest
             ids, end, hidden = (manifest.config.get(name) for name in ("ids", "end", "hidden"))
@@ -60,9 +60,9 @@ class Header:
 
 
 def write(base: LoadedModel, folder: Path) -> Path:
-    """Write the header of a model below ``folder``, unless it is there; returns the file.
+    """Write the header of a model to a file in ``folder``, unless it exists; returns the file.
 
-    Raises `ConfigError` where it cannot be written.
+    Raises `ConfigError` when it cannot be written.
     """
     import torch
 
@@ -101,7 +101,10 @@ def _shape(config: Any) -> tuple[int, int, int, int]:
 
 
 def make_secret(folder: Path) -> Path:
-    """Write the secret of a bank below ``folder``, unless it is there; only its owner may read it."""
+    """Create the secret of a bank in ``folder``, unless it exists, readable by its owner only; the file.
+
+    Raises `ConfigError` when it cannot be written.
+    """
     path = folder / SECRET
     if not path.exists():
         _place(path, secrets.token_hex(32).encode(), 0o600)
@@ -122,7 +125,7 @@ def read_secret(path: str | Path) -> bytes:
 
 
 def _place(path: Path, data: bytes, mode: int) -> None:
-    """A new file, whole or not at all; one that somebody else wrote meanwhile stays."""
+    """Create a file atomically; a file that another process created meanwhile is kept."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Keys and values as a server's pool wants them: one rank's layers and heads, in the pool's numbers."""
+"""Keys and values in the layout of a server's KV pool: one rank's layers and heads, in the pool's dtype."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from memkit.artifact.quantization import dequantized
 from memkit.engine.sglang.plugin.header import Header
 from memkit.errors import ArtifactError, EngineError
 
-POOLED = ("float32", "bfloat16", "float16")  # numbers of a pool that memkit writes
+POOLED = ("float32", "bfloat16", "float16")  # dtypes of a pool that memkit supports
 
 
 @dataclass(frozen=True)
 class Share:
-    """What one rank holds of a model: ``layers`` and ``heads``, slices of the whole."""
+    """The part of a model on one rank: slices of its ``layers`` and KV ``heads``."""
 
     layers: slice
     heads: slice
 
 
 def heads_of(total: int, size: int, rank: int) -> slice:
-    """The KV heads of one of ``size`` tensor-parallel ranks, as SGLang deals them out.
+    """The KV heads of one of ``size`` tensor-parallel ranks, as SGLang assigns them.
 
-    With fewer heads than ranks, neighbouring ranks hold the same one. Raises `EngineError` where they
-    cannot be dealt out evenly.
+    With fewer heads than ranks, neighbouring ranks share one. Raises `EngineError` when ``total`` heads
+    cannot be divided evenly.
     """
     if not 0 <= rank < size:
         raise EngineError(f"there is no rank {rank} among {size}")
@@ -43,7 +43,7 @@ def heads_of(total: int, size: int, rank: int) -> slice:
 
 
 def require_pooled(dtype: torch.dtype) -> None:
-    """Raise `EngineError` for a pool whose numbers memkit does not write, such as scaled FP8."""
+    """Raise `EngineError` for a pool with an unsupported dtype, such as scaled FP8."""
     name = str(dtype).removeprefix("torch.")
     if name not in POOLED:
         raise EngineError(
@@ -53,7 +53,10 @@ def require_pooled(dtype: torch.dtype) -> None:
 
 
 class Pages:
-    """The header's and one artifact's keys and values: ``tokens`` positions, for one rank's pool."""
+    """The keys and values of the header and one artifact, ``tokens`` positions, for one rank's pool.
+
+    Raises `ArtifactError` when the artifact's tensors do not have the header's shape.
+    """
 
     def __init__(self, prefix: Header, artifact: Artifact, share: Share) -> None:
         self._header = prefix.keys, prefix.values
@@ -69,11 +72,11 @@ class Pages:
         self.tokens = len(prefix.ids) + artifact.manifest.tokens
 
     def rows(self, layer: int, start: int, stop: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Keys and values of the rank's ``layer``, each ``[token, kv_head, head_dim]``, tokens start to stop.
+        """Keys and values of the rank's ``layer`` for tokens ``[start, stop)``.
 
-        Numbers of another type are rounded to ``dtype``, once, from what the artifact holds.
+        Each is ``[token, kv_head, head_dim]``, converted to ``dtype`` directly from the artifact's numbers.
         """
-        made = list[Tensor]()
+        rows = list[Tensor]()
         number = self._share.layers.start + layer
         for header, memory in zip(self._header, self._memory, strict=True):
             parts = [part[number, self._share.heads] for part in (header, memory)]
@@ -82,5 +85,5 @@ class Pages:
                 parts[0][:, start : max(split, start)][:, : stop - start],
                 parts[1][:, max(start - split, 0) : max(stop - split, 0)],
             )
-            made.append(torch.cat([part.to(dtype) for part in cut], 1).transpose(0, 1))
-        return made[0], made[1]
+            rows.append(torch.cat([part.to(dtype) for part in cut], 1).transpose(0, 1))
+        return rows[0], rows[1]

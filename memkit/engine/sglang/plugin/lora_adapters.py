@@ -1,4 +1,4 @@
-"""LoRA artifacts as the files that SGLang loads, written on the server from the bank."""
+"""Write LoRA artifacts from the bank as the adapter files that SGLang loads."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from memkit.errors import EngineError
 
 
 class Adapters:
-    """The folders of adapters that a server has loaded; they go with it."""
+    """The adapter files of a server, in a temporary folder that is removed when it closes."""
 
     def __init__(self, artifacts: Artifacts, fingerprint: str) -> None:
         self._artifacts, self._fingerprint = artifacts, fingerprint
         self._folder = Path(tempfile.mkdtemp(prefix="memkit-adapters-"))
 
     def path(self, name: str, path: str) -> str:
-        """Where the adapter lies that a client wants loaded under ``name``.
+        """The folder of the adapter that a client wants to load as ``name``.
 
-        ``path`` is the artifact's extra_key, or what this gave before. Paths of adapters that are nobody's
-        artifact are left as they are. Raises `EngineError` where name and path do not belong together,
-        `ArtifactError` for an artifact that holds no sound LoRA.
+        ``path`` is the artifact's ``extra_key``, or a folder that was returned before. The path of an adapter
+        that is not an artifact is returned unchanged. Raises `EngineError` when name and path do not match,
+        `ArtifactError` for an artifact without a valid LoRA.
         """
         ours = Path(path).is_relative_to(self._folder)
         claim = self._claim_of(Path(path)) if ours else Claim.parse(path)
@@ -45,12 +45,12 @@ class Adapters:
         return str(folder)
 
     def _claim_of(self, path: Path) -> Claim:
-        """The artifact of a folder that `path` named; `ValueError` for any other."""
+        """The claim of a folder that `path` returned. Raises `ValueError` for any other folder."""
         tenant, artifact = path.relative_to(self._folder).parts
         return Claim("lora", tenant, artifact)
 
     def unloaded(self, name: str) -> None:
-        """Remove the files of an adapter; they are written again when it is loaded again."""
+        """Remove the files of an adapter that was unloaded; loading it again writes them again."""
         if name.startswith(ADAPTER):
             claim = Claim("lora", *name.removeprefix(ADAPTER).split("-", 1))
             shutil.rmtree(self._folder / claim.tenant / claim.artifact, ignore_errors=True)

@@ -1,7 +1,7 @@
 """The plugin that SGLang loads in each of its processes, by the entry-point group ``sglang.srt.plugins``.
 
-In the process that takes requests it checks each one (`memkit.engine.sglang.plugin.request_checks`), puts
-memory embeddings in their places, resolves LoRA artifacts and answers ``/memkit``; in the scheduler's it
+In the process that receives requests it checks each one (`memkit.engine.sglang.plugin.request_checks`),
+inserts memory embeddings, resolves LoRA artifacts and serves the routes ``/memkit``. In the scheduler it
 installs `memkit.engine.sglang.plugin.scheduler_guard`.
 """
 
@@ -20,13 +20,18 @@ from memkit.engine.sglang.plugin.config import PluginConfig
 from memkit.engine.sglang.plugin.header import Header, read_secret
 from memkit.engine.sglang.plugin.lora_adapters import Adapters
 from memkit.engine.sglang.plugin.protocol import ADAPTER, Claim
-from memkit.engine.sglang.plugin.request_checks import OVERRIDES, RequestChecks, check_harmless, embedded
+from memkit.engine.sglang.plugin.request_checks import (
+    OVERRIDES,
+    RequestChecks,
+    check_harmless,
+    override_field,
+)
 from memkit.errors import ArtifactError, BankError, EngineError, MemkitError
 
 log = logging.getLogger(__name__)
 MANAGER = "sglang.srt.managers.tokenizer_manager.TokenizerManager"
 SERVER = "sglang.srt.entrypoints.http_server"
-INFO, LOOK = "/memkit", "/memkit/artifact"
+INFO, LOOKUP = "/memkit", "/memkit/artifact"
 
 
 def install() -> None:
@@ -46,7 +51,7 @@ def install() -> None:
 
 
 class RequestRefusedError(ValueError):
-    """A request that is not served; SGLang answers with the ``status_code``."""
+    """A request that is refused; SGLang responds with its ``status_code``."""
 
     def __init__(self, error: MemkitError) -> None:
         super().__init__(f"memkit: {error}")
@@ -55,7 +60,7 @@ class RequestRefusedError(ValueError):
 
 
 class Plugin:
-    """What a server knows of its bank; ``problem`` says why it serves no artifacts, "" when it does."""
+    """A server's connection to its bank; ``problem`` says why it serves no artifacts, "" if it does."""
 
     def __init__(self, manager: Any, config: PluginConfig) -> None:
         arguments = manager.server_args
@@ -63,7 +68,7 @@ class Plugin:
         self.artifacts = Artifacts(files_of(config), config.capacity)
         self.page = int(getattr(arguments, "page_size", None) or 1)
         secret = read_secret(config.secret)
-        self.admission = RequestChecks(self.prefix, self.artifacts, secret, self.page)
+        self.checks = RequestChecks(self.prefix, self.artifacts, secret, self.page)
         self.adapters = Adapters(self.artifacts, self.prefix.fingerprint)
         self.fingerprint: str | None = None
         self.vocabulary: str | None = None
@@ -73,7 +78,7 @@ class Plugin:
         threading.Thread(target=self._identify, name="memkit-fingerprint", daemon=True).start()
 
     def _identify(self) -> None:
-        """Find out whether the server's model is the one that the bank was prepared for."""
+        """Check that the server runs the base model that the bank was prepared for."""
         from memkit.engine.sglang.plugin.fingerprint import fingerprint_at
 
         model = self._manager.model_config
@@ -88,25 +93,25 @@ class Plugin:
                     f"{self.fingerprint[:12]} ({model.model_path}, {model.dtype}); run memkit sglang-args"
                 )
             )
-        except Exception as error:  # transformers raises many kinds; the server goes on without artifacts
+        except Exception as error:  # transformers raises many kinds; the server continues without artifacts
             self.problem = f"the server's model could not be identified: {error}"
         self.starting = False
         if self.problem:
             log.error("memkit serves no artifacts: %s", self.problem)
 
     def require(self) -> None:
-        """Raise `BankError` while the model is being checked, `EngineError` when it is another one."""
+        """Raise `BankError` while the model is being checked, `EngineError` if it is the wrong one."""
         if self.problem:
             raise BankError(self.problem) if self.starting else EngineError(self.problem)
 
     def _window(self) -> int:
-        """Longest prompt plus answer: what the model reads, or less where the KV cache is smaller."""
+        """The longest prompt plus answer in tokens: the model's window, or less with a smaller KV cache."""
         longest = int(self._manager.model_config.context_len)
         room = getattr(self._manager, "max_req_input_len", None)
         return longest if room is None else min(longest, int(room))
 
     def info(self) -> dict[str, Any]:
-        """What a client has to know to use this server."""
+        """The server's description for clients."""
         from sglang.version import __version__ as sglang
 
         arguments, model = self._manager.server_args, self._manager.model_config
@@ -132,7 +137,7 @@ class Plugin:
 
 
 def after_start(_result: None, manager: Any, *_arguments: Any, **_options: Any) -> None:
-    """After SGLang's tokenizer manager was made: read the bank's files, and add memkit's routes."""
+    """After SGLang's tokenizer manager is created: open the bank's files and add memkit's routes."""
     config = PluginConfig.of_server(manager.server_args)
     if config is None:
         return
@@ -149,15 +154,15 @@ def _add_routes(app: Any, serving: Plugin) -> None:
     async def info(_request: Request) -> Response:
         return JSONResponse(serving.info())
 
-    async def look(request: Request) -> Response:
-        """Whether an artifact can be used here: ``{"extra_key", "cache_salt"}``."""
+    async def lookup(request: Request) -> Response:
+        """Check that an artifact, given as ``{"extra_key", "cache_salt"}``, can be used here."""
         try:
-            asked = await request.json()
-            claim = Claim.parse(str(asked["extra_key"]))
+            body = await request.json()
+            claim = Claim.parse(str(body["extra_key"]))
             if claim is None:
                 raise EngineError("extra_key names no artifact")
             serving.require()
-            serving.admission.authorize(claim, asked["cache_salt"])
+            serving.checks.authorize(claim, body["cache_salt"])
             artifact = serving.artifacts.get(claim, serving.prefix.fingerprint, verify=False)
         except MemkitError as error:
             refused = RequestRefusedError(error)
@@ -167,13 +172,13 @@ def _add_routes(app: Any, serving: Plugin) -> None:
         return JSONResponse({"tokens": artifact.manifest.tokens, "kind": artifact.manifest.kind})
 
     app.router.add_route(INFO, info, methods=["GET"])
-    app.router.add_route(LOOK, look, methods=["POST"])
+    app.router.add_route(LOOKUP, lookup, methods=["POST"])
 
 
 def before_request(manager: Any, obj: Any, *_arguments: Any, **_options: Any) -> None:
-    """Before SGLang takes a request: refuse it, or put its memory embeddings in place.
+    """Before SGLang processes a request: check it, and insert its memory embeddings.
 
-    Raises `RequestRefusedError`, which SGLang turns into an answer with its status code.
+    Raises `RequestRefusedError`, which SGLang turns into a response with its status code.
     """
     from sglang.srt.managers.embed_types import PositionalEmbeds
 
@@ -183,13 +188,13 @@ def before_request(manager: Any, obj: Any, *_arguments: Any, **_options: Any) ->
         if serving is None:
             _without_bank(obj)
             return
-        found = serving.admission.check(obj)
-        if not found:
+        overrides = serving.checks.check(obj)
+        if not overrides:
             return
         serving.require()
-        if any(each is not None for each in found):
+        if any(each is not None for each in overrides):
             single = not isinstance(obj.input_ids[0], list)
-            setattr(obj, OVERRIDES, embedded(found, PositionalEmbeds, single))
+            setattr(obj, OVERRIDES, override_field(overrides, PositionalEmbeds, single))
     except MemkitError as error:
         raise RequestRefusedError(error) from error
 
@@ -202,7 +207,7 @@ def _without_bank(obj: Any) -> None:
 
 
 async def around_load(original: Callable[..., Any], manager: Any, obj: Any, *rest: Any) -> Any:
-    """Around the loading of a LoRA: one that is an artifact is read from the bank."""
+    """Around the loading of a LoRA: an artifact's is read from the bank."""
     serving: Plugin | None = getattr(manager, "memkit", None)
     if serving is not None:
         try:
@@ -213,14 +218,14 @@ async def around_load(original: Callable[..., Any], manager: Any, obj: Any, *res
 
 
 async def around_load_tensors(original: Callable[..., Any], manager: Any, obj: Any, *rest: Any) -> Any:
-    """Around the loading of a LoRA that a client sends: it may not take an artifact's name."""
+    """Around the loading of a LoRA that a client uploads: it must not have an artifact's name."""
     if str(obj.lora_name).startswith(ADAPTER):
         return _not_loaded(f"memkit: names that start with {ADAPTER} are kept for artifacts")
     return await original(manager, obj, *rest)
 
 
 async def around_unload(original: Callable[..., Any], manager: Any, obj: Any) -> Any:
-    """Around the unloading of a LoRA: the files of an artifact go with it."""
+    """Around the unloading of a LoRA: removes the files of an artifact."""
     result = await original(manager, obj)
     serving: Plugin | None = getattr(manager, "memkit", None)
     if serving is not None and result.success:

@@ -1,8 +1,8 @@
-"""Names on the wire between memkit and an SGLang server, in pure Python.
+"""The protocol between memkit and an SGLang server: keys, salts and page hashes, in pure Python.
 
-A request names its artifact in SGLang's ``extra_key``, which is part of every cache key: other artifacts,
-other keys. ``cache_salt`` is part of it, too, and is the tenant's secret: who does not know it neither hits
-what was cached for the tenant nor is served its artifacts.
+A request claims its artifact in SGLang's ``extra_key``, which is part of every cache key, so artifacts never
+share cache entries. ``cache_salt`` is part of the cache key, too, and is the tenant's secret: without it a
+client can neither hit the tenant's cache nor use its artifacts.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Literal, get_args
 from memkit.errors import EngineError
 
 Served = Literal["kv", "embeds", "lora"]
-SCHEME = "memkit:"  # starts the extra_key of a request that names an artifact
-ADAPTER = "memkit-"  # starts the name of a LoRA that is an artifact
-PLACEHOLDER = 0  # the token that stands where an artifact's positions are
+SCHEME = "memkit:"  # prefix of the extra_key of a request with an artifact
+ADAPTER = "memkit-"  # prefix of the name of an artifact's LoRA
+PLACEHOLDER = 0  # the token id at an artifact's positions
 MIN_SECRET = 16  # bytes
 _CLAIM = re.compile(r"memkit:(kv|embeds|lora):([0-9a-f]{16}):([0-9a-f]{64})")
 _SEED = b"sglang-cache-namespace-v1"
@@ -28,10 +28,7 @@ _SEED = b"sglang-cache-namespace-v1"
 
 @dataclass(frozen=True)
 class Claim:
-    """An artifact as a request names it: its ``kind``, the ``tenant``'s key and the ``artifact``'s id.
-
-    The key is what the bank's folder of that tenant is called: 16 hex digits that tell nothing.
-    """
+    """A request's claim to an artifact: its ``kind``, its ``tenant`` (see `tenant_key`) and its id."""
 
     kind: Served
     tenant: str
@@ -48,17 +45,17 @@ class Claim:
 
     @property
     def adapter(self) -> str:
-        """The name under which a server holds the artifact, if it is a LoRA."""
+        """The name of a LoRA artifact on a server."""
         return f"{ADAPTER}{self.tenant}-{self.artifact}"
 
     @property
     def file(self) -> str:
-        """The artifact's file below the bank's artifacts."""
+        """The artifact's file, relative to the bank's artifact store."""
         return f"{self.tenant}/{self.artifact}.mka"
 
     @classmethod
     def parse(cls, extra_key: str | None) -> Claim | None:
-        """What an ``extra_key`` names; None if it is none of memkit's. Raises `EngineError` if malformed."""
+        """The claim in an ``extra_key``; None if it is not memkit's. Raises `EngineError` if malformed."""
         if extra_key is None or not extra_key.startswith(SCHEME):
             return None
         found = _CLAIM.match(extra_key)
@@ -70,17 +67,20 @@ class Claim:
 
 
 def tenant_key(tenant: str) -> str:
-    """The tenant's key: what the bank calls the folder with the tenant's artifacts."""
+    """The name of the tenant's folder in the artifact store: 16 hex digits of its hash."""
     return hashlib.sha256(tenant.encode()).hexdigest()[:16]
 
 
 def salt(secret: bytes, tenant: str) -> str:
-    """The ``cache_salt`` of a tenant, given by its key: 32 hex digits, known to holders of the secret."""
+    """The ``cache_salt`` of a tenant, given by its `tenant_key`: 32 hex digits, derived from the secret."""
     return hmac.new(secret, b"memkit cache salt\0" + tenant.encode(), hashlib.sha256).hexdigest()[:32]
 
 
 def page_hashes(ids: Sequence[int], page: int, extra_key: str | None, cache_salt: str | None) -> list[str]:
-    """The names under which SGLang looks for the full pages of a prompt's tokens ``ids`` in a store."""
+    """The hashes by which SGLang looks up the full pages of a prompt's ``ids`` in an external store.
+
+    ``page`` is the page size in tokens.
+    """
     digest = _seed(extra_key, cache_salt)
     hashes = list[str]()
     for start in range(0, len(ids) - page + 1, page):

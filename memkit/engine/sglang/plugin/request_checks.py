@@ -1,7 +1,7 @@
-"""Which requests a server takes: the checks that run before SGLang sees a request.
+"""Checks that run before SGLang processes a request.
 
-Requests are SGLang's ``GenerateReqInput`` or ``EmbeddingReqInput``, before they are normalized: one prompt,
-or a list of them, each with an ``extra_key``, a ``cache_salt`` and a ``lora_path`` of its own.
+Requests are SGLang's ``GenerateReqInput`` or ``EmbeddingReqInput`` before normalization: one prompt, or a
+list of them, each with its own ``extra_key``, ``cache_salt`` and ``lora_path``.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
     from memkit.artifact.format import Artifact
 
 OVERRIDES = "positional_embed_overrides"
-# Ways to give a prompt, or to change it, that a request which names an artifact may not use.
+# Other ways to give or change a prompt, which a request with an artifact must not use.
 _FOREIGN = ("text", "input_embeds", "image_data", "video_data", "audio_data", "session_params", "kv_hints")
 
 
 @dataclass(frozen=True)
 class Overrides:
-    """Memory embeddings ``embeds``, ``[token, hidden]``, in place of a prompt's tokens from ``start`` on."""
+    """Memory embeddings ``embeds`` ``[token, hidden]`` that replace a prompt's tokens from ``start`` on."""
 
     embeds: Tensor
     start: int
 
 
 def check_harmless(request: Any, trusted: type, vocabulary: int) -> None:
-    """Raise `EngineError` for fields of any request that kill SGLang's scheduler, and all requests with it.
+    """Raise `EngineError` for fields that would crash SGLang's scheduler, and with it all requests.
 
-    ``trusted`` is the class that SGLang itself puts into the override field; ``vocabulary`` the number of
-    the model's tokens.
+    ``trusted`` is the class that SGLang itself puts into the override field; ``vocabulary`` is the size of
+    the model's vocabulary.
     """
     given = getattr(request, OVERRIDES, None)
     for item in given if isinstance(given, list) else [given]:
@@ -60,7 +60,7 @@ def _flat(value: Any) -> list[int]:
 
 
 def _biased(sampling: Any) -> list[int]:
-    """The tokens that sampling parameters name."""
+    """The token ids in the ``logit_bias`` of sampling parameters."""
     if not isinstance(sampling, dict):
         return []
     try:
@@ -70,14 +70,14 @@ def _biased(sampling: Any) -> list[int]:
 
 
 class RequestChecks:
-    """The checks of one server's requests that name artifacts. ``page`` is its page size in tokens."""
+    """Checks requests with artifacts on one server, whose page size is ``page`` tokens."""
 
     def __init__(self, prefix: Header, artifacts: Artifacts, secret: bytes, page: int) -> None:
         self.prefix, self.artifacts, self.page = prefix, artifacts, page
         self._secret = secret
 
     def check(self, request: Any) -> list[Overrides | None]:
-        """The embeddings that belong into each prompt of a request.
+        """Check a request; returns the embeddings to insert into each of its prompts, [] without an artifact.
 
         Raises `EngineError` for a request that must not run, `ArtifactError` for an artifact that cannot be
         used.
@@ -122,12 +122,12 @@ class RequestChecks:
         return None
 
     def authorize(self, claim: Claim, cache_salt: Any) -> None:
-        """Raise `EngineError` unless the salt is that of the claim's tenant."""
+        """Raise `EngineError` unless the salt is the claim's tenant's."""
         if not hmac.compare_digest(str(cache_salt).encode(), salt(self._secret, claim.tenant).encode()):
             _refuse("cache_salt is not that of the artifact's tenant")
 
     def _check_prompt(self, ids: Sequence[int], artifact: Artifact) -> int:
-        """How many positions of the prompt header and artifact take."""
+        """The number of positions of header and artifact, which the prompt must start with."""
         header = list(self.prefix.ids)
         tokens = len(header) + artifact.manifest.tokens
         wanted = [*header, *[PLACEHOLDER] * artifact.manifest.tokens]
@@ -156,7 +156,7 @@ def _ours(value: Any, start: str) -> bool:
 
 
 def _prompts(request: Any) -> list[Sequence[int]]:
-    """The prompts' token ids. Raises `EngineError` for prompts that are given otherwise."""
+    """The prompts' token ids. Raises `EngineError` for prompts in another form."""
     for name in _FOREIGN:
         if getattr(request, name, None) is not None:
             _refuse(f"a request that names an artifact gives its prompt as input_ids, without {name}")
@@ -178,12 +178,12 @@ def _spread(value: Any, count: int, name: str) -> list[Any]:
     return value
 
 
-def embedded(found: list[Overrides | None], make: Callable[..., Any], single: bool) -> Any:
-    """What belongs into the override field; ``make(embeds=, positions=)`` makes SGLang's objects."""
-    made = [
+def override_field(overrides: list[Overrides | None], make: Callable[..., Any], single: bool) -> Any:
+    """The value of the override field; ``make(embeds=, positions=)`` creates SGLang's objects."""
+    values = [
         each and make(embeds=each.embeds, positions=list(range(each.start, each.start + len(each.embeds))))
-        for each in found
+        for each in overrides
     ]
-    if not any(each is not None for each in made):
+    if not any(each is not None for each in values):
         return None
-    return made[0] if single else made
+    return values[0] if single else values

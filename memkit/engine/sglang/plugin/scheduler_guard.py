@@ -1,8 +1,8 @@
-"""What the scheduler may not do with a request that names an artifact: compute its placeholders as text.
+"""Hooks in SGLang's scheduler that keep it from computing an artifact's placeholders as text.
 
-SGLang falls back to that wherever a store gives less than the whole prefix. The hooks here run in the
-scheduler's process; they tell the linker what a request names, and mark a request whose prefix is not whole,
-so that it ends with an error and nothing of it is cached.
+SGLang does so whenever an external store provides less than the whole prefix. The hooks tell the linker which
+artifact a request claims, and mark a request whose prefix is incomplete: it ends with an error, and nothing
+of it is cached.
 """
 
 from __future__ import annotations
@@ -39,45 +39,45 @@ def require_installed() -> None:
 
 
 def around_match(original: Callable[..., Any], wrapper: Any, key: Any, req: Any, result: Any) -> Any:
-    """Around the search of a store for what the device lacks of a request's prefix."""
+    """Around the lookup in the external store of the part of a prefix that is not cached on the device."""
     linker = wrapper.cache_linker
     if not hasattr(linker, "expect"):
         return original(wrapper, key, req, result)
     _clear(req)
     try:
         claim = Claim.parse(key.extra_key)
-    except EngineError:  # admission refuses it; here it would be computed
+    except EngineError:  # refused by the request checks; if it got here, it would be computed as text
         mark(req)
         return result
     expected = linker.expect(claim, key.cache_salt, result.device_prefix_len)
-    found = original(wrapper, key, req, result)
-    if expected is not None and not _whole(found, expected.tokens):
+    match = original(wrapper, key, req, result)
+    if expected is not None and not _is_complete(match, expected.tokens):
         mark(req)
-    return found
+    return match
 
 
-def _whole(found: Any, tokens: int | None) -> bool:
-    """Whether what the device holds and what is going to be loaded make up the prefix.
+def _is_complete(match: Any, tokens: int | None) -> bool:
+    """Whether the positions on the device and those to be loaded make up the whole prefix.
 
-    Of an artifact that cannot be opened everything was claimed, so that its load fails.
+    For an artifact that cannot be opened, the linker reports all pages as found, so that the load fails.
     """
     if tokens is None:
-        return bool(found.host_hit_length > 0)
-    return bool(found.device_prefix_len + found.host_hit_length >= tokens)
+        return bool(match.host_hit_length > 0)
+    return bool(match.device_prefix_len + match.host_hit_length >= tokens)
 
 
 def after_load_back(result: Any, cache: Any, params: Any) -> Any:
-    """After the queuing of a load: one without room was dropped, and would be computed instead."""
+    """After a load was queued: marks a request whose load was dropped for lack of room."""
     req = params.req
     if result is not None and req is not None and str(req.extra_key or "").startswith("memkit:kv:"):
-        promised = req.host_hit_length
-        if cache.linker is not None and result[0] < promised:
+        expected = req.host_hit_length
+        if cache.linker is not None and result[0] < expected:
             mark(req)
     return None
 
 
 def mark(req: Any) -> None:
-    """Let a request end with an error after its next step, and keep what it computes out of the cache."""
+    """Make a request end with an error after its next step, and keep its KV out of the cache."""
     from sglang.srt.managers.schedule_batch import FINISH_ABORT
 
     req.memkit_marked = True
@@ -86,7 +86,7 @@ def mark(req: Any) -> None:
 
 
 def _clear(req: Any) -> None:
-    """A request that is matched again, before it ran, starts afresh."""
+    """Remove the mark of a request that is matched again before it ran."""
     if getattr(req, "memkit_marked", False):
         req.memkit_marked = False
         req.skip_radix_cache_insert = False

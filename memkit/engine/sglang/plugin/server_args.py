@@ -1,4 +1,4 @@
-"""The flags with which an SGLang server serves a bank's artifacts, and the files that they name."""
+"""The flags for an SGLang server that serves a bank's artifacts, and the files that they refer to."""
 
 from __future__ import annotations
 
@@ -14,24 +14,20 @@ from memkit.engine.sglang.plugin.header import make_secret, write
 if TYPE_CHECKING:
     from memkit.models.loading import LoadedModel
 
-FOLDER = "sglang"  # below the bank's: the header of each model, and the secret
+FOLDER = "sglang"  # in the bank's folder: the header of each model, and the secret
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True)
 class ServerFlags:
-    """What a server is to offer beside artifacts of the kinds kv and embeds.
+    """Settings of a server. Raises `ValueError` for invalid values."""
 
-    ``page`` is its page size in tokens. ``lora_rank`` is the highest rank of a LoRA artifact, 0: none are
-    served; ``loaded`` how many stay loaded, ``batched`` how many of them answer in one batch.
-    """
-
-    page: int = 1
-    lora_rank: int = 0
-    loaded: int = 32
-    batched: int = 8
-    hidden_states: bool = True  # for the learned gate, where its calibration uses them
-    capacity: int = CAPACITY  # bytes of opened artifacts
+    page: int = 1  # page size in tokens
+    lora_rank: int = 0  # highest rank of a LoRA artifact; 0: no LoRA artifacts are served
+    loaded: int = 32  # LoRAs that stay loaded
+    batched: int = 8  # LoRAs in one batch
+    hidden_states: bool = True  # return them, for gates whose calibration uses them
+    capacity: int = CAPACITY  # bytes of open artifacts
 
     def __post_init__(self) -> None:
         for name in ("page", "loaded", "batched", "capacity"):
@@ -43,7 +39,7 @@ class ServerFlags:
             raise ValueError(f"batched must be at most loaded ({self.loaded}), got {self.batched}")
 
     def of(self, model_path: str, config: PluginConfig, dtype: str) -> list[str]:
-        """The flags, for a server of the model at that path."""
+        """The flags for a server of the model at ``model_path`` in ``dtype``."""
         flags = ["--model-path", model_path, "--dtype", dtype, "--page-size", str(self.page)]
         flags += ["--enable-unified-cache-external-linker"]
         flags += ["--unified-cache-external-linker-backend", "dynamic"]
@@ -60,10 +56,10 @@ class ServerFlags:
 def prepare(
     home: Path, base: LoadedModel, artifacts: str | None = None, capacity: int = CAPACITY
 ) -> PluginConfig:
-    """Make what a server needs to serve the bank at ``home`` with this model: the header and the secret.
+    """Create the files that a server needs to serve the bank at ``home`` with this model.
 
-    ``artifacts`` is their URL, where they are not in the bank's folder. Raises `ConfigError` when the bank
-    cannot be written.
+    ``artifacts`` is the URL of the artifact store, if it is not in the bank's folder; ``capacity`` is in
+    bytes. Raises `ConfigError` when the bank cannot be written.
     """
     home = home.absolute()
     folder = home / FOLDER
@@ -77,5 +73,5 @@ def prepare(
 
 
 def command(flags: Sequence[str]) -> str:
-    """The flags as a line for a shell."""
+    """The flags, quoted for a shell."""
     return " ".join(shlex.quote(flag) for flag in flags)

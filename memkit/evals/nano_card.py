@@ -1,6 +1,6 @@
-"""Write nano's model card from its training record and its evaluation.
+"""Write nano's model card from the record of its training and its evaluation.
 
-``python -m memkit.models.nano.card``
+``python -m memkit.evals.nano_card``
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ and value in a text is a random word, so that only reading can answer.
 
 {skills}
 
-Measured by `python -m memkit.models.nano.evaluate --documents {documents} --seed {seed}` on
+Measured by `python -m memkit.evals.nano_skills --documents {documents} --seed {seed}` on
 documents whose names and values come from a half of the vocabulary that training never drew.
 Fractions come with Wilson's 95 % interval.
 

@@ -1,4 +1,4 @@
-"""How all benchmarks time and weigh things, and the limits of the machine that they compare with."""
+"""Helpers of evaluations and benchmarks: timing, sizes, and the rates of this machine."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-MATRIX = 1024  # rows and columns of the products that the matrix rate is measured with
+MATRIX = 1024  # rows and columns of the matrices of `matrix_rate`
 
 
 def stamp(*more: str) -> dict[str, str]:
-    """Where and when something was measured; ``more`` tells more of the machine."""
+    """The machine and date of a measurement; ``more`` adds to the machine's description."""
     machine = ", ".join([platform.machine(), f"{os.cpu_count()} cores", *more])
     return {"machine": machine, "date": datetime.now(UTC).date().isoformat()}
 
 
 def interleaved(calls: Sequence[Callable[[], object]], repeats: int) -> list[list[float]]:
-    """Milliseconds of each call, in turn, after one round that is not counted."""
+    """Milliseconds of ``repeats`` runs of each call, interleaved, after a warm-up round."""
     for call in calls:
         call()
     rounds = [[_time(call) for call in calls] for _ in range(repeats)]
@@ -32,7 +32,7 @@ def interleaved(calls: Sequence[Callable[[], object]], repeats: int) -> list[lis
 
 
 def matrix_rate(dtype: torch.dtype, repeats: int = 9) -> float:
-    """FLOPs a second of a matrix product, the median of some."""
+    """The FLOPs per second of a matrix product: the median of ``repeats``."""
     import torch
 
     a, b = (torch.randn(MATRIX, MATRIX).to(dtype) for _ in range(2))
@@ -41,14 +41,14 @@ def matrix_rate(dtype: torch.dtype, repeats: int = 9) -> float:
 
 
 def copy_rate(nbytes: int = 1 << 24, repeats: int = 9) -> float:
-    """Bytes a second of a copy in memory, the median of some."""
+    """The bytes per second of a copy in memory: the median of ``repeats``."""
     data = bytes(nbytes)
     (times,) = interleaved([lambda: bytearray(data)], repeats)
     return nbytes / (statistics.median(times) / 1000)
 
 
 def nbytes(folder: Path) -> int:
-    """Bytes of all files beneath a folder."""
+    """The size of all files below a folder, in bytes."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 

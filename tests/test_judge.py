@@ -12,12 +12,12 @@ import pytest
 
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError, MemkitError
-from memkit.evals.judge import Judge, JudgeConfig
-from memkit.evals.records import Question, Record
 from memkit.evals.run import EvalConfig, evaluate
+from memkit.judge import Judge, JudgeConfig
 from memkit.testing import TEXT
 
-RECORD = Record("a", "{context} and {this}", (Question("Where?", ("Keldor",)), Question("Who?", ("Mira",))))
+CONTEXT = "{context} and {this}"
+QUESTIONS = (("Where?", ("Keldor",)), ("Who?", ("Mira",)))
 
 
 class _Server(ThreadingHTTPServer):
@@ -59,10 +59,15 @@ def _judge(server: _Server) -> Judge:
     return Judge(JudgeConfig(f"http://127.0.0.1:{server.server_port}/v1/", "grader", timeout=10))
 
 
+def _scores(judge: Judge, answers: tuple[str, str]) -> tuple[float, ...]:
+    pairs = zip(QUESTIONS, answers, strict=True)
+    return tuple(judge.score(CONTEXT, question, golds, answer) for (question, golds), answer in pairs)
+
+
 def test_scores(server: _Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEMKIT_JUDGE_KEY", "secret")
     server.reply = _says("Score: 4")
-    assert _judge(server).scores(RECORD, ("Keldor {answer}", "Mira")) == (4.0, 4.0)
+    assert _scores(_judge(server), ("Keldor {answer}", "Mira")) == (4.0, 4.0)
     first = server.seen[0]
     assert (first["path"], first["key"], first["model"]) == (
         "/v1/chat/completions",
@@ -86,12 +91,12 @@ def test_scores(server: _Server, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_useless_replies(server: _Server, reply: str, message: str) -> None:
     server.reply = reply
     with pytest.raises(MemkitError, match=message):
-        _judge(server).scores(RECORD, ("a", "b"))
+        _scores(_judge(server), ("a", "b"))
 
 
 def test_no_server() -> None:
     with pytest.raises(MemkitError, match="cannot be asked"):
-        Judge(JudgeConfig("http://127.0.0.1:9", "m", timeout=2)).scores(RECORD, ("a", "b"))
+        _scores(Judge(JudgeConfig("http://127.0.0.1:9", "m", timeout=2)), ("a", "b"))
 
 
 @pytest.mark.parametrize("bad", [("file:///etc/passwd", "m"), ("http://x", ""), ("http://x", "m", 0.0)])

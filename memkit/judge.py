@@ -1,6 +1,6 @@
-"""An optional LLM judge: any OpenAI-compatible server, the paper's scale from 0 to 5 (LCC §4.1, App. D).
+"""An optional LLM judge on any OpenAI-compatible server, with the scale of LCC from 0 to 5 (§4.1, App. D).
 
-Its scores stand beside the exact measures and never replace them.
+Evaluations report its scores beside the exact measures; the mean-pool compressor may take them as a reward.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ import json
 import re
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
 from memkit.config import Config
 from memkit.errors import ConfigError, MemkitError
-from memkit.evals.records import Question, Record
 
 _SCORE = re.compile(r"score\s*[:=]?\s*([0-5](?:\.\d+)?)(?![\d.]*\d)", re.IGNORECASE)
 MAX_REPLY = 1 << 20  # bytes
@@ -22,14 +22,15 @@ MAX_REPLY = 1 << 20  # bytes
 
 @dataclass(frozen=True)
 class JudgeConfig:
-    """``url`` is the server's base, such as ``http://localhost:8000/v1``.
+    """The judge's server and model.
 
-    A key is read from ``MEMKIT_JUDGE_KEY`` and sent to that server alone.
+    ``url`` is the server's base, such as ``http://localhost:8000/v1``. A key is read from
+    ``MEMKIT_JUDGE_KEY`` and sent to that server alone.
     """
 
     url: str
     model: str
-    timeout: float = 60.0  # seconds a question
+    timeout: float = 60.0  # seconds for each question
 
     def __post_init__(self) -> None:
         if not re.match(r"https?://", self.url):
@@ -41,35 +42,27 @@ class JudgeConfig:
 
 
 class Judge:
-    """Grades answers. Raises `MemkitError` when the server fails or gives no score."""
+    """Grades answers to questions about a text."""
 
     def __init__(self, config: JudgeConfig) -> None:
         self.config = config
-        self._prompt = files("memkit.evals").joinpath("judge_prompts/judge.txt").read_text("utf-8")
+        self._prompt = files("memkit").joinpath("judge_prompt.txt").read_text("utf-8")
 
-    def scores(self, record: Record, answers: tuple[str, ...]) -> tuple[float, ...]:
-        """A score from 0 to 5 for the answer to each of the record's questions."""
-        return tuple(
-            self._score(record.context, asked, answer)
-            for asked, answer in zip(record.questions, answers, strict=True)
-        )
+    def score(self, context: str, question: str, golds: Sequence[str], answer: str) -> float:
+        """A score from 0 to 5 for an answer to a question about ``context``; ``golds`` are correct answers.
 
-    def _score(self, context: str, asked: Question, answer: str) -> float:
-        filled = {
-            "context": context,
-            "question": asked.text,
-            "golds": "; ".join(asked.answers),
-            "answer": answer,
-        }
+        Raises `MemkitError` when the server fails or its reply holds no score.
+        """
+        fields = {"context": context, "question": question, "golds": "; ".join(golds), "answer": answer}
         # Not str.format: a text may hold braces.
-        prompt = re.sub(r"\{(\w+)\}", lambda m: filled[m.group(1)], self._prompt)
-        reply = self._ask(prompt)
-        found = _SCORE.search(reply)
-        if not found:
+        prompt = re.sub(r"\{(\w+)\}", lambda match: fields[match.group(1)], self._prompt)
+        reply = self._complete(prompt)
+        score = _SCORE.search(reply)
+        if not score:
             raise MemkitError(f"the judge gave no score from 0 to 5: {reply[:200]!r}")
-        return float(found.group(1))
+        return float(score.group(1))
 
-    def _ask(self, prompt: str) -> str:
+    def _complete(self, prompt: str) -> str:
         body = {
             "model": self.config.model,
             "messages": [{"role": "user", "content": prompt}],

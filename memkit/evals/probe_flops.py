@@ -1,4 +1,4 @@
-"""The arithmetic of probes and answers on the embedded engine."""
+"""Count the FLOPs of probes and answers on the embedded engine."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from memkit.engine.base import Request
 from memkit.engine.transformers.engine import TransformersEngine
 
 
-class Work:
-    """FLOPs of requests. The header and an artifact are read from memory; a text is computed."""
+class RequestFlops:
+    """The FLOPs of requests. The KV of the header and of an artifact is cached; a context is computed."""
 
     def __init__(self, engine: TransformersEngine) -> None:
         self._engine = engine
 
     def probe(self, request: Request) -> float:
-        """Of one token."""
+        """The FLOPs of the first token."""
         return self._forward(request, 0)
 
-    def answer(self, request: Request, said: str) -> float:
-        """Of a whole answer, its end included."""
-        return self._forward(request, self._engine.count_tokens(said))
+    def answer(self, request: Request, text: str) -> float:
+        """The FLOPs of a whole answer ``text``, including its end token."""
+        return self._forward(request, self._engine.count_tokens(text))
 
-    def shared_nothing(self, request: Request) -> float:
-        """Of one token when the header and the artifact have to be computed, too."""
+    def without_cache(self, request: Request) -> float:
+        """The FLOPs of the first token if header and artifact are computed, too."""
         base, cached = self._engine.base, request.handle.tokens if request.handle else 0
         return self._total([(len(base.chat.header) + cached, 0)]) + self._forward(request, 0)
 

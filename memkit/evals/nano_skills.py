@@ -1,6 +1,6 @@
-"""Measure nano on documents it has never seen: ``python -m memkit.models.nano.evaluate``.
+"""Measure nano's skills on unseen documents: ``python -m memkit.evals.nano_skills``.
 
-Every name and value comes from the evaluation split of the vocabulary, which training never drew.
+All names and values come from the evaluation split of the vocabulary, which is not used in training.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from memkit.models.nano.general import GENERAL
 
 @dataclass
 class Tally:
-    """Correct answers among ``total``."""
+    """The number of correct answers among ``total``."""
 
     right: int = 0
     total: int = 0
-    wrong: list[str] = field(default_factory=list)  # the first few, for people
+    wrong: list[str] = field(default_factory=list)  # the first few, as examples
 
     def add(self, correct: bool, example: str = "") -> None:
         self.total += 1
@@ -49,14 +49,14 @@ class Tally:
 
 
 class Evaluation:
-    """All of nano's skills, each a `Tally`."""
+    """Measures each skill on ``documents`` documents; results are in ``tallies``."""
 
     def __init__(self, base: LoadedModel, documents: int, seed: int) -> None:
         self.base, self.documents, self.seed = base, documents, seed
         self.header = kv_cache.prefill(base.model, list(base.chat.header))
         self.tallies: dict[str, Tally] = {}
 
-    # -- asking ---------------------------------------------------------------------------------
+    # -- answers --------------------------------------------------------------------------------
     def read(self, text: str) -> kv_cache.KVCache:
         return kv_cache.prefill(self.base.model, self.encode(text), self.header)
 
@@ -167,8 +167,8 @@ class Evaluation:
             for i, token in enumerate(ids):
                 free.add(i < len(row.ids) and row.ids[i] == token)
 
-    def asking(self) -> None:
-        """Questions it writes (sampled): does the text answer them, and does nano?"""
+    def writing(self) -> None:
+        """Sampled questions that it writes about a text: are they answerable, and does it answer them?"""
         sampler = torch.Generator().manual_seed(self.seed)
         written = self.tallies.setdefault("writes answerable questions", Tally())
         cautious = self.tallies.setdefault("writes answerable questions, temperature 0.3", Tally())
@@ -191,7 +191,7 @@ class Evaluation:
             self.pairs("answers its own questions", prefix, known)
 
     def run(self, progress: Callable[[str], None]) -> dict[str, object]:
-        for part in (self.reading, self.updates, self.long, self.turns, self.repeating, self.asking):
+        for part in (self.reading, self.updates, self.long, self.turns, self.repeating, self.writing):
             progress(part.__name__)
             part()
         rows = [
