@@ -41,7 +41,7 @@ def search(
 
     def show() -> None:
         if not results:
-            output.note("nothing was results")
+            output.note("nothing was found")
             return
         rows = [
             (each.memory.id, f"{each.score:.2f}", each.memory.title, " ".join(each.text.split()))
@@ -49,4 +49,4 @@ def search(
         ]
         output.table(("id", "score", "title", "passage"), rows)
 
-    output.result({"query": query, "results": results}, show)
+    output.result({"query": query, "found": results}, show)

@@ -254,7 +254,7 @@ def test_over_stdio_it_acts_for_whom_the_command_names(
 ) -> None:
     acts = list[str]()
 
-    def served(who: LocalMemory, jobs: Jobs | None) -> SimpleNamespace:
+    def served(who: LocalMemory, jobs: Jobs | None, engine: str) -> SimpleNamespace:
         with who.memory(None) as memory:  # type: ignore[arg-type] # without a key nothing is asked of it
             acts.append(memory.owner)
         return SimpleNamespace(run=lambda transport: None)
