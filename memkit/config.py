@@ -1,7 +1,7 @@
-"""The configuration of memkit: arguments first, then the environment, then a file, then defaults.
+"""The configuration of memkit, from arguments, the environment, a file and defaults, in that order.
 
-The file is TOML, in the platform's folder for configuration or where ``MEMKIT_CONFIG`` says; `SETTINGS` lists
-what it may hold. Nothing here changes the environment: whoever needs a value gets the `Config`, or the value.
+The file is TOML, in the platform's configuration folder or at ``MEMKIT_CONFIG``; `SETTINGS` lists its keys.
+The environment is only read: code that needs a value gets a `Config`, or the value itself.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Setting:
         return self.field or self.name
 
     def parse(self, text: str) -> Any:
-        """The setting's value of a text, as `Config` takes it."""
+        """The value that a text stands for, as `Config` takes it."""
         if not self.separator:
             return text
         return tuple(part.strip() for part in text.split(self.separator) if part.strip())
@@ -60,9 +60,9 @@ class Value:
 
 
 def expanded(path: str | Path) -> Path:
-    """A path whose first part may be ``~`` or ``~user``: a home folder. Other paths stay as they are.
+    """A path with a leading ``~`` or ``~user`` replaced by the home folder.
 
-    Raises `ConfigError` where that home folder is not known.
+    Raises `ConfigError` if that home folder is not known.
     """
     try:
         return Path(path).expanduser()
@@ -84,18 +84,28 @@ def _data_folder() -> Path:
 
 @dataclass(frozen=True)
 class Config:
-    """What a bank, a model and those who use them need to know; see `SETTINGS` for the names in the file.
+    """All settings of memkit, typed. It can be pickled and sent to other processes; ``repr`` omits secrets.
 
-    `load` reads arguments, environment and file; the constructor takes arguments alone. ``home`` is the
-    bank's folder. ``database`` and ``artifacts`` are the parts of a bank that machines share (None: this
-    machine's own). ``options`` are the compiler's, ``gate`` a name that `memkit.router.gate.resolve_gate`
-    knows, ``keep`` the number of versions that stay of each memory (None: all). ``dtype`` None is float32 on
-    a CPU and bfloat16 elsewhere. ``checkpoints`` and ``cache`` are folders (None: the platform's). ``user``
-    None is the user ``default``, or a tenant itself where one is named.
-    ``quiet`` keeps the libraries' progress bars and advice out of the process's output.
+    `load` reads arguments, environment and file; the constructor takes arguments alone.
 
-    It can be sent to other processes. Secrets are in no ``repr``. Raises `ConfigError` for a value that
-    cannot be.
+    Bank: ``home`` is its folder; ``database`` (a URL) and ``artifacts`` (a URL or a folder) are the parts
+    that machines share (None: this machine's own); ``user`` owns the memories (None: the user ``default``, or the
+    tenant itself if one is named). Artifacts are signed with the key in ``signing_key`` and verified with
+    ``trusted_keys``.
+
+    Model: ``model`` is a name that `memkit.models.loading.load` knows, ``dtype`` that of its weights (None:
+    float32 on a CPU, else bfloat16); ``checkpoints`` is the folder of trained compressors, ``cache`` that of
+    data that can be computed again (None: the platform's folders).
+
+    Memories: ``compiler`` and its ``options``; ``embedder`` and ``gate`` by name; ``keep`` is the number of
+    versions that stay of each memory (None: all).
+
+    Engine: "transformers" runs in this process; "sglang" needs ``sglang_urls``, and uses ``sglang_secret``
+    (a file; None: the bank's own) and ``sglang_api_key``.
+
+    ``upstream``, ``upstream_key`` and ``metrics_token`` are the server's, ``judge_key`` that of evaluations.
+    ``log`` is "text" or "json" for log records of the command (None: none); ``quiet`` silences the progress
+    bars and the advice of libraries. Raises `ConfigError` for a value that is not valid.
     """
 
     home: Path = field(default_factory=_data_folder)
@@ -163,39 +173,51 @@ class Config:
 
 SETTINGS = (
     Setting("home", "MEMKIT_HOME", "", "Folder of the bank; empty: the platform's folder for user data."),
-    Setting("user", "MEMKIT_USER", "default", "Whose memories commands are about."),
+    Setting("user", "MEMKIT_USER", "default", "User whose memories commands use."),
     Setting("model", "MEMKIT_MODEL", "nano", "nano, smollm2, a hub id, a folder or a .gguf file."),
-    Setting("dtype", "MEMKIT_DTYPE", "", "Of the model's weights; empty: float32 on CPUs, else bfloat16."),
-    Setting("compiler", "MEMKIT_COMPILER", "lcc", "How memories are compiled: lcc, lora or meanpool."),
-    Setting("embedder", "MEMKIT_EMBEDDER", "lexical", "How they are found: lexical, sentence or hybrid."),
+    Setting("dtype", "MEMKIT_DTYPE", "", "Data type of the weights; empty: float32 on CPUs, else bfloat16."),
+    Setting("compiler", "MEMKIT_COMPILER", "lcc", "Compiler of memories: lcc, lora or meanpool."),
+    Setting("embedder", "MEMKIT_EMBEDDER", "lexical", "Retrieval of memories: lexical, sentence or hybrid."),
     Setting(
-        "bank", "MEMKIT_BANK", "", "Catalog that machines share: postgresql+psycopg://...", field="database"
+        "bank",
+        "MEMKIT_BANK",
+        "",
+        "Catalog shared by several machines: postgresql+psycopg://...",
+        field="database",
     ),
-    Setting("artifacts", "MEMKIT_ARTIFACTS", "", "Where shared artifacts are: s3://bucket/folder, ..."),
-    Setting("signing_key", "MEMKIT_SIGNING_KEY", "", "Key file that artifacts and bundles are signed with."),
+    Setting("artifacts", "MEMKIT_ARTIFACTS", "", "Store of shared artifacts: s3://bucket/folder, ..."),
+    Setting("signing_key", "MEMKIT_SIGNING_KEY", "", "Private key file that signs artifacts and bundles."),
     Setting(
         "trusted_keys",
         "MEMKIT_TRUSTED_KEYS",
         "",
-        "Public key files, a colon between two (Windows: ;).",
+        "Trusted public key files, separated by colons (Windows: ;).",
         separator=os.pathsep,
     ),
-    Setting("engine", "MEMKIT_ENGINE", "transformers", "What answers: transformers or sglang."),
-    Setting("sglang_urls", "MEMKIT_SGLANG_URLS", "", "SGLang servers, a comma between two.", separator=","),
-    Setting("sglang_secret", "MEMKIT_SGLANG_SECRET", "", "File of the secret that makes cache salts."),
-    Setting("sglang_api_key", "MEMKIT_SGLANG_API_KEY", "", "Key of the SGLang servers.", secret=True),
+    Setting("engine", "MEMKIT_ENGINE", "transformers", "Engine that answers: transformers or sglang."),
+    Setting(
+        "sglang_urls", "MEMKIT_SGLANG_URLS", "", "URLs of SGLang servers, separated by commas.", separator=","
+    ),
+    Setting("sglang_secret", "MEMKIT_SGLANG_SECRET", "", "File with the bank's secret for cache salts."),
+    Setting("sglang_api_key", "MEMKIT_SGLANG_API_KEY", "", "API key of the SGLang servers.", secret=True),
     Setting("checkpoints", "MEMKIT_CHECKPOINTS", "", "Folder of trained compressors."),
-    Setting("cache", "MEMKIT_CACHE", "", "Folder of what can be made again."),
+    Setting("cache", "MEMKIT_CACHE", "", "Folder of data that can be computed again."),
     Setting("log", "MEMKIT_LOG", "", "Log records on standard error: text or json; empty: none."),
     Setting("upstream", "MEMKIT_UPSTREAM", "", "OpenAI-compatible server that answers for `memkit serve`."),
-    Setting("upstream_key", "MEMKIT_UPSTREAM_KEY", "", "What the upstream asks for.", secret=True),
-    Setting("metrics_token", "MEMKIT_METRICS_TOKEN", "", "Opens /metrics of `memkit serve`.", secret=True),
-    Setting("judge_key", "MEMKIT_JUDGE_KEY", "", "Key for the server that judges answers.", secret=True),
+    Setting("upstream_key", "MEMKIT_UPSTREAM_KEY", "", "API key of the upstream.", secret=True),
+    Setting(
+        "metrics_token",
+        "MEMKIT_METRICS_TOKEN",
+        "",
+        "Token that opens /metrics of `memkit serve`.",
+        secret=True,
+    ),
+    Setting("judge_key", "MEMKIT_JUDGE_KEY", "", "API key of the server that judges answers.", secret=True),
 )
 
 
 def default_file() -> Path:
-    """The file in the platform's folder for configuration, or the one that ``MEMKIT_CONFIG`` names."""
+    """The file in the platform's configuration folder, or the one that ``MEMKIT_CONFIG`` names."""
     if path := path_of(FILE_VARIABLE):
         return path
     from platformdirs import user_config_path
@@ -204,9 +226,10 @@ def default_file() -> Path:
 
 
 def read(file: Path | None = None) -> dict[str, str]:
-    """The texts in the file, by the settings' names; nothing where there is no file, unless it was named.
+    """The file's settings as texts, by name. Empty if the default file does not exist.
 
-    Raises `ConfigError` for a file that cannot be read, is not TOML or holds an unknown setting.
+    Raises `ConfigError` for a named file that does not exist, and for one that cannot be read, is not TOML or
+    holds an unknown setting.
     """
     path = file or default_file()
     try:
@@ -228,7 +251,7 @@ def read(file: Path | None = None) -> dict[str, str]:
 
 
 def _text(path: Path, setting: Setting, value: Any) -> str:
-    """A value of the file as text. Raises `ConfigError` for one of another type."""
+    """A value of the file as text. Raises `ConfigError` for a value of another type."""
     if setting.separator and isinstance(value, list) and all(isinstance(item, str) for item in value):
         return setting.separator.join(value)
     if not isinstance(value, str):
@@ -237,7 +260,7 @@ def _text(path: Path, setting: Setting, value: Any) -> str:
 
 
 def values(texts: Mapping[str, str]) -> list[Value]:
-    """Every setting as the process sees it; ``texts`` are those of the file."""
+    """Every setting with its value and its source; ``texts`` are those of the file (see `read`)."""
     return [_value(setting, texts) for setting in SETTINGS]
 
 
@@ -250,8 +273,11 @@ def _value(setting: Setting, texts: Mapping[str, str]) -> Value:
 
 
 def template() -> str:
-    """A file that names every setting, all of them commented out."""
-    lines = ["# Settings of memkit. A flag goes before the environment, and that before this file.", ""]
+    """The text of a file that lists every setting, commented out."""
+    lines = [
+        "# Settings of memkit. Flags override the environment, and the environment overrides this file.",
+        "",
+    ]
     for setting in SETTINGS:
         lines += [
             f"# {setting.about}",

@@ -19,7 +19,6 @@ from memkit.cli.options import (
     Ratio,
     Urls,
     compiler_options,
-    quiet_libraries,
 )
 from memkit.cli.output import Output
 from memkit.errors import ConfigError, MissingExtraError, install_line
@@ -124,7 +123,6 @@ def serve(
         upstream=upstream or None,
         quiet=True,
     )
-    quiet_libraries()
     app = create_app(config)
     app.state.services.load()  # a wrong model or engine is reported before anybody connects
     run(app, host, port, Output())

@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 
 def create_engine(config: Config) -> SGLangEngine | None:
-    """The engine that ``config.engine`` names; None for the one in this process, which loads when needed.
+    """The engine that ``config.engine`` names; None for the embedded engine, which is loaded when needed.
 
-    No server is asked anything yet. The caller closes an engine of SGLang. Raises `ConfigError` where
-    addresses, secret or model are missing.
+    No server is contacted yet. The caller closes an SGLang engine. Raises `ConfigError` if URLs or the secret
+    are missing, `ModelError` if the tokenizer cannot be loaded.
     """
     return create_sglang_engine(config) if config.engine == "sglang" else None
 
 
 def create_local_engine(config: Config) -> TransformersEngine:
-    """The engine in this process, with the model loaded: it compiles, and answers unless another one does.
+    """The embedded engine with its model: it compiles, and answers unless another engine does.
 
     Raises `ModelError` for a model that cannot be loaded.
     """

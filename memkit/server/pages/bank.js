@@ -4,6 +4,7 @@ import { get, post, user } from "./api.js";
 import { button, bytes, field, h, named, number, table, tell, tiles, when } from "./dom.js";
 
 export const STATUS = { text: "text only", compiled: "compiled", failed: "could not be compiled" };
+const ENGINES = { transformers: "in this process", sglang: "SGLang", upstream: "an upstream" };
 
 export async function bank(place) {
   const [status, found] = await Promise.all([get("/status"), get("/memories")]);
@@ -16,6 +17,7 @@ export async function bank(place) {
       ["in artifacts", bytes(status.artifact_bytes)],
       ["in the queue", number(status.waiting)],
       ["model", status.upstream ? "an upstream" : status.model],
+      ["engine", `${ENGINES[status.engine]}${status.engine_ready ? "" : ", not available now"}`],
     ]),
     h("h2", {}, "All memories"),
     found.memories.length ? listed(found.memories) : h("p", {}, "Nothing is remembered yet."),
