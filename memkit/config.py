@@ -24,10 +24,10 @@ FILE = "config.toml"
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting of the file: its name there, its environment variable, its default and what it is for.
+    """A setting: its ``name`` in the file, its environment ``variable``, its default and its description.
 
-    ``field`` is its field of `Config`, where that has another name. A setting with a ``separator`` is a list:
-    a text with the separator between two items, or an array in the file.
+    ``field`` is the name of its field of `Config`, if different. A setting with a ``separator`` is a list: a
+    text with the separator between items, or an array in the file. A ``secret`` is never shown.
     """
 
     name: str
@@ -89,9 +89,9 @@ class Config:
     `load` reads arguments, environment and file; the constructor takes arguments alone.
 
     Bank: ``home`` is its folder; ``database`` (a URL) and ``artifacts`` (a URL or a folder) are the parts
-    that machines share (None: this machine's own); ``user`` owns the memories (None: the user ``default``, or the
-    tenant itself if one is named). Artifacts are signed with the key in ``signing_key`` and verified with
-    ``trusted_keys``.
+    that machines share (None: this machine's own); ``user`` owns the memories (None: the user ``default``,
+    or the tenant itself if one is named). Artifacts are signed with the key in ``signing_key`` and verified
+    with ``trusted_keys``.
 
     Model: ``model`` is a name that `memkit.models.loading.load` knows, ``dtype`` that of its weights (None:
     float32 on a CPU, else bfloat16); ``checkpoints`` is the folder of trained compressors, ``cache`` that of
