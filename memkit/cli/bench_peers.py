@@ -45,8 +45,8 @@ def bench_peers(
     Peers run in the environments that tests/peers_env.sh makes; one that is absent is named in the result.
     """
     quiet_libraries()
-    found = with_server("peers_compare")
-    config = found.PeersConfig(
+    module = with_server("peers_compare")
+    config = module.PeersConfig(
         documents=documents,
         compilers=tuple(filter(None, compilers.split(","))),
         options=compiler_options(option),
@@ -56,5 +56,5 @@ def bench_peers(
         model=model,
         seed=seed,
     )
-    config = replace(config, **found.QUICK) if quick else config
-    measured(json, lambda report: found.bench(config, report))
+    config = replace(config, **module.QUICK) if quick else config
+    measured(json, lambda report: module.bench(config, report))

@@ -72,13 +72,13 @@ def calibrate(
         open_memory(folder, model, TENANT, **settings) as memory,
         progress(output) as report,
     ):
-        made, path = run(
+        calibration, path = run(
             memory, compiler, sources, load_config(home).home, lambda label, a, b: report(label, "", a, b)
         )
-    result = {"file": path, **made.plain()}
+    result = {"file": path, **calibration.plain()}
     if target is not None:
         write_json(target, result)
-    rows = [(name, made.report.get(name)) for name in SHOWN]
+    rows = [(name, calibration.report.get(name)) for name in SHOWN]
     rows += list(result["thresholds"].items())
     output.result(result, lambda: output.table(("calibration", str(path)), rows))
 

@@ -81,14 +81,14 @@ class Chat:
                 self.output.note(f"error: {error}")
 
     def _say(self, line: str) -> None:
-        statements, asked = extract_statements(line), is_question(line)
+        statements, question = extract_statements(line), is_question(line)
         if statements:
             self.memory.remember(statements, memory=self.name)
             self.output.note("remembered")
-        if statements and not asked:
+        if statements and not question:
             return
         line = (
-            f"{line}?" if asked and line[-1].isalnum() else line
+            f"{line}?" if question and line[-1].isalnum() else line
         )  # models are trained on questions with a question mark
         text, live = "", self.output.out.is_terminal
         with self.memory.stream(line, history=self.turns, max_tokens=self.max_tokens) as stream:

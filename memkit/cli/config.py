@@ -40,7 +40,7 @@ def init(
 def config(json: Json = False) -> None:
     """Show every setting, and whether it comes from the environment, the file or the default."""
     output, path = Output(json), settings.default_file()
-    shown = [
+    rows = [
         {
             "setting": each.setting.name,
             "value": _HIDDEN if each.setting.secret and each.value else each.value,
@@ -53,6 +53,6 @@ def config(json: Json = False) -> None:
     def show() -> None:
         there = "" if path.exists() else " (not there: `memkit init` writes it)"
         output.say(f"file: {path}{there}")
-        output.table(list(shown[0]), [list(row.values()) for row in shown])
+        output.table(list(rows[0]), [list(row.values()) for row in rows])
 
-    output.result({"file": path, "exists": path.exists(), "settings": shown}, show)
+    output.result({"file": path, "exists": path.exists(), "settings": rows}, show)

@@ -102,9 +102,12 @@ def _run(output: Output, show: Output | None, memory: Memory) -> dict[str, Any]:
     )
     _title(show, "Compiled into an artifact")
     with compilation(output) as progress:
-        info, made = memory.compile_with_cost(info.id, progress=progress)
+        info, compiled = memory.compile_with_cost(info.id, progress=progress)
     tokens = memory.engine.count_tokens(document.text)
-    _say(show, f"{tokens} tokens became {made.tokens}, in {made.seconds:.1f} s and {made.steps} steps")
+    _say(
+        show,
+        f"{tokens} tokens became {compiled.tokens}, in {compiled.seconds:.1f} s and {compiled.steps} steps",
+    )
     latent = _step(
         show, memory, "Compiled: from the artifact, or from the text where the gate doubts it", questions
     )
@@ -118,10 +121,10 @@ def _run(output: Output, show: Output | None, memory: Memory) -> dict[str, Any]:
         "text": by_text,
         "artifact": {
             "id": info.artifact_id,
-            "tokens": made.tokens,
+            "tokens": compiled.tokens,
             "bytes": info.artifact_bytes,
-            "seconds": made.seconds,
-            "steps": made.steps,
+            "seconds": compiled.seconds,
+            "steps": compiled.steps,
         },
         "latent": latent,
         "aside": aside,
@@ -137,16 +140,19 @@ def _step(
     show: Output | None, memory: Memory, title: str, questions: Sequence[Question], *, known: bool = True
 ) -> dict[str, Any]:
     """Ask, and show which answers are as expected: right, or wrong unless ``known``."""
-    asked = [_ask(memory, question) for question in questions]
-    correct = sum(one.correct for one in asked)
+    answers = [_ask(memory, question) for question in questions]
+    correct = sum(one.correct for one in answers)
     if show is not None:
         _title(show, title)
         show.table(
             ("", "route", "question", "answer", "expected"),
-            [("✓" if a.correct == known else "✗", a.route, a.question, a.answer, a.expected) for a in asked],
+            [
+                ("✓" if a.correct == known else "✗", a.route, a.question, a.answer, a.expected)
+                for a in answers
+            ],
         )
-        show.say(f"{correct} of {len(asked)} answered right")
-    return {"asked": asked, "correct": correct, "total": len(asked)}
+        show.say(f"{correct} of {len(answers)} answered right")
+    return {"asked": answers, "correct": correct, "total": len(answers)}
 
 
 def _ask(memory: Memory, question: Question) -> Exchange:

@@ -125,11 +125,11 @@ def _compilers() -> Iterator[Check]:
         yield Check("compilers", "fail", "none is registered; install memkit with pip instead of copying it")
     for name in names:
         try:
-            made = registry.compiler(name)
+            compiler = registry.compiler(name)
         except (MemkitError, ImportError) as error:
             yield Check(f"compiler {name}", "fail", str(error))
         else:
-            yield Check(f"compiler {name}", "ok", f"version {made.version}")
+            yield Check(f"compiler {name}", "ok", f"version {compiler.version}")
 
 
 def _model(config: Config) -> tuple[Check, str | None]:
@@ -186,8 +186,8 @@ def _bank(config: Config, owner: Owner, fingerprint: str | None) -> Iterator[Che
         yield Check("bank", "fail", str(error))
         return
     compiled = sum(info.artifact_id is not None for info in memories)
-    held = f"{len(memories)} memories of {with_name(owner)}, {compiled} of them compiled"
-    yield Check("bank", "ok", f"{folder}: {held}")
+    summary = f"{len(memories)} memories of {with_name(owner)}, {compiled} of them compiled"
+    yield Check("bank", "ok", f"{folder}: {summary}")
     yield from (Check("artifact", "fail", problem) for problem in problems)
     if foreign:
         yield Check(

@@ -84,8 +84,8 @@ def evaluate(
             check_writable(path)
     if html is not None:
         check_plots()
-    given = {"--html": html, "--wording": wording, "--drift": drift}
-    _refuse(study, given | {"--unrelated": unrelated, "--unanswerable": unanswerable, "--home": home})
+    options_given = {"--html": html, "--wording": wording, "--drift": drift}
+    _refuse(study, options_given | {"--unrelated": unrelated, "--unanswerable": unanswerable, "--home": home})
     options = compiler_options(option) | ({} if preset is None else {"preset": preset})
     quiet_libraries()
     names = ["meanpool"] if study == "meanpool" else _names(compilers)
@@ -108,10 +108,10 @@ _TAKES = {"router": ("--unrelated", "--unanswerable", "--home"), "meanpool": ("-
 _OTHERS = ("--html", "--wording", "--drift")
 
 
-def _refuse(study: str | None, given: Mapping[str, Any]) -> None:
+def _refuse(study: str | None, options_given: Mapping[str, Any]) -> None:
     """Raise `ConfigError` for options that the study does not use."""
     taken = _TAKES.get(study or "", _OTHERS)
-    if idle := [name for name, value in given.items() if value is not None and name not in taken]:
+    if idle := [name for name, value in options_given.items() if value is not None and name not in taken]:
         raise ConfigError(
             f"{f'--study {study}' if study else 'without --study router it'} takes no {idle[0]}"
         )
@@ -134,8 +134,8 @@ def _own_ratio(names: Sequence[str], model: str) -> float | None:
 
     if "none" in names:  # the router's study without a compiler
         return None
-    found = {registry.own_ratio(name.partition(":")[0], lambda: load(model)) for name in names}
-    return found.pop() if len(found) == 1 else None
+    ratios = {registry.own_ratio(name.partition(":")[0], lambda: load(model)) for name in names}
+    return ratios.pop() if len(ratios) == 1 else None
 
 
 def _compilers(

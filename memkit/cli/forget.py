@@ -83,16 +83,16 @@ def forget(
         raise ConfigError("--matching is empty")
     spans = _spans(span or ())
     with open_bank(home) as bank:
-        held = _held(bank, owner) if memory_id is None else [bank.get(owner.name, memory_id)]
-    if not held:
+        memories = _memories_of(bank, owner) if memory_id is None else [bank.get(owner.name, memory_id)]
+    if not memories:
         raise NotFoundError(f"{with_name(owner)} has no memories")
-    if yes and memory_id is not None and memory_id != held[0].id:
+    if yes and memory_id is not None and memory_id != memories[0].id:
         raise ConfigError(
-            f"{memory_id!r} is only the start of an id: with --yes give all of it, {held[0].id}"
+            f"{memory_id!r} is only the start of an id: with --yes give all of it, {memories[0].id}"
         )
     if not yes:
-        _confirm(output, held, owner, spans, matching, everything=memory_id is None)
-    one = None if memory_id is None else held[0].id
+        _confirm(output, memories, owner, spans, matching, everything=memory_id is None)
+    one = None if memory_id is None else memories[0].id
     with open_memory(home, model, owner, embedder=embedder) as memory:
         receipts, checks = _forgotten(memory, one, spans, matching, check)
     result: dict[str, Any] = {"user": owner.user, "tenant": owner.tenant, "forgotten": receipts}
@@ -103,7 +103,7 @@ def forget(
         raise typer.Exit(4)
 
 
-def _held(bank: Bank, owner: Owner) -> list[MemoryInfo]:
+def _memories_of(bank: Bank, owner: Owner) -> list[MemoryInfo]:
     """All memories of an owner, with those in agents' stores."""
     return [
         info for name in (owner.name, *bank.tenants_with_prefix(owner.namespaces)) for info in bank.list(name)
@@ -148,10 +148,10 @@ def _spans(words: Sequence[str]) -> list[Span]:
     """The spans of ``--span``; none for the whole memory."""
     spans = list[Span]()
     for word in words:
-        found = re.fullmatch(r"(\d{1,9}):(\d{1,9})", word)
-        if not found:
+        match = re.fullmatch(r"(\d{1,9}):(\d{1,9})", word)
+        if not match:
             raise ConfigError(f"a span is START:END, two character offsets; got {word!r}")
-        spans.append(Span(int(found[1]), int(found[2])))
+        spans.append(Span(int(match[1]), int(match[2])))
     return spans
 
 
@@ -161,7 +161,7 @@ def _count(memories: int) -> str:
 
 def _confirm(
     output: Output,
-    held: Sequence[MemoryInfo],
+    memories: Sequence[MemoryInfo],
     owner: Owner,
     spans: Sequence[Span],
     matching: str | None,
@@ -169,8 +169,12 @@ def _confirm(
     everything: bool,
 ) -> None:
     """Ask for confirmation on standard error. Raises unless the answer is yes."""
-    stored = sum(info.tenant != owner.name for info in held)
-    what = f"{held[0].id} {held[0].title!r}" if not everything else f"all {_count(len(held) - stored)}"
+    stored = sum(info.tenant != owner.name for info in memories)
+    what = (
+        f"{memories[0].id} {memories[0].title!r}"
+        if not everything
+        else f"all {_count(len(memories) - stored)}"
+    )
     what += f" of {with_name(owner)}"
     if everything and stored:
         what += f", and the {stored} that agents keep in its stores"

@@ -48,13 +48,13 @@ def limit(
 ) -> None:
     """Show or change how much a user or a tenant may store, and for how long."""
     output, owner = Output(json), owner_option(user, tenant)
-    given = {
+    limits = {
         "keep_days": keep_days,
         "max_memories": max_memories,
         "max_characters": max_characters,
         "max_bytes": max_bytes,
     }
-    changes = {name: value or None for name, value in given.items() if value is not None}
+    changes = {name: value or None for name, value in limits.items() if value is not None}
     with open_bank(home) as bank:
         policy = replace(bank.policies.get(owner.name), **changes)
         if changes:

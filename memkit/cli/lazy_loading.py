@@ -80,16 +80,16 @@ def _expanded(value: Any) -> Any:
 
 def usable(path: str | Path) -> Path:
     """A path of the command line with ``~`` expanded. Raises `ConfigError` for one that is too long."""
-    found = expanded(path)
+    full = expanded(path)
     try:
-        found.lstat()
+        full.lstat()
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            shown = str(found)[:SHOWN]
+            shown = str(full)[:SHOWN]
             raise ConfigError(
                 f"the path {shown}..., or a name in it, is too long; give a shorter one"
             ) from error
-    return found
+    return full
 
 
 Commands: TypeAlias = Mapping[str, Command | Group]
@@ -149,12 +149,12 @@ def _defaults(command: Any, texts: Mapping[str, str]) -> dict[str, Any]:
 
     ``texts`` are those of the file by the names of environment variables.
     """
-    found = dict[str, Any]()
+    defaults = dict[str, Any]()
     for parameter in command.params:
         if text := texts.get(parameter.envvar or ""):
             several = parameter.nargs != 1 or getattr(parameter, "multiple", False)
-            found[parameter.name] = parameter.type.split_envvar_value(text) if several else text
-    return found
+            defaults[parameter.name] = parameter.type.split_envvar_value(text) if several else text
+    return defaults
 
 
 def _listed(commands: Commands) -> list[str]:

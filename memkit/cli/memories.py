@@ -179,14 +179,14 @@ def _verified(
     try:
         if check:
             check(memory, info)
-        found = memory.verify(info.id, replay=replay, progress=progress)
+        report = memory.verify(info.id, replay=replay, progress=progress)
     except (ArtifactError, NotFoundError, VerificationError) as error:
         return {**row, "result": "fail", "detail": str(error)}
-    m = found.measured
+    m = report.measured
     detail = f"answers {m.fidelity:.0%} of {m.questions} self-test questions as the text does"
-    detail += "" if found.calibrated else "; no thresholds are calibrated for this model and compiler"
-    detail += "" if found.reproduced else "; the figures in the artifact were others"
-    detail += "; compiled again to the byte" if found.replayed else ""
+    detail += "" if report.calibrated else "; no thresholds are calibrated for this model and compiler"
+    detail += "" if report.reproduced else "; the figures in the artifact were others"
+    detail += "; compiled again to the byte" if report.replayed else ""
     return {**row, "result": "ok", "measured": m.plain(), "detail": detail}
 
 

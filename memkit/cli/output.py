@@ -1,4 +1,4 @@
-"""What commands print: tables for people, one JSON document for programs, one line for errors."""
+"""The output of commands: tables for people, one JSON document for programs, one line per error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress on standard error: a bar on a terminal, now and then a line elsewhere."""
+"""Progress on standard error: a bar on a terminal, occasional lines elsewhere."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EVERY = 10.0  # seconds between lines where there is no terminal
 
 @contextmanager
 def progress(output: Output) -> Iterator[Report]:
-    """A function that shows how far each named piece of work is."""
+    """A function that shows the progress of named pieces of work."""
     if output.err.is_terminal:
         with _bars(output.err) as bars:
             yield _Bars(bars).report
@@ -31,7 +31,7 @@ def progress(output: Output) -> Iterator[Report]:
 
 @contextmanager
 def compilation(output: Output) -> Iterator[Callable[[Step], None]]:
-    """A `memkit.compilers.base.Progress` that shows phase, loss and the time left."""
+    """A `memkit.compilers.base.Progress` that shows phase, loss and remaining time."""
     with progress(output) as report:
         report("compile", "preparing", 0, 0)
         yield lambda step: report(step.phase, f"loss {step.loss:.3f}", step.step, step.steps)
@@ -52,7 +52,7 @@ def _bars(console: Console) -> Progress:
 
 
 class _Bars:
-    """One bar, for the piece of work that runs."""
+    """A bar for the current piece of work."""
 
     def __init__(self, bars: Progress) -> None:
         self._bars = bars

@@ -107,11 +107,11 @@ def remember(
             info = memory.remember(
                 [{"role": speaker, "content": document.text, "when": time}], memory=name, key=key
             )
-        before, left = info.version, ""
+        before, reason = info.version, ""
         if wait:
-            info, left = _compile(output, memory, info, always)
-        result = {"memory": info, "artifact": _artifact(memory, info), "left_on_its_text": left or None}
-        output.result(result, lambda: _remembered(output, info, info.version == before, wait, left))
+            info, reason = _compile(output, memory, info, always)
+        result = {"memory": info, "artifact": _artifact(memory, info), "left_on_its_text": reason or None}
+        output.result(result, lambda: _remembered(output, info, info.version == before, wait, reason))
 
 
 def _read(file: str, title: str | None) -> Document:
@@ -125,15 +125,15 @@ def _compile(output: Output, memory: Memory, info: MemoryInfo, always: bool) -> 
     """The memory, compiled unless it already is, or the reason why it stays on its text."""
     if info.status == "compiled" and not info.behind and not memory.router.usable(info):
         return info, ""
-    if not always and (left := memory.objection(info.id)):
-        return info, left
+    if not always and (reason := memory.objection(info.id)):
+        return info, reason
     try:
         with compilation(output) as progress:
             return memory.compile(info.id, progress=progress), ""
     except KeyboardInterrupt:
         info = memory.get(info.id)
-        left = f"keeps its version {info.version}" if info.version else "stays answerable from its text"
-        raise InterruptError(f"interrupted: the memory {left}") from None
+        state = f"keeps its version {info.version}" if info.version else "stays answerable from its text"
+        raise InterruptError(f"interrupted: the memory {state}") from None
 
 
 def _artifact(memory: Memory, info: MemoryInfo) -> dict[str, Any] | None:
@@ -146,11 +146,11 @@ def _artifact(memory: Memory, info: MemoryInfo) -> dict[str, Any] | None:
     return {"id": info.artifact_id, "tokens": manifest.tokens, **manifest.metrics}
 
 
-def _remembered(output: Output, info: MemoryInfo, unchanged: bool, wait: bool, left: str) -> None:
+def _remembered(output: Output, info: MemoryInfo, unchanged: bool, wait: bool, reason: str) -> None:
     name = f"{info.id} {info.title!r}" if info.title else info.id
-    if left:
+    if reason:
         output.say(f"{name}: {info.characters:,} characters, answerable from its text now")
-        output.note(f"it is left on its text ({left}); to compile it all the same, add --always")
+        output.note(f"it is left on its text ({reason}); to compile it all the same, add --always")
     elif info.running and not wait:
         output.say(f"{name}: {info.entries} entries, {info.behind} of them newer than its artifact")
     elif info.status == "compiled" and unchanged:

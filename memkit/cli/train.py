@@ -104,12 +104,12 @@ def _plain(finished: TrainedStage) -> dict[str, Any]:
 
 
 def _show(output: Output, finished: TrainedStage) -> None:
-    found = finished.entry["evaluation"]
+    evaluation = finished.entry["evaluation"]
     output.say(f"checkpoint {finished.checkpoint.label} in {finished.checkpoint.folder}")
     output.say(f"{finished.entry['steps']} steps, best at {finished.entry['best_step']}")
-    output.say(f"nominal {found['nominal_ratio']:g}x, effective {found['effective_ratio']:g}x")
-    output.say(f"reconstruction: ROUGE-1 F1 {found['reconstruction']['rouge1']:.3f}")
-    if qa := found.get("qa"):
+    output.say(f"nominal {evaluation['nominal_ratio']:g}x, effective {evaluation['effective_ratio']:g}x")
+    output.say(f"reconstruction: ROUGE-1 F1 {evaluation['reconstruction']['rouge1']:.3f}")
+    if qa := evaluation.get("qa"):
         kept = "-" if qa["retention"] is None else f"{qa['retention']:.3f}"
         output.say(
             f"questions: {qa['contains']:.3f} of {qa['full']:.3f} with the full context, retention {kept}"

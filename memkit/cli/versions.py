@@ -63,16 +63,16 @@ def diff(
 
     output, owner = Output(json), owner_option(user, tenant).name
     with open_bank(home) as bank:
-        found = difference(bank, owner, bank.get(owner, memory_id).id, older, newer)
+        compared = difference(bank, owner, bank.get(owner, memory_id).id, older, newer)
 
     def show() -> None:
-        for sign, entries in (("-", found.removed), ("+", found.added)):
+        for sign, entries in (("-", compared.removed), ("+", compared.added)):
             for entry in entries:
                 output.say(f"{sign} {entry.line}")
-        rows = [(name, *values) for name, values in found.fidelity.items()]
+        rows = [(name, *values) for name, values in compared.fidelity.items()]
         output.table(("figure", f"version {older}", f"version {newer}"), rows)
 
-    output.result(found, show)
+    output.result(compared, show)
 
 
 def rollback(
@@ -161,15 +161,15 @@ def import_bundle(
     except OSError as error:
         raise ConfigError(f"cannot read {file}: {error.strerror}") from error
     with open_memory(home, model, owner_option(user, tenant), embedder=embedder) as memory:
-        found, fingerprint = memory.router.embedder, memory.engine.fingerprint
-        refresh(memory.bank, memory.owner, found)
+        own_embedder, fingerprint = memory.router.embedder, memory.engine.fingerprint
+        refresh(memory.bank, memory.owner, own_embedder)
         info = load(
             memory.bank,
             memory.owner,
             data,
             keys,
-            lambda document: index(document, found),
-            embedder=found.name,
+            lambda document: index(document, own_embedder),
+            embedder=own_embedder.name,
             fingerprint=fingerprint,
         )
     output.result({"memory": info}, lambda: output.say(f"{info.id}: imported, version {info.version}"))

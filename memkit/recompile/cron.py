@@ -108,7 +108,7 @@ def calendar(cron: str) -> str:
 def _weekdays(field: str) -> str:
     if "/" in field:
         raise ConfigError(f"name the weekdays that {field!r} means, as mon,wed,fri")
-    return re.sub(r"\d", lambda found: _DAYS[int(found.group()) % 8], field)
+    return re.sub(r"\d", lambda match: _DAYS[int(match.group()) % 8], field)
 
 
 def _kubernetes(job: Job) -> str:

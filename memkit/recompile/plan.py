@@ -128,15 +128,17 @@ def plan(memory: Memory, scope: Scope, now: datetime | None = None) -> Plan:
             if not reason or (scope.since and (info.changed or info.created) < scope.since):
                 unchanged += 1
                 continue
-            found = _task(one, info, reason, scope, now, speed)
-            if isinstance(found, Skipped):
-                skipped.append(found)
+            task = _task(one, info, reason, scope, now, speed)
+            if isinstance(task, Skipped):
+                skipped.append(task)
             else:
-                due.append(((-info.asked, info.changed or info.created), found))
+                due.append(((-info.asked, info.changed or info.created), task))
     due.sort(key=lambda pair: pair[0])
     tasks = [task for _, task in due]
-    left = tasks[scope.limit :] if scope.limit else []
-    skipped += [Skipped(t.user, t.memory_id, t.title, f"the limit of {scope.limit} is reached") for t in left]
+    remaining = tasks[scope.limit :] if scope.limit else []
+    skipped += [
+        Skipped(t.user, t.memory_id, t.title, f"the limit of {scope.limit} is reached") for t in remaining
+    ]
     return Plan(tuple(tasks[: scope.limit]), tuple(skipped), unchanged)
 
 

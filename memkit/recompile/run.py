@@ -56,13 +56,13 @@ def recompile(
     is not started, except the first: a part of it is done every night.
     """
     started, deadline = time.monotonic(), None if scope.budget is None else time.time() + scope.budget
-    outcomes, left = list[Outcome](), list[Outcome]()
+    outcomes, not_started = list[Outcome](), list[Outcome]()
 
     def tasks() -> Iterator[Task]:
         for number, task in enumerate(plan.tasks):
             room = None if deadline is None else deadline - time.time()
             if room is not None and (room <= 0 or (number and (task.seconds or 0.0) > room)):
-                left.append(without(task, "left", "the budget ended before it"))
+                not_started.append(without(task, "left", "the budget ended before it"))
             else:
                 yield task
 
@@ -71,7 +71,7 @@ def recompile(
         log.info("recompile %s: %s", outcome.status, outcome.memory_id, extra={"memkit": vars(outcome)})
         if on_outcome:
             on_outcome(outcome)
-    return Report((*outcomes, *left), plan.skipped, plan.unchanged, time.monotonic() - started)
+    return Report((*outcomes, *not_started), plan.skipped, plan.unchanged, time.monotonic() - started)
 
 
 def expire(memory: Memory, users: Sequence[str] | None, now: datetime) -> dict[str, list[Receipt]]:
