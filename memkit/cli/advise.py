@@ -34,7 +34,7 @@ def advise(
 ) -> None:
     """Say whether compiling a memory is worthwhile, and after how many questions it pays off.
 
-    What it advises against, `memkit remember --wait`, `memkit recompile` and a server leave on its text.
+    `memkit remember --wait`, `memkit recompile` and the servers follow this advice, unless told otherwise.
     """
     from memkit.pipeline.compile import snapshot
     from memkit.recompile.advice import AdvisorConfig

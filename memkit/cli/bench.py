@@ -170,7 +170,7 @@ def bench_serve(
 ) -> None:
     """Compare answers from SGLang with those in this process, under mixed load, and measure its cost.
 
-    Starts SGLang servers on this machine, on its CPU, from the environment of tests/sglang_env.sh.
+    Starts SGLang servers on this machine's CPU, in the environment that tests/sglang_env.sh creates.
     """
     if engine != "sglang":
         raise ConfigError(f"this bench measures the engine sglang, not {engine!r:.40}")

@@ -42,7 +42,7 @@ def bench_peers(
 ) -> None:
     """Measure memkit against mem0, LangGraph's stores and hand-written retrieval, on the same work.
 
-    Peers run in the environments that tests/peers_env.sh makes; one that is absent is named in the result.
+    Peers run in the environments that tests/peers_env.sh creates. The result lists those that are absent.
     """
     quiet_libraries()
     module = with_server("peers_compare")

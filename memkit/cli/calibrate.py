@@ -53,8 +53,8 @@ def calibrate(
 ) -> None:
     """Calibrate the gate of a bank for a model and a compiler.
 
-    Compiles the records apart from all users' memories, asks what they answer and what they do not, and
-    stores scorers and thresholds in the bank's folder. With the compiler none, only texts are used.
+    Compiles the records separately from all users' memories, asks answerable and unanswerable questions, and
+    stores classifiers and thresholds in the bank's folder. With the compiler none, only texts are used.
     """
     output, target = Output(json == "-"), None if json in (None, "-") else usable(json)
     if target is not None:

@@ -220,7 +220,7 @@ COMMANDS: Mapping[str, Commands] = {
         "mcp": Command(
             "mcp",
             "mcp",
-            "Serve memories to agents by the Model Context Protocol.",
+            "Serve memories to agents over the Model Context Protocol.",
         ),
         "sglang-args": Command(
             "sglang", "sglang_args", "Prepare a bank for SGLang, and print the flags of a server for it."

@@ -74,7 +74,7 @@ def evaluate(
 ) -> None:
     """Measure compilers against baselines on the same questions. Your banks are not used.
 
-    With --json OUT, an interrupted evaluation goes on where it was when the same command runs again.
+    With --json OUT, the same command resumes an interrupted evaluation.
     """
     if report:
         return _report(source)

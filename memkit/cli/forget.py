@@ -70,7 +70,7 @@ def forget(
 ) -> None:
     """Forget a memory, part of it, or all of a user's: text, vectors and artifacts of all versions.
 
-    Of a running memory whole entries go. With --check, exit code 4 says that something is still answered.
+    A running memory loses whole entries. With --check, the exit code is 4 if something is still answered.
     """
     output, owner = Output(json), owner_option(user, tenant)
     if memory_id is None and user is None and tenant is None:

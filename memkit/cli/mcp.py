@@ -56,7 +56,7 @@ def mcp(
     engine: EngineOption = None,
     url: Urls = None,
 ) -> None:
-    """Serve memories to agents by the Model Context Protocol.
+    """Serve memories to agents over the Model Context Protocol.
 
     Tools: remember, ask, forget, list, explain, status. Over stdio it acts for --user (of --tenant, if
     given). Over http it acts for the holder of the API key in Authorization: Bearer mk_... There, --rate and

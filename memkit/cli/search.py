@@ -32,7 +32,7 @@ def search(
 ) -> None:
     """Search memories: the best passage of each, the best memory first.
 
-    No model is asked or loaded, unless --embedder names one.
+    No model is loaded, unless --embedder names one.
     """
     output = Output(json)
     check_text("query", query)

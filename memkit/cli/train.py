@@ -57,7 +57,7 @@ def train_compressor(
 ) -> None:
     """Train the mean-pool compressor for a model, stage by stage.
 
-    An interrupted stage goes on where it was when the same command runs again. On several GPUs:
+    The same command resumes an interrupted stage. On several GPUs:
     accelerate launch --num_processes N -m memkit train-compressor ...
     """
     output = Output(json)
