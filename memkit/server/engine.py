@@ -1,9 +1,8 @@
-"""The engine that answers for a server: the one in this process, SGLang servers, or an upstream's."""
+"""The engine that answers for a server: embedded, SGLang servers, or an upstream."""
 
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -30,9 +29,9 @@ class EngineInfo:
 class EngineMonitor:
     """What the engine says of its model, asked once it can be reached and kept from then on.
 
-    ``engine`` gives the engine in this process, which loads its model, unless ``sglang`` answers. ``local``
-    gives the engine that compiles in this process beside ``sglang``, or is None where nothing is compiled:
-    artifacts of another model than the one that answers would be of no use.
+    ``engine`` gives the engine that answers; the embedded one then loads its model. If that is ``sglang``,
+    ``local`` gives the embedded engine that compiles beside it, or is None if nothing is compiled: artifacts
+    of another model than the one that answers would be of no use.
     """
 
     def __init__(
@@ -42,58 +41,62 @@ class EngineMonitor:
         local: Callable[[], TransformersEngine] | None = None,
     ) -> None:
         self._engine, self._sglang, self._local = engine, sglang, local
-        self._lock = threading.Lock()
         self._info: EngineInfo | None = None
 
     def info(self) -> EngineInfo:
-        """The model that answers. Raises `EngineError` where no SGLang server can be reached or used."""
+        """The model that answers. Raises `EngineError` if no SGLang server can be reached or used."""
         if self._info is None:
-            with self._lock:
-                self._info = self._info or self._ask()
+            self._info = self._ask()
         return self._info
 
-    def known(self) -> EngineInfo | None:
-        """As `info`, or None where the engine cannot answer now; the log says why."""
+    def available(self) -> EngineInfo | None:
+        """As `info`, or None if the engine cannot answer now; the log says why."""
         try:
+            if self._sglang is not None and (problems := self._unreachable(self._sglang)):
+                raise EngineError("; ".join(problems))
             return self.info()
         except EngineError as error:
             log.warning("the engine cannot answer: %s", error)
             return None
 
     def start(self) -> None:
-        """Load what is needed before the first question.
+        """Load what the first question needs.
 
-        A server that is down may come up later, which is not an error. Raises `EngineError` for SGLang
-        servers of another model, `ModelError` for a model that cannot be loaded.
+        SGLang servers that are down are no error, as they may start later. Raises `EngineError` for servers
+        of another model, `ModelError` for a model that cannot be loaded.
         """
-        if self._sglang is None:
-            self.info()
-            return
-        if self._local is not None:
-            self._local()
+        if self._sglang is not None:
+            if self._local is not None:
+                self._local()
+            if problems := self._unreachable(self._sglang):
+                log.warning("%s; memories can be stored, questions are refused", "; ".join(problems))
+                return
+        self.info()
+
+    def _unreachable(self, sglang: SGLangEngine) -> list[str]:
+        """Why no server answers; empty if one does. Raises `EngineError` for unfit servers."""
         from memkit.engine.sglang.workers import WorkerError
 
-        down = list[str]()
-        for url in self._sglang.config.urls:
+        problems = list[str]()
+        for url in sglang.config.urls:
             try:
-                self._sglang.server(url)
+                sglang.server(url)
             except EngineError as error:
                 if not isinstance(error.__cause__, WorkerError):
                     raise
-                down.append(str(error))
-        if len(down) < len(self._sglang.config.urls):
-            self.info()
-        for problem in down:
-            log.warning("%s; questions are refused until a server answers, memories can be kept", problem)
+                problems.append(str(error))
+            else:
+                return []
+        return problems
 
     def _ask(self) -> EngineInfo:
         engine = self._engine()
         info = EngineInfo(engine.fingerprint, engine.window)
         if self._sglang is not None and self._local is not None:
-            compiles = self._local()
-            if compiles.fingerprint != info.fingerprint:
+            local = self._local()
+            if local.fingerprint != info.fingerprint:
                 raise EngineError(
                     f"the SGLang servers run the model {info.fingerprint[:12]}, this process compiles for "
-                    f"{compiles.fingerprint[:12]} ({compiles.model}): serve the same model in the same dtype"
+                    f"{local.fingerprint[:12]} ({local.model}): serve the same model in the same dtype"
                 )
         return info

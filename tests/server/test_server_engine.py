@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import httpx2
 from memkit.bench.http_server import remember, served
 from memkit.config import Config
 from memkit.engine.sglang.plugin.header import make_secret
+from memkit.engine.sglang.workers import SGLangConfig
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError, EngineError
 from memkit.models.loading import LoadedModel
@@ -85,18 +86,21 @@ class Model:
     fingerprint: str
     model: str = "tiny"
     window: int = 512
+    config: SGLangConfig = field(default_factory=lambda: SGLangConfig(("http://a",)))
+
+    def server(self, url: str) -> None:
+        """It answers."""
 
 
 def test_servers_of_another_model_than_the_one_that_compiles_are_refused() -> None:
     def monitor(fingerprint: str) -> EngineMonitor:
         sglang, local = Model(fingerprint), Model("a" * 64)
-        found: Any = EngineMonitor(lambda: sglang, sglang, lambda: local)  # type: ignore[arg-type, return-value]
-        return found  # type: ignore[no-any-return]
+        return EngineMonitor(lambda: sglang, sglang, lambda: local)  # type: ignore[arg-type, return-value]
 
     assert monitor("a" * 64).info().window == 512
     with pytest.raises(EngineError, match="serve the same model in the same dtype"):
         monitor("b" * 64).info()
-    assert monitor("b" * 64).known() is None
+    assert monitor("b" * 64).available() is None
 
 
 def test_what_is_missing_is_said_before_the_server_starts(

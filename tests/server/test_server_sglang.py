@@ -187,6 +187,8 @@ def test_a_server_that_is_lost_leaves_the_text(
             assert (refused.status_code, error["code"]) == (503, "engine_unavailable"), refused.text
             assert "memories stay as they are" in error["message"]
             assert "127.0.0.1" not in refused.text
+        status = client.get("/status").json()
+        assert (status["engine"], status["engine_ready"], status["fingerprint"]) == ("sglang", False, None)
         assert client.get(f"/memories/{memories['acme']}/source").json()["text"] == TEXT
         assert client.post("/memories", json={"text": OTHER, "compile": False}).status_code == 201
     engine = create_sglang_engine(config)

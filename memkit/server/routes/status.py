@@ -96,7 +96,7 @@ def metrics(request: Request) -> str:
 def status(context: InContext) -> Status:
     """Show what this server serves, and how much the user has stored."""
     services, infos = context.services, context.services.bank.list(context.owner)
-    engine = None if services.config.upstream else services.engine.known()
+    engine = None if services.config.upstream else services.engine.available()
     waiting = [job for job in services.jobs.list(context.caller.group) if job.state in ("waiting", "running")]
     return Status(
         version=__version__,
