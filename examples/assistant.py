@@ -11,10 +11,10 @@ SECOND = ["Simsem spends the summer in Tarvel."]
 QUESTIONS = ["What is the name of Simsem's horse?", "Where does Simsem spend the summer?"]
 
 
-def session(folder: str, said: list[str], questions: list[str]) -> None:
-    """One run of the program: nothing but the folder outlives it."""
+def session(folder: str, statements: list[str], questions: list[str]) -> None:
+    """One run of the program. Only the folder outlives it."""
     with memkit.Memory(folder, user="mira") as memory:
-        for text in said:
+        for text in statements:
             memory.remember(text, memory="profile")
         for question in questions:
             answer = memory.ask(question)

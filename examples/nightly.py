@@ -1,6 +1,6 @@
-"""What happens at night: ``python examples/nightly.py``. Needs no network.
+"""A nightly recompilation: ``python examples/nightly.py``. Needs no network.
 
-On a server, the line that ``memkit cron`` prints runs the very command that is run here.
+On a server, the line that ``memkit cron`` prints runs the same command.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ def main() -> None:
                     "I live in Lasces. My horse is called Shopux.", memory="profile"
                 )
         run(["cron", "--format", "crontab", "--home", folder])
-        # Texts as short as these would stay as they are; --always compiles them nevertheless.
+        # Texts as short as these would stay on the text route; --always compiles them anyway.
         run(["recompile", "--home", folder, "--always"])
-        run(["recompile", "--home", folder, "--always"])  # nothing has changed: nothing to do
+        run(["recompile", "--home", folder, "--always"])  # nothing has changed since: nothing is compiled
         run(["list", "--home", folder, "--user", "mira"])
 
 

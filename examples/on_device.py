@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 
 import memkit
 from memkit.artifact.format import Artifact
+from memkit.config import Config
 from memkit.engine.base import Request
 from memkit.engine.transformers.engine import TransformersEngine
 
@@ -24,7 +24,7 @@ def compile_here(folder: Path, file: Path) -> None:
 
 def answer_there(file: Path) -> None:
     """On the device: the model and this file, no bank and no text."""
-    engine = TransformersEngine(os.environ.get("MEMKIT_MODEL", "nano"))
+    engine = TransformersEngine(Config.load().model)
     with Artifact.open(file) as artifact:
         handle = engine.attach(artifact)  # refused, if it was made for another model
     print(f"{file.stat().st_size} bytes, {handle.tokens} tokens")

@@ -32,7 +32,7 @@ def advise(
     model: Model = "nano",
     json: Json = False,
 ) -> None:
-    """Say whether a memory is worth compiling, and after how many questions that has paid for itself.
+    """Say whether compiling a memory is worthwhile, and after how many questions it pays off.
 
     What it advises against, `memkit remember --wait`, `memkit recompile` and a server leave on its text.
     """

@@ -1,4 +1,4 @@
-"""The ``memkit`` command: its sub-commands, and what becomes of their errors."""
+"""The ``memkit`` command: runs sub-commands and reports their errors."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EX
 
 _GUIDE = """Memory for LLM agents: documents compiled once into small artifacts for a frozen model.
 
-Begin with memkit demo. Then memkit remember notes.txt --wait and
-memkit ask "..." --trace, or talk: memkit chat. Every night, memkit
-recompile. memkit COMMAND --help tells more."""
+Start with memkit demo. Then memkit remember notes.txt --wait and
+memkit ask "..." --trace, or memkit chat. Every night: memkit
+recompile. For details: memkit COMMAND --help."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     output = Output(json=wants_json(arguments))
     texts = dict[str, str]()
     try:
-        if arguments[:1] not in (["init"], ["config"]):  # they mend a wrong file
+        if arguments[:1] not in (["init"], ["config"]):  # they help to correct a wrong file
             texts = config.read()
             _log(config.Config.load().log)
     except ConfigError as error:
@@ -90,7 +90,7 @@ def _root(
 
 
 def wants_json(arguments: Sequence[str]) -> bool:
-    """Whether a command line, perhaps a wrong one, asks for JSON on standard output."""
+    """Whether a command line, valid or not, asks for JSON on standard output."""
     words = list(takewhile(lambda word: word != "--", arguments))
     if words[:1] in (["eval"], ["bench"], ["calibrate"]):  # there, --json takes a path
         return "--json=-" in words or any(pair == ("--json", "-") for pair in pairwise(words))

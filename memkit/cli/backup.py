@@ -17,7 +17,7 @@ def backup(
     home: Home = None,
     json: Json = False,
 ) -> None:
-    """Write the whole bank, all users', to one file. Others may go on reading and writing."""
+    """Write the whole bank, of all users, to one file. Reading and writing may continue meanwhile."""
     output, config = Output(json), load_config(home)
     folder = config.home
     if not folder.exists() and config.database is None:
@@ -28,17 +28,19 @@ def backup(
 
 
 def restore(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `memkit backup` wrote.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that `memkit backup` wrote.")],
     deletions: Annotated[
         Path | None,
         typer.Option(
-            metavar="PATH", help="Leave out what this bank has forgotten since.", show_default=False
+            metavar="PATH",
+            help="A bank: leave out what it has forgotten since the backup.",
+            show_default=False,
         ),
     ] = None,
     home: Home = None,
     json: Json = False,
 ) -> None:
-    """Make a bank from a backup, in a folder that is empty or not there yet."""
+    """Restore a backup into a folder that is empty or does not exist yet."""
     from memkit.bank.restore import restore as make
 
     output, folder = Output(json), load_config(home).home

@@ -17,10 +17,11 @@ def bench_compile(
     source: Records = "generated:3",
     ratio: Annotated[float, typer.Option(metavar="R", help="Context tokens per artifact token.")] = 16.0,
     paper_steps: Annotated[
-        int, typer.Option(metavar="N", help="How many of the paper's 22,500 steps to run; 0: lengths alone.")
+        int,
+        typer.Option(metavar="N", help="How many of the paper's 22,500 steps to run; 0: only the lengths."),
     ] = 22_500,
     tokens: Annotated[
-        str, typer.Option(metavar="N,...", help="Also measure the cost of texts of these lengths.")
+        str, typer.Option(metavar="N,...", help="Also measure texts of these lengths, in tokens.")
     ] = "",
     quick: Quick = False,
     gpu: Gpu = False,
@@ -29,7 +30,7 @@ def bench_compile(
     model: Model = "nano",
     json: Out = None,
 ) -> None:
-    """Measure what a compilation costs: the fast recipe beside the paper's, and by length."""
+    """Measure the cost of a compilation: the fast recipe against the paper's, and by length."""
     quiet_libraries()
     from memkit.bench.compile import BenchConfig, bench
 
@@ -45,7 +46,7 @@ def bench_compile(
 
 def bench_route(
     memories: Annotated[int, typer.Option(min=1, metavar="N", help="Memories in the bank.")] = 1000,
-    chunks: Annotated[int, typer.Option(min=1, metavar="N", help="Vectors of a memory.")] = 4,
+    chunks: Annotated[int, typer.Option(min=1, metavar="N", help="Vectors per memory.")] = 4,
     dim: Annotated[int, typer.Option(min=1, metavar="N", help="Width of a vector.")] = 384,
     queries: Annotated[int, typer.Option(min=1, metavar="N")] = 200,
     quick: Quick = False,
@@ -53,7 +54,7 @@ def bench_route(
     seed: Seed = 0,
     json: Out = None,
 ) -> None:
-    """Measure what finding memories costs, exactly and approximately, beside raw FAISS; no embedding."""
+    """Measure the cost of retrieval, exact and approximate, against raw FAISS; without embedding."""
     from memkit.bench.routing import RouteConfig, route
 
     config = RouteConfig(*((1000, 4, 384, 50) if quick else (memories, chunks, dim, queries)), seed)
@@ -70,7 +71,7 @@ def bench_gate(
     model: Model = "nano",
     json: Out = None,
 ) -> None:
-    """Measure what probing candidates costs beside reading the text of one of them."""
+    """Measure the cost of probing candidates against reading the text of one of them."""
     quiet_libraries()
     from memkit.bench.routing import gate
 
@@ -95,14 +96,14 @@ def bench_crash(
 
 def bench_bank(
     memories: Annotated[int, typer.Option(min=1, metavar="N", help="Memories in the large bank.")] = 100_000,
-    processes: Annotated[int, typer.Option(min=1, metavar="N", help="At once on one bank.")] = 8,
-    operations: Annotated[int, typer.Option(min=1, metavar="N", help="Of each process.")] = 500,
+    processes: Annotated[int, typer.Option(min=1, metavar="N", help="Processes on one bank.")] = 8,
+    operations: Annotated[int, typer.Option(min=1, metavar="N", help="Operations per process.")] = 500,
     quick: Quick = False,
     plot: Plot = None,
     seed: Seed = 0,
     json: Out = None,
 ) -> None:
-    """Measure the bank beside raw files and SQLite, under several processes, and with many memories."""
+    """Measure the bank against raw files and SQLite, with several processes and many memories."""
     from memkit.bench.bank import BankConfig, bench
 
     small = BankConfig(2000, 2, 50, 20, seed=seed)
@@ -117,7 +118,7 @@ def bench_forget(
     model: Model = "nano",
     json: Out = None,
 ) -> None:
-    """Forget facts, and look for them by every route, version, export, backup and byte."""
+    """Forget facts, and search for them in every route, version, export, backup and byte."""
     quiet_libraries()
     from memkit.bench.forgetting import ForgetConfig, bench
 
@@ -128,9 +129,9 @@ def bench_forget(
 def bench_year(
     users: Annotated[int, typer.Option(min=1, metavar="N")] = 50,
     nights: Annotated[int, typer.Option(min=1, metavar="N")] = 365,
-    facts: Annotated[int, typer.Option(min=1, metavar="N", help="Facts of a user.")] = 6,
+    facts: Annotated[int, typer.Option(min=1, metavar="N", help="Facts per user.")] = 6,
     changes: Annotated[int, typer.Option(min=0, metavar="N", help="Facts that change later.")] = 3,
-    keep: Annotated[int, typer.Option(min=1, metavar="N", help="Versions that are kept.")] = 3,
+    keep: Annotated[int, typer.Option(min=1, metavar="N", help="Versions to keep.")] = 3,
     option: Options = None,
     plot: Annotated[
         Path | None, typer.Option(metavar="OUT.svg", help="Draw the bank's size.", show_default=False)
@@ -139,7 +140,7 @@ def bench_year(
     model: Model = "nano",
     json: Out = None,
 ) -> None:
-    """Simulate running memories over many nights, and ask what is current in the end."""
+    """Simulate running memories over many nights, and ask for the latest facts at the end."""
     quiet_libraries()
     from memkit.bench import running_memory_year
 
@@ -160,19 +161,19 @@ def bench_serve(
     engine: Annotated[str, typer.Option("--engine", metavar="E", help="sglang.")] = "sglang",
     quick: Quick = False,
     only: Annotated[
-        str, typer.Option("--only", metavar="PART,...", help="Of equality, mixed, overhead and ttft.")
+        str, typer.Option("--only", metavar="PART,...", help="Parts: equality, mixed, overhead, ttft.")
     ] = "equality,mixed,overhead,ttft",
     plot: Plot = None,
     seed: Seed = 0,
     model: Model = "nano",
     json: Out = None,
 ) -> None:
-    """Compare answers through SGLang with those in this process, under mixed load, and measure its cost.
+    """Compare answers from SGLang with those in this process, under mixed load, and measure its cost.
 
     Starts SGLang servers on this machine, on its CPU, from the environment of tests/sglang_env.sh.
     """
     if engine != "sglang":
-        raise ConfigError(f"the engine that can be measured is sglang, not {engine!r:.40}")
+        raise ConfigError(f"this bench measures the engine sglang, not {engine!r:.40}")
     quiet_libraries()
     from dataclasses import replace
 
@@ -188,14 +189,14 @@ def bench_serve(
 
 
 def bench_recompile(
-    memories: Annotated[int, typer.Option(min=1, metavar="N", help="Memories, of as many users.")] = 8,
+    memories: Annotated[int, typer.Option(min=1, metavar="N", help="Memories, one per user.")] = 8,
     workers: Annotated[int, typer.Option(min=1, metavar="N")] = 2,
     option: Options = None,
     seed: Seed = 0,
     model: Model = "nano",
     json: Out = None,
 ) -> None:
-    """Measure how many memories one process compiles, several do, and Ray does."""
+    """Measure how many memories one process, several processes and Ray compile per hour."""
     quiet_libraries()
     from memkit.bench.recompile import RecompileConfig, bench
 
@@ -213,7 +214,7 @@ def bench_ttft(
     model: Model = "nano",
     json: Out = None,
 ) -> None:
-    """Measure the time to the first token, from an artifact and from the text, beside what FLOPs allow."""
+    """Measure the time to the first token, from an artifact and from the text, against its FLOPs."""
     quiet_libraries()
     from memkit.bench.ttft import TtftConfig, bench
 
@@ -231,7 +232,7 @@ def bench_start(
     plot: Plot = None,
     json: Out = None,
 ) -> None:
-    """Measure what importing memkit and starting its command cost beside bare Python."""
+    """Measure the cost of importing memkit and starting its command, against bare Python."""
     from memkit.bench.startup import StartConfig, bench
 
     measured(json, lambda report: bench(StartConfig(repeats), report), plot)
@@ -245,7 +246,7 @@ def bench_bytes(
     model: Model = "nano",
     json: Out = None,
 ) -> None:
-    """Measure what artifacts of bfloat16, int8 and int4 lose, and what they save."""
+    """Measure what artifacts in bfloat16, int8 and int4 lose in quality and save in bytes."""
     quiet_libraries()
     from memkit.bench.quantization import BytesConfig, bench
 
@@ -255,12 +256,14 @@ def bench_bytes(
 
 def bench_lora(
     tokens: Annotated[str, typer.Option(metavar="N,...", help="Lengths of the contexts.")] = "256,1024",
-    documents: Annotated[str, typer.Option(metavar="N,...", help="Trained side by side.")] = "1,4,16",
+    documents: Annotated[
+        str, typer.Option(metavar="N,...", help="Documents trained side by side.")
+    ] = "1,4,16",
     repeats: Annotated[int, typer.Option(min=1, metavar="N")] = 5,
     model: Model = "nano",
     json: Out = None,
 ) -> None:
-    """Measure what reading the teacher's prefix once saves, and training documents side by side."""
+    """Measure the savings of one teacher prefill, and of training documents side by side."""
     quiet_libraries()
     from memkit.bench.lora import LoraConfig, bench
 
@@ -273,11 +276,11 @@ def bench_lora(
 
 
 def bench_codec(
-    cases: Annotated[int, typer.Option(min=1, metavar="N", help="Files.")] = 100_000,
+    cases: Annotated[int, typer.Option(min=1, metavar="N", help="Damaged files.")] = 100_000,
     seed: Seed = 0,
     json: Out = None,
 ) -> None:
-    """Decode damaged artifact files, and count those that are not refused as they should be."""
+    """Decode damaged artifact files, and count those that are not refused."""
     from memkit.bench.artifact_corruption import CodecConfig, bench
 
     measured(json, lambda report: bench(CodecConfig(cases, seed), report))

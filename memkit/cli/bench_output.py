@@ -1,4 +1,4 @@
-"""What all of ``memkit bench`` share: their options, and how a result is shown, written and drawn."""
+"""Options and output of all ``memkit bench`` commands."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from memkit.errors import ConfigError, MissingExtraError, install_line
 Progress = Callable[[str, int, int], None]
 Plot = Annotated[
     Path | None,
-    typer.Option(metavar="SVG", help="Also draw the rows beside their peer.", show_default=False),
+    typer.Option(metavar="SVG", help="Also draw a chart of the rows.", show_default=False),
 ]
-Quick = Annotated[bool, typer.Option("--quick", help="Small, in less than five minutes on two cores.")]
-Gpu = Annotated[bool, typer.Option("--gpu", help="On a GPU, at the shape of Qwen2.5-7B with random weights.")]
+Quick = Annotated[bool, typer.Option("--quick", help="A small run: under five minutes on two cores.")]
+Gpu = Annotated[
+    bool, typer.Option("--gpu", help="On a GPU, with the shape of Qwen2.5-7B and random weights.")
+]
 GPU_MODEL = "shape:qwen2.5-7b"
 
 
@@ -46,7 +48,7 @@ def measured(json: str | None, run: Callable[[Progress], dict[str, Any]], plot: 
 
 
 def require_gpu() -> None:
-    """Raise `ConfigError` where there is none."""
+    """Raise `ConfigError` without a GPU."""
     import torch
 
     if not torch.cuda.is_available():

@@ -16,14 +16,22 @@ from memkit.cli.options import Model, Options, Out, Seed, compiler_options, quie
 def bench_peers(
     peers: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", envvar="MEMKIT_PEERS", help="Their environments.", show_default=False),
+        typer.Option(
+            metavar="DIR",
+            envvar="MEMKIT_PEERS",
+            help="Folder of the peers' environments.",
+            show_default=False,
+        ),
     ] = None,
     only: Annotated[
-        str, typer.Option("--only", metavar="PEER,...", help="Of mem0, langgraph and rag.")
+        str, typer.Option("--only", metavar="PEER,...", help="Peers: mem0, langgraph, rag.")
     ] = "mem0,langgraph,rag",
     documents: Annotated[int, typer.Option(min=1, metavar="N", help="Documents of eight facts.")] = 12,
     compilers: Annotated[
-        str, typer.Option(metavar="C,...", help="Also answer from artifacts of these.", show_default=False)
+        str,
+        typer.Option(
+            metavar="C,...", help="Compilers: also answer from their artifacts.", show_default=False
+        ),
     ] = "",
     items: Annotated[str, typer.Option(metavar="N,...", help="Items in the stores.")] = "1000,10000",
     quick: Quick = False,
@@ -32,7 +40,7 @@ def bench_peers(
     model: Model = "nano",
     json: Out = None,
 ) -> None:
-    """Measure memkit beside mem0, LangGraph's stores and retrieval by hand, on the same work.
+    """Measure memkit against mem0, LangGraph's stores and hand-written retrieval, on the same work.
 
     Peers run in the environments that tests/peers_env.sh makes; one that is absent is named in the result.
     """

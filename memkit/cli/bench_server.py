@@ -1,4 +1,4 @@
-"""``memkit bench fuzz``, ``load`` and ``growth``: odd requests, many of them, and many users."""
+"""``memkit bench fuzz``, ``load`` and ``growth``."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ def bench_fuzz(
     seed: Seed = 0,
     json: Out = None,
 ) -> None:
-    """Send the HTTP server requests that fit its description, and others; count what it fails at."""
+    """Send the HTTP server valid and invalid requests, and count its failures."""
     quiet_libraries()
     fuzz = with_server("http_fuzz")
     measured(json, lambda report: fuzz.bench(fuzz.FuzzConfig(cases, seed), report))
 
 
 def bench_load(
-    clients: Annotated[int, typer.Option(min=1, metavar="N", help="That stream answers at once.")] = 64,
+    clients: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Clients that stream answers at once.")
+    ] = 64,
     seconds: Annotated[float, typer.Option(min=1, metavar="S")] = 300.0,
     remembers: Annotated[float, typer.Option(min=0, max=1, help="Share of requests.")] = 0.2,
     forgets: Annotated[float, typer.Option(min=0, max=1, help="Share of requests.")] = 0.02,
@@ -31,7 +33,7 @@ def bench_load(
     model: Model = "nano",
     json: Out = None,
 ) -> None:
-    """Let many clients stream answers, remember and forget; count errors and what the server adds."""
+    """Let many clients stream answers, remember and forget; count errors and the server's overhead."""
     quiet_libraries()
     load = with_server("http_load")
     config = load.LoadConfig(clients, seconds, remembers, forgets, tenants, model, seed)
@@ -39,13 +41,13 @@ def bench_load(
 
 
 def bench_growth(
-    users: Annotated[int, typer.Option(min=1, metavar="N", help="Each with an artifact.")] = 1000,
+    users: Annotated[int, typer.Option(min=1, metavar="N", help="Users, each with an artifact.")] = 1000,
     requests: Annotated[int, typer.Option(min=1, metavar="N")] = 10_000,
     seed: Seed = 0,
     model: Model = "nano",
     json: Out = None,
 ) -> None:
-    """Ask many users' memories in one process; tell whether it grows."""
+    """Ask the memories of many users in one process, and check that it does not grow."""
     quiet_libraries()
     from memkit.bench.growth import GrowthConfig, bench
 

@@ -1,4 +1,4 @@
-"""``memkit chat``: a conversation that is remembered."""
+"""``memkit chat``: a conversation whose statements are remembered."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from memkit.answer import Answer
     from memkit.memory import Memory
 
-_HELP = """Statements are remembered; questions are answered, also without a question mark. Commands:
-/why      why the last answer is what it is
-/list     what is remembered
+_HELP = """Statements are remembered and questions answered, with or without a question mark. Commands:
+/why      explain the last answer
+/list     list the entries of the running memory
 /compile  compile the running memory now
 /forget   forget the whole running memory
 /quit     leave (or exit, quit, Ctrl-D)"""
@@ -43,9 +43,9 @@ def chat(
     user: User = None,
     tenant: Tenant = None,
     name: Annotated[
-        str, typer.Option("--memory", metavar="NAME", help="The running memory that it goes to.")
+        str, typer.Option("--memory", metavar="NAME", help="The running memory to add to.")
     ] = "profile",
-    max_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Most tokens of an answer.")] = 64,
+    max_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Longest answer, in tokens.")] = 64,
     compiler: Compiler = "lcc",
     embedder: EmbedderName = None,
     engine: EngineOption = None,
@@ -53,7 +53,7 @@ def chat(
     home: Home = None,
     model: Model = "nano",
 ) -> None:
-    """Talk with the model. What you tell it is remembered; questions are answered from all memories."""
+    """Chat with the model. It remembers your statements and answers questions from all memories."""
     output = Output()
     owner, settings = owner_option(user, tenant), {"compiler": compiler, "embedder": embedder}
     with open_memory(home, model, owner, engine=engine, urls=url, **settings) as memory:
@@ -63,7 +63,7 @@ def chat(
 
 
 class Chat:
-    """One conversation; what was said so far is read again with every question."""
+    """A conversation. Earlier turns are read again with every question."""
 
     def __init__(self, memory: Memory, name: str, max_tokens: int, output: Output) -> None:
         self.memory, self.name, self.max_tokens, self.output = memory, name, max_tokens, output
@@ -71,7 +71,7 @@ class Chat:
         self.last: Answer | None = None
 
     def run(self, lines: Iterator[str]) -> None:
-        """Answer each line; an error ends no conversation."""
+        """Answer each line; errors are shown and do not end the conversation."""
         for line in lines:
             if line.lower() in _LEAVE:
                 return
@@ -81,24 +81,24 @@ class Chat:
                 self.output.note(f"error: {error}")
 
     def _say(self, line: str) -> None:
-        stated, asked = extract_statements(line), is_question(line)
-        if stated:
-            self.memory.remember(stated, memory=self.name)
+        statements, asked = extract_statements(line), is_question(line)
+        if statements:
+            self.memory.remember(statements, memory=self.name)
             self.output.note("remembered")
-        if stated and not asked:
+        if statements and not asked:
             return
         line = (
             f"{line}?" if asked and line[-1].isalnum() else line
-        )  # models are taught on questions that have it
-        said, live = "", self.output.out.is_terminal
+        )  # models are trained on questions with a question mark
+        text, live = "", self.output.out.is_terminal
         with self.memory.stream(line, history=self.turns, max_tokens=self.max_tokens) as stream:
             for piece in stream:
-                said += piece
+                text += piece
                 if live:
                     self.output.out.out(piece, end="", highlight=False)
             self.last = stream.answer
-        self.output.say("" if live else said)
-        self.turns.append((line, said))
+        self.output.say("" if live else text)
+        self.turns.append((line, text))
 
     def _command(self, line: str) -> None:
         memory, output = self.memory, self.output
@@ -121,7 +121,7 @@ class Chat:
 
 
 def _lines() -> Iterator[str]:
-    """Lines of standard input without space around them; empty ones are left out."""
+    """Lines of standard input, stripped; empty ones are skipped."""
     terminal = sys.stdin.isatty()
     if terminal:
         with suppress(ImportError):

@@ -8,44 +8,46 @@ from memkit.cli.lazy_loading import Command, Commands, Group
 
 _KEYS: Commands = {
     "create": Command(
-        "keys_limits", "create_key", "Make a key. It is shown now and never again: only its hash is kept."
+        "keys_limits", "create_key", "Create a key. It is shown only now: the bank stores its hash."
     ),
     "list": Command("keys_limits", "list_keys", "List the keys of a tenant or a user, oldest first."),
-    "revoke": Command("keys_limits", "revoke_key", "Let a key open nothing any more."),
+    "revoke": Command("keys_limits", "revoke_key", "Revoke a key."),
 }
 _BENCHES: Commands = {
     "compile": Command(
         "bench",
         "bench_compile",
-        "Measure what a compilation costs: the fast recipe beside the paper's, and by length.",
+        "Measure the cost of a compilation: the fast recipe against the paper's, and by length.",
     ),
     "route": Command(
         "bench",
         "bench_route",
-        "Measure what finding memories costs, exactly and approximately, beside raw FAISS; no embedding.",
+        "Measure the cost of retrieval, exact and approximate, against raw FAISS; without embedding.",
     ),
     "gate": Command(
-        "bench", "bench_gate", "Measure what probing candidates costs beside reading the text of one of them."
+        "bench",
+        "bench_gate",
+        "Measure the cost of probing candidates against reading the text of one of them.",
     ),
     "bank": Command(
         "bench",
         "bench_bank",
-        "Measure the bank beside raw files and SQLite, under several processes, and with many memories.",
+        "Measure the bank against raw files and SQLite, with several processes and many memories.",
     ),
     "forget": Command(
         "bench",
         "bench_forget",
-        "Forget facts, and look for them by every route, version, export, backup and byte.",
+        "Forget facts, and search for them in every route, version, export, backup and byte.",
     ),
     "year": Command(
         "bench",
         "bench_year",
-        "Simulate running memories over many nights, and ask what is current in the end.",
+        "Simulate running memories over many nights, and ask for the latest facts at the end.",
     ),
     "recompile": Command(
         "bench",
         "bench_recompile",
-        "Measure how many memories one process compiles, several do, and Ray does.",
+        "Measure how many memories one process, several processes and Ray compile per hour.",
     ),
     "crash": Command(
         "bench",
@@ -55,50 +57,52 @@ _BENCHES: Commands = {
     "ttft": Command(
         "bench",
         "bench_ttft",
-        "Measure the time to the first token, from an artifact and from the text, beside what FLOPs allow.",
+        "Measure the time to the first token, from an artifact and from the text, against its FLOPs.",
     ),
     "fuzz": Command(
         "bench_server",
         "bench_fuzz",
-        "Send the HTTP server requests that fit its description, and others; count what it fails at.",
+        "Send the HTTP server valid and invalid requests, and count its failures.",
     ),
     "load": Command(
         "bench_server",
         "bench_load",
-        "Let many clients stream answers, remember and forget; count errors and what the server adds.",
+        "Let many clients stream answers, remember and forget; count errors and the server's overhead.",
     ),
     "growth": Command(
         "bench_server",
         "bench_growth",
-        "Ask many users' memories in one process; tell whether it grows.",
+        "Ask the memories of many users in one process, and check that it does not grow.",
     ),
     "start": Command(
         "bench",
         "bench_start",
-        "Measure what importing memkit and starting its command cost beside bare Python.",
+        "Measure the cost of importing memkit and starting its command, against bare Python.",
     ),
     "bytes": Command(
-        "bench", "bench_bytes", "Measure what artifacts of bfloat16, int8 and int4 lose, and what they save."
+        "bench",
+        "bench_bytes",
+        "Measure what artifacts in bfloat16, int8 and int4 lose in quality and save in bytes.",
     ),
     "lora": Command(
         "bench",
         "bench_lora",
-        "Measure what reading the teacher's prefix once saves, and training documents side by side.",
+        "Measure the savings of one teacher prefill, and of training documents side by side.",
     ),
     "codec": Command(
         "bench",
         "bench_codec",
-        "Decode damaged artifact files, and count those that are not refused as they should be.",
+        "Decode damaged artifact files, and count those that are not refused.",
     ),
     "serve": Command(
         "bench",
         "bench_serve",
-        "Compare answers through SGLang with those in this process, under mixed load, and measure its cost.",
+        "Compare answers from SGLang with those in this process, under mixed load, and measure its cost.",
     ),
     "peers": Command(
         "bench_peers",
         "bench_peers",
-        "Measure memkit beside mem0, LangGraph's stores and retrieval by hand, on the same work.",
+        "Measure memkit against mem0, LangGraph's stores and hand-written retrieval, on the same work.",
     ),
 }
 COMMANDS: Mapping[str, Commands] = {
@@ -106,13 +110,15 @@ COMMANDS: Mapping[str, Commands] = {
         "demo": Command(
             "demo",
             "demo",
-            "See memkit work: remember, ask, compile, ask again, forget. Takes about a minute, offline.",
+            "See memkit at work: remember, ask, compile, ask again, forget. About a minute, offline.",
         ),
-        "init": Command("config", "init", "Write a file with every setting, commented out, to be edited."),
+        "init": Command(
+            "config", "init", "Write a configuration file that lists every setting, commented out."
+        ),
         "config": Command(
             "config",
             "config",
-            "Show every setting, and whether the environment, the file or a default decides it.",
+            "Show every setting, and whether it comes from the environment, the file or the default.",
         ),
         "doctor": Command(
             "doctor",
@@ -128,81 +134,81 @@ COMMANDS: Mapping[str, Commands] = {
         "chat": Command(
             "chat",
             "chat",
-            "Talk with the model. What you tell it is remembered; questions are answered from all memories.",
+            "Chat with the model. It remembers your statements and answers questions from all memories.",
         ),
         "list": Command("memories", "list_memories", "List a user's memories, oldest first."),
-        "show": Command("memories", "show", "Show one memory and what its artifact says about itself."),
+        "show": Command("memories", "show", "Show a memory and the manifest of its artifact."),
         "search": Command(
-            "search", "search", "Find memories by words: the best passage of each, the best memory first."
+            "search", "search", "Search memories: the best passage of each, the best memory first."
         ),
         "advise": Command(
             "advise",
             "advise",
-            "Say whether a memory is worth compiling, and after how many questions that has paid for itself.",
+            "Say whether compiling a memory is worthwhile, and after how many questions it pays off.",
         ),
         "explain": Command(
             "advise",
             "advise",
-            "Say whether a memory is worth compiling, and after how many questions that has paid for itself.",
+            "Say whether compiling a memory is worthwhile, and after how many questions it pays off.",
             instead="advise",
         ),
         "forget": Command(
             "forget",
             "forget",
-            "Forget one memory, a part of it, or all of a user: text, vectors and artifacts of all versions.",
+            "Forget a memory, part of it, or all of a user's: text, vectors and artifacts of all versions.",
         ),
     },
     "Versions": {
         "history": Command(
-            "versions", "history", "Show the versions of a memory's artifact that are kept, oldest first."
+            "versions", "history", "Show the stored versions of a memory's artifact, oldest first."
         ),
         "diff": Command(
             "versions",
             "diff",
-            "Compare two versions: what each was compiled from, and what it showed when it was admitted.",
+            "Compare two versions: the sources each was compiled from, and its admission figures.",
         ),
         "rollback": Command(
-            "versions", "rollback", "Let an earlier (or later) version answer. Its source does not change."
+            "versions", "rollback", "Answer from an earlier (or later) version. The source does not change."
         ),
         "pin": Command(
             "versions",
             "pin",
-            "Let the current version answer until it is unpinned, whatever is compiled meanwhile.",
+            "Keep answering from the current version until it is unpinned, whatever is compiled meanwhile.",
         ),
         "verify": Command(
             "memories",
             "verify",
-            "Re-read artifacts: check every byte and the model, and test their answers again.",
+            "Verify artifacts: check every byte and the model, and repeat the self-test.",
         ),
         "export": Command(
-            "versions", "export_bundle", "Write a memory with its source and artifact to one signed file."
+            "versions", "export_bundle", "Export a memory, with its source and artifact, to a signed file."
         ),
         "import": Command(
             "versions",
             "import_bundle",
-            "Take a memory from a bundle that a trusted key signed, compiled for this model and user.",
+            "Import a memory from a bundle that a trusted key has signed for this model and user.",
         ),
         "keygen": Command(
             "memories",
             "keygen",
-            "Make a key pair (Ed25519) to sign artifacts with: MEMKIT_SIGNING_KEY=FILE memkit remember ...",
+            "Create a key pair (Ed25519) to sign artifacts: MEMKIT_SIGNING_KEY=FILE memkit remember ...",
         ),
     },
     "Every night": {
         "recompile": Command(
             "recompile",
             "recompile",
-            "Compile what changed, from its source: safe to run every night, to interrupt and to run again.",
+            "Compile what changed, from its source. Safe to run every night, to interrupt and to repeat.",
         ),
         "schedule": Command(
             "recompile",
             "schedule",
-            "Stay here and recompile at those times, one run after the other, until interrupted.",
+            "Keep running, and recompile at given times until interrupted.",
         ),
         "cron": Command(
             "recompile",
             "cron",
-            "Print a ready file for the system's scheduler, which calls `memkit recompile`.",
+            "Print a file for the system's scheduler that calls `memkit recompile`.",
         ),
     },
     "Run it for others": {
@@ -220,25 +226,23 @@ COMMANDS: Mapping[str, Commands] = {
             "sglang", "sglang_args", "Prepare a bank for SGLang, and print the flags of a server for it."
         ),
         "limit": Command(
-            "keys_limits", "limit", "Show or change what a user, or a tenant, may keep, and for how long."
+            "keys_limits", "limit", "Show or change how much a user or a tenant may store, and for how long."
         ),
         "backup": Command(
             "backup",
             "backup",
-            "Write the whole bank, all users', to one file. Others may go on reading and writing.",
+            "Write the whole bank, of all users, to one file. Reading and writing may continue meanwhile.",
         ),
         "restore": Command(
-            "backup", "restore", "Make a bank from a backup, in a folder that is empty or not there yet."
+            "backup", "restore", "Restore a backup into a folder that is empty or does not exist yet."
         ),
-        "keys": Group(
-            "API keys, each of which lets its holder act for a tenant and its users, or for one user.", _KEYS
-        ),
+        "keys": Group("API keys. A key acts for a tenant and its users, or for one user.", _KEYS),
     },
     "Train and measure": {
         "eval": Command(
             "evaluate",
             "evaluate",
-            "Measure compilers against baselines on the same questions. Uses no bank of yours.",
+            "Measure compilers against baselines on the same questions. Your banks are not used.",
         ),
         "calibrate": Command(
             "calibrate", "calibrate", "Calibrate the gate of a bank for a model and a compiler."
@@ -246,7 +250,7 @@ COMMANDS: Mapping[str, Commands] = {
         "train-compressor": Command(
             "train",
             "train_compressor",
-            "Train the mean-pool compressor for a model, one stage after the other.",
+            "Train the mean-pool compressor for a model, stage by stage.",
         ),
         "bench": Group("Measure costs.", _BENCHES),
     },

@@ -22,13 +22,13 @@ def init(
             metavar="PATH", help="Default: the platform's folder for configuration.", show_default=False
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
     json: Json = False,
 ) -> None:
-    """Write a file with every setting, commented out, to be edited."""
+    """Write a configuration file that lists every setting, commented out."""
     output, path = Output(json), file or settings.default_file()
     if path.exists() and not force:
-        raise ConfigError(f"{path} is there already; --force overwrites it")
+        raise ConfigError(f"{path} exists already; --force overwrites it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(settings.template(), encoding="utf-8")
@@ -38,7 +38,7 @@ def init(
 
 
 def config(json: Json = False) -> None:
-    """Show every setting, and whether the environment, the file or a default decides it."""
+    """Show every setting, and whether it comes from the environment, the file or the default."""
     output, path = Output(json), settings.default_file()
     shown = [
         {

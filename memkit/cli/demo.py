@@ -1,4 +1,4 @@
-"""``memkit demo``: the whole path on one generated document, offline."""
+"""``memkit demo``: every step on one generated document, offline."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from memkit.memory import Memory
     from memkit.models.nano.documents import Question
 
-BY_TEXT = 3  # questions that are asked before the compilation
+BY_TEXT = 3  # questions before the compilation
 _NO_HOME = "Keep the demo's bank here; it must not hold one yet. Default: a temporary folder."
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """One question of the demo, what was expected and what came."""
+    """A question of the demo, with the expected and the actual answer."""
 
     question: str
     expected: str
@@ -59,7 +59,7 @@ def demo(
     model: Model = "nano",
     json: Json = False,
 ) -> None:
-    """See memkit work: remember, ask, compile, ask again, forget. Takes about a minute, offline."""
+    """See memkit at work: remember, ask, compile, ask again, forget. About a minute, offline."""
     output, started = Output(json), time.perf_counter()
     show = Output() if not json else None  # as JSON, everything comes at the end
     options, owner = compiler_options(option, ratio), owner_option(user, tenant)
@@ -83,7 +83,7 @@ def _folder(home: Path | None) -> Iterator[Path]:
 
 
 def _run(output: Output, show: Output | None, memory: Memory) -> dict[str, Any]:
-    """All steps in order; each is shown when it is done."""
+    """All steps in order, each shown when it is done."""
     from memkit.document import Document as Source
     from memkit.models.nano import world
     from memkit.models.nano.documents import Document, Generator, Question
@@ -136,7 +136,7 @@ def _run(output: Output, show: Output | None, memory: Memory) -> dict[str, Any]:
 def _step(
     show: Output | None, memory: Memory, title: str, questions: Sequence[Question], *, known: bool = True
 ) -> dict[str, Any]:
-    """Ask, and show which answers are as they should be: right, or unless ``known`` not right."""
+    """Ask, and show which answers are as expected: right, or wrong unless ``known``."""
     asked = [_ask(memory, question) for question in questions]
     correct = sum(one.correct for one in asked)
     if show is not None:

@@ -1,4 +1,4 @@
-"""``memkit doctor``: is this installation, this model and this bank in order?"""
+"""``memkit doctor``: checks of the installation, the model, the bank and the servers."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _SCARCE, _TOO_LITTLE = 2**30, 50 * 2**20  # bytes of free disk
 
 @dataclass(frozen=True)
 class Check:
-    """One row: what was looked at, how it is, and what to do when it is not ok."""
+    """One row: the name of a check, its status, and what was found or what to do."""
 
     name: str
     status: Literal["ok", "warn", "fail"]
@@ -62,7 +62,7 @@ class Check:
 def doctor(
     repair: Annotated[
         bool,
-        typer.Option("--repair", help="First remove what no memory needs, make anew what can be derived."),
+        typer.Option("--repair", help="First remove orphaned files and rebuild derived data."),
     ] = False,
     user: User = None,
     tenant: Tenant = None,

@@ -49,7 +49,7 @@ def evaluate(
     compilers: Annotated[
         str, typer.Option(metavar="C,...", help="Compilers, each a name or name:preset.")
     ] = "lcc",
-    baselines: Annotated[str, typer.Option(metavar="B,...", help="What to compare with.")] = "full,none",
+    baselines: Annotated[str, typer.Option(metavar="B,...", help="Baselines to compare with.")] = "full,none",
     ratio: Annotated[
         str | None, _some("R,...", "Context tokens per artifact token; default: 16, or what meanpool has.")
     ] = None,
@@ -66,13 +66,13 @@ def evaluate(
     judge: Annotated[str | None, _some("URL,MODEL", "Also let an LLM grade answers, 0 to 5.")] = None,
     wording: Annotated[str | None, _some("TEXT", "How to put a {question}.")] = None,
     drift: Annotated[str | None, _some("FILE", "Questions to measure drift on; none: not at all.")] = None,
-    workers: Annotated[int, typer.Option(min=1, metavar="N", help="Processes that measure records.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, metavar="N", help="Processes.")] = 1,
     report: Annotated[bool, typer.Option("--report", help="Print a folder's results instead.")] = False,
     option: Options = None,
     model: Model = "nano",
     json: Out = None,
 ) -> None:
-    """Measure compilers against baselines on the same questions. Uses no bank of yours.
+    """Measure compilers against baselines on the same questions. Your banks are not used.
 
     With --json OUT, an interrupted evaluation goes on where it was when the same command runs again.
     """
@@ -109,7 +109,7 @@ _OTHERS = ("--html", "--wording", "--drift")
 
 
 def _refuse(study: str | None, given: Mapping[str, Any]) -> None:
-    """Raise `ConfigError` for options that the study has no use for."""
+    """Raise `ConfigError` for options that the study does not use."""
     taken = _TAKES.get(study or "", _OTHERS)
     if idle := [name for name, value in given.items() if value is not None and name not in taken]:
         raise ConfigError(
@@ -128,11 +128,11 @@ def _report(folder: str) -> None:
 
 
 def _own_ratio(names: Sequence[str], model: str) -> float | None:
-    """The ratio of compilers that all have the same one of their own."""
+    """The ratio that all these compilers work at, if they have the same one."""
     from memkit import registry
     from memkit.models.loading import load
 
-    if "none" in names:  # of the router's study: no compiler
+    if "none" in names:  # the router's study without a compiler
         return None
     found = {registry.own_ratio(name.partition(":")[0], lambda: load(model)) for name in names}
     return found.pop() if len(found) == 1 else None
@@ -202,8 +202,8 @@ def _meanpool(output: Output, parts: dict[str, Any], json: Path | None, html: Pa
     output.result(table, lambda: output.table(columns, rows))
 
 
-NEEDLES = 4  # for each length and depth
-DOCUMENTS = 4  # for each length
+NEEDLES = 4  # per length and depth
+DOCUMENTS = 4  # per length
 _ROUTER = (
     "compiler row n score top1 relative_to_oracle recall_at_8 "
     "balanced_accuracy auroc harm_points overhead_flops"
@@ -236,7 +236,7 @@ def _run(
             journal=None if json is None else Path(f"{json}.partial"),
             workers=workers,
         )
-    asked = table.pop("asked")  # a data set's questions are not ours to copy into results
+    asked = table.pop("asked")  # questions of data sets may not be copied into results
     if json is not None:
         write_json(json, table)
     if html is not None:
@@ -256,7 +256,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def numbers(text: str, option: str) -> tuple[float, ...]:
-    """The numbers of an option that takes several."""
+    """The numbers of a comma-separated option. Raises `ConfigError`."""
     try:
         return tuple(float(part) for part in _names(text))
     except ValueError:
@@ -264,20 +264,20 @@ def numbers(text: str, option: str) -> tuple[float, ...]:
 
 
 def check_writable(path: Path) -> None:
-    """Refuse a path that the result could not be written to, before the work is done."""
+    """Raise `ConfigError` for a path that cannot be written, before the work starts."""
     folder = path.parent
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise ConfigError(f"cannot write {path}: give a file in a folder that exists and is writable")
 
 
 def check_plots() -> None:
-    """Refuse to begin what could not be drawn at the end."""
+    """Raise `MissingExtraError` without matplotlib, before the work starts."""
     if find_spec("matplotlib") is None:
         raise MissingExtraError("matplotlib", install_line("eval"))
 
 
 def write_json(path: Path, table: dict[str, Any]) -> None:
-    """Write it beside, then replace."""
+    """Write a temporary file beside it, then replace it."""
     _write(path, jsonlib.dumps(plain(table), allow_nan=False, indent=2) + "\n")
 
 

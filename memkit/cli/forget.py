@@ -37,7 +37,7 @@ Who = Annotated[
         "--user",
         "-u",
         metavar="U",
-        help="Whose; without an ID, all they have, stores of agents too.",
+        help="The user. Without an ID: everything they have, agents' stores included.",
         show_default=False,
     ),
 ]
@@ -49,18 +49,18 @@ def forget(
     tenant: Tenant = None,
     span: Annotated[
         list[str] | None,
-        typer.Option("--span", metavar="START:END", help="Only these characters of it; repeatable."),
+        typer.Option("--span", metavar="START:END", help="Only these characters of the memory; repeatable."),
     ] = None,
     matching: Annotated[
         str | None,
         typer.Option(
             metavar="TEXT",
-            help="Only this text, wherever the memory holds it: in its title, name and keys, too.",
+            help="Only this text, wherever it occurs: also in the title, name and keys.",
             show_default=False,
         ),
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Ask afterwards what it told, and say what is still answered.")
+        bool, typer.Option("--check", help="Ask about it afterwards, and report what is still answered.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     embedder: EmbedderName = None,
@@ -68,7 +68,7 @@ def forget(
     model: Model = "nano",
     json: Json = False,
 ) -> None:
-    """Forget one memory, a part of it, or all of a user: text, vectors and artifacts of all versions.
+    """Forget a memory, part of it, or all of a user's: text, vectors and artifacts of all versions.
 
     Of a running memory whole entries go. With --check, exit code 4 says that something is still answered.
     """
@@ -104,7 +104,7 @@ def forget(
 
 
 def _held(bank: Bank, owner: Owner) -> list[MemoryInfo]:
-    """All memories of an owner, and those beneath: what agents keep in stores."""
+    """All memories of an owner, with those in agents' stores."""
     return [
         info for name in (owner.name, *bank.tenants_with_prefix(owner.namespaces)) for info in bank.list(name)
     ]
@@ -113,7 +113,7 @@ def _held(bank: Bank, owner: Owner) -> list[MemoryInfo]:
 def _forgotten(
     memory: Memory, one: str | None, spans: Sequence[Span], matching: str | None, check: bool
 ) -> tuple[Sequence[Receipt], Sequence[LeakCheck]]:
-    """Forget all, one memory, or a part; without a check what remains of it is compiled in the night."""
+    """Forget all, one memory, or part of it; without a check, the next recompilation compiles the rest."""
     if check:
         done = memory.forget_and_check(one, spans=spans, matching=matching)
         return done.receipts, done.checks
@@ -145,12 +145,12 @@ def _show(
 
 
 def _spans(words: Sequence[str]) -> list[Span]:
-    """The parts of a memory that are meant; none for the whole."""
+    """The spans of ``--span``; none for the whole memory."""
     spans = list[Span]()
     for word in words:
         found = re.fullmatch(r"(\d{1,9}):(\d{1,9})", word)
         if not found:
-            raise ConfigError(f"a span is START:END, two numbers of characters; got {word!r}")
+            raise ConfigError(f"a span is START:END, two character offsets; got {word!r}")
         spans.append(Span(int(found[1]), int(found[2])))
     return spans
 
@@ -168,7 +168,7 @@ def _confirm(
     *,
     everything: bool,
 ) -> None:
-    """Ask on standard error, naming all that goes; raises unless the answer is yes."""
+    """Ask for confirmation on standard error. Raises unless the answer is yes."""
     stored = sum(info.tenant != owner.name for info in held)
     what = f"{held[0].id} {held[0].title!r}" if not everything else f"all {_count(len(held) - stored)}"
     what += f" of {with_name(owner)}"
@@ -181,6 +181,6 @@ def _confirm(
     output.note(f"Forget {what}, with vectors and artifacts of all versions? This cannot be undone. [y/N]")
     answer = sys.stdin.readline()
     if not answer:
-        raise ConfigError("nobody is there to confirm; add --yes. Nothing was forgotten")
+        raise ConfigError("there is no terminal to confirm at; add --yes. Nothing was forgotten")
     if answer.strip().lower() not in ("y", "yes"):
         raise MemkitError("not confirmed; nothing was forgotten")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Group = Annotated[
     str | None,
     typer.Option(
-        "--tenant", metavar="T", help="A server's tenant, whose users it may name.", show_default=False
+        "--tenant", metavar="T", help="A server's tenant; the key may name its users.", show_default=False
     ),
 ]
 One = Annotated[
@@ -26,7 +26,7 @@ One = Annotated[
         "--user",
         "-u",
         metavar="U",
-        help="One user of no tenant, as --user of other commands.",
+        help="A user outside any tenant, as in other commands.",
         show_default=False,
     ),
 ]
@@ -46,7 +46,7 @@ def limit(
     home: Home = None,
     json: Json = False,
 ) -> None:
-    """Show or change what a user, or a tenant, may keep, and for how long."""
+    """Show or change how much a user or a tenant may store, and for how long."""
     output, owner = Output(json), owner_option(user, tenant)
     given = {
         "keep_days": keep_days,
@@ -67,11 +67,11 @@ def limit(
 def create_key(
     tenant: Group = None,
     user: One = None,
-    label: Annotated[str, typer.Option(metavar="TEXT", help="What it is for.")] = "",
+    label: Annotated[str, typer.Option(metavar="TEXT", help="What the key is for.")] = "",
     home: Home = None,
     json: Json = False,
 ) -> None:
-    """Make a key. It is shown now and never again: only its hash is kept."""
+    """Create a key. It is shown only now: the bank stores its hash."""
     output = Output(json)
     with open_bank(home) as bank:
         key, secret = bank.keys.create(*_holder(tenant, user, label))
@@ -90,13 +90,13 @@ def list_keys(tenant: Group = None, user: One = None, home: Home = None, json: J
 
 
 def revoke_key(
-    key_id: Annotated[str, typer.Argument(metavar="ID", help="As `memkit keys list` shows it.")],
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="A key's id; `memkit keys list` shows them.")],
     tenant: Group = None,
     user: One = None,
     home: Home = None,
     json: Json = False,
 ) -> None:
-    """Let a key open nothing any more."""
+    """Revoke a key."""
     output = Output(json)
     with open_bank(home) as bank:
         name, _, scope = _holder(tenant, user)
@@ -105,7 +105,7 @@ def revoke_key(
 
 
 def _holder(tenant: str | None, user: str | None, label: str = "") -> tuple[str, str, Scope]:
-    """Whom a key acts for, its label, and what the name is one of."""
+    """The holder of a key, its label, and its scope."""
     if (tenant is None) == (user is None):
-        raise ConfigError("say whom the key acts for: --tenant T, or --user U")
+        raise ConfigError("name the key's holder: --tenant T, or --user U")
     return (tenant, label, "tenant") if tenant is not None else (user or "", label, "user")

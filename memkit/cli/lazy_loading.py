@@ -1,4 +1,4 @@
-"""Groups of commands that are imported when they are wanted, so that none waits for the others."""
+"""Command groups that import a command only when it runs."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 @dataclass(frozen=True)
 class Command:
-    """A function of a module in `memkit.cli`; the summary is the first paragraph of its docstring.
+    """A function of a module in `memkit.cli`. The summary is the first paragraph of its docstring.
 
-    ``instead`` names the command that an old name stands for: it works, says so, and is in no list.
+    ``instead`` names the new command of an old name, which still works, says so, and is not listed.
     """
 
     module: str
@@ -34,7 +34,7 @@ class Command:
     instead: str = ""
 
     def load(self, name: str) -> Any:
-        """The command that typer makes of the function."""
+        """The function as a typer command."""
         app = typer.Typer(
             add_completion=False,
             rich_markup_mode=None,
@@ -48,20 +48,22 @@ class Command:
 
 @dataclass(frozen=True)
 class Group:
-    """Commands below a command."""
+    """A command with sub-commands."""
 
     summary: str
     commands: Commands
 
     def load(self, name: str) -> Any:
-        """The group that typer makes of them."""
+        """The commands as a typer group."""
         app = group(name, self.summary, {"Commands": self.commands}, lambda: None, add_completion=False)
         return typer.main.get_command(app)
 
 
 def at_home(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The command, for whose paths ``~`` is the home folder, from wherever they come: a shell expands it in
-    few of the places where an option may have it, and never in a variable's value or the file of settings."""
+    """The command with ``~`` expanded in all its paths.
+
+    A shell does not expand it in ``--option=~/x``, in a variable's value or in the configuration file.
+    """
 
     @wraps(command)
     def run(**arguments: Any) -> Any:
@@ -77,7 +79,7 @@ def _expanded(value: Any) -> Any:
 
 
 def usable(path: str | Path) -> Path:
-    """A path of a command line: ``~`` is the home folder, and no name in it is longer than can be."""
+    """A path of the command line with ``~`` expanded. Raises `ConfigError` for one that is too long."""
     found = expanded(path)
     try:
         found.lstat()
@@ -102,7 +104,7 @@ def group(
     alone: bool = False,
     **settings: Any,
 ) -> typer.Typer:
-    """An application whose help shows commands under ``headings``; ``alone``: it works without one."""
+    """An application whose help lists commands under ``headings``; ``alone``: it runs without a command."""
 
     class Lazy(_Lazy):
         table = headings
@@ -111,7 +113,7 @@ def group(
         name=name,
         cls=Lazy,
         help=text,
-        rich_markup_mode=None,  # drawing boxes takes longer than all else that --help does
+        rich_markup_mode=None,  # drawing boxes takes longer than the rest of --help
         pretty_exceptions_enable=False,
         context_settings=SETTINGS,
         **settings,
@@ -143,9 +145,9 @@ class _Lazy(TyperGroup):
 
 
 def _defaults(command: Any, texts: Mapping[str, str]) -> dict[str, Any]:
-    """What a command's options default to where the file sets their environment variables.
+    """Defaults of a command's options from the configuration file.
 
-    ``texts`` are those of the file, by the variables' names.
+    ``texts`` are those of the file by the names of environment variables.
     """
     found = dict[str, Any]()
     for parameter in command.params:
@@ -156,5 +158,5 @@ def _defaults(command: Any, texts: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _listed(commands: Commands) -> list[str]:
-    """The names that are shown."""
+    """The names that the help lists."""
     return [name for name, each in commands.items() if isinstance(each, Group) or not each.instead]

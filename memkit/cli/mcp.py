@@ -58,10 +58,9 @@ def mcp(
 ) -> None:
     """Serve memories to agents by the Model Context Protocol.
 
-    They can remember, ask, forget, list, explain, and see the status.
-    Over stdio it acts for --user, of --tenant if given. Over http for whom an API key names, as
-    Authorization: Bearer mk_...
-    --rate and --max-body bound what a key may send there.
+    Tools: remember, ask, forget, list, explain, status. Over stdio it acts for --user (of --tenant, if
+    given). Over http it acts for the holder of the API key in Authorization: Bearer mk_... There, --rate and
+    --max-body limit requests.
     """
     if transport not in ("stdio", "http"):
         raise ConfigError(f"the transport is stdio or http, got {transport!r:.40}")

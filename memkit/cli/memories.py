@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from memkit.bank import Bank, MemoryInfo
     from memkit.memory import Memory
 
-Id = Annotated[str, typer.Argument(metavar="ID", help="A memory's id, or the start of it.")]
+Id = Annotated[str, typer.Argument(metavar="ID", help="A memory's id, or its beginning.")]
 OptionalId = Annotated[
-    str | None, typer.Argument(metavar="[ID]", help="A memory's id, or the start of it.", show_default=False)
+    str | None, typer.Argument(metavar="[ID]", help="A memory's id, or its beginning.", show_default=False)
 ]
 
 
@@ -70,7 +70,7 @@ def show(
     model: Model = "nano",
     json: Json = False,
 ) -> None:
-    """Show one memory and what its artifact says about itself."""
+    """Show a memory and the manifest of its artifact."""
     output, owner = Output(json), owner_option(user, tenant).name
     with open_bank(home) as bank:
         info = bank.get(owner, memory_id)
@@ -90,7 +90,7 @@ def show(
 
 
 def _artifact(bank: Bank, owner: str, info: MemoryInfo) -> dict[str, Any] | None:
-    """The manifest, without its tensors' digests; or what is wrong with the file."""
+    """The manifest, without the tensors' digests, or the problem with the file."""
     if info.artifact_id is None:
         return None
     try:
@@ -119,10 +119,10 @@ def verify(
     memory_id: OptionalId = None,
     every: Annotated[bool, typer.Option("--all", help="All of the user's memories.")] = False,
     replay: Annotated[
-        bool, typer.Option("--replay", help="Compile again from the source, and compare to the byte.")
+        bool, typer.Option("--replay", help="Compile again from the source, and compare byte for byte.")
     ] = False,
     require_signed: Annotated[
-        bool, typer.Option("--require-signed", help="Refuse what no trusted key has signed.")
+        bool, typer.Option("--require-signed", help="Refuse artifacts that no trusted key has signed.")
     ] = False,
     trust: Annotated[
         list[Path] | None,
@@ -134,12 +134,12 @@ def verify(
     model: Model = "nano",
     json: Json = False,
 ) -> None:
-    """Re-read artifacts: check every byte and the model, and test their answers again."""
+    """Verify artifacts: check every byte and the model, and repeat the self-test."""
     output, owner = Output(json), owner_option(user, tenant)
     if (memory_id is None) != every:
         raise ConfigError("give the ID of a memory, or --all")
     if require_signed and not trust:
-        raise ConfigError("--require-signed needs the keys that you trust: --trust KEY.pub")
+        raise ConfigError("--require-signed needs trusted keys: --trust KEY.pub")
     check = partial(_check_signature, trusted_keys(trust or ())) if require_signed else None
     with open_memory(home, model, owner) as memory:
         chosen = memory.list_memories() if memory_id is None else [memory.get(memory_id)]
@@ -191,10 +191,12 @@ def _verified(
 
 
 def keygen(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Of the private key; FILE.pub is beside it.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="The private key; the public key becomes FILE.pub.")
+    ],
     json: Json = False,
 ) -> None:
-    """Make a key pair (Ed25519) to sign artifacts with: MEMKIT_SIGNING_KEY=FILE memkit remember ..."""
+    """Create a key pair (Ed25519) to sign artifacts: MEMKIT_SIGNING_KEY=FILE memkit remember ..."""
     output = Output(json)
     private, public = generate(file)
     output.result(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from memkit.bank.owners import Owner
     from memkit.memory import Memory
 
-DEFAULT_USER = "default"  # whose memories are meant where nobody says
+DEFAULT_USER = "default"  # without --user
 User = Annotated[
     str | None,
     typer.Option(
@@ -25,7 +25,7 @@ User = Annotated[
         "-u",
         metavar="U",
         envvar="MEMKIT_USER",
-        help="Whose memories; with --tenant, one of its users. Default: the user `default`.",
+        help="The user; with --tenant, one of its users. Default: the user `default`.",
         show_default=False,
     ),
 ]
@@ -34,7 +34,7 @@ Tenant = Annotated[
     typer.Option(
         "--tenant",
         metavar="T",
-        help="The server's tenant that --user is one of. Without --user: its own memories.",
+        help="A server's tenant, to which --user belongs. Without --user: its own memories.",
         show_default=False,
     ),
 ]
@@ -59,7 +59,7 @@ EngineOption = Annotated[
         "--engine",
         metavar="E",
         envvar="MEMKIT_ENGINE",
-        help="What answers: transformers (in this process, the default) or sglang.",
+        help="The engine that answers: transformers (in this process, the default) or sglang.",
         show_default=False,
     ),
 ]
@@ -68,17 +68,20 @@ Urls = Annotated[
     typer.Option(
         "--url",
         metavar="URL",
-        help="An SGLang server; repeatable. Default: MEMKIT_SGLANG_URLS, a comma between two.",
+        help="An SGLang server; repeatable. Default: MEMKIT_SGLANG_URLS, comma-separated.",
         show_default=False,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on standard output.")]
 Compiler = Annotated[
-    str, typer.Option("--compiler", metavar="C", envvar="MEMKIT_COMPILER", help="How to compile.")
+    str,
+    typer.Option(
+        "--compiler", metavar="C", envvar="MEMKIT_COMPILER", help="The compiler: lcc, lora or meanpool."
+    ),
 ]
 Ratio = Annotated[
     float | None,
-    typer.Option("--ratio", metavar="R", help="Context tokens per artifact token.", show_default=False),
+    typer.Option("--ratio", metavar="R", help="Source tokens per artifact position.", show_default=False),
 ]
 Options = Annotated[
     list[str] | None,
@@ -91,7 +94,7 @@ EmbedderName = Annotated[
         "--embedder",
         metavar="E",
         envvar="MEMKIT_EMBEDDER",
-        help="How memories are found: lexical (the default), sentence or hybrid.",
+        help="How memories are retrieved: lexical (the default), sentence or hybrid.",
         show_default=False,
     ),
 ]
@@ -99,26 +102,28 @@ Records = Annotated[
     str,
     typer.Argument(
         metavar="[FORMAT:]FILE|niah:FILE|generated[:N[:FACTS]]",
-        help="Records, needles in the text of a file, or N generated documents.",
+        help="Records, needles in a file's text, or N generated documents.",
     ),
 ]
-Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Most records.", show_default=False)]
+Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="At most N records.", show_default=False)]
 Questions = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Most questions of a record.", show_default=False)
+    int | None, typer.Option(min=1, metavar="N", help="At most N questions per record.", show_default=False)
 ]
 Unrelated = Annotated[
     str | None,
-    typer.Option(metavar="FILE", help="Of the router: general questions.", show_default=False),
+    typer.Option(metavar="FILE", help="Router study: general questions.", show_default=False),
 ]
 Unanswerable = Annotated[
     str | None,
     typer.Option(
-        metavar="FILE", help="Of the router: records with unanswerable questions.", show_default=False
+        metavar="FILE", help="Router study: records with unanswerable questions.", show_default=False
     ),
 ]
 Work = Annotated[
     Path | None,
-    typer.Option(metavar="PATH", help="Of the router: keep what is compiled, to go on.", show_default=False),
+    typer.Option(
+        metavar="PATH", help="Router study: keep compiled memories here, to resume.", show_default=False
+    ),
 ]
 Seed = Annotated[int, typer.Option(metavar="S")]
 Out = Annotated[
@@ -127,7 +132,7 @@ Out = Annotated[
 
 
 def owner_option(user: str | None, tenant: str | None = None) -> Owner:
-    """Whom ``--user`` and ``--tenant`` mean; raises `ConfigError` for what cannot be a name."""
+    """The owner that ``--user`` and ``--tenant`` name. Raises `ConfigError` for an invalid name."""
     from memkit.bank.owners import Owner
 
     if user is None and tenant is None:
@@ -136,7 +141,7 @@ def owner_option(user: str | None, tenant: str | None = None) -> Owner:
 
 
 def with_name(owner: Owner) -> str:
-    """An owner in the words of a sentence."""
+    """An owner as part of a sentence."""
     if not owner.tenant:
         return f"the user {owner.user!r:.80}"
     return (
@@ -147,8 +152,7 @@ def with_name(owner: Owner) -> str:
 
 
 def users_option(name: str) -> tuple[str | None, str | None]:
-    """Tenant and user of an owner's name in the bank, as a table shows them; a store's namespace is behind
-    its user."""
+    """The tenant and the user of an owner's name in the bank, for a table. A namespace follows the user."""
     from memkit.bank.owners import Owner
 
     owner = Owner.of(name)
@@ -211,7 +215,7 @@ def quiet_libraries() -> None:
 
 
 def compiler_options(pairs: Sequence[str] | None, ratio: float | None = None) -> dict[str, Any]:
-    """``key=value`` pairs as options; a value is JSON where it can be, else text."""
+    """``key=value`` pairs as options; a value is JSON if possible, else text. Raises `ConfigError`."""
     options: dict[str, Any] = {}
     for pair in pairs or ():
         key, separator, text = pair.partition("=")
@@ -227,7 +231,7 @@ def compiler_options(pairs: Sequence[str] | None, ratio: float | None = None) ->
 
 
 def check_text(name: str, text: str) -> str:
-    """The text of an argument, or `ConfigError` when its bytes were not UTF-8."""
+    """The text of an argument. Raises `ConfigError` for bytes that are not UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

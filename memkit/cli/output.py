@@ -22,7 +22,7 @@ from memkit.errors import (
 )
 from memkit.serialization import plain
 
-if TYPE_CHECKING:  # a help page needs none of it
+if TYPE_CHECKING:  # not needed for help
     from rich.console import Console
     from rich.text import Text
 
@@ -38,11 +38,11 @@ EXIT_CODES: Mapping[int, str] = {
 
 
 class InterruptError(Exception):
-    """Ctrl-C; the message says what state it left."""
+    """Ctrl-C; the message describes the state that it leaves."""
 
 
 def exit_code(error: BaseException) -> int:
-    """The exit code that an error gives the process."""
+    """The exit code of an error."""
     if isinstance(error, InterruptError):
         return 130
     if isinstance(error, ConfigError):
@@ -59,7 +59,7 @@ def exit_code(error: BaseException) -> int:
 
 
 class Output:
-    """Standard output and error of one command; with ``json`` the former holds one document."""
+    """Standard output and error of a command; with ``json``, output is a single JSON document."""
 
     def __init__(self, json: bool = False) -> None:
         self.json = json
@@ -86,23 +86,23 @@ class Output:
             show()
 
     def say(self, text: str) -> None:
-        """A line of the result, on standard output; rich, which takes a while to import, is for tables."""
+        """A line of the result, on standard output. Only tables import rich, which is slow to import."""
         print(clean(text))
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, err: bool = False) -> None:
-        """A table whose cells are never cut off and never read as markup."""
+        """A table whose cells are never cut off or parsed as markup."""
         from rich.table import Table
 
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in columns:
-            longest = max((len(word) for word in column.split()), default=0)  # a title breaks at spaces only
+            longest = max((len(word) for word in column.split()), default=0)  # titles break at spaces only
             table.add_column(_text(column), overflow="fold", min_width=longest)
         for row in rows:
             table.add_row(*(_text(cell(value), _STYLES.get(str(value), "")) for value in row))
         (self.err if err else self.out).print(table)
 
     def fail(self, error: BaseException) -> int:
-        """Print an error as one line, and as JSON where that was asked for; returns the exit code."""
+        """Print an error as one line, and as JSON with ``--json``; returns the exit code."""
         usage = isinstance(error, typer.TyperException)
         message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
         message = " ".join(message.split())
@@ -117,7 +117,7 @@ _STYLES = {"ok": "green", "✓": "green", "warn": "yellow", "fail": "bold red", 
 
 
 def _text(text: str, style: str = "") -> Text:
-    """Text that rich prints as it is."""
+    """Text that rich prints unchanged."""
     from rich.text import Text
 
     return Text(clean(text), style=style)
@@ -128,12 +128,12 @@ def _console(stream: Any) -> Console:
 
     console = Console(file=stream, highlight=False)
     if not console.is_terminal:
-        console.width = 160  # nobody's window; long enough to keep rows on a line
+        console.width = 160  # not a terminal: wide enough to keep each row on one line
     return console
 
 
 def clean(text: str) -> str:
-    """Text without control characters, which could drive a terminal."""
+    """Text with control characters replaced: they could drive a terminal."""
     return "".join(
         c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\N{REPLACEMENT CHARACTER}" for c in text
     )

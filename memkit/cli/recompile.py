@@ -48,7 +48,7 @@ Users = Annotated[
         "--user",
         "-u",
         metavar="U",
-        help="Whose memories; repeatable. With --tenant, its users. Default: all.",
+        help="A user; repeatable. With --tenant, its users. Default: all.",
         show_default=False,
     ),
 ]
@@ -57,28 +57,30 @@ Group = Annotated[
     typer.Option(
         "--tenant",
         metavar="T",
-        help="A server's tenant: its users that --user names, or without --user all of it.",
+        help="A server's tenant: the users that --user names, or all.",
         show_default=False,
     ),
 ]
 Since = Annotated[
     str | None,
-    typer.Option(metavar="DATE|2d", help="Only what changed then or later.", show_default=False),
+    typer.Option(metavar="DATE|2d", help="Only memories that changed then or later.", show_default=False),
 ]
 Budget = Annotated[
-    str | None, typer.Option(metavar="2h", help="Stop after that time (s, m, h, d).", show_default=False)
+    str | None, typer.Option(metavar="2h", help="Stop after this time (s, m, h, d).", show_default=False)
 ]
 Most = Annotated[
-    int | None, typer.Option("--limit", metavar="N", help="Most compilations.", show_default=False)
+    int | None, typer.Option("--limit", metavar="N", help="At most N compilations.", show_default=False)
 ]
-Keep = Annotated[int, typer.Option(metavar="N", help="Versions of a memory that are kept.")]
-Retry = Annotated[bool, typer.Option("--retry", help="Also what failed before and is the same.")]
+Keep = Annotated[int, typer.Option(metavar="N", help="Versions to keep of each memory.")]
+Retry = Annotated[bool, typer.Option("--retry", help="Include memories that failed and have not changed.")]
 Always = Annotated[
     bool,
-    typer.Option("--always", help="Also short, tabular and seldom asked memories (see `memkit advise`)."),
+    typer.Option("--always", help="Include short, tabular and rarely used memories (see `memkit advise`)."),
 ]
-Idle = Annotated[float, typer.Option(metavar="DAYS", help="Leave memories that nobody asked for so long.")]
-Times = Annotated[str, typer.Option("--cron", metavar="EXPR", help="When: minute hour day month weekday.")]
+Idle = Annotated[
+    float, typer.Option(metavar="DAYS", help="Skip memories without a question for so many days.")
+]
+Times = Annotated[str, typer.Option("--cron", metavar="EXPR", help="Times: minute hour day month weekday.")]
 ExecutorName = Annotated[str, typer.Option("--executor", metavar="E", help="local or ray.")]
 Workers = Annotated[int, typer.Option(metavar="N", help="Compilations at a time.")]
 
@@ -89,7 +91,7 @@ def recompile(
     since: Since = None,
     budget: Budget = None,
     limit: Most = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and do nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan.")] = False,
     keep: Keep = 5,
     retry: Retry = False,
     always: Always = False,
@@ -102,15 +104,15 @@ def recompile(
     embedder: EmbedderName = None,
     metrics: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write metrics for the node exporter.", show_default=False),
+        typer.Option(metavar="FILE", help="Write metrics for Prometheus' node exporter.", show_default=False),
     ] = None,
     home: Home = None,
     model: Model = "nano",
     json: Json = False,
 ) -> None:
-    """Compile what changed, from its source: safe to run every night, to interrupt and to run again.
+    """Compile what changed, from its source. Safe to run every night, to interrupt and to repeat.
 
-    A memory that fails its checks keeps the version it had. Exit code 4 says that one did.
+    A memory that fails its checks keeps its version; the exit code is then 4.
     """
     from memkit.recompile.plan import plan
     from memkit.recompile.worker import open_memory
@@ -136,7 +138,7 @@ def recompile(
 
 def schedule(
     cron: Times = "0 3 * * *",
-    zone: Annotated[str, typer.Option(metavar="ZONE", help="The time zone of that.")] = "UTC",
+    zone: Annotated[str, typer.Option(metavar="ZONE", help="Time zone of --cron.")] = "UTC",
     user: Users = None,
     tenant: Group = None,
     budget: Budget = None,
@@ -153,7 +155,7 @@ def schedule(
     home: Home = None,
     model: Model = "nano",
 ) -> None:
-    """Stay here and recompile at those times, one run after the other, until interrupted."""
+    """Keep running, and recompile at given times until interrupted."""
     from memkit.recompile.schedule import repeat
     from memkit.recompile.worker import open_memory
 
@@ -177,12 +179,14 @@ def cron(
     cron: Times = "0 3 * * *",
     argument: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[-- ARGUMENTS]", help="Of memkit recompile.", show_default=False),
+        typer.Argument(metavar="[-- ARGUMENTS]", help="Arguments of memkit recompile.", show_default=False),
     ] = None,
-    image: Annotated[str, typer.Option(metavar="IMAGE", help="Of kubernetes.")] = "memkit:latest",
+    image: Annotated[
+        str, typer.Option(metavar="IMAGE", help="Container image for kubernetes.")
+    ] = "memkit:latest",
     home: Home = None,
 ) -> None:
-    """Print a ready file for the system's scheduler, which calls `memkit recompile`."""
+    """Print a file for the system's scheduler that calls `memkit recompile`."""
     from memkit.recompile.cron import Job, render
 
     job = Job(cron, str(load_config(home).home.absolute()), tuple(argument or ()), image=image)
@@ -280,7 +284,7 @@ def _show_skipped(output: Output, skipped: Any, unchanged: int) -> None:
 
 
 def _owners(memory: Memory, users: list[str] | None, tenant: str | None) -> tuple[str, ...] | None:
-    """Whose memories are meant, by their names in the bank; None: everybody's."""
+    """The owners that the options name, by their names in the bank; None: all."""
     from memkit.bank.owners import Owner
 
     if users:
@@ -319,14 +323,14 @@ def _scope(
 
 
 def duration(text: str) -> timedelta:
-    """``90s``, ``30m``, ``2h``, ``1h30m``, ``7d``; else `ConfigError`."""
+    """A duration such as ``90s``, ``30m``, ``2h``, ``1h30m`` or ``7d``. Raises `ConfigError` for others."""
     parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         raise ConfigError(f"a time is a number with s, m, h or d, as in 90s or 1h30m; got {text!r}")
     try:
         return timedelta(seconds=sum(float(number) * _UNITS[unit] for number, unit in parts))
     except OverflowError:
-        raise ConfigError(f"{text!r:.40} is longer than a time can be; give a shorter one") from None
+        raise ConfigError(f"{text!r:.40} is longer than a duration can be; give a shorter one") from None
 
 
 def then(text: str, now: datetime) -> datetime:

@@ -43,25 +43,25 @@ Running = Annotated[
     str | None,
     typer.Option("--memory", metavar="NAME", help="Add to this running memory.", show_default=False),
 ]
-Speaker = Annotated[str, typer.Option(metavar="WHO", help="Of a running memory: who said it.")]
+Speaker = Annotated[str, typer.Option(metavar="WHO", help="Running memories: who said it.")]
 When = Annotated[
     str | None,
     typer.Option(
         metavar="TIME",
-        help="Of a running memory: when, as 2026-05-02 or 2026-05-02 08:00 (UTC, unless it names a zone); "
-        "default now.",
+        help="Running memories: the time, as 2026-05-02 or 2026-05-02 08:00 (UTC, unless it names a zone). "
+        "Default: now.",
         show_default=False,
     ),
 ]
 Key = Annotated[
     str | None,
     typer.Option(
-        metavar="K", help="Of a running memory: repeat safely with the same key.", show_default=False
+        metavar="K", help="Running memories: a repetition with the same key adds nothing.", show_default=False
     ),
 ]
-Wait = Annotated[bool, typer.Option("--wait", help="Compile now, and return when that is done.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Compile now, and return when it is done.")]
 Always = Annotated[
-    bool, typer.Option("--always", help="With --wait: compile also what `memkit advise` leaves on its text.")
+    bool, typer.Option("--always", help="With --wait: compile even if `memkit advise` advises against it.")
 ]
 
 
@@ -88,15 +88,15 @@ def remember(
 ) -> None:
     """Remember a document, or add to a running memory (--memory).
 
-    It can be asked about at once, from its text; --wait compiles it, too, where that is worth while.
-    Remembering the same text again changes nothing, so that the same command with --wait compiles it later.
+    Questions can use its text at once. --wait also compiles it, if that is worthwhile. Remembering the same
+    text again changes nothing: the same command with --wait compiles it later.
     """
     output = Output(json)
     if name is None and (when is not None or key is not None):
         raise ConfigError("--when and --key belong to a running memory: name one with --memory")
     if always and not wait:
         raise ConfigError("--always belongs to --wait: add that to compile now")
-    said = None if when is None else parse_time(when)
+    time = None if when is None else parse_time(when)
     document = _read(file, title)
     options = compiler_options(option, ratio)
     settings: dict[str, Any] = {"compiler": compiler, "options": options, "embedder": embedder}
@@ -105,7 +105,7 @@ def remember(
             info = memory.remember(document, compile=False)
         else:
             info = memory.remember(
-                [{"role": speaker, "content": document.text, "when": said}], memory=name, key=key
+                [{"role": speaker, "content": document.text, "when": time}], memory=name, key=key
             )
         before, left = info.version, ""
         if wait:
@@ -122,7 +122,7 @@ def _read(file: str, title: str | None) -> Document:
 
 
 def _compile(output: Output, memory: Memory, info: MemoryInfo, always: bool) -> tuple[MemoryInfo, str]:
-    """The memory, compiled unless it is already; or left on its text, and why that is better."""
+    """The memory, compiled unless it already is, or the reason why it stays on its text."""
     if info.status == "compiled" and not info.behind and not memory.router.obstacle(info):
         return info, ""
     if not always and (left := memory.objection(info.id)):
@@ -137,7 +137,7 @@ def _compile(output: Output, memory: Memory, info: MemoryInfo, always: bool) -> 
 
 
 def _artifact(memory: Memory, info: MemoryInfo) -> dict[str, Any] | None:
-    """What a published artifact says about its size and its making."""
+    """The size and the metrics of a published artifact."""
     if info.artifact_id is None:
         return None
     artifact = memory.bank.artifact(memory.owner, info.id)
@@ -167,7 +167,7 @@ def ask(
     question: Annotated[str, typer.Argument(metavar="QUESTION")],
     user: User = None,
     tenant: Tenant = None,
-    trace: Annotated[bool, typer.Option("--trace", help="Show why, on standard error.")] = False,
+    trace: Annotated[bool, typer.Option("--trace", help="Show the trace, on standard error.")] = False,
     max_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Longest answer, in tokens.")] = 64,
     gate: Annotated[
         str, typer.Option("--gate", metavar="G", help="auto, rule, entropy or learned.")
@@ -181,8 +181,8 @@ def ask(
 ) -> None:
     """Ask a question.
 
-    The answer comes from the user's best memory, compiled or as text, or without one where none
-    is about the question.
+    The answer comes from the user's best memory, compiled or as text, or from none if no memory fits the
+    question.
     """
     output = Output(json)
     check_text("question", question)
@@ -219,7 +219,7 @@ def _trace(output: Output, answer: Answer) -> None:
 
 
 def _entry(part: Part) -> str:
-    """One entry of a running memory that was read as text."""
+    """An entry of a running memory that was read as text."""
     how = "also compiled" if part.compiled else "not compiled"
     return (
         f"{part.speaker}, {part.said:%Y-%m-%d %H:%M}, characters {part.span.start} to {part.span.end}, {how}"
@@ -232,7 +232,7 @@ _CANDIDATE = tuple(
 
 
 def _candidate(considered: CandidateTrace, chosen: str | None) -> tuple[Any, ...]:
-    """A row of the trace's table; an arrow marks the memory that was used."""
+    """A row of the trace's table; an arrow marks the memory used."""
 
     def number(name: str) -> str | None:
         value = considered.features.get(name)

@@ -22,7 +22,7 @@ from memkit.cli.output import Output
 
 def search(
     query: Annotated[str, typer.Argument(metavar="QUERY")],
-    k: Annotated[int, typer.Option("-k", "--most", min=1, metavar="N", help="Most memories.")] = 4,
+    k: Annotated[int, typer.Option("-k", "--most", min=1, metavar="N", help="At most N memories.")] = 4,
     user: User = None,
     tenant: Tenant = None,
     embedder: EmbedderName = None,
@@ -30,23 +30,23 @@ def search(
     model: Model = "nano",
     json: Json = False,
 ) -> None:
-    """Find memories by words: the best passage of each, the best memory first.
+    """Search memories: the best passage of each, the best memory first.
 
     No model is asked or loaded, unless --embedder names one.
     """
     output = Output(json)
     check_text("query", query)
     with open_memory(home, model, owner_option(user, tenant), embedder=embedder) as memory:
-        found = [each for each in memory.search(query, k) if each.score > 0]  # 0: nothing in common
+        results = [each for each in memory.search(query, k) if each.score > 0]  # 0: nothing in common
 
     def show() -> None:
-        if not found:
-            output.note("nothing was found")
+        if not results:
+            output.note("nothing was results")
             return
         rows = [
             (each.memory.id, f"{each.score:.2f}", each.memory.title, " ".join(each.text.split()))
-            for each in found
+            for each in results
         ]
         output.table(("id", "score", "title", "passage"), rows)
 
-    output.result({"query": query, "found": found}, show)
+    output.result({"query": query, "results": results}, show)

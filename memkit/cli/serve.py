@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from memkit.server.config import ServerConfig
 
-GRACE = 20  # seconds that requests under way have to end when the server is stopped
+GRACE = 20  # seconds for current requests to finish when the server stops
 BankHome = Annotated[
     Path | None,
     typer.Option(
@@ -43,29 +43,33 @@ BankHome = Annotated[
 ]
 
 
-Host = Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen.")]
-Port = Annotated[int, typer.Option(metavar="N", help="0: any that is free.")]
-Rate = Annotated[int, typer.Option(metavar="N", help="Requests of one key in a minute.")]
-MaxBody = Annotated[int, typer.Option(metavar="BYTES", help="Largest body of a request.")]
+Host = Annotated[str, typer.Option(metavar="ADDRESS", help="The address to listen at.")]
+Port = Annotated[int, typer.Option(metavar="N", help="The port; 0: any free one.")]
+Rate = Annotated[int, typer.Option(metavar="N", help="Requests of one key per minute.")]
+MaxBody = Annotated[int, typer.Option(metavar="BYTES", help="Largest request body.")]
 Compiles = Annotated[
-    bool, typer.Option("--compile/--no-compile", help="Compile what is remembered in the background.")
+    bool, typer.Option("--compile/--no-compile", help="Compile new memories in the background.")
 ]
 UpstreamUrl = Annotated[
     str | None,
     typer.Option(
         metavar="URL",
         envvar="MEMKIT_UPSTREAM",
-        help="An OpenAI-compatible server that answers instead; its key is in MEMKIT_UPSTREAM_KEY.",
+        help="An OpenAI-compatible server that answers instead. MEMKIT_UPSTREAM_KEY holds its API key.",
         show_default=False,
     ),
 ]
 Origins = Annotated[
     list[str] | None,
-    typer.Option(metavar="URL", help="A web page's origin that may call; repeatable.", show_default=False),
+    typer.Option(
+        metavar="URL", help="The origin of a web page that may call (CORS); repeatable.", show_default=False
+    ),
 ]
 Reports = Annotated[
     Path | None,
-    typer.Option(metavar="PATH", help="Evaluation reports (JSON) for the dashboard.", show_default=False),
+    typer.Option(
+        metavar="PATH", help="Folder of evaluation reports (JSON) for the dashboard.", show_default=False
+    ),
 ]
 
 
@@ -77,8 +81,8 @@ def serve(
     upstream: UpstreamUrl = None,
     rate: Rate = 600,
     max_body: MaxBody = 8 * 2**20,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Longest time of an answer.")] = 120.0,
-    max_tokens: Annotated[int, typer.Option(metavar="N", help="Longest answer.")] = 1024,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Longest time per answer.")] = 120.0,
+    max_tokens: Annotated[int, typer.Option(metavar="N", help="Longest answer, in tokens.")] = 1024,
     background: Compiles = True,
     origin: Origins = None,
     reports: Reports = None,
@@ -99,7 +103,7 @@ def serve(
     create_app = _server()
     from memkit.server.config import ServerConfig
 
-    config = ServerConfig.load(  # secrets have no flags: other processes can read those
+    config = ServerConfig.load(  # secrets have no flags: other processes can read command lines
         home=home,
         model=model,
         compiler=compiler,
@@ -122,19 +126,19 @@ def serve(
     )
     quiet_libraries()
     app = create_app(config)
-    app.state.services.load()  # what is wrong with the model or the engine is said before anybody connects
+    app.state.services.load()  # a wrong model or engine is reported before anybody connects
     run(app, host, port, Output())
 
 
 def run(app: Any, host: str, port: int, output: Output) -> None:
-    """Serve an application until it is stopped; requests under way may end."""
+    """Serve an application until it is stopped; current requests may finish."""
     import uvicorn
 
     with _listening(host, port) as listener:
         address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
 
         class Server(uvicorn.Server):
-            """Says where it is once it answers."""
+            """Prints its address once it answers."""
 
             async def startup(self, sockets: list[socket.socket] | None = None) -> None:
                 await super().startup(sockets)
@@ -152,7 +156,7 @@ def run(app: Any, host: str, port: int, output: Output) -> None:
             timeout_graceful_shutdown=GRACE,
         )
         server = Server(config)
-        with suppress(KeyboardInterrupt):  # it has ended in order
+        with suppress(KeyboardInterrupt):  # a regular end
             server.run(sockets=[listener])
     if not server.started:
         raise ConfigError("the server could not start; the lines above say why")
@@ -160,7 +164,7 @@ def run(app: Any, host: str, port: int, output: Output) -> None:
 
 def _listening(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # Only where the protocol is named does asyncio send each piece of a stream at once (TCP_NODELAY).
+    # asyncio sends each piece of a stream at once (TCP_NODELAY) only if the protocol is named.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,4 +1,4 @@
-"""``memkit sglang-args``, and what ``memkit doctor`` says of SGLang servers."""
+"""``memkit sglang-args``, and the checks of SGLang servers for ``memkit doctor``."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ def sglang_args(
         typer.Option(
             "--bank",
             metavar="DIR|URL",
-            help="The bank's folder, or the URL of its artifacts (then --home has the rest).",
+            help="The bank's folder, or the URL of its artifacts (--home is then its folder).",
             show_default=False,
         ),
     ] = None,
-    page: Annotated[int, typer.Option("--page-size", min=1, metavar="N", help="Tokens of a cache page.")] = 1,
+    page: Annotated[int, typer.Option("--page-size", min=1, metavar="N", help="Tokens per cache page.")] = 1,
     lora_rank: Annotated[
-        int, typer.Option(min=0, metavar="R", help="Highest rank of LoRA artifacts; 0: none are served.")
+        int, typer.Option(min=0, metavar="R", help="Highest rank of LoRA artifacts; 0: serve none.")
     ] = 0,
-    loaded: Annotated[int, typer.Option(min=1, metavar="N", help="LoRAs that stay loaded.")] = 32,
-    batched: Annotated[int, typer.Option(min=1, metavar="N", help="LoRAs that answer in one batch.")] = 8,
+    loaded: Annotated[int, typer.Option(min=1, metavar="N", help="LoRAs to keep loaded.")] = 32,
+    batched: Annotated[int, typer.Option(min=1, metavar="N", help="LoRAs per batch.")] = 8,
     home: Home = None,
     model: Model = "nano",
     json: Json = False,
 ) -> None:
     """Prepare a bank for SGLang, and print the flags of a server for it.
 
-    Writes the header of the model's prompt and the bank's secret below the bank's folder, unless they are
-    there: python -m sglang.launch_server $(memkit sglang-args ...)
+    Writes the header of the model's prompt and the bank's secret to the bank's folder, unless they exist:
+    python -m sglang.launch_server $(memkit sglang-args ...)
     """
     output = Output(json)
     quiet_libraries()
@@ -63,7 +63,7 @@ def sglang_args(
 
 
 def server_checks(config: Config, fingerprint: str | None) -> Iterator[tuple[str, Status, str]]:
-    """Name, status and detail of each check of each server; ``fingerprint`` is that of the model here."""
+    """Name, status and detail of each check of each server. ``fingerprint`` is the local model's."""
     from memkit.engine.factory import create_sglang_engine
 
     try:

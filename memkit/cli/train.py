@@ -24,20 +24,24 @@ def train_compressor(
     data: Annotated[
         list[str], typer.Option(metavar="FILE", help="JSONL or plain text, or generated; repeatable.")
     ],
-    ratio: Annotated[int, typer.Option(min=1, metavar="C", help="Tokens for each memory embedding.")] = 16,
+    ratio: Annotated[int, typer.Option(min=1, metavar="C", help="Tokens per memory embedding.")] = 16,
     preset: Annotated[
         str | None,
-        typer.Option(metavar="P", help="paper or nano; default: nano for nano.", show_default=False),
+        typer.Option(
+            metavar="P",
+            help="paper or nano. Default: paper, but nano for the model nano.",
+            show_default=False,
+        ),
     ] = None,
     start: Annotated[
         str,
         typer.Option(
-            metavar="ID", help="Checkpoint to begin from; default: the newest that fits.", show_default=False
+            metavar="ID", help="Checkpoint to start from. Default: the newest that fits.", show_default=False
         ),
     ] = "",
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Where checkpoints are kept.", show_default=False),
+        typer.Option(metavar="DIR", help="Folder of checkpoints.", show_default=False),
     ] = None,
     texts: Annotated[int, typer.Option(min=1, metavar="N", help="Held-out texts to evaluate on.")] = 24,
     plot: Annotated[
@@ -45,13 +49,13 @@ def train_compressor(
     ] = None,
     peft: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Also write a decoder that is a LoRA for PEFT.", show_default=False),
+        typer.Option(metavar="DIR", help="Also export a LoRA decoder for PEFT.", show_default=False),
     ] = None,
     option: Options = None,
     model: Model = "nano",
     json: Json = False,
 ) -> None:
-    """Train the mean-pool compressor for a model, one stage after the other.
+    """Train the mean-pool compressor for a model, stage by stage.
 
     An interrupted stage goes on where it was when the same command runs again. On several GPUs:
     accelerate launch --num_processes N -m memkit train-compressor ...
@@ -66,7 +70,7 @@ def train_compressor(
     options = compiler_options(option)
     shape = {k: options.pop(k) for k in _SHAPE.split() if k in options and (k != "rank" or stage != "rl")}
     chosen = preset or ("nano" if model == "nano" else "paper")
-    # The stage's name is checked by the plan.
+    # The plan checks the stage's name.
     plan = curriculum.Plan(stage, tuple(data), chosen, ratio, options, shape, start, out, texts)  # type: ignore[arg-type]
     if plot is not None and not plot.resolve().parent.is_dir():
         raise ConfigError(f"cannot write {plot}: its folder does not exist")
@@ -81,7 +85,7 @@ def train_compressor(
 
 
 def _written(finished: TrainedStage, plot: Path | None, peft: Path | None) -> None:
-    """Draw the loss curves, and write the decoder for PEFT, where that is wanted."""
+    """Draw the loss curves and export the decoder for PEFT, if requested."""
     if plot is not None:
         from memkit.evals.meanpool_study import curves
 

@@ -22,13 +22,13 @@ from memkit.cli.options import (
 from memkit.cli.output import Output
 from memkit.errors import ConfigError
 
-Number = Annotated[int, typer.Argument(metavar="VERSION", help="One that `memkit history` shows.")]
+Number = Annotated[int, typer.Argument(metavar="VERSION", help="A version that `memkit history` shows.")]
 
 
 def history(
     memory_id: Id, user: User = None, tenant: Tenant = None, home: Home = None, json: Json = False
 ) -> None:
-    """Show the versions of a memory's artifact that are kept, oldest first."""
+    """Show the stored versions of a memory's artifact, oldest first."""
     output, owner = Output(json), owner_option(user, tenant).name
     with open_bank(home) as bank:
         info = bank.get(owner, memory_id)
@@ -58,7 +58,7 @@ def diff(
     home: Home = None,
     json: Json = False,
 ) -> None:
-    """Compare two versions: what each was compiled from, and what it showed when it was admitted."""
+    """Compare two versions: the sources each was compiled from, and its admission figures."""
     from memkit.bank.diff import difference
 
     output, owner = Output(json), owner_option(user, tenant).name
@@ -83,7 +83,7 @@ def rollback(
     home: Home = None,
     json: Json = False,
 ) -> None:
-    """Let an earlier (or later) version answer. Its source does not change."""
+    """Answer from an earlier (or later) version. The source does not change."""
     output, owner = Output(json), owner_option(user, tenant).name
     with open_bank(home) as bank:
         info = bank.versions.rollback(owner, bank.get(owner, memory_id).id, version)
@@ -98,7 +98,7 @@ def pin(
     home: Home = None,
     json: Json = False,
 ) -> None:
-    """Let the current version answer until it is unpinned, whatever is compiled meanwhile."""
+    """Keep answering from the current version until it is unpinned, whatever is compiled meanwhile."""
     output, owner = Output(json), owner_option(user, tenant).name
     with open_bank(home) as bank:
         info = bank.versions.pin(owner, bank.get(owner, memory_id).id, not off)
@@ -110,14 +110,17 @@ def export_bundle(
     memory_id: Id,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A new file.")],
     key: Annotated[
-        Path, typer.Option("--key", metavar="KEY", envvar="MEMKIT_SIGNING_KEY", help="Signs the bundle.")
+        Path,
+        typer.Option(
+            "--key", metavar="KEY", envvar="MEMKIT_SIGNING_KEY", help="Private key that signs the bundle."
+        ),
     ],
     user: User = None,
     tenant: Tenant = None,
     home: Home = None,
     json: Json = False,
 ) -> None:
-    """Write a memory with its source and artifact to one signed file."""
+    """Export a memory, with its source and artifact, to a signed file."""
     from memkit.artifact.signing import Signer
     from memkit.bank.bundle import export
 
@@ -135,7 +138,7 @@ def export_bundle(
 
 
 def import_bundle(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `memkit export` wrote.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that `memkit export` wrote.")],
     trust: Annotated[
         list[Path],
         typer.Option(metavar="KEY.pub", envvar="MEMKIT_TRUSTED_KEYS", help="A public key; repeatable."),
@@ -147,7 +150,7 @@ def import_bundle(
     model: Model = "nano",
     json: Json = False,
 ) -> None:
-    """Take a memory from a bundle that a trusted key signed, compiled for this model and user."""
+    """Import a memory from a bundle that a trusted key has signed for this model and user."""
     from memkit.artifact.signing import trusted_keys
     from memkit.bank.bundle import load
     from memkit.router.indexing import index, refresh

@@ -83,7 +83,7 @@ class ProcessExecutor:
                 yield from (future.result() for future in done)
         except BrokenExecutor as error:
             raise CompileError(
-                "a worker process was killed, perhaps for lack of memory; what was published stays: run "
+                "a worker process was killed, perhaps for lack of memory; what was published stays: run it "
                 "again with fewer workers"
             ) from error
         finally:

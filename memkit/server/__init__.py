@@ -1,5 +1,5 @@
 """The HTTP server: an OpenAI-compatible proxy, a memory API and a dashboard; and the MCP server.
 
-`memkit.server.app.create_app` makes the application, which needs the extra ``server``;
-`memkit.server.mcp.create_mcp` the MCP server, which needs the extra ``mcp``.
+`memkit.server.app.create_app` creates the application and needs the extra ``server``;
+`memkit.server.mcp.create_mcp` creates the MCP server and needs the extra ``mcp``.
 """

@@ -1,4 +1,4 @@
-"""Answers in pieces, made in threads: their number is bounded, and one that nobody waits for ends."""
+"""Streamed answers, generated in a bounded number of threads and cancelled when the caller disconnects."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from memkit.server.api_errors import ApiError
 from memkit.server.dependencies import RequestContext
 
 T = TypeVar("T")
-TOGETHER = 0.02  # seconds for which pieces are gathered before they are passed on
-THREADS = 8  # that wait for the engine, which serves one at a time; the others wait without one
+BATCH_SECONDS = 0.02  # pieces of this time are passed on together
+THREADS = 8  # that wait for the engine; further requests wait without a thread
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked, and how; see `memkit.Memory.ask`."""
+    """A question and its sampling parameters; see `memkit.Memory.ask`."""
 
     text: str
     max_tokens: int = 64
@@ -39,7 +39,10 @@ class Question:
 
 
 class AnswerPool:
-    """How many answers are under way, and how many threads make them."""
+    """Bounds the answers that are generated at once, and the threads that generate them.
+
+    ``answers`` may be under way; ``timeout`` is the longest time of an answer in seconds, waiting included.
+    """
 
     def __init__(self, answers: int, timeout: float) -> None:
         self.timeout = timeout
@@ -47,68 +50,74 @@ class AnswerPool:
         self._threads = anyio.CapacityLimiter(THREADS)
 
     async def stream(self, context: RequestContext, question: Question) -> AsyncGenerator[str | Answer, None]:
-        """The pieces of an answer, then the answer. Leaving it ends the work after the token under way."""
+        """The pieces of an answer, then the answer. Closing the stream stops generation at the next token.
+
+        Raises `ApiError` where too many questions wait, or the answer takes too long.
+        """
         deadline, turn = time.monotonic() + self.timeout, object()
         with anyio.move_on_after(self.timeout) as waiting:
             await self._turns.acquire_on_behalf_of(turn)
         if waiting.cancelled_caught:
             raise ApiError(
-                503, "too many questions wait; try again later", "busy", headers={"Retry-After": "5"}
+                503, "too many questions are waiting; try again later", "busy", headers={"Retry-After": "5"}
             )
         try:
-            with context.memory() as memory, closing(_asked(memory, question)) as pieces:
-                together = 0.0  # the first piece goes out at once
-                while made := await to_thread.run_sync(_next, pieces, together, limiter=self._threads):
-                    together = TOGETHER
-                    for piece in made:
+            with context.memory() as memory, closing(_answer_pieces(memory, question)) as pieces:
+                seconds = 0.0  # the first piece goes out at once
+                while batch := await to_thread.run_sync(_next, pieces, seconds, limiter=self._threads):
+                    seconds = BATCH_SECONDS
+                    for piece in batch:
                         yield piece
-                    if time.monotonic() > deadline and isinstance(made[-1], str):
+                    if time.monotonic() > deadline and isinstance(batch[-1], str):
                         late = f"no whole answer within {self.timeout:g} s; ask for fewer tokens"
                         raise ApiError(504, late, "timeout")
         finally:
             self._turns.release_on_behalf_of(turn)
 
     async def answer(self, context: RequestContext, question: Question, request: Request) -> Answer:
-        """A whole answer; nobody makes it any more once its asker has hung up."""
+        """A whole answer. Generation stops when the caller disconnects."""
 
         async def whole() -> Answer:
-            found: Answer | None = None
+            answer: Answer | None = None
             async with aclosing(self.stream(context, question)) as pieces:
                 async for piece in pieces:
-                    found = piece if isinstance(piece, Answer) else found
-            if found is None:
+                    answer = piece if isinstance(piece, Answer) else answer
+            if answer is None:
                 raise RuntimeError("a stream ends with its answer")
-            return found
+            return answer
 
         return await until_disconnected(request, whole)
 
 
 async def until_disconnected(request: Request, work: Callable[[], Awaitable[T]]) -> T:
-    """What some work gives, which ends where the caller hangs up; the request's body was read before."""
-    found: list[T] = []
+    """The result of ``work``, which is cancelled if the caller disconnects. The request's body must be read.
+
+    Raises `ApiError` (499) after a disconnection.
+    """
+    result: list[T] = []
     failure: Exception | None = None
     async with anyio.create_task_group() as group:
-        group.start_soon(_hung_up, request, group.cancel_scope)
+        group.start_soon(_cancel_on_disconnect, request, group.cancel_scope)
         try:
-            found.append(await work())
+            result.append(await work())
         except Exception as error:
-            failure = error  # raised outside, so that no group is around it
+            failure = error  # raised outside the task group, which would wrap it
         group.cancel_scope.cancel()
     if failure is not None:
         raise failure
-    if not found:
+    if not result:
         raise ApiError(499, "the caller hung up", "hung_up")
-    return found[0]
+    return result[0]
 
 
-async def _hung_up(request: Request, scope: anyio.CancelScope) -> None:
+async def _cancel_on_disconnect(request: Request, scope: anyio.CancelScope) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
     scope.cancel()
 
 
-def _asked(memory: Memory, question: Question) -> Generator[str | Answer, None, None]:
-    """The pieces of an answer; a memory whose artifact was detached meanwhile is looked for again, once."""
+def _answer_pieces(memory: Memory, question: Question) -> Generator[str | Answer, None, None]:
+    """The pieces of an answer. If the artifact was detached meanwhile, the question is routed again, once."""
     pieces = _pieces(memory, question)
     try:
         first = next(pieces)
@@ -118,7 +127,7 @@ def _asked(memory: Memory, question: Question) -> Generator[str | Answer, None, 
         pieces = _pieces(memory, question)
         first = next(pieces)
     yield first
-    yield from pieces  # which closes them where this is closed
+    yield from pieces  # closing this generator closes them
 
 
 def _pieces(memory: Memory, question: Question) -> Generator[str | Answer, None, None]:
@@ -138,10 +147,11 @@ def _pieces(memory: Memory, question: Question) -> Generator[str | Answer, None,
 
 
 def _next(pieces: Generator[str | Answer, None, None], seconds: float) -> list[str | Answer]:
-    """The next pieces, as many as come in that time: to change threads for each would take longer than it."""
-    made, until = list[str | Answer](), time.monotonic() + seconds
+    """The pieces of the next ``seconds``: switching threads for each piece would take longer than making
+    it."""
+    batch, until = list[str | Answer](), time.monotonic() + seconds
     for piece in pieces:
-        made.append(piece)
+        batch.append(piece)
         if time.monotonic() >= until:
             break
-    return made
+    return batch

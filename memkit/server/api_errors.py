@@ -1,4 +1,4 @@
-"""What a caller is told of what went wrong: one shape, OpenAI's, and nothing of what is inside."""
+"""Errors as callers see them: in OpenAI's shape, and without internals."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ _BUSY = {503: "the server cannot do this now; try again in a moment", 507: "no s
 
 
 class ApiError(Exception):
-    """An error with an HTTP status of its own; ``param`` names the field that it is about."""
+    """An error with an HTTP ``status``; ``param`` names the field at fault."""
 
     def __init__(
         self,
@@ -71,18 +71,18 @@ class ApiError(Exception):
 
 
 def unauthorized() -> ApiError:
-    """The one answer to a missing, an unknown, a wrong and a revoked key."""
+    """The same answer to a missing, unknown, wrong or revoked key."""
     return ApiError(401, NO_KEY, "invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
 
 
 def queue_full() -> ApiError:
-    """The answer where a tenant's compilations wait already, as many as may."""
-    message = "too many of this tenant's compilations wait; try again later"
+    """The answer when a tenant's compile queue is full."""
+    message = "too many of this tenant's compilations are waiting; try again later"
     return ApiError(429, message, "queue_full", headers={"Retry-After": "60"})
 
 
 def api_error(error: Exception) -> ApiError:
-    """What a caller is told of an error; what is behind one that is not the caller's stays in the log."""
+    """An error as the caller sees it. The cause of a server error goes to the log alone."""
     if isinstance(error, ApiError):
         return error
     for kind, status, code in _STATUS:
@@ -94,7 +94,7 @@ def api_error(error: Exception) -> ApiError:
             return ApiError(status, str(error), code)
     log.error("unexpected %s", type(error).__name__, exc_info=error)
     return ApiError(
-        500, "something went wrong here; the server's log tells what, under this request id", "internal"
+        500, "something went wrong here; the server's log has the details under this request id", "internal"
     )
 
 
@@ -113,11 +113,11 @@ def body_of(error: ApiError, request_id: str) -> dict[str, Any]:
 
 
 def writable(text: str) -> str:
-    """A text that can be sent: half a character in it becomes a question mark."""
+    """A text that UTF-8 can encode: a lone surrogate becomes a question mark."""
     return text.encode(errors="replace").decode()
 
 
 def invalid_body(findings: Sequence[Mapping[str, Any]], given: Any) -> ApiError:
-    """What a caller is told of a body in which something was found amiss."""
+    """The error for a body that fails validation; ``findings`` are pydantic's, ``given`` is the body."""
     place, message = describe_errors(findings, given)
     return ApiError(400, message, "invalid_request", place)

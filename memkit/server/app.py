@@ -42,8 +42,8 @@ Errors have one shape, `{"error": {"message", "type", "param", "code", "request_
 def create_app(config: ServerConfig, engine: TransformersEngine | None = None) -> FastAPI:
     """The application of a configuration. With an ``engine`` no other model is loaded.
 
-    Raises `ConfigError` for settings that do not fit together. What is open is closed when the application
-    shuts down.
+    Bank, engine and connections are closed when the application shuts down. Raises `ConfigError` for settings
+    that do not fit together.
     """
     services = Services(config, engine)
 
@@ -63,13 +63,13 @@ def create_app(config: ServerConfig, engine: TransformersEngine | None = None) -
         version=__version__,
         description=DESCRIPTION,
         lifespan=lifespan,
-        docs_url=None,  # they load scripts from elsewhere; the dashboard has a page for this
+        docs_url=None,  # they load scripts from other hosts; the dashboard has a page for the API
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=_operation,
     )
     app.state.services = services
-    app.state.turns = AnswerPool(config.answers, config.answer_timeout)
+    app.state.answers = AnswerPool(config.answers, config.answer_timeout)
     add_handlers(app)
     groups = (
         status.open_routes,
@@ -84,30 +84,30 @@ def create_app(config: ServerConfig, engine: TransformersEngine | None = None) -
     for routes in (*first, *groups, _pages()):
         app.include_router(routes)
     app.add_middleware(RequestMiddleware, max_body=config.max_body)
-    if config.origins:  # around the guard, so that its refusals can be read there, too
+    if config.origins:  # outermost, so that pages can read refusals as well
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(config.origins),
             allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["*"],  # whatever a client asks to send, such as x-stainless-* of OpenAI's
+            allow_headers=["*"],  # whatever a client sends, such as OpenAI's x-stainless-*
             expose_headers=["*"],
         )
-    app.openapi = partial(_described, app)  # type: ignore[method-assign] # as FastAPI's documentation says
+    app.openapi = partial(_description, app)  # type: ignore[method-assign] # as FastAPI's documentation says
     return app
 
 
-def _described(app: FastAPI) -> dict[str, Any]:
-    """The API's description; what FastAPI says of 422 is left out, as bad requests get 400 here."""
+def _description(app: FastAPI) -> dict[str, Any]:
+    """The API's description, without FastAPI's 422: invalid requests get 400 here."""
     if app.openapi_schema is None:
-        described = get_openapi(
+        schema = get_openapi(
             title=app.title, version=app.version, description=app.description, routes=app.routes
         )
-        for methods in described["paths"].values():
-            for how in methods.values():
-                how["responses"].pop("422", None)
+        for methods in schema["paths"].values():
+            for operation in methods.values():
+                operation["responses"].pop("422", None)
         for name in ("HTTPValidationError", "ValidationError"):
-            described["components"]["schemas"].pop(name, None)
-        app.openapi_schema = described
+            schema["components"]["schemas"].pop(name, None)
+        app.openapi_schema = schema
     return app.openapi_schema
 
 
@@ -116,19 +116,19 @@ def _operation(route: APIRoute) -> str:
 
 
 def _pages() -> APIRouter:
-    """The dashboard: files of the package, read once."""
+    """The dashboard's files, read once."""
     routes = APIRouter(include_in_schema=False)
-    found = {item.name: item.read_bytes() for item in files("memkit.server").joinpath("pages").iterdir()}
+    pages = {item.name: item.read_bytes() for item in files("memkit.server").joinpath("pages").iterdir()}
 
     @routes.get("/")
     def index() -> Response:
-        return Response(found["index.html"], media_type="text/html; charset=utf-8")
+        return Response(pages["index.html"], media_type="text/html; charset=utf-8")
 
     @routes.get("/pages/{name}")
     def asset(name: str) -> Response:
-        if name not in found:
+        if name not in pages:
             raise ApiError(404, "there is nothing at this address", "http_error")
         kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
-        return Response(found[name], media_type=kind)
+        return Response(pages[name], media_type=kind)
 
     return routes

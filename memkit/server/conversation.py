@@ -1,4 +1,4 @@
-"""Messages of a conversation as the model here reads them: earlier turns, and instructions."""
+"""A conversation's messages as the engine reads them: earlier turns, question and instructions."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from memkit.server.schemas import ChatMessage, EarlierMessage
 from memkit.text.messages import parse_history
 
 Pair = tuple[str, str]
-SIDES = ("user", "assistant")  # of a pair
+SIDES = ("user", "assistant")  # of a turn
 
 
 def split_conversation(messages: Sequence[ChatMessage]) -> tuple[tuple[Pair, ...], str, str]:
     """Earlier turns, the question and the instructions of a conversation."""
-    said, instructions = _folded(messages)
-    if not said or len(said[-1]) != 1:
+    turns, instructions = _folded(messages)
+    if not turns or len(turns[-1]) != 1:
         raise ApiError(400, "the last message must be the user's question", "invalid_value", "messages")
-    return _pairs(said[:-1]), said[-1][0], instructions
+    return _pairs(turns[:-1]), turns[-1][0], instructions
 
 
 def parse_earlier(history: Sequence[Pair | EarlierMessage]) -> tuple[tuple[Pair, ...], str]:
-    """Turns and instructions of what was said before a question: pairs, or messages.
+    """The turns and instructions before a question, of pairs or messages.
 
     Raises `ConfigError` for what `memkit.Memory` does not take either.
     """
@@ -38,24 +38,24 @@ def parse_earlier(history: Sequence[Pair | EarlierMessage]) -> tuple[tuple[Pair,
 
 
 def _folded(messages: Sequence[ChatMessage]) -> tuple[list[list[str]], str]:
-    """What the user said, each with the answers to it; and all instructions."""
-    instructions, said = list[str](), list[list[str]]()
+    """The user's messages, each with the answers to it, and all instructions."""
+    instructions, turns = list[str](), list[list[str]]()
     for number, message in enumerate(messages):
         text = _text(message, f"messages.{number}")
         if message.role in ("system", "developer"):
             instructions.append(text)
         elif message.role == "user":
-            said.append([text])
+            turns.append([text])
         elif message.role != "assistant":
             advice = "the model here calls no tools, and reads none of their results"
             raise ApiError(400, advice, "unsupported", "messages")
-        elif said:
-            said[-1].append(text)
-    return said, "\n\n".join(filter(None, instructions))
+        elif turns:
+            turns[-1].append(text)
+    return turns, "\n\n".join(filter(None, instructions))
 
 
-def _pairs(said: list[list[str]]) -> tuple[Pair, ...]:
-    return tuple((turn[0], "\n".join(turn[1:])) for turn in said)
+def _pairs(turns: list[list[str]]) -> tuple[Pair, ...]:
+    return tuple((turn[0], "\n".join(turn[1:])) for turn in turns)
 
 
 def _text(message: ChatMessage, where: str) -> str:

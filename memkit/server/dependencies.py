@@ -1,4 +1,4 @@
-"""What all routes share: the bank, the memories that are kept ready, the queue, limits and counts."""
+"""What the routes share: services of the server, and the context of a request."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ _USER = "A user of the key's tenant, percent-encoded; without it the tenant's ow
 
 
 class Services:
-    """Everything behind the routes of one server."""
+    """Everything behind the routes of one server: bank, engine, memories, queue, rate limits and metrics.
+
+    With an ``engine`` no other one is created. Raises `ConfigError` for settings that do not fit together.
+    """
 
     def __init__(self, config: ServerConfig, engine: TransformersEngine | None = None) -> None:
         self.config = config
@@ -62,7 +65,7 @@ class Services:
         return "transformers" if self._sglang is None else "sglang"
 
     def load(self) -> None:
-        """Load the model, so that the first question does not wait for it, and check the servers of SGLang.
+        """Load the model before the first question, and check the SGLang servers.
 
         Raises `EngineError` for servers of another model, `ModelError` for a model that cannot be loaded.
         """
@@ -75,14 +78,14 @@ class Services:
             self.jobs.resume()
 
     def close(self) -> None:
-        """End the compilation under way, and close the bank."""
+        """Stop the current compilation, and close the bank and the engine's connections."""
         self.jobs.stop()
         self.root.close()
         if self._sglang is not None:
             self._sglang.close()
 
     def may_see_metrics(self, authorization: str) -> bool:
-        """Whether that is the token which opens the metrics."""
+        """Whether a header ``Authorization`` carries the token for the metrics."""
         token = self.config.metrics_token
         given = authorization.removeprefix("Bearer ").encode()
         return token is not None and hmac.compare_digest(given, token.encode())
@@ -90,13 +93,14 @@ class Services:
 
 @dataclass(frozen=True)
 class RequestContext:
-    """One request's caller, with what serves it."""
+    """The caller of one request, with the server's services."""
 
     services: Services
     caller: Caller
 
     @property
     def owner(self) -> str:
+        """The caller's name in the bank."""
         return self.caller.owner
 
     @contextmanager
@@ -106,7 +110,7 @@ class RequestContext:
             yield memory
 
     def of(self, user: str | None) -> RequestContext:
-        """The same for a user that the request's body names, unless its header has named one."""
+        """The context of a user that the request's body names, unless the header has named one."""
         if not user or self.caller.user:
             return self
         return RequestContext(self.services, replace(self.caller, user=user))
@@ -114,8 +118,8 @@ class RequestContext:
 
 def services_of(request: Request) -> Services:
     """The server's services."""
-    found: Services = request.app.state.services
-    return found
+    services: Services = request.app.state.services
+    return services
 
 
 def request_context(
@@ -124,7 +128,7 @@ def request_context(
     _: Annotated[object, Security(BEARER)],
     x_memkit_user: Annotated[str, Header(description=_USER)] = "",
 ) -> RequestContext:
-    """The caller, by API key and ``X-Memkit-User``; 401 without a valid key, 429 for too many requests."""
+    """The caller, by API key and ``X-Memkit-User``: 401 without a valid key, 429 for too many requests."""
     services = services_of(request)
     key, counted = authenticate(services.bank, request.headers.get("authorization", ""))
     response.headers.update(services.rates.count(counted))
@@ -134,9 +138,9 @@ def request_context(
 InContext = Annotated[RequestContext, Depends(request_context)]
 
 
-def with_headers(made: Response, response: Response) -> Response:
-    """A response of our own with the headers that the dependencies set, where it has no such itself."""
-    for name, value in response.headers.items():
+def with_headers(own: Response, injected: Response) -> Response:
+    """A route's own response, with the ``X-`` headers that dependencies set on the ``injected`` one."""
+    for name, value in injected.headers.items():
         if name.lower().startswith("x-"):
-            made.headers.setdefault(name, value)
-    return made
+            own.headers.setdefault(name, value)
+    return own

@@ -1,4 +1,4 @@
-"""Errors as answers of the application."""
+"""Exceptions as error responses."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ def answer(error: ApiError, request: Request) -> JSONResponse:
 
 
 def request_id_of(request: Request) -> str:
-    """The request's id, which its response and the log carry."""
+    """The request's id, which the response and the log carry."""
     return str(getattr(request.state, "request_id", ""))
 
 
 def _invalid(error: Exception) -> ApiError:
-    """The same of what FastAPI found: in a body that is no JSON, in a body, or in the address."""
+    """The error of FastAPI's validation: of a body that is not JSON, of a body, or of the address."""
     findings = error.errors() if isinstance(error, RequestValidationError) else []
     if findings and findings[0]["type"] == "json_invalid":
         return ApiError(400, not_json(findings[0]["loc"][-1]), "invalid_request")
     body = getattr(error, "body", None)
     ours = [{**each, "loc": each["loc"][1:]} for each in findings if each["loc"][0] == "body"]
-    if not ours:  # of the address or a header, which have a name and no parts
+    if not ours:  # of the address or a header: a name without parts
         given = {each["loc"][-1]: each.get("input") for each in findings}
         return invalid_body([{**each, "loc": each["loc"][-1:]} for each in findings], given)
     if isinstance(body, bytes):
@@ -41,12 +41,12 @@ def _invalid(error: Exception) -> ApiError:
 
 
 def not_json(place: object) -> str:
-    """The answer to a body that is not JSON from a character on."""
+    """The message for a body that is not JSON from the character ``place`` on."""
     return f"the body is not JSON: look at character {place}"
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Let every error of the application become such an answer."""
+    """Answer every error of the application in the same shape."""
 
     async def known(request: Request, error: Exception) -> JSONResponse:
         return answer(api_error(error), request)
@@ -59,9 +59,7 @@ def add_handlers(app: FastAPI) -> None:
         message = {404: "there is nothing at this address", 405: "this address does not take that method"}
         headers = dict(getattr(error, "headers", None) or {})
         text = message.get(status, "the request cannot be read")
-        if own := getattr(
-            error, "message", None
-        ):  # of a body that was looked at in `memkit.server.request_body`
+        if own := getattr(error, "message", None):  # of a body that `memkit.server.request_body` refused
             return answer(ApiError(status, own, "invalid_request", getattr(error, "param", None)), request)
         return answer(ApiError(status, text, "http_error", headers=headers), request)
 

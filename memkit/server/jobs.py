@@ -1,4 +1,4 @@
-"""A server's compilations: jobs of its bank's queue, bounded for each group of callers."""
+"""A server's compilations: jobs in the bank's queue, bounded for each tenant."""
 
 from __future__ import annotations
 
@@ -15,29 +15,32 @@ from memkit.recompile.run import expire, job_outcome, recompile
 
 
 class Jobs:
-    """The queue of a bank, as callers see it. Each group has at most ``most`` jobs waiting."""
+    """The bank's compile queue, as callers see it: a group (`Caller.group`) has at most ``most`` waiting
+    jobs."""
 
     def __init__(self, root: Memory, most: int) -> None:
         self._root, self._queue, self._most = root, root.queue, most
 
     def resume(self) -> int:
-        """Take up what waited when the bank was last closed; how many compilations that were."""
+        """Queue the compilations that waited when the bank was last closed; returns their number."""
         return self._queue.resume()
 
     def compile(self, owner: str, memory_id: str, *, always: bool = False) -> Job | None:
-        """Compile one memory when its turn comes, if it is worth it or ``always``; None where too many wait,
-        it then stays on its text."""
+        """Queue a memory, to be compiled if that is worthwhile or ``always``.
+
+        Returns None where too many jobs wait: the memory then stays on its text.
+        """
         return self._queue.compile(owner, memory_id, most=self._most, always=always)
 
     def recompile(self, group: str, scope: Scope) -> Job | None:
-        """Plan and compile what is due of a group; None where too many wait."""
+        """Queue a recompilation of what is due in a group. Returns None where too many jobs wait."""
 
         def run(job: Job) -> None:
             expire(self._root, scope.users, datetime.now(UTC))
             planned = plan(self._root, scope)
             job.total = len(planned.tasks)
             here = InProcess(self._root, lambda task: self._progress(job, task))
-            recompile(planned, scope, here, lambda found: job.outcomes.append(job_outcome(found)))
+            recompile(planned, scope, here, lambda outcome: job.outcomes.append(job_outcome(outcome)))
 
         return self._queue.add(Job(group, "recompile", run), self._most)
 
@@ -50,7 +53,7 @@ class Jobs:
         return self._queue.get(group, job_id)
 
     def age(self) -> float:
-        """Seconds that the oldest job has waited; 0 where none does."""
+        """Seconds that the oldest waiting job has waited; 0 if none waits."""
         return self._queue.age()
 
     @property
@@ -59,18 +62,18 @@ class Jobs:
         return self._queue.busy
 
     def forgotten(self, owner: str, memory_id: str | None) -> None:
-        """Drop what waits for a memory, or for all of an owner's."""
+        """Drop the waiting jobs of a memory that is forgotten, or of all of an owner's."""
         self._queue.forgotten(owner, memory_id)
 
     def stop(self) -> None:
-        """End after the step that is under way; the next server goes on."""
+        """Stop after the current step; the next server continues."""
         self._queue.stop(at_once=True)
 
     def _progress(self, job: Job, task: Task) -> Reporting:
-        at = job.now = JobProgress(Owner.of(task.user).user, task.memory_id)
+        current = job.now = JobProgress(Owner.of(task.user).user, task.memory_id)
 
         def step(done: Step) -> None:
             self._queue.stopping()
-            at.at(done)
+            current.at(done)
 
         return step

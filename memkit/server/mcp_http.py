@@ -1,4 +1,4 @@
-"""MCP over streamable HTTP, behind the same guard as the server: keys, their rate, and bounds on bodies."""
+"""MCP over streamable HTTP, with the HTTP server's API keys, rate limits and bounds on bodies."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from memkit.server.rate_limits import RateLimiter, authenticate
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-NO_MESSAGE = "the body is no JSON-RPC message: send one object with jsonrpc, method, and an id for an answer"
-RATE, MAX_BODY = 600, 8 * 2**20  # requests of a key in a minute; bytes
+NO_MESSAGE = "the body is no JSON-RPC message: send an object with jsonrpc, method and, for an answer, id"
+RATE, MAX_BODY = 600, 8 * 2**20  # requests of a key per minute; bytes
 
 
 class KeyedMemory:
-    """Whoever an API key and ``X-Memkit-User`` say."""
+    """The memory of the caller, whom an API key and ``X-Memkit-User`` name; ``users`` are kept ready."""
 
     def __init__(self, root: Memory, users: int = 256) -> None:
         self._pool = MemoryPool(root, users)
         self._bank = root.bank
 
     def caller(self, headers: dict[str, str]) -> tuple[Caller, str]:
-        """Who calls, and what stands for their key in counts.
+        """The caller, and an identifier of the key for rate limits.
 
-        Raises `ApiError` without a valid key, `ConfigError` for a name that is none.
+        Raises `ApiError` without a valid key, `ConfigError` for an invalid name.
         """
         key, counted = authenticate(self._bank, headers.get("authorization", ""))
         return Caller(key.tenant, header_text(headers.get("x-memkit-user", "")), key.scope), counted
@@ -52,7 +52,7 @@ class KeyedMemory:
 
 
 class KeyMiddleware:
-    """An ASGI application that lets only requests with a valid key through, and not too many."""
+    """ASGI middleware that admits only requests with a valid key, up to its rate limit."""
 
     def __init__(self, app: ASGIApp, memories: KeyedMemory, rates: RateLimiter) -> None:
         self._app, self._memories, self._rates = app, memories, rates
@@ -63,30 +63,30 @@ class KeyMiddleware:
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         try:
-            left = await to_thread.run_sync(self._let_in, headers)
+            limits = await to_thread.run_sync(self._admit, headers)
         except (MemkitError, ApiError) as error:
             await _refuse(scope, send, api_error(error))
             return
 
-        held: list[Message] = []  # the start of a refusal, until its body is known
+        started: list[Message] = []  # the start of a refusal, until its body is known
 
-        async def said(message: Message) -> None:
+        async def respond(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message.get("headers", ()), *_encoded(left)]}
+                message = {**message, "headers": [*message.get("headers", ()), *_encoded(limits)]}
                 if message["status"] == 400:
-                    held.append(message)
+                    started.append(message)
                     return
-            elif held:
-                start, body = held.pop(), plainly(message.get("body", b""))
+            elif started:
+                start, body = started.pop(), plain_refusal(message.get("body", b""))
                 if not message.get("more_body"):
                     message = {**message, "body": body}
                     start = {**start, "headers": _measured(start["headers"], len(body))}
                 await send(start)
             await send(message)
 
-        await self._app(scope, receive, said)
+        await self._app(scope, receive, respond)
 
-    def _let_in(self, headers: dict[str, str]) -> dict[str, str]:
+    def _admit(self, headers: dict[str, str]) -> dict[str, str]:
         return self._rates.count(self._memories.caller(headers)[1])
 
 
@@ -111,8 +111,8 @@ def http_app(
     return RequestMiddleware(KeyMiddleware(app, memories, RateLimiter(rate)), max_body)
 
 
-def plainly(body: bytes) -> bytes:
-    """The SDK's refusal of what is no JSON-RPC message, without what its validation says about itself."""
+def plain_refusal(body: bytes) -> bytes:
+    """The SDK's refusal of a body that is no JSON-RPC message, without the details of its validation."""
     try:
         refusal = json.loads(body)
         message = refusal["error"]["message"]
@@ -125,7 +125,7 @@ def plainly(body: bytes) -> bytes:
 
 
 def _measured(headers: list[tuple[bytes, bytes]], length: int) -> list[tuple[bytes, bytes]]:
-    """Headers with the length of a body."""
+    """The headers with ``Content-Length`` set."""
     kept = [(name, value) for name, value in headers if name.lower() != b"content-length"]
     return [*kept, (b"content-length", b"%d" % length)]
 

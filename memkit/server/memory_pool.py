@@ -1,4 +1,4 @@
-"""The memories of those who call, ready to be asked: one for each, sharing bank, engine and queue."""
+"""One `Memory` per caller, sharing bank, engine and queue."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from memkit.memory import Memory
 
 
 class MemoryPool:
-    """At most ``size`` memories, those asked for last. What is attached for them is the engine's to bound."""
+    """At most ``size`` memories, the most recently used. The engine bounds what is attached for them."""
 
     def __init__(self, root: Memory, size: int) -> None:
         self.root, self._size = root, size
@@ -24,7 +24,7 @@ class MemoryPool:
 
     @contextmanager
     def of(self, owner: str) -> Iterator[Memory]:
-        """One owner's memory."""
+        """The memory of an owner, by the owner's name in the bank."""
         with self._lock:
             memory = self._kept.get(owner)
             if memory is None:

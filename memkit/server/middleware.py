@@ -1,4 +1,4 @@
-"""What stands in front of every request: an id, a bound on its body, and headers that browsers heed."""
+"""Middleware for every request: an id, a bound on the body, security headers and a log line."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from memkit.server.api_errors import ApiError, api_error, body_of
 
 log = logging.getLogger("memkit.server")
-READ_TIMEOUT = 30.0  # seconds between two parts of a body
-DRAINED, DRAIN_SECONDS = 4 * 2**20, 2.0  # of a body that is refused: read on so that the sender hears why
-UNBUFFERED = {"X-Accel-Buffering": "no"}  # of streams: a proxy in front passes on each piece at once
+READ_TIMEOUT = 30.0  # seconds between two chunks of a body
+DRAINED, DRAIN_SECONDS = 4 * 2**20, 2.0  # of a refused body: read on, so that the sender gets the answer
+UNBUFFERED = {"X-Accel-Buffering": "no"}  # for streams: a proxy passes each piece on at once
 _ID = re.compile(rb"[\w.-]{1,64}")
 POLICY = "; ".join(
     [
@@ -42,7 +42,7 @@ _HEADERS = (
 
 
 class RequestMiddleware:
-    """An ASGI application around another one."""
+    """ASGI middleware; ``max_body`` is in bytes."""
 
     def __init__(self, app: ASGIApp, max_body: int) -> None:
         self._app, self._max_body = app, max_body
@@ -60,9 +60,7 @@ class RequestMiddleware:
             if exchange.too_large and not exchange.status:
                 await exchange.refuse(_too_large(self._max_body), drain=True)
         except Exception as error:
-            if (
-                exchange.status
-            ):  # it is too late for another answer; cutting it off tells that it is not whole
+            if exchange.status:  # too late for an error response: cutting it off shows that it is incomplete
                 log.error("unexpected %s", type(error).__name__, exc_info=error)
                 raise
             await exchange.refuse(api_error(error))
@@ -100,49 +98,49 @@ class _Exchange:
 
     async def send(self, message: Message) -> None:
         if self.too_large and not self.status:
-            return  # `refuse` says it instead
-        await self._say(message)
+            return  # `refuse` answers instead
+        await self._respond(message)
 
-    async def _say(self, message: Message) -> None:
+    async def _respond(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             given = {name.lower() for name, _ in message.get("headers", ())}
             own: Iterable[tuple[bytes, bytes]] = ((b"x-request-id", self.id.encode()), *_HEADERS)
             more = [(name, value) for name, value in own if name not in given]
-            if b"x-request-id" in given:  # an upstream's; the log knows ours
+            if b"x-request-id" in given:  # an upstream's; the log has ours
                 more.append((b"x-memkit-request-id", self.id.encode()))
             message = {**message, "headers": [*message.get("headers", ()), *more]}
         await self._send(message)
 
     async def refuse(self, error: ApiError, drain: bool = False) -> None:
-        """Answer with an error; a sender that is still at it would not hear a closed connection."""
+        """Answer with an error; ``drain`` reads on, as a sender does not notice a closed connection."""
         body = json.dumps(body_of(error, self.id)).encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         headers += [(b"connection", b"close")] * drain
         headers += [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
-        await self._say({"type": "http.response.start", "status": error.status, "headers": headers})
-        await self._say({"type": "http.response.body", "body": body, "more_body": drain})
+        await self._respond({"type": "http.response.start", "status": error.status, "headers": headers})
+        await self._respond({"type": "http.response.body", "body": body, "more_body": drain})
         if drain:
             await self._drain()
-            await self._say({"type": "http.response.body", "body": b""})
+            await self._respond({"type": "http.response.body", "body": b""})
 
     async def _drain(self) -> None:
-        left = DRAINED
+        remaining = DRAINED
         try:
             async with asyncio.timeout(DRAIN_SECONDS):
-                while left > 0:
+                while remaining > 0:
                     message = await self._receive()
-                    left -= len(message.get("body", b""))
+                    remaining -= len(message.get("body", b""))
                     if message["type"] != "http.request" or not message.get("more_body", False):
                         return
         except TimeoutError:
             return
 
     def note(self) -> None:
-        """One line of the log, without content."""
+        """Write one log line, without content."""
         if log.isEnabledFor(logging.INFO):
             ms = (time.perf_counter() - self._started) * 1000
-            told = {
+            fields = {
                 "event": "request",
                 "request": self.id,
                 "method": self._scope["method"],
@@ -150,7 +148,9 @@ class _Exchange:
                 "status": self.status,
                 "ms": round(ms, 1),
             }
-            log.info(" ".join(f"{key}={value!s:.200}" for key, value in told.items()), extra={"memkit": told})
+            log.info(
+                " ".join(f"{key}={value!s:.200}" for key, value in fields.items()), extra={"memkit": fields}
+            )
 
 
 def _too_large(most: int) -> ApiError:

@@ -1,4 +1,4 @@
-"""OpenAI's requests, as far as they are understood; fields that change nothing here are ignored and named."""
+"""OpenAI's requests and responses. Request fields that have no effect here are ignored and listed."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ _HARMLESS: dict[str, tuple[Any, ...]] = {
 
 
 def _extra(body: BaseModel) -> list[str]:
-    """Names of fields that a body has no place for."""
+    """Names of fields that the body does not define."""
     return sorted(str(name)[:64] for name in body.model_extra or {})[:32]
 
 
 class StreamOptions(BaseModel):
-    """Whether a last chunk tells the usage."""
+    """Whether a last chunk reports the usage."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -52,14 +52,14 @@ class StreamOptions(BaseModel):
 
 
 class Common(BaseModel):
-    """What both kinds of completions take."""
+    """Fields of both kinds of completions."""
 
     model_config = ConfigDict(extra="allow")
 
     model: str = Field(max_length=512, examples=["nano"])
     user: str | None = Field(
         default=None,
-        description="Whose memories: a user of the key's tenant. The header X-Memkit-User comes first.",
+        description="The user of the key's tenant whose memories are used. X-Memkit-User takes precedence.",
     )
     stream: bool | None = False
     stream_options: StreamOptions | None = None
@@ -81,11 +81,11 @@ class Common(BaseModel):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
     def ignored(self) -> list[str]:
-        """Fields that were given and changed nothing."""
+        """Names of the given fields that have no effect."""
         return _extra(self)
 
     def impossible(self) -> tuple[str, str] | None:
-        """A field that asks for what cannot be done, and what to do."""
+        """A field that asks for something unsupported, and what to do instead; None if there is none."""
         given = self.model_extra or {}
         for name, advice in _IMPOSSIBLE.items():
             value = given.get(name)
@@ -95,14 +95,14 @@ class Common(BaseModel):
 
 
 class ChatBody(Common):
-    """A conversation, whose last message is answered."""
+    """A conversation; the last message is the question."""
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_completion_tokens: int | None = Field(default=None, ge=1, le=10_000_000)
 
 
 class CompletionBody(Common):
-    """A prompt, which is answered like a question."""
+    """A prompt, answered like a question."""
 
     prompt: str | list[str] = Field(max_length=MAX_QUESTION)
 
@@ -115,25 +115,27 @@ class CompletionBody(Common):
 
 
 class EmbeddingsBody(BaseModel):
-    """Texts to make vectors of. Arrays of tokens have a place in OpenAI's form, and are refused."""
+    """Texts to embed. Arrays of tokens, which OpenAI allows, are refused."""
 
     model_config = ConfigDict(extra="allow")
 
     model: str = Field(max_length=512, examples=["lexical:2048"])
     input: str | list[str] | list[int] | list[list[int]] = Field(examples=["Simsem lives in Lasces."])
     encoding_format: Literal["float", "base64"] | None = "float"
-    dimensions: int | None = Field(default=None, description="No other than the vectors have.")
+    dimensions: int | None = Field(
+        default=None, description="The vectors' own dimension; any other is refused."
+    )
     input_type: Literal["passage", "query"] | None = Field(
-        default="passage", description="Whether these are texts to be found, or questions."
+        default="passage", description="Whether the texts are passages or questions."
     )
 
     def ignored(self) -> list[str]:
-        """Fields that were given and changed nothing."""
+        """Names of the given fields that have no effect."""
         return _extra(self)
 
 
 class Embedding(BaseModel):
-    """One text's vector: numbers, or little-endian float32 in base64."""
+    """The vector of one text: numbers, or little-endian float32 in base64."""
 
     object: Literal["embedding"] = "embedding"
     index: int
@@ -148,7 +150,7 @@ class EmbeddingsUsage(BaseModel):
 
 
 class EmbeddingsOut(BaseModel):
-    """OpenAI's answer; `memkit` names the fields of the request that changed nothing."""
+    """OpenAI's answer; `memkit` lists the request fields that have no effect."""
 
     object: Literal["list"] = "list"
     model: str
@@ -158,7 +160,7 @@ class EmbeddingsOut(BaseModel):
 
 
 class Usage(BaseModel):
-    """Tokens. Those of the prompt include what stands for the memory."""
+    """Token counts. Those of the prompt include the memory's positions."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -166,23 +168,25 @@ class Usage(BaseModel):
 
 
 class Used(BaseModel):
-    """What an answer was made from: memkit's own field in OpenAI's answers."""
+    """What an answer is based on: memkit's own field in OpenAI's answers."""
 
-    user: str = Field(description="Whose memories; empty: the tenant's own.")
-    route: Literal["latent", "text", "none"] = Field(description="Artifact, text, or neither.")
-    reason: str = Field(description="Why, in words.")
+    user: str = Field(description="The user whose memories were used; empty: the tenant's own.")
+    route: Literal["latent", "text", "none"] = Field(
+        description="From an artifact, from the text, or from neither."
+    )
+    reason: str = Field(description="Why this route was chosen.")
     gate: str
     calibrated: bool
-    margin: float | None = Field(description="How far the gate was from deciding otherwise.")
+    margin: float | None = Field(description="Distance to the gate's threshold.")
     memory_id: str | None
     artifact_id: str | None
-    version: int | None = Field(description="Of the artifact.")
-    spans: list[dict[str, int]] = Field(description="Characters of the memory's source.")
+    version: int | None = Field(description="Version of the artifact.")
+    spans: list[dict[str, int]] = Field(description="Characters of the memory's source that were used.")
     route_ms: float | None = None
     ttft_ms: float | None = None
     total_ms: float | None = None
     notes: list[str]
-    ignored: list[str] = Field(description="Fields of the request that changed nothing.")
+    ignored: list[str] = Field(description="Request fields that have no effect.")
 
 
 class ChatOut(BaseModel):
@@ -209,7 +213,7 @@ class Model(BaseModel):
 
 
 class Models(BaseModel):
-    """All models: two."""
+    """The two models: the one that answers, and the embedder."""
 
     object: Literal["list"] = "list"
     data: list[Model]

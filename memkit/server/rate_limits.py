@@ -1,4 +1,4 @@
-"""How often a key may call: the same for every door that is open to others."""
+"""API keys and their rate limits, for HTTP and MCP alike."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from memkit.server.api_errors import ApiError, unauthorized
 
 
 def authenticate(bank: Bank, authorization: str) -> tuple[ApiKey, str]:
-    """The key in a header ``Authorization``, and what stands for it in counts; 401 for all that is none."""
+    """The key of a header ``Authorization``, and its identifier for rate limits; 401 without a valid key."""
     kind, _, secret = authorization.partition(" ")
     secret = secret.strip() if kind.lower() == "bearer" else ""
     key = bank.keys.find(secret)
@@ -26,7 +26,8 @@ def authenticate(bank: Bank, authorization: str) -> tuple[ApiKey, str]:
 
 
 class RateLimiter:
-    """Counts requests of keys, of which each may make so many ``a_minute``."""
+    """Limits each key to ``a_minute`` requests per minute, in a sliding window. Raises `ConfigError` below
+    1."""
 
     def __init__(self, a_minute: int) -> None:
         if a_minute < 1:
@@ -36,13 +37,13 @@ class RateLimiter:
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
 
     def count(self, key: str) -> dict[str, str]:
-        """Count a request: the headers that tell how many are left; 429 for one too many."""
+        """Count a request; returns the headers with the requests left. 429 above the limit."""
         free = self._limiter.hit(self._rate, key)
-        left = self._limiter.get_window_stats(self._rate, key)
-        seconds = max(1, round(left.reset_time - time.time()))
+        window = self._limiter.get_window_stats(self._rate, key)
+        seconds = max(1, round(window.reset_time - time.time()))
         headers = {
             "X-RateLimit-Limit": str(self._most),
-            "X-RateLimit-Remaining": str(max(left.remaining, 0)),
+            "X-RateLimit-Remaining": str(max(window.remaining, 0)),
             "X-RateLimit-Reset": str(seconds),
         }
         if not free:

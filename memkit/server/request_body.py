@@ -1,4 +1,4 @@
-"""Bodies of requests: UTF-8, JSON, and only text that can be kept and passed on."""
+"""Request bodies: JSON in UTF-8, whose texts can be stored and passed on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from memkit.server.error_handlers import not_json
 
 
 class InvalidBodyError(HTTPException):
-    """A body that cannot be read; ``param`` names what is wrong with it."""
+    """A body that cannot be read; ``param`` names the field at fault."""
 
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(400, message)
@@ -21,7 +21,7 @@ class InvalidBodyError(HTTPException):
 
 
 def parse(data: bytes) -> Any:
-    """The value of a body. Raises `InvalidBodyError` for what is no JSON, or holds half a character."""
+    """The value of a body. Raises `InvalidBodyError` for invalid JSON, and for lone surrogates."""
     try:
         value = json.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -30,14 +30,14 @@ def parse(data: bytes) -> Any:
         raise InvalidBodyError(not_json(error.pos)) from error
     except RecursionError as error:
         raise InvalidBodyError("the body is nested too deeply") from error
-    except ValueError as error:  # a number of thousands of digits
+    except ValueError as error:  # an integer of thousands of digits
         raise InvalidBodyError("the body holds a number that is too long") from error
     check(value)
     return value
 
 
 def check(value: Any) -> None:
-    """Raise `InvalidBodyError` where a text in a value is not Unicode.
+    """Raise `InvalidBodyError` if a text in a value is not valid Unicode.
 
     JSON can spell a lone surrogate, ``"\\ud800"``, which no database, tokenizer or other server takes.
     """
@@ -46,12 +46,12 @@ def check(value: Any) -> None:
     except UnicodeEncodeError as error:
         place = next((place for place, text in _texts(value, ()) if not _is_unicode(text)), ())
         where = ".".join(place)
-        said = "holds half a character (a lone surrogate)"
-        raise InvalidBodyError(f"{where or 'the body'}: {said}", where or None) from error
+        problem = "holds half a character (a lone surrogate)"
+        raise InvalidBodyError(f"{where or 'the body'}: {problem}", where or None) from error
 
 
 def _texts(value: Any, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
-    """All texts in a value with their places; that of a key is the place of its object."""
+    """All texts in a value with their places; a key has the place of its object."""
     if isinstance(value, str):
         yield place, value
     elif isinstance(value, dict):
@@ -79,7 +79,7 @@ class _Request(Request):
 
 
 class JsonRoute(APIRoute):
-    """A route whose bodies are read here."""
+    """A route that reads bodies with `parse`."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()

@@ -1,4 +1,4 @@
-"""What another server answered, passed on as it came, with a field of our own in it."""
+"""An upstream's responses, passed on unchanged except for one field of our own."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
 
-MAX_HELD = 2**20  # bytes of a line that are held back until it can be told whether it is an event
-DECODED = {"", "identity", "gzip", "deflate"}  # encodings that the client undoes, with the standard library
-# Of the connection (RFC 9110, 7.6.1), of the body that is written anew, and what this server says itself.
+MAX_HELD = 2**20  # bytes of a line that are buffered to find out whether it is an event
+DECODED = {
+    "",
+    "identity",
+    "gzip",
+    "deflate",
+}  # encodings that the HTTP client decodes with the standard library
+# Headers of the connection (RFC 9110, 7.6.1) and of the rewritten body, and those that this server sets.
 _OWN = {
     "connection",
     "keep-alive",
@@ -61,7 +66,7 @@ _OWN_PREFIXES = ("access-control-", "cross-origin-", "x-accel-", "x-memkit-", "x
 
 
 def headers_of(given: Mapping[str, str]) -> dict[str, str]:
-    """The headers of an answer that are the caller's business, such as limits and ids of requests."""
+    """The response headers that concern the caller, such as rate limits and request ids."""
     lower = {name.lower(): value for name, value in given.items()}
     named = {name.strip().lower() for name in lower.get("connection", "").split(",")}
     return {
@@ -72,59 +77,59 @@ def headers_of(given: Mapping[str, str]) -> dict[str, str]:
 
 
 def with_field(data: bytes, name: str, value: Any) -> bytes:
-    """A JSON object with one more field, otherwise byte by byte as it came; what is none stays as it is.
+    """A JSON object with one more field, and no other byte changed; anything but an object stays as it is.
 
-    A field of that name, as another memkit's, is replaced: of two, readers would see either.
+    An existing field of that name (another memkit's) is replaced: readers differ in which of two they see.
     """
     try:
-        found = json.loads(data.decode())
+        fields = json.loads(data.decode())
     except (ValueError, RecursionError):
         return data
-    if not isinstance(found, dict):
+    if not isinstance(fields, dict):
         return data
-    if name in found:
-        return json.dumps({**found, name: value}, ensure_ascii=False).encode()
+    if name in fields:
+        return json.dumps({**fields, name: value}, ensure_ascii=False).encode()
     head = data.rstrip()[:-1]
     field = json.dumps({name: value})[1:-1].encode()
-    return head + (b"," if found else b"") + field + b"}" + data[len(data.rstrip()) :]
+    return head + (b"," if fields else b"") + field + b"}" + data[len(data.rstrip()) :]
 
 
 async def marked(pieces: AsyncGenerator[bytes, None], name: str, value: Any) -> AsyncGenerator[bytes, None]:
-    """Server-sent events, with a field in the first that is a JSON object.
+    """Server-sent events, with a field added to the first that is a JSON object.
 
     Lines end at ``\\n`` alone here: U+2028 and its like are part of a text, and stand in it unescaped.
     """
-    held = b""
+    buffered = b""
     async with aclosing(pieces):
         async for piece in pieces:
-            *lines, held = (held + piece).split(b"\n")
+            *lines, buffered = (buffered + piece).split(b"\n")
             for number, line in enumerate(lines):
                 event = _event(line, name, value)
                 yield (event or line) + b"\n"
                 if event:
-                    held = b"\n".join([*lines[number + 1 :], held])
+                    buffered = b"\n".join([*lines[number + 1 :], buffered])
                     break
             else:
-                if len(held) <= MAX_HELD:
+                if len(buffered) <= MAX_HELD:
                     continue
-            yield held
+            yield buffered
             async for rest in pieces:
                 yield rest
             return
-    yield _event(held, name, value) or held
+    yield _event(buffered, name, value) or buffered
 
 
 def _event(line: bytes, name: str, value: Any) -> bytes | None:
-    """A line with the field, if it is the data of an event that takes one."""
+    """The line with the field added, or None if it is not the data of such an event."""
     start, colon, data = line.partition(b":")
     if not colon or start != b"data" or not data.lstrip().startswith(b"{"):
         return None
-    made = with_field(data, name, value)
-    return None if made == data else b"data:" + made
+    changed = with_field(data, name, value)
+    return None if changed == data else b"data:" + changed
 
 
 async def joined(first: list[bytes], rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    """Pieces that were read, and those that follow."""
+    """The pieces that were read, then the rest."""
     async with aclosing(rest):
         for piece in first:
             yield piece

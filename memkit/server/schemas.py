@@ -1,4 +1,4 @@
-"""What the memory API takes and gives."""
+"""Requests and responses of the memory API."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Text = Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS)]
 
 
 class Taken(BaseModel):
-    """A body: what it does not know is an error."""
+    """A request body; unknown fields are errors."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class Given(BaseModel):
-    """A response, or a part of one."""
+    """A response, or part of one."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -35,7 +35,7 @@ class SpanBody(Taken):
 
 
 def _iso(value: object) -> object:
-    """A time is a text: pydantic would take a number for seconds since 1970."""
+    """A time must be a text: pydantic reads a number as seconds since 1970."""
     try:
         float(value)  # type: ignore[arg-type] # of any type
     except (TypeError, ValueError):
@@ -47,7 +47,7 @@ When = Annotated[datetime | None, BeforeValidator(_iso)]
 
 
 class MessageBody(Taken):
-    """What somebody said. Of its content the text counts; what chat APIs have beside it is left out."""
+    """A message. Only the text of its content is used; other fields of chat APIs are ignored."""
 
     role: str = Field(min_length=1, max_length=64, examples=["user"])
     content: Annotated[str, Field(max_length=MAX_CHARACTERS)] | list[Any] | None
@@ -71,17 +71,15 @@ class RememberBody(Taken):
     messages: list[MessageBody] | None = Field(default=None, min_length=1, max_length=MAX_MESSAGES)
     title: str = Field(default="", max_length=MAX_TITLE)
     memory: str | None = Field(default=None, description="Add to the running memory of this name.")
-    when: When = Field(default=None, description="When it was said; of a running memory only.")
-    key: str | None = Field(default=None, description="Makes repeating harmless; of a running memory only.")
-    compile: bool = Field(
-        default=True, description="Compile it in the background; false leaves it on its text."
-    )
+    when: When = Field(default=None, description="When it was said. For running memories only.")
+    key: str | None = Field(default=None, description="Makes repetition harmless. For running memories only.")
+    compile: bool = Field(default=True, description="Compile it in the background; false leaves it as text.")
 
     @field_validator("title")
     @classmethod
     def _on_one_line(cls, title: str) -> str:
         if not one_line(title):
-            raise ValueError("a title is one line, without control characters")
+            raise ValueError("a title is one line without control characters")
         return title
 
     @model_validator(mode="after")
@@ -96,7 +94,7 @@ class RememberBody(Taken):
 
 
 class Part(BaseModel):
-    """A part of a message's content."""
+    """Part of a message's content."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -114,7 +112,7 @@ class ChatMessage(BaseModel):
 
 
 class EarlierMessage(BaseModel):
-    """One message before a question. Its text counts, and what tools said does not."""
+    """An earlier message. Its text is used; results of tools are not."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -123,7 +121,7 @@ class EarlierMessage(BaseModel):
 
 
 class AskBody(Taken):
-    """A question. ``within`` leaves one memory to choose, ``gate`` decides in place of the server's gate."""
+    """A question. ``within`` restricts it to one memory, ``gate`` replaces the server's gate."""
 
     question: str = Field(min_length=1, max_length=MAX_QUESTION, examples=["Where does Simsem live?"])
     max_tokens: int = Field(default=64, ge=1, le=100_000)
@@ -132,14 +130,14 @@ class AskBody(Taken):
     history: list[tuple[str, str] | EarlierMessage] = Field(
         default_factory=list,
         max_length=MAX_MESSAGES,
-        description="Earlier messages, or questions with their answers; the latest last.",
+        description="Earlier messages, or pairs of question and answer, the latest last.",
     )
     within: str | None = Field(default=None, description="The id of the one memory that may be used.")
     gate: Literal["auto", "rule", "entropy", "learned"] | None = None
 
 
 class ForgetBody(Taken):
-    """Which characters of a memory's text to forget: ``spans``, or ``matching`` wherever it stands."""
+    """The part of a memory to forget: ``spans`` of its text, or every occurrence of ``matching``."""
 
     spans: list[SpanBody] = Field(default_factory=list, max_length=1000)
     matching: str | None = Field(default=None, min_length=1, max_length=1000)
@@ -152,27 +150,26 @@ class ForgetBody(Taken):
 
 
 class RollbackBody(Taken):
-    """The version that is to answer."""
+    """The version to answer from."""
 
     version: int = Field(ge=1)
 
 
 class PinBody(Taken):
-    """Whether the current version is to answer whatever is compiled meanwhile."""
+    """Whether to keep answering from the current version, whatever is compiled meanwhile."""
 
     pinned: bool = True
 
 
 class RecompileBody(Taken):
-    """How much to recompile: of one user or all, at most ``limit`` memories, for ``budget`` seconds."""
+    """The scope of a recompilation: one user or all, at most ``limit`` memories, within ``budget``
+    seconds."""
 
-    user: str | None = Field(
-        default=None, description="Of one user; without it of all users of the key's tenant."
-    )
+    user: str | None = Field(default=None, description="One user. Default: all users of the key's tenant.")
     limit: int | None = Field(default=None, ge=1, le=1_000_000)
     budget: float | None = Field(default=None, gt=0, le=7 * 86400, description="Seconds.")
-    retry: bool = Field(default=False, description="Also what failed before and is the same.")
-    always: bool = Field(default=False, description="Also what is better left on its text.")
+    retry: bool = Field(default=False, description="Include memories that failed and have not changed.")
+    always: bool = Field(default=False, description="Include memories that are better left as text.")
 
 
 class MemoryOut(Given):
@@ -180,9 +177,9 @@ class MemoryOut(Given):
 
     id: str
     title: str
-    name: str | None = Field(description="Of a running memory.")
+    name: str | None = Field(description="The name of a running memory.")
     status: Literal["text", "compiled", "failed"]
-    version: int = Field(description="Of its artifact; 0 without one.")
+    version: int = Field(description="Version of its artifact; 0 without one.")
     pinned: bool
     compiler: str | None
     characters: int
@@ -192,8 +189,8 @@ class MemoryOut(Given):
     created: datetime
     changed: datetime | None
     entries: int
-    behind: int = Field(description="Entries that the artifact has not seen.")
-    asked: int = Field(description="Questions it answered.")
+    behind: int = Field(description="Entries newer than the artifact.")
+    asked: int = Field(description="Questions that it answered.")
     last_asked: datetime | None
 
 
@@ -205,14 +202,14 @@ class MemoriesOut(Given):
 
 
 class RememberedOut(Given):
-    """What was remembered, and the compilation that waits, if any."""
+    """The stored memory, and the id of its compilation, if one is queued."""
 
     memory: MemoryOut
     job: str | None
 
 
 class EntryOut(Given):
-    """One entry of a running memory: characters ``[start, end)`` of its text."""
+    """An entry of a running memory, at characters ``[start, end)`` of its text."""
 
     number: int
     speaker: str
@@ -241,14 +238,14 @@ class VersionOut(Given):
     nbytes: int
     compiler: str
     created: datetime
-    through: int | None = Field(description="The last entry it has seen, by number.")
+    through: int | None = Field(description="Number of the last entry that it covers.")
     since: datetime | None
     seconds: float | None
     flops: float | None
 
 
 class HistoryOut(Given):
-    """The versions that are kept, oldest first."""
+    """The stored versions, oldest first."""
 
     id: str
     pinned: bool
@@ -256,7 +253,7 @@ class HistoryOut(Given):
 
 
 class DifferenceOut(Given):
-    """Entries that only one of two versions has seen, and what both showed when they were admitted."""
+    """The entries that differ between two versions, and both versions' admission figures."""
 
     older: int
     newer: int
@@ -266,7 +263,7 @@ class DifferenceOut(Given):
 
 
 class ReceiptOut(Given):
-    """What was removed, without content; ``left`` is the id of what stays of the memory."""
+    """What was removed, without content. ``left`` is the id of the rest of the memory, if any."""
 
     memory_id: str
     artifacts_removed: int
@@ -275,13 +272,13 @@ class ReceiptOut(Given):
 
 
 class ForgottenOut(Given):
-    """What was forgotten."""
+    """Receipts of everything that was forgotten."""
 
     receipts: list[ReceiptOut]
 
 
 class AnswerOut(Given):
-    """An answer with its trace: why it is what it is."""
+    """An answer, with the trace that explains it."""
 
     text: str
     route: Literal["latent", "text", "none"]
@@ -292,7 +289,7 @@ class AnswerOut(Given):
 
 
 class TaskOut(Given):
-    """One memory that is due, why, and about what it costs."""
+    """A memory that is due, the reason, and its estimated cost."""
 
     user: str
     memory_id: str
@@ -304,7 +301,7 @@ class TaskOut(Given):
 
 
 class SkippedOut(Given):
-    """One memory that changed and is not compiled, and why."""
+    """A memory that changed and is not compiled, and why."""
 
     user: str
     memory_id: str
@@ -312,7 +309,7 @@ class SkippedOut(Given):
 
 
 class PlanOut(Given):
-    """What a recompilation would do."""
+    """The plan of a recompilation."""
 
     tasks: list[TaskOut]
     skipped: list[SkippedOut]
@@ -321,7 +318,7 @@ class PlanOut(Given):
 
 
 class ProgressOut(Given):
-    """How far the memory that is compiled now is; the loss is in nats."""
+    """Progress of the current compilation; the loss is in nats."""
 
     user: str
     memory_id: str
@@ -332,7 +329,7 @@ class ProgressOut(Given):
 
 
 class OutcomeOut(Given):
-    """What became of one memory."""
+    """The outcome of one memory's compilation."""
 
     user: str
     memory_id: str
@@ -344,7 +341,7 @@ class OutcomeOut(Given):
 
 
 class JobOut(Given):
-    """A compilation or recompilation: waiting, running, or what became of it."""
+    """A compilation or recompilation: waiting, running or finished."""
 
     id: str
     kind: Literal["compile", "recompile"]
@@ -365,7 +362,7 @@ class JobsOut(Given):
 
 
 class ErrorDetail(Given):
-    """What went wrong, and what to do."""
+    """What went wrong, and what to do about it."""
 
     message: str
     type: str

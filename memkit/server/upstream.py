@@ -1,7 +1,7 @@
-"""In front of another OpenAI-compatible server: memories go into its prompt as text.
+"""A proxy in front of another OpenAI-compatible server: memories go into its prompt as text.
 
-Such a server takes no artifacts. A question's best memory is found as always, without a model; its best
-passages go into the system message, and all else is passed on as it came, there and back.
+Such a server takes no artifacts. The best memory for a question is retrieved as usual, without a model, and
+its best passages go into the system message. Everything else passes through unchanged, in both directions.
 """
 
 from __future__ import annotations
@@ -26,36 +26,37 @@ from memkit.server.middleware import UNBUFFERED
 from memkit.server.response_passthrough import DECODED, headers_of, joined, marked, with_field
 from memkit.server.schemas import MAX_QUESTION
 
-CHARACTERS = 4  # of a token, roughly: the upstream's tokenizer is not here
-MAX_ERROR = 64 * 1024  # bytes of an upstream's refusal that are read
-MAX_WHOLE = 16 * 2**20  # bytes of an answer that are read before it is passed on; a longer one has no field
+CHARACTERS = 4  # per token, roughly: the upstream's tokenizer is unknown
+MAX_ERROR = 64 * 1024  # bytes of an error response that are read
+MAX_WHOLE = 16 * 2**20  # bytes of an answer that are buffered; a longer one gets no field `memkit`
 FRAME = "Use what is known from earlier, where it answers the user:\n\n{text}"
 EVENTS = "text/event-stream"
 REFUSED = "the upstream refuses this server: its key belongs in MEMKIT_UPSTREAM_KEY, where this server starts"
 BROKEN = b'\n\ndata: {"error": {"message": "the upstream broke off", "type": "server_error"}}\n\n'
 _OBSTACLE = "the upstream takes no artifacts"
 _SYSTEM = ("system", "developer")
-_RENAMED = {"x-request-id": "x-upstream-request-id"}  # where the body tells ours
-_TOLD = {"Route": "route", "Memory": "memory_id", "Gate": "gate"}
+_RENAMED = {"x-request-id": "x-upstream-request-id"}  # the body has ours
+_HEADERS = {"Route": "route", "Memory": "memory_id", "Gate": "gate"}
 
 
-class Estimated:
-    """Counts tokens by characters."""
+class TokenEstimate:
+    """Estimates token counts from characters."""
 
     def count_tokens(self, text: str) -> int:
+        """About the number of tokens of a text, rounded up."""
         return -(-len(text) // CHARACTERS)
 
 
 @dataclass(frozen=True)
 class MemoryContext:
-    """What memory goes into a prompt, and why."""
+    """The memory that goes into a prompt: the decision, its text, and the spans of its source."""
 
     decision: Decision
     text: str
     spans: tuple[Span, ...]
 
-    def told(self, user: str) -> dict[str, Any]:
-        """The field ``memkit`` of an answer."""
+    def described(self, user: str) -> dict[str, Any]:
+        """The field ``memkit`` of an answer to ``user``."""
         decision = self.decision
         memory = decision.candidate.memory if decision.candidate and self.text else None
         return {
@@ -75,7 +76,7 @@ class MemoryContext:
 
 
 class Upstream:
-    """Passes conversations on. ``client`` is None where a model here answers."""
+    """Passes conversations on. ``client`` is None if this server's own engine answers."""
 
     def __init__(self, services: Services, client: httpx2.AsyncClient | None) -> None:
         self._services, self._client = services, client
@@ -83,7 +84,7 @@ class Upstream:
     @classmethod
     @asynccontextmanager
     async def of(cls, services: Services) -> AsyncGenerator[Upstream, None]:
-        """The upstream of a configuration, or one that is never asked."""
+        """The upstream of the server's configuration, for as long as the context lasts."""
         config = services.config
         if config.upstream is None:
             yield cls(services, None)
@@ -104,14 +105,17 @@ class Upstream:
         content: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         query: str = "",
-        told: dict[str, Any] | None = None,
+        used: dict[str, Any] | None = None,
     ) -> Response:
-        """What the upstream answers, with what was used of the memories in the field ``memkit``."""
+        """The upstream's response; ``used`` becomes its field ``memkit``.
+
+        Raises `ApiError` for an upstream that cannot be reached or used.
+        """
         answered = await self._send(method, path, content, headers or {}, query)
         passed = headers_of(answered.headers)
-        for name, key in _TOLD.items():
-            if told is not None and told[key] is not None:
-                passed[f"X-Memkit-{name}"] = str(told[key])
+        for name, key in _HEADERS.items():
+            if used is not None and used[key] is not None:
+                passed[f"X-Memkit-{name}"] = str(used[key])
         if answered.status_code >= 300:
             try:
                 return await _refusal(answered, passed)
@@ -122,9 +126,9 @@ class Upstream:
             return StreamingResponse(_pieces(answered, raw=True), answered.status_code, passed)
         pieces = _pieces(answered)
         if answered.headers.get("content-type", "").lower().startswith(EVENTS):
-            events = pieces if told is None else marked(pieces, "memkit", told)
+            events = pieces if used is None else marked(pieces, "memkit", used)
             return StreamingResponse(events, answered.status_code, {**passed, **UNBUFFERED})
-        return await _whole(answered, pieces, passed, told)
+        return await _whole(answered, pieces, passed, used)
 
     async def chat(
         self,
@@ -135,28 +139,29 @@ class Upstream:
         headers: Mapping[str, str],
         query: str,
     ) -> Response:
-        """Answer a conversation, with the best memory of its question in its instructions.
+        """Pass a conversation on, with the best memory for its question in the instructions.
 
-        ``body`` is what ``content`` holds; where no memory is used, that goes on byte by byte.
+        ``body`` is the parsed ``content``, which is passed on byte for byte if no memory is used. ``within``
+        is the id of the only memory to consider. Raises `ApiError` as `ask`.
         """
-        found = await to_thread.run_sync(self.look, context, latest(body.get("messages")), within)
-        if found.text:
-            body = {**body, "messages": framed(body["messages"], FRAME.format(text=found.text))}
+        memory = await to_thread.run_sync(self.retrieve, context, latest(body.get("messages")), within)
+        if memory.text:
+            body = {**body, "messages": framed(body["messages"], FRAME.format(text=memory.text))}
             content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
-        told = found.told(context.caller.user)
+        used = memory.described(context.caller.user)
         return await self.ask(
-            "POST", "chat/completions", content=content, headers=headers, query=query, told=told
+            "POST", "chat/completions", content=content, headers=headers, query=query, used=used
         )
 
-    def look(self, context: RequestContext, question: str, within: str | None) -> MemoryContext:
-        """The memory that a question is about, and its passages."""
+    def retrieve(self, context: RequestContext, question: str, within: str | None) -> MemoryContext:
+        """The best memory for a question, with its best passages."""
         if not question.strip():
             return MemoryContext(Decision("none", None, "there is no question in words"), "", ())
         with context.memory() as memory:
-            looked = memory.router.retrieve(question, within=within)
-            if not looked.ranked:
+            retrieved = memory.router.retrieve(question, within=within)
+            if not retrieved.ranked:
                 return MemoryContext(EMPTY, "", ())
-            best = looked.ranked[0]
+            best = retrieved.ranked[0]
             least = memory.router.config.min_similarity
             decision = decide_by_rule(
                 best, _OBSTACLE, memory.router.embedder.min_similarity if least is None else least
@@ -166,7 +171,7 @@ class Upstream:
             room = self._services.config.context_tokens
             try:
                 text, spans = select_passages(
-                    memory.bank, memory.owner, Estimated(), best.memory, looked.vector, room
+                    memory.bank, memory.owner, TokenEstimate(), best.memory, retrieved.vector, room
                 )
             except NotFoundError:  # forgotten in the meantime
                 text, spans = "", ()
@@ -188,23 +193,22 @@ class Upstream:
             raise ApiError(502, "the upstream cannot be reached", "upstream_unavailable") from error
 
 
-# -- what is asked ------------------------------------------------------------------------------
+# -- requests ------------------------------------------------------------------------------
 def latest(messages: Any) -> str:
-    """The user's latest words, by which a memory is found, of messages that are not ours to judge.
+    """The user's latest words, for retrieval: everything said since the assistant's last answer in words.
 
-    They are all that the user said since the last answer in words: images, tools' results and calls may
-    follow them.
+    Images, tool calls and results may follow them. Messages are not validated here.
     """
-    found = list[str]()
+    texts = list[str]()
     for message in reversed(messages if isinstance(messages, list) else []):
         if not isinstance(message, dict):
             continue
         role, text = message.get("role"), _words(message.get("content"))
         if role == "user" and text.strip():
-            found.append(text)
-        elif role == "assistant" and text.strip() and found:
+            texts.append(text)
+        elif role == "assistant" and text.strip() and texts:
             break
-    return "\n".join(reversed(found))[-MAX_QUESTION:]
+    return "\n".join(reversed(texts))[-MAX_QUESTION:]
 
 
 def _words(content: Any) -> str:
@@ -216,34 +220,34 @@ def _words(content: Any) -> str:
 
 
 def framed(messages: list[Any], text: str) -> list[Any]:
-    """The conversation with a text at the end of its instructions: some models take them only once."""
+    """The conversation with ``text`` appended to its system message: some models accept only one."""
     for number, message in enumerate(messages):
         if isinstance(message, dict) and message.get("role") in _SYSTEM:
             content = message.get("content")
             if isinstance(content, list):
-                said: Any = [*content, {"type": "text", "text": text}]
+                extended: Any = [*content, {"type": "text", "text": text}]
             elif isinstance(content, str) and content:
-                said = f"{content}\n\n{text}"
+                extended = f"{content}\n\n{text}"
             elif not content:
-                said = text
+                extended = text
             else:
-                break  # nothing that a text can be added to
-            return [*messages[:number], {**message, "content": said}, *messages[number + 1 :]]
+                break  # content of another type
+            return [*messages[:number], {**message, "content": extended}, *messages[number + 1 :]]
     return [{"role": "system", "content": text}, *messages]
 
 
-# -- what is answered ---------------------------------------------------------------------------
+# -- responses ---------------------------------------------------------------------------
 async def _pieces(answered: httpx2.Response, raw: bool = False) -> AsyncGenerator[bytes, None]:
-    """The bytes of an answer as they come; closing this hangs up there."""
+    """The bytes of an answer as they come. Closing the generator closes the connection."""
     try:
         async for piece in answered.aiter_raw() if raw else answered.aiter_bytes():
             yield piece
     except httpx2.HTTPError:
         if not answered.headers.get("content-type", "").lower().startswith(EVENTS):
-            raise  # cutting the answer off tells that it is not whole
+            raise  # cutting the answer off shows that it is incomplete
         yield BROKEN
     finally:
-        with CancelScope(shield=True):  # else its connection stays open where the reader hung up
+        with CancelScope(shield=True):  # else the connection stays open after the reader has disconnected
             await answered.aclose()
 
 
@@ -251,7 +255,7 @@ async def _whole(
     answered: httpx2.Response,
     pieces: AsyncGenerator[bytes, None],
     headers: dict[str, str],
-    told: dict[str, Any] | None,
+    used: dict[str, Any] | None,
 ) -> Response:
     parts, size = list[bytes](), 0
     try:
@@ -263,13 +267,13 @@ async def _whole(
     except httpx2.HTTPError as error:
         raise ApiError(502, "the upstream broke off", "upstream_unavailable") from error
     data = b"".join(parts)
-    return Response(data if told is None else with_field(data, "memkit", told), answered.status_code, headers)
+    return Response(data if used is None else with_field(data, "memkit", used), answered.status_code, headers)
 
 
 async def _refusal(answered: httpx2.Response, headers: dict[str, str]) -> Response:
-    """An upstream's refusal as it came; one that is no JSON in the shape of ours, with its status."""
+    """An upstream's error response, unchanged if it is JSON, else as one of ours with its status."""
     status = answered.status_code
-    if status in (401, 403):  # its key is the server's, not the caller's
+    if status in (401, 403):  # the key is this server's, not the caller's
         raise ApiError(502, REFUSED, "upstream_unavailable")
     if status < 400:
         advice = "the upstream sends its callers elsewhere: give its final address as --upstream"

@@ -1,4 +1,4 @@
-"""What is wrong with a request, as a sentence: pydantic's findings in words of our own, without its links."""
+"""Validation errors as sentences: pydantic's findings in our own words, without its links."""
 
 from __future__ import annotations
 
@@ -43,31 +43,31 @@ def _number(value: float) -> str:
     return f"{int(value) if value == int(value) else value:,}"
 
 
-def _long(found: Finding, ctx: Finding) -> str:
-    return f"has {len(found['input']):,} characters, the most is {ctx['max_length']:,}"
+def _long(error: Finding, ctx: Finding) -> str:
+    return f"has {len(error['input']):,} characters, the most is {ctx['max_length']:,}"
 
 
-def _short(found: Finding, ctx: Finding) -> str:
+def _short(error: Finding, ctx: Finding) -> str:
     least = int(ctx["min_length"])
-    return "is empty" if not found["input"] else f"needs {_counted(least, 'character', 'characters')} or more"
+    return "is empty" if not error["input"] else f"needs {_counted(least, 'character', 'characters')} or more"
 
 
-def _many(found: Finding, ctx: Finding) -> str:
-    if isinstance(found["input"], str):  # where a text stands beside a list
-        return _long(found, ctx)
+def _many(error: Finding, ctx: Finding) -> str:
+    if isinstance(error["input"], str):  # in a union of text and list
+        return _long(error, ctx)
     actual = ctx.get("actual_length")
     given = f"{actual:,}" if isinstance(actual, int) else "more"
     return f"has {given} items, the most is {ctx['max_length']:,}"
 
 
-def _few(found: Finding, ctx: Finding) -> str:
-    if isinstance(found["input"], str):
-        return _short(found, ctx)
+def _few(error: Finding, ctx: Finding) -> str:
+    if isinstance(error["input"], str):
+        return _short(error, ctx)
     least = int(ctx["min_length"])
-    return "is empty" if not found["input"] else f"needs {_counted(least, 'item', 'items')} or more"
+    return "is empty" if not error["input"] else f"needs {_counted(least, 'item', 'items')} or more"
 
 
-def _own(found: Finding, ctx: Finding) -> str:
+def _own(error: Finding, ctx: Finding) -> str:
     return str(ctx.get("error", "is not valid"))
 
 
@@ -77,51 +77,51 @@ _MADE: dict[str, Callable[[Finding, Finding], str]] = {
     "too_long": _many,
     "too_short": _few,
     "value_error": _own,
-    "greater_than": lambda found, ctx: f"must be more than {_number(ctx['gt'])}",
-    "greater_than_equal": lambda found, ctx: f"must be at least {_number(ctx['ge'])}",
-    "less_than": lambda found, ctx: f"must be less than {_number(ctx['lt'])}",
-    "less_than_equal": lambda found, ctx: f"must be at most {_number(ctx['le'])}",
-    "literal_error": lambda found, ctx: f"must be {ctx['expected']}",
-    "enum": lambda found, ctx: f"must be {ctx['expected']}",
+    "greater_than": lambda error, ctx: f"must be more than {_number(ctx['gt'])}",
+    "greater_than_equal": lambda error, ctx: f"must be at least {_number(ctx['ge'])}",
+    "less_than": lambda error, ctx: f"must be less than {_number(ctx['lt'])}",
+    "less_than_equal": lambda error, ctx: f"must be at most {_number(ctx['le'])}",
+    "literal_error": lambda error, ctx: f"must be {ctx['expected']}",
+    "enum": lambda error, ctx: f"must be {ctx['expected']}",
 }
 
 
-def describe_error(found: Finding) -> str:
-    """What one finding says of the value at its place."""
-    kind = str(found.get("type", ""))
+def describe_error(error: Finding) -> str:
+    """A finding of pydantic as a sentence about the value."""
+    kind = str(error.get("type", ""))
     if kind in _FIXED:
         return _FIXED[kind]
     if kind in _MADE:
-        return _MADE[kind](found, found.get("ctx", {}))
+        return _MADE[kind](error, error.get("ctx", {}))
     if kind.startswith(("datetime_", "date_", "timezone_", "time_")):
         return _TIME
     return "is not valid"
 
 
 def describe_errors(findings: Sequence[Finding], given: Any = None) -> tuple[str | None, str]:
-    """The place of the worst finding, as ``messages.0.content``, and a sentence about it.
+    """The place of the worst finding, such as ``messages.0.content``, and a sentence about it.
 
-    ``given`` is the value that was looked at. Where a value may have several forms, pydantic finds fault
-    with each: that with the form which came nearest counts, and the names of forms are no part of a place.
+    ``given`` is the validated value. Where a value may have several forms, pydantic reports each of them: the
+    finding for the closest form counts, and the names of forms are no part of the place.
     """
     placed = [(place_of(each["loc"], given, each.get("type") == "missing"), each) for each in findings]
     if not placed:
         return None, "the request is not valid"
     deepest = max(len(place) for place, _ in placed)
-    place, found = min(placed, key=lambda pair: (pair[1].get("type") in _FORMS, deepest - len(pair[0])))
+    place, error = min(placed, key=lambda pair: (pair[1].get("type") in _FORMS, deepest - len(pair[0])))
     same = {describe_error(each) for at, each in placed if at == place and each.get("type") in _FORMS}
-    said = describe_error(found)
-    if found.get("type") in _FORMS and len(same) > 1:
+    sentence = describe_error(error)
+    if error.get("type") in _FORMS and len(same) > 1:
         words = [each.removeprefix("must be ") for each in sorted(same) if each.startswith("must be ")]
-        said = f"must be {' or '.join(words)}"
+        sentence = f"must be {' or '.join(words)}"
     where = ".".join(map(str, place))[:200] or None
     if where is None:
-        return None, said if found.get("type") == "value_error" else f"the request {said}"
-    return where, f"{where}: {said}"
+        return None, sentence if error.get("type") == "value_error" else f"the request {sentence}"
+    return where, f"{where}: {sentence}"
 
 
 def place_of(loc: Sequence[Any], given: Any, missing: bool = False) -> tuple[str | int, ...]:
-    """The keys and indices of a place, without what pydantic adds: the names of forms and validators."""
+    """The keys and indices of a place, without pydantic's names of forms and validators."""
     place, at = list[str | int](), given
     for number, key in enumerate(loc):
         if isinstance(at, Mapping) and (key in at or (missing and number == len(loc) - 1)):

@@ -180,15 +180,15 @@ SHOWN = [
 def test_margins_and_times_say_of_what(
     driver: WebDriver, monkeypatch: pytest.MonkeyPatch, trace: dict[str, Any], route: Any, margin: str
 ) -> None:
-    class Turns:
+    class Answers:
         def __init__(self, request: Any) -> None:
-            self._turns = request.app.state.turns
+            self._answers = request.app.state.answers
 
         async def answer(self, *arguments: Any) -> Any:
-            found = await self._turns.answer(*arguments)
+            found = await self._answers.answer(*arguments)
             return replace(found, route=route, trace=replace(found.trace, route=route, **trace))
 
-    monkeypatch.setattr(ask, "turns_of", Turns)
+    monkeypatch.setattr(ask, "answers_of", Answers)
     go(driver, "#/")
     go(driver, "#/ask")
     wait(driver, "#field-question").send_keys("Where does Mira live?", Keys.ENTER)

@@ -1,4 +1,4 @@
-"""``/ask``: a question to the user's memories, and why the answer is what it is."""
+"""``/ask``: a question to the user's memories, answered with a trace."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ routes = APIRouter(tags=["questions"], responses=ERRORS, route_class=JsonRoute)
 
 @routes.post("/ask")
 async def ask(body: AskBody, context: InContext, request: Request, response: Response) -> AnswerOut:
-    """Answer a question from the user's best memory, compiled or as text, or without one; and say why."""
+    """Answer a question from the user's best memory, compiled or as text, or without one, and say why."""
     require_model(context)
     within = None
     if body.within is not None:
@@ -40,21 +40,21 @@ async def ask(body: AskBody, context: InContext, request: Request, response: Res
         within=within,
         gate=body.gate,
     )
-    answer = await turns_of(request).answer(context, question, request)
+    answer = await answers_of(request).answer(context, question, request)
     response.headers.update(headers_of(context, answer))
     return AnswerOut(
         text=answer.text, route=answer.route, user=context.caller.user, trace=plain(asdict(answer.trace))
     )
 
 
-def turns_of(request: Request) -> AnswerPool:
-    """Whose turn it is."""
-    found: AnswerPool = request.app.state.turns
-    return found
+def answers_of(request: Request) -> AnswerPool:
+    """The server's pool of answers."""
+    pool: AnswerPool = request.app.state.answers
+    return pool
 
 
 async def longest(context: RequestContext) -> int:
-    """The most tokens that an answer may have: the memory and the question need room, too.
+    """The longest answer, in tokens: memory and question need room in the window as well.
 
     Raises `EngineError` where the engine cannot answer now.
     """
@@ -63,13 +63,13 @@ async def longest(context: RequestContext) -> int:
 
 
 def require_model(context: RequestContext) -> None:
-    """Raise where answers come from an upstream."""
+    """Raise `ApiError` where an upstream answers."""
     if context.services.config.upstream is not None:
         raise ApiError(409, "answers come from an upstream here: ask at /v1/chat/completions", "no_model")
 
 
 def used(context: RequestContext, answer: Answer) -> dict[str, Any]:
-    """What an answer was made from: the field ``memkit`` of the OpenAI-compatible answers."""
+    """What an answer is based on: the field ``memkit`` of OpenAI-compatible answers."""
     trace = answer.trace
     return {
         "user": context.caller.user,
@@ -90,7 +90,7 @@ def used(context: RequestContext, answer: Answer) -> dict[str, Any]:
 
 
 def headers_of(context: RequestContext, answer: Answer) -> dict[str, str]:
-    """The same in short, as ``X-Memkit-*`` headers."""
+    """A summary of `used`, as ``X-Memkit-*`` headers."""
     about = used(context, answer)
     names = {"route": "Route", "gate": "Gate", "memory_id": "Memory", "version": "Version"}
     return {f"X-Memkit-{name}": str(about[key]) for key, name in names.items() if about[key] is not None}

@@ -1,4 +1,4 @@
-"""``/v1/embeddings``: vectors of the embedder that finds memories here, in OpenAI's form."""
+"""``/v1/embeddings``: vectors of the server's own embedder, in OpenAI's form."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from memkit.server.openai_schemas import EmbeddingsBody, EmbeddingsOut
 from memkit.server.request_body import JsonRoute
 from memkit.server.routes.memories import ERRORS
 from memkit.server.schemas import MAX_QUESTION
-from memkit.server.upstream import Estimated
+from memkit.server.upstream import TokenEstimate
 
 MAX_INPUTS = 1024
 routes = APIRouter(prefix="/v1", tags=["OpenAI-compatible"], responses=ERRORS, route_class=JsonRoute)
@@ -25,10 +25,10 @@ routes = APIRouter(prefix="/v1", tags=["OpenAI-compatible"], responses=ERRORS, r
 
 @routes.post("/embeddings", response_model=None, responses={200: {"model": EmbeddingsOut}})
 def embeddings(body: EmbeddingsBody, context: InContext, response: Response) -> Response:
-    """Vectors of texts, by the embedder that finds memories. No memory is read, and nothing is kept.
+    """Embed texts with the embedder that retrieves memories. No memory is read, and nothing is stored.
 
-    It looks at questions and at the passages that answer them in two ways: `input_type` says which texts
-    these are, `passage` (the default) or `query`.
+    The embedder treats passages and questions differently: `input_type` says which these are, `passage` (the
+    default) or `query`.
     """
     embedder = context.services.root.router.embedder
     if body.model != embedder.name:
@@ -46,21 +46,21 @@ def embeddings(body: EmbeddingsBody, context: InContext, response: Response) -> 
     counter = _counter(context)
     tokens = sum(map(counter.count_tokens, texts))
     vectors = _vectors(embedder, texts, query=body.input_type == "query")
-    found = {
+    content = {
         "object": "list",
         "model": embedder.name,
         "data": [
-            {"object": "embedding", "index": i, "embedding": _written(vector, body.encoding_format)}
+            {"object": "embedding", "index": i, "embedding": _encoded(vector, body.encoding_format)}
             for i, vector in enumerate(vectors)
         ],
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
         "memkit": {"ignored": body.ignored()},
     }
-    return with_headers(JSONResponse(found), response)
+    return with_headers(JSONResponse(content), response)
 
 
 def _texts(given: str | list[str] | list[int] | list[list[int]]) -> list[str]:
-    """The texts of a request, or 400 with what to do."""
+    """The texts of a request. Raises `ApiError` for anything else."""
     texts = list[str]()
     for each in [given] if isinstance(given, str) else given:
         if not isinstance(each, str):
@@ -81,8 +81,8 @@ def _texts(given: str | list[str] | list[int] | list[list[int]]) -> list[str]:
 
 
 def _counter(context: RequestContext) -> TokenCounter:
-    """What counts the tokens for the usage: where an upstream answers, no tokenizer is loaded here."""
-    return Estimated() if context.services.config.upstream is not None else context.services.root.engine
+    """Counts tokens for the usage: an estimate where an upstream answers and no tokenizer is loaded."""
+    return TokenEstimate() if context.services.config.upstream is not None else context.services.root.engine
 
 
 def _vectors(embedder: Embedder, texts: list[str], *, query: bool) -> Vectors:
@@ -92,7 +92,7 @@ def _vectors(embedder: Embedder, texts: list[str], *, query: bool) -> Vectors:
     return embedder.passages(texts)
 
 
-def _written(vector: Vectors, form: str | None) -> Any:
+def _encoded(vector: Vectors, form: str | None) -> Any:
     """A vector ``[dim]`` as numbers, or as its little-endian float32 bytes in base64."""
     if form == "base64":
         return base64.b64encode(vector.astype("<f4").tobytes()).decode("ascii")

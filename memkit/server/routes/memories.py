@@ -1,4 +1,4 @@
-"""The memory API: remember, look, go back, forget."""
+"""The memory API: remember, inspect, roll back, forget."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     for code, text in {
         400: "The request is not valid.",
         401: "No valid API key.",
-        403: "More than this tenant may have.",
-        404: "There is no such thing for this user.",
-        409: "It cannot be done with what is there.",
+        403: "The tenant's quota is exceeded.",
+        404: "This user has nothing of that name.",
+        409: "Not possible in the current state.",
         413: "The body is too large.",
-        429: "Too many requests of this key.",
-        503: "Not now; try again.",
+        429: "Too many requests with this key.",
+        503: "Not available now; try again.",
         504: "It took too long.",
     }.items()
 }
 Id = Annotated[str, Path(description="A memory's id.", examples=["0123456789abcdef"])]
-Number = Annotated[int, Query(ge=1, description="One that the history shows.")]
+Number = Annotated[int, Query(ge=1, description="A version in the history.")]
 _ID = re.compile(r"[0-9a-f]{16}")
 routes = APIRouter(tags=["memories"], responses=ERRORS, route_class=JsonRoute)
 
@@ -64,12 +64,12 @@ def list_memories(context: InContext) -> MemoriesOut:
 
 @routes.post("/memories", status_code=201)
 def remember(body: RememberBody, context: InContext) -> RememberedOut:
-    """Remember a document, or add to a running memory. It can be asked about at once, from its text."""
+    """Store a document, or add to a running memory. Questions can use its text at once."""
     with context.memory() as memory:
         if body.text is not None and body.memory is None:
             info = memory.remember(Document(body.text, body.title), compile=False)
         else:
-            info = memory.remember(_said(body), memory=body.memory, when=body.when, key=body.key)
+            info = memory.remember(_entries(body), memory=body.memory, when=body.when, key=body.key)
     config = context.services.config
     due = body.compile and config.compiles and not info.version and not info.running
     job = compile_later(context, info.id) if due else None
@@ -79,9 +79,9 @@ def remember(body: RememberBody, context: InContext) -> RememberedOut:
 @routes.delete("/memories")
 def forget_all(
     context: InContext,
-    all: Annotated[bool, Query(description="Must be true: it says that you mean it.")] = False,
+    all: Annotated[bool, Query(description="Must be true, as a confirmation.")] = False,
 ) -> ForgottenOut:
-    """Forget everything that the user has, in the namespaces of stores beneath them, too."""
+    """Forget everything that the user has, including the namespaces of stores."""
     if not all:
         raise ApiError(
             400, "this forgets all of the user's memories: say so with ?all=true", "not_confirmed", "all"
@@ -106,7 +106,7 @@ def forget(memory_id: Id, context: InContext) -> ForgottenOut:
 
 @routes.post("/memories/{memory_id}/forget")
 def forget_part(memory_id: Id, body: ForgetBody, context: InContext) -> ForgottenOut:
-    """Forget a part of a memory, with every version that saw it. What remains may have another id."""
+    """Forget part of a memory, with every version compiled from it. The rest may get another id."""
     info = get_memory(context, memory_id)
     with context.memory() as memory:
         if body.matching is not None:
@@ -117,7 +117,7 @@ def forget_part(memory_id: Id, body: ForgetBody, context: InContext) -> Forgotte
 
 @routes.get("/memories/{memory_id}/source")
 def source(memory_id: Id, context: InContext) -> SourceOut:
-    """Show a memory's source text, and of a running memory who said what when."""
+    """Show a memory's source text, and the entries of a running memory."""
     info, bank = get_memory(context, memory_id), context.services.bank
     document, entries = bank.logs.snapshot(context.owner, info.id)
     return SourceOut(
@@ -133,21 +133,26 @@ def source(memory_id: Id, context: InContext) -> SourceOut:
 def artifact(
     memory_id: Id, context: InContext, version: Annotated[int | None, Query(ge=1)] = None
 ) -> dict[str, Any]:
-    """Show what a memory's artifact says about itself: what it was made of, how, and what it showed."""
+    """Show the manifest of a memory's artifact: its sources, its settings and its test results."""
     info = get_memory(context, memory_id)
-    with context.services.bank.artifact(context.owner, info.id, version) as found:
-        manifest = found.manifest
+    with context.services.bank.artifact(context.owner, info.id, version) as artifact_file:
+        manifest = artifact_file.manifest
         tensors = [
             {"name": t.name, "dtype": t.dtype, "axes": dict(zip(t.axes, t.shape, strict=True))}
             for t in manifest.tensors
         ]
         facts = {name: value for name, value in vars(manifest).items() if name not in ("tenant", "tensors")}
-        return {"id": found.id, "nbytes": found.nbytes, **plain(_vars(facts)), "tensors": tensors}
+        return {
+            "id": artifact_file.id,
+            "nbytes": artifact_file.nbytes,
+            **plain(_vars(facts)),
+            "tensors": tensors,
+        }
 
 
 @routes.get("/memories/{memory_id}/history")
 def history(memory_id: Id, context: InContext) -> HistoryOut:
-    """Show the versions of a memory's artifact that are kept, oldest first."""
+    """Show the stored versions of a memory's artifact, oldest first."""
     info = get_memory(context, memory_id)
     versions = context.services.bank.versions.history(context.owner, info.id)
     return HistoryOut(
@@ -157,44 +162,46 @@ def history(memory_id: Id, context: InContext) -> HistoryOut:
 
 @routes.get("/memories/{memory_id}/diff")
 def diff(memory_id: Id, older: Number, newer: Number, context: InContext) -> DifferenceOut:
-    """Compare two versions: what each was compiled from, and what it showed when it was admitted."""
-    found = difference(context.services.bank, context.owner, get_memory(context, memory_id).id, older, newer)
+    """Compare two versions: the sources each was compiled from, and its admission figures."""
+    compared = difference(
+        context.services.bank, context.owner, get_memory(context, memory_id).id, older, newer
+    )
     return DifferenceOut(
         older=older,
         newer=newer,
-        added=[each.line for each in found.added],
-        removed=[each.line for each in found.removed],
-        figures=plain(found.fidelity),
+        added=[each.line for each in compared.added],
+        removed=[each.line for each in compared.removed],
+        figures=plain(compared.fidelity),
     )
 
 
 @routes.post("/memories/{memory_id}/rollback")
 def rollback(memory_id: Id, body: RollbackBody, context: InContext) -> MemoryOut:
-    """Let an earlier (or later) version answer. Its source does not change."""
+    """Answer from an earlier (or later) version. The source does not change."""
     info = get_memory(context, memory_id)
     return memory_out(context.services.bank.versions.rollback(context.owner, info.id, body.version))
 
 
 @routes.post("/memories/{memory_id}/pin")
 def pin(memory_id: Id, body: PinBody, context: InContext) -> MemoryOut:
-    """Let the current version answer until it is unpinned, whatever is compiled meanwhile."""
+    """Keep answering from the current version until it is unpinned, whatever is compiled meanwhile."""
     info = get_memory(context, memory_id)
     return memory_out(context.services.bank.versions.pin(context.owner, info.id, body.pinned))
 
 
 @routes.post("/memories/{memory_id}/compile", status_code=202)
 def compile_memory(memory_id: Id, context: InContext) -> JobOut:
-    """Compile a memory when its turn comes; ``/recompile/{id}`` tells how far it is."""
+    """Queue a memory for compilation; ``/recompile/{id}`` shows the progress."""
     info = get_memory(context, memory_id)
     job = compile_later(context, info.id, always=True)
-    found = context.services.jobs.get(context.caller.group, job) if job else None
-    if found is None:
+    queued = context.services.jobs.get(context.caller.group, job) if job else None
+    if queued is None:
         raise queue_full()
-    return JobOut.model_validate(found)
+    return JobOut.model_validate(queued)
 
 
 def get_memory(context: RequestContext, memory_id: str) -> MemoryInfo:
-    """The caller's memory of exactly that id; what is another's is as unknown as what is nobody's."""
+    """The caller's memory of that id. Others' memories are as unknown as absent ones: `NotFoundError`."""
     if not _ID.fullmatch(memory_id):
         raise NotFoundError(f"this user has no memory {memory_id!r:.80}; list the memories to see the ids")
     return context.services.bank.get(context.owner, memory_id)
@@ -206,9 +213,9 @@ def memory_out(info: MemoryInfo) -> MemoryOut:
 
 
 def compile_later(context: RequestContext, memory_id: str, *, always: bool = False) -> str | None:
-    """The id of the job; None where the queue is full. Compiled is what is worth it, or ``always``.
+    """Queue a memory, to be compiled if that is worthwhile or ``always``; returns the id of the job.
 
-    Raises `ApiError` where no model is here.
+    None means that the queue is full. Raises `ApiError` where an upstream answers.
     """
     if context.services.config.upstream is not None:
         raise ApiError(
@@ -218,7 +225,7 @@ def compile_later(context: RequestContext, memory_id: str, *, always: bool = Fal
     return job.id if job else None
 
 
-def _said(body: RememberBody) -> str | list[MessageLike]:
+def _entries(body: RememberBody) -> str | list[MessageLike]:
     if body.text is not None:
         return body.text
     return [each.model_dump() for each in body.messages or ()]

@@ -1,6 +1,6 @@
-"""The OpenAI-compatible routes. Answers come from the caller's memories, and say in ``memkit`` from which.
+"""The OpenAI-compatible routes: answers from the caller's memories, which the field ``memkit`` names.
 
-Where an upstream answers, `memkit.server.routes.proxy` stands in front of these.
+Where an upstream answers, `memkit.server.routes.proxy` takes precedence.
 """
 
 from __future__ import annotations
@@ -36,29 +36,29 @@ from memkit.server.openai_schemas import (
     Models,
 )
 from memkit.server.request_body import JsonRoute
-from memkit.server.routes.ask import headers_of, longest, turns_of, used
+from memkit.server.routes.ask import answers_of, headers_of, longest, used
 from memkit.server.routes.memories import ERRORS, get_memory
 from memkit.text.stop_sequences import StopSequences
 
 DEFAULT_TOKENS = 256
 _GATES: dict[str, GateName] = {"auto": "auto", "rule": "rule", "entropy": "entropy", "learned": "learned"}
 _EXTENSION = (
-    "The field `memkit` tells what was used: user, route (latent, text or none), reason, gate, margin, "
-    "memory_id, artifact_id, version, spans and times, and which fields of the request were ignored. In a "
-    "stream it is in the last chunk. Without a stream the headers X-Memkit-Route, -Gate, -Memory and "
-    "-Version tell it in short. X-Memkit-User, X-Memkit-Memory (an id) and X-Memkit-Gate choose."
+    "The field `memkit` says what was used: user, route (latent, text or none), reason, gate, margin, "
+    "memory_id, artifact_id, version, spans and times, and lists the request fields that were ignored. In a "
+    "stream it is in the last chunk; otherwise the headers X-Memkit-Route, -Gate, -Memory and -Version "
+    "summarize it. The request headers X-Memkit-User, X-Memkit-Memory (an id) and X-Memkit-Gate choose."
 )
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What headers choose in place of the router: one memory, and the gate."""
+    """The memory and the gate that request headers choose, in place of the router."""
 
     memory: str
     gate: str
 
     async def of(self, context: RequestContext) -> tuple[str | None, GateName | None]:
-        """The memory's id and the gate; `NotFoundError` for a memory that the caller has not."""
+        """The memory's id and the gate. Raises `NotFoundError` for a memory that is not the caller's."""
         if self.gate and self.gate not in _GATES:
             raise ConfigError(f"X-Memkit-Gate is one of {', '.join(_GATES)}")
         gate = _GATES[self.gate] if self.gate else None
@@ -68,7 +68,7 @@ class Choices:
 
 
 async def _choices(
-    x_memkit_memory: Annotated[str, Header(description="Id of the one memory that may be used.")] = "",
+    x_memkit_memory: Annotated[str, Header(description="Id of the only memory to use.")] = "",
     x_memkit_gate: Annotated[str, Header(description="auto, rule, entropy or learned.")] = "",
 ) -> Choices:
     return Choices(x_memkit_memory, x_memkit_gate)
@@ -121,11 +121,12 @@ async def completions(
     return await _answered(_Form("text_completion", "cmpl"), context, body, asked, request, response)
 
 
-# -- what is asked ------------------------------------------------------------------------------
+# -- requests ------------------------------------------------------------------------------
 def _check(context: RequestContext, body: Common) -> None:
     _require_model(context, body.model)
-    if found := body.impossible():
-        raise ApiError(400, found[1], "unsupported", found[0])
+    if unsupported := body.impossible():
+        field, advice = unsupported
+        raise ApiError(400, advice, "unsupported", field)
 
 
 def _require_model(context: RequestContext, name: str) -> None:
@@ -134,7 +135,7 @@ def _require_model(context: RequestContext, name: str) -> None:
 
 
 def unknown(name: str) -> ApiError:
-    """The answer where no model of that name is served."""
+    """The answer to a model name that is not served."""
     return ApiError(
         404,
         f"the model {name!r:.80} does not answer here; /v1/models lists what there is",
@@ -178,12 +179,12 @@ class _Form:
     prefix: str
 
     def choice(self, text: str, finish: str | None) -> dict[str, Any]:
-        said = (
+        content = (
             {"message": {"role": "assistant", "content": text}}
             if self.prefix == "chatcmpl"
             else {"text": text}
         )
-        return {"index": 0, **said, "logprobs": None, "finish_reason": finish}
+        return {"index": 0, **content, "logprobs": None, "finish_reason": finish}
 
     def piece(self, text: str | None, finish: str | None, first: bool) -> dict[str, Any]:
         if self.prefix != "chatcmpl":
@@ -206,7 +207,7 @@ async def _answered(
     form: _Form, context: RequestContext, body: Common, asked: Question, request: Request, response: Response
 ) -> Response:
     if body.stream:
-        pieces = turns_of(request).stream(context, asked)
+        pieces = answers_of(request).stream(context, asked)
         try:
             first = await anext(pieces)  # errors before it have a status of their own
         except BaseException:
@@ -215,16 +216,16 @@ async def _answered(
         events = _events(form, context, body, first, pieces, request_id_of(request))
         streamed = StreamingResponse(events, media_type="text/event-stream", headers=UNBUFFERED)
         return with_headers(streamed, response)
-    answer = await turns_of(request).answer(context, asked, request)
+    answer = await answers_of(request).answer(context, asked, request)
     stopper = StopSequences(body.stops)
     text = stopper.take(answer.text) + stopper.rest()
-    found = {
+    content = {
         **form.frame(context, False),
         "choices": [form.choice(text, _finish(answer, stopper))],
         "usage": _usage(answer),
         "memkit": {**used(context, answer), "ignored": body.ignored()},
     }
-    return with_headers(JSONResponse(found, headers=headers_of(context, answer)), response)
+    return with_headers(JSONResponse(content, headers=headers_of(context, answer)), response)
 
 
 async def _events(
@@ -235,7 +236,7 @@ async def _events(
     pieces: AsyncGenerator[str | Answer, None],
     request_id: str,
 ) -> AsyncIterator[str]:
-    """Server-sent events of a stream. Where its reader hangs up, it is closed, and no more is generated."""
+    """Server-sent events of an answer. Generation stops when the reader disconnects."""
     frame, stopper, began = form.frame(context, True), StopSequences(body.stops), False
     usage = body.stream_options is not None and bool(body.stream_options.include_usage)
     async with aclosing(pieces):
@@ -272,5 +273,5 @@ def _finish(answer: Answer, stopper: StopSequences) -> str:
 
 
 def _usage(answer: Answer) -> dict[str, int]:
-    prompt, said = answer.trace.prompt_tokens, answer.trace.completion_tokens
-    return {"prompt_tokens": prompt, "completion_tokens": said, "total_tokens": prompt + said}
+    prompt, completion = answer.trace.prompt_tokens, answer.trace.completion_tokens
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}

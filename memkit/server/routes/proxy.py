@@ -1,6 +1,6 @@
-"""The OpenAI-compatible routes where an upstream answers: its own limits hold, and not those of this server.
+"""The OpenAI-compatible routes in front of an upstream, whose own limits apply in place of this server's.
 
-A body is read only as far as memories need it: whose they are, and what the user said last.
+Of a body only two things are read: the user, and the user's latest words.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ routes = APIRouter(prefix="/v1", include_in_schema=False)  # `memkit.server.rout
 
 @routes.get("/models")
 async def models(context: InContext, request: Request, response: Response) -> Response:
-    return with_headers(await _upstream(request).ask("GET", "models", **_how(request)), response)
+    return with_headers(await _upstream(request).ask("GET", "models", **_passed_on(request)), response)
 
 
 @routes.get("/models/{model_id:path}")
@@ -32,7 +32,7 @@ async def model(model_id: str, context: InContext, request: Request, response: R
     asked = path.removeprefix(request.scope.get("root_path", "")).removeprefix("/v1/")
     if not {".", ".."}.isdisjoint(model_id.split("/")):  # no way to what else the upstream serves
         raise unknown(model_id)
-    return with_headers(await _upstream(request).ask("GET", asked, **_how(request)), response)
+    return with_headers(await _upstream(request).ask("GET", asked, **_passed_on(request)), response)
 
 
 @routes.post("/chat/completions")
@@ -46,17 +46,17 @@ async def chat(context: InContext, request: Request, response: Response, chosen:
     within, _ = await chosen.of(context)
 
     def answered() -> Awaitable[Response]:
-        return _upstream(request).chat(context, body, content, within, **_how(request))
+        return _upstream(request).chat(context, body, content, within, **_passed_on(request))
 
     return with_headers(await until_disconnected(request, answered), response)
 
 
-def _how(request: Request) -> dict[str, Any]:
-    """The caller's headers and query, as far as they are the upstream's business."""
+def _passed_on(request: Request) -> dict[str, Any]:
+    """The headers and the query that the upstream gets."""
     given = {name: request.headers[name] for name in PASSED if name in request.headers}
     return {"headers": given, "query": request.url.query}
 
 
 def _upstream(request: Request) -> Upstream:
-    found: Upstream = request.app.state.upstream
-    return found
+    upstream: Upstream = request.app.state.upstream
+    return upstream

@@ -1,4 +1,4 @@
-"""``/recompile``: what is due, doing it, and how far it is."""
+"""``/recompile``: the plan, its execution and its progress."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from memkit.server.schemas import JobOut, JobsOut, PlanOut, RecompileBody, Skipp
 routes = APIRouter(prefix="/recompile", tags=["recompilation"], responses=ERRORS, route_class=JsonRoute)
 
 
-def _asked(
-    user: Annotated[str | None, Query(description="Of one user; without it of all.")] = None,
-    retry: Annotated[bool, Query(description="Also what failed before and is the same.")] = False,
-    always: Annotated[bool, Query(description="Also what is better left on its text.")] = False,
+def _query_parameters(
+    user: Annotated[str | None, Query(description="One user. Default: all.")] = None,
+    retry: Annotated[bool, Query(description="Include memories that failed and have not changed.")] = False,
+    always: Annotated[bool, Query(description="Include memories that are better left as text.")] = False,
 ) -> RecompileBody:
     return RecompileBody(user=user, retry=retry, always=always)
 
@@ -37,24 +37,24 @@ def list_jobs(context: InContext) -> JobsOut:
 
 
 @routes.get("/plan")
-def show_plan(context: InContext, asked: Annotated[RecompileBody, Depends(_asked)]) -> PlanOut:
-    """Tell what is due, in which order, and about what it costs. Nothing is compiled."""
+def show_plan(context: InContext, asked: Annotated[RecompileBody, Depends(_query_parameters)]) -> PlanOut:
+    """Show what is due, in which order, and the estimated cost. Nothing is compiled."""
     require_model(context)
-    found = plan(context.services.root, _scope(context, asked))
+    planned = plan(context.services.root, _scope(context, asked))
     return PlanOut(
-        tasks=[TaskOut.model_validate({**vars(task), "user": _user(task.user)}) for task in found.tasks],
+        tasks=[TaskOut.model_validate({**vars(task), "user": _user(task.user)}) for task in planned.tasks],
         skipped=[
             SkippedOut(user=_user(each.user), memory_id=each.memory_id, reason=each.reason)
-            for each in found.skipped
+            for each in planned.skipped
         ],
-        unchanged=found.unchanged,
-        seconds=found.seconds,
+        unchanged=planned.unchanged,
+        seconds=planned.seconds,
     )
 
 
 @routes.post("", status_code=202)
 def start(body: RecompileBody, context: InContext) -> JobOut:
-    """Recompile what is due, when its turn comes."""
+    """Queue a recompilation of what is due."""
     require_model(context)
     job = context.services.jobs.recompile(context.caller.group, _scope(context, body))
     if job is None:
@@ -64,10 +64,10 @@ def start(body: RecompileBody, context: InContext) -> JobOut:
 
 @routes.get("/{job_id}")
 def show_job(job_id: str, context: InContext) -> JobOut:
-    """Tell how far a compilation or recompilation is."""
+    """Show the progress of a compilation or recompilation."""
     job = context.services.jobs.get(context.caller.group, job_id)
     if job is None:
-        raise NotFoundError(f"there is no job {job_id!r:.40}; those that ended long ago are not kept")
+        raise NotFoundError(f"there is no job {job_id!r:.40}; jobs that ended long ago are not kept")
     return JobOut.model_validate(job)
 
 

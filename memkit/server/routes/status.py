@@ -1,4 +1,4 @@
-"""Whether the server is well, what it serves, what it counted, and evaluation reports."""
+"""Health, status, metrics and evaluation reports."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ open_routes = APIRouter(tags=["about"], route_class=JsonRoute)
 
 
 class Health(BaseModel):
-    """Whether the server answers, and which engine it takes answers from."""
+    """That the server is up, and which engine answers."""
 
     status: Literal["ok"]
     version: str
@@ -36,7 +36,7 @@ class Health(BaseModel):
 
 
 class Status(BaseModel):
-    """What this server serves, and what the tenant has here: that of the key, or its one user (``scope``).
+    """What this server serves, and how much the key's tenant or user (``scope``) has stored.
 
     ``engine`` is what answers: the model in this process ("transformers"), SGLang servers or an upstream;
     ``engine_ready`` says whether it can. ``fingerprint`` and ``window`` (tokens) are those of the model that
@@ -64,7 +64,7 @@ class Status(BaseModel):
 
 
 class Users(BaseModel):
-    """The users who have memories; "" is the tenant itself, and with a key of one user that user."""
+    """The users who have memories; "" is the holder of the key: the tenant itself, or its one user."""
 
     users: list[str]
 
@@ -77,15 +77,15 @@ class Reports(BaseModel):
 
 @open_routes.get("/health")
 def health(request: Request) -> Health:
-    """Tell that the server answers, and from which engine. Needs no key."""
+    """Show that the server is up, and which engine answers. Needs no key."""
     return Health(status="ok", version=__version__, engine=services_of(request).engine_name)
 
 
 @open_routes.get(
-    "/metrics", response_class=PlainTextResponse, responses={404: {"description": "It is closed."}}
+    "/metrics", response_class=PlainTextResponse, responses={404: {"description": "Metrics are closed."}}
 )
 def metrics(request: Request) -> str:
-    """Counts for Prometheus, with the token that the server was started with. They name no tenant."""
+    """Counts for Prometheus, with the token of the server's configuration. They name no tenant."""
     services = services_of(request)
     if not services.may_see_metrics(request.headers.get("authorization", "")):
         raise ApiError(404, "there is nothing at this address", "http_error")
@@ -94,7 +94,7 @@ def metrics(request: Request) -> str:
 
 @routes.get("/status")
 def status(context: InContext) -> Status:
-    """Tell what this server serves, and how much the user has in it."""
+    """Show what this server serves, and how much the user has stored."""
     services, infos = context.services, context.services.bank.list(context.owner)
     engine = None if services.config.upstream else services.engine.known()
     waiting = [job for job in services.jobs.list(context.caller.group) if job.state in ("waiting", "running")]
@@ -122,13 +122,13 @@ def status(context: InContext) -> Status:
 
 @routes.get("/users")
 def users(context: InContext) -> Users:
-    """List the users who have memories, among those whom the key acts for."""
+    """List the users with memories, among those that the key covers."""
     return Users(users=context.caller.users(context.services.bank.tenants()))
 
 
 @routes.get("/reports")
 def reports(context: InContext) -> Reports:
-    """List the evaluation reports that the server was given to show."""
+    """List the evaluation reports in the server's folder."""
     return Reports(reports=sorted(_reports(context.services.config.reports)))
 
 
@@ -139,16 +139,16 @@ def report(name: str, context: InContext) -> dict[str, Any]:
     if file is None:
         raise NotFoundError(f"there is no report {name!r:.80}; /reports lists what there is")
     try:
-        found = json.loads(file.read_text())
+        document = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise ApiError(409, f"the report {name} cannot be read", "report_unreadable") from error
-    if not isinstance(found, dict):
-        raise ApiError(409, f"the report {name} is none", "report_unreadable")
-    return found
+    if not isinstance(document, dict):
+        raise ApiError(409, f"the report {name} is not a JSON object", "report_unreadable")
+    return document
 
 
 def _reports(folder: Path | None) -> dict[str, Path]:
-    """Reports by name; a name is looked up among them and never made into a path."""
+    """Reports by name. A name is only looked up, never made into a path."""
     folder = None if folder is None else expanded(folder)
     if folder is None or not folder.is_dir():
         return {}
