@@ -1,4 +1,4 @@
-"""A calibration: what the learned and the entropy gate know of one model, compiler and embedder."""
+"""A calibration: classifiers and thresholds for one model, compiler and embedder, stored as JSON."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ HEADS = ("found", "right", "among", "held", "text")
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Where the gates decide; all but ``max_entropy`` (nats) are probabilities.
+    """The thresholds of the gates ``learned`` and ``entropy``.
 
-    Candidates that the search puts below ``probe_from`` are not probed. Below ``none_below`` the best one
-    is not the right memory. From ``latent_from`` on its artifact is
-    trusted; else its text is read once, and used from ``text_from`` on. ``max_entropy`` is the paper's λ.
+    All but ``max_entropy`` are probabilities. Candidates below ``probe_from`` after the search are not
+    probed. If the best candidate is below ``none_below`` after its probe, no memory is used. From
+    ``latent_from`` on its artifact is used; below, its text is read once, and used from ``text_from`` on.
+    ``max_entropy`` is the λ of CDLM, in nats. Raises `ConfigError` for values out of range.
     """
 
     probe_from: float
@@ -45,13 +46,20 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Scorers, thresholds and what they showed on questions that they were not fitted on.
+    """Classifiers, thresholds and their figures on held-out questions.
 
-    The scorers: ``found`` (is it the right memory, judging by the search alone), ``right`` (the same
-    after a probe), ``among`` (the same where several were probed), ``held`` (does its artifact answer
-    right), ``text`` (does its text, read once, hold the answer). ``curve`` is (share of the answerable
-    questions that are left to artifacts, share of those answered wrong); ``report`` has balanced
-    accuracy, AUROC, n, seed, source and date.
+    ``fingerprint`` is the base model's; ``compiler`` and ``embedder`` are names; ``hidden`` is the number
+    of dimensions of the hidden state in the features. ``heads`` are the classifiers by name:
+
+    ``found``  whether a candidate is the right memory, by its search features
+    ``right``  the same, after a probe
+    ``among``  the same, after several candidates were probed
+    ``held``   whether the artifact of the right memory answers correctly
+    ``text``   whether its text answers the question
+
+    ``curve`` has points (coverage, risk): the share of the answerable questions that are answered from
+    artifacts, and the share of those answers that are wrong. ``report`` has balanced accuracy, AUROC, n,
+    seed, source and date. Raises `ConfigError` if a classifier is missing.
     """
 
     fingerprint: str
@@ -65,20 +73,22 @@ class Calibration:
 
     def __post_init__(self) -> None:
         if set(self.heads) != set(HEADS):
-            raise ConfigError(f"a calibration has the scorers {', '.join(HEADS)}")
+            raise ConfigError(f"a calibration has the classifiers {', '.join(HEADS)}")
 
     def plain(self) -> dict[str, Any]:
-        """For JSON."""
+        """As plain data for JSON."""
         return {"format": FORMAT, **asdict(self)}
 
 
 def parse(data: Any) -> Calibration:
-    """A calibration from JSON. Raises `ConfigError` for anything else."""
-    known = {"format", *(f.name for f in fields(Calibration))}
-    if not isinstance(data, dict) or set(data) != known:
-        raise ConfigError(f"a calibration is an object with exactly {', '.join(sorted(known))}")
+    """A calibration from parsed JSON. Raises `ConfigError` for anything else."""
+    keys = {"format", *(f.name for f in fields(Calibration))}
+    if not isinstance(data, dict) or set(data) != keys:
+        raise ConfigError(f"a calibration is an object with exactly {', '.join(sorted(keys))}")
     if data["format"] != FORMAT:
-        raise ConfigError(f"a calibration of format {data['format']!r:.20}; this memkit reads {FORMAT}")
+        raise ConfigError(
+            f"the calibration has format {data['format']!r:.20}; this version of memkit reads format {FORMAT}"
+        )
     try:
         return Calibration(
             str(data["fingerprint"]),
@@ -95,18 +105,21 @@ def parse(data: Any) -> Calibration:
 
 
 def file_name(fingerprint: str, compiler: str, embedder: str) -> str:
-    """Name of the file of a calibration; nothing in it can leave the folder."""
+    """The file name of a calibration; unusual characters are replaced, so it never leaves its folder."""
     words = (fingerprint[:16], compiler, embedder)
     return "--".join(re.sub(r"[^\w.+-]", "_", word) for word in words) + ".json"
 
 
 def folder_of(bank: Path) -> Path:
-    """Where a bank keeps its calibrations."""
+    """The folder in which a bank stores its calibrations."""
     return bank / "calibrations"
 
 
 def save(calibration: Calibration, folder: Path) -> Path:
-    """Write it beside, then replace an earlier one of the same model, compiler and embedder."""
+    """Write a calibration atomically; it replaces one of the same model, compiler and embedder.
+
+    Returns the file's path.
+    """
     path = folder / file_name(calibration.fingerprint, calibration.compiler, calibration.embedder)
     folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
@@ -119,28 +132,32 @@ def save(calibration: Calibration, folder: Path) -> Path:
 
 
 def compilers(bank: Path, fingerprint: str, embedder: str) -> list[str]:
-    """The compilers that the bank has calibrations of, for a model and an embedder."""
+    """The compilers for which the bank has a calibration of this model and embedder."""
     before, _, after = file_name(fingerprint, "*", embedder).partition("_")
-    found = [path.name for path in folder_of(bank).glob("*.json")]
-    named = sorted(name for name in found if name.startswith(before) and name.endswith(after))
-    return [name[len(before) : -len(after)] for name in named]
+    names = [path.name for path in folder_of(bank).glob("*.json")]
+    matches = sorted(name for name in names if name.startswith(before) and name.endswith(after))
+    return [name[len(before) : -len(after)] for name in matches]
 
 
 def find(bank: Path, fingerprint: str, compiler: str, embedder: str) -> Calibration | None:
-    """The bank's calibration, else one that ships with memkit, else None.
+    """The bank's calibration, or else one that ships with memkit, or else None.
 
-    Raises `ConfigError` for a file that holds none, or another model's.
+    Raises `ConfigError` for a file that is not a calibration, or one of another model.
     """
     name = file_name(fingerprint, compiler, embedder)
-    for place in (folder_of(bank), files("memkit.router") / "calibrations"):
-        file = place / name
+    for folder in (folder_of(bank), files("memkit.router") / "calibrations"):
+        file = folder / name
         if not file.is_file():
             continue
         try:
-            found = parse(json.loads(file.read_text()))
+            calibration = parse(json.loads(file.read_text()))
         except (OSError, ValueError) as error:
             raise ConfigError(f"the calibration {file} cannot be used ({error}); calibrate again") from error
-        if (found.fingerprint, found.compiler, found.embedder) != (fingerprint, compiler, embedder):
+        if (calibration.fingerprint, calibration.compiler, calibration.embedder) != (
+            fingerprint,
+            compiler,
+            embedder,
+        ):
             raise ConfigError(f"the calibration {file} is of another model; calibrate again")
-        return found
+        return calibration
     return None

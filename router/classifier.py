@@ -1,4 +1,4 @@
-"""The trained scorer: logistic regression over named features, kept as JSON."""
+"""The router's classifier: logistic regression over named features, stored as JSON."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from numpy.typing import NDArray
 from memkit.errors import ConfigError
 
 Matrix = NDArray[np.float64]
-RIDGES = (0.3, 3.0, 30.0, 300.0)  # tried on rows held back; in units of the standardized weights
-STEPS = 50  # of Newton's method, which needs about ten
+RIDGES = (0.3, 3.0, 30.0, 300.0)  # L2 penalties of the weights of standardized features
+STEPS = 50  # at most; Newton's method needs about ten
 
 
 @dataclass(frozen=True)
 class Head:
-    """Probability from features ``[feature]``, which are standardized first.
+    """A logistic regression over standardized features.
 
-    Raises `ConfigError` when the sizes disagree or a number is not finite.
+    ``names``, ``mean``, ``scale`` and ``weights`` have one entry a feature. Raises `ConfigError` if the
+    sizes disagree, a number is not finite or a scale is not positive.
     """
 
     names: tuple[str, ...]
@@ -34,15 +35,19 @@ class Head:
         sizes = {len(self.names), len(self.mean), len(self.scale), len(self.weights)}
         numbers = (*self.mean, *self.scale, *self.weights, self.bias)
         if len(sizes) != 1 or not all(isinstance(x, int | float) and math.isfinite(x) for x in numbers):
-            raise ConfigError("a scorer needs one finite mean, scale and weight for each of its features")
+            raise ConfigError("a classifier needs one finite mean, scale and weight for each of its features")
         if not all(x > 0 for x in self.scale):
-            raise ConfigError("every scale of a scorer must be positive")
+            raise ConfigError("every scale of a classifier must be positive")
 
     def probability(self, features: Sequence[float]) -> float:
-        """In (0, 1). Raises `ConfigError` for another number of features than it was trained on."""
+        """The probability, in (0, 1), for ``features [feature]``.
+
+        Raises `ConfigError` unless there are as many features as it was trained on.
+        """
         if len(features) != len(self.names):
             raise ConfigError(
-                f"the scorer was trained on {len(self.names)} features, not {len(features)}: calibrate again"
+                f"the classifier was trained on {len(self.names)} features, not {len(features)}: "
+                "calibrate again"
             )
         standard = (np.asarray(features, dtype=np.float64) - self.mean) / self.scale
         return float(_sigmoid(standard @ np.asarray(self.weights) + self.bias))
@@ -51,37 +56,38 @@ class Head:
     def fit(
         cls, names: Sequence[str], rows: Sequence[Sequence[float]], labels: Sequence[bool], seed: int = 0
     ) -> Self:
-        """Train on ``rows [row, feature]``; both classes weigh the same.
+        """Train on ``rows [row, feature]`` and ``labels [row]``; both classes have the same weight.
 
-        The ridge is the one of `RIDGES` with the best likelihood of a quarter of the rows, held back.
-        Rows of one class alone, or none, give a scorer that always says the same.
+        ``names [feature]`` are the features' names. The ridge is the one of `RIDGES` with the best
+        likelihood on a quarter of the rows, drawn with ``seed`` and held out. Rows of a single class, or
+        no rows, give a constant probability.
         """
         x, y = np.asarray(rows, dtype=np.float64).reshape(len(rows), len(names)), np.asarray(labels, float)
         if not len(x):
-            nothing = (0.0,) * len(names)
-            return cls(tuple(names), nothing, (1.0,) * len(names), nothing, 0.0)
+            zeros = (0.0,) * len(names)
+            return cls(tuple(names), zeros, (1.0,) * len(names), zeros, 0.0)
         mean, scale = x.mean(0), np.maximum(x.std(0), 1e-6)
         standard = (x - mean) / scale
         order = np.random.default_rng(seed).permutation(len(x))
-        held, kept = order[: len(x) // 4], order[len(x) // 4 :]
+        validation, training = order[: len(x) // 4], order[len(x) // 4 :]
         losses = []
         for ridge in RIDGES:
-            weights, bias = _newton(standard[kept], y[kept], ridge)
-            losses.append(_loss(standard[held] @ weights + bias, y[held]))
+            weights, bias = _newton(standard[training], y[training], ridge)
+            losses.append(_loss(standard[validation] @ weights + bias, y[validation]))
         weights, bias = _newton(standard, y, RIDGES[int(np.argmin(losses))])
         mean_, scale_, weights_ = (tuple(float(value) for value in v) for v in (mean, scale, weights))
         return cls(tuple(names), mean_, scale_, weights_, float(bias))
 
     @classmethod
     def parse(cls, row: Any) -> Self:
-        """A head from JSON. Raises `ConfigError` for anything else."""
+        """A head from parsed JSON. Raises `ConfigError` for anything else."""
         if not isinstance(row, dict) or set(row) != {"names", "mean", "scale", "weights", "bias"}:
-            raise ConfigError("a scorer is an object with names, mean, scale, weights and bias")
+            raise ConfigError("a classifier is an object with names, mean, scale, weights and bias")
         try:
             names, mean, scale, weights = (tuple(row[n]) for n in ("names", "mean", "scale", "weights"))
             return cls(names, mean, scale, weights, row["bias"])
         except TypeError as error:
-            raise ConfigError(f"not a scorer: {error}") from error
+            raise ConfigError(f"not a classifier: {error}") from error
 
 
 def _sigmoid(x: Any) -> Any:

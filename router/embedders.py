@@ -1,4 +1,4 @@
-"""Embedders: texts to vectors whose inner product says how much of a question a passage covers."""
+"""Embedders turn texts into vectors; an inner product says how much of a question a passage covers."""
 
 from __future__ import annotations
 
@@ -19,46 +19,48 @@ Vectors = NDArray[np.float32]
 
 
 class Embedder(Protocol):
-    """Two sides, as a question and the passage that answers it need not look alike.
+    """Embeds questions and passages separately: a question need not look like the passage that answers it.
 
-    ``dim`` is the width of both; a product of 1 means that the passage covers the whole question.
-    A bank notes ``name`` beside its vectors: embedders of one name must agree in every vector.
-    Below ``min_similarity`` a passage is not about the question, for a gate that is not calibrated.
+    The similarity of a question and a passage is the inner product of their vectors; 1 means that the
+    passage covers the whole question.
     """
 
     @property
     def name(self) -> str:
-        """Identifies the vectors, settings included."""
+        """Identifies the embedder and its settings.
+
+        A bank stores it with the vectors: embedders of the same name must return the same vectors.
+        """
 
     @property
     def dim(self) -> int:
-        """Width of a vector."""
+        """The width of every vector."""
 
     @property
     def min_similarity(self) -> float:
-        """In [0, 1]."""
+        """The similarity, in [0, 1], below which an uncalibrated gate takes a passage to be unrelated."""
 
     @property
     def by_sentence(self) -> bool:
-        """Whether single sentences get vectors of their own beside their chunk's."""
+        """Whether sentences are embedded too, beside the chunks that contain them."""
 
     def passages(self, texts: Sequence[str]) -> Vectors:
-        """``[texts, dim]``, float32."""
+        """The vectors of passages, float32 ``[text, dim]``."""
 
     def question(self, text: str) -> Vectors:
-        """``[dim]``, float32."""
+        """The vector of a question, float32 ``[dim]``."""
 
 
 class LexicalEmbedder:
-    """Hashed words: needs no model, and no word is out of its vocabulary.
+    """Embeds hashed words: needs no model and has no unknown words.
 
-    A passage sets one cell per word (and per four-letter stem) to 1. A question spreads a weight of
-    1 over its words (`memkit.router.question`); so the product is the share of the question that the
-    passage mentions.
+    A passage sets one cell per word, and one per four-letter stem, to 1. A question spreads a weight of
+    1 over its words (`memkit.router.question`). Their product is the share of the question that the
+    passage mentions. ``dim`` is the number of cells, at least 64; raises `ConfigError` for fewer.
     """
 
     min_similarity = 0.3
-    by_sentence = False  # a chunk shares more words with a question than any of its sentences
+    by_sentence = False  # a chunk shares more words with a question than any of its sentences does
 
     def __init__(self, dim: int = 2048) -> None:
         if dim < 64:
@@ -67,10 +69,11 @@ class LexicalEmbedder:
         self.name = f"lexical:{dim}"
 
     def _cells(self, word: str) -> tuple[int, int]:
-        stem = word if word[0].isupper() else word[:4]  # Will is not will
+        stem = word if word[0].isupper() else word[:4]  # "Will" is not "will"
         return (zlib.crc32(b"w" + word.encode()) % self.dim, zlib.crc32(b"s" + stem.encode()) % self.dim)
 
     def passages(self, texts: Sequence[str]) -> Vectors:
+        """The vectors of passages, float32 ``[text, dim]``."""
         out = np.zeros((len(texts), self.dim), dtype=np.float32)
         for row, text in enumerate(texts):
             for word in memory_words(text):
@@ -78,6 +81,7 @@ class LexicalEmbedder:
         return out
 
     def question(self, text: str) -> Vectors:
+        """The vector of a question, float32 ``[dim]``; its entries sum to 1."""
         out = np.zeros(self.dim, dtype=np.float32)
         for word, weight in weighted_words(text):
             for cell in self._cells(word):
@@ -87,10 +91,12 @@ class LexicalEmbedder:
 
 
 class HybridEmbedder:
-    """Words and meanings: names that no model has seen, and questions in other words than the text.
+    """Combines two embedders, one for words and one for meaning.
 
-    Vectors are the two embedders' side by side, scaled so that a product is the weighted mean of
-    their products: ``weight`` for the lexical one, the rest for the other.
+    Words match names that no model has seen; meaning matches questions that paraphrase the text. Vectors
+    are concatenated and scaled so that a product is the weighted mean of both products. ``meaning`` embeds
+    by meaning and ``words`` by words (default: `LexicalEmbedder`); ``weight``, in (0, 1), is that of
+    ``words``. Raises `ConfigError` for another weight.
     """
 
     by_sentence = True
@@ -104,30 +110,30 @@ class HybridEmbedder:
 
     @property
     def dim(self) -> int:
-        """Both widths together."""
+        """The sum of both widths."""
         return self._words.dim + self._meaning.dim
 
     @property
     def min_similarity(self) -> float:
-        """The weighted mean of both."""
+        """The weighted mean of both thresholds."""
         low = self._words.min_similarity, self._meaning.min_similarity
         return self._weight * low[0] + (1 - self._weight) * low[1]
 
     def passages(self, texts: Sequence[str]) -> Vectors:
-        """``[texts, dim]``, float32."""
-        return self._joined(self._words.passages(texts), self._meaning.passages(texts))
+        """The vectors of passages, float32 ``[text, dim]``."""
+        return self._concatenate(self._words.passages(texts), self._meaning.passages(texts))
 
     def question(self, text: str) -> Vectors:
-        """``[dim]``, float32."""
-        return self._joined(self._words.question(text), self._meaning.question(question_text(text)))
+        """The vector of a question, float32 ``[dim]``."""
+        return self._concatenate(self._words.question(text), self._meaning.question(question_text(text)))
 
-    def _joined(self, words: Vectors, meaning: Vectors) -> Vectors:
+    def _concatenate(self, words: Vectors, meaning: Vectors) -> Vectors:
         scaled = (words * self._weight**0.5, meaning * (1 - self._weight) ** 0.5)
         return np.concatenate(scaled, axis=-1, dtype=np.float32)
 
 
 def lexical_embedder(argument: str = "") -> Embedder:
-    """The embedder ``lexical``. Raises `ConfigError` for an ``argument``, of which it has none."""
+    """The embedder ``lexical``. It takes no argument: raises `ConfigError` for a non-empty ``argument``."""
     if argument:
         raise ConfigError(
             f"the embedder 'lexical' takes no model, got {argument!r:.80}; 'sentence' and 'hybrid' do"
@@ -135,15 +141,17 @@ def lexical_embedder(argument: str = "") -> Embedder:
     return LexicalEmbedder()
 
 
-def resolve_embedder(chosen: str | Embedder | None) -> Embedder:
-    """An embedder, or the one of that name: ``lexical``, ``sentence``, ``hybrid``, the latter two also with
-    a model (``sentence:MODEL``), or one that is registered under the entry-point group ``memkit.embedders``.
-    None means that of `memkit.config.Config.load`.
+def resolve_embedder(choice: str | Embedder | None) -> Embedder:
+    """The embedder that ``choice`` stands for: an embedder, or a name.
 
-    Raises `ConfigError` for an unknown name and for what is no embedder, `MissingExtraError` where the extra
-    ``embed`` is needed and absent.
+    Names are ``lexical``, ``sentence`` and ``hybrid``, the latter two also with a model
+    (``sentence:MODEL``), and those that are registered under the entry-point group ``memkit.embedders``.
+    None means the one in `memkit.config.Config.load`.
+
+    Raises `ConfigError` for an unknown name and for an object that is not an embedder, `MissingExtraError`
+    if the extra ``embed`` is needed and missing.
     """
-    made: Any = Config.load().embedder if chosen is None else chosen
+    made: Any = Config.load().embedder if choice is None else choice
     if isinstance(made, str):
         name, _, argument = made.partition(":")
         made = registry.load(registry.EMBEDDERS, name)(argument)

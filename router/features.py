@@ -1,4 +1,9 @@
-"""What the scorer sees of a candidate: how it was found, and the model's first token with it in place."""
+"""The features that the classifiers see: what the search says of a candidate, and what a probe adds.
+
+A probe generates one token with the candidate's artifact in place. The features follow CDLM
+(*Context Distillation as Latent Memory Management*): similarity, its margin, the entropy of the first
+token and the first dimensions of its hidden state.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +13,19 @@ from dataclasses import dataclass
 from memkit.engine.base import Score
 from memkit.router.retrieval import Candidate
 
-HIDDEN = 128  # dimensions of the first token's hidden state (CDLM)
-UNSURE = frozenset("i unknown none no not sorry unfortunately there".split())  # how refusals begin
+HIDDEN_DIMS = 128  # dimensions of the first token's hidden state that are used (CDLM)
+REFUSAL_STARTS = frozenset("i unknown none no not sorry unfortunately there".split())
 
-FOUND: tuple[str, ...] = ("similarity", "overlap", "strength", "margin", "margin_similarity")
-PROBED: tuple[str, ...] = ("entropy", "top_logprob", "unsure")
-GAINED: tuple[str, ...] = ("entropy_change", "top_logprob_change", "unsure_alone")
+SEARCH_FEATURES: tuple[str, ...] = ("similarity", "overlap", "strength", "margin", "margin_similarity")
+PROBE_FEATURES: tuple[str, ...] = ("entropy", "top_logprob", "unsure")
+GAIN_FEATURES: tuple[str, ...] = ("entropy_change", "top_logprob_change", "unsure_alone")
 
 
 @dataclass(frozen=True)
 class Probe:
-    """One token with a memory in place, which the answer goes on from, and one ``alone``, without any.
+    """The first token with a memory in place (``memory``), and the first token without any (``alone``).
 
-    That one is worth its cost only among several candidates, who share it; else it is None.
+    ``alone`` is None for a single candidate: the extra pass pays off only when several share it.
     """
 
     memory: Score
@@ -28,52 +33,56 @@ class Probe:
 
     @property
     def values(self) -> tuple[float, ...]:
-        """The features named in `PROBED`; the entropy in nats."""
-        return self.memory.entropy, self.memory.top_logprob, float(unsure(self.memory.likely))
+        """The features named in `PROBE_FEATURES`; the entropy is in nats."""
+        return self.memory.entropy, self.memory.top_logprob, float(starts_refusal(self.memory.likely))
 
     @property
     def gains(self) -> tuple[float, ...]:
-        """The features named in `GAINED`; nothing without the token alone."""
+        """The features named in `GAIN_FEATURES`; empty when ``alone`` is None."""
         if self.alone is None:
             return ()
         return (
             self.memory.entropy - self.alone.entropy,
             self.memory.top_logprob - self.alone.top_logprob,
-            float(unsure(self.alone.likely)),
+            float(starts_refusal(self.alone.likely)),
         )
 
 
-def unsure(token: str) -> bool:
+def starts_refusal(token: str) -> bool:
     """Whether an answer that starts with this token is probably "I do not know"."""
-    return token.strip().lower() in UNSURE
+    return token.strip().lower() in REFUSAL_STARTS
 
 
-def found(ranked: Sequence[Candidate], i: int) -> tuple[float, ...]:
-    """The features named in `FOUND` of the ``i``-th candidate; margins are to the best other one."""
-    this = ranked[i]
+def search_features(ranked: Sequence[Candidate], i: int) -> tuple[float, ...]:
+    """The features named in `SEARCH_FEATURES` of candidate ``i``; margins are to the best other candidate."""
+    candidate = ranked[i]
     others = [c for j, c in enumerate(ranked) if j != i]
     strength = max((c.strength for c in others), default=0.0)
     similarity = max((c.similarity for c in others), default=0.0)
     return (
-        this.similarity,
-        this.overlap,
-        this.strength,
-        this.strength - strength,
-        this.similarity - similarity,
+        candidate.similarity,
+        candidate.overlap,
+        candidate.strength,
+        candidate.strength - strength,
+        candidate.similarity - similarity,
     )
 
 
-def names(hidden: int) -> tuple[str, ...]:
-    """Names of all features of a probed candidate, but for those of `among`."""
-    return (*FOUND, *PROBED, *(f"hidden_{i}" for i in range(hidden)))
+def feature_names(hidden: int) -> tuple[str, ...]:
+    """Names of the features that `probe_features` returns, with ``hidden`` dimensions of hidden state."""
+    return (*SEARCH_FEATURES, *PROBE_FEATURES, *(f"hidden_{i}" for i in range(hidden)))
 
 
-def probed(basis: Sequence[float], probe: Probe, hidden: int) -> tuple[float, ...]:
-    """All features of a probed candidate; ``hidden`` of them are the hidden state's, 0 where it is short."""
+def probe_features(search: Sequence[float], probe: Probe, hidden: int) -> tuple[float, ...]:
+    """All features of a probed candidate.
+
+    ``search`` are its search features. ``hidden`` is the number of dimensions of the hidden state; a
+    shorter hidden state is padded with zeros.
+    """
     state = tuple(probe.memory.hidden[:hidden])
-    return (*basis, *probe.values, *state, *(0.0,) * (hidden - len(state)))
+    return (*search, *probe.values, *state, *(0.0,) * (hidden - len(state)))
 
 
-def among(basis: Sequence[float], probe: Probe, hidden: int) -> tuple[float, ...]:
-    """The features of one of several probed candidates: what it gains over no memory comes last."""
-    return (*probed(basis, probe, hidden), *probe.gains)
+def comparison_features(search: Sequence[float], probe: Probe, hidden: int) -> tuple[float, ...]:
+    """The features of one of several probed candidates: `probe_features`, then its gains over no memory."""
+    return (*probe_features(search, probe, hidden), *probe.gains)

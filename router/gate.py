@@ -1,14 +1,17 @@
-"""The self-gate's decision: latent, text or none. Gates are chosen by name, or by the caller's own `Gate`.
+"""The self-gate: answer from the artifact (latent), from the text, or without memory (none).
 
-``rule``     not calibrated. A best candidate below ``min_similarity``: none. With an artifact for
-             this model: latent. Otherwise its text.
-``entropy``  the rule of *Context Distillation as Latent Memory Management* (CDLM): one token with the
-             best candidate in place; it is kept if the entropy stays below λ, else none.
-``learned``  the calibrated scorers. It is the one that notices loss: the right memory whose artifact
-             does not hold the asked detail is answered from its text.
-``auto``     the learned gate where a calibration is found, else the rule.
+A gate is chosen by name, or passed as an object that implements `Gate`:
 
-`memkit.router.gates` has the classes; others register under the entry-point group ``memkit.gates``.
+``rule``     is not calibrated. If the best candidate's similarity is below ``min_similarity``, the route
+             is none; if it has an artifact for this model, latent; otherwise text.
+``entropy``  is the self-gate of *Context Distillation as Latent Memory Management* (CDLM). The model
+             generates one token with the best candidate in place. If the token's entropy is below λ, the
+             route is latent, otherwise none. A candidate without an artifact is answered from its text.
+``learned``  uses the calibrated classifiers. It notices loss: if the right memory's artifact lacks the
+             detail in question, the answer comes from the text.
+``auto``     is ``learned`` where there is a calibration, otherwise ``rule``.
+
+The classes are in `memkit.router.gates`. Others register under the entry-point group ``memkit.gates``.
 """
 
 from __future__ import annotations
@@ -27,13 +30,15 @@ GateName = Literal["auto", "rule", "entropy", "learned"]
 
 @dataclass(frozen=True)
 class GateConfig:
-    """Which gate decides, and how much it may probe.
+    """Which gate decides, and how many candidates it may probe.
 
-    ``name`` is one that ships with memkit (`GateName`) or is registered under ``memkit.gates``.
-    ``min_similarity`` (the rule's; default: the embedder's) is in [0, 1], ``max_entropy`` (λ; default:
-    calibrated) in nats.
-    Up to ``probes`` candidates are probed, those within ``reach`` (of strength) of the best, and no
-    other when it leads by ``clear``.
+    ``name`` is a gate that ships with memkit (`GateName`) or one that is registered under ``memkit.gates``.
+    ``min_similarity`` is the threshold of ``rule``, in [0, 1]; None means the embedder's.
+    ``max_entropy`` is λ, the threshold of ``entropy``, in nats; None means the calibrated one.
+    ``probes`` bounds the number of candidates that are probed. A candidate is probed if its strength is
+    within ``reach`` of the best one's; if the best one leads by ``clear``, it alone is probed.
+
+    Raises `ConfigError` for an unknown name and for values out of range.
     """
 
     name: str = "auto"
@@ -58,10 +63,12 @@ class GateConfig:
 
 @dataclass(frozen=True)
 class Decision:
-    """What was decided, for which candidate and why (a sentence for people).
+    """A gate's decision: the ``route``, the ``candidate`` it concerns and the ``reason``, a sentence.
 
-    ``margin`` is the distance of what decided from its threshold, in its own unit; ``score`` says how
-    sure the gate is that a memory answers the question, comparable from question to question.
+    ``gate`` is the name of the gate; ``calibrated`` says whether its thresholds come from a calibration.
+    ``margin`` is the distance of the deciding value from its threshold, in the unit of that value.
+    ``score`` says how sure the gate is that a memory answers the question; scores of one gate can be
+    compared across questions.
     """
 
     route: Route
@@ -76,8 +83,11 @@ class Decision:
 EMPTY = Decision("none", None, "the bank holds no memory")
 
 
-def by_rule(best: Candidate, obstacle: str, min_similarity: float) -> Decision:
-    """The uncalibrated rule; ``obstacle`` says why the artifact cannot be used, or ""."""
+def decide_by_rule(best: Candidate, obstacle: str, min_similarity: float) -> Decision:
+    """The decision of the gate ``rule``.
+
+    ``obstacle`` says why the artifact of ``best`` cannot be used, or "". ``min_similarity`` is in [0, 1].
+    """
     margin = best.similarity - min_similarity
     if margin < 0:
         reason = f"best similarity {best.similarity:.2f} is below {min_similarity:.2f}"
@@ -89,63 +99,83 @@ def by_rule(best: Candidate, obstacle: str, min_similarity: float) -> Decision:
     return Decision("latent", best, reason, "rule", margin, False, best.similarity)
 
 
-def by_entropy(
+def decide_by_entropy(
     best: Candidate, obstacle: str, entropy: float | None, limit: float, calibrated: bool
 ) -> Decision:
-    """CDLM's rule on the first token's ``entropy`` (nats); its text where there is no artifact to probe."""
+    """The decision of the gate ``entropy`` (CDLM).
+
+    ``entropy`` is that of the first token, in nats, None where there is no artifact to probe; ``obstacle``
+    says why. ``limit`` is λ, in nats; ``calibrated`` says whether it comes from a calibration.
+    """
     if entropy is None:
         return Decision("text", best, f"text, because {obstacle}", "entropy", None, calibrated)
-    margin, said = limit - entropy, f"the first token's entropy is {entropy:.2f}"
+    margin, finding = limit - entropy, f"the first token's entropy is {entropy:.2f}"
     if margin <= 0:
-        reason = f"{said}, not below {limit:.2f}"
+        reason = f"{finding}, not below {limit:.2f}"
         return Decision("none", None, reason, "entropy", margin, calibrated, -entropy)
-    reason = f"{said}, below {limit:.2f}"
+    reason = f"{finding}, below {limit:.2f}"
     return Decision("latent", best, reason, "entropy", margin, calibrated, -entropy)
 
 
 @dataclass(frozen=True)
 class GateScores:
-    """What the scorers say of the chosen candidate; ``held`` is None where no artifact was probed."""
+    """Probabilities that the classifiers give for the chosen candidate.
 
-    right: float
-    held: float | None
-    found: float = 1.0  # the best that the search alone says of any candidate
+    ``relevance``: it is the right memory. ``correctness``: its artifact answers correctly, given that it is
+    the right memory; None if no artifact was probed. ``search``: the highest relevance of any candidate
+    before a probe.
+    """
+
+    relevance: float
+    correctness: float | None
+    search: float = 1.0
 
     @property
     def latent(self) -> float:
-        """Probability that the artifact answers right."""
-        return 0.0 if self.held is None else self.right * self.held
+        """Probability that the artifact answers correctly; 0 if none was probed."""
+        return 0.0 if self.correctness is None else self.relevance * self.correctness
 
 
-def before_text(best: Candidate, belief: GateScores, obstacle: str, limits: Thresholds) -> Decision | None:
-    """The learned gate's decision, or None when the text has to be read to decide."""
-    margin = belief.found - limits.probe_from
+def decide_before_text(
+    best: Candidate, scores: GateScores, obstacle: str, limits: Thresholds
+) -> Decision | None:
+    """The decision of the gate ``learned``, or None if it depends on the text.
+
+    ``obstacle`` says why the artifact of ``best`` cannot be used, or ""; ``limits`` are calibrated.
+    """
+    margin = scores.search - limits.probe_from
     if margin < 0:
-        reason = f"the search finds no memory about this: {belief.found:.2f} is below {limits.probe_from:.2f}"
-        return Decision("none", None, reason, "learned", margin, True, belief.found**2)
-    margin = belief.right - limits.none_below
+        reason = (
+            f"the search finds no memory about this: {scores.search:.2f} is below {limits.probe_from:.2f}"
+        )
+        return Decision("none", None, reason, "learned", margin, True, scores.search**2)
+    margin = scores.relevance - limits.none_below
     if margin < 0:
-        reason = f"no memory is about this: {belief.right:.2f} is below {limits.none_below:.2f}"
-        return Decision("none", None, reason, "learned", margin, True, belief.right**2)
-    if belief.held is not None and belief.latent >= limits.latent_from:
-        reason = f"the artifact answers right with probability {belief.latent:.2f}"
-        margin = belief.latent - limits.latent_from
-        return Decision("latent", best, reason, "learned", margin, True, belief.right)
+        reason = f"no memory is about this: {scores.relevance:.2f} is below {limits.none_below:.2f}"
+        return Decision("none", None, reason, "learned", margin, True, scores.relevance**2)
+    if scores.correctness is not None and scores.latent >= limits.latent_from:
+        reason = f"the artifact answers right with probability {scores.latent:.2f}"
+        margin = scores.latent - limits.latent_from
+        return Decision("latent", best, reason, "learned", margin, True, scores.relevance)
     return None
 
 
-def after_text(
-    best: Candidate, belief: GateScores, obstacle: str, answerable: float, limits: Thresholds
+def decide_after_text(
+    best: Candidate, scores: GateScores, obstacle: str, answerable: float, limits: Thresholds
 ) -> Decision:
-    """The learned gate's decision once the text was read: ``answerable`` is what the scorer says of it."""
+    """The decision of the gate ``learned`` after a probe with the text in the prompt.
+
+    ``answerable`` is the probability that the text answers the question. The other parameters are those
+    of `decide_before_text`.
+    """
     margin = answerable - limits.text_from
     if margin < 0:
-        reason = f"the text does not tell: {answerable:.2f} is below {limits.text_from:.2f}"
-        return Decision("none", None, reason, "learned", margin, True, belief.right * answerable)
+        reason = f"the text does not answer this: {answerable:.2f} is below {limits.text_from:.2f}"
+        return Decision("none", None, reason, "learned", margin, True, scores.relevance * answerable)
     why = obstacle or (
-        f"the artifact may have lost this (it answers right with probability {belief.latent:.2f}, "
+        f"the artifact may have lost this (it answers right with probability {scores.latent:.2f}, "
         f"{limits.latent_from:.2f} is needed)"
     )
-    told = f"its text tells this with probability {answerable:.2f}, {limits.text_from:.2f} is needed"
-    reason, score = f"text, because {why}; {told}", belief.right * answerable
+    evidence = f"its text answers this with probability {answerable:.2f}, {limits.text_from:.2f} is needed"
+    reason, score = f"text, because {why}; {evidence}", scores.relevance * answerable
     return Decision("text", best, reason, "learned", margin, True, score)

@@ -1,4 +1,4 @@
-"""The gates that ship with memkit; `memkit.router.gate` tells what each one does."""
+"""The gates that ship with memkit; `memkit.router.gate` describes them."""
 
 from __future__ import annotations
 
@@ -15,25 +15,28 @@ from memkit.router.types import RoutingState, Ruling
 
 @dataclass(frozen=True)
 class RuleGate:
-    """Not calibrated: the best candidate's similarity decides, and whether it has an artifact."""
+    """The gate ``rule``: decides by the best candidate's similarity and by whether it has an artifact."""
 
     config: GateConfig
 
     def decide(self, router: Router, state: RoutingState) -> Ruling:
         """See `memkit.router.router.Gate`."""
         router.attach(state, router.contenders(state))
-        decision = gate.by_rule(state.ranked[0], state.obstacle(0), router.min_similarity)
-        return _carried_out(router, state, decision)
+        decision = gate.decide_by_rule(state.ranked[0], state.obstacle(0), router.min_similarity)
+        return _apply(router, state, decision)
 
 
 @dataclass(frozen=True)
 class EntropyGate:
-    """CDLM's: the first token's entropy with the best candidate in place decides."""
+    """The gate ``entropy`` (CDLM): decides by the first token's entropy with the best candidate in place."""
 
     config: GateConfig
 
     def decide(self, router: Router, state: RoutingState) -> Ruling:
-        """See `memkit.router.router.Gate`. Raises `ConfigError` without ``max_entropy`` or a calibration."""
+        """See `memkit.router.router.Gate`.
+
+        Raises `ConfigError` if neither ``max_entropy`` is set nor a calibration exists.
+        """
         limit = self.config.max_entropy
         if limit is None:
             limit = _require_calibration(router, state, "entropy").thresholds.max_entropy
@@ -41,106 +44,108 @@ class EntropyGate:
         probe = state.probes.get(0)
         entropy = None if probe is None else probe.memory.entropy
         calibrated = self.config.max_entropy is None
-        decision = gate.by_entropy(state.ranked[0], state.obstacle(0), entropy, limit, calibrated)
-        return _carried_out(router, state, decision)
+        decision = gate.decide_by_entropy(state.ranked[0], state.obstacle(0), entropy, limit, calibrated)
+        return _apply(router, state, decision)
 
 
 @dataclass(frozen=True)
 class LearnedGate:
-    """The calibrated classifiers rank the candidates, and decide between artifact, text and neither."""
+    """The gate ``learned``: calibrated classifiers rank the candidates and decide the route."""
 
     config: GateConfig
 
     def decide(self, router: Router, state: RoutingState) -> Ruling:
         """See `memkit.router.router.Gate`. Raises `ConfigError` without a calibration."""
         _require_calibration(router, state, "learned")
-        best, basis, known = self.rank(router, state)
-        candidate, limits = state.ranked[best], known.thresholds
-        scores = self.scores(state, best, known)
+        best, search, calibration = self.rank(router, state)
+        candidate, limits = state.ranked[best], calibration.thresholds
+        scores = self.scores(state, best, calibration)
         obstacle = state.obstacle(best)
-        decision = gate.before_text(candidate, scores, obstacle, limits)
+        decision = gate.decide_before_text(candidate, scores, obstacle, limits)
         if decision is not None:
             hit = Span(candidate.hit.start, candidate.hit.end)
             return Ruling(decision, "", (hit,) if decision.route == "latent" else ())
         probe, text, spans = router.probe_text(state, candidate)
         if probe is None:
             return Ruling(_no_room(state, gate.EMPTY))
-        row = features.probed(basis, probe, known.hidden)
-        answerable = known.heads["text"].probability(row)
-        decision = gate.after_text(candidate, scores, obstacle, answerable, limits)
+        row = features.probe_features(search, probe, calibration.hidden)
+        answerable = calibration.heads["text"].probability(row)
+        decision = gate.decide_after_text(candidate, scores, obstacle, answerable, limits)
         return Ruling(decision, text, spans) if decision.route == "text" else Ruling(decision)
 
     @staticmethod
     def rank(router: Router, state: RoutingState) -> tuple[int, tuple[float, ...], Calibration]:
-        """Score the candidates, probing the contenders; the best one's index, features and calibration.
+        """Score all candidates and probe the contenders.
 
-        Candidates that the search alone rules out are not probed, so that a question that is about
-        nothing in the bank costs nothing.
+        Returns the best candidate's position, search features and calibration. Candidates whose search
+        score is below ``probe_from`` are not probed, so that unrelated questions cost no forward pass.
         """
-        known = next(c for c in state.calibrations.values() if c is not None)
+        fallback = next(c for c in state.calibrations.values() if c is not None)
         state.scores = {
-            i: (state.calibrations.get(i) or known)
+            i: (state.calibrations.get(i) or fallback)
             .heads["found"]
-            .probability(features.found(state.ranked, i))
+            .probability(features.search_features(state.ranked, i))
             for i in range(len(state.ranked))
         }
         promising = [
             i
             for i in router.contenders(state)
-            if state.scores[i] >= (state.calibrations.get(i) or known).thresholds.probe_from
+            if state.scores[i] >= (state.calibrations.get(i) or fallback).thresholds.probe_from
         ]
-        state.found = max(state.scores.values())
+        state.search_score = max(state.scores.values())
         router.probe(state, promising)
         several = len(state.probes) > 1
-        head, features_of = ("among", features.among) if several else ("right", features.probed)
+        head, features_of = (
+            ("among", features.comparison_features) if several else ("right", features.probe_features)
+        )
         for i, probe in state.probes.items():
-            if own := state.calibrations.get(i):
-                row = features_of(features.found(state.ranked, i), probe, own.hidden)
-                state.scores[i] = own.heads[head].probability(row)
+            if calibration := state.calibrations.get(i):
+                row = features_of(features.search_features(state.ranked, i), probe, calibration.hidden)
+                state.scores[i] = calibration.heads[head].probability(row)
         best = max(state.scores, key=lambda i: (state.scores[i], -i))
-        return best, features.found(state.ranked, best), state.calibrations.get(best) or known
+        return best, features.search_features(state.ranked, best), state.calibrations.get(best) or fallback
 
     @staticmethod
-    def scores(state: RoutingState, best: int, known: Calibration) -> GateScores:
-        """What the classifiers say of the candidate ``best``."""
+    def scores(state: RoutingState, best: int, calibration: Calibration) -> GateScores:
+        """What the classifiers of ``calibration`` say about the candidate at position ``best``."""
         probe = state.probes.get(best)
         if probe is None or state.calibrations.get(best) is None:
-            return GateScores(state.scores[best], None, state.found)
-        row = features.probed(features.found(state.ranked, best), probe, known.hidden)
-        return GateScores(state.scores[best], known.heads["held"].probability(row), state.found)
+            return GateScores(state.scores[best], None, state.search_score)
+        row = features.probe_features(features.search_features(state.ranked, best), probe, calibration.hidden)
+        return GateScores(state.scores[best], calibration.heads["held"].probability(row), state.search_score)
 
 
 @dataclass(frozen=True)
 class AutoGate:
-    """The learned gate where a calibration is found, else the rule."""
+    """The gate ``auto``: `LearnedGate` if there is a calibration, otherwise `RuleGate`."""
 
     config: GateConfig
 
     def decide(self, router: Router, state: RoutingState) -> Ruling:
         """See `memkit.router.router.Gate`."""
         try:
-            calibrated = router.calibrated(state)
+            calibrated = router.load_calibrations(state)
         except ConfigError as error:
-            state.notes.append(f"the rule decides: {error}")
+            state.notes.append(f"the gate 'rule' decides: {error}")
             calibrated = False
         return (LearnedGate if calibrated else RuleGate)(self.config).decide(router, state)
 
 
 def _require_calibration(router: Router, state: RoutingState, name: str) -> Calibration:
-    """The calibration for the best candidate."""
-    known = state.calibrations.get(0)
-    if known is None and router.calibrated(state):
-        known = state.calibrations[0]
-    if known is None:
+    """The calibration for the best candidate. Raises `ConfigError` if there is none."""
+    calibration = state.calibrations.get(0)
+    if calibration is None and router.load_calibrations(state):
+        calibration = state.calibrations[0]
+    if calibration is None:
         raise ConfigError(
             f"the gate {name!r} is not calibrated for this model, compiler and embedder "
             f"({router.embedder.name}); run `memkit calibrate`, or use the gate 'rule'"
         )
-    return known
+    return calibration
 
 
-def _carried_out(router: Router, state: RoutingState, decision: Decision) -> Ruling:
-    """A decision about the best candidate, with its text or the span that was found."""
+def _apply(router: Router, state: RoutingState, decision: Decision) -> Ruling:
+    """The ruling for a decision about the best candidate: with its text, or with the span of its hit."""
     best = state.ranked[0]
     if decision.route == "text":
         text, spans = router.text(state, best)
@@ -150,5 +155,5 @@ def _carried_out(router: Router, state: RoutingState, decision: Decision) -> Rul
 
 
 def _no_room(state: RoutingState, decision: Decision) -> Decision:
-    state.notes.append("no passage of the memory fits the prompt beside this question")
+    state.notes.append("no passage of the memory fits the prompt together with this question")
     return Decision("none", None, "the question leaves no room for a text", decision.gate)

@@ -1,4 +1,4 @@
-"""The text route: the passages of a memory that go into the prompt."""
+"""The text route: choose the passages of a memory that go into the prompt."""
 
 from __future__ import annotations
 
@@ -9,55 +9,57 @@ from memkit.bank import Bank, Hit, MemoryInfo
 from memkit.document import Span
 from memkit.engine.base import Engine
 from memkit.router.embedders import Vectors
-from memkit.router.staleness import ALL
+from memkit.router.staleness import ALL_CHUNKS
 
-CHUNKS = 32  # best chunks that are considered
-CLOSE = 0.5  # of the best score, that the newest chunks must reach
-AROUND = 48  # tokens of chat template and separators
+MAX_CHUNKS = 32  # that are considered, best first
+NEAR_BEST = 0.5  # share of the best score that a recent chunk must reach
+TEMPLATE_TOKENS = 48  # reserved for the chat template and separators
 
 
-class Counter(Protocol):
-    """Tells how much room a text takes; an engine does."""
+class TokenCounter(Protocol):
+    """Counts the tokens of a text; every engine does."""
 
     def count_tokens(self, text: str) -> int:
-        """Tokens of ``text``."""
+        """The number of tokens in ``text``."""
 
 
-def passages(
-    bank: Bank, tenant: str, engine: Counter, memory: MemoryInfo, vector: Vectors, room: int
+def select_passages(
+    bank: Bank, tenant: str, engine: TokenCounter, memory: MemoryInfo, vector: Vectors, room: int
 ) -> tuple[str, tuple[Span, ...]]:
-    """The memory's best chunks for a question's vector ``[dim]`` that fit ``room`` tokens.
+    """The memory's best chunks for a question that fit ``room`` tokens, as text and spans.
 
-    They come in the document's order, no character twice. Nothing where not even the best one fits.
+    ``vector [dim]`` is the question's embedding; ``engine`` counts tokens. Chunks come in document order
+    and no character twice. Both results are empty if even the best chunk does not fit. Raises
+    `NotFoundError` if the memory is gone.
     """
     source = bank.source(tenant, memory.id).text
-    hits = bank.search(tenant, vector, ALL if memory.running else CHUNKS, within=memory.id)
+    hits = bank.search(tenant, vector, ALL_CHUNKS if memory.running else MAX_CHUNKS, within=memory.id)
     chosen = list[Span]()
-    for hit in recent(hits)[:CHUNKS] if memory.running else hits:
+    for hit in interleave_newest(hits)[:MAX_CHUNKS] if memory.running else hits:
         span = Span(hit.start, hit.end)
         cost = engine.count_tokens(source[span.start : span.end])
         if cost > room:
             break
         chosen.append(span)
         room -= cost
-    spans = merged(chosen)
+    spans = merge_spans(chosen)
     return "\n".join(source[s.start : s.end].strip() for s in spans), spans
 
 
-def recent(hits: list[Hit]) -> list[Hit]:
-    """Of a running memory: in turn the best chunk and the newest that is about as good.
+def interleave_newest(hits: list[Hit]) -> list[Hit]:
+    """Order the hits of a running memory: the best one, the newest near-best one, the next best, and so on.
 
-    Facts change, so that what was said last must be among what is read.
+    Facts change, so the latest statement must be among the passages.
     """
     best = sorted(hits, key=lambda hit: (-hit.score, -hit.start))
-    close = [hit for hit in best if hit.score >= CLOSE * best[0].score]
-    newest = sorted(close, key=lambda hit: -hit.start)
+    near_best = [hit for hit in best if hit.score >= NEAR_BEST * best[0].score]
+    newest = sorted(near_best, key=lambda hit: -hit.start)
     pairs = zip_longest(best, newest)
     return list(dict.fromkeys(hit for pair in pairs for hit in pair if hit is not None))
 
 
-def merged(spans: list[Span]) -> tuple[Span, ...]:
-    """The same characters as spans that do not overlap, in order."""
+def merge_spans(spans: list[Span]) -> tuple[Span, ...]:
+    """The same characters as ordered spans without overlap."""
     out = list[Span]()
     for span in sorted(spans, key=lambda s: (s.start, s.end)):
         if out and span.start < out[-1].end:
@@ -67,7 +69,10 @@ def merged(spans: list[Span]) -> tuple[Span, ...]:
     return tuple(out)
 
 
-def room_for(engine: Engine, question: str, max_tokens: int) -> int:
-    """Tokens that a text may have beside a question and its answer: half the window, or less."""
-    left = engine.window - engine.count_tokens(question) - max_tokens - AROUND
-    return min(left, engine.window // 2)
+def text_budget(engine: Engine, question: str, max_tokens: int) -> int:
+    """Tokens available for a text beside ``question`` and an answer of ``max_tokens`` tokens.
+
+    At most half the window; negative if the question itself does not fit.
+    """
+    remaining = engine.window - engine.count_tokens(question) - max_tokens - TEMPLATE_TOKENS
+    return min(remaining, engine.window // 2)

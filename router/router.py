@@ -1,8 +1,8 @@
 """The router: retrieve candidates, probe the likely ones with one token each, and let the gate decide.
 
-What all candidates share is computed once: the header is part of what is attached, and the probe without
-a memory serves them all. The answer continues from the probe of the chosen candidate. A memory's text is
-read at most once, and only where its artifact is missing or not trusted.
+Work that candidates share is done once: the prompt header is part of each artifact, and one probe without
+memory serves all candidates. The answer continues from the probe of the chosen candidate. A memory's text
+is read at most once, and only if its artifact is missing or not trusted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from memkit.router.embedders import Embedder
 from memkit.router.features import Probe
 from memkit.router.gate import EMPTY, Decision, GateConfig
 from memkit.router.indexing import refresh
-from memkit.router.passages import AROUND, passages, room_for
+from memkit.router.passages import TEMPLATE_TOKENS, select_passages, text_budget
 from memkit.router.retrieval import Candidate, lead, retrieve
 from memkit.router.staleness import staleness_reason
 from memkit.router.types import CandidateTrace, RoutingResult, RoutingState, Ruling
@@ -58,7 +58,12 @@ def resolve_gate(gate: GateChoice | None) -> tuple[GateConfig, Gate]:
 
 
 class Router:
-    """Routes one tenant's questions. ``engine`` is asked for when a model is first needed."""
+    """Routes one tenant's questions.
+
+    ``bank`` holds the memories of ``tenant``. ``engine`` is called when a model is first needed.
+    ``embedder`` embeds questions. ``gate`` decides: a `Gate`, a `GateConfig` or a name; None means
+    ``auto``. Raises `ConfigError` for an unknown gate.
+    """
 
     def __init__(
         self,
@@ -73,34 +78,34 @@ class Router:
         self._engine = engine
         self._calibrations = dict[str, Calibration]()
 
-    def of(self, tenant: str, engine: Callable[[], Engine]) -> Router:
-        """The same for another tenant; what was read of calibrations is shared."""
+    def for_tenant(self, tenant: str, engine: Callable[[], Engine]) -> Router:
+        """The same router for another tenant and its engine; loaded calibrations are shared."""
         other = copy(self)
         other.tenant, other._engine = tenant, engine
         return other
 
     def with_gate(self, gate: GateChoice) -> Router:
-        """The same with another gate. Raises `ConfigError` for an unknown one."""
+        """The same router with another gate. Raises `ConfigError` for an unknown one."""
         other = copy(self)
         other.config, other._gate = resolve_gate(gate)
         return other
 
-    def usable(self, info: MemoryInfo) -> str:
+    def obstacle(self, info: MemoryInfo) -> str:
         """Why a memory's artifact cannot be used with this model, or ""."""
-        with ExitStack() as held:
-            handle = self._open(info, held)
+        with ExitStack() as stack:
+            handle = self._attach(info, stack)
         return handle if isinstance(handle, str) else ""
 
-    def _open(self, info: MemoryInfo, held: ExitStack) -> Handle | str:
-        """A handle until ``held`` is closed, or why the memory's artifact cannot be used with this model.
+    def _attach(self, info: MemoryInfo, stack: ExitStack) -> Handle | str:
+        """Attach a memory's artifact until ``stack`` is closed, or say why it cannot be used with this model.
 
-        The artifact is opened and checked each time, as it may have been altered or forgotten meanwhile.
+        The artifact is opened and checked each time: it may have been altered or forgotten since.
         """
         if info.artifact_id is None:
             return f"it could not be compiled: {info.error}" if info.error else "it is not compiled yet"
         try:
             with self.bank.artifact(self.tenant, info.id) as artifact:
-                return held.enter_context(self._engine().attached(artifact))
+                return stack.enter_context(self._engine().attached(artifact))
         except (ArtifactError, NotFoundError, EngineError) as error:
             return str(error)
 
@@ -111,20 +116,23 @@ class Router:
         max_tokens: int,
         within: str | None = None,
         *,
-        held: ExitStack | None = None,
+        stack: ExitStack | None = None,
     ) -> RoutingResult:
-        """Decide what goes in front of a question, and how it is asked; ``within`` leaves one memory.
+        """Decide which memory goes in front of a question, and build the request.
 
-        Artifacts stay attached until ``held`` is closed; without it, only until this returns.
+        ``max_tokens`` bounds the answer, in tokens. ``within`` is the id of the only memory to consider.
+        Artifacts stay attached until ``stack`` is closed; without a stack, until this returns. Raises
+        `NotFoundError` if ``within`` names no memory, `ConfigError` if the gate needs a calibration and
+        there is none.
         """
         started = time.perf_counter()
         with ExitStack() as own:
-            state = self.retrieve(question, max_tokens, within, held=own if held is None else held)
+            state = self.retrieve(question, max_tokens, within, stack=own if stack is None else stack)
             decision, context, spans = self.decide(state)
         request = self._request(state, decision, context)
         ms = (time.perf_counter() - started) * 1000
-        notes, asked = tuple(state.notes), tuple(state.asked)
-        return RoutingResult(decision, request, spans, self._trace_candidates(state), notes, asked, ms)
+        notes, probes = tuple(state.notes), tuple(state.probe_requests)
+        return RoutingResult(decision, request, spans, self._trace_candidates(state), notes, probes, ms)
 
     def retrieve(
         self,
@@ -132,57 +140,63 @@ class Router:
         max_tokens: int = 64,
         within: str | None = None,
         *,
-        held: ExitStack | None = None,
+        stack: ExitStack | None = None,
     ) -> RoutingState:
-        """Find a question's candidates; nothing is probed yet.
+        """Find a question's candidates, without probing any.
 
-        Artifacts that are attached for it stay so until ``held`` is closed.
+        The parameters are those of `route`. Artifacts that are attached later stay attached until
+        ``stack`` is closed. Raises `NotFoundError` if ``within`` names no memory.
         """
-        made = refresh(self.bank, self.tenant, self.embedder)
+        reembedded = refresh(self.bank, self.tenant, self.embedder)
         vector = self.embedder.question(question)
         ranked = retrieve(self.bank, self.tenant, question, self.embedder, vector=vector, within=within)
-        state = RoutingState(question, vector, max_tokens, ranked, held or ExitStack())
-        if made:
-            state.notes.append(f"the vectors of {made} memories were made anew by {self.embedder.name}")
+        state = RoutingState(question, vector, max_tokens, ranked, stack or ExitStack())
+        if reembedded:
+            state.notes.append(f"{reembedded} memories were embedded again by {self.embedder.name}")
         return state
 
     def decide(self, state: RoutingState) -> Ruling:
-        """The gate's decision; a text and its spans where the route is text."""
+        """The gate's decision; for the route ``text`` also the text and its spans."""
         return self._gate.decide(self, state) if state.ranked else Ruling(EMPTY)
 
     @property
     def min_similarity(self) -> float:
-        """Below it a candidate is not about the question, for a gate that is not calibrated; in [0, 1]."""
+        """The similarity, in [0, 1], below which an uncalibrated gate takes a candidate to be unrelated."""
         low = self.config.min_similarity
         return self.embedder.min_similarity if low is None else low
 
-    def calibrated(self, state: RoutingState) -> bool:
-        """Read the calibration of each candidate's compiler; whether the best one has one."""
+    def load_calibrations(self, state: RoutingState) -> bool:
+        """Load the calibration of each candidate's compiler; returns whether the best candidate has one.
+
+        Raises `ConfigError` for a calibration file that cannot be used.
+        """
         for i, candidate in enumerate(state.ranked):
             state.calibrations[i] = self._calibration(candidate.memory.compiler or NO_COMPILER)
-        spare = next((c for c in state.calibrations.values() if c), None)
+        fallback = next((c for c in state.calibrations.values() if c), None)
         for i, candidate in enumerate(state.ranked):
-            if candidate.memory.compiler is None:  # only its text counts, whatever compiles the others
-                spare = spare or self._any_calibration()
-                state.calibrations[i] = state.calibrations[i] or spare
+            if candidate.memory.compiler is None:  # it has only its text, so any compiler's will do
+                fallback = fallback or self._any_calibration()
+                state.calibrations[i] = state.calibrations[i] or fallback
         return state.calibrations[0] is not None
 
     def _calibration(self, compiler: str) -> Calibration | None:
         if compiler not in self._calibrations:
-            found = calibration.find(self.bank.path, self._engine().fingerprint, compiler, self.embedder.name)
-            if found is None:  # state for again next time: it may be made meanwhile
+            loaded = calibration.find(
+                self.bank.path, self._engine().fingerprint, compiler, self.embedder.name
+            )
+            if loaded is None:  # not cached: `memkit calibrate` may run before the next question
                 return None
-            self._calibrations[compiler] = found
+            self._calibrations[compiler] = loaded
         return self._calibrations[compiler]
 
     def _any_calibration(self) -> Calibration | None:
         fingerprint, name = self._engine().fingerprint, self.embedder.name
         compilers = calibration.compilers(self.bank.path, fingerprint, name)
-        return next((found for c in compilers if (found := self._calibration(c))), None)
+        return next((loaded for c in compilers if (loaded := self._calibration(c))), None)
 
     # -- probes ---------------------------------------------------------------------------------
     def contenders(self, state: RoutingState) -> list[int]:
-        """The candidates worth a probe: the best, and those near it unless it leads clearly."""
+        """Positions of the candidates to probe: the best, and those close to it unless it leads clearly."""
         ranked, config = state.ranked, self.config
         if lead(ranked) >= config.clear:
             return [0]
@@ -190,24 +204,31 @@ class Router:
         return near[: config.probes]
 
     def attach(self, state: RoutingState, indices: Sequence[int]) -> list[int]:
-        """Attach the candidates' artifacts; those that could be."""
+        """Attach the artifacts of the candidates at ``indices``; returns the positions where that worked.
+
+        `RoutingState.obstacle` says why another could not be attached.
+        """
         engine = self._engine()
-        room = engine.window - engine.count_tokens(state.question) - state.max_tokens - AROUND
+        room = engine.window - engine.count_tokens(state.question) - state.max_tokens - TEMPLATE_TOKENS
         for i in indices:
             memory = state.ranked[i].memory
             if i in state.handles:
                 continue
-            handle = self._open(memory, state.held)
+            handle = self._attach(memory, state.stack)
             if isinstance(handle, Handle):
-                least = self.min_similarity
-                handle = staleness_reason(self.bank, self.tenant, memory, state.vector, least) or handle
+                stale = staleness_reason(self.bank, self.tenant, memory, state.vector, self.min_similarity)
+                handle = stale or handle
             if isinstance(handle, Handle) and handle.tokens > room:
                 handle = f"its {handle.tokens} tokens and the question do not fit the model's window"
             state.handles[i] = handle
         return [i for i in indices if not state.obstacle(i)]
 
     def probe(self, state: RoutingState, indices: Sequence[int]) -> None:
-        """One token with each candidate's artifact in place, and among several one without, in one call."""
+        """Generate one token with each candidate's artifact in place; several share one without memory.
+
+        The model is called once for all of them. Results are in ``state.probes``; candidates whose
+        artifact cannot be attached get none.
+        """
         ready = self.attach(state, indices)
         if not ready:
             return
@@ -216,32 +237,35 @@ class Router:
         if len(ready) > 1:
             requests.append(Request(state.question))
         scores = self._engine().score(requests)
-        state.asked += requests
+        state.probe_requests += requests
         alone = scores[len(ready)] if len(ready) > 1 else None
         state.probes |= {i: Probe(score, alone) for i, score in zip(ready, scores, strict=False)}
 
     def probe_text(
         self, state: RoutingState, candidate: Candidate
     ) -> tuple[Probe | None, str, tuple[Span, ...]]:
-        """One token with the candidate's passages in the prompt; no probe where none fits."""
+        """Generate one token with the candidate's passages in the prompt.
+
+        Returns the probe, the passages and their spans; None and nothing if no passage fits the prompt.
+        """
         text, spans = self.text(state, candidate)
         if not text:
             return None, "", ()
         request = Request(state.question, context=text)
         (score,) = self._engine().score([request])
-        state.asked.append(request)
+        state.probe_requests.append(request)
         return Probe(score), text, spans
 
     def text(self, state: RoutingState, candidate: Candidate) -> tuple[str, tuple[Span, ...]]:
-        """The candidate's passages for the prompt, with their spans; nothing where none fits."""
+        """The candidate's passages for the prompt and their spans; empty if no passage fits."""
         engine = self._engine()
-        room = room_for(engine, state.question, state.max_tokens)
+        room = text_budget(engine, state.question, state.max_tokens)
         try:
-            return passages(self.bank, self.tenant, engine, candidate.memory, state.vector, room)
-        except NotFoundError:  # forgotten in the meantime
+            return select_passages(self.bank, self.tenant, engine, candidate.memory, state.vector, room)
+        except NotFoundError:  # it was forgotten since the search
             return "", ()
 
-    # -- what comes of it -----------------------------------------------------------------------
+    # -- results --------------------------------------------------------------------------------
     def _request(self, state: RoutingState, decision: Decision, context: str) -> Request:
         question, tokens = state.question, state.max_tokens
         if decision.route == "text":
@@ -256,10 +280,12 @@ class Router:
         rows = list[CandidateTrace]()
         for i, candidate in enumerate(state.ranked):
             probe = state.probes.get(i)
-            values = dict(zip(features.FOUND, features.found(state.ranked, i), strict=True))
+            values = dict(
+                zip(features.SEARCH_FEATURES, features.search_features(state.ranked, i), strict=True)
+            )
             if probe is not None:
-                values |= zip(features.PROBED, probe.values, strict=True)
-                values |= zip(features.GAINED, probe.gains, strict=False)  # among several only
+                values |= zip(features.PROBE_FEATURES, probe.values, strict=True)
+                values |= zip(features.GAIN_FEATURES, probe.gains, strict=False)  # empty for a single probe
             rows.append(
                 CandidateTrace(
                     candidate.memory.id,

@@ -94,24 +94,24 @@ def remember(bank: Bank, text: str, n: int | None = 0, fingerprint: str = "f") -
     return info if n is None else bank.publish("mira", info.id, artifact(fingerprint, n))
 
 
-def one(routed: RoutingResult) -> tuple[str, str | None]:
+def outcome(routed: RoutingResult) -> tuple[str, str | None]:
     chosen = routed.decision.candidate
     return routed.decision.route, chosen.memory.id if chosen else None
 
 
 def head(names: Sequence[str], bias: float = 0.0, **weights: float) -> Head:
-    """A scorer with given weights on some features."""
+    """A classifier with given weights on some features."""
     count = len(names)
     return Head(tuple(names), (0.0,) * count, (1.0,) * count, tuple(weights.get(n, 0.0) for n in names), bias)
 
 
 def calibrated(**limits: float) -> Calibration:
-    """Right by overlap, held and answerable by a low entropy."""
-    wide = features.names(2)
+    """Relevance from the overlap; artifact and text answer correctly at a low entropy."""
+    wide = features.feature_names(2)
     heads = {
-        "found": head(features.FOUND, -2.0, overlap=8.0),
+        "found": head(features.SEARCH_FEATURES, -2.0, overlap=8.0),
         "right": head(wide, -2.0, overlap=8.0),
-        "among": head((*wide, *features.GAINED), -2.0, overlap=8.0),
+        "among": head((*wide, *features.GAIN_FEATURES), -2.0, overlap=8.0),
         "held": head(wide, 5.0, entropy=-3.0),
         "text": head(wide, 5.0, entropy=-3.0),
     }

@@ -123,7 +123,7 @@ def _read(file: str, title: str | None) -> Document:
 
 def _compile(output: Output, memory: Memory, info: MemoryInfo, always: bool) -> tuple[MemoryInfo, str]:
     """The memory, compiled unless it already is, or the reason why it stays on its text."""
-    if info.status == "compiled" and not info.behind and not memory.router.usable(info):
+    if info.status == "compiled" and not info.behind and not memory.router.obstacle(info):
         return info, ""
     if not always and (reason := memory.objection(info.id)):
         return info, reason

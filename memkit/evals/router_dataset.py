@@ -123,14 +123,14 @@ def queries(
 class Observer:
     """Collects the features of a question for a calibration."""
 
-    def __init__(self, memory: Memory, hidden: int = features.HIDDEN) -> None:
+    def __init__(self, memory: Memory, hidden: int = features.HIDDEN_DIMS) -> None:
         self.memory, self.hidden = memory, hidden
         self.router: Router = memory.router
 
     def observe(self, query: Query) -> fit.Observation | None:
         """The observation of a question; None if the bank is empty."""
-        with ExitStack() as held:
-            state = self.router.retrieve(query.text, ANSWER_TOKENS, held=held)
+        with ExitStack() as stack:
+            state = self.router.retrieve(query.text, ANSWER_TOKENS, stack=stack)
             return self._observed(state, query) if state.ranked else None
 
     def _observed(self, state: RoutingState, query: Query) -> fit.Observation:
@@ -139,10 +139,10 @@ class Observer:
         gold = keys.index(query.memory_id) if answerable and query.memory_id in keys else None
         wanted = sorted({*range(min(PROBED, len(keys))), *(() if gold is None else (gold,))})
         self.router.probe(state, wanted)
-        found = tuple(features.found(state.ranked, i) for i in range(len(keys)))
-        probed = {i: features.probed(found[i], p, self.hidden) for i, p in state.probes.items()}
+        found = tuple(features.search_features(state.ranked, i) for i in range(len(keys)))
+        probed = {i: features.probe_features(found[i], p, self.hidden) for i, p in state.probes.items()}
         several = {i: p for i, p in state.probes.items() if p.alone}
-        among = {i: features.among(found[i], p, self.hidden) for i, p in several.items()}
+        among = {i: features.comparison_features(found[i], p, self.hidden) for i, p in several.items()}
         about = gold if gold is not None else 0
         probe, _, _ = self.router.probe_text(state, state.ranked[about])
         return fit.Observation(
@@ -153,7 +153,7 @@ class Observer:
             probed,
             among,
             tuple(self.router.contenders(state)),
-            None if probe is None else features.probed(found[about], probe, self.hidden),
+            None if probe is None else features.probe_features(found[about], probe, self.hidden),
             state.probes[0].memory.entropy if 0 in state.probes else None,
             None if gold is None else self._latent_right(state, gold, query),
         )
@@ -184,19 +184,19 @@ def calibration_of(
     memory: Memory, compiler: str, observed: Sequence[fit.Observation], about: Mapping[str, Any], seed: int
 ) -> Calibration:
     """Fit a calibration and report on the held-out questions. Raises `ConfigError` for too few of them."""
-    heads, limits = fit.fit(observed, features.HIDDEN, seed)
-    rest = [o for o in observed if fit.part_of(o.group) == "report"]
+    heads, limits = fit.fit_calibration(observed, features.HIDDEN_DIMS, seed)
+    rest = [o for o in observed if fit.split_of(o.group) == "report"]
     return Calibration(
         memory.engine.fingerprint,
         compiler,
         memory.router.embedder.name,
-        features.HIDDEN,
+        features.HIDDEN_DIMS,
         heads,
         limits,
-        fit.curve(rest, heads),
+        fit.risk_coverage_curve(rest, heads),
         {
             **about,
-            **fit.reported(rest, heads, limits),
+            **fit.held_out_report(rest, heads, limits),
             "n": len(observed),
             "n_report": len(rest),
             "seed": seed,

@@ -26,7 +26,7 @@ from memkit.router import calibrate
 from memkit.router.calibration import folder_of, save
 from memkit.router.gate import Decision, GateConfig
 from memkit.router.gates import LearnedGate
-from memkit.router.passages import room_for
+from memkit.router.passages import text_budget
 from memkit.router.router import NO_COMPILER, Router
 from memkit.router.types import RoutingState
 
@@ -84,7 +84,7 @@ class Study:
         """The best passages of several memories as text, without a gate."""
         router = self.routers["rule"]
         state = router.retrieve(query.text, ANSWER_TOKENS)
-        room, texts = room_for(self.engine, query.text, ANSWER_TOKENS), list[str]()
+        room, texts = text_budget(self.engine, query.text, ANSWER_TOKENS), list[str]()
         best = [c.hit for c in state.ranked[: self.config.passages]]
         for text in self.memory.bank.excerpts(TENANT, best):
             room -= self.engine.count_tokens(text)
@@ -100,7 +100,7 @@ class Study:
         if query.memory_id is None:
             return self.none(query)
         router = self.routers["rule"]
-        state = router.retrieve(query.text, ANSWER_TOKENS, held=self._held)
+        state = router.retrieve(query.text, ANSWER_TOKENS, stack=self._held)
         ranked = [c for c in state.ranked if c.memory.id == query.memory_id]
         if not ranked:  # the search missed it; the oracle does not
             info = self.memory.get(query.memory_id)
@@ -111,13 +111,13 @@ class Study:
 
     def retrieved(self, query: Query) -> RoutedQuestion:
         """The first candidate, whatever it is."""
-        return self._take(self.routers["rule"].retrieve(query.text, ANSWER_TOKENS, held=self._held), 0)
+        return self._take(self.routers["rule"].retrieve(query.text, ANSWER_TOKENS, stack=self._held), 0)
 
     def routed(self, query: Query) -> RoutedQuestion:
         """The candidate that the classifiers prefer, without a gate."""
         router = self.routers["learned"]
-        state = router.retrieve(query.text, ANSWER_TOKENS, held=self._held)
-        if not router.calibrated(state):
+        state = router.retrieve(query.text, ANSWER_TOKENS, stack=self._held)
+        if not router.load_calibrations(state):
             raise ConfigError("the study's calibration is missing")
         best, _, _ = LearnedGate.rank(router, state)
         return self._take(state, best)
@@ -126,10 +126,10 @@ class Study:
         """Full routing, with the gate of that name."""
 
         def ask(query: Query) -> RoutedQuestion:
-            routed = self.routers[name].route(query.text, ANSWER_TOKENS, held=self._held)
+            routed = self.routers[name].route(query.text, ANSWER_TOKENS, stack=self._held)
             chosen = routed.decision.candidate
             key = chosen.memory.id if chosen else None
-            return RoutedQuestion(routed.request, key, routed.decision, routed.asked)
+            return RoutedQuestion(routed.request, key, routed.decision, routed.probes)
 
         return ask
 
@@ -225,7 +225,7 @@ class Study:
             "score": text_metrics.mean(scores),
             "score_ci95": text_metrics.wilson(sum(scores), n),
             "top1": sum(tops) / n if n else None,
-            "balanced_accuracy": calibrate.balanced(used, labels),
+            "balanced_accuracy": calibrate.balanced_accuracy(used, labels),
             "auroc": calibrate.auroc(values, labels) if len(values) == len(labels) else None,
             "harm_points": 100 * sum(general) / len(general) if general else None,
             "overhead_flops": probes / answers if answers else None,
@@ -235,7 +235,7 @@ class Study:
 
 def replace_ranked(state: RoutingState, ranked: list[Any]) -> RoutingState:
     """The same question with other candidates."""
-    return RoutingState(state.question, state.vector, state.max_tokens, ranked, state.held)
+    return RoutingState(state.question, state.vector, state.max_tokens, ranked, state.stack)
 
 
 def _kept(said: str, bare: str, golds: Sequence[str]) -> float:
@@ -309,7 +309,7 @@ def _of_compiler(
         ids = router_dataset.fill(memory, chosen, extra)
         failed = [] if bare else router_dataset.compile_all(memory, [ids[r.id] for r in chosen], progress)
         asked = router_dataset.queries(chosen, extra, general, ids)
-        held = [q for q in asked if calibrate.part_of(q.group) == "report"]
+        held = [q for q in asked if calibrate.split_of(q.group) == "report"]
         observed = router_dataset.observe_all(memory, [q for q in asked if q not in held], progress)
         about = {"source": config.sources.source.rpartition("/")[2], "not_compiled": len(failed)}
         made = router_dataset.calibration_of(memory, name, observed, about, config.sources.seed)

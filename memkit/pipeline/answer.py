@@ -94,8 +94,8 @@ def ask_many(context: Context, questions: Sequence[str], history: Turns, samplin
     """Answer questions; those with the same memory in front of them are read together."""
     if isinstance(questions, str) or not isinstance(questions, Sequence):
         raise ConfigError("give a list of questions; `ask` takes one")
-    with ExitStack() as held:
-        asked = [_route(context, question, history, sampling, held) for question in questions]
+    with ExitStack() as stack:
+        asked = [_route(context, question, history, sampling, stack) for question in questions]
         order = sorted(range(len(asked)), key=lambda i: _front(asked[i].request))
         said = context.engine.generate([asked[i].request for i in order])
         answers = {i: _answer(context, asked[i], done) for i, done in zip(order, said, strict=True)}
@@ -104,8 +104,8 @@ def ask_many(context: Context, questions: Sequence[str], history: Turns, samplin
 
 def stream(context: Context, question: str, history: Turns, sampling: Sampling) -> Iterator[str | Answer]:
     """The pieces of an answer, then the answer itself."""
-    with ExitStack() as held:
-        asked = _route(context, question, history, sampling, held)
+    with ExitStack() as stack:
+        asked = _route(context, question, history, sampling, stack)
         for piece in context.engine.stream(asked.request):
             yield piece if isinstance(piece, str) else _answer(context, asked, piece)
 
@@ -114,8 +114,8 @@ def recall(context: Context, question: str, max_tokens: int) -> RecalledText:
     """The passages of the memory that the gate would use, at most as many tokens, or none."""
     _require(question)
     _whole("max_tokens", max_tokens, 1)
-    with ExitStack() as held:
-        state = context.router.retrieve(question, max_tokens, held=held)
+    with ExitStack() as stack:
+        state = context.router.retrieve(question, max_tokens, stack=stack)
         decision, text, spans = context.router.decide(state)
     if decision.route == "latent" and decision.candidate is not None:
         text, spans = context.router.text(state, decision.candidate)
@@ -157,7 +157,7 @@ def _require(question: str) -> None:
 
 
 def _route(
-    context: Context, question: str, history: Turns, sampling: Sampling, held: ExitStack
+    context: Context, question: str, history: Turns, sampling: Sampling, stack: ExitStack
 ) -> RoutedQuestion:
     _require(question)
     earlier, told = parse_history(history)
@@ -169,7 +169,7 @@ def _route(
     if system:
         taken += context.engine.count_tokens(system) + AROUND_TURN
     router = context.router if sampling.gate is None else context.router.with_gate(sampling.gate)
-    routed = router.route(question, sampling.max_tokens + taken, sampling.within, held=held)
+    routed = router.route(question, sampling.max_tokens + taken, sampling.within, stack=stack)
     request = replace(
         routed.request,
         history=kept,
@@ -203,12 +203,12 @@ def _answer(context: Context, asked: RoutedQuestion, completion: Completion) -> 
         gate=decision.gate,
         calibrated=decision.calibrated,
         margin=decision.margin,
-        candidates=routed.considered,
+        candidates=routed.candidates,
         memory_id=chosen.id if chosen else None,
         artifact_id=handle.artifact_id if handle else None,
         version=chosen.version if chosen and handle else None,
         spans=routed.spans,
-        probes=len(routed.asked),
+        probes=len(routed.probes),
         prompt_tokens=completion.prompt_tokens,
         completion_tokens=completion.tokens,
         stopped=completion.stopped,

@@ -101,7 +101,7 @@ class Context:
     def of(self, owner: Owner) -> Context:
         """The same bank and model for another owner."""
         engines = self.engines
-        router = self.router.of(owner.name, lambda: engines.answering(owner.name))
+        router = self.router.for_tenant(owner.name, lambda: engines.answering(owner.name))
         return replace(self, whose=owner, router=router)
 
     @property

@@ -42,7 +42,7 @@ def remember(
         raise ConfigError("`when` and `key` belong to entries of a running memory: name one with `memory`")
     else:
         info = add_document(context, document, title)
-        if not compile or (info.status == "compiled" and not context.router.usable(info)):
+        if not compile or (info.status == "compiled" and not context.router.obstacle(info)):
             return info
     if wait:
         declined = not always and objection(context, info.id)

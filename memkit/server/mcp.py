@@ -337,7 +337,7 @@ def _add_reading_tools(server: MCPServer[Any], memories: MemorySource) -> None:
             margin=plain(decision.margin),
             memory_id=decision.candidate.memory.id if decision.candidate else None,
             spans=plain(routed.spans),
-            candidates=plain(routed.considered),
+            candidates=plain(routed.candidates),
         )
 
 

@@ -18,8 +18,8 @@ from fastapi.responses import Response, StreamingResponse
 
 from memkit.document import Span
 from memkit.errors import NotFoundError
-from memkit.router.gate import EMPTY, Decision, by_rule
-from memkit.router.passages import passages
+from memkit.router.gate import EMPTY, Decision, decide_by_rule
+from memkit.router.passages import select_passages
 from memkit.server.api_errors import ApiError
 from memkit.server.dependencies import RequestContext, Services
 from memkit.server.middleware import UNBUFFERED
@@ -163,14 +163,14 @@ class Upstream:
                 return MemoryContext(EMPTY, "", ())
             best = retrieved.ranked[0]
             least = memory.router.config.min_similarity
-            decision = by_rule(
+            decision = decide_by_rule(
                 best, _OBSTACLE, memory.router.embedder.min_similarity if least is None else least
             )
             if decision.route != "text":
                 return MemoryContext(decision, "", ())
             room = self._services.config.context_tokens
             try:
-                text, spans = passages(
+                text, spans = select_passages(
                     memory.bank, memory.owner, TokenEstimate(), best.memory, retrieved.vector, room
                 )
             except NotFoundError:  # forgotten in the meantime

@@ -24,7 +24,7 @@ from memkit.errors import ConfigError
 from memkit.router import calibrate, calibration
 from memkit.router.classifier import Head
 from memkit.router.embedders import LexicalEmbedder
-from memkit.router.passages import merged
+from memkit.router.passages import merge_spans
 from memkit.router.retrieval import retrieve
 
 
@@ -74,7 +74,7 @@ def test_the_approximate_index_finds_the_same(bank: Bank) -> None:
 
 
 def test_spans_of_a_text_do_not_overlap() -> None:
-    assert merged([Span(5, 9), Span(0, 6), Span(20, 30)]) == (Span(0, 9), Span(20, 30))
+    assert merge_spans([Span(5, 9), Span(0, 6), Span(20, 30)]) == (Span(0, 9), Span(20, 30))
 
 
 # --- scorer and calibration --------------------------------------------------------------------
@@ -98,10 +98,10 @@ def test_a_scorer_learns_and_keeps_as_json() -> None:
 
 def test_cuts_and_areas_by_hand() -> None:
     values, labels = [0.1, 0.2, 0.6, 0.7], [False, False, True, True]
-    assert calibrate.best_cut(values, labels, 9.0) == pytest.approx(0.4)
-    assert calibrate.best_cut([0.1, 0.5, 0.4, 0.9], [False, False, True, True], 9.0, kept=1.0) < 0.4
-    assert calibrate.best_cut(values, [True] * 4, 9.0) == 9.0
-    assert calibrate.balanced([True, False, False], [True, True, False]) == 0.75
+    assert calibrate.best_threshold(values, labels, 9.0) == pytest.approx(0.4)
+    assert calibrate.best_threshold([0.1, 0.5, 0.4, 0.9], [False, False, True, True], 9.0, kept=1.0) < 0.4
+    assert calibrate.best_threshold(values, [True] * 4, 9.0) == 9.0
+    assert calibrate.balanced_accuracy([True, False, False], [True, True, False]) == 0.75
     assert calibrate.auroc(values, labels) == 1.0
     assert calibrate.auroc([0.5, 0.5], [True, False]) == 0.5
     assert calibrate.auroc(values, [True] * 4) is None

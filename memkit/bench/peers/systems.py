@@ -22,7 +22,7 @@ from memkit.evals.timing import nbytes
 from memkit.memory import Memory
 from memkit.router.embedders import Embedder
 from memkit.router.indexing import index
-from memkit.router.passages import room_for
+from memkit.router.passages import text_budget
 
 TOKENS = 32  # of an answer
 TOPS = (1, 3)  # passages that are put in front of a question, where the system leaves that open
@@ -130,7 +130,7 @@ class Reader:
 
     def _read(self, question: str, passages: Sequence[str]) -> str:
         """An answer with as many passages in front as memkit's own text route has room for."""
-        room, chosen = room_for(self._engine, question, TOKENS), list[str]()
+        room, chosen = text_budget(self._engine, question, TOKENS), list[str]()
         for passage in passages:
             room -= self._engine.count_tokens(passage)
             if room < 0:

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
 from memkit.router.embedders import Embedder, Vectors
-from memkit.router.passages import Counter
+from memkit.router.passages import TokenCounter
 from memkit.server.api_errors import ApiError
 from memkit.server.dependencies import InContext, RequestContext, with_headers
 from memkit.server.openai_schemas import EmbeddingsBody, EmbeddingsOut
@@ -80,7 +80,7 @@ def _texts(given: str | list[str] | list[int] | list[list[int]]) -> list[str]:
     return texts
 
 
-def _counter(context: RequestContext) -> Counter:
+def _counter(context: RequestContext) -> TokenCounter:
     """Counts tokens for the usage: an estimate where an upstream answers and no tokenizer is loaded."""
     return TokenEstimate() if context.services.config.upstream is not None else context.services.root.engine
 
