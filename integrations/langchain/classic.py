@@ -11,7 +11,7 @@ from pydantic import Field, PrivateAttr, SkipValidation
 from memkit.errors import ConfigError
 from memkit.integrations.langchain.history import MemkitChatMessageHistory
 from memkit.integrations.langchain.messages import OncePerKind, clean, text_of
-from memkit.integrations.langchain.recalling import new_statements, recall_texts
+from memkit.integrations.langchain.recall import new_statements, recall_texts
 from memkit.memory import Memory
 from memkit.text.dialogue_acts import extract_statements
 from memkit.text.normalize import is_blank

@@ -19,7 +19,7 @@ from memkit.bank.owners import Owner
 from memkit.bank.types import check_line
 from memkit.errors import ConfigError, DocumentError
 from memkit.integrations.langchain.messages import OncePerKind, dropped_blocks, role_of, text_of
-from memkit.integrations.langchain.recalling import (
+from memkit.integrations.langchain.recall import (
     new_statements,
     recall_message,
     recall_texts,
