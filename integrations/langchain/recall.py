@@ -1,7 +1,7 @@
-"""What a model is told of a user's memories, and what of its own words is worth remembering.
+"""Choose what a model reads from a user's memories, and which of its sentences to remember.
 
-A conversation is remembered while it goes on. So what was only asked, and what the run itself said, stands in
-front of what is known already; neither is told, and neither hides a memory that answers.
+A conversation is remembered while it goes on, so its own questions and statements rank above older entries.
+They are filtered out here, so that they do not hide the memory that answers.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from memkit.pipeline.answer import RecalledText, SearchResult
 from memkit.text.dialogue_acts import extract_statements
 from memkit.text.normalize import folded, words
 
-OTHERS = 4  # memories that are looked at beside the one that is recalled
-CLOSE = 0.5  # of the best score, that another memory's passage must reach
-ROOM = 1000  # characters up to which other memories' passages are added
-STEM = 4  # letters: words that begin alike are taken for one
+OTHER_MEMORIES = 4  # memories that are searched beside the one that the gate chooses
+NEAR_BEST = 0.5  # share of the best score that another memory's passage must reach
+MAX_CHARACTERS = 1000  # of recalled text, beyond which no other memory's passage is added
+STEM_LENGTH = 4  # letters; words with the same start count as the same
 _ENTRY = re.compile(r"^(\d{4}-\d\d-\d\d ([^:\n]{1,64}): )", re.MULTILINE)
-_COMMON = frozenset(
+_STOP_WORDS = frozenset(
     "a an and are as at be been but by can could did do does for from had has have he her here him "
     "his how i in is it its know me my no not of on or our please she should so sorry tell than that "
     "the their them there they this to us was we were what when where which who whom whose why will "
     "with would yes you your".split()
 )
-_THINK, _THOUGHT = "<think>", "</think>"
-_NOTHING = re.compile(  # a model's words for having nothing to say
+_THINK_START, _THINK_END = "<think>", "</think>"
+_NO_ANSWER = re.compile(  # a model says that it has no answer
     r"\b(?:i|we)(?:'m| am| was|'re| are)? "
     r"(?:afraid i |sorry,? |not (?:sure|able|aware|certain|familiar)\b|unable\b|"
     r"(?:do not|don't|did not|didn't|cannot|can't|could not|couldn't|have not|haven't) "
@@ -41,7 +41,7 @@ _NOTHING = re.compile(  # a model's words for having nothing to say
     r"|\b(?:there is|there's|there are|i see) no (?:\w+ )?"
     r"(?:information|mention|records?|data|details?|memory)\b"
 )
-_ANNOUNCES = re.compile(  # what it is going to do
+_ANNOUNCEMENT = re.compile(  # a model says what it will do next
     r"(?:(?:sure|ok|okay|certainly|of course|alright|right|well|thanks|thank you)[,.!:]? )*"
     r"(?:let me|let us|let's|i'll|i will|i am going to|i'm going to|allow me to|i can|i need to|"
     r"i should|i have to|i am|i'm|one moment|just a moment|a moment|hold on|please wait)"
@@ -53,106 +53,114 @@ _ANNOUNCES = re.compile(  # what it is going to do
 
 @dataclass(frozen=True)
 class _Line:
-    """A passage, or an entry of a running memory, in the form in which it is told and compared."""
+    """A passage or an entry of a running memory: its ``text``, and its normalized words for comparison."""
 
-    told: str
+    text: str
     words: str
 
 
-def statements_in(messages: Sequence[BaseMessage]) -> dict[str, str]:
-    """What each speaker said in a run, in the form that `recall_texts` compares."""
-    said = dict[str, str]()
+def words_by_speaker(messages: Sequence[BaseMessage]) -> dict[str, str]:
+    """The normalized words of each speaker in ``messages``, as `recall_passages` takes them."""
+    spoken = dict[str, str]()
     for message in messages:
         speaker = role_of(message)
-        said[speaker] = f"{said.get(speaker, '')}|{_words(text_of(message))}"
-    return said
+        spoken[speaker] = f"{spoken.get(speaker, '')}|{_normalized(text_of(message))}"
+    return spoken
 
 
-def recall_texts(memory: Memory, question: str, said: Mapping[str, str]) -> str:
-    """The passages that bear on a question: of the memory that the gate would use, and others' close to them.
+def recall_passages(memory: Memory, question: str, spoken: Mapping[str, str]) -> str:
+    """The passages that are relevant to a question, one a line; "" if no memory is.
 
-    Of running memories neither questions are told nor what was ``said`` in this run. Where only those stood
-    in front of everything else, the gate has judged by them, and the other passages are told in their place.
+    They come from the memory that the gate chooses, then from other memories with a similar score. Entries
+    of running memories are left out if they only ask, or if they are in ``spoken``, the words of this run
+    by speaker (`words_by_speaker`). If the best hit is such an entry, the gate's choice rests on it; then
+    the other memories' passages are used instead.
     """
-    recalled, found = memory.recall(question), memory.search(question, OTHERS)
-    first = _recalled(memory, recalled, found, said)
-    misled = bool(found) and found[0].memory.running and not _lines(found[0].text, True, said)
-    if not first and recalled.memory_id is None and not misled:
+    recalled, hits = memory.recall(question), memory.search(question, OTHER_MEMORIES)
+    lines = _chosen_lines(memory, recalled, hits, spoken)
+    misled = bool(hits) and hits[0].memory.running and not _lines(hits[0].text, True, spoken)
+    if not lines and recalled.memory_id is None and not misled:
         return ""
-    least = memory.router.embedder.min_similarity if misled else CLOSE * found[0].score if found else 0.0
-    lines, room = list(first), ROOM - sum(len(line.told) for line in first)
-    for each in found:
-        if each.memory.id == recalled.memory_id or each.score < least:
+    min_score = (
+        memory.router.embedder.min_similarity if misled else NEAR_BEST * hits[0].score if hits else 0.0
+    )
+    room = MAX_CHARACTERS - sum(len(line.text) for line in lines)
+    for hit in hits:
+        if hit.memory.id == recalled.memory_id or hit.score < min_score:
             continue
-        for line in _lines(each.text, each.memory.running, said):
-            if len(line.told) <= room and not any(line.words in known.words for known in lines):
+        for line in _lines(hit.text, hit.memory.running, spoken):
+            if len(line.text) <= room and not any(line.words in other.words for other in lines):
                 lines.append(line)
-                room -= len(line.told)
-    return "\n".join(line.told for line in lines)
+                room -= len(line.text)
+    return "\n".join(line.text for line in lines)
 
 
-def new_statements(memory: Memory, text: str, asked: str, introduction: str = "") -> str:
-    """The sentences of a model's answer that say more than it was told, and than is remembered already.
+def new_statements(memory: Memory, text: str, question: str, introduction: str = "") -> str:
+    """The sentences of a model's answer ``text`` that add something to ``question`` and to the memories.
 
-    Nor are those news that say that it knows nothing, or what it is going to do.
+    Sentences without an answer, or that announce the next step, are left out. ``introduction`` is the text
+    in front of recalled passages; its words are not news either.
     """
-    kept = list[str]()
-    for sentence in _sentences(extract_statements(recall_message(text))):
+    statements = list[str]()
+    for sentence in _sentences(extract_statements(strip_thinking(text))):
         plain = folded(sentence).replace("’", "'")
-        if _NOTHING.search(plain) or _ANNOUNCES.match(plain):
+        if _NO_ANSWER.search(plain) or _ANNOUNCEMENT.match(plain):
             continue
-        if new := _stems(sentence) - _stems(asked) - _stems(introduction):
-            known = " ".join(found.text for found in memory.search(f"{sentence} {asked}", OTHERS))
-            if new - _stems(known):
-                kept.append(sentence)
-    return " ".join(kept)
+        if new := _stems(sentence) - _stems(question) - _stems(introduction):
+            hits = memory.search(f"{sentence} {question}", OTHER_MEMORIES)
+            if new - _stems(" ".join(hit.text for hit in hits)):
+                statements.append(sentence)
+    return " ".join(statements)
 
 
-def recall_message(text: str) -> str:
-    """A model's answer without ``<think>...</think>``, also where one of the two is left out."""
-    kept, at = list[str](), 0
-    first, begins = text.find(_THOUGHT), text.find(_THINK)
-    if first >= 0 and not 0 <= begins < first:  # templates may open the thought for it
-        at = first + len(_THOUGHT)
-    while (start := text.find(_THINK, at)) >= 0:
-        kept.append(text[at:start])
-        end = text.find(_THOUGHT, start)
+def strip_thinking(text: str) -> str:
+    """A model's answer without ``<think>...</think>``; either tag may be missing."""
+    parts, at = list[str](), 0
+    first_end, first_start = text.find(_THINK_END), text.find(_THINK_START)
+    if first_end >= 0 and not 0 <= first_start < first_end:  # the chat template may write the opening tag
+        at = first_end + len(_THINK_END)
+    while (start := text.find(_THINK_START, at)) >= 0:
+        parts.append(text[at:start])
+        end = text.find(_THINK_END, start)
         if end < 0:
-            return " ".join(kept).strip()
-        at = end + len(_THOUGHT)
-    return " ".join([*kept, text[at:]]).strip()
+            return " ".join(parts).strip()
+        at = end + len(_THINK_END)
+    return " ".join([*parts, text[at:]]).strip()
 
 
-def _recalled(
-    memory: Memory, recalled: RecalledText, found: Sequence[SearchResult], said: Mapping[str, str]
+def _chosen_lines(
+    memory: Memory, recalled: RecalledText, hits: Sequence[SearchResult], spoken: Mapping[str, str]
 ) -> list[_Line]:
+    """The lines of the memory that the gate chooses."""
     if recalled.memory_id is None:
         return []
-    running = next((each.memory.running for each in found if each.memory.id == recalled.memory_id), None)
+    running = next((hit.memory.running for hit in hits if hit.memory.id == recalled.memory_id), None)
     if running is None:
         try:
             running = memory.get(recalled.memory_id).running
-        except NotFoundError:  # forgotten in the meantime
+        except NotFoundError:  # it was forgotten since
             return []
-    return _lines(recalled.text, running, said)
+    return _lines(recalled.text, running, spoken)
 
 
-def _lines(text: str, running: bool, said: Mapping[str, str]) -> list[_Line]:
-    """A passage whole; of a running memory the entries in it that state something which was not said."""
+def _lines(text: str, running: bool, spoken: Mapping[str, str]) -> list[_Line]:
+    """A document's passage as one line; a running memory's as the entries that state something unspoken."""
     if not running:
-        return [_Line(text, _words(text))] if text.strip() else []
-    latest = dict[str, _Line]()  # of entries that say the same
+        return [_Line(text, _normalized(text))] if text.strip() else []
+    latest = dict[str, _Line]()  # by words: of equal entries the last one
     ends = [match.start() for match in _ENTRY.finditer(text)]
     for start, end in zip([0, *ends], [*ends, len(text)], strict=True):
         entry = text[start:end].strip()
-        head = _ENTRY.match(entry)
-        begin, speaker = (head.group(1), head.group(2)) if head else ("", "")
-        before = said.get(speaker, "") if head else "|".join(said.values())  # or a part of a long entry
-        stated = extract_statements(entry[len(begin) :])
-        form = _words(stated)
-        if any(_words(each).strip() and _words(each) not in before for each in _sentences(stated)):
-            latest.pop(form, None)
-            latest[form] = _Line(begin + stated, form)
+        match = _ENTRY.match(entry)
+        prefix, speaker = (match.group(1), match.group(2)) if match else ("", "")
+        # Without a prefix it is a part of a long entry, by any speaker.
+        earlier = spoken.get(speaker, "") if match else "|".join(spoken.values())
+        statements = extract_statements(entry[len(prefix) :])
+        key = _normalized(statements)
+        sentence_words = [_normalized(sentence) for sentence in _sentences(statements)]
+        if any(each.strip() and each not in earlier for each in sentence_words):
+            latest.pop(key, None)
+            latest[key] = _Line(prefix + statements, key)
     return list(latest.values())
 
 
@@ -160,10 +168,10 @@ def _sentences(text: str) -> list[str]:
     return [text[span.start : span.end].strip() for span in sentences(text)]
 
 
-def _words(text: str) -> str:
-    """A text's words with spaces around each, so that whole words are compared."""
+def _normalized(text: str) -> str:
+    """The folded words of a text, with spaces around each so that only whole words match."""
     return f" {' '.join(words(folded(text)))} "
 
 
 def _stems(text: str) -> set[str]:
-    return {word[:STEM] for word in words(folded(text)) if len(word) > 1 and word not in _COMMON}
+    return {word[:STEM_LENGTH] for word in words(folded(text)) if len(word) > 1 and word not in _STOP_WORDS}
