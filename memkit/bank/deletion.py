@@ -18,7 +18,7 @@ from memkit.bank.types import Receipt, Vectors, check_tenant, entry_key, memory_
 from memkit.bank.vector_index import VectorIndexes
 from memkit.document import Document, Span
 from memkit.errors import ConfigError, NotFoundError
-from memkit.text.normalize import is_blank, places
+from memkit.text.normalize import is_blank, occurrences
 
 
 class Deletion:
@@ -87,7 +87,7 @@ class Deletion:
             info = statements.info(connection, tenant, memory_id)
             source = statements.source(connection, tenant, info.id).text
             named = _named(connection, tenant, info.id, text)
-        spans = [Span(start, end) for start, end in places(source, text)]
+        spans = [Span(start, end) for start, end in occurrences(source, text)]
         if named.whole:
             (receipt,) = self.forget(tenant, info.id)
             return receipt
@@ -206,7 +206,7 @@ def _left(text: str, spans: Sequence[Span]) -> str:
 
 
 def _without(text: str, gone: str) -> str:
-    return _left(text, [Span(start, end) for start, end in places(text, gone)])
+    return _left(text, [Span(start, end) for start, end in occurrences(text, gone)])
 
 
 @dataclass(frozen=True)
@@ -226,13 +226,13 @@ def _named(connection: Connection, tenant: str, memory_id: str, text: str) -> _N
     of_entry = and_(entries.c.tenant == tenant, entries.c.memory_id == memory_id)
     rows = connection.execute(select(entries).where(of_entry)).all()
     return _Named(
-        bool(info.name and places(info.name, text))
-        or any(places(part, text) for row in kept for part in (row.key, _plain(row.value))),
-        bool(places(info.title, text)),
+        bool(info.name and occurrences(info.name, text))
+        or any(occurrences(part, text) for row in kept for part in (row.key, _plain(row.value))),
+        bool(occurrences(info.title, text)),
         [
             Span(r.start, r.end)
             for r in rows
-            if any(places(part, text) for part in (r.text, r.speaker, r.key or ""))
+            if any(occurrences(part, text) for part in (r.text, r.speaker, r.key or ""))
         ],
     )
 

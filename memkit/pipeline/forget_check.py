@@ -14,7 +14,7 @@ from memkit.pipeline.answer import Sampling, ask_many
 from memkit.pipeline.context import Context
 from memkit.pipeline.forget import by_whole_id, forget, forget_all, forget_matching
 from memkit.router.gate import Route
-from memkit.text.normalize import places
+from memkit.text.normalize import occurrences
 from memkit.text_metrics import contains
 
 
@@ -96,10 +96,10 @@ def _forget_matching(
         return receipts, _questions_about(context, "\n".join(lines), count)
     # Of a document the rest of the sentence stays: only what is answered by the text itself has to be gone.
     held = [(span.start, span.end) for span in sentences(text)]
-    found = places(text, wanted)
+    found = occurrences(text, wanted)
     about = [text[a:b] for a, b in held if any(start < b and a < end for start, end in found)]
     pairs = _questions_about(context, "".join(about), count)
-    return receipts, [pair for pair in pairs if places(pair[1], wanted) or places(wanted, pair[1])]
+    return receipts, [pair for pair in pairs if occurrences(pair[1], wanted) or occurrences(wanted, pair[1])]
 
 
 def _texts_to_forget(context: Context, memory_id: str | None, spans: Sequence[Span]) -> list[str]:

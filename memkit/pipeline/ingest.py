@@ -12,7 +12,7 @@ from memkit.pipeline.compile import compile_memory
 from memkit.pipeline.context import Context
 from memkit.router.embedders import Embedder
 from memkit.router.indexing import index, index_entry, refresh
-from memkit.text.messages import MessageLike, When, messages_of, require_text
+from memkit.text.messages import MessageLike, When, parse_messages, require_text
 
 MAX_CHARACTERS = 5_000_000  # of one document
 PROFILE = "profile"  # the running memory of messages for which none is named
@@ -93,7 +93,7 @@ def append_entries(
     return context.bank.logs.append(
         context.owner,
         name,
-        messages_of(messages, when),
+        parse_messages(messages, when),
         lambda document: index_entry(document, embedder),
         embedder=embedder.name,
         key=key,
