@@ -39,20 +39,20 @@ class Reader(BaseChatModel):
         self.read.append(messages)
         last = max(i for i, m in enumerate(messages) if isinstance(m, HumanMessage))
         used = sum(isinstance(m, ToolMessage) for m in messages[last:])
-        message = AIMessage(self.says + self._answer(str(messages[last].text), self.told))
+        message = AIMessage(self.says + self._answer(str(messages[last].text), self.system_text))
         if used < self.tools_first:
             call = {"name": "clock", "args": {}, "id": f"call {len(self.read)}"}
             message = AIMessage("", tool_calls=[call])
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     @staticmethod
-    def _answer(question: str, told: str) -> str:
+    def _answer(question: str, context: str) -> str:
         who = re.search(r"where does (\w+) live", question, re.IGNORECASE)
-        found = re.findall(rf"{who.group(1)} lives in (\w+)", told) if who else []
+        found = re.findall(rf"{who.group(1)} lives in (\w+)", context) if who else []
         return f"In {found[-1]}." if found else "I do not know."
 
     @property
-    def told(self) -> str:
+    def system_text(self) -> str:
         """The system message of the latest call."""
         first = self.read[-1][0]
         return str(first.text) if isinstance(first, SystemMessage) else ""
@@ -63,7 +63,7 @@ def clock() -> str:
     return "It is nine."
 
 
-def said_by(state: dict[str, Any]) -> str:
+def last_text(state: dict[str, Any]) -> str:
     return str(state["messages"][-1].content)
 
 

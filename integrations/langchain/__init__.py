@@ -1,8 +1,8 @@
 """memkit in LangChain 1.x and LangGraph: ``pip install 'memkit-llm[langchain]'``.
 
-`ChatMemkit` is a chat model that answers from memories; `MemkitMiddleware` gives memories to any agent of
-``create_agent``; `MemkitStore` is a LangGraph store; `MemkitRetriever` a retriever. For what LangChain is
-leaving behind there are `MemkitChatMessageHistory` and `MemkitMemory`.
+`ChatMemkit` is a chat model that answers from memories. `MemkitMiddleware` gives memories to any agent of
+``create_agent``. `MemkitStore` is a LangGraph store, `MemkitRetriever` a retriever.
+`MemkitChatMessageHistory` and `MemkitMemory` serve interfaces that LangChain has deprecated.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def __getattr__(name: str) -> Any:
         package = (error.name or "").partition(".")[0]
         if not package.startswith("lang"):
             raise
-        more = ["langchain-classic"] if package == "langchain_classic" else []
-        raise MissingExtraError(package, install_line("langchain", *more)) from error
+        extra = ["langchain-classic"] if package == "langchain_classic" else []
+        raise MissingExtraError(package, install_line("langchain", *extra)) from error
     return getattr(module, name)
 
 

@@ -1,4 +1,4 @@
-"""`ChatMemkit`: a chat model that answers from a user's memories, or without one."""
+"""`ChatMemkit`: a chat model that answers from a user's memories."""
 
 from __future__ import annotations
 
@@ -14,17 +14,21 @@ from pydantic import ConfigDict, Field, PrivateAttr, SkipValidation
 
 from memkit.answer import Answer
 from memkit.errors import ConfigError
-from memkit.integrations.langchain.messages import Conversation, OncePerKind, conversation
+from memkit.integrations.langchain.messages import Conversation, WarnOnce, parse_conversation
 from memkit.memory import Memory
 from memkit.text.stop_sequences import StopSequences
 
 
 class ChatMemkit(BaseChatModel):
-    """A chat model in front of one user's memories.
+    """A chat model that answers from one user's memories, or without one if none is about the question.
 
-    The router looks at the last human message; messages before it, and system messages, are read by the
-    model alone. ``response_metadata["memkit"]`` of an answer tells which memory was used and why, and as
-    ``left_out`` which kinds of message parts are no text and were not read.
+    The router sees the last human message; only the model sees earlier messages and system messages.
+    ``response_metadata["memkit"]`` of an answer says which memory was used and why. Its ``left_out`` lists
+    the kinds of message parts that are not text and were ignored.
+
+    ``max_tokens`` bounds the answer, in tokens. ``temperature`` 0 picks the likeliest token at every step;
+    with a higher one, ``seed`` makes a sample repeatable. ``stop`` are texts at which the answer ends.
+    Raises `ConfigError` for a conversation that does not end with a question.
 
     Example:
         >>> chat = ChatMemkit(memory=Memory("bank", user="mira"))
@@ -38,7 +42,7 @@ class ChatMemkit(BaseChatModel):
     temperature: float = Field(default=0.0, ge=0)
     seed: int = 0
     stop: list[str] | None = None
-    _once: OncePerKind = PrivateAttr(default_factory=OncePerKind)
+    _once: WarnOnce = PrivateAttr(default_factory=WarnOnce)
 
     @property
     def _llm_type(self) -> str:
@@ -64,22 +68,21 @@ class ChatMemkit(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        if ends := stop or self.stop:
-            # Only a stream can be left early.
-            parts = list(self._stream(messages, ends, **kwargs))
-            whole = sum(parts[1:], parts[0])
-            chunk = whole.message
+        if stop_sequences := stop or self.stop:
+            # Only a stream can end early.
+            parts = list(self._stream(messages, stop_sequences, **kwargs))
+            chunk = sum(parts[1:], parts[0]).message
             message = AIMessage(
                 content=chunk.content,
                 response_metadata=chunk.response_metadata,
                 usage_metadata=getattr(chunk, "usage_metadata", None),
             )
             return ChatResult(generations=[ChatGeneration(message=message)])
-        asked = self._asked(messages)
-        answer = self.memory.ask(asked.question, history=asked.history, **self._settings(asked, kwargs))
+        request = self._parse(messages)
+        answer = self.memory.ask(request.question, history=request.history, **self._settings(request, kwargs))
         message = AIMessage(
             content=answer.text,
-            response_metadata=self._about(answer, asked),
+            response_metadata=self._metadata(answer, request),
             usage_metadata=usage_of(answer),
         )
         return ChatResult(generations=[ChatGeneration(message=message)])
@@ -91,22 +94,22 @@ class ChatMemkit(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        asked = self._asked(messages)
-        settings = self._settings(asked, kwargs)
-        with self.memory.stream(asked.question, history=asked.history, **settings) as stream:
-            for piece in up_to_stop(stream, stop or self.stop or []):
-                yield _told(ChatGenerationChunk(message=AIMessageChunk(content=piece)), run_manager)
+        request = self._parse(messages)
+        settings = self._settings(request, kwargs)
+        with self.memory.stream(request.question, history=request.history, **settings) as stream:
+            for piece in until_stop(stream, stop or self.stop or []):
+                yield _notify(ChatGenerationChunk(message=AIMessageChunk(content=piece)), run_manager)
             answer = stream.answer if stream.finished else None
         last = AIMessageChunk(
             content="",
-            response_metadata=self._cut() if answer is None else self._about(answer, asked),
+            response_metadata=self._base_metadata() if answer is None else self._metadata(answer, request),
             usage_metadata=None if answer is None else usage_of(answer),
             chunk_position="last",
         )
-        yield _told(ChatGenerationChunk(message=last), run_manager)
+        yield _notify(ChatGenerationChunk(message=last), run_manager)
 
     def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Any:
-        """The model as it is, without tools; it calls none, so that any raise `ConfigError`."""
+        """Return this model: it calls no tools. Raises `ConfigError` unless ``tools`` is empty."""
         if tools:
             raise ConfigError(
                 "ChatMemkit calls no tools: leave `tools` out, or give the tools to another chat model, as "
@@ -114,43 +117,51 @@ class ChatMemkit(BaseChatModel):
             )
         return self
 
-    def _settings(self, asked: Conversation, given: dict[str, Any]) -> dict[str, Any]:
-        own = {name: given.get(name, getattr(self, name)) for name in ("max_tokens", "temperature", "seed")}
-        return {**own, "system": asked.system}
+    def _settings(self, request: Conversation, overrides: dict[str, Any]) -> dict[str, Any]:
+        names = ("max_tokens", "temperature", "seed")
+        return {
+            **{name: overrides.get(name, getattr(self, name)) for name in names},
+            "system": request.system,
+        }
 
-    def _asked(self, messages: list[BaseMessage]) -> Conversation:
-        asked = conversation(messages)
-        self._once.left_out(asked.left_out)
-        return asked
+    def _parse(self, messages: list[BaseMessage]) -> Conversation:
+        request = parse_conversation(messages)
+        self._once.left_out(request.left_out)
+        return request
 
-    def _about(self, answer: Answer, asked: Conversation) -> dict[str, Any]:
+    def _metadata(self, answer: Answer, request: Conversation) -> dict[str, Any]:
         trace = answer.trace
         used: dict[str, Any] = {"route": trace.route, "reason": trace.reason, "memory_id": trace.memory_id}
         used |= {"artifact_id": trace.artifact_id, "version": trace.version}
         used["spans"] = [[span.start, span.end] for span in trace.spans]
-        if asked.left_out:
-            used["left_out"] = list(asked.left_out)
-        return {**self._cut(), "finish_reason": "stop" if trace.stopped else "length", "memkit": used}
+        if request.left_out:
+            used["left_out"] = list(request.left_out)
+        return {
+            **self._base_metadata(),
+            "finish_reason": "stop" if trace.stopped else "length",
+            "memkit": used,
+        }
 
-    def _cut(self) -> dict[str, Any]:
+    def _base_metadata(self) -> dict[str, Any]:
+        """The metadata of an answer that ended at a stop sequence, before its trace was known."""
         return {"model_name": self.memory.model, "model_provider": "memkit", "finish_reason": "stop"}
 
 
-def _told(chunk: ChatGenerationChunk, run_manager: CallbackManagerForLLMRun | None) -> ChatGenerationChunk:
-    """The chunk, of which the run's callbacks are told."""
+def _notify(chunk: ChatGenerationChunk, run_manager: CallbackManagerForLLMRun | None) -> ChatGenerationChunk:
+    """The chunk, after the run's callbacks have been notified of it."""
     if run_manager:
         run_manager.on_llm_new_token(str(chunk.message.content), chunk=chunk)
     return chunk
 
 
 def usage_of(answer: Answer) -> UsageMetadata:
-    """Tokens of an answer; ``input_tokens`` are positions in front of it, artifact included."""
-    read, written = answer.trace.prompt_tokens, answer.trace.completion_tokens
-    return UsageMetadata(input_tokens=read, output_tokens=written, total_tokens=read + written)
+    """The token usage of an answer; ``input_tokens`` includes the artifact's positions."""
+    prompt, completion = answer.trace.prompt_tokens, answer.trace.completion_tokens
+    return UsageMetadata(input_tokens=prompt, output_tokens=completion, total_tokens=prompt + completion)
 
 
-def up_to_stop(pieces: Iterator[str], stops: Sequence[str]) -> Iterator[str]:
-    """A text up to the first of ``stops``. What might be the beginning of one is held back."""
+def until_stop(pieces: Iterator[str], stops: Sequence[str]) -> Iterator[str]:
+    """Yield ``pieces`` up to the first of ``stops``; text that may be the start of one is held back."""
     stopper = StopSequences(stops)
     for piece in pieces:
         if ready := stopper.take(piece):

@@ -14,9 +14,9 @@ from memkit.memory import Memory
 
 
 class MemkitRetriever(BaseRetriever):
-    """The best passage of each of the ``k`` memories that fit a query best.
+    """Retrieves the best passage of each of the ``k`` best memories of ``memory``'s user.
 
-    ``metadata`` of a passage names its ``memory_id``, ``title``, ``start`` and ``end`` (characters of the
+    The ``metadata`` of a passage has ``memory_id``, ``title``, ``start`` and ``end`` (characters of the
     source) and ``score``.
     """
 
@@ -30,15 +30,15 @@ class MemkitRetriever(BaseRetriever):
     ) -> list[Document]:
         return [
             Document(
-                found.text,
-                id=f"{found.memory.id}:{found.span.start}-{found.span.end}",
+                hit.text,
+                id=f"{hit.memory.id}:{hit.span.start}-{hit.span.end}",
                 metadata={
-                    "memory_id": found.memory.id,
-                    "title": found.memory.title,
-                    "start": found.span.start,
-                    "end": found.span.end,
-                    "score": found.score,
+                    "memory_id": hit.memory.id,
+                    "title": hit.memory.title,
+                    "start": hit.span.start,
+                    "end": hit.span.end,
+                    "score": hit.score,
                 },
             )
-            for found in self.memory.search(clean(query), kwargs.get("k", self.k))
+            for hit in self.memory.search(clean(query), kwargs.get("k", self.k))
         ]

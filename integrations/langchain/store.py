@@ -1,4 +1,4 @@
-"""`MemkitStore`: a LangGraph store whose items are memories."""
+"""`MemkitStore`: a LangGraph store in which every item is a memory."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from langgraph.store.base import (
 from langgraph.store.base.embed import get_text_at_path, tokenize_path
 
 from memkit.bank.items import MAX_ITEM_KEY, MAX_TTL, MAX_VALUE
-from memkit.bank.items import Item as Kept
+from memkit.bank.items import Item as StoredItem
 from memkit.bank.owners import Owner, check_name
 from memkit.document import Document
 from memkit.errors import ConfigError, NotFoundError
-from memkit.integrations.langchain.filters import fits, matches
+from memkit.integrations.langchain.filters import matches_filter, matches_namespace
 from memkit.integrations.langchain.messages import clean
 from memkit.memory import Memory
 from memkit.router.indexing import index, refresh
@@ -37,21 +37,22 @@ from memkit.router.retrieval import retrieve
 from memkit.text.normalize import is_blank
 
 Namespace = tuple[str, ...]
-OWNERS = 64  # namespaces that are kept ready to write to
-LARGE = 1000  # from so many candidates on all items are read
+CACHED_OWNERS = 64
+MAX_RANKED = 1000  # a search that needs more candidates reads all items
 
 
 class MemkitStore(BaseStore):
-    """Items in a bank, found by meaning and words; each namespace owns what is in it.
+    """Items in a bank, searched by meaning and words; every namespace is an owner of its own.
 
-    The namespaces lie beneath ``memory``'s user: ``("a", "b")`` of the user "app" is
-    ``Owner("app", namespace=("a", "b"))``. No store sees what is not beneath its user. An item's texts (all
-    of its value, or the paths that ``index`` names) are a memory, which `Memory.of` that owner can also
-    answer from. ``PutOp(value=None)`` forgets it, with every artifact that saw it; so do an item's expiry, at
-    the next write, and a new value. Keys have up to 1,024 bytes in UTF-8, as have user and namespace
-    together; values are JSON of up to a million characters.
+    Namespaces lie beneath the user of ``memory``: ``("a", "b")`` of the user "app" is
+    ``Owner("app", namespace=("a", "b"))``. A store sees only what is beneath its user. The texts of an item
+    (its whole value, or the paths in ``index``) form a memory, from which `Memory.for_user` of that owner
+    can also answer. ``PutOp(value=None)`` forgets the item and every artifact that was compiled from it; a
+    new value does the same with the old one. Expired items are forgotten at the namespace's next write.
 
-    ``ttl``: LangGraph's settings (minutes); items live longer when they are read, unless told otherwise.
+    ``ttl`` are LangGraph's settings, in minutes; reading an item renews its time to live unless they say
+    otherwise. ``clock`` returns the time; None means now, in UTC. A key has at most 1,024 bytes in UTF-8, and
+    so have user and namespace together; a value is JSON of at most a million characters.
     """
 
     supports_ttl = True
@@ -66,18 +67,20 @@ class MemkitStore(BaseStore):
     ) -> None:
         self.memory, self.ttl_config, self.index = memory or Memory(), ttl, index
         self._clock = clock or _utc_now
-        self._of = lru_cache(OWNERS)(self.memory.for_user)
+        self._memory_for = lru_cache(CACHED_OWNERS)(self.memory.for_user)
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
-        """Carry out the operations: those that read see the store as it was before those that write.
+        """Carry out operations and return their results in order.
 
-        Of several that write one item the last counts. All are checked before the first is carried out.
+        Reads see the store as it was before the writes. Of several writes of one item the last counts. All
+        operations are checked before the first write. Raises `ConfigError` or `DocumentError` for a write
+        that is not valid.
         """
         results, puts = list[Result](), dict[tuple[Namespace, str], PutOp]()
         ops = list(ops)
         for op in ops:
             if isinstance(op, PutOp):
-                self._checked(op)
+                self._check(op)
         for op in ops:
             if isinstance(op, GetOp):
                 results.append(self._get(op))
@@ -99,10 +102,10 @@ class MemkitStore(BaseStore):
         return await asyncio.to_thread(self.batch, list(ops))
 
     # -- writing --------------------------------------------------------------------------------
-    def _checked(self, op: PutOp) -> tuple[str, Document] | None:
-        """An item's value as JSON, and the document that makes it found; None of one that is forgotten.
+    def _check(self, op: PutOp) -> tuple[str, Document] | None:
+        """The value as JSON and the document to index; None if the operation forgets the item.
 
-        Raises `ConfigError` or `DocumentError` for what cannot be kept.
+        Raises `ConfigError` or `DocumentError` for a key or value that cannot be stored.
         """
         self._owner(op.namespace)
         if op.value is None:
@@ -114,26 +117,26 @@ class MemkitStore(BaseStore):
             raise ConfigError(f"ttl is a number of minutes above 0 and up to {MAX_TTL:,}, got {op.ttl}")
         value, text = _json(op.value), clean(self._text(op))
         if len(value) > MAX_VALUE:
-            raise ConfigError(f"the value has {len(value):,} characters of JSON, the most is {MAX_VALUE:,}")
+            raise ConfigError(f"a value has at most {MAX_VALUE:,} characters of JSON, got {len(value):,}")
         return value, Document(clean(value) if is_blank(text) else text, _title(op.key))
 
     def _put(self, op: PutOp) -> None:
-        memory, items = self._of(self._owner(op.namespace)), self.memory.bank.items
+        memory, items = self._memory_for(self._owner(op.namespace)), self.memory.bank.items
         self._forget(memory, items.stale(memory.owner) + items.expired(memory.owner, self._clock()))
-        if (checked := self._checked(op)) is None:
+        if (checked := self._check(op)) is None:
             self._forget(memory, items.remove(memory.owner, op.key))
             return
         value, document = checked
         searched, embedder = not is_blank(clean(self._text(op))), memory.router.embedder
         refresh(memory.bank, memory.owner, embedder)
-        made = index(document, embedder)
+        indexed = index(document, embedder)
         while (
             replaced := items.put(
                 memory.owner,
                 op.key,
                 value,
                 document,
-                lambda _: made,
+                lambda _: indexed,
                 embedder=embedder.name,
                 searched=searched,
                 ttl=op.ttl,
@@ -148,7 +151,7 @@ class MemkitStore(BaseStore):
         for memory_id in memory_ids:
             try:
                 memory.forget(memory_id)
-            except NotFoundError:  # somebody else did
+            except NotFoundError:  # another process was faster
                 continue
 
     def _text(self, op: PutOp) -> str:
@@ -157,87 +160,97 @@ class MemkitStore(BaseStore):
         paths = op.index if isinstance(op.index, list) else self.index
         if paths is None:
             return "\n".join(_lines(op.value))
-        found = [text for path in paths for text in get_text_at_path(dict(op.value), tokenize_path(path))]
-        return "\n".join(text for text in found if not is_blank(text))
+        texts = [text for path in paths for text in get_text_at_path(dict(op.value), tokenize_path(path))]
+        return "\n".join(text for text in texts if not is_blank(text))
 
     # -- reading --------------------------------------------------------------------------------
     def _get(self, op: GetOp) -> Item | None:
         tenant, now = self._owner(op.namespace).name, self._clock()
-        kept = self.memory.bank.items.get(tenant, op.key, now)
-        if kept is None:
+        item = self.memory.bank.items.get(tenant, op.key, now)
+        if item is None:
             return None
-        self._used(op.refresh_ttl, [kept], now)
-        return Item(**self._about(kept))
+        self._renew(op.refresh_ttl, [item], now)
+        return Item(**self._fields(item))
 
     def _search(self, op: SearchOp) -> list[SearchItem]:
-        now, found = self._clock(), list[tuple[Kept, float | None]]()
+        now, scored = self._clock(), list[tuple[StoredItem, float | None]]()
         for tenant in self._beneath(op.namespace_prefix):
-            found += self._best(tenant, op, now) if op.query else self._every(tenant, op, {}, now)
+            scored += self._best(tenant, op, now) if op.query else self._all(tenant, op, {}, now)
         if op.query:
-            found.sort(key=lambda each: -each[1] if each[1] is not None else 1.0)
-        shown = found[op.offset : op.offset + op.limit]
-        self._used(op.refresh_ttl, [each for each, _ in shown], now)
-        return [SearchItem(**self._about(each), score=score) for each, score in shown]
+            scored.sort(key=lambda pair: -pair[1] if pair[1] is not None else 1.0)
+        page = scored[op.offset : op.offset + op.limit]
+        self._renew(op.refresh_ttl, [item for item, _ in page], now)
+        return [SearchItem(**self._fields(item), score=score) for item, score in page]
 
-    def _best(self, tenant: str, op: SearchOp, now: datetime) -> list[tuple[Kept, float | None]]:
-        """A tenant's items with their scores: no fewer of the best ones than are asked for."""
+    def _best(self, tenant: str, op: SearchOp, now: datetime) -> list[tuple[StoredItem, float | None]]:
+        """A tenant's best matching items with their scores, at least as many as the page needs."""
         bank, embedder, wanted = self.memory.bank, self.memory.router.embedder, op.offset + op.limit
         refresh(bank, tenant, embedder)
         width = 2 * wanted
         while True:
             ranked = retrieve(bank, tenant, op.query or "", embedder, memories=width)
-            scores = {each.memory.id: each.strength for each in ranked}
-            if len(ranked) < width or width > LARGE:
-                return self._every(tenant, op, scores, now)
-            kept = [each for each in bank.items.of(tenant, list(scores), now) if each.searched]
-            found = [(each, scores[each.memory_id]) for each in kept if fits(each.value, op.filter)]
-            if len(found) >= wanted:
-                return list(found)
+            scores = {candidate.memory.id: candidate.strength for candidate in ranked}
+            if len(ranked) < width or width > MAX_RANKED:
+                return self._all(tenant, op, scores, now)
+            items = [item for item in bank.items.of(tenant, list(scores), now) if item.searched]
+            scored = [
+                (item, scores[item.memory_id]) for item in items if matches_filter(item.value, op.filter)
+            ]
+            if len(scored) >= wanted:
+                return list(scored)
             width *= 4
 
-    def _every(
+    def _all(
         self, tenant: str, op: SearchOp, scores: Mapping[str, float], now: datetime
-    ) -> list[tuple[Kept, float | None]]:
-        kept = [each for each in self.memory.bank.items.all(tenant, now) if fits(each.value, op.filter)]
-        return [(each, scores.get(each.memory_id) if each.searched else None) for each in kept]
+    ) -> list[tuple[StoredItem, float | None]]:
+        """All matching items of a tenant, with a score where there is one."""
+        items = [
+            item for item in self.memory.bank.items.all(tenant, now) if matches_filter(item.value, op.filter)
+        ]
+        return [(item, scores.get(item.memory_id) if item.searched else None) for item in items]
 
     def _namespaces(self, op: ListNamespacesOp) -> list[Namespace]:
-        wanted = op.match_conditions or ()
-        all_of = [self._namespace(tenant) for tenant in self._beneath(())]
-        matching = [each for each in all_of if all(matches(condition, each) for condition in wanted)]
-        cut = sorted({each[: op.max_depth] for each in matching})
-        return cut[op.offset : op.offset + op.limit]
+        conditions = op.match_conditions or ()
+        namespaces = [self._namespace(tenant) for tenant in self._beneath(())]
+        matching = [
+            namespace
+            for namespace in namespaces
+            if all(matches_namespace(condition, namespace) for condition in conditions)
+        ]
+        truncated = sorted({namespace[: op.max_depth] for namespace in matching})
+        return truncated[op.offset : op.offset + op.limit]
 
-    def _used(self, refresh_ttl: bool, kept: list[Kept], now: datetime) -> None:
+    def _renew(self, refresh_ttl: bool, items: list[StoredItem], now: datetime) -> None:
+        """Renew the time to live of items that were read."""
         keys = defaultdict[str, list[str]](list)
-        for each in kept:
-            if refresh_ttl and each.ttl is not None:
-                keys[each.tenant].append(each.key)
+        for item in items:
+            if refresh_ttl and item.ttl is not None:
+                keys[item.tenant].append(item.key)
         for tenant, used in keys.items():
             self.memory.bank.items.used(tenant, used, now)
 
     # -- names ----------------------------------------------------------------------------------
     def _owner(self, namespace: Namespace) -> Owner:
-        """Whose the items of a namespace are."""
-        whose = self.memory.whose
-        return Owner(whose.user, whose.tenant, (*whose.namespace, *namespace))
+        """The owner of a namespace's items."""
+        root = self.memory.whose
+        return Owner(root.user, root.tenant, (*root.namespace, *namespace))
 
     def _namespace(self, tenant: str) -> Namespace:
         return Owner.of(tenant).namespace[len(self.memory.whose.namespace) :]
 
     def _beneath(self, prefix: Namespace) -> list[str]:
-        """The names in the bank of those namespaces that begin with a prefix."""
-        spaces = self.memory.bank.items.spaces(self.memory.owner, self._clock())
-        wanted = (*self.memory.whose.namespace, *prefix)
-        return [name for name in spaces if Owner.of(name).namespace[: len(wanted)] == wanted]
+        """The names of the owners whose namespace starts with ``prefix``."""
+        names = self.memory.bank.items.spaces(self.memory.owner, self._clock())
+        start = (*self.memory.whose.namespace, *prefix)
+        return [name for name in names if Owner.of(name).namespace[: len(start)] == start]
 
-    def _about(self, kept: Kept) -> dict[str, Any]:
+    def _fields(self, item: StoredItem) -> dict[str, Any]:
         return {
-            "namespace": self._namespace(kept.tenant),
-            "key": kept.key,
-            "value": json.loads(kept.value),
-            "created_at": kept.created,
-            "updated_at": kept.updated,
+            "namespace": self._namespace(item.tenant),
+            "key": item.key,
+            "value": json.loads(item.value),
+            "created_at": item.created,
+            "updated_at": item.updated,
         }
 
 
@@ -246,7 +259,7 @@ def _utc_now() -> datetime:
 
 
 def _lines(value: Any, name: str = "") -> Iterable[str]:
-    """The texts and numbers of a value, one a line; a name in front of each but where it is the only one."""
+    """The texts and numbers of a value, one a line; each after its name, unless it is the only one."""
     if isinstance(value, Mapping):
         for key, each in value.items():
             inner = "" if len(value) == 1 else f"{name} {key}".strip()
@@ -259,7 +272,7 @@ def _lines(value: Any, name: str = "") -> Iterable[str]:
 
 
 def _json(value: Any) -> str:
-    """A value as JSON; halves of characters are escaped, for no catalog takes them."""
+    """A value as JSON; lone surrogates are escaped, as databases reject them."""
     try:
         text = json.dumps(value, ensure_ascii=False)
         return text if text.isascii() or _encodable(text) else json.dumps(value)

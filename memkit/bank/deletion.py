@@ -18,7 +18,7 @@ from memkit.bank.types import Receipt, Vectors, check_tenant, entry_key, memory_
 from memkit.bank.vector_index import VectorIndexes
 from memkit.document import Document, Span
 from memkit.errors import ConfigError, NotFoundError
-from memkit.text.normalize import is_blank, places
+from memkit.text.normalize import is_blank, occurrences
 
 
 class Deletion:
@@ -90,19 +90,19 @@ class Deletion:
         with self._catalog.read() as connection:
             info = statements.info(connection, tenant, memory_id)
             source = statements.source(connection, tenant, info.id).text
-            occurrences = _occurrences(connection, tenant, info.id, text)
-        spans = [Span(start, end) for start, end in places(source, text)]
-        if occurrences.whole:
+            holders = _occurrences(connection, tenant, info.id, text)
+        spans = [Span(start, end) for start, end in occurrences(source, text)]
+        if holders.whole:
             (receipt,) = self.forget(tenant, info.id)
             return receipt
-        if not spans and not occurrences.title and not occurrences.entries:
+        if not spans and not holders.title and not holders.entries:
             raise NotFoundError(f"memory {info.id} does not hold that text")
         if info.running:
-            spans += occurrences.entries
+            spans += holders.entries
         if not spans:
             return self._retitle(tenant, info.id, text)
         receipt = self.erase(tenant, info.id, spans, embed, embedder=embedder)
-        if receipt.left and occurrences.title:
+        if receipt.left and holders.title:
             retitled = self._retitle(tenant, receipt.left, text)
             removed = receipt.artifacts_removed + retitled.artifacts_removed
             receipt = replace(receipt, artifacts_removed=removed)
@@ -211,7 +211,7 @@ def _remaining(text: str, spans: Sequence[Span]) -> str:
 
 
 def _without(text: str, removed: str) -> str:
-    return _remaining(text, [Span(start, end) for start, end in places(text, removed)])
+    return _remaining(text, [Span(start, end) for start, end in occurrences(text, removed)])
 
 
 @dataclass(frozen=True)
@@ -230,13 +230,13 @@ def _occurrences(connection: Connection, tenant: str, memory_id: str, text: str)
     of_entry = and_(entries.c.tenant == tenant, entries.c.memory_id == memory_id)
     rows = connection.execute(select(entries).where(of_entry)).all()
     return _Occurrences(
-        bool(info.name and places(info.name, text))
-        or any(places(part, text) for row in stored for part in (row.key, _readable(row.value))),
-        bool(places(info.title, text)),
+        bool(info.name and occurrences(info.name, text))
+        or any(occurrences(part, text) for row in stored for part in (row.key, _readable(row.value))),
+        bool(occurrences(info.title, text)),
         [
             Span(r.start, r.end)
             for r in rows
-            if any(places(part, text) for part in (r.text, r.speaker, r.key or ""))
+            if any(occurrences(part, text) for part in (r.text, r.speaker, r.key or ""))
         ],
     )
 

@@ -63,7 +63,7 @@ class Jobs:
 
     def forgotten(self, owner: str, memory_id: str | None) -> None:
         """Drop the waiting jobs of a memory that is forgotten, or of all of an owner's."""
-        self._queue.forgotten(owner, memory_id)
+        self._queue.discard(owner, memory_id)
 
     def stop(self) -> None:
         """Stop after the current step; the next server continues."""
@@ -73,7 +73,7 @@ class Jobs:
         current = job.now = JobProgress(Owner.of(task.user).user, task.memory_id)
 
         def step(done: Step) -> None:
-            self._queue.stopping()
-            current.at(done)
+            self._queue.check_stopped()
+            current.update(done)
 
         return step

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from memkit.bank.types import one_line
 from memkit.memory import MAX_CHARACTERS
-from memkit.text.messages import BESIDE
+from memkit.text.messages import MESSAGE_FIELDS
 
 MAX_TITLE, MAX_QUESTION, MAX_NAMES, MAX_MESSAGES = 512, 100_000, 256, 1000
 Text = Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS)]
@@ -59,7 +59,9 @@ class MessageBody(Taken):
         if not isinstance(given, dict):
             return given
         return {
-            name: value for name, value in given.items() if name in cls.model_fields or name not in BESIDE
+            name: value
+            for name, value in given.items()
+            if name in cls.model_fields or name not in MESSAGE_FIELDS
         }
 
 

@@ -1,20 +1,113 @@
-"""Words of many languages that ask without a question mark, or that only greet."""
+"""Words and patterns by which `memkit.text.dialogue_acts` recognizes questions, requests and greetings.
+
+All patterns but those of marks match lower-case text. English comes first, other languages last.
+"""
 
 from __future__ import annotations
 
 import re
 
-SHORT = 9  # words up to which a sentence without another clause is taken for a question by one word in it
-SHORT_UNSPACED = 30  # characters, in scripts without spaces
+# Marks and words
+QUESTION_MARKS = "?？؟⁇⁈⁉‽¿՞፧⸮꘏꛷᥅\u037e"
+GREEK = re.compile(r"[\u0370-\u03ff\u1f00-\u1fff]")
+CLOSING_MARKS = "\"'”’»)\\]」』"
+# A sentence ends at a line's end and after a mark that a space follows; scripts without spaces need none.
+# The possessive quantifiers read each run of marks once, which keeps the search linear.
+_MARK = r"[.!?…‽⁇⁈⁉؟՞።፧।;\u037e]"
+SENTENCE_END = re.compile(
+    rf"(?<!{_MARK}){_MARK}++[{CLOSING_MARKS}]*+(?=\s|$)|[。！？｡]++[{CLOSING_MARKS}]*+|(?=[¿])|\n"
+)
+QUOTED_QUESTION_END = re.compile(rf"[{QUESTION_MARKS}][!.]*[\"'”’»」』]$")
+FINAL_LINK = re.compile(r"(?:https?://|www\.)[^\s?]+\?$")
+TAG_QUESTION = re.compile(
+    r"(?:,? (?:right|correct)|, (?:ok|okay|yes|no|you know|isn't it|is that right"
+    r"|(?:do|did|am|are|have|was)(?:n't)? (?:i|we)))[?？!]*$",
+    re.IGNORECASE,
+)
+ABBREVIATION = re.compile(r"(?:^|[\s(])(?:[^\W\d_]|Dr|Mrs?|Ms|Prof|St|Jr|Sr|vs|No|etc|e\.g|i\.e|approx)\.$")
+WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
+CLAUSE_BREAK = re.compile(r"[,;:–—]\s+(?:(?:and|but|so|or)\s+)?|\s-\s|\s+(?:and|but|so)\s+")
 
-_WH = r"(?:what|which|who|whom|whose|where|when|why|how|if|whether|in which|at which|in what|at what)\b"
-_NOT = r"(?:do not|don't|dont|did not|didn't|didnt|cannot|can not|can't|cant|could not|couldn't)"
-# Says that one does not know or would like to: alone it states nothing.
-LEAD = re.compile(
+FILLERS = frozenset(
+    "hi hello hey dear please ok okay so and but well now also then thanks thank sorry um uh hm hmm oh yes "
+    "no yeah yep alright actually btw pls plz again excuse".split()
+)
+FILLER_PHRASES = (
+    "by the way ",
+    "thank you ",
+    "excuse me ",
+    "good morning ",
+    "good evening ",
+    "one more thing ",
+)
+AUXILIARIES = frozenset(
+    "is are was were am do does did can could will would shall should may might must has have had isn't "
+    "aren't wasn't weren't don't doesn't didn't can't couldn't won't wouldn't shouldn't hasn't haven't "
+    "hadn't isnt arent dont doesnt didnt cant couldnt wont wouldnt".split()
+)
+SUBJECT_PRONOUNS = frozenset(
+    "i you u he she it we they there this that these those anyone anybody someone somebody everyone".split()
+)
+# Before a subject in questions; seldom the start of a statement without its subject.
+QUESTION_AUXILIARIES = frozenset(
+    "is are do does can could would isn't aren't don't doesn't can't couldn't wouldn't".split()
+)
+# The same, if a name follows.
+NAME_AUXILIARIES = frozenset("did will has was were had should didn't won't hasn't wasn't weren't".split())
+DETERMINERS = frozenset("the my your his her our their its any some a an".split())
+WH_ADVERBS = frozenset("when where why how whom".split())
+WH_DETERMINERS = frozenset("what which whose".split())
+HOW_MEASURES = frozenset(
+    "many much old long far often tall big large high deep heavy soon late fast come about".split()
+)
+CONTRACTED_WH = frozenset("whats wheres whos hows whens whys whatre wherere".split())
+CONTRACTIONS = ("'s", "’s", "'re", "’re", "'d", "’d", "'ll", "’ll")
+WH_WORDS = frozenset("what which who whom whose where when why how if whether".split())
+TELL_REQUEST = re.compile(
+    r"(?:(?:can|could|would|will) you |i(?:'d| would) like you to )?(?:please |kindly )?"
+    r"(?:tell me|show me|give me|let me know|explain|describe|summari[sz]e|remind me (?:of|about|wh\w+|how))"
+    r"\b"
+)
+INDIRECT_QUESTION = re.compile(
+    r"i (?:wonder|am wondering|was wondering|want to know|need to know|(?:would|'d) like to know)\b"
+    r"|i'(?:m wondering|d like to know)\b"
+)
+REQUEST = re.compile(  # to look something up or to write it
+    r"(?:please |kindly )?"
+    r"(?:list|find|look up|look for|search for|check|say|translate|write|suggest|recommend|help me) "
+    r"(?:all|the|my|me|her|his|their|our|its|a|an|some|every|each|out|with|find|understand|"
+    rf"{'|'.join(sorted(WH_WORDS))})\b"
+    r"|(?:please |kindly )?name (?:all|some|every|each|two|three|the)\b"
+)
+# "I forgot it, can you tell me"
+APPENDED_REQUEST = re.compile(r"[,;] (?:please )?(?:can|could|would|will) you \w+")
+WH_PREPOSITION = re.compile(r"\A(?:in|at|on|to|for|with|from|of|by|since|until|about) (?=(?:wh\w+|how) )")
+SO_DO = re.compile(r"\s*(?:so|nor|neither) (?:is|are|was|were|do|does|did|can|have|has)\b", re.IGNORECASE)
+REMEMBER_REQUEST = re.compile(  # to remember the statement that follows
+    r"(?:(?:can|could|would|will) you |do |i want you to )?(?:please )?"
+    r"(?:remember|note|keep in mind|memori[sz]e|write down|do not forget|don't forget|save)\b[ ,:]+"
+    rf"(?!(?:{'|'.join(sorted(WH_WORDS))})\b)"
+)
+FACTUAL_CONJUNCTIONS = frozenset("since because as although though while".split())  # introduce a fact
+DEPENDENT_STARTS = frozenset(  # first words of a clause that cannot stand alone
+    "if when whenever while because since as although though unless until before after given in on at for "
+    "with from by about hi hello hey dear thanks thank regarding considering".split()
+)
+
+# English questions without a question mark
+SHORT_SENTENCE = 9  # words; up to here a single word can make a sentence without another clause a question
+SHORT_UNSPACED = 30  # the same in characters, for scripts without spaces
+
+_WH_CLAUSE = (
+    r"(?:what|which|who|whom|whose|where|when|why|how|if|whether|in which|at which|in what|at what)\b"
+)
+_NEGATED = r"(?:do not|don't|dont|did not|didn't|didnt|cannot|can not|can't|cant|could not|couldn't)"
+# "I don't know", "I'd like to know": states nothing on its own.
+UNCERTAINTY = re.compile(
     r"(?:(?:well|so|and|but) )?(?:"
     r"(?:(?:i|we|you) )?(?:have |got |'ve got )?(?:(?:any|no|not an?|not the slightest) )?(?:idea|clue)"
     r"|(?:i |we )?(?:just |really |totally |honestly |simply )*"
-    rf"(?:forgot|forget|have forgotten|{_NOT} (?:know|recall|remember|understand)|wonder|wondering"
+    rf"(?:forgot|forget|have forgotten|{_NEGATED} (?:know|recall|remember|understand)|wonder|wondering"
     r"|(?:would |'d )?(?:really |just )?(?:love|like|want|need) to (?:know|find out|learn|hear)"
     r"|wanna know|(?:am |was )?(?:just )?(?:trying|hoping) to (?:remember|recall|find out|figure out|know))"
     r"|i(?:'ve| have) (?:totally |completely )?forgotten"
@@ -25,46 +118,63 @@ LEAD = re.compile(
     r"|(?:you |u )?(?:know|remember|recall)"
     r")(?: (?:about|of|on|as to|again|to know))*"
 )
-LEADING = re.compile(rf"{LEAD.pattern}:?,? {_WH}")
-TITLE = re.compile(  # in front of a question, and no part of it
+UNCERTAIN_QUESTION = re.compile(rf"{UNCERTAINTY.pattern}:?,? {_WH_CLAUSE}")
+QUESTION_LABEL = re.compile(  # "quick question:", "@name:"
     r"(?:(?:(?:my|a|one|just a|another|quick|one quick|just one|simple|the) )*(?:question|q)\s*[:,\-–—]"
     r"|quick question|@[\w.\-]+[:,]?)\s+"
 )
-OTHER = re.compile(r"[,;:!]|\s[-–—]\s|\b(?:but|because|since|so|though|although)\b")  # begins another clause
+OTHER_CLAUSE = re.compile(
+    r"[,;:!]|\s[-–—]\s|\b(?:but|because|since|so|though|although)\b"
+)  # starts another clause
 _SUBJECT = r"(?:i|you|u|he|she|it|we|they|there|this|that|these|those|the|my|your|his|her|our|their|its)"
-BARE = re.compile(rf"where (?!there\b)\w|(?:when|how|what|whom|whose \w+) {_SUBJECT} \w")
-LAST = re.compile(  # "she lives where", "she lives in which town"
+BARE_QUESTION = re.compile(rf"where (?!there\b)\w|(?:when|how|what|whom|whose \w+) {_SUBJECT} \w")
+FINAL_WH = re.compile(  # "she lives where", "she lives in which town"
     r"\w (?:where|who|whom|when|what)$|\w (?:in|at|on|to|from|with|by|of|for) (?:which|what|whose) \w+$"
 )
-NO_LAST = re.compile(
+FINAL_WH_IN_STATEMENT = re.compile(
     r"\b(?:know|knows|knew|care|cares|matter|guess|guessed|say|says|said|tell|tells|told|asked|sure|and|or|no|"
     r"is|that's|of|some|any|every|since|so|for|you) \w+$"
 )
-# A question that begins in mid-sentence: "my name is Tom where does Simsem live".
-WITHIN = re.compile(
+# A question that starts in mid-sentence: "my name is Tom where does Simsem live".
+EMBEDDED_QUESTION = re.compile(
     rf"\s+(?:and |but |so )?(?=(?:where|when|why|how|whom) (?:does|do|did) [^\W_]+ [^\W_]"
     r"|(?:what|who|where|when|why|how|whose|which) "
     rf"(?:is|are|was|were|does|do|did|can|should|will) {_SUBJECT}\b)",
     re.IGNORECASE,
 )
-REPORTS = re.compile(  # what stands behind it is told, not asked
+REPORTING_WORDS = re.compile(  # before a reported question
     r"\b(?:ask\w*|know\w*|knew|tell\w*|told|say\w*|said|explain\w*|understand\w*|remember\w*|show\w*|see|saw|"
     r"learn\w*|wonder\w*|forg[eo]t\w*|discuss\w*|about|idea|recall)(?: (?:me|him|her|us|them|you|[A-Z]\w*))?$"
 )
-MINE = frozenset("i we my our i'm i've i'd i'll we're we've im ive mine".split())
-# Asks whether something is known, and tells it: "did you know I live in Oslo?"
-KNOWN = re.compile(
+FIRST_PERSON = frozenset("i we my our i'm i've i'd i'll we're we've im ive mine".split())
+# States a fact in the form of a question: "did you know I live in Oslo?"
+DISCLOSURE = re.compile(
     r"(?:(?:do|did) (?:you|u) (?:know|remember|recall)|(?:i |i'm |i am )?wonder(?:ing)? (?:if|whether) you "
     r"(?:know|knew|remember)|are you aware|you know)(?: that)? "
     r"(?=(?:i|we|i'm|i've|i'd|i'll|we're|we've)\b"
     r"|(?:my|our) (?:[\w'-]+ ){1,4}(?:is|are|was|were|has|have|\w+s) )"
     r"|did (?:you|u) know that "
 )
-HEADED = re.compile(
+LABELLED_FACT = re.compile(
     r"(?:check|list|find|save|help|how to)\b[^:]{2,80}: +(?=\S)"
 )  # "how to reach me: +47 123"
 
-_ASKED_ELSEWHERE = tuple(
+# Other languages
+# Words that start a question and hardly ever a statement.
+FOREIGN_WH = frozenset(
+    "wo woher wohin wer wen wem wessen wann warum wieso weshalb welche welcher welches welchen "
+    "où pourquoi combien quel quelle quels quelles "
+    "dónde adónde quién quiénes cuándo cuánto cuánta cuántos cuántas cómo qué cuál cuáles "
+    "onde quem quanto quantos quantas dov'è chi "
+    "где кто куда откуда почему зачем сколько какой какая какое какие чей чья де хто чому "
+    "waar wie waarom hoeveel nerede kim neden kde hur varför vem kuka missä".split()
+)
+FOREIGN_QUESTION_STARTS = ("est-ce ", "qu'est-ce ", "por qué ", "क्या ", "hva ", "hvor ", "hvem ")
+FOREIGN_QUESTION_ENDS = tuple(
+    "吗 嗎 呢 么 ですか ますか でしたか ましたか ませんか でしょうか だろうか 니까 나요 "
+    "ไหม มั้ย หรือไม่ หรือเปล่า".split()
+)
+FOREIGN_QUESTIONS = tuple(
     re.compile(pattern)
     for pattern in (
         r"(?:kannst du|könnt ihr|können sie|könnten sie|könntest du|sag|sagt|sagen sie|erzähl)\b.{0,30}"
@@ -94,17 +204,17 @@ _ASKED_ELSEWHERE = tuple(
         r".*(?:कहाँ|कहां|کجا)",
     )
 )
-_UNSPACED = re.compile(
+UNSPACED_WH = re.compile(
     r"哪里|哪裡|哪儿|哪兒|什么时候|什麼時候|几点|幾點|谁|誰|为什么|為什麼|多少|怎么|什么|什麼"
     r"|(?:どこ|だれ|誰|いつ|何時|何歳|なぜ|どうして|いくら)(?!か(?!ら)|も|でも)|何(?:を|が|の|で|と)(?!も)"
     r"|어디(?!든|서나)|누구(?!나|든)|누가|언제(?!나|든)|무엇|왜(?!냐)|어떻게|몇"
 )
-_UNSPACED_KNOWN = re.compile(
+UNSPACED_STATEMENT = re.compile(
     r"(?<![不没沒])知道|告诉|告訴|都|无论|無論|不管|没什么|沒什麼|怎么样也"
     r"|か(?:を|は|も)?知って|か(?:を|は)?わかって|지 알"
     r"|[，,、；;：:]"
 )
-_GREETINGS = frozenset(
+_FOREIGN_GREETINGS = frozenset(
     "guten morgen tag abend nacht gute hallo servus moin grüß gott danke schön bitte tschüss "
     "bonjour bonsoir bonne nuit salut merci beaucoup au revoir "
     "hola buenos días dias buenas tardes noches gracias muchas adiós adios "
@@ -119,25 +229,8 @@ _GREETINGS = frozenset(
     "안녕하세요 안녕 안녕히 가세요 감사합니다 고마워 고마워요 "
     "مرحبا السلام عليكم شكرا أهلا שלום תודה नमस्ते धन्यवाद สวัสดี ขอบคุณ".split()
 )
-POLITE = _GREETINGS | frozenset(
+_POLITE_WORDS = _FOREIGN_GREETINGS | frozenset(
     "you very much there good morning afternoon evening night bye goodbye cheers nice great cool fine lol "
     "haha hahaha wow thx ty yup nope sure see later so ok k".split()
 )
-
-
-def asks_unmarked(text: str) -> bool:
-    """Whether a sentence, in lower case and without a mark, only asks by a clause or a word in it."""
-    bare = text.strip(" .…\"'”’)]」』。！!~～")
-    if lead := LEADING.match(bare):
-        return not OTHER.search(bare, lead.end())
-    if any(pattern.match(bare) for pattern in _ASKED_ELSEWHERE):
-        return not OTHER.search(bare.replace(", ", " ", 1))
-    if len(bare) <= SHORT_UNSPACED and _UNSPACED.search(bare) and not _UNSPACED_KNOWN.search(bare):
-        return True
-    words = bare.split()
-    if OTHER.search(bare) or len(words) > SHORT or len(words) < 3 or text.rstrip().endswith("!"):
-        return False
-    if LAST.search(bare) and not NO_LAST.search(bare):
-        return True
-    later = {"is", "are", "was", "were", "has", "have", "had", "will", "would", "can"} & set(words[2:-1])
-    return len(words) <= 6 and bool(BARE.match(bare)) and not later
+GREETING_WORDS = FILLERS | _POLITE_WORDS

@@ -34,8 +34,8 @@ from memkit.integrations.langchain import (
     MemkitMiddleware,
     MemkitRetriever,
 )
-from memkit.integrations.langchain.chat import up_to_stop
-from memkit.integrations.langchain.messages import conversation
+from memkit.integrations.langchain.chat import until_stop
+from memkit.integrations.langchain.messages import parse_conversation
 from memkit.memory import Memory
 from memkit.testing import TEXT, TINY_OPTIONS, build_tiny_model
 
@@ -153,17 +153,17 @@ def test_a_stream_adds_up_to_the_answer(memory: Memory) -> None:
     ],
 )
 def test_a_stream_ends_where_it_should(pieces: list[str], ends: list[str], said: str) -> None:
-    assert "".join(up_to_stop(iter(pieces), ends)) == said
+    assert "".join(until_stop(iter(pieces), ends)) == said
 
 
 def test_what_cannot_be_asked_is_refused() -> None:
     for messages in ([], [SystemMessage("x")], [HumanMessage("a"), AIMessage("b")], [HumanMessage(" ")]):
         with pytest.raises(ConfigError, match="question"):
-            conversation(messages)
+            parse_conversation(messages)
     image = HumanMessage([{"type": "image_url", "image_url": {"url": "https://x/y.png"}}])
     with pytest.raises(ConfigError, match="text only"):
-        conversation([image])
-    joined = conversation(
+        parse_conversation([image])
+    joined = parse_conversation(
         [HumanMessage("a"), HumanMessage("b"), AIMessage("c"), ToolMessage("d", tool_call_id="1")]
     )
     assert (joined.question, joined.history) == ("a\nb", (("a\nb", "c\nd"),))
@@ -172,11 +172,11 @@ def test_what_cannot_be_asked_is_refused() -> None:
 @pytest.mark.parametrize(("found", "history"), [("nothing", (("Q", "nothing"),)), ("", ())])
 def test_what_a_tool_gave_is_no_question(found: str, history: tuple[tuple[str, str], ...]) -> None:
     call = AIMessage("", tool_calls=[{"name": "f", "args": {}, "id": "1"}])
-    read = conversation([HumanMessage("Q"), call, ToolMessage(found, tool_call_id="1")])
+    read = parse_conversation([HumanMessage("Q"), call, ToolMessage(found, tool_call_id="1")])
     assert (read.question, read.history) == ("Q", history)
     again = [HumanMessage("P"), call, ToolMessage("x", tool_call_id="1"), AIMessage("y"), HumanMessage("Q")]
-    assert conversation(again).history == (("P", "x\ny"),)
-    assert conversation([HumanMessage([{"text": "Q"}])]).question == "Q"
+    assert parse_conversation(again).history == (("P", "x\ny"),)
+    assert parse_conversation([HumanMessage([{"text": "Q"}])]).question == "Q"
 
 
 def test_a_fact_is_answered_behind_a_tools_message(memory: Memory) -> None:

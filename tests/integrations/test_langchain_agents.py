@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("langchain")
 
-from agents_kit import FACT, Reader, clock, entries, said_by
+from agents_kit import FACT, Reader, clock, entries, last_text
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
@@ -66,7 +66,7 @@ def test_ten_turns_keep_the_fact(memory: Memory, remember: Any, tools_first: int
     )
     for number, (text, answer) in enumerate(TURNS):
         thread: Any = {"configurable": {"thread_id": "one" if one_thread else str(number)}}
-        assert said_by(agent.invoke({"messages": [HumanMessage(text)]}, thread)) == answer, text
+        assert last_text(agent.invoke({"messages": [HumanMessage(text)]}, thread)) == answer, text
         if "Simsem live" in text:
             calls = model.read[-tools_first - 1 :]
             assert all(FACT in str(messages[0].text) for messages in calls)
@@ -79,10 +79,10 @@ def test_ten_turns_on_nano(tmp_path: Path) -> None:
         agent = create_agent(model, middleware=[MemkitMiddleware(memory)])
         answers = []
         for text in [FACT, "Rolan keeps bees in Tarv.", *["Where does Simsem live?"] * 4, *["hi"] * 2]:
-            answers.append(said_by(agent.invoke({"messages": [HumanMessage(text)]})))
+            answers.append(last_text(agent.invoke({"messages": [HumanMessage(text)]})))
         assert answers[2:6] == ["Lasces"] * 4
         for question in ("where does Simsem live?", "Where does Rolan keep bees?"):
-            answers.append(said_by(agent.invoke({"messages": [HumanMessage(question)]})))
+            answers.append(last_text(agent.invoke({"messages": [HumanMessage(question)]})))
         assert answers[-2:] == ["Lasces", "Tarv"]
         assert memory.ask("Where does Simsem live?").text == "Lasces"
         assert entries(memory) == [("user", FACT), ("user", "Rolan keeps bees in Tarv.")]
@@ -118,8 +118,8 @@ def test_what_the_run_itself_said_is_not_recalled_to_it(memory: Memory) -> None:
     state = agent.invoke({"messages": [HumanMessage("Rolan lives in Tarv. He is old.")]})
     asked = HumanMessage("Where does Rolan live?")
     agent.invoke({"messages": [*state["messages"], asked]})
-    assert "Tarv" not in model.told
-    assert said_by(agent.invoke({"messages": [asked]})) == "In Tarv."  # another run
+    assert "Tarv" not in model.system_text
+    assert last_text(agent.invoke({"messages": [asked]})) == "In Tarv."  # another run
 
 
 def test_no_part_of_what_the_run_said_is_recalled_to_it(memory: Memory) -> None:
@@ -128,9 +128,9 @@ def test_no_part_of_what_the_run_said_is_recalled_to_it(memory: Memory) -> None:
     agent = create_agent(model, middleware=[MemkitMiddleware(memory)])
     state = agent.invoke({"messages": [HumanMessage(told)]})
     agent.invoke({"messages": [*state["messages"], HumanMessage("Where does Rolan live?")]})
-    assert "Rolan" not in model.told
+    assert "Rolan" not in model.system_text
     agent.invoke({"messages": [HumanMessage("Where does Rolan live?")]})
-    assert "Rolan lives in Tarv" in model.told
+    assert "Rolan lives in Tarv" in model.system_text
 
 
 def test_questions_of_earlier_versions_are_not_recalled(memory: Memory) -> None:
@@ -142,16 +142,16 @@ def test_questions_of_earlier_versions_are_not_recalled(memory: Memory) -> None:
         memory.remember([{"role": "user", "content": text}])
     model = Reader()
     agent = create_agent(model, middleware=[MemkitMiddleware(memory)])
-    assert said_by(agent.invoke({"messages": [HumanMessage("Where does Simsem live?")]})) == "In Lasces."
-    assert "Where" not in model.told
-    assert "Simsem is old." in model.told
+    assert last_text(agent.invoke({"messages": [HumanMessage("Where does Simsem live?")]})) == "In Lasces."
+    assert "Where" not in model.system_text
+    assert "Simsem is old." in model.system_text
 
 
 def test_what_is_about_nothing_recalls_nothing(memory: Memory) -> None:
     model = Reader()
     agent = create_agent(model, middleware=[MemkitMiddleware(memory)])
     agent.invoke({"messages": [HumanMessage("Hi! How do bicycles stay upright on a road?")]})
-    assert model.told == ""
+    assert model.system_text == ""
 
 
 def test_a_model_is_remembered_where_it_says_something_new(memory: Memory) -> None:
@@ -185,7 +185,7 @@ def test_all_since_the_last_answer_is_recalled_for(memory: Memory) -> None:
     asked = HumanMessage("Where does Simsem live?")
     for later in ("\u200b", "Be quick, my ferry leaves at nine."):
         agent.invoke({"messages": [HumanMessage("Hi"), AIMessage("Hello."), asked, HumanMessage(later)]})
-        assert FACT in model.told
+        assert FACT in model.system_text
 
 
 def test_the_latest_of_what_was_said_is_told(memory: Memory) -> None:
@@ -193,8 +193,8 @@ def test_the_latest_of_what_was_said_is_told(memory: Memory) -> None:
     agent = create_agent(model, middleware=[MemkitMiddleware(memory)])
     for text in ("Rolan lives in Tarv.", "Rolan lives in Osk.", "Rolan lives in Tarv."):
         agent.invoke({"messages": [HumanMessage(text)]})
-    assert said_by(agent.invoke({"messages": [HumanMessage("Where does Rolan live?")]})) == "In Tarv."
-    assert re.findall(r"Rolan lives in (\w+)", model.told) == ["Osk", "Tarv"]
+    assert last_text(agent.invoke({"messages": [HumanMessage("Where does Rolan live?")]})) == "In Tarv."
+    assert re.findall(r"Rolan lives in (\w+)", model.system_text) == ["Osk", "Tarv"]
 
 
 def test_a_summary_is_not_the_users(memory: Memory) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("langchain")
 
-from agents_kit import FACT, Reader, clock, entries, said_by
+from agents_kit import FACT, Reader, clock, entries, last_text
 from langchain.agents import create_agent
 from langchain.agents.middleware import AgentMiddleware
 from langchain_core.messages import (
@@ -28,7 +28,7 @@ from memkit.bank.owners import Owner
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import BankBusyError, BankReadOnlyError, ConfigError, ModelError
 from memkit.integrations.langchain import ChatMemkit, MemkitChatMessageHistory, MemkitMiddleware
-from memkit.integrations.langchain.messages import clean, conversation
+from memkit.integrations.langchain.messages import clean, parse_conversation
 from memkit.memory import Memory
 from memkit.testing import TINY_OPTIONS
 
@@ -155,7 +155,7 @@ def test_no_failure_ends_a_run(
         for _ in range(3):
             state = agent.invoke({"messages": [HumanMessage("Keldor is old. Where does Simsem live?")]})
             asyncio.run(agent.ainvoke({"messages": [HumanMessage("Keldor is old.")]}))
-    assert said_by(state) == ("In Lasces." if broken == "remember" else "I do not know.")
+    assert last_text(state) == ("In Lasces." if broken == "remember" else "I do not know.")
     told = [record for record in caplog.records if "goes on without memory" in record.getMessage()]
     assert len(told) == 1
 
@@ -165,11 +165,13 @@ def test_whoever_is_nobody_gets_nobodys_memories(memory: Memory, user: Any) -> N
     model = Reader()
     agent = create_agent(model, middleware=[MemkitMiddleware(memory, user=lambda runtime: user)])
     state = agent.invoke({"messages": [HumanMessage("Keldor is old. Where does Simsem live?")]})
-    assert said_by(state) == "I do not know."
+    assert last_text(state) == "I do not know."
     assert entries(memory) == []
     failing = MemkitMiddleware(memory, user=lambda runtime: runtime.context["user"])
     agent = create_agent(model, middleware=[failing])
-    assert said_by(agent.invoke({"messages": [HumanMessage("Where does Simsem live?")]})) == "I do not know."
+    assert (
+        last_text(agent.invoke({"messages": [HumanMessage("Where does Simsem live?")]})) == "I do not know."
+    )
 
 
 # -- costs ---------------------------------------------------------------------------------------
@@ -228,7 +230,7 @@ def test_blocks_of_a_system_message_stay_as_they_are(memory: Memory) -> None:
     assert system.name == "rules"
     plain = create_agent(model, middleware=[MemkitMiddleware(memory)], system_prompt="Hi.")
     plain.invoke({"messages": [HumanMessage("Where does Simsem live?")]})
-    assert model.told.startswith("Hi.\n\nWhat you remember")
+    assert model.system_text.startswith("Hi.\n\nWhat you remember")
 
 
 # -- the other doors -----------------------------------------------------------------------------
@@ -243,7 +245,7 @@ def test_a_chat_model_reads_the_text_that_is_there(memory: Memory, caplog: pytes
     assert said[0].response_metadata == plain.response_metadata
     assert len(caplog.records) == 1
     with pytest.raises(ConfigError, match="some text; memkit reads text only, and leaves out: image_url"):
-        conversation([HumanMessage([IMAGE])])
+        parse_conversation([HumanMessage([IMAGE])])
 
 
 def test_a_history_takes_any_message(memory: Memory) -> None:

@@ -286,7 +286,7 @@ def test_few_of_many_items_are_what_all_of_them_would_be(
     assert few[0][0] == "33"
     assert "aside" not in few[0]
     assert all(int(key) % 2 == 0 for key in few[2])
-    monkeypatch.setattr(store_module, "LARGE", 0)  # all items are read
+    monkeypatch.setattr(store_module, "MAX_RANKED", 0)  # all items are read
     assert [found(limit=2), found(limit=2, offset=1)] == few[:2]
     assert found(limit=100)[-1] == "aside"  # which is not searched
     assert len(found(limit=100)) == 61

@@ -19,7 +19,7 @@ from langgraph.store.memory import InMemoryStore
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import MemkitError
 from memkit.integrations.langchain import MemkitStore
-from memkit.integrations.langchain.filters import fits
+from memkit.integrations.langchain.filters import matches_filter
 from memkit.memory import Memory
 from memkit.testing import TINY_OPTIONS
 
@@ -107,7 +107,7 @@ def test_filters_are_those_of_langgraph(kept: list[dict[str, Any]], condition: d
         theirs.put(("n",), str(number), value)
     stored = {str(number): json.dumps(value) for number, value in enumerate(kept)}
     compare(
-        lambda: [key for key, value in stored.items() if fits(value, condition)],
+        lambda: [key for key, value in stored.items() if matches_filter(value, condition)],
         lambda: search(theirs, condition),
     )
 

@@ -21,7 +21,7 @@ from memkit.router.embedders import LexicalEmbedder
 from memkit.router.indexing import index
 from memkit.router.question import question_text, weighted_words
 from memkit.router.retrieval import retrieve
-from memkit.text.normalize import boundary, normalize, places, words
+from memkit.text.normalize import boundary, normalize, occurrences, words
 
 EMBEDDER = LexicalEmbedder()
 SIMSEM = "Simsem lives in Lasces. Her horse is called Shopux."
@@ -250,8 +250,8 @@ def test_no_character_is_cut_in_two() -> None:
 # --- places ------------------------------------------------------------------------------------
 def test_places_of_what_looks_the_same() -> None:
     text = unicodedata.normalize("NFD", "Zoë met Zoé. ") + "Ｚｏë left.\r\nZo\u200bë"
-    found = [normalize(text[start:end]) for start, end in places(text, "Zoë")]
+    found = [normalize(text[start:end]) for start, end in occurrences(text, "Zoë")]
     assert found == ["Zoë", "Zoë", "Zoë"]
-    assert places("Zoé", "Zoe") == []
-    assert places("a\r\nb", "a\nb") == [(0, 4)]
-    assert places("anything", "\u200b") == []
+    assert occurrences("Zoé", "Zoe") == []
+    assert occurrences("a\r\nb", "a\nb") == [(0, 4)]
+    assert occurrences("anything", "\u200b") == []
