@@ -1,4 +1,4 @@
-"""Answers with their traces, whole or as they are written."""
+"""Answers with their traces, complete or streamed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from memkit.router.types import CandidateTrace
 
 @dataclass(frozen=True)
 class Part:
-    """Something of a memory that the model had in front of it, as its ``artifact`` or as ``text``.
+    """A part of a memory that the model read, as its ``artifact`` or as ``text``.
 
-    Of a running memory a text part is one entry, and tells who said it and when; ``compiled``: the
-    memory's artifact had seen it.
+    ``span`` are characters of the memory's source. A text part of a running memory is one entry: ``speaker``
+    and ``said`` tell who said it and when, and ``compiled`` whether the artifact includes it.
     """
 
     form: Literal["artifact", "text"]
@@ -31,13 +31,18 @@ class Part:
 
 @dataclass(frozen=True)
 class Trace:
-    """Why an answer is what it is.
+    """How an answer came about.
 
-    ``margin`` is how far the ``gate`` was from deciding otherwise; ``candidates`` are all that were
-    weighed, best found first; ``spans`` are character spans of the memory's source. ``probes`` counts
-    the passes of the model before the answer's own, ``route_ms`` the time of all that came before it.
-    ``stopped``: the model ended its answer, and not the most tokens that were allowed.
-    ``parts`` say what of the memory was in front of the model, and in which form.
+    ``route`` is latent (from the artifact), text or none; ``reason`` is the gate's. ``gate`` is the name of
+    the gate and ``calibrated`` says whether its thresholds are calibrated; ``margin`` is the distance of the
+    deciding value from its threshold. ``candidates`` are all memories that were considered, in search order.
+    ``memory_id``, ``artifact_id`` and ``version`` are those that were used. ``spans`` are characters of the
+    memory's source. ``probes`` is the number of one-token requests before the answer.
+
+    ``prompt_tokens`` includes the artifact's positions; ``completion_tokens`` is the answer's length.
+    ``stopped`` says that the model ended the answer before the limit of tokens. ``route_ms``, ``ttft_ms``
+    (time to first token) and ``total_ms`` are milliseconds. ``notes`` are remarks. ``parts`` are the parts
+    of the memory that the model read, and in which form.
     """
 
     question: str
@@ -74,10 +79,14 @@ class Answer:
 def parts_of(
     route: Route, spans: Sequence[Span], entries: Sequence[Entry], characters: int
 ) -> tuple[Part, ...]:
-    """The parts of an answer; ``entries`` are those of a running memory, ``spans`` what was read as text."""
+    """The parts of a memory that the model read on ``route``.
+
+    ``spans`` were read as text. ``entries`` are those of a running memory, empty for a document.
+    ``characters`` is the length of the source.
+    """
     if route == "latent":
-        seen = [e for e in entries if e.compiled]
-        span = Span(seen[0].start, seen[-1].end) if seen else Span(0, characters)
+        compiled = [e for e in entries if e.compiled]
+        span = Span(compiled[0].start, compiled[-1].end) if compiled else Span(0, characters)
         return (Part("artifact", span, compiled=True),)
     if route == "none":
         return ()
@@ -91,15 +100,15 @@ def parts_of(
 
 
 class Stream(Iterator[str]):
-    """An answer as it is written. Iterate for its text, piece by piece; `answer` has the whole and its trace.
+    """An answer while the model writes it: iterate over the pieces of its text, then read `answer`.
 
         >>> stream = memory.stream("Where does Simsem live?")
         >>> for piece in stream:
         ...     print(piece, end="", flush=True)
         >>> stream.answer.route
 
-    The first piece routes the question, so errors come with it. `close`, or leaving a ``with`` block, ends
-    the work.
+    The question is routed when the first piece is requested, so its errors are raised there. `close`, or
+    leaving a ``with`` block, stops the model.
     """
 
     def __init__(self, parts: Iterator[str | Answer]) -> None:
@@ -116,9 +125,9 @@ class Stream(Iterator[str]):
 
     @property
     def answer(self) -> Answer:
-        """The whole answer with its trace; what is not written yet is waited for.
+        """The complete answer with its trace; reads the rest of the stream first.
 
-        Raises `EngineError` where the stream was closed before its end, and what iterating raises.
+        Raises `EngineError` if the stream was closed before its end, and whatever iterating raises.
         """
         for _ in self:
             pass
@@ -132,7 +141,7 @@ class Stream(Iterator[str]):
         return self._answer is not None
 
     def close(self) -> None:
-        """End the work. An answer that is complete stays."""
+        """Stop the model. A complete answer stays available."""
         close = getattr(self._parts, "close", None)
         if close is not None:
             close()

@@ -1,11 +1,11 @@
-"""The admission gate: what an artifact must show before it is published, whatever compiled it.
+"""The admission gate: the tests that every artifact must pass before it is published.
 
-`SelfTest.of` lets the frozen model write and answer questions with the text in view;
-`SelfTest.measure` asks the same of an artifact; `Thresholds.refusal` says why it may not be
-published. Thresholds belong to a model and a compiler, and come from `memkit.evals.calibrate_admission`.
+With `SelfTest.of` the frozen model writes questions and answers them with the text in view.
+`SelfTest.measure` asks the artifact the same questions, and `Thresholds.refusal` says why it may not be
+published. Thresholds belong to a model and a compiler; `memkit.evals.calibrate_admission` computes them.
 
-The loss of a memory is measured on the full context's own greedy answers: how many nats per token
-less likely they became. Averaged over the teacher's samples that would be KL(full ‖ memory) (LCC eq. 2).
+The loss of a memory is measured on the greedy answers with full context: by how many nats per token they
+become less likely. Averaged over samples of the teacher, this would be KL(full ‖ memory) (LCC eq. 2).
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AdmissionConfig:
-    """How an artifact is tested."""
+    """How an artifact is tested. Raises `ConfigError` for values out of range."""
 
-    questions: int = 48  # written by the model; doubles are dropped
-    temperature: float = 0.7
-    answer_tokens: int = 32
-    pieces: int = 8  # of a long document that are tested, evenly spread
-    piece_share: float = 0.5  # of the model's window that a piece may fill
-    reconstruction: int = 96  # tokens from a piece's start that must stay likely
-    seed: int = 1
+    questions: int = 48  # that the model writes; duplicates are dropped
+    temperature: float = 0.7  # at which it writes them
+    answer_tokens: int = 32  # of an answer, at most
+    pieces: int = 8  # of a long document, evenly spread, that are tested
+    piece_share: float = 0.5  # of the model's window, for one piece
+    reconstruction: int = 96  # tokens at the start of the text whose likelihood is measured
+    seed: int = 1  # of the questions
 
     def __post_init__(self) -> None:
         for name in ("questions", "answer_tokens", "pieces", "reconstruction"):
@@ -48,10 +48,13 @@ class AdmissionConfig:
 
 @dataclass(frozen=True)
 class SelfTestResult:
-    """What a self-test found; the nats are per token, more is worse.
+    """The figures of a self-test.
 
-    ``fidelity`` is the share of questions answered word for word as with the text in view,
-    ``held_out_fidelity`` that of the questions which no compiler trains on (None: there were none).
+    ``questions`` is the number of questions. ``fidelity`` is the share that is answered word for word as
+    with the text in view. ``held_out`` and ``held_out_fidelity`` are the same for the questions that no
+    compiler trains on; the latter is None without any. ``answer_nats``, ``reconstruction_nats`` and
+    ``drift_nats`` are losses in nats per token, of answers from the text, of repeating its start and of
+    general answers; more is worse.
     """
 
     questions: int
@@ -63,7 +66,7 @@ class SelfTestResult:
     drift_nats: float
 
     def plain(self) -> dict[str, Any]:
-        """Rounded so that a replay on the same machine gives the same bytes."""
+        """As plain data, rounded so that a replay on the same machine gives the same bytes."""
         return {k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(self).items()}
 
 
@@ -71,63 +74,70 @@ class SelfTestResult:
 class _Probe:
     question: str
     answer: str
-    likelihood: float  # of the answer where it was given, nats per token
+    likelihood: float  # of the answer, in its own context; nats per token
 
 
 class SelfTest:
-    """Questions about one document, answered by the frozen model with the text in view."""
+    """Questions about one document, with the frozen model's answers with the text in view.
+
+    ``about`` are questions about the text; ``repeated`` asks to repeat it; ``general`` are questions that
+    need no memory.
+    """
 
     def __init__(
         self,
         engine: Engine,
-        asked: Sequence[_Probe],
+        about: Sequence[_Probe],
         repeated: Sequence[_Probe],
         general: Sequence[_Probe],
         config: AdmissionConfig,
     ) -> None:
         self._engine, self._config = engine, config
-        self._asked, self._repeated, self._general = tuple(asked), tuple(repeated), tuple(general)
+        self._about, self._repeated, self._general = tuple(about), tuple(repeated), tuple(general)
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
         """The questions about the text, with the model's answers."""
-        return [(asked.question, asked.answer) for asked in self._asked]
+        return [(probe.question, probe.answer) for probe in self._about]
 
     @classmethod
     def of(cls, engine: Engine, document: Document, config: AdmissionConfig | None = None) -> Self:
-        """Write and answer the questions."""
+        """Let the model of ``engine`` write questions about ``document`` and answer them."""
         config = config or AdmissionConfig()
         texts = _pieces(engine, document, config)
-        asked, repeated = list[_Probe](), list[_Probe]()
+        about, repeated = list[_Probe](), list[_Probe]()
         for number, text in enumerate(texts):
             count = math.ceil(config.questions / len(texts))
-            asked += _answered(engine, _questions(engine, text, count, number, config), text, config)
-            opening = _opening(engine, text, config.reconstruction)
-            repeated += _given(engine, [REPEAT], [opening], text)
-        general = _answered(engine, probes(engine.model), None, config)
-        return cls(engine, asked, repeated[:1], general, config)
+            about += _answer_probes(engine, _questions(engine, text, count, number, config), text, config)
+            start = _first_words(engine, text, config.reconstruction)
+            repeated += _measure_probes(engine, [REPEAT], [start], text)
+        general = _answer_probes(engine, probes(engine.model), None, config)
+        return cls(engine, about, repeated[:1], general, config)
 
     def measure(self, handle: Handle) -> SelfTestResult:
-        """Ask the attached artifact the same."""
-        questions = [a.question for a in self._asked]
-        said = _generate(self._engine, questions, self._config.answer_tokens, handle=handle)
-        same = [_words(a.answer) == _words(text) for a, text in zip(self._asked, said, strict=True)]
-        unseen = [s for a, s in zip(self._asked, same, strict=True) if is_held_out(a.question)]
+        """Ask the attached artifact the same questions."""
+        questions = [probe.question for probe in self._about]
+        answers = _generate(self._engine, questions, self._config.answer_tokens, handle=handle)
+        same = [
+            _words(probe.answer) == _words(text) for probe, text in zip(self._about, answers, strict=True)
+        ]
+        held_out = [s for probe, s in zip(self._about, same, strict=True) if is_held_out(probe.question)]
         return SelfTestResult(
             questions=len(same),
             fidelity=sum(same) / max(len(same), 1),
-            held_out=len(unseen),
-            held_out_fidelity=sum(unseen) / len(unseen) if unseen else None,
-            answer_nats=self._lost(self._asked, handle),
-            reconstruction_nats=self._lost(self._repeated, handle),
-            drift_nats=self._lost(self._general, handle),
+            held_out=len(held_out),
+            held_out_fidelity=sum(held_out) / len(held_out) if held_out else None,
+            answer_nats=self._loss(self._about, handle),
+            reconstruction_nats=self._loss(self._repeated, handle),
+            drift_nats=self._loss(self._general, handle),
         )
 
-    def _lost(self, asked: Sequence[_Probe], handle: Handle) -> float:
-        """Mean loss of log-probability per token of the given answers."""
-        requests = [Request(a.question, handle=handle) for a in asked]
-        now = self._engine.likelihood(requests, [a.answer for a in asked])
-        return sum(a.likelihood - n for a, n in zip(asked, now, strict=True)) / max(len(asked), 1)
+    def _loss(self, probes: Sequence[_Probe], handle: Handle) -> float:
+        """By how many nats per token the probes' answers become less likely, on average."""
+        requests = [Request(probe.question, handle=handle) for probe in probes]
+        likely = self._engine.likelihood(requests, [probe.answer for probe in probes])
+        losses = [probe.likelihood - value for probe, value in zip(probes, likely, strict=True)]
+        return sum(losses) / max(len(probes), 1)
 
 
 def _words(text: str) -> list[str]:
@@ -135,7 +145,7 @@ def _words(text: str) -> list[str]:
 
 
 def _pieces(engine: Engine, document: Document, config: AdmissionConfig) -> list[str]:
-    """The whole text if the model can read it at once, else pieces of it, evenly spread."""
+    """The whole text if it fits the share of the window, or else pieces of it, evenly spread."""
     room = int(engine.window * config.piece_share)
     if engine.count_tokens(document.text) <= room:
         return [document.text]
@@ -152,11 +162,11 @@ def _pieces(engine: Engine, document: Document, config: AdmissionConfig) -> list
     return [pieces[int(i * step)] for i in range(min(config.pieces, len(pieces)))]
 
 
-def _opening(engine: Engine, text: str, tokens: int) -> str:
-    """The text's first sentences, about ``tokens`` tokens of them."""
+def _first_words(engine: Engine, text: str, tokens: int) -> str:
+    """The first words of a text, at most ``tokens`` tokens but at least one word."""
     words = text.split(" ")
     low, high = 1, len(words)
-    while low < high:  # the most words that fit
+    while low < high:  # bisect for the most words that fit
         middle = (low + high + 1) // 2
         low, high = (
             (middle, high) if engine.count_tokens(" ".join(words[:middle])) <= tokens else (low, middle - 1)
@@ -166,14 +176,14 @@ def _opening(engine: Engine, text: str, tokens: int) -> str:
 
 def _questions(engine: Engine, text: str, count: int, salt: int, config: AdmissionConfig) -> list[str]:
     prompts = study_prompts(engine.model, text, count)
-    seed = config.seed + 1000 * salt  # and another one for every batch: equal requests draw differently
+    seed = config.seed + 1000 * salt  # each batch has its own seed, so that equal prompts give other samples
     requests = [
         Request(prompt, context=text, max_tokens=48, temperature=config.temperature, seed=seed + i // 16)
         for i, prompt in enumerate(prompts)
     ]
     lines = (completion.text.split("\n")[0].strip() for completion in engine.generate(requests))
-    written = list(dict.fromkeys(line for line in lines if line))
-    return [line for line in written if line.endswith("?")] or written
+    unique = list(dict.fromkeys(line for line in lines if line))
+    return [line for line in unique if line.endswith("?")] or unique
 
 
 def _generate(
@@ -187,14 +197,14 @@ def _generate(
     return [completion.text for completion in engine.generate(requests)]
 
 
-def _answered(
+def _answer_probes(
     engine: Engine, questions: Sequence[str], context: str | None, config: AdmissionConfig
 ) -> list[_Probe]:
     answers = _generate(engine, questions, config.answer_tokens, context=context)
-    return _given(engine, questions, answers, context)
+    return _measure_probes(engine, questions, answers, context)
 
 
-def _given(
+def _measure_probes(
     engine: Engine, questions: Sequence[str], answers: Sequence[str], context: str | None
 ) -> list[_Probe]:
     requests = [Request(q, context=context) for q in questions]
@@ -204,7 +214,11 @@ def _given(
 
 @dataclass(frozen=True)
 class Thresholds:
-    """The least that an artifact must show; ``source`` says where the figures come from."""
+    """The limits that an artifact must keep to be published.
+
+    ``min_fidelity`` is a share; ``max_answer_nats`` and ``max_drift_nats`` are nats per token. ``source``
+    says where they come from. Raises `ConfigError` for a share out of range.
+    """
 
     min_fidelity: float
     max_answer_nats: float
@@ -232,14 +246,17 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate says of an artifact: ``refusal`` is "" for one that may be published."""
+    """The admission gate's verdict; ``refusal`` is "" if the artifact may be published.
+
+    ``measured`` are the figures of the self-test; ``thresholds`` is None if none are calibrated.
+    """
 
     measured: SelfTestResult
     thresholds: Thresholds | None
     refusal: str
 
     def plain(self) -> dict[str, Any]:
-        """For an artifact's manifest."""
+        """As plain data for the artifact's manifest."""
         return {
             **self.measured.plain(),
             "thresholds": None if self.thresholds is None else asdict(self.thresholds),
@@ -247,9 +264,9 @@ class Verdict:
 
 
 def judge(engine: Engine, document: Document, artifact: Artifact, config: AdmissionConfig) -> Verdict:
-    """Test an artifact of ``document`` and compare with the thresholds for its model and compiler.
+    """Test an artifact of ``document`` against the thresholds of its model and compiler.
 
-    Where none are calibrated nothing is refused, and the verdict says so.
+    If none are calibrated, nothing is refused.
     """
     test = SelfTest.of(engine, document, config)
     with engine.attached(artifact, keep=False) as handle:
@@ -266,10 +283,10 @@ def thresholds(fingerprint: str, compiler: str) -> Thresholds | None:
 
 
 def parse_thresholds(row: Any) -> Thresholds:
-    """Thresholds from JSON. Raises `ConfigError` for anything else."""
-    known = {f.name for f in fields(Thresholds)}
-    if not isinstance(row, dict) or set(row) != known:
-        raise ConfigError(f"thresholds are an object with exactly {', '.join(sorted(known))}")
+    """Thresholds from parsed JSON. Raises `ConfigError` for anything else."""
+    names = {f.name for f in fields(Thresholds)}
+    if not isinstance(row, dict) or set(row) != names:
+        raise ConfigError(f"thresholds are an object with exactly {', '.join(sorted(names))}")
     try:
         return Thresholds(**row)
     except (TypeError, ValueError) as error:

@@ -22,14 +22,20 @@ from memkit.text.messages import Turns, parse_history, require_text
 from memkit.text.normalize import is_blank
 
 Pairs = tuple[tuple[str, str], ...]
-HISTORY_SHARE = 2  # earlier turns take at most one part in this many of the window
-SEEDS = 2**63  # different ones
-AROUND_TURN = 16  # tokens that a chat template puts around a turn, roughly
+MAX_HISTORY_SHARE = 0.5  # of the model's window
+SEED_RANGE = 2**63  # generators of random numbers take seeds below
+TURN_TOKENS = 16  # that a chat template adds to a turn, roughly
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a question is answered; see `memkit.Memory.ask` for the fields. Raises `ConfigError`."""
+    """How a question is answered.
+
+    ``max_tokens`` bounds the answer, in tokens. With ``temperature`` 0 the model picks the likeliest token
+    at every step; higher values sample, and ``seed``, any whole number, makes the sample repeatable.
+    ``system`` is the system text. ``within`` is the id of the only memory to consider. ``gate`` decides
+    instead of the configured one. Raises `ConfigError` for values out of range.
+    """
 
     max_tokens: int = 64
     temperature: float = 0.0
@@ -39,12 +45,12 @@ class Sampling:
     gate: GateChoice | None = None
 
     def __post_init__(self) -> None:
-        _whole("max_tokens", self.max_tokens, 1)
-        _whole("seed", self.seed, None)
+        _require_integer("max_tokens", self.max_tokens, 1)
+        _require_integer("seed", self.seed, None)
         if isinstance(self.temperature, bool) or not isinstance(self.temperature, int | float):
-            raise ConfigError(f"temperature is a number from 0 on, got {self.temperature!r:.80}")
+            raise ConfigError(f"temperature is a number, at least 0, got {self.temperature!r:.80}")
         if not 0 <= self.temperature < math.inf:
-            raise ConfigError(f"temperature is a number from 0 on, got {self.temperature}")
+            raise ConfigError(f"temperature is a number, at least 0, got {self.temperature}")
         require_text("system text", self.system)
         if self.within is not None and not isinstance(self.within, str):
             raise ConfigError(f"within is the id of a memory, got {self.within!r:.80}")
@@ -52,16 +58,17 @@ class Sampling:
             resolve_gate(self.gate)
 
     @property
-    def drawn(self) -> int:
-        """The seed, as generators of random numbers take it."""
-        return self.seed % SEEDS
+    def generator_seed(self) -> int:
+        """The seed, reduced to the range of a random number generator."""
+        return self.seed % SEED_RANGE
 
 
 @dataclass(frozen=True)
 class RecalledText:
-    """What to read before a question is answered, for models that take no artifacts.
+    """The text to read for a question, for models that take no artifacts.
 
-    ``text`` holds the passages of a memory at its ``spans``; it is empty where none should be read.
+    ``text`` has the passages of the memory ``memory_id`` at ``spans``, characters of its source. It is empty
+    if the gate chooses no memory. ``reason`` is the gate's.
     """
 
     text: str
@@ -72,7 +79,10 @@ class RecalledText:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """A passage that was found: characters ``span`` of a memory; ``score`` orders them."""
+    """The best passage of a memory for a query: the characters ``span`` of its source.
+
+    ``score`` orders the results of one search.
+    """
 
     text: str
     memory: MemoryInfo
@@ -82,7 +92,7 @@ class SearchResult:
 
 @dataclass(frozen=True)
 class RoutedQuestion:
-    """A question that was routed, and when it was put."""
+    """A routed question, the request to the engine and the Unix time at which routing started."""
 
     routed: RoutingResult
     request: Request
@@ -90,29 +100,32 @@ class RoutedQuestion:
 
 
 def ask_many(context: Context, questions: Sequence[str], history: Turns, sampling: Sampling) -> list[Answer]:
-    """Answer questions; those with the same memory in front of them are read together."""
+    """Answer questions, in one batch ordered by memory; see `memkit.Memory.ask_many`."""
     if isinstance(questions, str) or not isinstance(questions, Sequence):
         raise ConfigError("give a list of questions; `ask` takes one")
     with ExitStack() as stack:
-        asked = [_route(context, question, history, sampling, stack) for question in questions]
-        order = sorted(range(len(asked)), key=lambda i: _front(asked[i].request))
-        said = context.engine.generate([asked[i].request for i in order])
-        answers = {i: _answer(context, asked[i], done) for i, done in zip(order, said, strict=True)}
-        return [answers[i] for i in range(len(asked))]
+        routed = [_route(context, question, history, sampling, stack) for question in questions]
+        order = sorted(range(len(routed)), key=lambda i: _memory_key(routed[i].request))
+        completions = context.engine.generate([routed[i].request for i in order])
+        answers = {i: _answer(context, routed[i], done) for i, done in zip(order, completions, strict=True)}
+        return [answers[i] for i in range(len(routed))]
 
 
 def stream(context: Context, question: str, history: Turns, sampling: Sampling) -> Iterator[str | Answer]:
-    """The pieces of an answer, then the answer itself."""
+    """Yield the pieces of an answer's text, then the answer itself."""
     with ExitStack() as stack:
-        asked = _route(context, question, history, sampling, stack)
-        for piece in context.engine.stream(asked.request):
-            yield piece if isinstance(piece, str) else _answer(context, asked, piece)
+        routed = _route(context, question, history, sampling, stack)
+        for piece in context.engine.stream(routed.request):
+            yield piece if isinstance(piece, str) else _answer(context, routed, piece)
 
 
 def recall(context: Context, question: str, max_tokens: int) -> RecalledText:
-    """The passages of the memory that the gate would use, at most as many tokens, or none."""
-    _require(question)
-    _whole("max_tokens", max_tokens, 1)
+    """The passages of the memory that the gate chooses, or none.
+
+    ``max_tokens`` are reserved for the answer. Raises `ConfigError` for an empty question.
+    """
+    _require_question(question)
+    _require_integer("max_tokens", max_tokens, 1)
     with ExitStack() as stack:
         state = context.router.retrieve(question, max_tokens, stack=stack)
         decision, text, spans = context.router.decide(state)
@@ -123,34 +136,34 @@ def recall(context: Context, question: str, max_tokens: int) -> RecalledText:
 
 
 def search(context: Context, query: str, k: int) -> list[SearchResult]:
-    """The best passage of each of the ``k`` best memories."""
-    _whole("k", k, 1)
+    """The best passage of each of the ``k`` best memories, best first. Raises `ConfigError`."""
+    _require_integer("k", k, 1)
     require_text("query", query)
     bank, user, embedder = context.bank, context.owner, context.router.embedder
     refresh(bank, user, embedder)
     ranked = retrieve(bank, user, query, embedder, memories=k) if query.strip() else []
-    texts = bank.excerpts(user, [each.hit for each in ranked])
+    texts = bank.excerpts(user, [candidate.hit for candidate in ranked])
     return [
-        SearchResult(text, each.memory, Span(each.hit.start, each.hit.end), each.strength)
-        for each, text in zip(ranked, texts, strict=True)
+        SearchResult(text, found.memory, Span(found.hit.start, found.hit.end), found.strength)
+        for found, text in zip(ranked, texts, strict=True)
         if text
     ]
 
 
-def _front(request: Request) -> tuple[str, str]:
+def _memory_key(request: Request) -> tuple[str, str]:
     return request.handle.artifact_id if request.handle else "", request.context or ""
 
 
-def _whole(what: str, number: object, least: int | None) -> None:
-    """Raise `ConfigError` for what is no whole number, or too small a one."""
+def _require_integer(what: str, number: object, least: int | None) -> None:
+    """Raise `ConfigError` unless ``number`` is a whole number and at least ``least``."""
     if isinstance(number, bool) or not isinstance(number, int):
         raise ConfigError(f"{what} is a whole number, got {number!r:.80}")
     if least is not None and number < least:
         raise ConfigError(f"{what} must be at least {least}, got {number}")
 
 
-def _require(question: str) -> None:
-    """Raise `ConfigError` for what is no question."""
+def _require_question(question: str) -> None:
+    """Raise `ConfigError` unless ``question`` is a text that is not blank."""
     if is_blank(require_text("question", question)):
         raise ConfigError("the question is empty")
 
@@ -158,45 +171,45 @@ def _require(question: str) -> None:
 def _route(
     context: Context, question: str, history: Turns, sampling: Sampling, stack: ExitStack
 ) -> RoutedQuestion:
-    _require(question)
-    earlier, told = parse_history(history)
-    system = "\n\n".join(filter(None, (sampling.system, told)))
-    kept: Pairs = ()
-    started, taken = time.time(), 0
-    if earlier:
-        kept, taken = _latest(context.engine, earlier)
+    _require_question(question)
+    pairs, instructions = parse_history(history)
+    system = "\n\n".join(filter(None, (sampling.system, instructions)))
+    turns: Pairs = ()
+    started, used = time.time(), 0
+    if pairs:
+        turns, used = _recent_turns(context.engine, pairs)
     if system:
-        taken += context.engine.count_tokens(system) + AROUND_TURN
+        used += context.engine.count_tokens(system) + TURN_TOKENS
     router = context.router if sampling.gate is None else context.router.with_gate(sampling.gate)
-    routed = router.route(question, sampling.max_tokens + taken, sampling.within, stack=stack)
+    routed = router.route(question, sampling.max_tokens + used, sampling.within, stack=stack)
     request = replace(
         routed.request,
-        history=kept,
+        history=turns,
         system=system,
         max_tokens=sampling.max_tokens,
         temperature=sampling.temperature,
-        seed=sampling.drawn,
+        seed=sampling.generator_seed,
     )
     return RoutedQuestion(routed, request, started)
 
 
-def _latest(engine: Engine, history: Pairs) -> tuple[Pairs, int]:
-    """The latest turns that leave room for memory and answer, and about how many tokens they take."""
-    kept, taken, most = list[tuple[str, str]](), 0, engine.window // HISTORY_SHARE
-    for asked, answer in reversed(history):
-        taken += engine.count_tokens(asked) + engine.count_tokens(answer) + AROUND_TURN
-        if taken > most:
+def _recent_turns(engine: Engine, history: Pairs) -> tuple[Pairs, int]:
+    """The latest turns that fit their share of the window, and about how many tokens they take."""
+    turns, used, most = list[tuple[str, str]](), 0, int(engine.window * MAX_HISTORY_SHARE)
+    for question, answer in reversed(history):
+        used += engine.count_tokens(question) + engine.count_tokens(answer) + TURN_TOKENS
+        if used > most:
             break
-        kept.insert(0, (asked, answer))
-    return tuple(kept), min(taken, most)
+        turns.insert(0, (question, answer))
+    return tuple(turns), min(used, most)
 
 
-def _answer(context: Context, asked: RoutedQuestion, completion: Completion) -> Answer:
-    routed = asked.routed
+def _answer(context: Context, question: RoutedQuestion, completion: Completion) -> Answer:
+    routed = question.routed
     decision, handle = routed.decision, routed.request.handle
     chosen = decision.candidate.memory if decision.candidate else None
     trace = Trace(
-        question=asked.request.question,
+        question=question.request.question,
         route=decision.route,
         reason=decision.reason,
         gate=decision.gate,
@@ -220,7 +233,7 @@ def _answer(context: Context, asked: RoutedQuestion, completion: Completion) -> 
     answer = Answer(completion.text, decision.route, trace)
     if answer.trace.memory_id is not None and answer.route != "none":
         context.usage.note(context.owner, answer.trace.memory_id)
-    context.observer.answered(context.owner, answer, asked.started)
+    context.observer.answered(context.owner, answer, question.started)
     return answer
 
 
@@ -231,6 +244,6 @@ def _parts(
         return ()
     try:
         entries = context.bank.logs.entries(context.owner, chosen.id) if chosen.running else []
-    except NotFoundError:  # forgotten in the meantime
+    except NotFoundError:  # it was forgotten since
         entries = []
     return parts_of(route, spans, entries, chosen.characters)

@@ -1,4 +1,4 @@
-"""From a memory's source to its published artifact."""
+"""Compile a memory's source into an artifact, test it and publish it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from memkit.errors import CompileError, VerificationError
 from memkit.pipeline.admission import judge
 from memkit.pipeline.context import Context
 
-CURVE = 32  # points of a loss curve that an artifact keeps, about
-LOG_SHARE = 0.5  # of the model's window that the compiled part of a running memory may fill
+CURVE_POINTS = 32  # of the loss curve that an artifact stores, about
+WINDOW_SHARE = 0.5  # of the model's window, for the compiled part of a running memory
 
 
 def compile_memory(context: Context, memory_id: str, progress: Progress) -> tuple[MemoryInfo, Compiled]:
-    """Compile a memory while holding its lease, so that no other process does so at the same time.
+    """Compile a memory while holding its lease, so that no other process compiles it at the same time.
 
-    ``progress`` is called after each step. Raises as `publish`, `NotFoundError`, and `BankBusyError` where
-    another process holds the lease.
+    ``progress`` is called after each step. Raises what `publish` raises, `NotFoundError`, and
+    `BankBusyError` if another process holds the lease.
     """
     info = context.bank.get(context.owner, memory_id)
     with context.bank.leases.take(context.owner, info.id) as lease:
@@ -38,17 +38,20 @@ def compile_memory(context: Context, memory_id: str, progress: Progress) -> tupl
 
 
 def publish(context: Context, info: MemoryInfo, progress: Progress) -> tuple[MemoryInfo, Compiled]:
-    """Compile a memory, and publish the artifact if it passes the admission tests.
+    """Compile a memory and publish the artifact if it passes the admission tests.
 
-    Raises `CompileError` or `VerificationError`; the bank then notes the reason, and keeps what it had.
+    Raises `CompileError` or `VerificationError`; the bank then stores the reason and keeps the current
+    version.
     """
     bank, owner, engine, compiling = context.bank, context.owner, context.embedded, context.compiling
     compiler = registry.compiler(compiling.compiler, compiling.options)
-    source, seen = snapshot(context, info)
+    source, compiled_from = snapshot(context, info)
     unfinished = bank.unfinished(owner, info.id)
     try:
-        made = compiler.compile(source, engine.base, tenant=owner, progress=progress, unfinished=unfinished)
-        artifact = Artifact.decode(made.data)
+        compiled = compiler.compile(
+            source, engine.base, tenant=owner, progress=progress, unfinished=unfinished
+        )
+        artifact = Artifact.decode(compiled.data)
         verdict = judge(engine, source, artifact, compiling.admission)
         if verdict.refusal:
             raise VerificationError(f"the artifact was not published: {verdict.refusal}")
@@ -58,40 +61,41 @@ def publish(context: Context, info: MemoryInfo, progress: Progress) -> tuple[Mem
         context.observer.refused(owner, info, error)
         raise
     unfinished.unlink(missing_ok=True)
-    verification = {**verdict.plain(), "curve": _thinned(made.curve)}
+    verification = {**verdict.plain(), "curve": _thin(compiled.curve)}
     data = artifact.with_manifest(replace(artifact.manifest, verification=verification))
     if compiling.signer:
         data = compiling.signer.sign(Artifact.decode(data))
-    published = bank.publish(owner, info.id, data, replace(seen, seconds=made.seconds, flops=made.flops))
-    context.observer.compiled(owner, published, made, verification)
-    return published, made
+    cost = replace(compiled_from, seconds=compiled.seconds, flops=compiled.flops)
+    published = bank.publish(owner, info.id, data, cost)
+    context.observer.compiled(owner, published, compiled, verification)
+    return published, compiled
 
 
-def _thinned(curve: Sequence[tuple[str, int, float]]) -> list[list[str | int | float]]:
-    """At most `CURVE` points of a loss curve, the first and the last of each phase among them."""
+def _thin(curve: Sequence[tuple[str, int, float]]) -> list[list[str | int | float]]:
+    """At most `CURVE_POINTS` points of a loss curve, including the first and last of each phase."""
     ends = {i for i, (phase, *_) in enumerate(curve) if i in (0, len(curve) - 1) or curve[i - 1][0] != phase}
     ends |= {i - 1 for i in ends if i}
-    stride = max(1, math.ceil(len(curve) / (CURVE - min(len(ends), CURVE - 1))))
+    stride = max(1, math.ceil(len(curve) / (CURVE_POINTS - min(len(ends), CURVE_POINTS - 1))))
     return [list(point) for i, point in enumerate(curve) if i in ends or i % stride == 0]
 
 
 def attempt_id(context: Context, source: Document) -> str:
-    """Identifies a compilation by source, settings and model: the same one would end the same way."""
+    """A digest of source, settings and model: a compilation with the same id would end the same way."""
     settings = [context.compiling.compiler, context.compiling.options]
     text = json.dumps(settings, sort_keys=True, default=str)
     return hashlib.sha256(f"{text}\n{context.embedded.fingerprint}\n{source.digest}".encode()).hexdigest()
 
 
 def snapshot(context: Context, info: MemoryInfo) -> tuple[Document, CompiledFrom]:
-    """What is compiled: a document, or as much of the end of a running memory as the model takes in."""
+    """The text to compile: a document, or the latest entries of a running memory that fit the window."""
     if not info.running:
         return context.bank.source(context.owner, info.id), CompiledFrom()
     engine = context.embedded
     document, entries = context.bank.logs.snapshot(context.owner, info.id)
-    room, first = int(engine.window * LOG_SHARE), len(entries)
+    room, first = int(engine.window * WINDOW_SHARE), len(entries)
     while first and (room := room - engine.count_tokens(entries[first - 1].line)) >= 0:
         first -= 1
-    first = min(first, len(entries) - 1)  # one entry that is too long is the compiler's to refuse
+    first = min(first, len(entries) - 1)  # the compiler refuses a single entry that is too long
     through = max(entry.number for entry in entries)
     since = entries[first].said if first else None
     return Document(document.text[entries[first].start :], document.title), CompiledFrom(through, since)

@@ -1,4 +1,4 @@
-"""Compilations in the background: whatever goes wrong with one is its outcome, and ends no other."""
+"""Background compilation of one memory: every failure becomes its outcome, so that the queue goes on."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ from memkit.pipeline.ingest import objection
 
 log = logging.getLogger("memkit.recompile")
 Status = Literal["compiled", "refused", "failed", "busy", "forgotten", "unfinished", "left"]
-UNEXPECTED = "an unexpected {}; the log tells more"
+UNEXPECTED = "an unexpected {}; the log has the details"
 
 
 @dataclass(frozen=True)
 class CompileOutcome:
-    """What came of one compilation; ``reason`` says why it is not "compiled".
+    """The outcome of one compilation; ``reason`` says why ``status`` is not "compiled".
 
-    "refused": by the admission tests, "busy": another process compiles it, "unfinished": the time is up and
-    the next run continues, "left": not begun. ``seconds``, ``flops`` and ``nbytes`` are what it cost.
+    "refused": the artifact failed the admission tests. "failed": an error ended the compilation. "busy":
+    another process compiles the memory. "forgotten": the memory is gone. "unfinished": the time is up and
+    the next run continues. "left": the compilation was not started. ``version`` is the published one.
+    ``seconds`` and ``flops`` are the cost, ``nbytes`` the artifact's size.
     """
 
     status: Status
@@ -37,15 +39,16 @@ class CompileOutcome:
 
 
 class _TimeUpError(Exception):
-    """The deadline has passed; not an error of the compilation."""
+    """The deadline has passed; the compilation itself is sound."""
 
 
 def try_compile(
     context: Context, memory_id: str, *, deadline: float | None = None, progress: Progress = silent
 ) -> CompileOutcome:
-    """Compile one memory until ``deadline``, a Unix time, and drop the versions beyond those to keep.
+    """Compile one memory, at most until ``deadline``, a Unix time, and prune its old versions.
 
-    Raises nothing but `StopRequestedError`, which ``progress`` may raise to end the queue.
+    ``progress`` is called after each step. Raises only `StopRequestedError`, which ``progress`` may raise to
+    stop the queue.
     """
 
     def step(done: Step) -> None:
@@ -54,14 +57,16 @@ def try_compile(
             raise _TimeUpError
 
     try:
-        info, made = compile_memory(context, memory_id, step)
+        info, compiled = compile_memory(context, memory_id, step)
         if context.compiling.keep is not None:
             context.bank.versions.prune(context.owner, memory_id, context.compiling.keep)
-        return CompileOutcome("compiled", "", info.version, made.seconds, made.flops, len(made.data))
+        return CompileOutcome(
+            "compiled", "", info.version, compiled.seconds, compiled.flops, len(compiled.data)
+        )
     except _TimeUpError:
-        return CompileOutcome("unfinished", "the budget ended; the next run goes on where this one was")
+        return CompileOutcome("unfinished", "the budget is used up; the next run continues from here")
     except NotFoundError:
-        return CompileOutcome("forgotten", "it was forgotten meanwhile")
+        return CompileOutcome("forgotten", "it was forgotten in the meantime")
     except BankBusyError as error:
         return CompileOutcome("busy", str(error))
     except VerificationError as error:
@@ -70,40 +75,41 @@ def try_compile(
         return _failed(context, memory_id, str(error))
     except StopRequestedError:
         raise
-    except Exception as error:  # of a library: one memory must not end the others' compilations
+    except Exception as error:  # a library's: one memory must not end the compilation of the others
         log.error("compiling memory %s ended unexpectedly", memory_id, exc_info=error)
         return _failed(context, memory_id, UNEXPECTED.format(type(error).__name__))
 
 
 def _failed(context: Context, memory_id: str, reason: str) -> CompileOutcome:
-    """Show the memory's owner the reason; what a compiler or the tests refused is noted already."""
+    """Store the reason with the memory, unless the compilation has done so already."""
     try:
         if context.bank.get(context.owner, memory_id).error != reason:
             context.bank.fail(context.owner, memory_id, reason)
-    except BankError:  # forgotten meanwhile, or the catalog is what failed
+    except BankError:  # the memory was forgotten, or the catalog itself failed
         pass
     return CompileOutcome("failed", reason)
 
 
 def compile_job(context: Context, job: Job) -> None:
-    """Do a job of the bank's queue: compile one memory, unless the advice is to leave it on its text."""
+    """Run a job of the queue: compile one memory, unless the advice is to leave it on its text."""
     if job.memory is None:
         return
-    owner, memory_id = job.memory
-    at = job.now = JobProgress(Owner.of(owner).user, memory_id)
-    mine = context.of(Owner.of(owner))
+    name, memory_id = job.memory
+    owner = Owner.of(name)
+    progress = job.now = JobProgress(owner.user, memory_id)
+    owned = context.of(owner)
 
     def step(done: Step) -> None:
-        mine.queue.stopping()
-        at.at(done)
+        owned.queue.check_stopped()
+        progress.update(done)
 
     reason = ""
     if not job.always:
         try:
-            reason = objection(mine, memory_id)
+            reason = objection(owned, memory_id)
         except NotFoundError:
-            reason = ""  # compiling it reports that
-    outcome = CompileOutcome("left", reason) if reason else try_compile(mine, memory_id, progress=step)
-    job.again = outcome.status == "busy"
-    kept = (outcome.status, outcome.reason, outcome.version, outcome.seconds, outcome.nbytes)
-    job.outcomes.append(JobOutcome(Owner.of(owner).user, memory_id, *kept))
+            reason = ""  # the compilation reports it
+    outcome = CompileOutcome("left", reason) if reason else try_compile(owned, memory_id, progress=step)
+    job.retry = outcome.status == "busy"
+    values = (outcome.status, outcome.reason, outcome.version, outcome.seconds, outcome.nbytes)
+    job.outcomes.append(JobOutcome(owner.user, memory_id, *values))

@@ -1,7 +1,7 @@
-"""The queue of a bank's compilations: one worker, who serves whoever asks in turn.
+"""The compile queue of a bank: one worker thread that serves groups of users in turn.
 
-Each waiting compilation stands in the catalog, too, so that what a closed bank or a stopped server has not
-done is taken up by the next one (`CompileQueue.resume`).
+Waiting compilations are also stored in the catalog, so that the next process continues what a closed bank or
+a stopped server left undone (`CompileQueue.resume`).
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from memkit.errors import BankError, MemkitError
 
 log = logging.getLogger("memkit.compile")
 State = Literal["waiting", "running", "done", "failed", "stopped"]
-REMEMBERED = 500  # jobs that have ended and can still be looked at
-UNEXPECTED = "something went wrong here; the log tells what"
+MAX_ENDED_JOBS = 500  # that can still be inspected
+UNEXPECTED = "an unexpected error; the log has the details"
 
 
 class StopRequestedError(Exception):
-    """The queue ends; what is half done goes on the next time."""
+    """The queue is stopping; an unfinished compilation continues next time."""
 
 
 @dataclass
 class JobProgress:
-    """How far one memory's compilation is."""
+    """The progress of one memory's compilation: its phase, the step of that phase and the loss."""
 
     user: str
     memory_id: str
@@ -42,14 +42,14 @@ class JobProgress:
     steps: int = 0
     loss: float | None = None
 
-    def at(self, done: Step) -> None:
-        """Take over where a compiler is."""
+    def update(self, done: Step) -> None:
+        """Set the progress to a compiler's latest step."""
         self.phase, self.step, self.steps, self.loss = done.phase, done.step, done.steps, done.loss
 
 
 @dataclass(frozen=True)
 class JobOutcome:
-    """What became of one memory; see `memkit.recompile.worker.Outcome`."""
+    """The outcome for one memory; see `memkit.pipeline.compile_job.CompileOutcome`."""
 
     user: str
     memory_id: str
@@ -62,18 +62,20 @@ class JobOutcome:
 
 @dataclass(eq=False)
 class Job:
-    """One compilation of a memory, or a recompilation of a whole group; ``run`` does it.
+    """One compilation of a memory, or a recompilation of a whole group; ``run`` performs it.
 
-    A ``group`` is a tenant with its users, or one user of none: groups take turns. ``now`` tells how far it
-    is, ``outcomes`` what became of each memory.
+    A ``group`` is a tenant with all its users, or a single user without a tenant. Groups take turns.
+    ``memory`` is the owner and the id of a compilation's memory. ``always`` compiles even if the advice is
+    not to. ``retry`` says that the compilation stays in the catalog for another process. ``now`` is the
+    progress, ``outcomes`` has one entry for each finished memory.
     """
 
     group: str
     kind: Literal["compile", "recompile"]
     run: Callable[[Job], None] = field(repr=False)
-    memory: tuple[str, str] | None = None  # owner and id, of a compilation
-    always: bool = False  # whatever the advice is
-    again: bool = False  # it is left for another time
+    memory: tuple[str, str] | None = None
+    always: bool = False
+    retry: bool = False
     id: str = field(default_factory=lambda: secrets.token_hex(8))
     state: State = "waiting"
     created: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -86,15 +88,15 @@ class Job:
 
 
 class CompileQueue:
-    """A bank's one queue. ``most`` bounds the jobs of a group that wait.
+    """The queue of one bank. It may be used from several threads.
 
-    A job that fails, however it does, ends no other. May be used from several threads.
+    ``compile`` performs the job of a compilation. A job that fails does not end the others.
     """
 
     def __init__(self, bank: Bank, compile: Callable[[Job], None]) -> None:
         self._bank, self._compile = bank, compile
         self._waiting: OrderedDict[str, deque[Job]] = OrderedDict()
-        self._known: OrderedDict[str, Job] = OrderedDict()
+        self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._stopping = self._at_once = False
@@ -103,15 +105,16 @@ class CompileQueue:
     def compile(
         self, owner: str, memory_id: str, *, most: int | None = None, always: bool = False
     ) -> Job | None:
-        """Compile a memory when its turn comes, if it is worth it or ``always``.
+        """Queue the compilation of a memory; it is skipped if not worth it, unless ``always``.
 
-        None where too many of its group wait: it is left to the nightly recompilation.
+        Returns None if ``most`` jobs of the group are waiting already; the nightly recompilation then
+        compiles the memory.
         """
         job = self._job(owner, memory_id, always)
-        self._noted(partial(self._bank.pending.add, always=always), job)
+        self._record(partial(self._bank.pending.add, always=always), job)
         added = self.add(job, most)
         if added is None and not self._stopping:
-            self._noted(self._bank.pending.done, job)
+            self._record(self._bank.pending.done, job)
         return added
 
     def _job(self, owner: str, memory_id: str, always: bool = False) -> Job:
@@ -120,8 +123,10 @@ class CompileQueue:
         return job
 
     def add(self, job: Job, most: int | None = None) -> Job | None:
-        """Do a job when its turn comes. One that waits for the same memory is given instead; None where too
-        many of the group wait, or the queue ends."""
+        """Queue a job. Returns it, or a waiting job for the same memory.
+
+        Returns None if ``most`` jobs of the group are waiting already, or if the queue is stopping.
+        """
         with self._changed:
             line = self._waiting.setdefault(job.group, deque())
             for other in line:
@@ -130,7 +135,7 @@ class CompileQueue:
             if self._stopping or (most is not None and len(line) >= most):
                 return None
             line.append(job)
-            self._known[job.id] = job
+            self._jobs[job.id] = job
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="memkit-compile", daemon=True)
                 self._thread.start()
@@ -138,15 +143,15 @@ class CompileQueue:
         return job
 
     def resume(self) -> int:
-        """Take up what waited when the bank was last closed; how many compilations that were."""
+        """Queue the compilations that were waiting when the bank was last closed; returns their number."""
         try:
-            left = self._bank.pending.all()
+            pending = self._bank.pending.all()
         except BankError as error:
-            log.warning("compilations that wait cannot be looked up: %s", error)
+            log.warning("cannot read the waiting compilations from the catalog: %s", error)
             return 0
         with self._changed:
-            here = {job.memory for job in self._known.values() if job.ended is None}
-        new = [each for each in left if each[:2] not in here]
+            queued = {job.memory for job in self._jobs.values() if job.ended is None}
+        new = [row for row in pending if row[:2] not in queued]
         for owner, memory_id, always in new:
             self.add(self._job(owner, memory_id, always))
         return len(new)
@@ -154,23 +159,23 @@ class CompileQueue:
     def list(self, group: str) -> list[Job]:
         """A group's jobs, newest first."""
         with self._changed:
-            return [job for job in reversed(self._known.values()) if job.group == group]
+            return [job for job in reversed(self._jobs.values()) if job.group == group]
 
     def get(self, group: str, job_id: str) -> Job | None:
-        """One job of a group."""
+        """One job of a group; None if the group has no such job."""
         with self._changed:
-            job = self._known.get(job_id)
+            job = self._jobs.get(job_id)
         return job if job is not None and job.group == group else None
 
     def age(self) -> float:
-        """Seconds that the oldest job which has not ended has been there; 0 where there is none."""
+        """Seconds since the oldest unfinished job was queued; 0 without one."""
         with self._changed:
-            open_ = [job.created for job in self._known.values() if job.ended is None]
-        return (datetime.now(UTC) - min(open_)).total_seconds() if open_ else 0.0
+            created = [job.created for job in self._jobs.values() if job.ended is None]
+        return (datetime.now(UTC) - min(created)).total_seconds() if created else 0.0
 
     @property
     def busy(self) -> bool:
-        """Whether a job waits or runs."""
+        """Whether a job is waiting or running."""
         with self._changed:
             return self._busy()
 
@@ -179,22 +184,22 @@ class CompileQueue:
         with self._changed:
             self._changed.wait_for(lambda: not self._busy())
 
-    def forgotten(self, owner: str, memory_id: str | None = None) -> None:
-        """Drop what waits for a memory, or for all of an owner's."""
+    def discard(self, owner: str, memory_id: str | None = None) -> None:
+        """Drop the waiting jobs of a memory, or of all memories of an owner."""
         with self._changed:
-            for job in list(self._known.values()):
+            for job in list(self._jobs.values()):
                 if job.state == "waiting" and job.memory is not None:
-                    whose, which = job.memory
-                    if whose == owner and memory_id in (None, which):
+                    job_owner, job_memory_id = job.memory
+                    if job_owner == owner and memory_id in (None, job_memory_id):
                         self._end(job, "stopped")
 
-    def stopping(self) -> None:
-        """Raise `StopRequestedError` where the queue ends at once: called between two steps of a job."""
+    def check_stopped(self) -> None:
+        """Raise `StopRequestedError` if the queue stops at once; jobs call this between two steps."""
         if self._at_once:
             raise StopRequestedError
 
     def stop(self, *, at_once: bool = False) -> None:
-        """End: what waits is left for the next time, and so is, ``at_once``, what is half done."""
+        """Stop the worker. Waiting jobs are left for the next time, with ``at_once`` also the running one."""
         with self._changed:
             self._stopping, self._at_once = True, at_once
             for line in self._waiting.values():
@@ -204,15 +209,15 @@ class CompileQueue:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        if not at_once:  # a memory that was closed may be used again
+        if not at_once:  # a closed memory may be used again
             self._stopping = False
 
     # -- the worker -----------------------------------------------------------------------------
     def _busy(self) -> bool:
-        return any(job.ended is None for job in self._known.values())
+        return any(job.ended is None for job in self._jobs.values())
 
     def _next(self) -> Job | None:
-        """The next job of the group that has waited longest for its turn."""
+        """Wait for a job and take it from the group whose turn it is; None if the queue is stopping."""
         with self._changed:
             self._changed.wait_for(lambda: self._stopping or any(self._waiting.values()))
             if self._stopping:
@@ -234,28 +239,28 @@ class CompileQueue:
                 state = "stopped"
             except MemkitError as error:
                 state, job.error = "failed", str(error)
-            except BaseException as error:  # a library's panic, too: the worker goes on
+            except BaseException as error:  # also a library's panic: the worker goes on
                 log.error("a compilation ended unexpectedly", exc_info=error)
                 state, job.error = "failed", UNEXPECTED
-            if state != "stopped" and not job.again:
-                self._noted(self._bank.pending.done, job)
+            if state != "stopped" and not job.retry:
+                self._record(self._bank.pending.done, job)
             with self._changed:
                 self._end(job, state)
 
-    def _noted(self, note: Callable[[str, str], None], job: Job) -> None:
-        """Tell the catalog of a job. Where it cannot be told, the nightly recompilation finds the memory."""
+    def _record(self, write: Callable[[str, str], None], job: Job) -> None:
+        """Write a job to the catalog; if that fails, the nightly recompilation still finds the memory."""
         if job.memory is None:
             return
         try:
-            note(*job.memory)
+            write(*job.memory)
         except Exception as error:
-            log.warning("the catalog was not told of a compilation: %s", error)
+            log.warning("cannot record a compilation in the catalog: %s", error)
 
     def _end(self, job: Job, state: State) -> None:
         if job.state == "waiting":
             self._waiting[job.group].remove(job)
         job.state, job.ended, job.now = state, datetime.now(UTC), None
-        over = [key for key, each in self._known.items() if each.ended is not None]
-        for key in over[: max(len(over) - REMEMBERED, 0)]:
-            del self._known[key]
+        ended = [key for key, each in self._jobs.items() if each.ended is not None]
+        for key in ended[: max(len(ended) - MAX_ENDED_JOBS, 0)]:
+            del self._jobs[key]
         self._changed.notify_all()

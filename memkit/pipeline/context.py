@@ -1,4 +1,4 @@
-"""What the stages of remembering and answering work with."""
+"""The context of the pipeline's stages: a bank, a model and the owner they work for."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from memkit.pipeline.compile_queue import CompileQueue
 from memkit.pipeline.usage import Usage
 from memkit.router.router import Router
 
-if TYPE_CHECKING:  # they bring torch, which only compiling and answering need
+if TYPE_CHECKING:  # these import torch, which only compiling and answering need
     from memkit.artifact.signing import Signer
     from memkit.engine.transformers.engine import TransformersEngine
     from memkit.models.loading import LoadedModel
@@ -27,25 +27,26 @@ if TYPE_CHECKING:  # they bring torch, which only compiling and answering need
 
 
 class Engines:
-    """The engine that answers, and the embedded one that compiles. The model is loaded when first needed.
+    """The engine that answers and the embedded engine that compiles; the model is loaded when first needed.
 
-    ``given`` answers, such as an SGLang client. Without it, and wherever artifacts are compiled or tested,
-    the embedded engine runs ``model``, or else loads ``config.model``.
+    ``given``, such as an SGLang client, answers questions. If it is None, the embedded engine does.
+    Artifacts are always compiled and tested by the embedded engine, which runs ``model``, or loads
+    ``config.model`` if that is None.
     """
 
     def __init__(self, config: Config, given: Engine | None = None, model: LoadedModel | None = None) -> None:
         self._config, self._given, self._model = config, given, model
-        self._embedded = _embedded(given)
+        self._embedded = _as_embedded(given)
         self._loading = threading.Lock()
 
     def answering(self, owner: str) -> Engine:
-        """The engine that answers, in the name of ``owner``."""
+        """The engine that answers for ``owner``. Raises `ModelError` if its model cannot be loaded."""
         return self.embedded if self._given is None else self._given.for_tenant(owner)
 
     @property
     def embedded(self) -> TransformersEngine:
         """The engine in this process. Raises `ModelError` for a model that cannot be loaded."""
-        with self._loading:  # once, whoever asks first
+        with self._loading:  # several threads may need it first
             if self._embedded is None:
                 self._embedded = self._load()
             return self._embedded
@@ -59,12 +60,12 @@ class Engines:
 
     @property
     def loaded(self) -> Engine | None:
-        """The engine that answers, unless its model is still to be loaded."""
+        """The engine that answers, None if its model is not loaded yet."""
         return self._given or self._embedded
 
     @property
     def model(self) -> str:
-        """The model's name, as far as it is known before it is loaded."""
+        """The model's name; does not load it."""
         if self._given is not None:
             return self._given.model
         return self._config.model if self._model is None else self._model.name
@@ -72,9 +73,13 @@ class Engines:
 
 @dataclass(frozen=True)
 class CompileOptions:
-    """How artifacts are made: by which ``compiler``, with which ``options``, tested against ``admission``,
-    signed by ``signer``. ``advisor`` leaves on their text what is not worth compiling; of what the background
-    compiles, ``keep`` versions stay (None: all)."""
+    """How artifacts are compiled.
+
+    ``compiler`` is a name and ``options`` are its settings. ``admission`` configures the tests that an
+    artifact must pass. ``advisor`` configures which memories are not worth compiling and stay on their text.
+    ``signer`` signs artifacts. ``keep`` is the number of versions that a background compilation keeps; None
+    means all.
+    """
 
     compiler: str
     options: Mapping[str, Any]
@@ -86,7 +91,10 @@ class CompileOptions:
 
 @dataclass(frozen=True)
 class Context:
-    """One owner's view of a bank and a model. Everything is read and written in the owner's name."""
+    """One owner's view of a bank and a model; ``whose`` is the owner for whom everything is read and written.
+
+    ``clock`` returns the current time, with its time zone.
+    """
 
     bank: Bank
     whose: Owner
@@ -111,17 +119,17 @@ class Context:
 
     @property
     def engine(self) -> Engine:
-        """The engine that answers. Raises `ModelError` where its model cannot be loaded."""
+        """The engine that answers. Raises `ModelError` if its model cannot be loaded."""
         return self.engines.answering(self.owner)
 
     @property
     def embedded(self) -> TransformersEngine:
-        """The engine that compiles and tests artifacts."""
+        """The engine that compiles and tests artifacts. Raises `ModelError` as `engine` does."""
         return self.engines.embedded
 
 
-def _embedded(engine: Engine | None) -> TransformersEngine | None:
-    """The engine, if it runs in this process and can compile as well."""
+def _as_embedded(engine: Engine | None) -> TransformersEngine | None:
+    """The engine if it is an embedded one, which can also compile; otherwise None."""
     if engine is None:
         return None
     from memkit.engine.transformers.engine import TransformersEngine

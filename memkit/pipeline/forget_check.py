@@ -1,4 +1,4 @@
-"""Forgetting, and asking afterwards whether it is forgotten."""
+"""Forget a memory and check with questions that it can no longer be answered."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from memkit.errors import ConfigError
 from memkit.pipeline.admission import AdmissionConfig, SelfTest
 from memkit.pipeline.answer import Sampling, ask_many
 from memkit.pipeline.context import Context
-from memkit.pipeline.forget import by_whole_id, forget, forget_all, forget_matching
+from memkit.pipeline.forget import forget, forget_all, forget_matching, require_whole_id
 from memkit.router.gate import Route
 from memkit.text.normalize import occurrences
 from memkit.text_metrics import contains
@@ -20,9 +20,10 @@ from memkit.text_metrics import contains
 
 @dataclass(frozen=True)
 class LeakCheck:
-    """A question that the forgotten text answered, asked again.
+    """A question about the forgotten text, asked again.
 
-    ``answered``: the answer still holds what that text said; by memory ``memory_id``, if by one.
+    ``answered`` says whether the answer still has the forgotten fact. ``route`` and ``memory_id`` are those
+    of the answer; ``memory_id`` is None if no memory was used.
     """
 
     question: str
@@ -33,13 +34,14 @@ class LeakCheck:
 
 @dataclass(frozen=True)
 class ForgetReport:
-    """What was removed, and what the questions about it got afterwards."""
+    """The receipts of what was removed, and the checks of the questions about it."""
 
     receipts: tuple[Receipt, ...]
     checks: tuple[LeakCheck, ...]
 
     @property
     def still_answered(self) -> tuple[LeakCheck, ...]:
+        """The checks that found a forgotten fact."""
         return tuple(check for check in self.checks if check.answered)
 
 
@@ -51,17 +53,20 @@ def forget_and_check(
     *,
     matching: str | None = None,
 ) -> ForgetReport:
-    """`Memory.forget`, with questions about what goes, which the model writes and answers from its text.
+    """Forget as `Memory.forget` does, and ask questions about the forgotten text.
 
-    With ``matching`` as `Memory.forget_matching`, without a ``memory_id`` as `Memory.forget_all`. Questions
-    that the model answers the same way with nothing in front of it are left out, as no bank can forget what
-    the model knows anyway. What remains of a memory is compiled anew before anything is asked.
+    With ``matching`` it forgets as `Memory.forget_matching`, without a ``memory_id`` as `Memory.forget_all`.
+    The model writes up to ``questions`` questions and answers them from the text before it is forgotten.
+    Questions that it answers the same way without memory are dropped: a bank cannot forget what the model
+    itself knows. What remains of a memory is compiled again before the questions are asked.
+
+    Raises what these methods raise, and `ModelError` before anything is forgotten.
     """
-    _ = context.engine  # a model that cannot be loaded is an error before anything is forgotten
+    _ = context.engine  # raises before anything is forgotten if the model cannot be loaded
     if matching is not None:
-        receipts, asked = _forget_matching(context, memory_id, spans, matching, questions)
+        receipts, pairs = _forget_matching(context, memory_id, spans, matching, questions)
     else:
-        asked = [
+        pairs = [
             pair
             for text in _texts_to_forget(context, memory_id, spans)
             for pair in _questions_about(context, text, questions)
@@ -72,38 +77,41 @@ def forget_and_check(
     context.queue.resume()
     context.queue.wait()
     return ForgetReport(
-        tuple(receipts), tuple(_check(context, question, answer) for question, answer in asked)
+        tuple(receipts), tuple(_check(context, question, answer) for question, answer in pairs)
     )
 
 
 def _forget_matching(
     context: Context, memory_id: str | None, spans: Sequence[Span], wanted: str, count: int
 ) -> tuple[list[Receipt], list[tuple[str, str]]]:
-    """Forget a text in a memory; the receipts, and questions that what went has answered."""
+    """Forget a text in a memory; returns the receipts and the questions that the text answered."""
     if memory_id is None or spans:
         raise ConfigError(
-            "a text is forgotten in one memory and wherever it stands: name its id, and no spans"
+            "a text is forgotten wherever it occurs in one memory: give the memory's id and no spans"
         )
-    info, logs = by_whole_id(context, memory_id), context.bank.logs
+    info, logs = require_whole_id(context, memory_id), context.bank.logs
     text = context.bank.source(context.owner, info.id).text
     entries = logs.entries(context.owner, info.id)
     receipts = forget_matching(context, info.id, wanted, True)
     if receipts[-1].left is None:
         return receipts, _questions_about(context, text, count)
-    if info.running:  # entries go whole, also for the sake of a speaker or a key
-        kept = {entry.number for entry in logs.entries(context.owner, info.id)}
-        lines = [text[entry.start : entry.end] for entry in entries if entry.number not in kept]
+    if info.running:  # whole entries are forgotten, also those with the text in their speaker or key
+        remaining = {entry.number for entry in logs.entries(context.owner, info.id)}
+        lines = [text[entry.start : entry.end] for entry in entries if entry.number not in remaining]
         return receipts, _questions_about(context, "\n".join(lines), count)
-    # Of a document the rest of the sentence stays: only what is answered by the text itself has to be gone.
-    held = [(span.start, span.end) for span in sentences(text)]
-    found = occurrences(text, wanted)
-    about = [text[a:b] for a, b in held if any(start < b and a < end for start, end in found)]
-    pairs = _questions_about(context, "".join(about), count)
+    # The rest of a document's sentence stays, so only answers with the text itself must be gone.
+    matches = occurrences(text, wanted)
+    affected = [
+        text[span.start : span.end]
+        for span in sentences(text)
+        if any(start < span.end and span.start < end for start, end in matches)
+    ]
+    pairs = _questions_about(context, "".join(affected), count)
     return receipts, [pair for pair in pairs if occurrences(pair[1], wanted) or occurrences(wanted, pair[1])]
 
 
 def _texts_to_forget(context: Context, memory_id: str | None, spans: Sequence[Span]) -> list[str]:
-    """The texts that are going to be forgotten."""
+    """The texts that will be forgotten."""
     infos = (
         context.bank.list(context.owner)
         if memory_id is None
@@ -112,22 +120,22 @@ def _texts_to_forget(context: Context, memory_id: str | None, spans: Sequence[Sp
     texts = [context.bank.source(context.owner, info.id).text for info in infos]
     if not spans:
         return texts
-    entries = context.bank.logs.entries(context.owner, infos[0].id)  # of a log whole entries go
+    entries = context.bank.logs.entries(context.owner, infos[0].id)  # a running memory forgets whole entries
     lines = [Span(e.start, e.end) for e in entries]
-    gone = [line for line in lines if any(s.start < line.end and line.start < s.end for s in spans)]
-    return ["\n".join(texts[0][span.start : span.end] for span in gone or spans)]
+    affected = [line for line in lines if any(s.start < line.end and line.start < s.end for s in spans)]
+    return ["\n".join(texts[0][span.start : span.end] for span in affected or spans)]
 
 
 def _questions_about(context: Context, text: str, count: int) -> list[tuple[str, str]]:
-    """Questions and answers that the model owes to a text."""
+    """Questions, with their answers, that the model can only answer with the text in view."""
     if not text.strip():
         return []
     engine = context.engine
     pairs = SelfTest.of(engine, Document(text), AdmissionConfig(questions=count)).pairs
     bare = engine.generate([Request(question, max_tokens=32) for question, _ in pairs])
-    return [pair for pair, said in zip(pairs, bare, strict=True) if not contains(said.text, [pair[1]])]
+    return [pair for pair, answer in zip(pairs, bare, strict=True) if not contains(answer.text, [pair[1]])]
 
 
 def _check(context: Context, question: str, answer: str) -> LeakCheck:
-    (said,) = ask_many(context, [question], (), Sampling(max_tokens=32))
-    return LeakCheck(question, bool(contains(said.text, [answer])), said.route, said.trace.memory_id)
+    (now,) = ask_many(context, [question], (), Sampling(max_tokens=32))
+    return LeakCheck(question, bool(contains(now.text, [answer])), now.route, now.trace.memory_id)

@@ -1,4 +1,4 @@
-"""Into the bank: a document, or entries of a running memory, with their vectors."""
+"""Store documents, or entries of a running memory, with their vectors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from memkit.router.indexing import index, index_entry, refresh
 from memkit.text.messages import MessageLike, When, parse_messages, require_text
 
 MAX_CHARACTERS = 5_000_000  # of one document
-PROFILE = "profile"  # the running memory of messages for which none is named
+DEFAULT_MEMORY = "profile"  # the running memory of messages, if none is named
 
 
 def remember(
@@ -31,11 +31,11 @@ def remember(
     always: bool,
     progress: Progress = silent,
 ) -> MemoryInfo:
-    """See `memkit.Memory.remember`."""
+    """See `memkit.Memory.remember`; ``always`` compiles even if the advice is not to."""
     if memory is not None or not isinstance(document, str | Document):
         if title:
             raise ConfigError("a running memory has a name instead of a title")
-        info = append_entries(context, PROFILE if memory is None else memory, document, when, key)
+        info = append_entries(context, DEFAULT_MEMORY if memory is None else memory, document, when, key)
     elif when is not None or key is not None:
         raise ConfigError("`when` and `key` belong to entries of a running memory: name one with `memory`")
     else:
@@ -51,7 +51,7 @@ def remember(
 
 
 def objection(context: Context, memory_id: str) -> str:
-    """Why a memory is better left on its text than compiled, or ""."""
+    """Why a memory is not worth compiling, or ""."""
     from memkit.recompile.advice import AdvisorConfig, objection
 
     info = context.bank.get(context.owner, memory_id)
@@ -59,14 +59,17 @@ def objection(context: Context, memory_id: str) -> str:
 
 
 def add_document(context: Context, document: str | Document, title: str = "") -> MemoryInfo:
-    """Store a document. Raises `DocumentError` for a text that cannot be stored, `ConfigError` for one that
-    is too long."""
-    made = document if isinstance(document, Document) else Document(document, require_text("title", title))
-    if len(made.text) > MAX_CHARACTERS:
+    """Store a document; ``title`` is that of a ``document`` given as text.
+
+    Raises `DocumentError` for a text that cannot be stored, `ConfigError` for one that is too long.
+    """
+    if not isinstance(document, Document):
+        document = Document(document, require_text("title", title))
+    if len(document.text) > MAX_CHARACTERS:
         raise ConfigError(
-            f"the document has {len(made.text):,} characters, the most is {MAX_CHARACTERS:,}; split it"
+            f"the document has {len(document.text):,} characters, the most is {MAX_CHARACTERS:,}; split it"
         )
-    return store_documents(context.bank, context.owner, context.router.embedder, [made])[0]
+    return store_documents(context.bank, context.owner, context.router.embedder, [document])[0]
 
 
 def store_documents(
@@ -85,7 +88,11 @@ def append_entries(
     when: When | None,
     key: str | None,
 ) -> MemoryInfo:
-    """Append entries to the running memory ``name``. Raises `ConfigError` or `DocumentError`."""
+    """Append entries to the running memory ``name``.
+
+    ``when`` is the date of messages that have none. Entries with a ``key`` that was used before are not
+    added again. Raises `ConfigError` or `DocumentError`.
+    """
     if isinstance(messages, str | Document):
         messages = [Message(messages if isinstance(messages, str) else messages.text)]
     embedder = context.router.embedder

@@ -1,4 +1,4 @@
-"""How often memories are asked, counted in memory and written now and then: an answer waits for no disk."""
+"""Count how often memories are asked; counts are written in batches, so that no answer waits for the disk."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections import Counter, defaultdict
 from memkit.bank import Bank
 from memkit.errors import BankError
 
-EVERY_QUESTIONS, EVERY_SECONDS = 64, 60.0  # between two writes
+FLUSH_QUESTIONS, FLUSH_SECONDS = 64, 60.0  # between two writes
 
 
 class Usage:
-    """Counts of one process for one bank. A count that cannot be written is dropped: it is only advice."""
+    """One process's counts for one bank. A count that cannot be written is dropped: it is only advice."""
 
     def __init__(self, bank: Bank) -> None:
         self._bank = bank
@@ -25,17 +25,17 @@ class Usage:
         """Count one question that a memory answered."""
         with self._lock:
             self._counts[tenant][memory_id] += 1
-            waiting = sum(map(Counter.total, self._counts.values()))
-        if waiting >= EVERY_QUESTIONS or time.monotonic() - self._written >= EVERY_SECONDS:
+            unwritten = sum(map(Counter.total, self._counts.values()))
+        if unwritten >= FLUSH_QUESTIONS or time.monotonic() - self._written >= FLUSH_SECONDS:
             self.flush()
 
     def flush(self) -> None:
-        """Write what was counted."""
+        """Write the counts to the catalog."""
         with self._lock:
             counts, self._counts = self._counts, defaultdict(Counter)
             self._written = time.monotonic()
-        for tenant, each in counts.items():
+        for tenant, questions in counts.items():
             try:
-                self._bank.count_asked(tenant, each)
-            except BankError:  # read-only, full or busy
+                self._bank.count_asked(tenant, questions)
+            except BankError:  # the catalog is read-only, full or busy
                 continue

@@ -1,4 +1,4 @@
-"""Attest and replay: an artifact in the bank is checked again, from its bytes to its answers."""
+"""Verify an artifact of the bank: test it again and, on request, compile it again."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from memkit.pipeline.admission import AdmissionConfig, SelfTestResult, judge
 
 @dataclass(frozen=True)
 class VerificationReport:
-    """What was found about an artifact that may stay.
+    """The result of a verification that an artifact passed.
 
-    ``calibrated``: the gate has thresholds for its model and compiler. ``reproduced``: the self-test
-    gave the figures that are written in the artifact. ``replayed``: it was compiled again, to the byte.
+    ``measured`` are the figures of the self-test. ``calibrated`` says whether there are thresholds for its
+    model and compiler. ``reproduced`` says whether the self-test gave the figures in its manifest.
+    ``replayed`` says whether it was compiled again, with identical bytes.
     """
 
     artifact_id: str
@@ -39,10 +40,11 @@ def verify(
     replay: bool = False,
     progress: Progress = silent,
 ) -> VerificationReport:
-    """Check the artifact's model, test it again, and with ``replay`` compile it again from ``source``.
+    """Check the artifact's model, test it again and, with ``replay``, compile it again from ``source``.
 
-    Raises `FingerprintError` for another model's artifact, `VerificationError` when the gate would
-    refuse it today or the replay differs.
+    ``config`` is that of the admission tests; ``progress`` is called after each step of a replay. Raises
+    `FingerprintError` for another model's artifact, `VerificationError` if the artifact would be refused
+    today or the replay differs.
     """
     artifact.require(engine.fingerprint)
     verdict = judge(engine, source, artifact, config)
@@ -50,8 +52,8 @@ def verify(
         raise VerificationError(verdict.refusal)
     if replay and _replay(artifact, source, engine.base, progress) != artifact.id:
         raise VerificationError(
-            "compiling it again gave other bytes: another machine or another version of a library, or the "
-            "artifact is not what its own settings and source give"
+            "compiling it again gives other bytes: the machine or the version of a library differs, or the "
+            "artifact does not come from its settings and source"
         )
     written = artifact.manifest.verification
     reproduced = all(written.get(name) == value for name, value in verdict.measured.plain().items())
@@ -61,17 +63,17 @@ def verify(
 
 
 def _replay(artifact: Artifact, source: Document, base: LoadedModel, progress: Progress) -> str:
-    """The id of the artifact that the same compiler, settings and source give now."""
+    """The id of the artifact that the same compiler, settings and source produce now."""
     manifest = artifact.manifest
     compiler = registry.compiler(manifest.compiler, manifest.config)
     if compiler.version != manifest.compiler_version:
         raise VerificationError(
             f"it was made by {manifest.compiler} {manifest.compiler_version}, version {compiler.version} is "
-            "installed: compile it anew"
+            "installed: compile it again"
         )
-    made = compiler.compile(source, base, tenant=manifest.tenant, progress=progress)
-    again = Artifact.decode(made.data)
-    data = again.with_manifest(
-        replace(again.manifest, verification=manifest.verification, signature=manifest.signature)
+    compiled = compiler.compile(source, base, tenant=manifest.tenant, progress=progress)
+    replayed = Artifact.decode(compiled.data)
+    data = replayed.with_manifest(
+        replace(replayed.manifest, verification=manifest.verification, signature=manifest.signature)
     )
     return hashlib.sha256(data).hexdigest()

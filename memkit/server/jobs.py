@@ -60,7 +60,7 @@ class Jobs:
 
     def forgotten(self, owner: str, memory_id: str | None) -> None:
         """Drop what waits for a memory, or for all of an owner's."""
-        self._queue.forgotten(owner, memory_id)
+        self._queue.discard(owner, memory_id)
 
     def stop(self) -> None:
         """End after the step that is under way; the next server goes on."""
@@ -70,7 +70,7 @@ class Jobs:
         at = job.now = JobProgress(Owner.of(task.user).user, task.memory_id)
 
         def step(done: Step) -> None:
-            self._queue.stopping()
-            at.at(done)
+            self._queue.check_stopped()
+            at.update(done)
 
         return step

@@ -89,7 +89,7 @@ def test_a_document_longer_than_the_window_is_tested_in_pieces(engine: Transform
     assert engine.count_tokens(long.text) > engine.window
     config = AdmissionConfig(questions=6, answer_tokens=4, pieces=3)
     test = SelfTest.of(engine, long, config)
-    assert 1 <= len(test._asked) <= 6
+    assert 1 <= len(test._about) <= 6
     assert len(test._repeated) == 1
 
 
@@ -208,7 +208,7 @@ def test_replay_notices_another_artifact(memory: Memory) -> None:
 def test_replay_of_another_compiler_version(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
     info = memory.remember(TEXT, wait=True)
     monkeypatch.setattr(LCC, "version", "2")
-    with pytest.raises(VerificationError, match="compile it anew"):
+    with pytest.raises(VerificationError, match="compile it again"):
         memory.verify(info.id, replay=True)
 
 

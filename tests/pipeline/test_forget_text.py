@@ -199,7 +199,7 @@ def test_what_goes_altogether_is_asked_about_whole(memory: Memory, told: list[st
 
 def test_a_text_to_check_is_of_one_memory(memory: Memory) -> None:
     info = memory.remember(TEXT, compile=False)
-    with pytest.raises(ConfigError, match="name its id"):
+    with pytest.raises(ConfigError, match="give the memory's id"):
         memory.forget_and_check(matching="Mira")
     with pytest.raises(ConfigError, match="no spans"):
         memory.forget_and_check(info.id, spans=[Span(0, 4)], matching="Mira")
