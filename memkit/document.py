@@ -55,7 +55,7 @@ class Document:
     def __post_init__(self) -> None:
         if is_blank(self.text):
             raise DocumentError("the document is empty: there is nothing to remember")
-        control = sum(len(found.group()) for found in _CONTROL.finditer(self.text))
+        control = sum(len(match.group()) for match in _CONTROL.finditer(self.text))
         if "\x00" in self.text or control * 20 > len(self.text):
             raise DocumentError("the document looks binary: give plain text (extract it first)")
         try:

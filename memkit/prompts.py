@@ -68,14 +68,14 @@ def phrase_questions(text: str, count: int, seed: int) -> list[str]:
     if not (kept := [words for words in split if words]) or not count:
         return []
     weights = [len(words) for words in kept]
-    made = dict[str, None]()
+    questions = dict[str, None]()
     for _ in range(count):
         (words,) = random.choices(kept, weights)
         length = random.randint(*PHRASE_WORDS)
         start = random.randrange(max(1, len(words) - length + 1))
         phrase = " ".join(words[start : start + length])[:MAX_PASSAGE].strip(".,;:!?")
-        made[random.choice(PHRASE_QUESTIONS).format(phrase=phrase)] = None
-    return list(made)
+        questions[random.choice(PHRASE_QUESTIONS).format(phrase=phrase)] = None
+    return list(questions)
 
 
 QuestionKind = Literal["factual", "listing", "two_hop", "unanswered"]

@@ -236,14 +236,14 @@ def targets(
     batch: int = 8,
 ) -> list[Target]:
     """The frozen model's distributions over the examples' answers, after ``prefix``."""
-    made = list[Target]()
+    distributions = list[Target]()
     for group in kv_cache.chunked(examples, batch):
         pairs = [(e.query, e.answer) for e in group]
         answers = kv_cache.AnswerBatch.of(pairs, prefix.tokens if prefix else 0, base.model.device)
         logprobs = kv_cache.answer_logits(base.model, prefix, answers).log_softmax(-1)
         for part in logprobs.split([len(e.answer) for e in group]):
-            made.append(_truncated(part, top_k))
-    return made
+            distributions.append(_truncated(part, top_k))
+    return distributions
 
 
 def _words(text: str) -> set[str]:

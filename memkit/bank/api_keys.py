@@ -88,11 +88,11 @@ class ApiKeys:
     def revoke(self, tenant: str, key_id: str, scope: Scope = "tenant") -> None:
         """Revoke a key. Raises `NotFoundError` when the tenant has no key with that id."""
         check_tenant(tenant)
-        mine = _of(tenant, scope) & (api_keys.c.id == key_id)
+        this = _of(tenant, scope) & (api_keys.c.id == key_id)
         with self._catalog.write() as connection:
-            unrevoked = update(api_keys).where(mine, api_keys.c.revoked.is_(None))
+            unrevoked = update(api_keys).where(this, api_keys.c.revoked.is_(None))
             connection.execute(unrevoked.values(revoked=statements.now()))
-            if connection.execute(select(api_keys.c.id).where(mine)).first() is None:
+            if connection.execute(select(api_keys.c.id).where(this)).first() is None:
                 raise NotFoundError(f"this {scope} has no key {key_id!r:.40}")
 
 

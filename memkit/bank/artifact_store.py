@@ -130,8 +130,8 @@ class LocalArtifactStore:
 
     def strays(self, known: Collection[str], before: float) -> list[str]:
         """Names of files that are not in ``known`` and were last written before the Unix time ``before``."""
-        found = [p for p in self._folder.glob("*/*") if p.suffix == SUFFIX or p.name.startswith(_TEMPORARY)]
-        named = {f"{p.parent.name}/{p.name}": p for p in found}
+        files = [p for p in self._folder.glob("*/*") if p.suffix == SUFFIX or p.name.startswith(_TEMPORARY)]
+        named = {f"{p.parent.name}/{p.name}": p for p in files}
         return sorted(n for n, p in named.items() if n not in known and written_before(p, before))
 
     def discard(self, name: str) -> None:

@@ -100,9 +100,9 @@ def load(
     if bank.logs.find(tenant, payload["name"]) is not None:
         raise ConfigError(f"there is a running memory {payload['name']!r} already: forget it first")
     entries = sorted(payload["entries"])
-    said = [Message(text, speaker, datetime.fromisoformat(when)) for _, when, speaker, text in entries]
-    now = max(datetime.now(UTC), *(each.when for each in said if each.when))
-    info = bank.logs.append(tenant, payload["name"], said, embed, embedder=embedder, now=now)
+    messages = [Message(text, speaker, datetime.fromisoformat(when)) for _, when, speaker, text in entries]
+    now = max(datetime.now(UTC), *(each.when for each in messages if each.when))
+    info = bank.logs.append(tenant, payload["name"], messages, embed, embedder=embedder, now=now)
     seen = sum(number <= (payload["through"] or 0) for number, *_ in entries)  # here numbers start at 1
     since = datetime.fromisoformat(payload["since"]) if payload["since"] else None
     return bank.publish(tenant, info.id, payload["artifact"], CompiledFrom(seen, since))
@@ -136,9 +136,9 @@ def _is_entry(raw: object) -> bool:
 
 def _unpacked(data: bytes) -> dict[str, Any]:
     try:
-        found = msgpack.unpackb(data, raw=False, strict_map_key=True)
+        value = msgpack.unpackb(data, raw=False, strict_map_key=True)
     except Exception as error:  # a third-party parser on untrusted bytes
         raise ArtifactError("this is not a bundle that `memkit export` wrote") from error
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise ArtifactError("this is not a bundle that `memkit export` wrote")
-    return found
+    return value

@@ -308,5 +308,5 @@ def _of(tenant: str, memory_id: str) -> Any:
 def _to_entry(row: Row[Any]) -> Entry:
     early = row.since is not None and row.said < row.since
     compiled = row.through is not None and row.number <= row.through and not early
-    said, whole = statements.time_of(row.said), line(row.said, row.speaker, row.text, row.zone)
-    return Entry(row.number, row.speaker, said, row.text, row.start, row.end, compiled, whole)
+    said, full_line = statements.time_of(row.said), line(row.said, row.speaker, row.text, row.zone)
+    return Entry(row.number, row.speaker, said, row.text, row.start, row.end, compiled, full_line)

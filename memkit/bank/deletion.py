@@ -116,11 +116,11 @@ class Deletion:
     def _retitle(self, tenant: str, memory_id: str, text: str) -> Receipt:
         """Remove a text from a title, with all artifacts, whose manifests hold the title."""
         this = and_(memories.c.tenant == tenant, memories.c.id == memory_id)
-        mine = and_(artifacts.c.tenant == tenant, artifacts.c.memory_id == memory_id)
+        of_memory = and_(artifacts.c.tenant == tenant, artifacts.c.memory_id == memory_id)
         with self._catalog.write() as connection:
             title = statements.info(connection, tenant, memory_id).title
             files = {artifact for _, _, artifact in statements.versions(connection, tenant, memory_id)}
-            connection.execute(delete(artifacts).where(mine))
+            connection.execute(delete(artifacts).where(of_memory))
             values = {"version": 0, "status": "text", "pinned": False, "error": None, "attempt": None}
             connection.execute(update(memories).where(this).values(title=_without(title, text), **values))
         self._clear(tenant, [memory_id], files)
@@ -248,8 +248,8 @@ def _readable(value: str) -> str:
 
 def _erase_entries(connection: Connection, tenant: str, memory_id: str, spans: Sequence[Span]) -> Receipt:
     """Remove entries from a log, and the artifact versions that were compiled from them."""
-    mine = and_(entries.c.tenant == tenant, entries.c.memory_id == memory_id)
-    rows = connection.execute(select(entries).where(mine).order_by(entries.c.start.desc())).all()
+    of_memory = and_(entries.c.tenant == tenant, entries.c.memory_id == memory_id)
+    rows = connection.execute(select(entries).where(of_memory).order_by(entries.c.start.desc())).all()
     erased = [r for r in rows if any(s.start < r.end and r.start < s.end for s in spans)]
     if len(erased) == len(rows):
         receipt = statements.delete_memory(connection, tenant, memory_id)
@@ -272,17 +272,17 @@ def _drop_versions(
 
     If the current version is among them, the newest remaining one takes its place.
     """
-    mine = and_(artifacts.c.tenant == tenant, artifacts.c.memory_id == memory_id)
+    of_memory = and_(artifacts.c.tenant == tenant, artifacts.c.memory_id == memory_id)
     dropped = [
         row.version
-        for row in connection.execute(select(artifacts).where(mine))
+        for row in connection.execute(select(artifacts).where(of_memory))
         if row.through is None
         or any(number <= row.through and (row.since is None or said >= row.since) for number, said in seen)
     ]
-    connection.execute(delete(artifacts).where(mine, artifacts.c.version.in_(dropped)))
+    connection.execute(delete(artifacts).where(of_memory, artifacts.c.version.in_(dropped)))
     this = and_(memories.c.tenant == tenant, memories.c.id == memory_id)
     if connection.execute(select(memories.c.version).where(this)).scalar_one() in dropped:
-        newest = connection.execute(select(func.max(artifacts.c.version)).where(mine)).scalar() or 0
+        newest = connection.execute(select(func.max(artifacts.c.version)).where(of_memory)).scalar() or 0
         status = "compiled" if newest else "text"
         connection.execute(update(memories).where(this).values(version=newest, status=status, pinned=False))
     connection.execute(update(memories).where(this).values(error=None, attempt=None))

@@ -104,8 +104,8 @@ class Items:
                 connection.execute(update(items).where(_is(tenant, key)).values(**row, stale=old))
                 if not _shared(connection, tenant, old):
                     replaced = [old]
-                    mine = and_(chunks.c.tenant == tenant, chunks.c.memory_id == old)
-                    connection.execute(delete(chunks).where(mine))
+                    own_chunks = and_(chunks.c.tenant == tenant, chunks.c.memory_id == old)
+                    connection.execute(delete(chunks).where(own_chunks))
                     statements.next_generation(connection, tenant, cut=True)
             require_within(connection, tenant)
         return replaced

@@ -42,11 +42,11 @@ class Lease:
             return
         until = statements.microseconds_of(now + LENGTH)
         with self._catalog.write() as connection:
-            held = connection.execute(update(leases).where(*self._of).values(until=until)).rowcount
-            if not held:
+            renewed = connection.execute(update(leases).where(*self._of).values(until=until)).rowcount
+            if not renewed:
                 self._lost = True
                 statements.info(connection, *self._memory)  # raises NotFoundError if it was forgotten
-        if not held:
+        if not renewed:
             raise BankBusyError(
                 "another process took this compilation over: this one had stopped for too long"
             )

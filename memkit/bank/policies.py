@@ -54,10 +54,10 @@ class Policies:
 def require_within(connection: Connection, tenant: str) -> None:
     """Raise `QuotaError` if the tenant exceeds its policy; called before a commit."""
     policy = _policy(connection, tenant)
-    mine = memories.c.tenant == tenant
+    own = memories.c.tenant == tenant
     usage = {
-        "max_memories": select(func.count()).select_from(memories).where(mine),
-        "max_characters": select(func.sum(memories.c.characters)).where(mine),
+        "max_memories": select(func.count()).select_from(memories).where(own),
+        "max_characters": select(func.sum(memories.c.characters)).where(own),
         "max_bytes": select(func.sum(artifacts.c.nbytes)).where(artifacts.c.tenant == tenant),
     }
     units = {"max_memories": "memories", "max_characters": "characters", "max_bytes": "artifact bytes"}

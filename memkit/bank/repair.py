@@ -53,9 +53,9 @@ def repair(path: Path, catalog: AnyCatalog, store: ArtifactStore, grace: float |
 def _require_sound(connection: Connection, path: Path | str) -> None:
     if connection.dialect.name != "sqlite":  # a database server checks its own files
         return
-    found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
-    if found != "ok":
-        raise BankError(f"{path} is damaged ({found}), and texts are kept nowhere else: restore a backup")
+    result = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
+    if result != "ok":
+        raise BankError(f"{path} is damaged ({result}), and texts are kept nowhere else: restore a backup")
 
 
 def _withdraw(connection: Connection, store: ArtifactStore) -> Iterator[str]:

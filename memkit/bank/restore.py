@@ -104,14 +104,14 @@ def _forget_again(folder: Path, present: Path) -> None:
             if forgotten.get(memory_hash(tenant, memory_id), 0) > created:
                 bank.forget(tenant, memory_id)
                 continue
-            gone = [
+            erased = [
                 Span(entry.start, entry.end)
                 for entry in bank.logs.entries(tenant, memory_id)
                 if memory_hash(tenant, entry_key(memory_id, entry.number)) in forgotten
             ]
-            if gone:  # whole entries are erased, so nothing has to be embedded
+            if erased:  # whole entries are erased, so nothing has to be embedded
                 name = bank.embedder(tenant) or ""
-                bank.deletion.erase(tenant, memory_id, gone, _no_embedding, embedder=name)
+                bank.deletion.erase(tenant, memory_id, erased, _no_embedding, embedder=name)
 
 
 def _no_embedding(document: Document) -> NoReturn:

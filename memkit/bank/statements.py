@@ -108,8 +108,8 @@ def find_document(connection: Connection, tenant: str, document: Document) -> st
     """The id of the tenant's document with the same `Document.identity`; None if there is none."""
     alike = and_(memories.c.tenant == tenant, memories.c.identity == document.identity)
     query = select(memories.c.id).where(alike, memories.c.name.is_(None))
-    found: str | None = connection.execute(query.order_by(memories.c.created).limit(1)).scalar()
-    return found
+    memory_id: str | None = connection.execute(query.order_by(memories.c.created).limit(1)).scalar()
+    return memory_id
 
 
 def artifact_id(connection: Connection, tenant: str, memory_id: str) -> str | None:

@@ -67,8 +67,8 @@ class _Segment:
             scores, rows = self._faiss.search(query, min(k, len(self.chunks)))
         except RuntimeError as error:
             raise BankError(f"the search index failed: {error}") from error
-        found = [(row, score) for row, score in zip(rows[0], scores[0], strict=True) if row >= 0]
-        return self._hits(found)
+        ranked = [(row, score) for row, score in zip(rows[0], scores[0], strict=True) if row >= 0]
+        return self._hits(ranked)
 
     def within(self, query: Vectors, memory_id: str) -> list[Hit]:
         """All chunks of one memory, with their scores for a query float32 [1, dim], in any order."""
@@ -78,8 +78,8 @@ class _Segment:
         scores = self._faiss.reconstruct_n(start, stop - start) @ query[0]
         return self._hits(list(zip(range(start, stop), scores, strict=True)))
 
-    def _hits(self, found: Sequence[tuple[int, float]]) -> list[Hit]:
-        chunks = [(self.chunks[row], float(score)) for row, score in found]
+    def _hits(self, ranked: Sequence[tuple[int, float]]) -> list[Hit]:
+        chunks = [(self.chunks[row], float(score)) for row, score in ranked]
         return [Hit(c.memory_id, c.number, c.start, c.end, score) for c, score in chunks]
 
 
@@ -105,10 +105,10 @@ class TenantIndex:
 
     def grown(self, generation: int, chunks: Sequence[Chunk], vectors: Vectors) -> TenantIndex | None:
         """An index with further chunks and their vectors, float32 [chunks, dim]; None if a rebuild is due."""
-        made = copy(self)
-        made.generation = generation
+        index = copy(self)
+        index.generation = generation
         if not chunks:
-            return made
+            return index
         base, *tail = self._segments
         for segment in tail:  # there is one at most
             chunks, vectors = [*segment.chunks, *chunks], np.concatenate((segment.vectors, vectors))
@@ -116,9 +116,9 @@ class TenantIndex:
             return None
         # Stable: a running memory's chunks stay in the order of their numbers.
         order = sorted(range(len(chunks)), key=lambda row: chunks[row].memory_id)
-        made._segments = (base, _Segment([chunks[row] for row in order], vectors[order], exact=True))
-        made._count()
-        return made
+        index._segments = (base, _Segment([chunks[row] for row in order], vectors[order], exact=True))
+        index._count()
+        return index
 
     @property
     def nbytes(self) -> int:

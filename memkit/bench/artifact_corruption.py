@@ -1,4 +1,4 @@
-"""Damaged artifact files: is every one refused as it should be? ``memkit bench codec``."""
+"""Check that damaged artifact files are refused: ``memkit bench codec``."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from memkit.evals.timing import stamp
 
 Progress = Callable[[str, int, int], None]
 REPORT_EVERY = 5000
-MOST_BYTES = 64  # that one mutation puts in or takes out
+MAX_BYTES = 64  # that one mutation inserts or removes
 
 
 @dataclass(frozen=True)
 class CodecConfig:
-    """``cases`` files, each mutated once to four times."""
+    """Mutate ``cases`` files, each one to four times. Raises `ConfigError` for invalid values."""
 
     cases: int = 100_000
     seed: int = 0
@@ -31,29 +31,29 @@ class CodecConfig:
 
 
 def bench(config: CodecConfig, progress: Progress = lambda label, done, total: None) -> dict[str, Any]:
-    """Decode mutated files and read what is in them; one row.
+    """Decode mutated files and read their tensors; returns one row of counts.
 
-    ``refused`` raised `ArtifactError`, ``other_errors`` something else. ``accepted`` files were read although
-    they are not the original: none should be, since every byte is covered by a digest.
+    ``refused`` files raised `ArtifactError`, ``other_errors`` another error. ``accepted`` files were read
+    although they are altered: none should be, since every byte is covered by a digest.
     """
-    rng, whole, found = random.Random(config.seed), _whole(), Counter[str]()
+    rng, original, outcomes = random.Random(config.seed), _original(), Counter[str]()
     for case in range(config.cases):
         if case % REPORT_EVERY == 0:
             progress("mutated files", case, config.cases)
-        data = whole
+        data = original
         for _ in range(rng.randint(1, 4)):
             data = mutated(data, rng)
-        found["unchanged" if data == whole else _outcome(data)] += 1
+        outcomes["unchanged" if data == original else _outcome(data)] += 1
     names = ("refused", "other_errors", "accepted", "unchanged")
     return {
         "bench": "codec",
         "seed": config.seed,
         **stamp(),
-        "rows": [{"row": "codec", "cases": config.cases, **{name: found[name] for name in names}}],
+        "rows": [{"row": "codec", "cases": config.cases, **{name: outcomes[name] for name in names}}],
     }
 
 
-def _whole() -> bytes:
+def _original() -> bytes:
     import torch
 
     torch.manual_seed(0)
@@ -64,8 +64,8 @@ def _whole() -> bytes:
 
 
 def mutated(data: bytes, rng: random.Random) -> bytes:
-    """One bit, one byte or a run of them changed, put in, taken out, copied or cut off."""
-    at, size = rng.randrange(len(data) + 1), rng.randint(1, MOST_BYTES)
+    """The data with one mutation: bytes flipped, overwritten, inserted, removed, repeated or truncated."""
+    at, size = rng.randrange(len(data) + 1), rng.randint(1, MAX_BYTES)
     kind = rng.randrange(6)
     if kind == 0 and at < len(data):
         return data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :]
@@ -87,6 +87,6 @@ def _outcome(data: bytes) -> str:
             artifact.tensor(spec.name)
     except ArtifactError:
         return "refused"
-    except Exception:  # that is what is looked for
+    except Exception:  # the finding that this benchmark looks for
         return "other_errors"
     return "accepted"

@@ -1,7 +1,7 @@
-"""What the bank costs and bears: ``memkit bench bank``.
+"""Benchmark the bank: ``memkit bench bank``.
 
-Rows: ``put`` and ``get`` beside raw files and SQLite with the same durability, interleaved; ``shared``,
-several processes at once; ``remember`` and ``open`` with many memories.
+Rows: ``put`` and ``get``, interleaved with raw files and SQLite at the same durability; ``shared``, several
+concurrent processes; ``remember`` and ``open`` with many memories.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ from memkit.evals.timing import copy_rate, stamp
 
 DIM = 384
 TENANT = "bench"
-BATCH = 2000  # memories remembered at once
-LOG_PAGES = 1000  # of SQLite's write-ahead log before it starts again
+BATCH = 2000  # memories in one `remember_many`
+LOG_PAGES = 1000  # pages of SQLite's write-ahead log before it wraps around
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class BankConfig:
-    """``memories`` fill the bank for `remember` and `open`; ``nbytes`` is an artifact's size."""
+    """How much is measured. Raises `ValueError` for values below 1."""
 
-    memories: int = 100_000
+    memories: int = 100_000  # in the bank, for the rows remember and open
     processes: int = 8
-    operations: int = 500
+    operations: int = 500  # of each process
     puts: int = 200
-    nbytes: int = 200_000
+    nbytes: int = 200_000  # of an artifact
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -73,7 +73,7 @@ def bench(config: BankConfig, progress: Progress = lambda label, done, total: No
 
 # -- beside raw files and SQLite ------------------------------------------------------------------
 class _Raw:
-    """One file an artifact, written as safely as the bank does, and one row in SQLite."""
+    """The baseline: one file for each artifact, as durable as the bank's, and one row in SQLite."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -91,10 +91,10 @@ class _Raw:
             os.fsync(out.fileno())
         file.with_suffix(".tmp").rename(file)
         sync_folder(self._folder)
-        self.note(name, hashlib.sha256(data).hexdigest())
+        self.insert(name, hashlib.sha256(data).hexdigest())
 
-    def note(self, name: str, text: str) -> None:
-        """One row and one wait for the disk: nothing that is durable takes less."""
+    def insert(self, name: str, text: str) -> None:
+        """Insert one row and sync it to disk: the minimum of a durable write."""
         self._database.execute("BEGIN IMMEDIATE")
         self._database.execute("INSERT INTO artifacts VALUES (?, ?)", (name, text))
         self._database.execute("COMMIT")
@@ -111,7 +111,7 @@ class _Raw:
 
 
 def _beside_raw(config: BankConfig, folder: Path) -> Iterator[dict[str, Any]]:
-    """Publishing and reading artifacts, and the same by hand; the digest is checked by both."""
+    """Publishing and reading artifacts, by the bank and by the baseline; both verify the digest."""
     times: dict[str, list[float]] = {name: [] for name in ("put", "raw put", "get", "raw get")}
     with Bank(folder / "bank") as bank, closing(_Raw(folder / "raw")) as raw:
         ids = [bank.remember(TENANT, *_memory(n)).id for n in range(config.puts)]
@@ -128,22 +128,22 @@ def _beside_raw(config: BankConfig, folder: Path) -> Iterator[dict[str, Any]]:
                 raw.get(str(n))
     copied = 1000 * config.nbytes / copy_rate()
     for name in ("put", "get"):
-        mine, theirs = (statistics.median(times[key]) for key in (name, f"raw {name}"))
+        bank_ms, raw_ms = (statistics.median(times[key]) for key in (name, f"raw {name}"))
         ratios = sorted(b / a for a, b in zip(times[name], times[f"raw {name}"], strict=True))
         yield {
             "row": name,
             "n": config.puts,
-            "p50_ms": mine,
-            "raw_p50_ms": theirs,
+            "p50_ms": bank_ms,
+            "raw_p50_ms": raw_ms,
             "floor_ms": copied,
-            "rate_to_raw": theirs / mine,
+            "rate_to_raw": raw_ms / bank_ms,
             "rate_to_raw_quartiles": [ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]],
         }
 
 
 # -- several processes ----------------------------------------------------------------------------
 def _shared(config: BankConfig, folder: Path) -> Iterator[dict[str, Any]]:
-    """Mixed operations of several processes on one tenant; what each was told must be there."""
+    """Mixed operations of several processes on one tenant; everything acknowledged must be in the bank."""
     started = time.perf_counter()
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(config.processes, mp_context=context) as pool:
@@ -158,14 +158,14 @@ def _shared(config: BankConfig, folder: Path) -> Iterator[dict[str, Any]]:
     entries = sum(count for _, _, count in results)
     with Bank(folder) as bank:
         infos = bank.list(TENANT)
-        found = {bank.source(TENANT, info.id).text for info in infos if not info.running}
+        stored = {bank.source(TENANT, info.id).text for info in infos if not info.running}
         logged = sum(info.entries for info in infos)
         problems = bank.check(TENANT)
     yield {
         "row": "shared",
         "processes": config.processes,
         "operations": config.processes * config.operations,
-        "lost": len(kept ^ found) + abs(entries - logged) + len(problems),
+        "lost": len(kept ^ stored) + abs(entries - logged) + len(problems),
         "locked_errors": done.pop("busy", 0),
         "by_kind": dict(sorted(done.items())),
         "seconds": seconds,
@@ -173,40 +173,40 @@ def _shared(config: BankConfig, folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def _operate(folder: Path, worker: int, operations: int, seed: int) -> tuple[dict[str, int], list[str], int]:
-    """One process's work; what it did, the texts that it left and the entries that it wrote."""
+    """The work of one process; returns counts by operation, its remaining texts and its number of entries."""
     rng, done, entries = random.Random(seed * 1000 + worker), Counter[str](), 0
-    mine = dict[str, str]()  # memory id -> text
+    texts = dict[str, str]()  # by memory id
     with Bank(folder, timeout=60.0) as bank:
         for number in range(operations):
             kind = rng.choice(["remember", "append", "publish", "search", "list", "forget"])
-            kind = kind if mine or kind not in ("publish", "forget") else "remember"
+            kind = kind if texts or kind not in ("publish", "forget") else "remember"
             try:
                 if kind == "remember":
                     info = bank.remember(TENANT, *_memory(1_000_000 * worker + number))
-                    mine[info.id] = bank.source(TENANT, info.id).text
+                    texts[info.id] = bank.source(TENANT, info.id).text
                 elif kind == "append":
                     text = f"worker {worker} says {number}"
                     bank.logs.append(TENANT, "profile", [Message(text)], _embed)
                     entries += 1
                 elif kind == "publish":
-                    bank.publish(TENANT, rng.choice(sorted(mine)), _artifact(TENANT, number, 1000))
+                    bank.publish(TENANT, rng.choice(sorted(texts)), _artifact(TENANT, number, 1000))
                 elif kind == "search":
                     bank.search(TENANT, _vector(number), 8)
                 elif kind == "list":
                     bank.tenants()
                 else:
-                    memory_id = rng.choice(sorted(mine))
+                    memory_id = rng.choice(sorted(texts))
                     bank.forget(TENANT, memory_id)
-                    del mine[memory_id]
+                    del texts[memory_id]
                 done[kind] += 1
             except (BankBusyError, NotFoundError):
                 done["busy"] += 1
-    return dict(done), list(mine.values()), entries
+    return dict(done), list(texts.values()), entries
 
 
 # -- many memories --------------------------------------------------------------------------------
 def _large(config: BankConfig, folder: Path) -> Iterator[dict[str, Any]]:
-    """Remembering one more, and opening, with many memories there."""
+    """Remembering one more document, and opening the bank, with many memories."""
     with Bank(folder) as bank:
         for start in range(0, config.memories, BATCH):
             numbers = range(start, min(start + BATCH, config.memories))
@@ -214,14 +214,14 @@ def _large(config: BankConfig, folder: Path) -> Iterator[dict[str, Any]]:
     times, floors = list[float](), list[float]()
     with Bank(folder) as bank, closing(_Raw(folder / "raw")) as raw:
         bank.get(TENANT, bank.remember(TENANT, *_memory(config.memories)).id)
-        for n in range(LOG_PAGES):  # from then on SQLite writes over its log, as it does in the bank's
-            raw.note(f"before {n}", "")
+        for n in range(LOG_PAGES):  # from then on SQLite overwrites its log, as it does in the bank
+            raw.insert(f"before {n}", "")
         for n in range(1, 101):
             document, spans, vectors = _memory(config.memories + n)
             with _timed(times):
                 bank.remember(TENANT, document, spans, vectors)
             with _timed(floors):
-                raw.note(str(n), document.text)
+                raw.insert(str(n), document.text)
     yield {
         "row": "remember",
         "memories": config.memories,

@@ -1,7 +1,7 @@
-"""What a compilation costs: the fast recipe beside the paper's, and cost by length.
+"""The cost of compilation: the fast recipe compared with the paper's, and cost by text length.
 
-Every measurement runs in a process of its own, so that its peak memory is its own. All rows of one
-report come from one run on one machine; compare ratios, not seconds of different runs.
+Every measurement runs in its own process, so that peak memory is measured separately. All rows of a report
+come from one run on one machine; compare ratios, not seconds of different runs.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ PAPER_STEPS = 22_500  # 45 epochs of 4,000 samples in batches of 8 (LCC, Appendi
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """``paper_steps`` of the paper's 22,500 are run; its FLOPs are those of all of them. None: lengths alone.
+    """What to measure. Raises `ConfigError` for invalid values.
 
-    Every step of a preset costs the same, so its FLOPs are exact; its retention is that of the
-    steps that were run. ``lengths`` (tokens) adds rows of ``length_steps`` steps a phase and segment.
+    ``paper_steps`` of the paper's 22,500 steps are run; the reported FLOPs are for all of them (every step
+    costs the same), the retention is after the steps that were run. 0 measures only the lengths.
     """
 
     source: str = "generated:3"
     model: str = "nano"
     ratio: float = 16.0
     paper_steps: int = PAPER_STEPS
-    lengths: tuple[int, ...] = ()
-    length_steps: int = 10
+    lengths: tuple[int, ...] = ()  # tokens of texts, a row for each
+    length_steps: int = 10  # of each phase and segment in these rows
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -52,12 +52,12 @@ Progress = Callable[[str, int, int], None]
 
 
 def bench(config: BenchConfig, progress: Progress = lambda label, done, total: None) -> dict[str, Any]:
-    """Measure; returns ``{"rows": [...]}`` with the rows ``fast``, ``paper`` and one per length.
+    """Measure; returns ``{"rows": [...]}`` with the rows ``fast``, ``paper`` and one for each length.
 
-    ``floor_s`` are the FLOPs at the rate of a matrix product, which is measured in the same run, and
-    ``of_rate`` its share of the time that was taken; ``step_of_rate`` that of training steps alone.
+    ``floor_s`` is the time of the FLOPs at the rate of a matrix product, measured in the same run, and
+    ``of_rate`` its share of the actual time; ``step_of_rate`` is the same for training steps only.
     ``flops_ratio_vs_paper`` is the share of the paper's training FLOPs, ``retention_ratio_vs_paper`` the
-    retention divided by the paper's (None where the paper's is nothing).
+    retention divided by the paper's (None if that is 0).
     """
     jobs: list[tuple[str, Callable[..., dict[str, Any]], tuple[Any, ...]]] = [
         ("fast", _compile_records, (config, {})),
@@ -99,12 +99,12 @@ def _apart(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, An
 def _quietly(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
     from memkit.models.loading import quiet_libraries
 
-    quiet_libraries()  # this process's output is the parent's
+    quiet_libraries()  # this process writes to the parent's output
     return work(*arguments)
 
 
 def _peak_bytes() -> int:
-    """Most memory that this process has held: on its GPU where it uses one, else in all."""
+    """The peak memory of this process: on the GPU if there is one, else resident."""
     import torch
 
     if torch.cuda.is_available():
@@ -128,7 +128,7 @@ def _compile_records(config: BenchConfig, options: Mapping[str, Any]) -> dict[st
 
 
 def _paper(config: BenchConfig) -> dict[str, Any]:
-    """The paper's preset: ``paper_steps`` of its steps measured, the arithmetic of all of them."""
+    """The paper's preset: measures ``paper_steps`` steps and extrapolates the FLOPs to all of them."""
     from memkit.compilers.lcc.compiler import LCC
     from memkit.document import Document
     from memkit.models.loading import load
@@ -167,17 +167,17 @@ def _compile_length(config: BenchConfig, tokens: int) -> dict[str, Any]:
         compiler = LCC({"ratio": config.ratio, "self_study": 16, **options})
         return compiler.compile(document, engine.base, tenant="benchmark")
 
-    few, made = compiled(1), compiled(config.length_steps)
-    stepped = made.flops - few.flops, made.seconds - few.seconds
+    one_step, result = compiled(1), compiled(config.length_steps)
+    stepped = result.flops - one_step.flops, result.seconds - one_step.seconds
     return {
         "context_tokens": tokens,
-        "compile_s": made.seconds,
-        "compile_steps": made.steps,
-        "compile_flops": made.flops,
-        "flops_per_token": made.flops / tokens,
-        "floor_s": made.flops / rate,
-        "of_rate": made.flops / rate / made.seconds,
+        "compile_s": result.seconds,
+        "compile_steps": result.steps,
+        "compile_flops": result.flops,
+        "flops_per_token": result.flops / tokens,
+        "floor_s": result.flops / rate,
+        "of_rate": result.flops / rate / result.seconds,
         "step_of_rate": stepped[0] / rate / stepped[1] if min(stepped) > 0 else None,
-        "artifact_bytes": len(made.data),
+        "artifact_bytes": len(result.data),
         **_memory(before),
     }

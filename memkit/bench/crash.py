@@ -1,9 +1,9 @@
-"""Killing writers: ``memkit bench crash``.
+"""Crash tests of the bank: ``memkit bench crash``.
 
-A child process does random operations on a bank and says so before and after each. It is killed
+A child process performs random operations on a bank and reports before and after each. It is killed
 (SIGKILL) at a random instant, or at a random fault point: before or after an fsync, a rename, a removal, a
-statement or a commit. Then the bank must hold what was acknowledged, and the operation that was under
-way wholly or not at all.
+statement or a commit. Then the bank must hold everything acknowledged, and the interrupted operation
+completely or not at all.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from memkit.evals.timing import stamp
 
 TENANTS = ("alice", "bob")
 LOG = "profile"
-MOST = 6  # documents, and entries, of a tenant
+MAX_MEMORIES = 6  # documents, and entries, of a tenant
 REPAIR_EVERY = 25  # kills
-LONGEST = 0.25  # seconds that a child lives
-POINTS = 120  # fault points that a child may pass
+MAX_LIFETIME = 0.25  # seconds of a child
+POINTS = 120  # fault points of a child
 Progress = Callable[[str, int, int], None]
 Operation = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class CrashConfig:
-    """``database`` is the URL of an empty PostgreSQL database, instead of SQLite."""
+    """The number of kills; ``database`` is the URL of an empty PostgreSQL database, instead of SQLite."""
 
     kills: int = 2000
     seed: int = 0
@@ -57,7 +57,7 @@ class CrashConfig:
 
 @dataclass
 class State:
-    """What a tenant's bank should hold: the versions of each document, and the texts of the log's entries."""
+    """The expected content of a tenant: the versions of each document, and the texts of the log's entries."""
 
     documents: dict[str, list[str]] = field(default_factory=dict)
     entries: list[str] = field(default_factory=list)
@@ -67,7 +67,7 @@ World = dict[str, State]
 
 
 def outcomes_after(world: World, operation: Operation) -> World:
-    """The world once an operation is done."""
+    """The expected content after an operation."""
     kind, tenant, *rest = operation
     world = deepcopy(world)
     state = world[tenant]
@@ -87,7 +87,7 @@ def outcomes_after(world: World, operation: Operation) -> World:
 
 
 def crash(config: CrashConfig, progress: Progress = lambda label, done, total: None) -> dict[str, Any]:
-    """Kill, look, and count; returns ``{"bench": "crash", "rows": [...]}``."""
+    """Kill children and check the bank; returns ``{"bench": "crash", "rows": [...]}``."""
     with tempfile.TemporaryDirectory(prefix="memkit-crash-") as folder:
         run = _Run(config, Path(folder))
         for kill in range(config.kills):
@@ -103,7 +103,7 @@ def crash(config: CrashConfig, progress: Progress = lambda label, done, total: N
 
 
 class _Run:
-    """The parent: kills children, and looks at what they leave."""
+    """The parent process: kills children and checks the bank after each."""
 
     def __init__(self, config: CrashConfig, folder: Path) -> None:
         self._config, self._folder = config, folder
@@ -119,10 +119,10 @@ class _Run:
         return Bank(self._folder, database=self._config.database)
 
     def kill(self, number: int) -> None:
-        """Let one child work until it is killed, then look."""
+        """Run one child until it is killed, then check the bank."""
         reading, writing = os.pipe()
         point = self._random.randrange(1, POINTS) if number % 2 else 0
-        delay, seed = self._random.uniform(0, LONGEST), self._random.random()
+        delay, seed = self._random.uniform(0, MAX_LIFETIME), self._random.random()
         child = os.fork()
         if not child:
             os.close(reading)
@@ -131,14 +131,14 @@ class _Run:
         if not point:
             time.sleep(delay)
             os.kill(child, signal.SIGKILL)
-        with os.fdopen(reading, "rb") as said:
-            lines = said.read().decode().splitlines(keepends=True)
+        with os.fdopen(reading, "rb") as pipe:
+            lines = pipe.read().decode().splitlines(keepends=True)
         os.waitpid(child, 0)
-        self._look([json.loads(line) for line in lines if line.endswith("\n")], number)
+        self._check([json.loads(line) for line in lines if line.endswith("\n")], number)
 
-    def _look(self, said: Sequence[dict[str, Any]], number: int) -> None:
+    def _check(self, messages: Sequence[dict[str, Any]], number: int) -> None:
         under_way: Operation | None = None
-        for message in said:
+        for message in messages:
             operation = tuple(message["operation"])
             self.counts["begun"] += message["state"] == "begun"
             if message["state"] == "done":
@@ -151,21 +151,21 @@ class _Run:
         self.counts["kills"] += 1
         self.killed[under_way[0] if under_way else "nothing"] += 1
         with self._bank() as bank:
-            found = self._read(bank, number)
+            content = self._read(bank, number)
             possible = (
                 [self.world] if under_way is None else [self.world, outcomes_after(self.world, under_way)]
             )
-            if found not in possible:
-                self._note("lost", f"kill {number}, {under_way}: {found} is none of {possible}")
-            self.world = found
+            if content not in possible:
+                self._note("lost", f"kill {number}, {under_way}: {content} is none of {possible}")
+            self.world = content
             for tenant in TENANTS:
                 for info in bank.list(tenant):
-                    bank.leases.clear(tenant, info.id)  # its holder is known to be gone
+                    bank.leases.clear(tenant, info.id)  # its holder was killed
         if number % REPAIR_EVERY == REPAIR_EVERY - 1:
             self.repair()
 
     def _read(self, bank: Bank, number: int) -> World:
-        """What the bank holds; damage is counted."""
+        """The content of the bank; counts damage."""
         world = {tenant: State() for tenant in TENANTS}
         for tenant, state in world.items():
             for info in bank.list(tenant):
@@ -193,7 +193,7 @@ class _Run:
                 self._note("corrupt", f"kill {number}: {error}")
 
     def repair(self) -> None:
-        """What `memkit doctor --repair` leaves must be named by somebody."""
+        """Repair the bank; every file that remains must belong to a memory."""
         with self._bank() as bank:
             bank.repair()
             named = set[Path]()
@@ -224,36 +224,36 @@ class _Run:
 
 
 # -- the child ------------------------------------------------------------------------------------
-def _work(open_bank: Callable[[], Bank], world: World, rng: random.Random, said: int, point: int) -> None:
-    """Do random operations until killed."""
+def _work(open_bank: Callable[[], Bank], world: World, rng: random.Random, pipe: int, point: int) -> None:
+    """Perform random operations until killed."""
     if point:
         _fault_points(point)
     with suppress(BaseException), open_bank() as bank:
-        deadline = time.monotonic() + 8 * LONGEST
+        deadline = time.monotonic() + 8 * MAX_LIFETIME
         while time.monotonic() < deadline:
             operation = _choose(world, rng)
-            _say(said, "begun", operation)
+            _report(pipe, "begun", operation)
             try:
                 _do(bank, operation)
             except BankBusyError:
                 continue
             except MemkitError as error:
-                _say(said, "failed", operation, str(error))
+                _report(pipe, "failed", operation, str(error))
                 break
-            _say(said, "done", operation)
+            _report(pipe, "done", operation)
             world = outcomes_after(world, operation)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _say(said: int, state: str, operation: Operation, why: str = "") -> None:
-    os.write(said, (json.dumps({"state": state, "operation": operation, "why": why}) + "\n").encode())
+def _report(pipe: int, state: str, operation: Operation, why: str = "") -> None:
+    os.write(pipe, (json.dumps({"state": state, "operation": operation, "why": why}) + "\n").encode())
 
 
 def _choose(world: World, rng: random.Random) -> Operation:
     tenant, label = rng.choice(TENANTS), f"{rng.random():.12f}"
     state = world[tenant]
     texts = sorted(state.documents)
-    kinds = ["remember"] * (len(texts) < MOST) + ["append"] * (len(state.entries) < MOST)
+    kinds = ["remember"] * (len(texts) < MAX_MEMORIES) + ["append"] * (len(state.entries) < MAX_MEMORIES)
     kinds += ["publish", "compile", "recompile", "forget"] * bool(texts)
     kinds += ["erase"] * (len(state.entries) > 1) + ["repair"]
     kind = rng.choice(kinds)
@@ -289,15 +289,15 @@ def _do(bank: Bank, operation: Operation) -> None:
 
 
 def _compile(bank: Bank, tenant: str, memory_id: str, label: str, *, prune: bool) -> None:
-    """As `memkit.memory.Memory.compiled` and the recompilation do, without a model's arithmetic."""
+    """Compile like `memkit.memory.Memory.compiled` and the recompilation, but without a model."""
     with bank.leases.take(tenant, memory_id) as lease:
-        unfinished = bank.checkpoint_path(tenant, memory_id)
-        unfinished.parent.mkdir(parents=True, exist_ok=True)
-        temporary = unfinished.with_name(f"{unfinished.name}.{os.getpid()}.partial")
+        checkpoint = bank.checkpoint_path(tenant, memory_id)
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        temporary = checkpoint.with_name(f"{checkpoint.name}.{os.getpid()}.partial")
         temporary.write_bytes(os.urandom(64))
-        os.replace(temporary, unfinished)
+        os.replace(temporary, checkpoint)
         lease.renew()
-        os.unlink(unfinished)
+        os.unlink(checkpoint)
         bank.publish(tenant, memory_id, _artifact(tenant, label))
     if prune:
         bank.versions.prune(tenant, memory_id, 99)
@@ -313,7 +313,7 @@ def _artifact(tenant: str, label: str) -> bytes:
 
 
 def _fault_points(point: int) -> None:
-    """Die at the ``point``-th place that this process passes."""
+    """Kill this process at the ``point``-th fault point that it reaches."""
     left = point
 
     def pass_by(*_: object) -> None:

@@ -1,8 +1,8 @@
-"""Whether a process grows with its users: ``memkit bench growth``.
+"""Check that a process does not grow with its users: ``memkit bench growth``.
 
-Users with an artifact each are asked in turn, some questions by recall, as a long-lived server or agent does;
-memory, threads, open files and attached artifacts are looked at on the way. Flat is what stops growing once
-the engine holds as many artifacts as it keeps.
+Questions of many users with an artifact each are answered, some by recall, as in a long-lived server; memory,
+threads, open files and attached artifacts are sampled meanwhile. They should stop growing once the engine has
+as many artifacts attached as it keeps.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from memkit.evals.timing import stamp
 from memkit.memory import Memory
 
 Progress = Callable[[str, int, int], None]
-LOOKS = 10  # at the process, on the way
-SETTLED = 0.3  # of the requests, after which memory should be flat
+SAMPLES = 10  # of the process during the run
+SETTLED = 0.3  # share of the requests after which memory should be flat
 
 
 @dataclass(frozen=True)
 class GrowthConfig:
-    """``requests`` of ``users``, one in ``recalls`` by recall instead of an answer; ``options`` compile."""
+    """``requests`` of ``users``, one in ``recalls`` by recall. Raises `ConfigError` for values below 1."""
 
     users: int = 1000
     requests: int = 10_000
@@ -46,14 +46,14 @@ class GrowthConfig:
 
 
 def bench(config: GrowthConfig, progress: Progress = lambda label, done, total: None) -> dict[str, Any]:
-    """Measure; ``growth_mb`` is what the process grew by after the first `SETTLED` of the requests."""
+    """Measure; ``growth_mb`` is the growth of the process after the first `SETTLED` of the requests."""
     rows = list[dict[str, Any]]()
     with (
         tempfile.TemporaryDirectory(prefix="memkit-growth-") as folder,
         Memory(folder, config.model, compiler=config.compiler) as root,
     ):
         question = _filled(root, config, progress)
-        draw, every = random.Random(config.seed), max(config.requests // LOOKS, 1)
+        draw, every = random.Random(config.seed), max(config.requests // SAMPLES, 1)
         for number in range(1, config.requests + 1):
             user = root.for_user(f"user {draw.randrange(config.users)}")
             if number % config.recalls:
@@ -61,7 +61,7 @@ def bench(config: GrowthConfig, progress: Progress = lambda label, done, total: 
             else:
                 user.recall(question)
             if number % every == 0:
-                rows.append({"row": f"{number} requests", **_look(root)})
+                rows.append({"row": f"{number} requests", **_sample(root)})
                 progress("requests", number, config.requests)
     settled = [row["rss_mb"] for row in rows[int(SETTLED * len(rows)) :]]
     return {
@@ -78,21 +78,21 @@ def bench(config: GrowthConfig, progress: Progress = lambda label, done, total: 
 
 
 def _filled(root: Memory, config: GrowthConfig, progress: Progress) -> str:
-    """Give every user a memory with an artifact, the same but for its owner; a question about it."""
+    """Give every user a memory with the same artifact; returns a question about it."""
     (record,) = records.generated(1, config.seed)
     info = root.remember(record.context, compile=False)
-    made = Artifact.decode(root.compile_with_cost(info.id)[1].data)
+    artifact = Artifact.decode(root.compile_with_cost(info.id)[1].data)
     for number in range(config.users):
         user = root.for_user(f"user {number}")
-        data = made.with_manifest(replace(made.manifest, tenant=user.owner))
+        data = artifact.with_manifest(replace(artifact.manifest, tenant=user.owner))
         root.bank.publish(user.owner, user.remember(record.context, compile=False).id, data)
         if number % 100 == 0:
             progress("users", number, config.users)
     return record.questions[0].text
 
 
-def _look(root: Memory) -> dict[str, Any]:
-    """The process as it is now: megabytes in memory, threads, open files, attached artifacts."""
+def _sample(root: Memory) -> dict[str, Any]:
+    """The current state of the process: resident megabytes, threads, open files, attached artifacts."""
     return {
         "rss_mb": _resident() / 2**20,
         "threads": threading.active_count(),
@@ -102,7 +102,7 @@ def _look(root: Memory) -> dict[str, Any]:
 
 
 def _resident() -> int:
-    """Bytes of this process in memory; 0 where the system does not tell."""
+    """The resident memory of this process in bytes; 0 if the system does not report it."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:
@@ -111,7 +111,7 @@ def _resident() -> int:
 
 
 def _opened() -> int | None:
-    """Files that are open; None where the system does not tell."""
+    """The number of open files; None if the system does not report it."""
     try:
         return len(os.listdir("/proc/self/fd"))
     except OSError:

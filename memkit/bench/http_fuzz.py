@@ -1,4 +1,4 @@
-"""Requests that fit the API's description, and requests that nearly do: does the server ever fail?"""
+"""Fuzz the HTTP API with valid and nearly valid requests: ``memkit bench fuzz``."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from memkit.evals.timing import stamp
 from memkit.server.config import ServerConfig
 from memkit.testing import TEXT, TINY_OPTIONS, build_tiny_model
 
-PASS = 32  # requests of one kind to one operation before the next ones have their turn
-LONGEST = 4  # tokens of an answer, so that many requests fit a minute
+PASS = 32  # requests of one kind to one operation before the next operation
+MAX_TOKENS = 4  # of an answer, so that requests are fast
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class FuzzConfig:
-    """At least ``cases`` requests, as many of each kind and operation as there are to tell apart."""
+    """Send at least ``cases`` requests, equally many of each kind and operation if there are enough."""
 
     cases: int = 10_000
     seed: int = 0
@@ -37,7 +37,7 @@ class FuzzConfig:
 
 
 class _Fuzz:
-    """What was sent to one server, and what came back."""
+    """The requests to one server, with the statuses and failures of its responses."""
 
     def __init__(self, server: LiveServer) -> None:
         self._server, self._client = server, server.client("acme", "mira")
@@ -45,7 +45,7 @@ class _Fuzz:
         self.statuses, self.failures = Counter[int](), list[str]()
 
     def memory(self) -> str:
-        """The id of a memory that is there now."""
+        """The id of an existing memory."""
         body = {"text": TEXT, "compile": False}
         answer = self._client.post("/memories", json=body)
         return str(answer.json()["memory"]["id"])
@@ -60,12 +60,15 @@ class _Fuzz:
         try:
             case.validate_response(answer, checks=checks)
         except (Exception, BaseExceptionGroup) as error:
-            said = " ".join(str(error).split())
-            self.failures.append(f"{case.operation.label}: {said:.500}")
+            message = " ".join(str(error).split())
+            self.failures.append(f"{case.operation.label}: {message:.500}")
 
 
 def bench(config: FuzzConfig, progress: Progress = lambda label, done, total: None) -> dict[str, Any]:
-    """Send the requests to a server with a tiny model on loopback; one row, with what failed."""
+    """Fuzz a server with a tiny model on loopback; returns one row, and the failures.
+
+    Raises `MissingExtraError` without schemathesis.
+    """
     try:
         import schemathesis
     except ImportError as error:
@@ -79,14 +82,14 @@ def bench(config: FuzzConfig, progress: Progress = lambda label, done, total: No
             options=TINY_OPTIONS,
             rate=10**9,
             queue=10**6,
-            max_tokens=LONGEST,
+            max_tokens=MAX_TOKENS,
             compile=False,
         )
         with served(settings) as server:
             fuzz = _Fuzz(server)
             schema = schemathesis.openapi.from_dict(_described(server))
-            found: list[Any] = list(schema.get_all_operations())
-            operations = [each.ok() for each in found]
+            described: list[Any] = list(schema.get_all_operations())
+            operations = [each.ok() for each in described]
             _run(config, fuzz, operations, progress)
     failed = sum(count for status, count in fuzz.statuses.items() if status >= 500)
     row = {
@@ -140,13 +143,13 @@ def _run(config: FuzzConfig, fuzz: _Fuzz, operations: list[Any], progress: Progr
                 def one(case: Any) -> None:
                     fuzz.send(case, session, checks)
 
-                with suppress(Unsatisfiable, SkipTest):  # some operations have no wrong requests
+                with suppress(Unsatisfiable, SkipTest):  # some operations have no invalid requests
                     one()
     progress("done", config.cases, config.cases)
 
 
 def _described(server: LiveServer) -> dict[str, Any]:
-    """The API's description, so narrow that most requests get as far as a memory or the model."""
+    """The API's description, narrowed so that most requests reach a memory or the model."""
     described: dict[str, Any] = copy.deepcopy(server.app.openapi())
     schemas = described["components"]["schemas"]
     for name in ("ChatBody", "CompletionBody"):
@@ -164,7 +167,7 @@ def _described(server: LiveServer) -> dict[str, Any]:
             for kind in kinds
         ]
     }
-    # Else most wrong requests would be those without a key, which tests of their own try.
+    # Otherwise most invalid requests would lack a key, which other tests cover.
     described["components"].pop("securitySchemes")
     for methods in described["paths"].values():
         for how in methods.values():

@@ -1,4 +1,7 @@
-"""Many clients at once: are they answered, by their own memories only, and does the server keep its size?"""
+"""Load-test the server with many concurrent clients: ``memkit bench load``.
+
+Checks that all requests are answered, from the tenant's own memories only, and that the server does not grow.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ from memkit.evals.timing import stamp
 from memkit.models.nano import words
 from memkit.server.config import ServerConfig
 
-PEOPLE, WARM_UP = 12, 0.2  # people whom all tenants know; share of the time
+PEOPLE, WARM_UP = 12, 0.2  # people in the facts of all tenants; share of the time that is not counted
 KINDS = ("answers", "remembers", "forgets")
 TIMEOUT = 180.0  # seconds of one request
 Progress = Callable[[str, int, int], None]
@@ -38,16 +41,16 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class LoadConfig:
-    """``clients`` of ``tenants`` for so many ``seconds``; ``remembers`` and ``forgets`` are shares."""
+    """The load. Raises `ConfigError` for invalid values."""
 
     clients: int = 64
     seconds: float = 300.0
-    remembers: float = 0.2
-    forgets: float = 0.02
+    remembers: float = 0.2  # share of requests that remember
+    forgets: float = 0.02  # share of requests that forget
     tenants: int = 8
     model: str = "nano"
     seed: int = 0
-    samples: int = 200  # requests one by one, for the overhead
+    samples: int = 200  # sequential requests, for the overhead
 
     def __post_init__(self) -> None:
         if min(self.clients, self.tenants) < 1 or self.seconds <= 0:
@@ -58,13 +61,13 @@ class LoadConfig:
 
 @dataclass
 class Tenant:
-    """One tenant, where each person lives for it, and the ids that are its own."""
+    """One tenant, the place where each person lives according to it, and its memories' ids."""
 
     name: str
     places: dict[str, str]
     key: str = ""
     ids: set[str] = field(default_factory=set)
-    free: list[str] = field(default_factory=list)  # that may be forgotten
+    free: list[str] = field(default_factory=list)  # ids that may be forgotten
 
     def facts(self) -> Iterator[str]:
         for person, place in self.places.items():
@@ -73,7 +76,7 @@ class Tenant:
 
 @dataclass
 class Observed:
-    """What all clients saw."""
+    """The results of all clients."""
 
     counts: Counter[str] = field(default_factory=Counter)
     errors: list[str] = field(default_factory=list)
@@ -83,7 +86,8 @@ class Observed:
 
 
 def bench(config: LoadConfig, progress: Progress = lambda label, done, total: None) -> dict[str, Any]:
-    """The load on a server process on loopback, after what the server adds was measured one by one."""
+    """Measure the server's overhead with sequential requests, then the load on a server process on
+    loopback."""
     rng = random.Random(config.seed)
     busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # of other programs
     tenants, model_id = _tenants(config, rng), ServerConfig(Path(), config.model).model_id
@@ -112,7 +116,7 @@ def bench(config: LoadConfig, progress: Progress = lambda label, done, total: No
 
 
 def _tenants(config: LoadConfig, rng: random.Random) -> list[Tenant]:
-    """Tenants who know the same people, who live for each of them in a place that no other tenant has."""
+    """Tenants with facts about the same people, who live in different places according to each tenant."""
     drawn = set[str]()
     while len(drawn) < PEOPLE * (config.tenants + 1):
         drawn.add(words.value(rng, "place", "train"))
@@ -126,7 +130,7 @@ def _tenants(config: LoadConfig, rng: random.Random) -> list[Tenant]:
 
 
 def _filled(server: LiveServer, tenants: list[Tenant]) -> list[tuple[str, str]]:
-    """Keys of the first tenants, whose facts are there, with a question about each person."""
+    """Store the first tenants' facts; returns (key, question) for each person."""
     pairs = list[tuple[str, str]]()
     for tenant in tenants[:2]:
         with server.client(tenant.name) as client:
@@ -181,14 +185,14 @@ def _load(config: LoadConfig, tenants: list[Tenant], home: Path) -> dict[str, An
 
 @contextmanager
 def _server(home: Path, model: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """``memkit serve`` as its own process, which compiles nothing meanwhile."""
+    """``memkit serve`` as a separate process, without compilation."""
     command = [sys.executable, "-m", "memkit", "serve", "--port", "0", "--home", str(home), "--model", model]
     command += ["--rate", str(10**9), "--no-compile", "--timeout", str(TIMEOUT)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         for line in process.stderr or ():
-            if found := re.search(r"http://[\d.:]+", line):
-                yield found.group(), process
+            if match := re.search(r"http://[\d.:]+", line):
+                yield match.group(), process
                 return
         raise EngineError(f"the server ended with {process.wait()}")
     finally:
@@ -214,7 +218,7 @@ async def _clients(
 
 
 async def _watch(pid: int, memory: list[int], until: float) -> None:
-    """The server's resident memory, in bytes; nothing where the system does not tell."""
+    """Sample the server's resident memory in bytes, if the system reports it."""
     file, page = Path(f"/proc/{pid}/statm"), os.sysconf("SC_PAGE_SIZE")
     while time.monotonic() < until and file.exists():
         memory.append(int(file.read_text().split()[1]) * page)

@@ -1,4 +1,4 @@
-"""What the server adds to an answer over the engine alone: both are timed in the same request."""
+"""The overhead of the server over the engine, both timed in the same request."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WARM = 10  # requests that are not counted
 
 
 class TimedEngine(TransformersEngine):
-    """An engine that adds up the seconds spent in it: of each request, and those of the processor in all."""
+    """An engine that measures the time spent in it: wall-clock time, and processor time in total."""
 
     def __init__(self, model: str) -> None:
         self.seconds, self.cpu, self.requests, self._depth = 0.0, 0.0, list[float](), threading.local()
@@ -65,7 +65,7 @@ class TimedEngine(TransformersEngine):
                 if piece is None:
                     return
                 yield piece
-        finally:  # it may be left after its last piece
+        finally:  # the consumer may stop after the last piece
             self.requests.append(self.seconds)
             self.seconds = 0.0
 
@@ -77,10 +77,10 @@ def overhead(
     ask: Callable[[httpx2.Client, str], None],
     count: int,
 ) -> dict[str, Any]:
-    """Milliseconds of a streamed answer that are not the engine's, of ``count`` requests one after the other.
+    """The time of a streamed answer outside the engine, in milliseconds, over ``count`` sequential requests.
 
-    ``fill`` gives keys with questions. A process of its own asks them, as clients do. The processor's time
-    (``overhead_cpu_ms``, a mean) says the same where other programs keep the processors busy.
+    ``fill`` returns (key, question) pairs, which a separate process asks with ``ask``. The mean processor
+    time ``overhead_cpu_ms`` is independent of other load on the machine.
     """
     engine = TimedEngine(model)
     with served(ServerConfig(home, model, rate=10**9, compile=False), engine) as server:
@@ -88,7 +88,7 @@ def overhead(
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(1, mp_context=context) as pool:
             busy, engine.cpu = time.process_time(), 0.0
-            took = pool.submit(_asked, server.url, pairs, ask, WARM + count).result()
+            took = pool.submit(_ask_in_turn, server.url, pairs, ask, WARM + count).result()
             busy = time.process_time() - busy - engine.cpu
     rows = [(whole, whole - inside) for whole, inside in zip(took, engine.requests, strict=True)][WARM:]
     added = [rest * 1000 for _, rest in rows]
@@ -102,10 +102,10 @@ def overhead(
     }
 
 
-def _asked(
+def _ask_in_turn(
     url: str, pairs: Sequence[tuple[str, str]], ask: Callable[[httpx2.Client, str], None], count: int
 ) -> list[float]:
-    """How long each answer took, in seconds."""
+    """The time of each answer, in seconds."""
     took = list[float]()
     with httpx2.Client(base_url=url, timeout=60) as client:
         for number in range(count):

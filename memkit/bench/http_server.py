@@ -1,4 +1,4 @@
-"""For tests: a real server on loopback, in a thread, gone afterwards."""
+"""A real server on loopback, in a thread, for tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -23,36 +23,36 @@ from memkit.server.dependencies import Services
 if TYPE_CHECKING:
     from selenium.webdriver.chrome.webdriver import WebDriver
 
-BROWSER, DRIVER = "chromium", "chromedriver"  # as Debian's packages chromium and chromium-driver name them
+BROWSER, DRIVER = "chromium", "chromedriver"  # of Debian's packages chromium and chromium-driver
 
 
 @dataclass(frozen=True)
 class LiveServer:
-    """A server that runs, with its parts."""
+    """A running server with its application and services."""
 
     url: str
     app: FastAPI
     services: Services
 
     def key(self, tenant: str) -> str:
-        """A new key of a tenant."""
+        """A new API key of a tenant."""
         return self.services.bank.keys.create(tenant)[1]
 
     def client(self, tenant: str = "acme", user: str = "", **headers: str) -> httpx2.Client:
-        """A client with a new key."""
-        given = {"Authorization": f"Bearer {self.key(tenant)}", **headers}
+        """A client with a new key of the tenant, for a user, with further ``headers``."""
+        headers = {"Authorization": f"Bearer {self.key(tenant)}", **headers}
         if user:
-            given["X-Memkit-User"] = user
-        return httpx2.Client(base_url=self.url, headers=given, timeout=60)
+            headers["X-Memkit-User"] = user
+        return httpx2.Client(base_url=self.url, headers=headers, timeout=60)
 
     def settled(self) -> None:
-        """Wait until no compilation waits or runs."""
+        """Wait until no compilation is queued or running."""
         while self.services.jobs.busy:
             time.sleep(0.02)
 
 
 def remember(client: httpx2.Client, text: str, **more: Any) -> str:
-    """The id of a new memory, which is left on its text."""
+    """Remember a text without compiling it; returns the memory's id."""
     answer = client.post("/memories", json={"text": text, "compile": False, **more})
     answer.raise_for_status()
     return str(answer.json()["memory"]["id"])
@@ -60,7 +60,7 @@ def remember(client: httpx2.Client, text: str, **more: Any) -> str:
 
 @contextmanager
 def served(config: ServerConfig, engine: TransformersEngine | None = None) -> Iterator[LiveServer]:
-    """A server with a configuration, for as long as the context lasts."""
+    """A server with this configuration, for the duration of the context."""
     app = create_app(config, engine)
     with running(app) as url:
         yield LiveServer(url, app, app.state.services)
@@ -68,7 +68,7 @@ def served(config: ServerConfig, engine: TransformersEngine | None = None) -> It
 
 @contextmanager
 def running(app: Any) -> Iterator[str]:
-    """The address of an application that is served."""
+    """Serve an application for the duration of the context; yields its URL."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
         server = uvicorn.Server(
@@ -94,7 +94,7 @@ def has_browser() -> bool:
 
 @contextmanager
 def browser(width: int = 1200, height: int = 900, *, dark: bool = False) -> Iterator[WebDriver]:
-    """A headless Chromium with a window of that size, in a light or dark scheme."""
+    """A headless Chromium with a viewport of that size, in the light or ``dark`` colour scheme."""
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
@@ -105,7 +105,7 @@ def browser(width: int = 1200, height: int = 900, *, dark: bool = False) -> Iter
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(str(shutil.which(DRIVER))))
     try:
-        # A window has a least width; a device has not.
+        # A window has a minimal width; an emulated device does not.
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]

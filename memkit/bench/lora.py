@@ -1,7 +1,6 @@
-"""What the LoRA compiler saves: the teacher's prefix read once, and documents trained side by side.
+"""The savings of the LoRA compiler: prefix reuse in the teacher, and batched training of documents.
 
-``memkit bench lora``. The ways that are compared run in turn in one process; the figures that matter are
-their ratios.
+``memkit bench lora``. The alternatives run interleaved in one process; compare their ratios.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ Progress = Callable[[str, int, int], None]
 
 EXAMPLES, BATCH, TOP_K = 32, 8, 256
 ANSWER_TOKENS = 16
-LESSON = {"self_study": 16, "agnostic": 4, "reconstruction_window": 0, "answer_tokens": 8, "patience": 1000}
+OPTIONS = {"self_study": 16, "agnostic": 4, "reconstruction_window": 0, "answer_tokens": 8, "patience": 1000}
 
 
 def prefix_reuse(engine: TransformersEngine, tokens: int, repeats: int) -> dict[str, Any]:
     """Seconds to compute the teacher's targets for `EXAMPLES` answers about a context of ``tokens``.
 
-    ``once``: the context's KV is computed once (what memkit does); ``batches``: again for every batch
-    of `BATCH`; ``rows``: every row of every batch reads the context in front of its query.
+    ``once`` computes the context's KV once, as memkit does; ``batches`` computes it for every batch of
+    `BATCH`; ``rows`` reads the context in every row of every batch.
     """
     base, header = engine.base, list(engine.base.chat.header)
     context = engine.encode(filler(engine, tokens))
@@ -68,12 +67,11 @@ def prefix_reuse(engine: TransformersEngine, tokens: int, repeats: int) -> dict[
 
 
 def side_by_side(engine: TransformersEngine, documents: int, steps: int, batch: int) -> dict[str, Any]:
-    """Seconds of ``steps`` training steps for each of ``documents``: one after the other, and as one batch.
+    """Seconds of ``steps`` training steps for each of ``documents``, sequentially and as one batch.
 
-    The first step, and the questions in front of it, which are asked of one document at a time either
-    way, are left out.
+    The first step is left out, and so is writing the questions, which is done for one document at a time.
     """
-    compiler = LoRA({**LESSON, "steps": steps + 1, "warmup": 0, "self_study_batch": batch})
+    compiler = LoRA({**OPTIONS, "steps": steps + 1, "warmup": 0, "self_study_batch": batch})
     texts = [Document(f"{filler(engine, 64)} Number {i}.") for i in range(documents)]
     alone = 0.0
     for text in texts:
@@ -94,7 +92,7 @@ def side_by_side(engine: TransformersEngine, documents: int, steps: int, batch: 
 
 
 class _Clock:
-    """Progress that adds up the time from the first step to the last of every group that is trained."""
+    """Progress that adds up the time from the first to the last step of every training."""
 
     def __init__(self) -> None:
         self.seconds, self._last = 0.0, 0.0
@@ -123,11 +121,11 @@ def _speedup(slow: Sequence[float], fast: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """Contexts of ``tokens``; so many ``documents`` side by side, ``batch`` questions of each a step."""
+    """What to measure. Raises `ConfigError` for values below 1."""
 
-    tokens: tuple[int, ...] = (256, 1024)
-    documents: tuple[int, ...] = (1, 4, 16)
-    batch: int = 4
+    tokens: tuple[int, ...] = (256, 1024)  # of contexts, for prefix reuse
+    documents: tuple[int, ...] = (1, 4, 16)  # in one batch
+    batch: int = 4  # questions of each document in a step
     steps: int = 10
     repeats: int = 5
     model: str = "nano"

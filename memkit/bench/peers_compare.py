@@ -1,6 +1,6 @@
-"""memkit beside other memory systems: ``memkit bench peers``.
+"""Compare memkit with other memory systems: ``memkit bench peers``.
 
-Peers run in interpreters of their own (`memkit.bench.peers`), with the same documents, model and embedder.
+Peers run in their own interpreters (`memkit.bench.peers`), with the same documents, model and embedder.
 """
 
 from __future__ import annotations
@@ -26,37 +26,30 @@ from memkit.server.config import ServerConfig
 
 Progress = Callable[[str, int, int], None]
 PEERS = ("mem0", "langgraph", "rag")
-ASKED = (
-    "Documents remembered and asked about: one model in this process answers for all, with at most "
-    f"{TOKENS} tokens, and all vectors are the lexical embedder's; mem0 gets them over HTTP on loopback "
-    "(embed_p50_ms, a part of its search). rag writes its files without fsync. Ratios are of the medians of "
-    f"times that passed, to {questions.REFERENCE}; cpu_ms are the processor's."
+QUESTIONS_NOTE = (
+    "Questions about remembered documents: one model in this process answers for all systems, with at most "
+    f"{TOKENS} tokens, and all use the lexical embedder; mem0 calls it over HTTP on loopback (embed_p50_ms, "
+    "included in its search). rag writes its files without fsync. Ratios are of median wall-clock times, "
+    f"relative to {questions.REFERENCE}; cpu_ms is processor time."
 )
-STORED = (
-    "Items put into stores and found again, with vectors made beforehand: search is among eight, "
-    "search_after_put follows a write each time, found is the share of questions whose item was among the "
-    "eight. Ratios are of the medians of times that passed, to "
-    f"{stores.REFERENCE}; cpu_ms are the processor's."
+STORES_NOTE = (
+    "Items in stores, with precomputed vectors: a search returns eight items, search_after_put follows a "
+    "write, found is the share of questions whose item is among the eight. Ratios are of median wall-clock "
+    f"times, relative to {stores.REFERENCE}; cpu_ms is processor time."
 )
 
 
 @dataclass(frozen=True)
 class PeersConfig:
-    """How much is measured.
+    """What to measure. Raises `ConfigError` for invalid values."""
 
-    ``only`` are those of `PEERS` that memkit is compared with; their environments are beneath ``peers``.
-    ``documents`` are generated ones of eight facts, each fact a question; with ``compilers`` memkit also
-    answers from their artifacts, made with ``options``. Stores hold each of the ``sizes`` (items), and
-    ``measured`` calls of each kind are timed.
-    """
-
-    documents: int = 12
-    compilers: tuple[str, ...] = ()
-    options: Mapping[str, Any] = field(default_factory=dict)
-    sizes: tuple[int, ...] = (1_000, 10_000)
-    measured: int = 100
-    only: tuple[str, ...] = PEERS
-    peers: Path | None = None
+    documents: int = 12  # generated ones of eight facts, with a question for each fact
+    compilers: tuple[str, ...] = ()  # memkit also answers from artifacts of these
+    options: Mapping[str, Any] = field(default_factory=dict)  # of the compilers
+    sizes: tuple[int, ...] = (1_000, 10_000)  # items in a store
+    measured: int = 100  # timed calls of each kind
+    only: tuple[str, ...] = PEERS  # peers to compare with
+    peers: Path | None = None  # folder with the peers' environments
     model: str = "nano"
     seed: int = 0
 
@@ -79,25 +72,27 @@ def bench(
 ) -> dict[str, Any]:
     """Measure; a peer without an environment has a row that says so.
 
-    ``engine`` is one of the configuration's model that is loaded already.
+    ``engine`` may be an engine with the configuration's model.
     """
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0  # of other programs
-    found, absent = _environments(config)
+    environments, absent = _environments(config)
     rows, notes = list[dict[str, Any]](), [load_note(load, os.cpu_count() or 1)]
     with tempfile.TemporaryDirectory(prefix="memkit-peers-") as folder:
-        if "rag" in config.only or "mem0" in found:
-            rows, failures = _asked(config, found.get("mem0"), Path(folder), progress, engine)
-            notes += [ASKED, *_compiled(config), *failures]
-        notes += [STORED] if "langgraph" in found else []
-        for size in config.sizes if "langgraph" in found else ():
+        if "rag" in config.only or "mem0" in environments:
+            rows, failures = _asked(config, environments.get("mem0"), Path(folder), progress, engine)
+            notes += [QUESTIONS_NOTE, *_compiled(config), *failures]
+        notes += [STORES_NOTE] if "langgraph" in environments else []
+        for size in config.sizes if "langgraph" in environments else ():
             place = Path(folder) / f"stores-{size}"
-            rows += stores.compare(place, found["langgraph"], size, config.measured, config.seed, progress)
+            rows += stores.compare(
+                place, environments["langgraph"], size, config.measured, config.seed, progress
+            )
     return {
         "bench": "peers",
         "model": config.model,
         "documents": config.documents,
         "seed": config.seed,
-        "versions": {name: environment.version for name, environment in found.items()},
+        "versions": {name: environment.version for name, environment in environments.items()},
         **stamp(),
         "notes": notes,
         "rows": rows + absent,
@@ -105,18 +100,18 @@ def bench(
 
 
 def load_note(load: float, cores: int) -> str:
-    """What a load average before the run means for its figures."""
+    """A note on the load average before the run and its effect on the figures."""
     note = f"Load average before: {load:.1f} on {cores} cores."
     if load < cores / 2:
         return note
     return (
-        f"{note} Other programs kept them busy: what takes the processor long waited for it longest, so that "
-        "the times that passed (p50, p95) and their ratios mislead; compare cpu_ms."
+        f"{note} The machine was busy with other programs, so wall-clock times (p50, p95) and their ratios "
+        "are misleading; compare cpu_ms."
     )
 
 
 def _compiled(config: PeersConfig) -> list[str]:
-    """What the rows of compilers mean, if there are any."""
+    """A note on the rows of compilers, if there are any."""
     if not config.compilers:
         return []
     chosen = ", ".join(f"{key}={value}" for key, value in config.options.items()) or "the defaults"
@@ -127,16 +122,16 @@ def _compiled(config: PeersConfig) -> list[str]:
 
 
 def _environments(config: PeersConfig) -> tuple[dict[str, Environment], list[dict[str, Any]]]:
-    """The peers that are there, and a row for each that is not."""
-    found, absent = dict[str, Environment](), list[dict[str, Any]]()
+    """The environments of the available peers, and a row for each missing one."""
+    environments, absent = dict[str, Environment](), list[dict[str, Any]]()
     for name in config.only:
         if name == "rag":
             continue
         try:
-            found[name] = Environment.of(name, config.peers)
+            environments[name] = Environment.of(name, config.peers)
         except ConfigError as error:
             absent.append({"row": name, "absent": str(error)})
-    return found, absent
+    return environments, absent
 
 
 def _asked(

@@ -1,4 +1,4 @@
-"""The ratios that benchmarks measure, as figures."""
+"""Plot the ratios that benchmarks measure."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from memkit.evals.reports.plots import figure_of
 
 @dataclass(frozen=True)
 class Bars:
-    """What a benchmark's figure shows of each row that has it: columns with their names, against ``peer``."""
+    """A bar plot of a benchmark: a bar for each of the ``columns`` (with its label) of each row."""
 
     columns: Mapping[str, str]
     axis: str
-    peer: str | None = None  # what 1 stands for
+    peer: str | None = None  # the reference at 1
     log: bool = False
 
 
 BENCHES: Mapping[str, Bars] = {
-    "bank": Bars({"rate_to_raw": "memkit"}, "operations a second", "raw files and SQLite"),
+    "bank": Bars({"rate_to_raw": "memkit"}, "operations per second", "raw files and SQLite"),
     "compile": Bars({"of_rate": "whole compilation"}, "share of the matrix rate", "a matrix product"),
     "gate": Bars(
         {"ms_ratio_to_prefill": "time", "flops_ratio_to_prefill": "FLOPs"},
@@ -46,7 +46,7 @@ BENCHES: Mapping[str, Bars] = {
 
 
 def bars(result: Mapping[str, Any]) -> str:
-    """A benchmark's rows as an SVG. Raises `ConfigError` where there is nothing to draw."""
+    """A benchmark's rows as an SVG. Raises `ConfigError` for a benchmark without a plot."""
     kind = BENCHES.get(result["bench"])
     rows = [row for row in result["rows"] if kind and any(row.get(key) is not None for key in kind.columns)]
     if kind is None or not rows:

@@ -1,6 +1,6 @@
-"""What artifacts of fewer bits lose: ``memkit bench bytes``.
+"""The loss by quantization of artifacts: ``memkit bench bytes``.
 
-Each record is compiled once; the same memory is then stored in every form and asked the same questions.
+Each record is compiled once; the memory is then stored in every form and asked the same questions.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class BytesConfig:
-    """Records as `memkit.evals.records.load` takes them; ``options`` are those of the compiler lcc."""
+    """``source`` is one for `memkit.evals.records.load`; ``options`` are those of the compiler lcc.
+
+    Raises `ConfigError` for the option ``stored``.
+    """
 
     source: str = "generated:20"
     ratio: float = 16.0
@@ -40,10 +43,10 @@ class BytesConfig:
 
 
 def bench(config: BytesConfig, progress: Progress = lambda label, done, total: None) -> dict[str, Any]:
-    """Measure; a row for each form, and one for the keys and values of the text itself.
+    """Measure; returns a row for each form, and one for the full KV of the text.
 
-    ``retention`` is (contains - none) / (full - none); ``loss_points`` what it lost beside the form "model",
-    in points of a hundred; ``saving`` the bytes of the text's own keys and values over the artifact's.
+    ``retention`` is (contains - none) / (full - none); ``loss_points`` is its loss relative to the form
+    "model", in percentage points; ``saving`` is the size of the text's KV divided by the artifact's.
     """
     engine = TransformersEngine(config.model)
     measurer = MethodEvaluator(engine)
@@ -65,15 +68,15 @@ def bench(config: BytesConfig, progress: Progress = lambda label, done, total: N
             size[name] += len(data)
             artifact = Artifact.decode(data)
             handle = engine.attach(artifact)
-            found = measurer.measure(reference, measurer.reader(handle))
+            figures = measurer.measure(reference, measurer.reader(handle))
             engine.detach(handle)
-            right[name] += found["contains"]
-            kl[name] += found["kl"]
+            right[name] += figures["contains"]
+            kl[name] += figures["kl"]
     return _report(config, engine, right, kl, size, tokens)
 
 
 def stored(data: bytes, form: Stored) -> bytes:
-    """An artifact of kind kv, stored in another form."""
+    """The bytes of a ``kv`` artifact, stored in another form."""
     artifact = Artifact.decode(data)
     parts = {name: artifact.tensor(name) for name in ("keys", "values")}
     return Artifact.encode(artifact.manifest, quantized(parts, form))

@@ -1,7 +1,7 @@
-"""How many memories a recompilation gets done: ``memkit bench recompile``.
+"""The throughput of recompilation: ``memkit bench recompile``.
 
-The same memories are compiled by one process, by several and on Ray, each in a bank of its own, one after
-the other. Starting workers and loading their models is counted: a nightly run does that, too.
+The same memories are compiled by one process, by several and on Ray, each in its own bank, one after the
+other. The time includes starting workers and loading their models, as in a nightly run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class RecompileConfig:
-    """``memories`` of as many users; ``options`` are the compiler's."""
+    """``memories`` of as many users; ``options`` are the compiler's. Raises `ValueError` for values below
+    1."""
 
     memories: int = 8
     workers: int = 2
@@ -42,7 +43,7 @@ class RecompileConfig:
 
 
 def bench(config: RecompileConfig, progress: Progress = lambda label, done, total: None) -> dict[str, Any]:
-    """Measure; returns ``{"bench": "recompile", "rows": [...]}``; a row without Ray says so."""
+    """Measure; returns ``{"bench": "recompile", "rows": [...]}``; without Ray its row says so."""
     ways = (("local", 1), ("local", config.workers), ("ray", config.workers))
     rows = list[dict[str, Any]]()
     for done, (name, workers) in enumerate(ways):

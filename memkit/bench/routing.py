@@ -1,4 +1,4 @@
-"""What finding and probing memories costs: ``memkit bench route`` and ``memkit bench gate``."""
+"""The cost of searching and probing memories: ``memkit bench route`` and ``memkit bench gate``."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ from memkit.evals.timing import stamp
 
 TENANT = "benchmark"
 TOP = 8  # memories
-TOPIC = 20  # memories of a topic
+TOPIC = 20  # memories about the same topic
 QUESTION = "Where does Mira live?"
-ANSWER = "He lives in Keldor."  # its length counts
+ANSWER = "He lives in Keldor."  # only its length matters
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class RouteConfig:
-    """A bank of ``memories`` memories of ``chunks`` vectors ``[dim]`` each, searched ``queries`` times.
+    """A bank of ``memories`` memories with ``chunks`` vectors ``[dim]`` each, searched ``queries`` times.
 
-    The vectors of a memory lie around a centre, and the centres around topics, as those of texts do.
+    The vectors of a memory cluster around a centre, and the centres around topics, like those of texts.
+    Raises `ConfigError` for values below 1.
     """
 
     memories: int = 1000
@@ -47,7 +48,7 @@ class RouteConfig:
 
 
 def vectors_of(config: RouteConfig) -> tuple[Vectors, Vectors]:
-    """Vectors float32 [memories * chunks, dim] and questions float32 [queries, dim], each of length 1."""
+    """Unit vectors float32 [memories * chunks, dim], and of questions float32 [queries, dim]."""
     rng = np.random.default_rng(config.seed)
 
     def near(points: Vectors, spread: float) -> Vectors:
@@ -58,16 +59,16 @@ def vectors_of(config: RouteConfig) -> tuple[Vectors, Vectors]:
     topics = rng.standard_normal((-(-config.memories // TOPIC), config.dim), dtype=np.float32)
     centres = near(near(np.repeat(topics, TOPIC, axis=0)[: config.memories], 0.0), 1.0)
     rows = near(np.repeat(centres, config.chunks, axis=0), 0.8)
-    asked = rng.integers(0, len(rows), config.queries)
-    return rows, near(rows[asked], 0.6)
+    sources = rng.integers(0, len(rows), config.queries)
+    return rows, near(rows[sources], 0.6)
 
 
 def route(config: RouteConfig, progress: Progress = lambda label, done, total: None) -> dict[str, Any]:
-    """Measure search in a bank (catalog look-ups included) beside raw FAISS over the same vectors.
+    """Compare search in a bank, including its catalog, with raw FAISS over the same vectors.
 
-    ``ratio_to_faiss_p50`` compares medians with raw exact search, ``recall_ratio_to_faiss`` the share
-    of its best eight memories that were found, ``bytes_ratio_to_faiss`` the index with what it knows
-    of its chunks.
+    ``ratio_to_faiss_p50`` is the ratio of median times to raw exact search, ``recall_ratio_to_faiss`` the
+    share of its best eight memories that were found, ``bytes_ratio_to_faiss`` the ratio of index sizes,
+    including the chunk table.
     """
     rows, questions = vectors_of(config)
     progress("faiss", 0, 3)
@@ -87,17 +88,17 @@ def route(config: RouteConfig, progress: Progress = lambda label, done, total: N
 
 
 def _timed(call: Callable[[Vectors], Any], questions: Vectors) -> tuple[list[Any], dict[str, float]]:
-    found, times = list[Any](), list[float]()
-    call(questions[0])  # builds what is built at first use
+    results, times = list[Any](), list[float]()
+    call(questions[0])  # warms up
     for question in questions:
         started = time.perf_counter()
-        found.append(call(question))
+        results.append(call(question))
         times.append((time.perf_counter() - started) * 1000)
-    return found, {"p50_ms": statistics.median(times), "p95_ms": float(np.quantile(times, 0.95))}
+    return results, {"p50_ms": statistics.median(times), "p95_ms": float(np.quantile(times, 0.95))}
 
 
 def _raw(rows: Vectors, questions: Vectors, config: RouteConfig) -> tuple[dict[str, Any], list[set[int]]]:
-    """Raw FAISS: exact search of as many chunks as surely hold the best eight memories."""
+    """Raw FAISS: exact search of enough chunks to include the best eight memories."""
     import faiss
 
     started = time.perf_counter()
@@ -105,8 +106,8 @@ def _raw(rows: Vectors, questions: Vectors, config: RouteConfig) -> tuple[dict[s
     index.add(rows)
     built = time.perf_counter() - started
     width = min(TOP * config.chunks, len(rows))
-    found, times = _timed(lambda q: index.search(q[None], width)[1][0], questions)
-    truth = [set(list(dict.fromkeys(int(i) // config.chunks for i in ids))[:TOP]) for ids in found]
+    results, times = _timed(lambda q: index.search(q[None], width)[1][0], questions)
+    truth = [set(list(dict.fromkeys(int(i) // config.chunks for i in ids))[:TOP]) for ids in results]
     size = int(rows.nbytes)
     return {"row": "faiss", **times, "build_s": built, "bytes": size}, truth
 
@@ -124,8 +125,8 @@ def _compared(
     }
 
 
-def _recall(found: Sequence[set[int]], truth: Sequence[set[int]]) -> float:
-    return float(np.mean([len(a & b) / len(b) for a, b in zip(found, truth, strict=True)]))
+def _recall(retrieved: Sequence[set[int]], truth: Sequence[set[int]]) -> float:
+    return float(np.mean([len(a & b) / len(b) for a, b in zip(retrieved, truth, strict=True)]))
 
 
 def _index(
@@ -141,8 +142,8 @@ def _index(
     started = time.perf_counter()
     index = TenantIndex(0, chunks, rows, exact_below)
     built = time.perf_counter() - started
-    found, times = _timed(lambda q: index.best(q[None], TOP), questions)
-    recall = _recall([{int(hit.memory_id, 16) for hit in hits} for hits in found], truth)
+    results, times = _timed(lambda q: index.best(q[None], TOP), questions)
+    recall = _recall([{int(hit.memory_id, 16) for hit in hits} for hits in results], truth)
     name = "exact" if index.exact else "inverted"
     return _compared(name, times, recall, index.nbytes, raw) | {"build_s": built}
 
@@ -150,7 +151,7 @@ def _index(
 def _bank(
     rows: Vectors, questions: Vectors, config: RouteConfig, truth: list[set[int]], raw: dict[str, Any]
 ) -> dict[str, Any]:
-    """`Bank.search` as it is called for a question."""
+    """`Bank.search` as called for a question."""
     spans = [Span(i, i + 1) for i in range(config.chunks)]
     with tempfile.TemporaryDirectory() as folder, Bank(Path(folder)) as bank:
         documents = [
@@ -165,9 +166,9 @@ def _bank(
         started = time.perf_counter()
         bank.search(TENANT, questions[0], TOP)
         built = time.perf_counter() - started
-        found, times = _timed(lambda q: bank.search(TENANT, q, TOP), questions)
+        results, times = _timed(lambda q: bank.search(TENANT, q, TOP), questions)
         size = bank.index_bytes(TENANT)
-    recall = _recall([{ids[hit.memory_id] for hit in hits} for hits in found], truth)
+    recall = _recall([{ids[hit.memory_id] for hit in hits} for hits in results], truth)
     return _compared("memkit", times, recall, size, raw) | {"build_s": built}
 
 
@@ -180,12 +181,12 @@ def gate(
     repeats: int = 9,
     progress: Progress = lambda label, done, total: None,
 ) -> dict[str, Any]:
-    """FLOPs and medians in ms of probing N candidates, beside the first token of an answer from the
-    whole text of one of them.
+    """The FLOPs and median time (ms) of probing N candidates, compared with the first token of an answer from
+    the full text of one of them.
 
-    A probe of N is one pass over the question with each artifact in place and, from two on, one without any;
-    ``flops_apart`` are the FLOPs when header and artifact are computed anew for each, ``overhead_flops``
-    those of the probes that the answer, one of a few words, does not go on from, relative to the answer.
+    Probing N candidates is one pass over the question after each artifact and, for N > 1, without any.
+    ``flops_apart`` are the FLOPs if header and artifact were computed for each candidate, ``overhead_flops``
+    those of the probes that the answer does not continue from, relative to a short answer.
     """
     from memkit.engine.base import Request
     from memkit.engine.transformers.engine import TransformersEngine
@@ -195,17 +196,17 @@ def gate(
         raise ConfigError("counts, repeats and tokens must be at least 1")
     engine = TransformersEngine(model)
     handles, text = _artifacts(engine, tokens, ratio, max(counts), progress)
-    work = RequestFlops(engine)
+    flops = RequestFlops(engine)
     full = Request(QUESTION, context=text, max_tokens=1)
-    prefill = work.probe(full)
-    alone = Request(QUESTION)  # worth its cost among several only, as in the router
+    prefill = flops.probe(full)
+    alone = Request(QUESTION)  # only with several candidates, as in the router
     probes = {
         n: [*(Request(QUESTION, handle=h) for h in handles[:n]), *([alone] if n > 1 else [])] for n in counts
     }
     times: dict[int, list[float]] = {n: [] for n in (0, *counts)}
     for repeat in range(repeats + 1):
         progress("probe", repeat, repeats)
-        for n in times:  # interleaved, so that what else runs here hits all of them
+        for n in times:  # interleaved, so that other load affects all of them
             started = time.perf_counter()
             if n:
                 engine.score(probes[n])
@@ -218,10 +219,10 @@ def gate(
         {
             "row": f"{n} candidates",
             "n": n,
-            "flops": sum(map(work.probe, probes[n])),
-            "flops_apart": sum(2 * work.without_cache(r) for r in probes[n][:n]),
-            "overhead_flops": sum(map(work.probe, probes[n][1:])) / work.answer(probes[n][0], ANSWER),
-            "flops_ratio_to_prefill": sum(map(work.probe, probes[n])) / prefill,
+            "flops": sum(map(flops.probe, probes[n])),
+            "flops_apart": sum(2 * flops.without_cache(r) for r in probes[n][:n]),
+            "overhead_flops": sum(map(flops.probe, probes[n][1:])) / flops.answer(probes[n][0], ANSWER),
+            "flops_ratio_to_prefill": sum(map(flops.probe, probes[n])) / prefill,
             "ms": statistics.median(times[n]),
             "ms_ratio_to_prefill": statistics.median(times[n]) / whole,
         }
@@ -234,7 +235,7 @@ def gate(
 def _artifacts(
     engine: Any, tokens: int, ratio: float, count: int, progress: Progress
 ) -> tuple[list[Any], str]:
-    """``count`` attached artifacts; what they know does not change how fast they are read."""
+    """``count`` attached artifacts and their text; their quality does not affect their speed."""
     from memkit.artifact.format import Artifact
     from memkit.bench.ttft import OPTIONS, filler
     from memkit.compilers.lcc.compiler import LCC
@@ -243,8 +244,8 @@ def _artifacts(
     for number in range(count):
         progress("compile", number, count)
         compiler = LCC({**OPTIONS, "ratio": ratio, "seed": number})
-        made = compiler.compile(Document(text), engine.base, tenant=TENANT)
-        handles.append(engine.attach(Artifact.decode(made.data)))
+        compiled = compiler.compile(Document(text), engine.base, tenant=TENANT)
+        handles.append(engine.attach(Artifact.decode(compiled.data)))
     return handles, text
 
 

@@ -1,8 +1,8 @@
-"""A year of running memories: ``memkit bench year``.
+"""Simulate a year of running memories: ``memkit bench year``.
 
-Each user's log grows over the nights, and some facts change; whatever changed is recompiled the same night.
-At the end the current facts are asked for: memkit's answers beside those of the model with the whole log in
-view, and how many of either tell what is no longer so.
+Each user's log grows over the nights, and some facts change; changed memories are recompiled the same night.
+At the end the current facts are asked: memkit's answers are compared with those of the model with the full
+log, and outdated answers are counted.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class YearConfig:
-    """Each user's log has ``facts`` lines and ``changes`` later ones; ``keep`` versions stay."""
+    """What to simulate. Raises `ValueError` for invalid values."""
 
     users: int = 50
     nights: int = 365
-    facts: int = 6
-    changes: int = 3
-    keep: int = 3
+    facts: int = 6  # in each user's log
+    changes: int = 3  # later lines that change a fact
+    keep: int = 3  # versions of each memory
     model: str = "nano"
     options: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
@@ -56,7 +56,7 @@ class YearConfig:
 
 @dataclass(frozen=True)
 class _Life:
-    """What a user says, by night, and what is asked in the end: (question, value, earlier values)."""
+    """A user's lines by night, and the final questions: (question, value, earlier values)."""
 
     user: str
     lines: Mapping[int, list[str]]
@@ -64,7 +64,8 @@ class _Life:
 
 
 def bench(config: YearConfig, progress: Progress = lambda label, done, total: None) -> dict[str, Any]:
-    """Simulate; returns ``{"bench": "year", "rows": [...]}``. Bytes are those of the bank's files."""
+    """Simulate; returns ``{"bench": "year", "rows": [...]}``. Bytes are the total size of the bank's
+    files."""
     lives = [_life(config, number) for number in range(config.users)]
     storage, outcomes = list[dict[str, int]](), Counter[str]()
     scope = Scope(advisor=AdvisorConfig(enabled=False), keep=config.keep)
@@ -77,8 +78,8 @@ def bench(config: YearConfig, progress: Progress = lambda label, done, total: No
             at = START + timedelta(days=night)
             spoke = [life for life in lives if life.lines.get(night)]
             for life in spoke:
-                said = [Message(line, when=at) for line in life.lines[night]]
-                memory.for_user(life.user).remember(said, memory=LOG)
+                messages = [Message(line, when=at) for line in life.lines[night]]
+                memory.for_user(life.user).remember(messages, memory=LOG)
             if spoke:
                 report = recompile(plan(memory, scope, at), scope, InProcess(memory))
                 outcomes.update(outcome.status for outcome in report.outcomes)
@@ -104,27 +105,27 @@ def _life(config: YearConfig, number: int) -> _Life:
     by_night = dict[int, list[str]]()
     for night, (line, _) in zip(nights, lines, strict=True):
         by_night.setdefault(night, []).append(line)
-    asked = []
+    questions = []
     for fact in log.facts:
         same = [f for f in log.superseded if (f.person, f.attribute) == (fact.person, fact.attribute)]
-        asked.append((generator.about(fact).text, fact.value, tuple(f.value for f in same)))
-    return _Life(f"user {number}", by_night, asked)
+        questions.append((generator.about(fact).text, fact.value, tuple(f.value for f in same)))
+    return _Life(f"user {number}", by_night, questions)
 
 
 def _rows(memory: Memory, lives: list[_Life]) -> Iterator[dict[str, Any]]:
-    """Answers of memkit, of the artifacts alone, and of the model with the log in view."""
+    """A row each for the model with the full log, memkit, and the artifacts alone."""
     full = 0.0
     for name, answer in (("full log", _by_log), ("memkit", _by_memkit), ("artifact", _by_artifact)):
         current = stale = changed = current_changed = 0
         for life in lives:
-            for (_, value, earlier), said in zip(life.asked, answer(memory, life), strict=True):
-                right = bool(text_metrics.contains(said, [value]))
+            for (_, value, earlier), text in zip(life.asked, answer(memory, life), strict=True):
+                right = bool(text_metrics.contains(text, [value]))
                 current += right
                 changed += bool(earlier)
                 current_changed += right and bool(earlier)
-                stale += not right and bool(text_metrics.contains(said, earlier))
+                stale += not right and bool(text_metrics.contains(text, earlier))
         n = sum(len(life.asked) for life in lives)
-        full = current / n if name == "full log" else full  # which comes first
+        full = current / n if name == "full log" else full  # the first row
         yield {
             "row": name,
             "n": n,
@@ -138,8 +139,8 @@ def _rows(memory: Memory, lives: list[_Life]) -> Iterator[dict[str, Any]]:
 
 
 def _by_memkit(memory: Memory, life: _Life) -> list[str]:
-    mine = memory.for_user(life.user)
-    return [mine.ask(question, max_tokens=ANSWER).text for question, _, _ in life.asked]
+    user = memory.for_user(life.user)
+    return [user.ask(question, max_tokens=ANSWER).text for question, _, _ in life.asked]
 
 
 def _by_log(memory: Memory, life: _Life) -> list[str]:
@@ -156,20 +157,20 @@ def _by_artifact(memory: Memory, life: _Life) -> list[str]:
     with memory.bank.artifact(life.user, info.id) as artifact:
         handle = memory.engine.attach(artifact)
     requests = [Request(question, handle=handle, max_tokens=ANSWER) for question, _, _ in life.asked]
-    said = [completion.text for completion in memory.engine.generate(requests)]
+    answers = [completion.text for completion in memory.engine.generate(requests)]
     memory.engine.detach(handle)
-    return said
+    return answers
 
 
 def _growth(storage: list[dict[str, int]]) -> dict[str, Any]:
-    """The bank's size at the end of the first half, and at the end."""
+    """The bank's size after the first half, and at the end."""
     if not storage:
         return {"bytes_half": 0, "bytes_end": 0}
     return {"bytes_half": storage[len(storage) // 2]["bytes"], "bytes_end": storage[-1]["bytes"]}
 
 
 def plot(result: Mapping[str, Any], file: Path) -> None:
-    """The bank's size by night, as an SVG."""
+    """Plot the bank's size by night to an SVG file."""
     nights = [point["night"] for point in result["storage"]]
 
     def draw(axes: Any) -> None:

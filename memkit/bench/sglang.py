@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from memkit.bench.sglang_fixtures import KINDS, Item, reference_said
+from memkit.bench.sglang_fixtures import KINDS, Item, reference_logprobs
 from memkit.bench.sglang_mixed_load import mixed_load
 from memkit.bench.sglang_process import SGLANG, Server
 from memkit.bench.sglang_run import QUESTION, TENANTS, TOKENS, Progress, ServeConfig, SGLangRun, flush
@@ -59,10 +59,10 @@ def bench(config: ServeConfig, progress: Progress = lambda label, done, total: N
 
 
 def equality(run: SGLangRun) -> list[dict[str, Any]]:
-    """Tokens and log-probabilities beside those of the engine in this process.
+    """Compare tokens and log-probabilities with those of the in-process engine.
 
-    Each pair is asked cold and warm, alone and in a batch of all kinds and tenants, and after the cache
-    was flushed; with the largest pages also where a prompt is read 64 tokens at a time.
+    Each pair is requested cold and warm, alone and in a batch of all kinds and tenants after a cache flush;
+    with the largest pages also with a chunked prefill of 64 tokens.
     """
     found: dict[str, list[tuple[bool, float]]] = {kind: [] for kind in KINDS}
     pages = run.config.pages
@@ -70,8 +70,8 @@ def equality(run: SGLangRun) -> list[dict[str, Any]]:
         run.progress(f"equality, pages of {page}", number, len(pages))
         more = ["--chunked-prefill-size", "64"] if page == max(pages) else []
         items = {kind: _pairs(run, kind, page) for kind in KINDS}
-        with run.serving(page=page, more=more) as (made, engine):
-            for kind, each in _compared(run, engine, made[0], items):
+        with run.serving(page=page, more=more) as (servers, engine):
+            for kind, each in _compared(run, engine, servers[0], items):
                 found[kind] += each
     return [
         {
@@ -87,13 +87,13 @@ def equality(run: SGLangRun) -> list[dict[str, Any]]:
 
 
 def _pairs(run: SGLangRun, kind: str, page: int) -> list[Item]:
-    made = list[Item]()
-    while len(made) < run.config.pairs:
-        tenant = TENANTS[len(made) // 8 % len(TENANTS)]
-        made += run.maker.items(kind, tenant, 5, page)
-    for item in made:
+    items = list[Item]()
+    while len(items) < run.config.pairs:
+        tenant = TENANTS[len(items) // 8 % len(TENANTS)]
+        items += run.maker.items(kind, tenant, 5, page)
+    for item in items:
         run.artifacts.publish(item)
-    return made[: run.config.pairs]
+    return items[: run.config.pairs]
 
 
 def _compared(
@@ -108,8 +108,8 @@ def _compared(
     mix = [(kind, i) for i in range(run.config.pairs) for kind in items]
     with ThreadPoolExecutor(run.config.concurrent) as pool:
         requests = [_request(run, engine, items[kind][i]) for kind, i in mix]
-        said = list(pool.map(engine.token_logprobs, requests))
-    for (kind, i), got_ in zip(mix, said, strict=True):
+        answers = list(pool.map(engine.token_logprobs, requests))
+    for (kind, i), got_ in zip(mix, answers, strict=True):
         yield kind, [_compare(got_, wanted[kind][i])]
 
 
@@ -119,14 +119,14 @@ def _request(run: SGLangRun, engine: SGLangEngine, item: Item) -> Request:
 
 def _wanted(run: SGLangRun, item: Item) -> list[tuple[int, float]]:
     handle = run.reference.attach(item.artifact)
-    said = reference_said(run.reference, Request(item.question, handle=handle, max_tokens=TOKENS))
+    expected = reference_logprobs(run.reference, Request(item.question, handle=handle, max_tokens=TOKENS))
     run.reference.detach(handle)
-    return said
+    return expected
 
 
 def overhead(run: SGLangRun) -> dict[str, Any]:
-    """The same prompts, turn by turn: to an SGLang without memkit's plugin (``bare``), to one with it,
-    both as they are (``plugin``), and through the engine (``memkit``). No server serves LoRAs.
+    """The same prompts in turn to SGLang without memkit's plugin (``bare``), to SGLang with it (``plugin``),
+    and through memkit's engine (``memkit``). LoRA is disabled.
     """
     import httpx
 
@@ -135,7 +135,7 @@ def overhead(run: SGLangRun) -> dict[str, Any]:
     bare = Server(run.folder / "bare", words, plugin=False)
     times: dict[str, list[float]] = {"bare": [], "plugin": [], "memkit": []}
     try:
-        with run.serving(lora=0) as (made, engine), httpx.Client(timeout=60) as client:
+        with run.serving(lora=0) as (servers, engine), httpx.Client(timeout=60) as client:
             bare.wait()
             for number in range(run.config.repeats + 3):
                 run.progress("overhead", number, run.config.repeats)
@@ -150,7 +150,7 @@ def overhead(run: SGLangRun) -> dict[str, Any]:
 
                 calls: list[tuple[str, Callable[[], None]]] = [
                     ("bare", partial(raw, bare.url)),
-                    ("plugin", partial(raw, made[0].url)),
+                    ("plugin", partial(raw, servers[0].url)),
                     ("memkit", through),
                 ]
                 for name, call in calls[number % 3 :] + calls[: number % 3]:
@@ -178,12 +178,12 @@ def _bare_payload(run: SGLangRun, request: Request) -> dict[str, Any]:
 
 
 def first_token(run: SGLangRun) -> list[dict[str, Any]]:
-    """Time to the first token with an artifact of a sixteenth of the text's size, beside the whole text.
+    """Time to first token with an artifact of a sixteenth of the text's size, compared with the full text.
 
-    ``cold``: nothing of it is in the server's cache; ``warm``: it is. The text is never cached.
+    ``cold`` is without the artifact in the server's cache, ``warm`` with it. The text is never cached.
     """
     rows, repeats = list[dict[str, Any]](), max(run.config.repeats // 10, 3)
-    with run.serving() as (made, engine):
+    with run.serving() as (servers, engine):
         for number, length in enumerate(run.config.lengths):
             run.progress("first token", number, len(run.config.lengths))
             text = filler(run.reference, length)
@@ -194,7 +194,7 @@ def first_token(run: SGLangRun) -> list[dict[str, Any]]:
             full = Request(QUESTION, context=text, max_tokens=1)
             times: dict[str, list[float]] = {"text": [], "cold": [], "warm": []}
             for repeat in range(repeats + 1):
-                flush(engine, made[0])
+                flush(engine, servers[0])
                 taken = {name: _first(engine, r) for name, r in _order(latent, full)}
                 for name, each in times.items():
                     if repeat:
@@ -219,7 +219,7 @@ def _order(latent: Request, full: Request) -> list[tuple[str, Request]]:
 
 
 def _first(engine: SGLangEngine, request: Request) -> float:
-    """Time to the first token in ms."""
+    """Time to first token in ms."""
     (completion,) = engine.generate([request])
     return completion.ttft_ms
 
@@ -232,7 +232,7 @@ def _timed(call: Callable[[], Any]) -> float:
 
 
 def _compare(got: list[tuple[int, float]], wanted: list[tuple[int, float]]) -> tuple[bool, float]:
-    """Whether the tokens are the same, and how far their log-probabilities are apart at most."""
+    """Whether the tokens are equal, and the maximal difference of their log-probabilities."""
     same = [token for token, _ in got] == [token for token, _ in wanted]
     pairs = zip(got, wanted, strict=False)
     return same, max(abs(a - b) for (s, a), (t, b) in pairs if s == t or not same)

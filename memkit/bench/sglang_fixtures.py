@@ -1,4 +1,4 @@
-"""What the bench of a serving engine serves: exact memories of generated documents, of each kind."""
+"""Artifacts for the SGLang benchmarks: exact memories of generated documents, of each kind."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from memkit.models.loading import LoadedModel
 MAKER = "memkit.bench.sglang_fixtures"
 RANK = 4
 TARGETS = ("q_proj", "v_proj")
-STRENGTH = 0.6  # so much that answers differ from one LoRA to the other
+STRENGTH = 0.6  # large enough that different LoRAs give different answers
 KINDS = ("kv", "embeds", "lora")
 
 
 @dataclass(frozen=True)
 class Item:
-    """An artifact, a question that it answers, and what the model answers with it in this process."""
+    """An artifact, a question that it answers, and the expected answer, from the in-process engine."""
 
     artifact: Artifact
     question: str
@@ -49,12 +49,10 @@ class Item:
 
 
 class ArtifactMaker:
-    """Makes artifacts that say what their documents say.
+    """Creates artifacts without training.
 
-    Nothing is trained: kv holds the frozen model's own keys and values of the text, embeds its token
-    embeddings, and lora random weights, so that its answers are its own. How they are read and what that
-    costs
-    is the same as of trained ones.
+    ``kv`` artifacts hold the frozen model's keys and values of the text, ``embeds`` its token embeddings, and
+    ``lora`` random weights. They are processed like trained ones, at the same cost.
     """
 
     def __init__(self, reference: TransformersEngine, seed: int) -> None:
@@ -63,13 +61,13 @@ class ArtifactMaker:
         self._seed = seed
 
     def items(self, kind: str, tenant: str, count: int, multiple: int = 1) -> list[Item]:
-        """``count`` questions about one document, not yet answered."""
+        """``count`` questions about one document, without expected answers."""
         record = next(self._records)
         artifact = self.artifact(kind, record.context, tenant, multiple)
-        return [Item(artifact, asked.text, "") for asked in record.questions[:count]]
+        return [Item(artifact, question.text, "") for question in record.questions[:count]]
 
     def answered(self, item: Item, max_tokens: int) -> Item:
-        """The item with what the model answers."""
+        """The item with the in-process engine's answer as expected answer."""
         handle = self.reference.attach(item.artifact)
         request = Request(item.question, handle=handle, max_tokens=max_tokens)
         (completion,) = self.reference.generate([request])
@@ -77,7 +75,7 @@ class ArtifactMaker:
         return replace(item, expected=completion.text)
 
     def artifact(self, kind: str, text: str, tenant: str, multiple: int = 1) -> Artifact:
-        """An artifact of a text; one of the kind kv ends with a page of ``multiple`` tokens."""
+        """An artifact of a text; a ``kv`` artifact ends at a multiple of ``multiple`` tokens."""
         header = len(self.base.chat.header)
         ids = text_ids(self.base.tokenizer, text)
         ids += ids[: -(header + len(ids)) % multiple] if kind == "kv" else []
@@ -108,17 +106,21 @@ class ArtifactMaker:
         return Artifact.decode(Artifact.encode(manifest, {n: (t.cpu(), a) for n, (t, a) in tensors.items()}))
 
     def _adapter(self, seed: int) -> dict[str, tuple[torch.Tensor, tuple[str, ...]]]:
-        random, made = torch.Generator().manual_seed(seed), dict[str, tuple[torch.Tensor, tuple[str, ...]]]()
+        random = torch.Generator().manual_seed(seed)
+        tensors = dict[str, tuple[torch.Tensor, tuple[str, ...]]]()
         for name, layer in targeted(self.base.model, TARGETS).items():
             a = torch.randn(RANK, layer.in_features, generator=random) / layer.in_features**0.5
             b = torch.randn(layer.out_features, RANK, generator=random) * STRENGTH
             for key, weight, axes in (("A", a, AXES_A), ("B", b, AXES_B)):
-                made[f"base_model.model.{name}.lora_{key}.weight"] = (weight.to(self.base.model.dtype), axes)
-        return made
+                tensors[f"base_model.model.{name}.lora_{key}.weight"] = (
+                    weight.to(self.base.model.dtype),
+                    axes,
+                )
+        return tensors
 
 
 class ArtifactFolder:
-    """A bank's artifacts without the bank: a folder that servers read."""
+    """The artifact store of a bank, without its catalog: a folder that servers read."""
 
     def __init__(self, home: Path, base: LoadedModel) -> None:
         self.home = home
@@ -139,8 +141,8 @@ class ArtifactFolder:
         self.path(item).unlink(missing_ok=True)
 
 
-def reference_said(engine: TransformersEngine, request: Request) -> list[tuple[int, float]]:
-    """The tokens of a greedy answer, its end included, with their log-probabilities, in this process."""
+def reference_logprobs(engine: TransformersEngine, request: Request) -> list[tuple[int, float]]:
+    """The tokens of a greedy answer with their log-probabilities, including its end, in this process."""
     reader = engine.reader(request)
     query = reader.query(engine.base, request.question)
     (decoded,) = kv_cache.decode(

@@ -1,4 +1,5 @@
-"""Mixed load on two SGLang servers: artifacts come and go, tenants try each other's, a server dies."""
+"""Mixed load on two SGLang servers: artifacts are replaced, other tenants' are requested, a server is
+killed."""
 
 from __future__ import annotations
 
@@ -18,17 +19,17 @@ from memkit.engine.base import Request
 from memkit.engine.sglang.engine import SGLangEngine
 from memkit.errors import EngineError
 
-SHARES = (("kv", 0.6), ("embeds", 0.3), ("lora", 0.1))  # of the artifacts
-PROBES = 0.1  # share of requests in which a tenant tries another one's artifact
-LATE = 0.1  # share of requests for what has been forgotten, once there is such
-CHANGES = 0.25  # artifacts that are replaced or forgotten, of all
+SHARES = (("kv", 0.6), ("embeds", 0.3), ("lora", 0.1))  # of the artifacts, by kind
+PROBES = 0.1  # share of requests for another tenant's artifact
+LATE = 0.1  # share of requests for forgotten artifacts, once there are any
+CHANGES = 0.25  # share of artifacts that are replaced or forgotten
 
 
 @dataclass
 class ItemPool:
-    """What is published, as far as a request can know.
+    """The published items.
 
-    By their ids, artifacts are ``leaving`` from when they begin to be forgotten, and ``gone`` afterwards.
+    An artifact's id is in ``leaving`` from the start of forgetting it, and in ``gone`` after its end.
     """
 
     live: list[Item]
@@ -57,38 +58,38 @@ class ItemPool:
 
 
 def mixed_load(run: SGLangRun) -> dict[str, Any]:
-    """Counts of what went wrong: ``wrong_artifact`` answers, ``lost`` ones, and what ``leaked``.
+    """Count the outcomes of requests.
 
-    An answer is right when it is the one that the engine in this process gives. A request is lost when its
-    artifact was published all the time and it got no answer; refused, when the artifact was forgotten
-    before it was over. Leaked are answers with an artifact that had been forgotten before, and answers to a
-    tenant with another one's: a tenth of the requests ask for either. The second ask as the client would not:
-    the artifact's name and its placeholders, with the salt of another tenant.
+    ``right`` answers equal the in-process engine's; others are ``wrong_artifact``. ``lost`` requests got no
+    answer although their artifact was published all the time; ``refused`` ones had their artifact forgotten
+    meanwhile. ``leaked`` answers used an artifact that had been forgotten before, or another tenant's. A
+    tenth of the requests ask for each of these; for another tenant's they bypass the client, with the
+    artifact's key and placeholders and the other tenant's salt.
     """
     config, random_ = run.config, random.Random(run.config.seed)
     items, spare = _items(run, config.artifacts), _items(run, int(config.artifacts * CHANGES) + 1)
     for item in items:
         run.artifacts.publish(item)
-    board, tally, done = ItemPool(list(items)), Counter[str](), threading.Event()
+    item_pool, tally, done = ItemPool(list(items)), Counter[str](), threading.Event()
     plans = [(random_.random() < PROBES, random_.randrange(1 << 30)) for _ in range(config.requests)]
     count = 0
     times = list[float]()
-    with run.serving(2, attempts=10) as (made, engine):
+    with run.serving(2, attempts=10) as (servers, engine):
         views = {tenant: engine.for_tenant(tenant) for tenant in TENANTS}
-        changer = threading.Thread(target=_change, args=(run, board, spare, done))
+        changer = threading.Thread(target=_change, args=(run, item_pool, spare, done))
 
         def ask(plan: tuple[bool, int]) -> None:
             nonlocal count
             started = time.perf_counter()
-            found = _ask(views, board, made, *plan)
-            with board.lock:
-                tally[found] += 1
+            outcome = _ask(views, item_pool, servers, *plan)
+            with item_pool.lock:
+                tally[outcome] += 1
                 times.append(time.perf_counter() - started)
                 count += 1
                 at = count
             run.progress("mixed", at, config.requests)
             if at == config.requests * 2 // 5:
-                made[0].kill()
+                servers[0].kill()
 
         started = time.perf_counter()
         changer.start()
@@ -97,7 +98,7 @@ def mixed_load(run: SGLangRun) -> dict[str, Any]:
         seconds = time.perf_counter() - started
         done.set()
         changer.join()
-        killed = not made[0].running
+        killed = not servers[0].running
     times.sort()
     return {
         "row": "mixed",
@@ -105,7 +106,7 @@ def mixed_load(run: SGLangRun) -> dict[str, Any]:
         "concurrent": config.concurrent,
         "artifacts": config.artifacts,
         "tenants": len(TENANTS),
-        "changed": len(board.gone),
+        "changed": len(item_pool.gone),
         "servers_killed": int(killed),
         **{
             name: tally[name]
@@ -118,23 +119,23 @@ def mixed_load(run: SGLangRun) -> dict[str, Any]:
 
 
 def _items(run: SGLangRun, count: int) -> list[Item]:
-    """Items of each kind and tenant, each of another document."""
-    made = list[Item]()
+    """Items of each kind and tenant, each from a different document."""
+    items = list[Item]()
     for kind, share in SHARES:
         for number in range(max(round(count * share), 1)):
             tenant = TENANTS[number % len(TENANTS)]
-            made += [run.maker.answered(item, TOKENS) for item in run.maker.items(kind, tenant, 1)]
-            run.progress("mixed, artifacts", len(made), count)
-    return made
+            items += [run.maker.answered(item, TOKENS) for item in run.maker.items(kind, tenant, 1)]
+            run.progress("mixed, artifacts", len(items), count)
+    return items
 
 
 def _ask(
-    views: dict[str, SGLangEngine], board: ItemPool, servers: Sequence[Server], probe: bool, seed: int
+    views: dict[str, SGLangEngine], pool: ItemPool, servers: Sequence[Server], probe: bool, seed: int
 ) -> str:
-    """One request; what became of it."""
+    """Send one request; returns its outcome."""
     random_ = random.Random(seed)
-    item = board.pick(random_, 0.0 if probe else LATE)
-    was_gone, view = item.artifact.id in board.gone, views[item.tenant]
+    item = pool.pick(random_, 0.0 if probe else LATE)
+    was_gone, view = item.artifact.id in pool.gone, views[item.tenant]
     try:
         request = Request(item.question, handle=view.attach(item.artifact), max_tokens=TOKENS)
         if probe:
@@ -142,18 +143,18 @@ def _ask(
             return _probe(view.payload(request), views[other].payload(Request("?"))["cache_salt"], servers)
         (completion,) = view.generate([request])
     except EngineError:
-        return "refused" if item.artifact.id in board.leaving else "lost"
+        return "refused" if item.artifact.id in pool.leaving else "lost"
     if was_gone:
         return "leaked"
     return "right" if completion.text == item.expected else "wrong_artifact"
 
 
-def _probe(sent: dict[str, Any], salt: str, servers: Sequence[Server]) -> str:
-    """Ask for an artifact with another tenant's salt."""
+def _probe(request: dict[str, Any], salt: str, servers: Sequence[Server]) -> str:
+    """Request an artifact with another tenant's salt."""
     import httpx
 
-    payload = {**sent, "cache_salt": salt, "sampling_params": {"max_new_tokens": 1}}
-    for server in reversed(servers):  # the first one is going to die
+    payload = {**request, "cache_salt": salt, "sampling_params": {"max_new_tokens": 1}}
+    for server in reversed(servers):  # the first one is killed during the run
         try:
             status = httpx.post(f"{server.url}/generate", json=payload, timeout=60).status_code
         except httpx.TransportError:
@@ -162,16 +163,16 @@ def _probe(sent: dict[str, Any], salt: str, servers: Sequence[Server]) -> str:
     return "lost"
 
 
-def _change(run: SGLangRun, board: ItemPool, spare: list[Item], done: threading.Event) -> None:
-    """Forget artifacts one after the other, and publish others in the place of most of them."""
+def _change(run: SGLangRun, pool: ItemPool, spare: list[Item], done: threading.Event) -> None:
+    """Forget artifacts one after the other, and replace most of them by others."""
     random_ = random.Random(run.config.seed + 1)
     for number, new in enumerate(spare):
         if done.wait(0.2):
             return
-        old = board.pick(random_)
+        old = pool.pick(random_)
         if number % 4:
             run.artifacts.publish(new)
-            board.replace(old, new)
+            pool.replace(old, new)
         else:
-            board.replace(old, None)
-        board.forget(old, run.artifacts)
+            pool.replace(old, None)
+        pool.forget(old, run.artifacts)

@@ -1,7 +1,7 @@
-"""SGLang servers for tests and benches: each a process group of its own, gone afterwards.
+"""Start SGLang servers for tests and benchmarks, each in its own process group.
 
-They run in an environment that has SGLang, such as ``tests/sglang_env.sh`` makes for a machine without a GPU;
-this memkit is put beside it.
+They run in an environment with SGLang, such as ``tests/sglang_env.sh`` creates for a machine without a GPU;
+this memkit is added to its path.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import memkit
 from memkit.config import path_of
 from memkit.errors import ConfigError, EngineError
 
-SGLANG = "0.5.23"  # what memkit is tested with
-START = 300.0  # seconds that a server may take to start
+SGLANG = "0.5.23"  # the version that memkit is tested with
+START = 300.0  # seconds until a server must have started
 # A small dense model in float32.
 CPU_FLAGS = (
     "--device cpu --attention-backend torch_native --dtype float32 --mem-fraction-static 0.1 "
@@ -31,7 +31,7 @@ CPU_FLAGS = (
 
 
 def environment() -> Path:
-    """The environment with SGLang. Raises `ConfigError` where there is none."""
+    """The folder of the environment with SGLang. Raises `ConfigError` if there is none."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = path_of("MEMKIT_SGLANG_VENV") or Path(cache, "memkit", f"sglang-{SGLANG}")
     if not (folder / ".memkit").is_file():
@@ -43,7 +43,7 @@ def environment() -> Path:
 
 
 def beside(folder: Path) -> Path:
-    """A folder for ``PYTHONPATH`` with this memkit and its entry point, and nothing else."""
+    """Create a folder for ``PYTHONPATH`` with only this memkit and its entry point."""
     about = folder / f"memkit-{memkit.__version__}.dist-info"
     about.mkdir(parents=True, exist_ok=True)
     (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: memkit\nVersion: {memkit.__version__}\n")
@@ -63,7 +63,7 @@ def free_port() -> int:
 
 
 class Server:
-    """One server, started with these ``flags``; what it says goes to ``folder / "log"``."""
+    """One server, started with these ``flags``; its output goes to ``folder / "log"``."""
 
     def __init__(self, folder: Path, flags: Sequence[str], *, plugin: bool = True) -> None:
         venv, port = environment(), free_port()
@@ -93,12 +93,12 @@ class Server:
         return self._process.poll() is None
 
     @property
-    def said(self) -> str:
+    def log_tail(self) -> str:
         """The end of its log."""
         return self.log.read_text(errors="replace")[-6000:]
 
     def wait(self) -> None:
-        """Wait until it answers. Raises `EngineError`, with the end of its log, when it does not."""
+        """Wait until it responds. Raises `EngineError`, with the end of its log, if it does not start."""
         deadline = time.monotonic() + START
         while time.monotonic() < deadline and self.running:
             try:
@@ -107,10 +107,10 @@ class Server:
                         return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.3)
-        raise EngineError(f"SGLang did not start:\n{self.said}")
+        raise EngineError(f"SGLang did not start:\n{self.log_tail}")
 
     def kill(self) -> None:
-        """End it and its children at once."""
+        """Kill it and its children."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -118,12 +118,12 @@ class Server:
 
 @contextmanager
 def servers(folder: Path, flags: Sequence[str], count: int = 1) -> Iterator[list[Server]]:
-    """``count`` servers with the same flags."""
-    made = [Server(folder / str(i), flags) for i in range(count)]
+    """``count`` servers with the same flags, killed at the end of the context."""
+    started = [Server(folder / str(i), flags) for i in range(count)]
     try:
-        for each in made:
+        for each in started:
             each.wait()
-        yield made
+        yield started
     finally:
-        for each in made:
+        for each in started:
             each.kill()

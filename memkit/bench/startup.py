@@ -1,4 +1,4 @@
-"""What it costs to start memkit's command, and what needs no model: ``memkit bench start``."""
+"""The start-up time of memkit's commands, in particular those that need no model: ``memkit bench start``."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from memkit.errors import ConfigError
 from memkit.evals.timing import interleaved, stamp
 
 Progress = Callable[[str, int, int], None]
-MEMORIES = 20  # that the bank holds, in which is searched
-ALLOWED = 600.0  # milliseconds over bare Python that a command without a model may take
+MEMORIES = 20  # in the bank
+ALLOWED = 600.0  # milliseconds over bare Python for a command that needs no model
 
 
 @dataclass(frozen=True)
 class Row:
-    """A process: its name here, its command line and what it reads; ``light``: it needs no model."""
+    """A process to measure."""
 
     name: str
-    words: tuple[str, ...]
-    said: str = ""
-    light: bool = False
+    arguments: tuple[str, ...]
+    stdin: str = ""
+    light: bool = False  # needs no model
 
 
 _MEMKIT = ("-c", "import sys; from memkit.cli import main; sys.exit(main(sys.argv[1:]))")
@@ -55,10 +55,10 @@ class StartConfig:
 
 
 def bench(config: StartConfig, progress: Progress = lambda label, done, total: None) -> dict[str, Any]:
-    """Measure, in each round one process after the other; a text is remembered, listed, found and forgotten.
+    """Measure; in each round a text is remembered, listed, found and forgotten.
 
-    ``extra_ms`` is the median over bare Python's of the same round; ``within`` says of a command that needs
-    no model whether that is at most `ALLOWED`.
+    ``extra_ms`` is the median difference to bare Python in the same round; ``within`` tells whether that is
+    at most `ALLOWED`, for commands that need no model.
     """
     progress("processes", 0, 1)
     with tempfile.TemporaryDirectory(prefix="memkit-start-") as folder:
@@ -83,13 +83,13 @@ def _measured(row: Row, times: list[float], bare: list[float]) -> dict[str, Any]
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """A bank of its own, and no settings of whoever measures."""
+    """Environment variables with a separate bank and without the user's settings."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MEMKIT_")}
     return {**kept, "MEMKIT_HOME": str(folder / "bank"), "XDG_CONFIG_HOME": str(folder / "settings")}
 
 
 def _fill(environment: Mapping[str, str]) -> None:
-    """Memories of somebody else: a bank that is there already."""
+    """Fill the bank with memories of another user."""
     script = (
         "import io, sys; from memkit.cli import main\n"
         f"for n in range({MEMORIES}):\n"
@@ -102,9 +102,9 @@ def _fill(environment: Mapping[str, str]) -> None:
 
 def _run(row: Row, environment: Mapping[str, str]) -> None:
     done = subprocess.run(
-        [sys.executable, *row.words],
+        [sys.executable, *row.arguments],
         env=environment,
-        input=row.said.encode(),
+        input=row.stdin.encode(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         check=False,

@@ -1,7 +1,6 @@
-"""Time to the first token: an artifact from a bank against reading the whole text again.
+"""Time to first token with an artifact from a bank, compared with prefilling the full text.
 
-Both sides run interleaved in one process; the figure that matters is their ratio, beside the one that the
-arithmetic allows.
+Both run interleaved in one process; compare their ratio with the ratio of their FLOPs.
 """
 
 from __future__ import annotations
@@ -28,13 +27,14 @@ from memkit.models.nano.documents import Generator
 Progress = Callable[[str, int, int], None]
 TENANT = "benchmark"
 QUESTION = "Where does Mira live?"
-# What the artifact knows does not change how fast it is read: one step is enough.
+# The quality of the artifact does not affect its speed, so one training step is enough.
 OPTIONS = {"steps": 1, "kv_steps": 0, "self_study": 0, "agnostic": 1, "answer_tokens": 1, "warmup": 0}
 
 
 @dataclass(frozen=True)
 class TtftConfig:
-    """Texts of about ``tokens`` each, compiled at ``ratio``."""
+    """Texts of about ``tokens`` tokens each, compiled at ``ratio``. Raises `ConfigError` for values below
+    1."""
 
     tokens: tuple[int, ...] = (500, 1000, 2000)
     ratio: float = 16.0
@@ -49,10 +49,11 @@ class TtftConfig:
 def bench(config: TtftConfig, progress: Progress = lambda label, done, total: None) -> dict[str, Any]:
     """Measure; returns ``{"bench": "ttft", "rows": [...]}`` with a row for each length.
 
-    ``cold_ms``: an artifact is read from a bank, attached and answered from; ``warm_ms``: it is attached
-    already; ``full_ms``: the text is read. ``ratio`` is full over cold, ``ideal`` that of their FLOPs.
-    ``flops_ms`` are the FLOPs of the cold path at the rate of a matrix product, ``bytes_ms`` the weights and
-    the artifact at the rate of a copy in memory, both measured in the same run; ``floor_ms`` is the longer.
+    ``cold_ms``: an artifact is read from a bank, attached and answered from; ``warm_ms``: it is already
+    attached; ``full_ms``: the text is prefilled. ``ratio`` is full to cold, ``ideal`` the ratio of their
+    FLOPs. ``flops_ms`` is the time of the cold path's FLOPs at the rate of a matrix product, ``bytes_ms``
+    that of copying the weights and the artifact, both at rates of the same run; ``floor_ms`` is the larger of
+    the two.
     """
     engine = TransformersEngine(config.model)
     limits = matrix_rate(engine.base.model.dtype), copy_rate()
@@ -75,11 +76,11 @@ def _row(
 ) -> dict[str, Any]:
     text = filler(engine, tokens)
     document = Document(text)
-    made = LCC({**OPTIONS, "ratio": config.ratio}).compile(document, engine.base, tenant=TENANT)
+    compiled = LCC({**OPTIONS, "ratio": config.ratio}).compile(document, engine.base, tenant=TENANT)
     with tempfile.TemporaryDirectory() as folder, Bank(Path(folder)) as bank:
         vector = np.ones((1, 1), dtype=np.float32)  # nothing is searched for
         memory_id = bank.remember(TENANT, document, [Span(0, len(text))], vector).id
-        bank.publish(TENANT, memory_id, made.data)
+        bank.publish(TENANT, memory_id, compiled.data)
         with bank.artifact(TENANT, memory_id) as artifact:
             kept = engine.attach(artifact)
 
@@ -95,17 +96,20 @@ def _row(
             _first(engine, context=text)
 
         times = interleaved((cold, warm, full), config.repeats)
-        asked = [Request(QUESTION, handle=kept, max_tokens=1), Request(QUESTION, context=text, max_tokens=1)]
-        flops = [RequestFlops(engine).probe(each) for each in asked]
+        requests = [
+            Request(QUESTION, handle=kept, max_tokens=1),
+            Request(QUESTION, context=text, max_tokens=1),
+        ]
+        flops = [RequestFlops(engine).probe(each) for each in requests]
         engine.detach(kept)
     ratios = sorted(f / c for c, f in zip(times[0], times[2], strict=True))
     ratio, ideal = statistics.median(ratios), flops[1] / flops[0]
     weights = sum(p.numel() * p.element_size() for p in engine.base.model.parameters())
-    limits = 1000 * flops[0] / rate, 1000 * (weights + len(made.data)) / copied
+    limits = 1000 * flops[0] / rate, 1000 * (weights + len(compiled.data)) / copied
     return {
         "row": f"{engine.count_tokens(text)} tokens",
-        "buffer_tokens": made.tokens,
-        "artifact_bytes": len(made.data),
+        "buffer_tokens": compiled.tokens,
+        "artifact_bytes": len(compiled.data),
         "cold_ms": statistics.median(times[0]),
         "warm_ms": statistics.median(times[1]),
         "full_ms": statistics.median(times[2]),
@@ -127,9 +131,9 @@ def _first(engine: TransformersEngine, handle: Handle | None = None, context: st
 
 
 def filler(engine: TransformersEngine, tokens: int) -> str:
-    """Filler of exactly or nearly ``tokens`` tokens."""
+    """A text of about ``tokens`` tokens, made of filler sentences."""
     generator, sentences, counted = Generator(0), list[str](), 0
-    while counted < tokens:  # sentence by sentence: a long text is slow to count again and again
+    while counted < tokens:  # counts by sentence: recounting a long text is slow
         sentences.append(generator.filler())
         counted += engine.count_tokens(f" {sentences[-1]}" if len(sentences) > 1 else sentences[-1])
     return " ".join(sentences)

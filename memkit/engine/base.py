@@ -52,7 +52,7 @@ class Request:
 
     @property
     def follows(self) -> bool:
-        """Whether the question follows a context in the prompt, or an artifact that stands for one."""
+        """Whether the question follows a context in the prompt, or an artifact in its place."""
         return self.context is not None or (self.handle is not None and self.handle.tokens > 0)
 
 

@@ -220,7 +220,7 @@ def by_category(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     return rows
 
 
-def transcript(asked: Sequence[Record], cells: Sequence[Cell]) -> list[dict[str, Any]]:
+def transcript(records: Sequence[Record], cells: Sequence[Cell]) -> list[dict[str, Any]]:
     """Every question with its gold answers, and the answer and score of each method."""
     of_record = dict[str, list[Cell]]()
     for cell in cells:
@@ -238,6 +238,6 @@ def transcript(asked: Sequence[Record], cells: Sequence[Cell]) -> list[dict[str,
                 if c.answers
             ],
         }
-        for record in asked
+        for record in records
         for i, question in enumerate(record.questions)
     ]

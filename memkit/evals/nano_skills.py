@@ -116,16 +116,16 @@ class Evaluation:
             2, facts=(6, 8), people=(2, 3), fillers=(2, 6), updates=(1, 1)
         ):
             changed = [f for f in document.facts if any(_same(f, o) for o in document.superseded)]
-            asked = [generator.about(f) for f in changed]
-            self.pairs("corrected facts", self.read(document.text), [(q.text, q.answer) for q in asked])
+            questions = [generator.about(f) for f in changed]
+            self.pairs("corrected facts", self.read(document.text), [(q.text, q.answer) for q in questions])
 
     def long(self) -> None:
         """8 facts among 1,000 to 2,000 tokens of filler."""
         for generator, document in self._generated(3, facts=(8, 8), people=(2, 4), fillers=(110, 190)):
             if len(self.encode(document.text)) > 2000:
                 continue
-            asked = [(q.text, q.answer) for q in generator.questions(document)]
-            self.pairs("facts, 1,000-2,000 tokens", self.read(document.text), asked)
+            questions = [(q.text, q.answer) for q in generator.questions(document)]
+            self.pairs("facts, 1,000-2,000 tokens", self.read(document.text), questions)
 
     def turns(self) -> None:
         """A second question in the same conversation, with "she" or "his" for the person."""

@@ -165,8 +165,8 @@ class Observer:
         if isinstance(handle, str):
             return None
         request = Request(query.text, handle=handle, max_tokens=ANSWER_TOKENS)
-        (said,) = self.memory.engine.generate([request])
-        return bool(text_metrics.contains(said.text, query.answers))
+        (completion,) = self.memory.engine.generate([request])
+        return bool(text_metrics.contains(completion.text, query.answers))
 
 
 def observe_all(memory: Memory, asked: Sequence[Query], progress: Progress) -> list[fit.Observation]:
@@ -213,8 +213,8 @@ def calibrate(
     chosen, extra, general = load(sources)
     ids = fill(memory, chosen, extra)
     failed = [] if compiler == NO_COMPILER else compile_all(memory, [ids[r.id] for r in chosen], progress)
-    asked = queries(chosen, extra, general, ids)
-    observed = observe_all(memory, asked, progress)
+    questions = queries(chosen, extra, general, ids)
+    observed = observe_all(memory, questions, progress)
     about = {"source": sources.source.rpartition("/")[2], "memories": len(ids), "not_compiled": len(failed)}
-    made = calibration_of(memory, compiler, observed, about, sources.seed)
-    return made, save(made, folder_of(bank))
+    calibration = calibration_of(memory, compiler, observed, about, sources.seed)
+    return calibration, save(calibration, folder_of(bank))

@@ -155,10 +155,10 @@ class Study:
         return self._said[key]
 
     # -- rows -----------------------------------------------------------------------------------
-    def candidates(self, asked: Sequence[Query]) -> dict[str, Any]:
+    def candidates(self, questions: Sequence[Query]) -> dict[str, Any]:
         """The recall of the search alone, over all answerable questions."""
         ranks = list[int]()
-        for query in asked:
+        for query in questions:
             if query.kind == "answerable":
                 keys = [c.memory.id for c in self.routers["rule"].retrieve(query.text).ranked]
                 ranks.append(keys.index(query.memory_id) if query.memory_id in keys else len(keys))
@@ -171,9 +171,9 @@ class Study:
             "memories": len(self.memory.list()),
         }
 
-    def rows(self, asked: Sequence[Query], progress: Progress) -> Iterator[dict[str, Any]]:
+    def rows(self, questions: Sequence[Query], progress: Progress) -> Iterator[dict[str, Any]]:
         """One row for each method, then the gate's."""
-        bare = {query.text: self.answer(self.none(query).request) for query in asked}
+        bare = {query.text: self.answer(self.none(query).request) for query in questions}
         methods: dict[str, Callable[[Query], RoutedQuestion]] = {
             "none": self.none,
             "text_rag": self.text_rag,
@@ -184,41 +184,41 @@ class Study:
             "entropy_gate": self.gated("entropy"),
             "routed_gated": self.gated("learned"),
         }
-        found = dict[str, dict[str, Any]]()
+        by_method = dict[str, dict[str, Any]]()
         for done, (name, method) in enumerate(methods.items()):
             progress(name, done, len(methods))
-            row = {"row": name, **self._measured([(query, method(query)) for query in asked], bare)}
-            found[name] = row
-        best = found["oracle"]["score"]
-        for name, row in found.items():
+            row = {"row": name, **self._measured([(query, method(query)) for query in questions], bare)}
+            by_method[name] = row
+        best = by_method["oracle"]["score"]
+        for name, row in by_method.items():
             row["relative_to_oracle"] = row["score"] / best if best and row["score"] is not None else None
             if not name.endswith(("gate", "gated")):
                 row.pop("balanced_accuracy")
                 row.pop("auroc")
         keys = ("balanced_accuracy", "auroc", "harm_points", "overhead_flops", "n", "n_other", "routes")
-        yield from found.values()
-        yield {"row": "gate", **{key: found["routed_gated"][key] for key in keys}}
+        yield from by_method.values()
+        yield {"row": "gate", **{key: by_method["routed_gated"][key] for key in keys}}
 
     def _measured(
         self, pairs: Sequence[tuple[Query, RoutedQuestion]], bare: Mapping[str, str]
     ) -> dict[str, Any]:
         scores, tops, general = list[float](), list[bool](), list[float]()
         probes = answers = 0.0
-        for query, asked in pairs:
-            said = self.answer(asked.request)
+        for query, routed in pairs:
+            text = self.answer(routed.request)
             if query.kind == "answerable":
-                scores.append(text_metrics.contains(said, query.answers))
-                tops.append(asked.memory_id == query.memory_id)
-                # The answer goes on from one of them.
-                spare = [r for r in asked.probes if prompt_of(r) != prompt_of(asked.request)]
+                scores.append(text_metrics.contains(text, query.answers))
+                tops.append(routed.memory_id == query.memory_id)
+                # The answer continues from one of the probes.
+                spare = [r for r in routed.probes if prompt_of(r) != prompt_of(routed.request)]
                 probes += sum(map(self.flops.probe, spare))
-                answers += self.flops.answer(asked.request, said)
+                answers += self.flops.answer(routed.request, text)
             elif query.kind == "general":
-                general.append(_kept(said, bare[query.text], query.answers))
+                general.append(_kept(text, bare[query.text], query.answers))
         n = len(scores)
-        used = [asked.memory_id is not None for _, asked in pairs]
+        used = [routed.memory_id is not None for _, routed in pairs]
         labels = [query.kind == "answerable" for query, _ in pairs]
-        values = [asked.decision.score for _, asked in pairs if asked.decision]
+        values = [routed.decision.score for _, routed in pairs if routed.decision]
         return {
             "n": n,
             "n_other": len(pairs) - n,
@@ -238,19 +238,19 @@ def replace_ranked(state: RoutingState, ranked: list[Any]) -> RoutingState:
     return RoutingState(state.question, state.vector, state.max_tokens, ranked, state.stack)
 
 
-def _kept(said: str, bare: str, golds: Sequence[str]) -> float:
+def _kept(text: str, bare: str, golds: Sequence[str]) -> float:
     """The score with the bank minus that without; without gold answers, similarity to the bare answer minus
     1."""
     if golds:
-        return text_metrics.contains(said, golds) - text_metrics.contains(bare, golds)
-    return 0.0 if said == bare else text_metrics.rouge_l(said, [bare]) - 1.0
+        return text_metrics.contains(text, golds) - text_metrics.contains(bare, golds)
+    return 0.0 if text == bare else text_metrics.rouge_l(text, [bare]) - 1.0
 
 
 def _routes(pairs: Sequence[tuple[Query, RoutedQuestion]]) -> dict[str, dict[str, int]]:
     """The number of questions by kind and route."""
     out = dict[str, dict[str, int]]()
-    for query, asked in pairs:
-        request = asked.request
+    for query, routed in pairs:
+        request = routed.request
         route = "latent" if request.handle else "text" if request.context is not None else "none"
         counts = out.setdefault(query.kind, {})
         counts[route] = counts.get(route, 0) + 1
@@ -267,8 +267,8 @@ def study(
     engine = engine or TransformersEngine(config.model)
     rows, reports = list[dict[str, Any]](), dict[str, Any]()
     for compiler in config.compilers:
-        found, reports[compiler] = _of_compiler(compiler, config, engine, loaded, progress)
-        rows += [{"compiler": compiler, **row} for row in found]
+        measured, reports[compiler] = _of_compiler(compiler, config, engine, loaded, progress)
+        rows += [{"compiler": compiler, **row} for row in measured]
     return {
         "study": "router",
         "model": engine.model,
@@ -308,12 +308,16 @@ def _of_compiler(
     ) as memory:
         ids = router_dataset.fill(memory, chosen, extra)
         failed = [] if bare else router_dataset.compile_all(memory, [ids[r.id] for r in chosen], progress)
-        asked = router_dataset.queries(chosen, extra, general, ids)
-        held = [q for q in asked if calibrate.split_of(q.group) == "report"]
-        observed = router_dataset.observe_all(memory, [q for q in asked if q not in held], progress)
+        questions = router_dataset.queries(chosen, extra, general, ids)
+        held_out = [q for q in questions if calibrate.split_of(q.group) == "report"]
+        observed = router_dataset.observe_all(memory, [q for q in questions if q not in held_out], progress)
         about = {"source": config.sources.source.rpartition("/")[2], "not_compiled": len(failed)}
-        made = router_dataset.calibration_of(memory, name, observed, about, config.sources.seed)
-        save(made, folder_of(home))
+        calibration = router_dataset.calibration_of(memory, name, observed, about, config.sources.seed)
+        save(calibration, folder_of(home))
         one = Study(memory, config)
-        rows = [one.candidates(asked), *one.rows(held, progress)]
-        return rows, {"thresholds": made.thresholds, "risk_coverage": made.curve, "not_compiled": failed}
+        rows = [one.candidates(questions), *one.rows(held_out, progress)]
+        return rows, {
+            "thresholds": calibration.thresholds,
+            "risk_coverage": calibration.curve,
+            "not_compiled": failed,
+        }

@@ -202,17 +202,17 @@ class _Evaluation:
             self.progress(f"{label} {step.phase}", step.step, step.steps)
 
         try:
-            made = compiler.compile(
+            compiled = compiler.compile(
                 Document(record.context), self.engine.base, tenant="evaluation", progress=report
             )
         except CompileError as error:
             return {"reason": str(error)}
-        handle = self.engine.attach(Artifact.decode(made.data))
+        handle = self.engine.attach(Artifact.decode(compiled.data))
         try:
             return (
                 self.measurer.measure(reference, self.measurer.reader(handle))
                 | self.measurer.timed(Request(reference.questions[0], handle=handle))
-                | _costs(made)
+                | _costs(compiled)
                 | {"admission": test.measure(handle).plain()}
             )
         finally:
@@ -231,13 +231,13 @@ class _Evaluation:
         return measurer.measure(reference, measurer.reader_of_kv(header.join(memory) if header else memory))
 
 
-def _costs(made: Compiled) -> dict[str, Any]:
+def _costs(compiled: Compiled) -> dict[str, Any]:
     return {
-        "compile_s": made.seconds,
-        "compile_flops": made.flops,
-        "compile_steps": made.steps,
-        "artifact_bytes": len(made.data),
-        "curve": tuple(point for point in made.curve if point[1] % CURVE_EVERY == 0),
+        "compile_s": compiled.seconds,
+        "compile_flops": compiled.flops,
+        "compile_steps": compiled.steps,
+        "artifact_bytes": len(compiled.data),
+        "curve": tuple(point for point in compiled.curve if point[1] % CURVE_EVERY == 0),
     }
 
 
@@ -247,8 +247,8 @@ def _drift(config: EvalConfig) -> list[records.Question] | None:
         return None
     if config.drift is None:
         return []
-    found = records.load_queries(config.drift)
-    return random.Random(config.seed).sample(found, min(DRIFT_QUERIES, len(found)))
+    questions = records.load_queries(config.drift)
+    return random.Random(config.seed).sample(questions, min(DRIFT_QUERIES, len(questions)))
 
 
 def _absent(config: EvalConfig, record: records.Record, journal: Journal) -> list[tuple[str, float | None]]:

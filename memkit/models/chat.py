@@ -101,8 +101,8 @@ class ChatFormat:
         """
         ids, separator = list[int](), SEPARATOR if with_context else ""
         separator += system + SEPARATOR if system else ""
-        for asked, answer in history:
-            ids += text_ids(tokenizer, separator + asked)
+        for earlier, answer in history:
+            ids += text_ids(tokenizer, separator + earlier)
             ids += [*self.tail, *text_ids(tokenizer, answer), self.end, *self.turn]
             separator = ""
         return [*ids, *text_ids(tokenizer, separator + question), *self.tail]

@@ -64,7 +64,7 @@ def build(name: str, device: str, dtype: torch.dtype) -> PreTrainedModel:
     model, config, values = SHAPES[name]
     with torch.random.fork_rng(devices=[device] if device.startswith("cuda") else []), torch.device(device):
         torch.manual_seed(0)
-        made: PreTrainedModel = model._from_config(
+        built: PreTrainedModel = model._from_config(
             config(max_position_embeddings=_WINDOW, **values), dtype=dtype
         )
-    return made
+    return built

@@ -24,7 +24,9 @@ class Observer:
     def answered(self, user: str, answer: Answer, started: float) -> None:
         """A question was answered; ``started`` is the Unix time at which it was asked."""
 
-    def compiled(self, user: str, info: MemoryInfo, made: Compiled, verification: Mapping[str, Any]) -> None:
+    def compiled(
+        self, user: str, info: MemoryInfo, result: Compiled, verification: Mapping[str, Any]
+    ) -> None:
         """An artifact was published; ``verification`` holds its figures of the admission gate."""
 
     def refused(self, user: str, info: MemoryInfo, error: Exception) -> None:
@@ -54,16 +56,18 @@ class LogObserver(Observer):
             total_ms=round(trace.total_ms, 1),
         )
 
-    def compiled(self, user: str, info: MemoryInfo, made: Compiled, verification: Mapping[str, Any]) -> None:
+    def compiled(
+        self, user: str, info: MemoryInfo, result: Compiled, verification: Mapping[str, Any]
+    ) -> None:
         self._log(
             "compiled",
             user,
             memory=info.id,
             version=info.version,
             compiler=info.compiler,
-            seconds=round(made.seconds, 2),
-            flops=made.flops,
-            bytes=len(made.data),
+            seconds=round(result.seconds, 2),
+            flops=result.flops,
+            bytes=len(result.data),
             fidelity=verification.get("fidelity"),
         )
 
@@ -87,9 +91,11 @@ class Observers(Observer):
         for each in self._observers:
             each.answered(user, answer, started)
 
-    def compiled(self, user: str, info: MemoryInfo, made: Compiled, verification: Mapping[str, Any]) -> None:
+    def compiled(
+        self, user: str, info: MemoryInfo, result: Compiled, verification: Mapping[str, Any]
+    ) -> None:
         for each in self._observers:
-            each.compiled(user, info, made, verification)
+            each.compiled(user, info, result, verification)
 
     def refused(self, user: str, info: MemoryInfo, error: Exception) -> None:
         for each in self._observers:

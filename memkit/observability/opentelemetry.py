@@ -54,16 +54,18 @@ class Tracing(Observer):
         self._tracer.start_span("memkit.generate", context=inside, start_time=middle).end(end)
         span.end(end)
 
-    def compiled(self, user: str, info: MemoryInfo, made: Compiled, verification: Mapping[str, Any]) -> None:
+    def compiled(
+        self, user: str, info: MemoryInfo, result: Compiled, verification: Mapping[str, Any]
+    ) -> None:
         end = time.time_ns()
-        span = self._tracer.start_span("memkit.compile", start_time=end - int(made.seconds * 1e9))
+        span = self._tracer.start_span("memkit.compile", start_time=end - int(result.seconds * 1e9))
         span.set_attributes(
             {
                 "memkit.memory": info.id,
                 "memkit.version": info.version,
                 "memkit.compiler": info.compiler or "",
-                "memkit.flops": made.flops,
-                "memkit.steps": made.steps,
+                "memkit.flops": result.flops,
+                "memkit.steps": result.steps,
             }
         )
         span.end(end)

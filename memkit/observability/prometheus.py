@@ -72,9 +72,11 @@ class Metrics(Observer):
         if trace.margin is not None:
             self._margin.labels(trace.route).observe(trace.margin)
 
-    def compiled(self, user: str, info: MemoryInfo, made: Compiled, verification: Mapping[str, Any]) -> None:
+    def compiled(
+        self, user: str, info: MemoryInfo, result: Compiled, verification: Mapping[str, Any]
+    ) -> None:
         self._outcomes.labels("compiled").inc()
-        self._compile.labels(info.compiler or "").observe(made.seconds)
+        self._compile.labels(info.compiler or "").observe(result.seconds)
         if isinstance(fidelity := verification.get("fidelity"), float | int):
             self._fidelity.labels(info.compiler or "").observe(fidelity)
 

@@ -1,1 +1,1 @@
-"""Other memory systems at the same work as memkit, each in an interpreter of its own."""
+"""Other memory systems on the same tasks as memkit, each in its own interpreter."""

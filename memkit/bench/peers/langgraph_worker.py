@@ -1,4 +1,4 @@
-"""LangGraph's own stores; `loop` runs it where langgraph is installed."""
+"""Worker for LangGraph's own stores, run by `loop` in an environment with langgraph."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Worker:
         return [self._vectors[text] for text in texts]
 
     def durability(self) -> str:
-        """What a write survives, in the words of SQLite's settings."""
+        """The durability of a write, as SQLite's settings."""
         if isinstance(self._store, InMemoryStore):
             return "memory only"
         pragmas = (self._store.conn.execute(f"PRAGMA {name}") for name in ("synchronous", "journal_mode"))
@@ -49,12 +49,12 @@ class Worker:
         return f"SQLite, journal {journal}, synchronous {SYNCHRONOUS[level]}"
 
     def fill(self, items: list[tuple[str, str, list[float]]]) -> None:
-        """Keep items, each a key, a text and its vector ``[dim]``, at once."""
+        """Store items, each a key, a text and its vector ``[dim]``, in one batch."""
         self._vectors = {text: vector for _, text, vector in items}
         self._store.batch([PutOp(NAMESPACE, key, {"text": text}) for key, text, _ in items])
 
     def put(self, key: str, text: str, vector: list[float]) -> None:
-        """Keep a text under a key, with its vector ``[dim]``."""
+        """Store a text under a key, with its vector ``[dim]``."""
         self._vectors = {text: vector}
         self._store.put(NAMESPACE, key, {"text": text})
 

@@ -1,4 +1,4 @@
-"""mem0 with its FAISS store and an OpenAI-compatible server; `loop` runs it where mem0 is installed."""
+"""Worker for mem0 with FAISS and an OpenAI-compatible server, run by `loop` in an environment with mem0."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ USER = "bench"
 
 
 class TwoSided(OpenAIEmbedding):
-    """Tells the embedder of the server questions from passages, and keeps the time that it took."""
+    """Passes the type of input (query or passage) to the server's embedder, and measures its time."""
 
     ms = 0.0
 
     def embed(self, text: str, memory_action: Literal["add", "search", "update"] | None = None) -> Any:
         started = time.perf_counter()
         side = "query" if memory_action == "search" else "passage"
-        made = self.client.embeddings.create(
+        response = self.client.embeddings.create(
             input=[text], model=self.config.model, encoding_format="float", extra_body={"input_type": side}
         )
         self.ms += (time.perf_counter() - started) * 1000
-        return made.data[0].embedding
+        return response.data[0].embedding
 
 
 class WithoutJsonMode(OpenAILLM):
-    """Leaves out ``response_format``, which the server refuses; mem0 finds JSON in plain text, too."""
+    """Omits ``response_format``, which the server refuses; mem0 also parses JSON in plain text."""
 
     def generate_response(self, messages: Any, response_format: Any = None, **more: Any) -> Any:
         return super().generate_response(messages, **more)
 
 
 class Worker:
-    """One user's memories, in the folder ``data``. ``infer`` lets the model extract them from texts.
+    """One user's memories in the folder ``data``; with ``infer`` the model extracts them from texts.
 
-    ``llm`` and ``embedder``, with vectors of ``dim``, are models of the server.
+    ``llm`` and ``embedder``, with vectors ``[dim]``, are models of the server at ``url``.
     """
 
     def __init__(self, url: str, key: str, llm: str, embedder: str, dim: int, data: str, infer: bool) -> None:
@@ -62,11 +62,11 @@ class Worker:
         self._memory.llm = WithoutJsonMode(self._memory.llm.config)
 
     def remember(self, text: str) -> int:
-        """How many memories a text became."""
+        """Remember a text; returns the number of memories made from it."""
         return len(self._memory.add(text, user_id=USER, infer=self._infer)["results"])
 
     def search(self, question: str, k: int) -> dict[str, Any]:
-        """The best ``texts``, and the milliseconds of them that the question's vector took."""
+        """The best ``texts``, and the milliseconds for embedding the question."""
         before = self._embedder.ms
-        found = self._memory.search(question, filters={"user_id": USER}, top_k=k)["results"]
-        return {"texts": [each["memory"] for each in found], "embed_ms": self._embedder.ms - before}
+        results = self._memory.search(question, filters={"user_id": USER}, top_k=k)["results"]
+        return {"texts": [each["memory"] for each in results], "embed_ms": self._embedder.ms - before}

@@ -1,7 +1,7 @@
-"""Peers as processes: where their interpreters are, and calls to the workers that run in them.
+"""Run peers as processes: find their environments, and call the workers in them.
 
-``tests/peers_env.sh`` makes the environments. A worker gets a home of its own and few of this process's
-variables, so that no key, proxy or setting changes what is measured, and nothing leaves the machine.
+``tests/peers_env.sh`` creates the environments. A worker gets its own home and few of this process's
+variables, so that no key, proxy or setting affects the measurement, and nothing leaves the machine.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from memkit.errors import ConfigError, EngineError
 LOOP = Path(__file__).with_name("loop.py")
 MAKE = "tests/peers_env.sh"
 TIMEOUT = 120.0  # seconds of one call
-KEPT = ("PATH", "LANG", "OMP_NUM_THREADS")  # of this process's variables
+INHERITED = ("PATH", "LANG", "OMP_NUM_THREADS")  # environment variables
 QUIET = {
     "MEM0_TELEMETRY": "False",
     "LANGSMITH_TRACING": "false",
@@ -32,21 +32,21 @@ QUIET = {
 
 
 class PeerError(EngineError):
-    """What a peer says that it failed at."""
+    """A failure reported by a peer."""
 
 
 @dataclass(frozen=True)
 class Environment:
-    """An environment of `MAKE`: its interpreter, and the version that it was made for."""
+    """An environment created by `MAKE`: its interpreter, and the peer's version."""
 
     python: Path
     version: str
 
     @classmethod
     def of(cls, name: str, folder: Path | None = None) -> Environment:
-        """The environment of a peer, beneath ``folder`` or where `MAKE` puts it by itself.
+        """The environment of a peer, in ``folder`` (default: that of `MAKE`).
 
-        Raises `ConfigError`, with the command that makes it, where there is none.
+        Raises `ConfigError`, which names the command that creates it, if there is none.
         """
         place = (folder or _default()) / name
         try:
@@ -63,26 +63,26 @@ def _default() -> Path:
 
 @dataclass(frozen=True)
 class Called:
-    """What a call returned, and what it took in the worker."""
+    """The result of a call, and its time in the worker."""
 
     result: Any
     took: Timing
 
 
 class Peer:
-    """A worker script that runs by another interpreter; ``settings`` make its `Worker`.
+    """A worker script in another interpreter; ``settings`` are the arguments of its ``Worker``.
 
-    Its home and its log are beneath ``folder``. Raises `PeerError` where the worker cannot be made.
+    Its home and its log are in ``folder``. Raises `PeerError` if the worker cannot be created.
     """
 
     def __init__(self, python: Path, script: Path, folder: Path, settings: Mapping[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._log = folder / "log"
-        kept = {name: os.environ[name] for name in KEPT if name in os.environ}
+        inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [str(python), "-P", str(LOOP), str(script)],
-                env={**kept, **QUIET, "HOME": str(folder), "MEM0_DIR": str(folder / "mem0")},
+                env={**inherited, **QUIET, "HOME": str(folder), "MEM0_DIR": str(folder / "mem0")},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -95,32 +95,32 @@ class Peer:
             raise
 
     def call(self, method: str, **arguments: Any) -> Called:
-        """Call a method of the worker. Raises `PeerError` for what it fails at, or does not do in time."""
-        asked, answers = self._process.stdin, self._process.stdout
-        if asked is None or answers is None:
+        """Call a method of the worker. Raises `PeerError` when it fails or times out."""
+        requests, answers = self._process.stdin, self._process.stdout
+        if requests is None or answers is None:
             raise PeerError("the worker has no pipes")
         late = threading.Timer(TIMEOUT, self._process.kill)
         late.start()
         try:
-            asked.write(json.dumps({"call": method, "arguments": arguments}) + "\n")
-            asked.flush()
+            requests.write(json.dumps({"call": method, "arguments": arguments}) + "\n")
+            requests.flush()
             line = answers.readline()
         except BrokenPipeError:
             line = ""
         finally:
             late.cancel()
         if not line:
-            raise PeerError(f"the worker ended, or took more than {TIMEOUT:g} s:\n{self._said()}")
+            raise PeerError(f"the worker ended, or took more than {TIMEOUT:g} s:\n{self._log_tail()}")
         answer = json.loads(line)
         if "error" in answer:
             raise PeerError(answer["error"])
         return Called(answer["result"], Timing(answer["ms"], answer["cpu_ms"]))
 
-    def _said(self) -> str:
+    def _log_tail(self) -> str:
         return self._log.read_text(errors="replace")[-2000:]
 
     def close(self) -> None:
-        """Let the worker end, by itself or not."""
+        """End the worker; kill it if it does not exit."""
         try:
             self._process.communicate(timeout=10)
         except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""The first part: the same documents remembered, and the same questions asked, by every system in turn."""
+"""The first part: every system remembers the same documents and answers the same questions."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from memkit.text_metrics import contains, wilson
 
 Progress = Callable[[str, int, int], None]
 REFERENCE = "memkit, text"
-SAID = 240  # characters of a failure that are kept
+MAX_MESSAGE = 240  # characters of a failure
 
 
 @dataclass
 class PeerRun:
-    """What a system did with the documents."""
+    """A system's results on the documents."""
 
     remembered: list[Timing] = field(default_factory=list)
     memories: int = 0
@@ -32,9 +32,9 @@ class PeerRun:
 def compare(
     systems: Sequence[System], records: Sequence[Record], progress: Progress
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """A row for each system and variant, times in milliseconds; and what failed, in words.
+    """A row for each system and variant, times in milliseconds; and messages about failures.
 
-    The systems take turns at every document and every question, each time beginning with another one.
+    The systems take turns at every document and every question, in a different order each time.
     """
     seen = {system.name: PeerRun() for system in systems}
     for done, record in enumerate(records):
@@ -44,12 +44,12 @@ def compare(
     for done, system in enumerate(systems):
         progress("compile", done, len(systems))
         seen[system.name].prepare_s = system.prepare()
-    asked = [question for record in records for question in record.questions]
-    for system in systems:  # what is made at first use is made before
-        list(system.ask(asked[0].text))
+    questions = [question for record in records for question in record.questions]
+    for system in systems:  # warms up
+        list(system.ask(questions[0].text))
     answers = defaultdict[tuple[str, str], list[tuple[PeerAnswer, float]]](list)
-    for done, question in enumerate(asked):
-        progress("ask", done, len(asked))
+    for done, question in enumerate(questions):
+        progress("ask", done, len(questions))
         for system in turns(systems, done):
             for answer in system.ask(question.text):
                 right = contains(answer.text, question.answers)
@@ -100,4 +100,4 @@ def _row(
 
 def _failed(name: str, seen: PeerRun) -> str:
     count = len(seen.failures)
-    return f"{name}: {count} documents could not be remembered; the first: {seen.failures[0][:SAID]}"
+    return f"{name}: {count} documents could not be remembered; the first: {seen.failures[0][:MAX_MESSAGE]}"

@@ -1,4 +1,4 @@
-"""The second part: the same items put into stores, and found again; the vectors are made beforehand."""
+"""The second part: every store keeps and finds the same items, with precomputed vectors."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from memkit.router.embedders import Vectors
 Progress = Callable[[str, int, int], None]
 DIM, TOP, TENANT, NAMESPACE = 384, 8, "bench", ("bench",)
 KINDS = ("put", "search", "search_after_put", "get")
-BATCH = 500  # items of a line
-ROUNDS = 20  # of a put and a search after it
+BATCH = 500  # items in one call
+ROUNDS = 20  # of a put followed by a search
 REFERENCE = "MemkitStore"
 DURABLE = "SQLite, journal wal, synchronous FULL"  # memkit.bank.catalog
 LANGGRAPH = Path(__file__).with_name("langgraph_worker.py")
@@ -56,16 +56,16 @@ def _unit(rows: Vectors) -> Vectors:
 
 
 class Store(Protocol):
-    """A store under test. Every call says what it took."""
+    """A store under test. Calls return their time."""
 
     name: str
     durability: str
 
     def fill(self, numbers: range) -> None:
-        """Keep the items of these numbers all at once, where it can; this is not timed."""
+        """Store the items with these numbers, in one batch if possible; not timed."""
 
     def put(self, number: int) -> Timing:
-        """Keep the item of that number."""
+        """Store the item with that number."""
 
     def search(self, number: int) -> tuple[bool, Timing]:
         """Whether the question about an item finds it among `TOP`."""
@@ -74,11 +74,11 @@ class Store(Protocol):
         """Read an item."""
 
     def close(self) -> int:
-        """Let go of everything; the bytes that stay on disk."""
+        """Close the store; returns its size on disk in bytes."""
 
 
 class MemkitBank:
-    """memkit's bank, with nothing around it."""
+    """memkit's bank, used directly."""
 
     name, durability = "Bank", DURABLE
 
@@ -119,7 +119,7 @@ class MemkitBank:
 
 
 class PrecomputedVectors:
-    """An embedder that makes no vectors: it is told the one of the text that comes next."""
+    """An embedder that returns a given vector, ``next``, for any text."""
 
     name, dim, min_similarity, by_sentence = f"given:{DIM}", DIM, 0.0, False
     next: Vectors
@@ -144,7 +144,7 @@ class MemkitStoreBench:
         self._store = MemkitStore(self._memory)
 
     def fill(self, numbers: range) -> None:
-        for number in numbers:  # it has no faster way
+        for number in numbers:  # the store has no batch call
             self.put(number)
 
     def put(self, number: int) -> Timing:
@@ -156,9 +156,9 @@ class MemkitStoreBench:
     def search(self, number: int) -> tuple[bool, Timing]:
         self._embedder.next = self._items.asked[number]
         took = stopwatch()
-        found = self._store.search(NAMESPACE, query=self._items.question(number), limit=TOP)
+        items = self._store.search(NAMESPACE, query=self._items.question(number), limit=TOP)
         taken = took()
-        return str(number) in [item.key for item in found], taken
+        return str(number) in [item.key for item in items], taken
 
     def get(self, number: int) -> Timing:
         took = stopwatch()
@@ -171,7 +171,7 @@ class MemkitStoreBench:
 
 
 class Langgraph:
-    """One of LangGraph's own stores, in its interpreter; times are those in there."""
+    """One of LangGraph's own stores, in its own interpreter, where calls are timed."""
 
     def __init__(self, kind: str, folder: Path, items: Items, environment: Environment) -> None:
         self._data, self._items = folder / "data", items
@@ -182,8 +182,8 @@ class Langgraph:
 
     def fill(self, numbers: range) -> None:
         for start in range(numbers.start, numbers.stop, BATCH):
-            some = range(start, min(start + BATCH, numbers.stop))
-            items = [(str(n), self._items.text(n), self._items.vectors[n].tolist()) for n in some]
+            batch = range(start, min(start + BATCH, numbers.stop))
+            items = [(str(n), self._items.text(n), self._items.vectors[n].tolist()) for n in batch]
             self._peer.call("fill", items=items)
 
     def put(self, number: int) -> Timing:
@@ -204,7 +204,7 @@ class Langgraph:
 
 
 class Run:
-    """The stores of one run, and what their calls took, by name and kind."""
+    """The stores of one run, with the times of their calls by store and kind."""
 
     def __init__(self, stores: Sequence[Store], progress: Progress) -> None:
         self.stores, self._progress = stores, progress
@@ -212,7 +212,7 @@ class Run:
         self.found = {store.name: list[bool]() for store in stores}
 
     def fill(self, size: int, measured: int) -> None:
-        """Put ``size`` items, of which the last ``measured`` are timed."""
+        """Store ``size`` items, of which the last ``measured`` are timed."""
         for done, store in enumerate(self.stores):
             self._progress(f"fill {store.name}", done, len(self.stores))
             store.fill(range(size - measured))
@@ -224,7 +224,7 @@ class Run:
     def read(self, numbers: Sequence[int]) -> None:
         """Search and read these items."""
         for store in self.stores:
-            store.search(0)  # builds what is built at first use
+            store.search(0)  # warms up
         for turn, number in enumerate(numbers):
             self._progress("search", turn, len(numbers))
             for store in turns(self.stores, turn):
@@ -234,7 +234,7 @@ class Run:
                 self.times[store.name]["get"].append(store.get(number))
 
     def alternate(self, numbers: Sequence[int]) -> None:
-        """Put further items, with a search after each."""
+        """Store further items, with a search after each."""
         for number in numbers:
             for store in turns(self.stores, number):
                 store.put(number)
@@ -256,13 +256,13 @@ class Run:
 def compare(
     folder: Path, environment: Environment, size: int, measured: int, seed: int, progress: Progress
 ) -> list[dict[str, Any]]:
-    """A row for each store with ``size`` items, ``measured`` times put, searched and read.
+    """A row for each store with ``size`` items, with ``measured`` timed calls of each kind.
 
-    ``found`` is the share of questions whose item was among the best eight; ``search_after_put`` are searches
-    that each follow a write.
+    ``found`` is the share of questions whose item was among the best eight; ``search_after_put`` is a search
+    directly after a write.
     """
     items = Items.drawn(size + ROUNDS, seed)
-    asked = np.random.default_rng(seed).integers(0, size, measured).tolist()
+    queries = np.random.default_rng(seed).integers(0, size, measured).tolist()
     with ExitStack() as stack:
         stores = list[Store]()
         sizes = dict[str, int]()
@@ -271,7 +271,7 @@ def compare(
             stores.append(store)
         run = Run(stores, progress)
         run.fill(size, measured)
-        run.read(asked)
+        run.read(queries)
         run.alternate(range(size, size + ROUNDS))
         rows = list(run.rows(size))
     for row in rows:

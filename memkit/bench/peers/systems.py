@@ -1,4 +1,4 @@
-"""What remembers documents and answers questions: memkit, retrieval by hand, and mem0.
+"""The systems that remember documents and answer questions: memkit, plain RAG, and mem0.
 
 All answers come from one engine in this process, and all vectors from one embedder.
 """
@@ -25,50 +25,47 @@ from memkit.router.indexing import index
 from memkit.router.passages import text_budget
 
 TOKENS = 32  # of an answer
-TOPS = (1, 3)  # passages that are put in front of a question, where the system leaves that open
+TOPS = (1, 3)  # passages in a prompt, for systems that leave that open
 TENANT = "bench"
 MEM0 = Path(__file__).with_name("mem0_worker.py")
 
 
 @dataclass(frozen=True)
 class PeerAnswer:
-    """One answer, and whether an artifact gave it; ``embed_ms`` is a part of the search, where known.
-
-    ``cpu_ms`` are the processor's of both together.
-    """
+    """One answer and its times."""
 
     variant: str
     text: str
     search_ms: float
     answer_ms: float
-    cpu_ms: float
-    embed_ms: float | None = None
-    latent: bool = False
+    cpu_ms: float  # processor time of search and answer
+    embed_ms: float | None = None  # included in the search; None if unknown
+    latent: bool = False  # answered from an artifact
 
 
 class System(Protocol):
-    """A memory under test, in a folder of its own."""
+    """A system under test, in its own folder."""
 
     name: str
 
     def remember(self, text: str) -> tuple[int, Timing]:
-        """How many memories a document became, and what it took until it can be asked about.
+        """The number of memories made from a document, and the time until it can be asked about.
 
         Raises `MemkitError` for a document that cannot be remembered.
         """
 
     def prepare(self) -> list[float]:
-        """Do what is done once and later, after all is remembered; seconds of each document."""
+        """Compile or index after all documents are remembered; returns the seconds for each document."""
 
     def ask(self, question: str) -> Iterator[PeerAnswer]:
         """Answers, one for each variant."""
 
     def close(self) -> int:
-        """Let go of everything; the bytes that stay on disk."""
+        """Close the system; returns its size on disk in bytes."""
 
 
 class Memkit:
-    """memkit: the text route, or with a ``compiler`` whatever its gate chooses."""
+    """memkit: the text route, or with a ``compiler`` the route that its gate chooses."""
 
     def __init__(
         self,
@@ -89,7 +86,7 @@ class Memkit:
         return 1, taken()
 
     def prepare(self) -> list[float]:
-        """Compile; what the admission gate refuses stays on its text."""
+        """Compile; a memory whose artifact is refused is answered from its text."""
         took = list[float]()
         for info in self._memory.list_memories() if self._compiles else ():
             taken = stopwatch()
@@ -112,7 +109,7 @@ class Memkit:
 
 
 class Reader:
-    """Answers from passages that some search has found."""
+    """Answers questions from given passages."""
 
     def __init__(self, engine: TransformersEngine) -> None:
         self._engine = engine
@@ -120,7 +117,7 @@ class Reader:
     def answers(
         self, question: str, passages: Sequence[str], search: Timing, embed_ms: float | None = None
     ) -> Iterator[PeerAnswer]:
-        """An answer from the best of the passages, for each of `TOPS`."""
+        """An answer from the best passages, for each of `TOPS`."""
         for top in TOPS:
             taken = stopwatch()
             text = self._read(question, passages[:top])
@@ -129,7 +126,7 @@ class Reader:
             yield PeerAnswer(f"top {top}", text, search.ms, read.ms, busy, embed_ms)
 
     def _read(self, question: str, passages: Sequence[str]) -> str:
-        """An answer with as many passages in front as memkit's own text route has room for."""
+        """An answer from as many passages as memkit's own text route has room for."""
         room, chosen = text_budget(self._engine, question, TOKENS), list[str]()
         for passage in passages:
             room -= self._engine.count_tokens(passage)
@@ -142,9 +139,9 @@ class Reader:
 
 
 class Rag:
-    """Retrieval by hand: memkit's chunks and embedder, exact search by FAISS.
+    """Plain RAG: memkit's chunks and embedder, exact search by FAISS.
 
-    Index and texts are written out whole after every document, without fsync, as short programs do it.
+    Index and texts are rewritten after every document, without fsync, as short programs do.
     """
 
     name = "rag"
@@ -171,8 +168,8 @@ class Rag:
     def ask(self, question: str) -> Iterator[PeerAnswer]:
         taken = stopwatch()
         vector = self._embedder.question(question)
-        _, found = self._index.search(vector[None], min(max(TOPS), len(self._texts)))
-        texts = [self._texts[i] for i in found[0]]
+        _, rows = self._index.search(vector[None], min(max(TOPS), len(self._texts)))
+        texts = [self._texts[i] for i in rows[0]]
         yield from self._reader.answers(question, texts, taken())
 
     def close(self) -> int:
@@ -180,9 +177,9 @@ class Rag:
 
 
 class Mem0:
-    """mem0, whose model and embedder are those of a memkit server; ``infer`` lets the model extract memories.
+    """mem0 with the model and embedder of a memkit server; with ``infer`` the model extracts memories.
 
-    The key's tenant has no memories, so that the server's model answers without any.
+    The key's tenant has no memories, so the server's model answers without any.
     """
 
     def __init__(
@@ -204,18 +201,18 @@ class Mem0:
         self._peer = Peer(environment.python, MEM0, folder, settings)
 
     def remember(self, text: str) -> tuple[int, Timing]:
-        made, took = self._call("remember", text=text)
-        return int(made), took
+        count, took = self._call("remember", text=text)
+        return int(count), took
 
     def prepare(self) -> list[float]:
         return []
 
     def ask(self, question: str) -> Iterator[PeerAnswer]:
-        found, took = self._call("search", question=question, k=max(TOPS))
-        yield from self._reader.answers(question, found["texts"], took, found["embed_ms"])
+        results, took = self._call("search", question=question, k=max(TOPS))
+        yield from self._reader.answers(question, results["texts"], took, results["embed_ms"])
 
     def _call(self, method: str, **arguments: Any) -> tuple[Any, Timing]:
-        """What a method returned and took; the processor's time includes the server's, in this process."""
+        """The result and time of a method; the processor time includes that of the server in this process."""
         taken = stopwatch()
         called = self._peer.call(method, **arguments)
         return called.result, Timing(called.took.ms, called.took.cpu_ms + taken().cpu_ms)

@@ -227,9 +227,9 @@ def export_decoder(checkpoint: DecoderCheckpoint, folder: str | Path) -> Path:
             f"the decoder of {checkpoint.label} is no LoRA; train one with decoder=lora, full_every=0 and "
             "embeddings=false"
         )
-    mine = section(section(checkpoint.tensors(), "decoder" if about["decoder"] else "encoder"), "lora")
-    layers = dict.fromkeys(name.rpartition(".")[0] for name in mine)
-    pairs = {layer: (mine[f"{layer}.a"], mine[f"{layer}.b"]) for layer in layers}
+    weights = section(section(checkpoint.tensors(), "decoder" if about["decoder"] else "encoder"), "lora")
+    layers = dict.fromkeys(name.rpartition(".")[0] for name in weights)
+    pairs = {layer: (weights[f"{layer}.a"], weights[f"{layer}.b"]) for layer in layers}
     try:
         return write_peft(
             Path(folder), peft_tensors(pairs), adapter_config(config.rank, config.alpha, config.targets)

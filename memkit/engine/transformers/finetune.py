@@ -82,19 +82,19 @@ class FinetunedModel:
 
     def state(self) -> dict[str, Tensor]:
         """The trained tensors by their names in a file; they share memory with the parameters."""
-        made = {f"full.{name}": p.detach() for name, p in self.full.items()}
+        tensors = {f"full.{name}": p.detach() for name, p in self.full.items()}
         for name, layer in self.lora.items():
-            made |= {f"lora.{name}.a": layer.a.detach()[0], f"lora.{name}.b": layer.b.detach()[0]}
-        return made
+            tensors |= {f"lora.{name}.a": layer.a.detach()[0], f"lora.{name}.b": layer.b.detach()[0]}
+        return tensors
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Load trained tensors. Raises `ArtifactError` unless names and shapes match and all are finite."""
-        mine = self.state()
-        if wrong := sorted(set(mine) ^ set(tensors)):
-            kind = "lacks" if wrong[0] in mine else "has the unknown tensor"
+        own = self.state()
+        if wrong := sorted(set(own) ^ set(tensors)):
+            kind = "lacks" if wrong[0] in own else "has the unknown tensor"
             raise ArtifactError(f"not sound weights: the file {kind} {wrong[0]}")
-        for name, target in mine.items():
+        for name, target in own.items():
             given = tensors[name]
             if given.shape != target.shape:
                 raise ArtifactError(
@@ -122,8 +122,8 @@ def _layers(model: Any) -> Any:
 
 def _inside(model: nn.Module, part: nn.Module) -> list[str]:
     """The names, in the model, of a submodule's parameters."""
-    mine = {id(p) for p in part.parameters()}
-    return [name for name, p in model.named_parameters() if id(p) in mine]
+    ids = {id(p) for p in part.parameters()}
+    return [name for name, p in model.named_parameters() if id(p) in ids]
 
 
 def _linear(model: nn.Module, config: FinetuneConfig) -> list[str]:
@@ -144,23 +144,23 @@ def _fresh(
     model: nn.Module, names: Sequence[str], config: FinetuneConfig, seed: int
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Initial LoRA weights, float32; ``b`` is zero, so the model is unchanged."""
-    random, made = torch.Generator().manual_seed(seed), dict[str, tuple[Tensor, Tensor]]()
+    random, weights = torch.Generator().manual_seed(seed), dict[str, tuple[Tensor, Tensor]]()
     device = next(model.parameters()).device
     for name in names:
         layer: Any = model.get_submodule(name)
         bound = 1 / math.sqrt(layer.in_features)  # as PEFT does
         a = (torch.rand(1, config.rank, layer.in_features, generator=random) * 2 - 1) * bound
-        made[name] = (a.to(device), torch.zeros(1, layer.out_features, config.rank, device=device))
-    return made
+        weights[name] = (a.to(device), torch.zeros(1, layer.out_features, config.rank, device=device))
+    return weights
 
 
 def _own(student: nn.Module, names: set[str]) -> dict[str, nn.Parameter]:
     """Replace shared parameters of a copy by trainable float32 ones; tied parameters stay tied."""
-    made, owned = dict[int, nn.Parameter](), dict[str, nn.Parameter]()
+    replaced, owned = dict[int, nn.Parameter](), dict[str, nn.Parameter]()
     for name, shared in list(student.named_parameters(remove_duplicate=False)):
         if name in names:
-            made[id(shared)] = owned[name] = nn.Parameter(shared.detach().float().clone())
-        if id(shared) in made:
+            replaced[id(shared)] = owned[name] = nn.Parameter(shared.detach().float().clone())
+        if id(shared) in replaced:
             parent, _, last = name.rpartition(".")
-            setattr(student.get_submodule(parent), last, made[id(shared)])
+            setattr(student.get_submodule(parent), last, replaced[id(shared)])
     return owned

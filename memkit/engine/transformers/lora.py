@@ -60,14 +60,14 @@ def targeted(model: nn.Module, targets: Sequence[str]) -> dict[str, nn.Linear]:
 
     Raises `ValueError` for a target without a layer.
     """
-    found = {
+    layers = {
         name: module
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and name.rpartition(".")[2] in targets
     }
-    if absent := sorted(set(targets) - {name.rpartition(".")[2] for name in found}):
+    if absent := sorted(set(targets) - {name.rpartition(".")[2] for name in layers}):
         raise ValueError(f"{type(model).__name__} has no linear layer called {', '.join(absent)}")
-    return found
+    return layers
 
 
 class Adapters:
@@ -112,11 +112,11 @@ class Adapters:
 
     def tensors(self, index: int, dtype: torch.dtype) -> dict[str, tuple[Tensor, tuple[str, ...]]]:
         """One adapter's tensors and their axes, under PEFT's names, for `Artifact.encode`."""
-        made = dict[str, tuple[Tensor, tuple[str, ...]]]()
+        tensors = dict[str, tuple[Tensor, tuple[str, ...]]]()
         for name, layer in self.layers.items():
             for key, weight, axes in (("A", layer.a, AXES_A), ("B", layer.b, AXES_B)):
-                made[_tensor_name(name, key)] = (weight.detach()[index].to(dtype).cpu().contiguous(), axes)
-        return made
+                tensors[_tensor_name(name, key)] = (weight.detach()[index].to(dtype).cpu().contiguous(), axes)
+        return tensors
 
 
 def _tensor_name(layer: str, key: str) -> str:

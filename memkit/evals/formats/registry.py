@@ -51,8 +51,8 @@ def _recognised(first: Node, path: Path) -> Format:
     for known in FORMATS.values():
         if known.matches(first):
             return known
-    held = f"the fields {', '.join(first.value)}" if isinstance(first.value, dict) else first.kind
+    content = f"the fields {', '.join(first.value)}" if isinstance(first.value, dict) else first.kind
     raise DocumentError(
-        f"{path}, {first.unit} {first.number}: {held}, which is no format known here. "
+        f"{path}, {first.unit} {first.number}: {content}, which is no format known here. "
         f"Name one as FORMAT:FILE; there are: {', '.join(FORMATS)}"
     )

@@ -77,37 +77,37 @@ def _by_ratio(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _heat_maps(categories: Sequence[Mapping[str, Any]]) -> str:
     """A heat map of length and depth for each method; "" for an evaluation without needles."""
-    found = dict[str, dict[tuple[float, float], float]]()
+    cells_by_method = dict[str, dict[tuple[float, float], float]]()
     for row in categories:
         where = place(row["category"])
         if where is not None and row["score"] is not None:
-            found.setdefault(label(row), {})[where] = row["score"]
+            cells_by_method.setdefault(label(row), {})[where] = row["score"]
     return "".join(
         f"<h3>{html.escape(name)}</h3>"
         + inline(figure_of(partial(heat_map, shares=cells, unit="words"), (6, 3), salt=name))
-        for name, cells in found.items()
+        for name, cells in cells_by_method.items()
     )
 
 
-def _questions(asked: Sequence[Question]) -> list[str]:
+def _questions(questions: Sequence[Question]) -> list[str]:
     """The questions in three groups, those lost by a memory first."""
     groups: dict[str, list[Question]] = {
         "Lost by a memory": [],
         "Kept by every memory": [],
         "Failed by all": [],
     }
-    for question in asked:
+    for question in questions:
         groups[_group(question)].append(question)
     return [
-        f"<section><h2>{title} ({len(found)})</h2>{_listed(found)}</section>"
-        for title, found in groups.items()
-        if found
+        f"<section><h2>{title} ({len(group)})</h2>{_listed(group)}</section>"
+        for title, group in groups.items()
+        if group
     ]
 
 
 def _group(question: Question) -> str:
-    scores = {said["method"]: said["score"] for said in question["said"] if said["ratio"] is None}
-    memories = [said["score"] for said in question["said"] if said["method"] not in ("full", "none")]
+    scores = {answer["method"]: answer["score"] for answer in question["said"] if answer["ratio"] is None}
+    memories = [answer["score"] for answer in question["said"] if answer["method"] not in ("full", "none")]
     best = scores.get("full") or max(memories, default=0.0)
     if best == 0:
         return "Failed by all"
@@ -116,7 +116,7 @@ def _group(question: Question) -> str:
 
 def _listed(questions: Sequence[Question]) -> str:
     shown = questions[:LISTED]
-    methods = list(dict.fromkeys(label(said) for question in shown for said in question["said"]))
+    methods = list(dict.fromkeys(label(answer) for question in shown for answer in question["said"]))
     head = "".join(f"<th>{html.escape(name)}</th>" for name in ("question", "gold", *methods))
     body = "".join(_row(question, methods) for question in shown)
     more = f"<p>{len(questions) - LISTED} more are not shown.</p>" if len(questions) > LISTED else ""
@@ -125,22 +125,22 @@ def _listed(questions: Sequence[Question]) -> str:
 
 
 def _row(question: Question, methods: Sequence[str]) -> str:
-    said = {label(one): one for one in question["said"]}
+    answers = {label(one): one for one in question["said"]}
     about = " · ".join(part for part in (question["record"], question["category"]) if part)
     cells = [
         f"{html.escape(question['question'])}<br><small>{html.escape(about)}</small>",
         html.escape(" / ".join(question["gold"])),
-        *(_answer(said.get(name), question["metric"]) for name in methods),
+        *(_answer(answers.get(name), question["metric"]) for name in methods),
     ]
     return f"<tr>{''.join(f'<td>{text}</td>' for text in cells)}</tr>"
 
 
-def _answer(said: Mapping[str, Any] | None, metric: str) -> str:
+def _answer(answer: Mapping[str, Any] | None, metric: str) -> str:
     """A method's answer, marked as right or wrong, or with its score if the metric is not binary."""
-    if said is None:
+    if answer is None:
         return "–"
-    text = html.escape(said["answer"] or "(nothing)")
+    text = html.escape(answer["answer"] or "(nothing)")
     if metric not in ("contains", "em"):
-        return f"<small>{cell(said['score'], '{:.2f}')}</small> {text}"
-    right = said["score"] == 1
+        return f"<small>{cell(answer['score'], '{:.2f}')}</small> {text}"
+    right = answer["score"] == 1
     return f'<span class="{"right" if right else "wrong"}">{"✓" if right else "✗"} {text}</span>'

@@ -44,13 +44,13 @@ def page(report: dict[str, Any], studies: Sequence[Study], title: str) -> str:
     columns = [column for column in COLUMNS if column[0] in SHOWN]
     parts = [section("Bounds", "method", [(r["method"], r) for r in bounds], "", columns)]
     for study in studies:
-        found = [
+        measured = [
             (v.label.partition(": ")[2], rows[v.label, v.ratio])
             for v in study.variants
             if (v.label, v.ratio) in rows
         ]
-        if found:
-            parts.append(section(study.title, study.axis, found, plot(found, study.axis), columns))
+        if measured:
+            parts.append(section(study.title, study.axis, measured, plot(measured, study.axis), columns))
     return shell(title, f"<p>{html.escape(about)} {RETENTION}</p>" + "".join(parts))
 
 

@@ -1,4 +1,4 @@
-"""Generated documents with questions that only reading can answer."""
+"""Generate documents, with questions that can be answered only by reading them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Question:
-    """A question about a document; ``kind`` says which skill it tests."""
+    """A question about a document; ``kind`` names the skill that it tests."""
 
     text: str
     answer: str
@@ -66,7 +66,7 @@ class Generator:
 
     # -- documents ---------------------------------------------------------------------------
     def _people(self, count: int) -> list[Person]:
-        names = dict[str, None]()  # not a set: its order would differ from process to process
+        names = dict[str, None]()  # not a set, whose order differs between processes
         while len(names) < count:
             names[words.value(self.rng, "name", self.split)] = None
         return [Person(name, ("she", "her") if self.rng.random() < 0.5 else ("he", "his")) for name in names]
@@ -102,7 +102,7 @@ class Generator:
         return text
 
     def words(self, count: int) -> str:
-        """``count`` values in a row, mostly words: nothing but copying can predict them."""
+        """A list of ``count`` values, mostly words, which can be predicted only by copying."""
         kinds = ("name", "place", "thing") * 4 + get_args(words.Kind)
         return " ".join(words.value(self.rng, self.rng.choice(kinds), self.split) for _ in range(count))
 
@@ -129,15 +129,15 @@ class Generator:
             old.append(fact)
         slots = sorted(rng.randint(0, len(sentences)) for _ in range(fillers))
         for offset, slot in enumerate(slots):
-            # A filler between a sentence and its pronoun is part of what must be understood.
+            # A filler may separate a pronoun from the name it stands for, which the model must resolve.
             sentences.insert(slot + offset, (self.filler(), None))
         text = rng.choice((" ", " ", " ", "\n")).join(sentence for sentence, _ in sentences)
         return Document(text, tuple(persons), tuple(current), tuple(old), tuple(sentences))
 
     def log(self, facts: int, people: int, changes: int) -> Document:
-        """A running log, a dated line each: the newest line about something counts.
+        """A running log of dated lines, in which the latest line about an attribute counts.
 
-        ``changes`` times, one of the ``facts`` gets another value in a later line.
+        ``changes`` later lines change the value of one of the ``facts``.
         """
         rng = self.rng
         persons = self._people(people)
@@ -158,18 +158,19 @@ class Generator:
         return Document(text, tuple(persons), tuple(current), tuple(old), tuple(sentences))
 
     def statement(self, fact: Fact) -> str:
-        """A sentence that tells a fact by its subject's name."""
+        """A sentence that states a fact, with its subject's name."""
         return self._say(fact, None)
 
     # -- questions ---------------------------------------------------------------------------
     def about(self, fact: Fact, pronoun: bool = False) -> Question:
-        """A direct question; with ``pronoun`` the person is only "she" or "he"."""
+        """A direct question about a fact; with ``pronoun`` it refers to the person as "she" or "he"."""
         name = fact.person.name
         forms = fact.person.pronouns if pronoun else (name, possessive(name))
         return Question(_fill(self.rng.choice(fact.attribute.asks), *forms), fact.value, "fact")
 
     def two_hop(self, document: Document) -> Question | None:
-        """ "Where does Mira's best friend live?", where the document tells both halves."""
+        """A question such as "Where does Mira's best friend live?"; None if the document has no two linked
+        facts."""
         by_name: dict[str, list[Fact]] = {}
         for fact in document.facts:
             by_name.setdefault(fact.person.name, []).append(fact)
@@ -190,11 +191,11 @@ class Generator:
         )
 
     def reverse(self, document: Document) -> Question | None:
-        """ "Who lives in Keldor?"; only for values that occur once."""
+        """A question such as "Who lives in Keldor?"; only about values that occur once."""
         return next(iter(self.reverses(document, 1)), None)
 
     def reverses(self, document: Document, count: int) -> list[Question]:
-        """At most ``count`` different questions of that kind."""
+        """At most ``count`` distinct `reverse` questions."""
         values = [f.value for f in (*document.facts, *document.superseded)]
         known = {p.name for p in document.people}
         facts = [
@@ -218,11 +219,11 @@ class Generator:
             else:
                 name = words.value(rng, "name", self.split)
             if (name, attribute.key) not in stated and name not in {f.value for f in document.facts}:
-                asked = _fill(rng.choice(attribute.asks), name, possessive(name))
-                return Question(asked, world.IDK, "missing")
+                text = _fill(rng.choice(attribute.asks), name, possessive(name))
+                return Question(text, world.IDK, "missing")
 
     def confusable(self, document: Document) -> Question | None:
-        """A question that the document answers for somebody else only."""
+        """A question that the document answers only for another person."""
         stated = {(f.person.name, f.attribute.key) for f in document.facts}
         open_ones = [
             (person.name, fact.attribute)
@@ -233,8 +234,8 @@ class Generator:
         if not open_ones:
             return None
         name, attribute = self.rng.choice(open_ones)
-        asked = _fill(self.rng.choice(attribute.asks), name, possessive(name))
-        return Question(asked, world.IDK, "missing")
+        text = _fill(self.rng.choice(attribute.asks), name, possessive(name))
+        return Question(text, world.IDK, "missing")
 
     def questions(self, document: Document) -> Iterator[Question]:
         """One direct question per fact, in random order."""

@@ -1,7 +1,7 @@
-"""A fixed set of general questions: what nano knows without any document.
+"""A fixed set of general questions that nano answers without any document.
 
-The even-numbered questions regularize compilation (they are the *context-agnostic queries* of
-the LCC paper, §3.4); the odd-numbered ones are held out to measure drift.
+The even-numbered questions regularize compilation (the *context-agnostic queries* of LCC, §3.4); the
+odd-numbered ones are held out to measure drift.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The prompts that nano was trained on: it understands no others."""
+"""The prompts that nano was trained on; it does not understand any others."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Training samples: one document and many questions that cannot see each other.
+"""Training samples: one document with many questions that do not attend to each other.
 
-A sample is a tree: the root is the header and the document; each branch is a question with its
-answer (or a few turns). Every branch follows the root directly in position and attends to the
-root and to itself alone, so one pass trains dozens of single-question prompts.
+A sample is a tree: the root is the header and the document; each branch is a question with its answer (or a
+few turns). Every branch is positioned directly after the root and attends only to the root and to itself, so
+one pass trains dozens of single-question prompts.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from memkit.models.nano import general, world
 from memkit.models.nano.documents import Document, Generator, Question
 from memkit.models.nano.words import Split
 
-MAX_BRANCHES = 40  # of one document: attention costs the square of its tokens and theirs
+MAX_BRANCHES = 40  # of one document: the cost of attention is quadratic in all tokens
 ANSWER_WEIGHT, COPY_WEIGHT, REPEAT_WEIGHT, TEXT_WEIGHT = 1.0, 0.5, 0.3, 0.05
 
 
 @dataclass(frozen=True)
 class Stage:
-    """How hard the documents are, from ``start`` (share of all training tokens) on."""
+    """The difficulty of the documents from ``start`` on, a share of all training tokens."""
 
     start: float
     facts: tuple[int, int]
     people: tuple[int, int]
     fillers: tuple[int, int]
-    long_share: float  # of documents that are padded with many fillers
-    words: tuple[int, int]  # of a list to be copied
-    copy_share: float  # of documents that are such lists
-    batch: float = 1.0  # share of the configured batch: many small steps form circuits sooner
+    long_share: float  # share of documents padded with many fillers
+    words: tuple[int, int]  # in a list to copy
+    copy_share: float  # share of such lists among the documents
+    batch: float = 1.0  # share of the configured batch; more and smaller steps learn to copy sooner
 
 
-# Grammar predicts most of a sentence, so the model learns which word starts an answer long before
-# it learns to copy the rest. Lists of random words, which only copying can predict, teach that.
+# Grammar predicts most of a sentence, so the model learns which word starts an answer long before it learns
+# to copy the rest. Lists of random words, which can be predicted only by copying, teach that.
 CURRICULUM = (
     Stage(0.00, (1, 3), (1, 2), (0, 1), 0.00, (3, 10), 0.0),
     Stage(0.08, (1, 5), (1, 3), (0, 2), 0.00, (4, 20), 0.0),
@@ -106,14 +106,14 @@ class Sampler:
     def _branches(self, document: Document, long: bool) -> Iterator[tuple[list[tuple[str, str]], float]]:
         """(turns, weight) of each branch of a document."""
         rng, generator = self.rng, self.generator
-        asked = list(generator.questions(document))[:8]
-        asked += [generator.missing(document) for _ in range(rng.randint(2, 4))]
+        questions = list(generator.questions(document))[:8]
+        questions += [generator.missing(document) for _ in range(rng.randint(2, 4))]
         two = (generator.confusable, generator.two_hop)
-        asked += [q for draw in two for q in (draw(document), draw(document)) if q]
-        asked += generator.reverses(document, 3)
+        questions += [q for draw in two for q in (draw(document), draw(document)) if q]
+        questions += generator.reverses(document, 3)
         if rng.random() < 0.6:
-            asked.append(Question(*rng.choice(general.GENERAL), "general"))
-        for question in asked:
+            questions.append(Question(*rng.choice(general.GENERAL), "general"))
+        for question in questions:
             yield [(self._question_text(question), question.answer)], ANSWER_WEIGHT
         if rng.random() < 0.35:
             yield self._conversation(document), ANSWER_WEIGHT
@@ -127,7 +127,7 @@ class Sampler:
     def _writing(self, document: Document) -> Iterator[tuple[list[tuple[str, str]], float]]:
         """Requests for questions, about the whole text, a person in it or one of its sentences.
 
-        What may be asked is a choice among all facts: many samples a document show it whole.
+        Several samples for each document show that any fact may be chosen.
         """
         rng, generator = self.rng, self.generator
         for fact in rng.sample(document.facts, min(len(document.facts), 10)):
@@ -142,7 +142,7 @@ class Sampler:
         yield [(prompts.WRITE_TWO_HOP, linked.text if linked else world.IDK)], ANSWER_WEIGHT
 
     def _conversation(self, document: Document) -> list[tuple[str, str]]:
-        """Two or three turns; a later turn about the same person may say "she" or "his"."""
+        """Two or three turns; a later turn about the same person may use a pronoun."""
         rng, turns, previous = self.rng, list[tuple[str, str]](), None
         for fact in rng.sample(document.facts, min(rng.randint(2, 3), len(document.facts))):
             pronoun = previous is fact.person and rng.random() < 0.6
@@ -160,7 +160,7 @@ class Sampler:
 
     # -- samples --------------------------------------------------------------------------------
     def sample(self, stage: Stage) -> Sample:
-        """One document (or none, one time in twenty) with its branches."""
+        """One document, or none in one of twenty samples, with its branches."""
         if self.rng.random() < 0.05:
             return self._tree([], [(turns, ANSWER_WEIGHT) for turns in self._without_context()])
         if self.rng.random() < stage.copy_share:
@@ -191,10 +191,10 @@ class Sampler:
         for number, (question, answer) in enumerate(turns):
             lead = [*self.chat.turn] if number else []
             text = SEPARATOR + question if with_context and not number else question
-            asked = [*lead, *self.encode(text), *self.chat.tail]
-            answered = [*self.encode(answer), self.chat.end]
-            ids += asked + answered
-            weights += [0.0] * len(asked) + [weight] * len(answered)
+            prompt = [*lead, *self.encode(text), *self.chat.tail]
+            completion = [*self.encode(answer), self.chat.end]
+            ids += prompt + completion
+            weights += [0.0] * len(prompt) + [weight] * len(completion)
         return ids, weights
 
     # -- batches --------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Nano's tokenizer: byte-level BPE over generated text, digits apart, ChatML turns."""
+"""Nano's tokenizer: byte-level BPE trained on generated text, with single digits and ChatML turns."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def _corpus(documents: int, seed: int) -> Iterator[str]:
 def train_tokenizer(documents: int = 4000, seed: int = 1) -> PreTrainedTokenizerFast:
     """Train the tokenizer from scratch; the same arguments give the same vocabulary."""
     bpe = Tokenizer(models.BPE())
-    # With the prefix space a word is the same tokens at the start of a text as inside it, so that
-    # copying it into an answer stays copying. Digits come second: they take no prefix of their own.
+    # With the prefix space a word has the same tokens at the start of a text as inside it, so answers are
+    # exact copies. Digits come second, so that they get no prefix of their own.
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.ByteLevel(add_prefix_space=True), pre_tokenizers.Digits(individual_digits=True)]
     )

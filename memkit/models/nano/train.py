@@ -29,22 +29,22 @@ from memkit.models.nano.tokenizer import CONTEXT_WINDOW, train_tokenizer
 
 @dataclass(frozen=True)
 class NanoTrainConfig:
-    """Shape of the model and of its training; every figure is a total unless it says otherwise."""
+    """Hyper-parameters of the model and its training. Raises `ValueError` for invalid values."""
 
     hidden: int = 192
     layers: int = 6
     heads: int = 4
     feed_forward: int = 512
     tokens: int = 28_000_000
-    batch_tokens: int = 4096  # padded tokens a step
+    batch_tokens: int = 4096  # tokens in each step, including padding
     lr: float = 3e-3  # AdamW: embeddings and norms
     muon_lr: float = 2e-2  # Muon: matrices; 0 trains them with AdamW too
-    logit_limit: float = 12.0  # bound on a head's attention logits (QK-clip); 0 sets none
+    logit_limit: float = 12.0  # bound on a head's attention logits (QK-clip); 0: none
     warmup_steps: int = 100
     weight_decay: float = 0.01
     checkpoint_steps: int = 200
     bf16: bool = True
-    init: str = ""  # an exported model's folder, to train on from it; its tokenizer is taken, too
+    init: str = ""  # folder of an exported model to continue from, with its tokenizer
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -56,7 +56,7 @@ class NanoTrainConfig:
 
 
 def build_model(config: NanoTrainConfig, vocabulary: int) -> LlamaForCausalLM:
-    """A Llama with tied embeddings and no grouped queries."""
+    """A Llama with tied embeddings, without grouped queries."""
     torch.manual_seed(config.seed)
     return LlamaForCausalLM(
         LlamaConfig(  # type: ignore[call-arg, unused-ignore] # attn_implementation is every configuration's
@@ -91,11 +91,11 @@ def build_optimizers(model: nn.Module, config: NanoTrainConfig) -> list[torch.op
 
 
 class LogitClip:
-    """QK-clip: after a step, scales down the queries and keys of heads whose logits can be too large.
+    """QK-clip: after each step, scales down the queries and keys of heads whose logits can be too large.
 
-    Muon's updates are of full rank and let the logits grow into hundreds; attention saturates, and
-    what a head has not learned by then it never learns. ``|q| |k| / sqrt(head size)`` bounds the
-    logits, whatever the positions (Kimi K2, 2025, which measures the logits themselves).
+    Muon's updates have full rank and let logits grow into the hundreds; attention then saturates and a head
+    stops learning. ``|q| |k| / sqrt(head size)`` bounds the logits at any position (Kimi K2, 2025, measures
+    the logits themselves).
     """
 
     def __init__(self, model: LlamaForCausalLM, config: NanoTrainConfig) -> None:
@@ -116,7 +116,7 @@ class LogitClip:
 
     @torch.no_grad()
     def apply(self, together: bool) -> None:
-        """Scale by what the last forward pass saw, in all workers ``together`` or here alone."""
+        """Scale by the norms of the last forward pass, over all workers if ``together``."""
         bounds = self.norms[0] * self.norms[1] / math.sqrt(self.size)
         if together:
             dist.all_reduce(bounds, op=dist.ReduceOp.MAX)
@@ -127,7 +127,7 @@ class LogitClip:
 
 
 def loss_of(model: LlamaForCausalLM, batch: Batch, bf16: bool) -> tuple[torch.Tensor, dict[str, float]]:
-    """Weighted cross-entropy, and (for the log) its means over answers and over copied lists."""
+    """The weighted cross-entropy, and its means over answers and over copied lists for the log."""
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         hidden = model.model(
             input_ids=batch.ids,
@@ -152,7 +152,7 @@ POOL = 8  # batches drawn at once, so that they can be sorted by length
 
 
 def _tokenizer(out: Path, init: str = "") -> PreTrainedTokenizerFast:
-    """The run's tokenizer: trained once, then read by every worker and every resumption."""
+    """The run's tokenizer: trained once, then loaded by every worker and by resumed runs."""
     folder = out / "tokenizer"
     if not folder.exists():
         tokenizer = PreTrainedTokenizerFast.from_pretrained(init) if init else train_tokenizer()
@@ -204,14 +204,14 @@ class Trainer:
             print(f"resumed at step {self.progress.step}", flush=True)
 
     def _begin_from(self, folder: Path) -> None:
-        """An earlier model's weights, at the point of the curriculum that it had reached."""
+        """Start from the weights of an earlier model, at its point of the curriculum."""
         trained = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
         self.model.load_state_dict(trained.state_dict())
         self.progress = Progress(**json.loads((folder / "training.json").read_text())["trained"])
         self._saved = self.progress.step // self.config.checkpoint_steps
 
     def save(self) -> None:
-        """Write the checkpoint beside the old one, then replace it."""
+        """Replace the checkpoint atomically."""
         state = {
             "model": self.model.state_dict(),
             "optimizers": [o.state_dict() for o in self.optimizers],
@@ -224,7 +224,7 @@ class Trainer:
     def _schedule(self) -> None:
         done = min(self.progress.tokens / self.config.tokens, 1.0)
         warm = min((self.progress.step + 1) / self.config.warmup_steps, 1.0)
-        # Constant, then linear to nothing over the last third.
+        # Constant, then linear to zero over the last third.
         scale = warm * min(1.0, (1.0 - done) / 0.35)
         for optimizer, lr in zip(self.optimizers, self.base_lr, strict=True):
             for group in optimizer.param_groups:
@@ -239,7 +239,7 @@ class Trainer:
         config, progress = self.config, self.progress
         recent: list[dict[str, float]] = []
         while progress.tokens < config.tokens:
-            # A sampler per pool, seeded by the step: a resumed run sees what an unbroken one would.
+            # A sampler for each pool, seeded by the step, so that a resumed run sees the same samples.
             seed = config.seed * 1_000_003 + progress.step
             sampler = Sampler(self.tokenizer, seed * 64 + self.rank)
             stage = self.stage()
@@ -275,7 +275,7 @@ class Trainer:
         return means
 
     def _average_gradients(self, tokens: int) -> int:
-        """Average the gradients over the workers; returns their tokens together."""
+        """Average the gradients over the workers; returns their total number of tokens."""
         if self.workers == 1:
             return tokens
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
@@ -317,7 +317,7 @@ class Trainer:
 
 def _worker(rank: int, config: NanoTrainConfig, out: Path, workers: int) -> None:
     torch.set_num_threads(1)
-    # One machine: a file that all workers see is enough for them to find each other.
+    # All workers run on one machine, so a shared file is enough for the rendezvous.
     meeting = (out / f"meeting-{os.getppid()}").resolve()
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=workers)
     Trainer(config, out, rank, workers).run()

@@ -19,8 +19,8 @@ _VOWELS = "a e i o u".split()
 _ENDS = [o + v + c for o in "b c d f g h k l m n p r s t v z".split() for v in _VOWELS for c in "dklmnrsvx"]
 _LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
 MONTHS = ("January February March April May June July August September October November December").split()
-EVAL_SHARE = 8  # one value in eight is kept out of training
-SPELLED_SHARE = 0.2  # of words that are made letter by letter, so that copying learns to spell
+EVAL_SHARE = 8  # one value in eight is reserved for evaluation
+SPELLED_SHARE = 0.2  # share of words composed letter by letter, which train copying by letters
 _NUCLEI = [*_VOWELS * 4, "ae", "ai", "ea", "ee", "ei", "ia", "ie", "io", "oa", "oo", "ou", "y"]
 _CONSONANTS = "b c d f g h j k l m n p q r s t v w x z".split()
 

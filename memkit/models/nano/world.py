@@ -1,7 +1,7 @@
-"""What can be said and asked in nano's world: attributes, fillers and their templates.
+"""The statements and questions of nano's world: attributes, fillers and their templates.
 
 In a template ``{S}``/``{s}`` is the subject ("Mira", "she"), ``{P}``/``{p}`` its possessive
-("Mira's", "her") and ``{v}`` the value. Capitals stand at the start of a sentence.
+("Mira's", "her") and ``{v}`` the value. Capital letters are for the start of a sentence.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from memkit.models.nano.words import Kind
 
 @dataclass(frozen=True)
 class Attribute:
-    """One property of a person, how it is stated and how it is asked for."""
+    """One attribute of a person, with templates that state it and ask for it."""
 
     key: str
     kind: Kind
     says: tuple[str, ...]
     asks: tuple[str, ...]
     reverse: tuple[str, ...] = ()
-    relation: str = ""  # "best friend": the value is a person one can ask further about
+    relation: str = ""  # such as "best friend", if the value is a person with attributes of their own
 
 
 def _relation(key: str, noun: str, *says: str) -> Attribute:

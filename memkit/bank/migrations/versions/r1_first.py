@@ -1,4 +1,4 @@
-"""The tables of memkit before there were migrations; banks of that time have them already."""
+"""The tables of memkit before migrations existed; banks from that time have them already."""
 
 from __future__ import annotations
 

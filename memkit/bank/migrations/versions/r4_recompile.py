@@ -1,4 +1,4 @@
-"""What the nightly recompilation needs: leases, how often a memory is asked, and what was tried."""
+"""For nightly recompilation: leases, counts of questions, failed attempts, policies and API keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Items of stores: values under keys, each with a memory that makes it found."""
+"""Items of stores: values under keys, each with a memory for search."""
 
 from __future__ import annotations
 

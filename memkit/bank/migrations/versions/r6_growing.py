@@ -1,4 +1,4 @@
-"""What lets a search index grow by the chunks that came since it was built."""
+"""Generations of chunks, so that a search index can grow by chunks added since it was built."""
 
 from __future__ import annotations
 

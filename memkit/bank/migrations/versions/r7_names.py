@@ -1,4 +1,4 @@
-"""Names that are compared byte by byte, what looks the same as one memory, and compilations that wait."""
+"""Byte-wise comparison of names, the identity of documents, and pending compilations."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NAMES = {
     "items": ("tenant", "key"),
     "api_keys": ("tenant",),
 }
-_BEFORE = ":1"  # ends the name of an embedder that knows other words than today's of that name
+_BEFORE = ":1"  # suffix for the names of embedders whose vocabulary differs from today's
 
 
 def upgrade() -> None:
@@ -52,20 +52,20 @@ def upgrade() -> None:
 
 
 def _identify(connection: sa.Connection) -> None:
-    """Tell what each memory looks like; a running one is told by its name's digest."""
+    """Fill in the identity of each memory; a running memory's is the digest of its name."""
     rows = connection.execute(sa.text("SELECT tenant, id, digest, name FROM memories")).all()
     for tenant, memory_id, digest, name in rows:
         this = {"tenant": tenant, "id": memory_id}
-        found = digest
+        identity = digest
         if name is None:
             text = connection.execute(
                 sa.text("SELECT text FROM memories WHERE tenant = :tenant AND id = :id"), this
             ).scalar_one()
             try:
-                found = Document(text).identity
-            except DocumentError:  # an earlier memkit took it
-                found = digest
+                identity = Document(text).identity
+            except DocumentError:  # an earlier memkit accepted it
+                identity = digest
         connection.execute(
             sa.text("UPDATE memories SET identity = :identity WHERE tenant = :tenant AND id = :id"),
-            {**this, "identity": found},
+            {**this, "identity": identity},
         )

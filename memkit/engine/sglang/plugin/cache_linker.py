@@ -233,8 +233,8 @@ def _share(prefix: Header, pool: Any) -> Share:
     heads = heads_of(prefix.keys.shape[1], int(parallel.attn_tp_size), int(parallel.attn_tp_rank))
     start = int(getattr(pool, "start_layer", 0) or 0)
     share = Share(slice(start, start + int(pool.layer_num)), heads)
-    mine = prefix.keys[share.layers, share.heads]
-    if mine.shape[0] != pool.layer_num or tuple(mine.shape[1::2]) != tuple(buffers[0].shape[1:]):
+    own = prefix.keys[share.layers, share.heads]
+    if own.shape[0] != pool.layer_num or tuple(own.shape[1::2]) != tuple(buffers[0].shape[1:]):
         raise EngineError(
             f"the header's shape, [layer, kv_head, token, head_dim], is {list(prefix.keys.shape)}, not "
             "that of this server's model; run memkit sglang-args for it"
@@ -247,6 +247,6 @@ def _check_server(server_args: Any, page: int) -> None:
     if getattr(server_args, "speculative_algorithm", None):
         raise ConfigError("speculative decoding has a cache that artifacts do not fill: leave it out")
     ids, key, salt = list(range(2 * page)), "memkit:self-test", "salt"
-    theirs = get_storage_hash_str(RadixKey(array("q", ids), extra_key=key, cache_salt=salt), page_size=page)
-    if list(theirs) != page_hashes(ids, page, key, salt):
+    expected = get_storage_hash_str(RadixKey(array("q", ids), extra_key=key, cache_salt=salt), page_size=page)
+    if list(expected) != page_hashes(ids, page, key, salt):
         raise ConfigError("this SGLang names cache pages in another way; memkit doctor tells which fit")

@@ -64,13 +64,13 @@ def _stored(model: Any, files: dict[str, Path]) -> dict[str, str] | None:
         if name in files:
             same.setdefault(id(parameter), name)
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    found = dict[str, str]()
+    names = dict[str, str]()
     for name in model.state_dict():
         where = name if name in files else same.get(id(parameters.get(name)))
         if where is None:
             return None
-        found[name] = where
-    return found
+        names[name] = where
+    return names
 
 
 def _tensors(

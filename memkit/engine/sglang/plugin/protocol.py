@@ -58,12 +58,12 @@ class Claim:
         """The claim in an ``extra_key``; None if it is not memkit's. Raises `EngineError` if malformed."""
         if extra_key is None or not extra_key.startswith(SCHEME):
             return None
-        found = _CLAIM.match(extra_key)
-        rest = extra_key[found.end() :] if found else ""
-        if found is None or (rest and found[1] != "lora"):  # SGLang appends the LoRA's id
+        match = _CLAIM.match(extra_key)
+        rest = extra_key[match.end() :] if match else ""
+        if match is None or (rest and match[1] != "lora"):  # SGLang appends the LoRA's id
             raise EngineError(f"extra_key {extra_key!r:.120} names no artifact; upgrade memkit on both sides")
-        kind: Served = "kv" if found[1] == "kv" else "embeds" if found[1] == "embeds" else "lora"
-        return cls(kind, found[2], found[3])
+        kind: Served = "kv" if match[1] == "kv" else "embeds" if match[1] == "embeds" else "lora"
+        return cls(kind, match[2], match[3])
 
 
 def tenant_key(tenant: str) -> str:
