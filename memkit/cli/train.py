@@ -27,11 +27,7 @@ def train_compressor(
     ratio: Annotated[int, typer.Option(min=1, metavar="C", help="Tokens per memory embedding.")] = 16,
     preset: Annotated[
         str | None,
-        typer.Option(
-            metavar="P",
-            help="paper or nano. Default: paper, but nano for the model nano.",
-            show_default=False,
-        ),
+        typer.Option(metavar="P", help="paper, or nano for the model nano.", show_default=False),
     ] = None,
     start: Annotated[
         str,

@@ -96,7 +96,7 @@ SAID: list[tuple[str, dict[str, Any], str]] = [
     (
         "remember",
         {"text": "a", "titel": "x"},
-        "'titel' is not known to `remember`; it takes: text, title, memory, key",
+        "'titel' is no argument of `remember`; it takes: text, title, memory, key",
     ),
     ("remember", {"text": "x\ud800"}, "text: holds half a character (a lone surrogate)"),
     ("ask", {"question": "\ud83d?"}, "question: holds half a character (a lone surrogate)"),
