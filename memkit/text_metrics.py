@@ -94,8 +94,8 @@ def bootstrap(
     if len(items) < 2:
         return None
     rng = random.Random(seed)
-    drawn = [statistic(rng.choices(items, k=len(items))) for _ in range(BOOTSTRAP)]
-    values = sorted(value for value in drawn if value is not None)
+    estimates = [statistic(rng.choices(items, k=len(items))) for _ in range(BOOTSTRAP)]
+    values = sorted(value for value in estimates if value is not None)
     if len(values) < BOOTSTRAP // 2:
         return None
     return values[int(0.025 * len(values))], values[int(0.975 * len(values)) - 1]

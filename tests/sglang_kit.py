@@ -18,7 +18,7 @@ from memkit.document import Document
 from memkit.engine.sglang.engine import SGLangEngine
 from memkit.engine.sglang.plugin.config import PluginConfig
 from memkit.engine.sglang.plugin.header import read_secret
-from memkit.engine.sglang.plugin.protocol import Claim, salt, tenant_key
+from memkit.engine.sglang.plugin.protocol import Claim, salt, tenant_folder
 from memkit.engine.sglang.plugin.server_args import ServerFlags, prepare
 from memkit.engine.sglang.workers import SGLangConfig
 from memkit.models.loading import LoadedModel
@@ -63,7 +63,7 @@ class Shelf:
 
     def claim(self, artifact: Artifact) -> Claim:
         kind: Any = artifact.manifest.kind
-        return Claim(kind, tenant_key(artifact.manifest.tenant), artifact.id)
+        return Claim(kind, tenant_folder(artifact.manifest.tenant), artifact.id)
 
     def path(self, artifact: Artifact) -> Path:
         return self.home / "artifacts" / self.claim(artifact).file
@@ -75,7 +75,7 @@ class Shelf:
         return artifact
 
     def salt(self, tenant: str) -> str:
-        return salt(read_secret(self.config.secret), tenant_key(tenant))
+        return salt(read_secret(self.config.secret), tenant_folder(tenant))
 
     def engine(self, urls: str | Sequence[str], model: str, **options: Any) -> SGLangEngine:
         config = SGLangConfig((urls,) if isinstance(urls, str) else tuple(urls), **options)

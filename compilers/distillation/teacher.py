@@ -67,12 +67,12 @@ def kl(target: Target, logits: Tensor) -> Tensor:
     ``logits`` is ``[answer tokens, vocabulary]``.
     """
     student = logits.log_softmax(-1)
-    kept = student.gather(1, target.ids)
-    divergence = (target.logprobs.exp() * (target.logprobs - kept)).sum(-1)
+    top = student.gather(1, target.ids)
+    divergence = (target.logprobs.exp() * (target.logprobs - top)).sum(-1)
     if target.ids.shape[1] == logits.shape[1]:
         return divergence
-    left = torch.log1p(-kept.exp().sum(-1).clamp(max=1 - 1e-6))
-    return divergence + target.rest.exp() * (target.rest - left)
+    rest = torch.log1p(-top.exp().sum(-1).clamp(max=1 - 1e-6))
+    return divergence + target.rest.exp() * (target.rest - rest)
 
 
 class Teacher:
@@ -126,8 +126,10 @@ class Teacher:
         tokens = len(self.context)
         starts = list(range(0, tokens, size)) if size else []
         if size and tokens > size:
-            drawn = random.Random(seed).choices(range(tokens - size + 1), k=max(count - len(starts), 0))
-            starts += sorted(set(drawn) - set(starts))
+            random_starts = random.Random(seed).choices(
+                range(tokens - size + 1), k=max(count - len(starts), 0)
+            )
+            starts += sorted(set(random_starts) - set(starts))
         return [self.reconstruction(start, size) for start in starts]
 
     def agnostic(self, queries: Sequence[str], max_tokens: int) -> list[Example]:
@@ -219,8 +221,8 @@ class Teacher:
         step = max(again * len(missed) / max(limit, 1), 1.0)
         chosen = [missed[int(i * step)] for i in range(int(len(missed) / step))]
         requests = [request_about(sentence) for sentence in chosen for _ in range(again)]
-        known = set(questions)
-        return [q for q in self.write(requests, seed, temperature) if q not in known] if requests else []
+        existing = set(questions)
+        return [q for q in self.write(requests, seed, temperature) if q not in existing] if requests else []
 
     def targets(self, examples: Sequence[Example], top_k: int) -> list[Target]:
         """The teacher's distributions over the examples' answers."""
@@ -258,5 +260,5 @@ def _covered(sentence: str, covering: Sequence[set[str]]) -> bool:
 def _truncated(logprobs: Tensor, top_k: int) -> Target:
     k = min(top_k or logprobs.shape[1], logprobs.shape[1])
     best = logprobs.topk(k)
-    left = torch.log1p(-best.values.exp().sum(-1).clamp(max=1 - 1e-6))
-    return Target(best.indices, best.values, left)
+    rest = torch.log1p(-best.values.exp().sum(-1).clamp(max=1 - 1e-6))
+    return Target(best.indices, best.values, rest)

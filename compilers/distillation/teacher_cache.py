@@ -40,12 +40,12 @@ def teacher_responses(
     """
     folder = cache or base.cache or default_cache()
     file = folder / "responses" / f"{base.fingerprint[:32]}-{max_tokens}.json"
-    known = _read(file, len(base.tokenizer))
-    if absent := [query for query in dict.fromkeys(queries) if _key(query) not in known]:
+    cached = _read(file, len(base.tokenizer))
+    if absent := [query for query in dict.fromkeys(queries) if _key(query) not in cached]:
         for query, answer in zip(absent, _answer(base, absent, max_tokens), strict=True):
-            known[_key(query)] = answer
-        _write(file, known)
-    return [known[_key(query)] for query in queries]
+            cached[_key(query)] = answer
+        _write(file, cached)
+    return [cached[_key(query)] for query in queries]
 
 
 def _key(query: str) -> str:
@@ -86,11 +86,11 @@ def with_answers(
 def _read(file: Path, vocabulary: int) -> dict[str, tuple[int, ...]]:
     try:
         rows = json.loads(file.read_text())
-        known = {str(key): tuple(int(token) for token in ids) for key, ids in rows.items()}
+        cached = {str(key): tuple(int(token) for token in ids) for key, ids in rows.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
-    sound = all(ids and all(0 <= token < vocabulary for token in ids) for ids in known.values())
-    return known if sound else {}
+    sound = all(ids and all(0 <= token < vocabulary for token in ids) for ids in cached.values())
+    return cached if sound else {}
 
 
 def _write(file: Path, known: dict[str, tuple[int, ...]]) -> None:

@@ -128,11 +128,11 @@ class LCC:
         batch = (config.self_study_batch if questions else 0) + (
             config.agnostic_batch if config.agnostic else 0
         )
-        drawn = batch * QUESTION_TOKENS + config.reconstruction_batch * 2 * config.reconstruction_window
+        step_tokens = batch * QUESTION_TOKENS + config.reconstruction_batch * 2 * config.reconstruction_window
         for cut in cuts:
             n = cut.stop - cut.start
             memory = buffer_tokens(n, config.ratio)
-            answer = meter.forward_flops(drawn, memory)
+            answer = meter.forward_flops(step_tokens, memory)
             total += meter.forward_flops(n, 0) + meter.forward_flops(questions * QUESTION_TOKENS, n)
             total += (
                 2 * config.steps * (meter.forward_flops(n + memory, n) + answer)
@@ -140,7 +140,9 @@ class LCC:
             )
         if len(cuts) > 1:
             total += (
-                2 * config.together_steps * meter.forward_flops(drawn, buffer_tokens(tokens, config.ratio))
+                2
+                * config.together_steps
+                * meter.forward_flops(step_tokens, buffer_tokens(tokens, config.ratio))
             )
         return Estimate(total, kv_bytes(base.model, buffer_tokens(tokens, config.ratio)))
 

@@ -114,14 +114,14 @@ class LoRA:
         batch = config.self_study_batch * bool(config.self_study) + config.agnostic_batch * bool(
             config.agnostic
         )
-        drawn = batch * QUESTION_TOKENS + 2 * config.reconstruction_window
+        step_tokens = batch * QUESTION_TOKENS + 2 * config.reconstruction_window
         read = sum(
             meter.forward_flops(n, 0) + meter.forward_flops(config.self_study * QUESTION_TOKENS, n)
             for n in (cut.stop - cut.start for cut in cuts)
         )
         shapes = [m.weight.shape for n, m in base.model.named_modules() if n.endswith(config.targets)]
         adapter = 4 * config.rank * sum(sum(shape) for shape in shapes)
-        return Estimate(read + 2 * config.steps * len(cuts) * meter.forward_flops(drawn, 0), adapter)
+        return Estimate(read + 2 * config.steps * len(cuts) * meter.forward_flops(step_tokens, 0), adapter)
 
     def _training_set(self, document: Document, base: LoadedModel) -> _TrainingSet:
         """The training set of a document: examples with the frozen model's answers."""

@@ -249,13 +249,13 @@ class Compressor(nn.Module):
         rows, width = memory.shape[:2]
         before = front.tokens if front else 0
         cache = front.cache(rows) if front else DynamicCache()
-        seen = torch.ones(rows, before + width, dtype=torch.long, device=memory.device)
+        visible = torch.ones(rows, before + width, dtype=torch.long, device=memory.device)
         if mask is not None:
-            seen[:, before:] = mask
+            visible[:, before:] = mask
         positions = torch.arange(before, before + width, device=memory.device)[None].expand(rows, -1)
         self.decoder.student.base_model(
             inputs_embeds=memory,
-            attention_mask=seen,
+            attention_mask=visible,
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,

@@ -345,7 +345,7 @@ class Bank:
 
         with mapped_errors(self._catalog.path):
             done = repair(self.path, self._catalog, self._store, grace)
-        self._catalog.checkpoint()
+        self._catalog.purge_deleted()
         self._indexes.clear()
         return done
 

@@ -28,7 +28,7 @@ class AnyCatalog(Protocol):
     def write(self) -> AbstractContextManager[Connection]:
         """A transaction that excludes all other writers."""
 
-    def checkpoint(self) -> None:
+    def purge_deleted(self) -> None:
         """Purge deleted rows from the database's log, as far as the database allows."""
 
     def copy_to(self, path: Path) -> None:
@@ -70,7 +70,7 @@ class Catalog:
             with _immediate(engine).begin() as connection:
                 yield connection
 
-    def checkpoint(self) -> None:
+    def purge_deleted(self) -> None:
         """Move the write-ahead log into the database and truncate it, so that no deleted text stays in it.
 
         Raises `BankBusyError` when another process's read keeps the log busy for the whole timeout.

@@ -238,10 +238,10 @@ def _insert(
 
 def _next_number(connection: Connection, tenant: str, memory_id: str) -> int:
     """A number that no entry has, and none that an artifact was compiled from and that was erased since."""
-    seen = select(func.max(artifacts.c.through))
-    seen = seen.where(artifacts.c.tenant == tenant, artifacts.c.memory_id == memory_id)
+    through = select(func.max(artifacts.c.through))
+    through = through.where(artifacts.c.tenant == tenant, artifacts.c.memory_id == memory_id)
     last = select(func.max(entries.c.number)).where(_of(tenant, memory_id))
-    return 1 + max(connection.execute(each).scalar() or 0 for each in (last, seen))
+    return 1 + max(connection.execute(each).scalar() or 0 for each in (last, through))
 
 
 def _time(connection: Connection, tenant: str, memory_id: str, at: int | None, clock: int) -> int:
@@ -250,8 +250,8 @@ def _time(connection: Connection, tenant: str, memory_id: str, at: int | None, c
         last = connection.execute(select(func.max(entries.c.said)).where(_of(tenant, memory_id))).scalar()
         return clock if last is None else max(clock, last + 1)
     later = select(entries.c.said).where(_of(tenant, memory_id), entries.c.said >= at)
-    for taken in connection.execute(later.order_by(entries.c.said)).scalars():
-        if taken != at:
+    for said in connection.execute(later.order_by(entries.c.said)).scalars():
+        if said != at:
             break
         at += 1
     return at
@@ -265,13 +265,13 @@ def _make_room(
     start = connection.execute(following).scalar()
     one = and_(memories.c.tenant == tenant, memories.c.id == memory_id)
     if start is None:
-        start, whole = characters + 1, memories.c.text + ("\n" + text)
+        start, new_text = characters + 1, memories.c.text + ("\n" + text)
     else:
         before, after = func.substr(memories.c.text, 1, start), func.substr(memories.c.text, start + 1)
-        whole = before.concat(text + "\n").concat(after)
+        new_text = before.concat(text + "\n").concat(after)
         shift(connection, tenant, memory_id, start, len(text) + 1)
         statements.next_generation(connection, tenant, cut=True)
-    longer = update(memories).where(one).values(text=whole, characters=characters + len(text) + 1)
+    longer = update(memories).where(one).values(text=new_text, characters=characters + len(text) + 1)
     connection.execute(longer)
     return int(start)
 

@@ -165,7 +165,7 @@ class Deletion:
                 path.unlink(missing_ok=True)
         self._indexes.drop(tenant)
         self._discard(tenant, files)
-        self._catalog.checkpoint()
+        self._catalog.purge_deleted()
 
 
 def _check(spans: Sequence[Span], characters: int) -> None:
@@ -188,26 +188,26 @@ def _erase_text(
     old = statements.source(connection, tenant, memory_id)
     text = _remaining(old.text, spans)
     receipt = statements.delete_memory(connection, tenant, memory_id)
-    left: str | None = None
+    new_id: str | None = None
     if not is_blank(text):
         document = Document(text, old.title)
-        left = statements.find_document(connection, tenant, document)
-        if left is None:
-            left = memory_id_of(tenant, document.identity)
+        new_id = statements.find_document(connection, tenant, document)
+        if new_id is None:
+            new_id = memory_id_of(tenant, document.identity)
             if embedded is None or embedded[0] != text:  # the document was changed in the meantime
                 embedded = (text, *embed_chunks(document, [Span(0, len(text))], embed))
-            statements.insert_memory(connection, tenant, left, document)
-            vector_rows.insert_chunks(connection, tenant, left, *embedded[1:])
-    return Receipt(memory_id, receipt.artifacts_removed, receipt.chunks_removed, left)
+            statements.insert_memory(connection, tenant, new_id, document)
+            vector_rows.insert_chunks(connection, tenant, new_id, *embedded[1:])
+    return Receipt(memory_id, receipt.artifacts_removed, receipt.chunks_removed, new_id)
 
 
 def _remaining(text: str, spans: Sequence[Span]) -> str:
     """A text without the characters of the spans."""
-    kept, at = list[str](), 0
+    pieces, at = list[str](), 0
     for span in sorted(spans, key=lambda s: s.start):
-        kept.append(text[at : max(at, span.start)])
+        pieces.append(text[at : max(at, span.start)])
         at = max(at, span.end)
-    return "".join((*kept, text[at:])).strip()
+    return "".join((*pieces, text[at:])).strip()
 
 
 def _without(text: str, removed: str) -> str:
@@ -266,7 +266,7 @@ def _erase_entries(connection: Connection, tenant: str, memory_id: str, spans: S
 
 
 def _drop_versions(
-    connection: Connection, tenant: str, memory_id: str, seen: Sequence[tuple[int, int]]
+    connection: Connection, tenant: str, memory_id: str, removed: Sequence[tuple[int, int]]
 ) -> int:
     """Remove the versions compiled from one of the entries ``seen`` (number, time); returns their number.
 
@@ -277,7 +277,7 @@ def _drop_versions(
         row.version
         for row in connection.execute(select(artifacts).where(of_memory))
         if row.through is None
-        or any(number <= row.through and (row.since is None or said >= row.since) for number, said in seen)
+        or any(number <= row.through and (row.since is None or said >= row.since) for number, said in removed)
     ]
     connection.execute(delete(artifacts).where(of_memory, artifacts.c.version.in_(dropped)))
     this = and_(memories.c.tenant == tenant, memories.c.id == memory_id)

@@ -29,18 +29,18 @@ class Difference:
 
 def difference(bank: Bank, tenant: str, memory_id: str, older: int, newer: int) -> Difference:
     """Compare two stored versions of a memory. Raises `NotFoundError` for an unknown version."""
-    known = {each.version: each for each in bank.versions.history(tenant, memory_id)}
+    versions = {each.version: each for each in bank.versions.history(tenant, memory_id)}
     for version in (older, newer):
-        if version not in known:
+        if version not in versions:
             raise NotFoundError(
                 f"memory {memory_id} has no version {version}; its history tells which there are"
             )
     entries = bank.logs.entries(tenant, memory_id)
-    one, two = ({e.number for e in entries if _seen(known[v], e)} for v in (older, newer))
+    one, two = ({e.number for e in entries if _seen(versions[v], e)} for v in (older, newer))
     figures = [_figures(bank, tenant, memory_id, version) for version in (older, newer)]
     return Difference(
-        known[older],
-        known[newer],
+        versions[older],
+        versions[newer],
         tuple(e for e in entries if e.number in two - one),
         tuple(e for e in entries if e.number in one - two),
         {name: (figures[0].get(name), figures[1].get(name)) for name in FIGURES},

@@ -158,7 +158,7 @@ class Items:
             if not _shared(connection, tenant, row.memory_id, besides=key):
                 return [*stale, row.memory_id]
             connection.execute(delete(items).where(_is(tenant, key)))
-        self._catalog.checkpoint()
+        self._catalog.purge_deleted()
         return stale
 
     def stale(self, tenant: str) -> list[str]:

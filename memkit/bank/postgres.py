@@ -62,7 +62,7 @@ class PostgresCatalog:
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(self._timeout * 1000)}")
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
 
-    def checkpoint(self) -> None:
+    def purge_deleted(self) -> None:
         """Vacuum the tables with content, so that PostgreSQL reuses the space of deleted rows.
 
         It overwrites that space in its own time, and its write-ahead log keeps the rows as long as

@@ -67,7 +67,7 @@ def _withdraw(connection: Connection, store: ArtifactStore) -> Iterator[str]:
             continue
         this = [artifacts.c.tenant == row.tenant, artifacts.c.memory_id == row.memory_id]
         connection.execute(delete(artifacts).where(*this, artifacts.c.version == row.version))
-        left = connection.execute(select(func.max(artifacts.c.version)).where(*this)).scalar()
+        newest = connection.execute(select(func.max(artifacts.c.version)).where(*this)).scalar()
         connection.execute(
             update(memories)
             .where(
@@ -76,8 +76,8 @@ def _withdraw(connection: Connection, store: ArtifactStore) -> Iterator[str]:
                 memories.c.version == row.version,
             )
             .values(
-                version=left or 0,
-                status="compiled" if left else "text",
+                version=newest or 0,
+                status="compiled" if newest else "text",
                 error=f"the artifact of version {row.version} was damaged; compile the memory again",
             )
         )
@@ -93,15 +93,15 @@ def _sound(file: Path, artifact_id: str) -> bool:
 
 
 def _strays(connection: Connection, path: Path, before: float) -> list[Path]:
-    known = {
+    referenced = {
         path / "unfinished" / tenant_key(tenant)[:16] / memory_id
         for tenant, memory_id in connection.execute(select(memories.c.tenant, memories.c.id))
     }
     given_up = time.time() - UNFINISHED
     files = path.glob("unfinished/*/*")
-    unfinished = [each for each in files if each not in known or written_before(each, given_up)]
-    left = [*unfinished, *path.glob(STAGING + "*")]
-    return sorted(each for each in left if written_before(each, before))
+    unfinished = [each for each in files if each not in referenced or written_before(each, given_up)]
+    leftovers = [*unfinished, *path.glob(STAGING + "*")]
+    return sorted(each for each in leftovers if written_before(each, before))
 
 
 def _unsound(connection: Connection) -> list[str]:

@@ -52,8 +52,8 @@ class _Segment:
 
     @property
     def nbytes(self) -> int:
-        known = sum(map(sys.getsizeof, self.chunks)) + sys.getsizeof(self.rows) + 40 * len(self.rows)
-        return int(_faiss().serialize_index(self._faiss).nbytes) + known
+        size = sum(map(sys.getsizeof, self.chunks)) + sys.getsizeof(self.rows) + 40 * len(self.rows)
+        return int(_faiss().serialize_index(self._faiss).nbytes) + size
 
     @property
     def vectors(self) -> Vectors:

@@ -27,12 +27,12 @@ def embedder(connection: Connection, tenant: str) -> str | None:
 
 def require_embedder(connection: Connection, tenant: str, name: str) -> None:
     """Record the embedder of a tenant without vectors; `ConfigError` if the tenant has another one."""
-    known = embedder(connection, tenant)
-    if known is None:
+    stored = embedder(connection, tenant)
+    if stored is None:
         set_embedder(connection, tenant, name)
-    elif known != name:
+    elif stored != name:
         raise ConfigError(
-            f"this tenant's vectors were made by the embedder {known!r}, not {name!r}: "
+            f"this tenant's vectors were made by the embedder {stored!r}, not {name!r}: "
             "use that one, or `reembed` the tenant"
         )
 
@@ -67,12 +67,12 @@ def insert_chunks(
             "one embedding model for all memories of a tenant"
         )
     last = select(func.max(chunks.c.number)).where(chunks.c.tenant == tenant, chunks.c.memory_id == memory_id)
-    known = connection.execute(last).scalar()
+    last_number = connection.execute(last).scalar()
     key = {"tenant": tenant, "memory_id": memory_id, "since": statements.next_generation(connection, tenant)}
     rows = [
         {**key, "number": number, "start": span.start, "end": span.end, "embedding": vector.tobytes()}
         for number, (span, vector) in enumerate(
-            zip(spans, vectors, strict=True), (-1 if known is None else known) + 1
+            zip(spans, vectors, strict=True), (-1 if last_number is None else last_number) + 1
         )
     ]
     connection.execute(insert(chunks), rows)

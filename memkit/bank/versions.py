@@ -67,9 +67,9 @@ class Versions:
         """
         check_tenant(tenant)
         with self._catalog.write() as connection:
-            known = [each.version for each in _history(connection, tenant, memory_id)]
-            if version not in known:
-                there = ", ".join(map(str, known)) or "none"
+            numbers = [each.version for each in _history(connection, tenant, memory_id)]
+            if version not in numbers:
+                there = ", ".join(map(str, numbers)) or "none"
                 raise NotFoundError(f"memory {memory_id} has no version {version}; there are: {there}")
             _set(connection, tenant, memory_id, version=version, status="compiled", error=None)
             return statements.info(connection, tenant, memory_id)

@@ -154,7 +154,7 @@ def _shared(config: BankConfig, folder: Path) -> Iterator[dict[str, Any]]:
         results = [job.result() for job in jobs]
     seconds = time.perf_counter() - started
     done = sum((Counter(counts) for counts, _, _ in results), Counter[str]())
-    kept = {text for _, texts, _ in results for text in texts}
+    acknowledged = {text for _, texts, _ in results for text in texts}
     entries = sum(count for _, _, count in results)
     with Bank(folder) as bank:
         infos = bank.list(TENANT)
@@ -165,7 +165,7 @@ def _shared(config: BankConfig, folder: Path) -> Iterator[dict[str, Any]]:
         "row": "shared",
         "processes": config.processes,
         "operations": config.processes * config.operations,
-        "lost": len(kept ^ stored) + abs(entries - logged) + len(problems),
+        "lost": len(acknowledged ^ stored) + abs(entries - logged) + len(problems),
         "locked_errors": done.pop("busy", 0),
         "by_kind": dict(sorted(done.items())),
         "seconds": seconds,

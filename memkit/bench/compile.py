@@ -86,8 +86,10 @@ def bench(config: BenchConfig, progress: Progress = lambda label, done, total: N
 def _compare(fast: dict[str, Any], paper: dict[str, Any]) -> None:
     for row in (fast, paper):
         row["flops_ratio_vs_paper"] = row["compile_flops"] / paper["compile_flops"]
-        kept = paper["retention"]
-        row["retention_ratio_vs_paper"] = row["retention"] / kept if kept and row["retention"] else None
+        retained = paper["retention"]
+        row["retention_ratio_vs_paper"] = (
+            row["retention"] / retained if retained and row["retention"] else None
+        )
 
 
 def _apart(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:

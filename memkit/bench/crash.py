@@ -314,12 +314,12 @@ def _artifact(tenant: str, label: str) -> bytes:
 
 def _fault_points(point: int) -> None:
     """Kill this process at the ``point``-th fault point that it reaches."""
-    left = point
+    remaining = point
 
     def pass_by(*_: object) -> None:
-        nonlocal left
-        left -= 1
-        if left <= 0:
+        nonlocal remaining
+        remaining -= 1
+        if remaining <= 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def around(function: Callable[..., Any]) -> Callable[..., Any]:

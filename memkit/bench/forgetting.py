@@ -103,9 +103,11 @@ def _remembered(memory: Memory, record: Record, number: int) -> _Case:
         questions = list(record.questions[::2])
         entries = memory.bank.logs.entries(user, info.id)
         removed = [e for e in entries if any(text_metrics.contains(e.text, q.answers) for q in questions)]
-        left = " ".join(e.text for e in entries if e not in removed)
-        kept = [q for q in record.questions if q not in questions and text_metrics.contains(left, q.answers)]
-        case = _Case(user, info.id, questions, kept, [Span(e.start, e.end) for e in removed], left)
+        remaining = " ".join(e.text for e in entries if e not in removed)
+        unaffected = [
+            q for q in record.questions if q not in questions and text_metrics.contains(remaining, q.answers)
+        ]
+        case = _Case(user, info.id, questions, unaffected, [Span(e.start, e.end) for e in removed], remaining)
     case.before = sum(_is_right(own.ask(q.text).text, q) for q in case.forgotten)
     return case
 
@@ -124,19 +126,19 @@ def _rows(memory: Memory, cases: list[_Case], root: Path) -> Iterator[dict[str, 
     facts = sum(len(case.forgotten) for case in cases)
     yield {"row": "before", "facts": facts, "answered": sum(case.before for case in cases)}
     for gate in GATES:
-        answered = kept = 0
+        answered = unaffected = 0
         for case in cases:
             settings: dict[str, Any] = {"user": case.user, "engine": memory.engine, "options": memory.options}
             asking = Memory(memory.bank, gate=GateConfig(gate), **settings)
             answered += sum(_is_right(asking.ask(q.text).text, q) for q in case.forgotten)
-            kept += sum(_is_right(asking.ask(q.text).text, q) for q in case.kept)
+            unaffected += sum(_is_right(asking.ask(q.text).text, q) for q in case.kept)
         others = sum(len(case.kept) for case in cases)
         yield {
             "row": f"gate {gate}",
             "facts": facts,
             "answered": answered,
             "kept_facts": others,
-            "kept_answered": kept,
+            "kept_answered": unaffected,
         }
     yield {"row": "versions", "facts": facts, "answered": sum(_in_versions(memory, case) for case in cases)}
     yield from _in_bytes(memory, cases, root)
@@ -163,7 +165,7 @@ def _in_bytes(memory: Memory, cases: list[_Case], root: Path) -> Iterator[dict[s
     generate(root / "key")
     signer = Signer.from_file(root / "key")
     exports = list[bytes]()
-    known = "\n".join(case.left for case in cases)
+    remaining = "\n".join(case.left for case in cases)
     for case in cases:
         for info in memory.for_user(case.user).list_memories():
             if info.version:
@@ -172,7 +174,7 @@ def _in_bytes(memory: Memory, cases: list[_Case], root: Path) -> Iterator[dict[s
     files = [p for p in (root / "bank").rglob("*") if p.is_file()]
     # Words that are short, or in another memory, would be found everywhere.
     forgotten = {
-        a for case in cases for q in case.forgotten for a in q.answers if len(a) > 5 and a not in known
+        a for case in cases for q in case.forgotten for a in q.answers if len(a) > 5 and a not in remaining
     }
     places = {
         "bank files": b"\0".join(p.read_bytes() for p in files),

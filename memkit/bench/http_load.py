@@ -117,10 +117,10 @@ def bench(config: LoadConfig, progress: Progress = lambda label, done, total: No
 
 def _tenants(config: LoadConfig, rng: random.Random) -> list[Tenant]:
     """Tenants with facts about the same people, who live in different places according to each tenant."""
-    drawn = set[str]()
-    while len(drawn) < PEOPLE * (config.tenants + 1):
-        drawn.add(words.value(rng, "place", "train"))
-    names = sorted(drawn)
+    places = set[str]()
+    while len(places) < PEOPLE * (config.tenants + 1):
+        places.add(words.value(rng, "place", "train"))
+    names = sorted(places)
     rng.shuffle(names)
     people = names[:PEOPLE]
     return [
@@ -158,24 +158,24 @@ def _load(config: LoadConfig, tenants: list[Tenant], home: Path) -> dict[str, An
         for tenant in tenants:
             tenant.key = bank.keys.create(tenant.name)[1]
     with _server(home, config.model) as (url, process):
-        seen, memory = Observed(), list[int]()
-        asyncio.run(_clients(config, tenants, url, process.pid, seen, memory))
+        observed, memory = Observed(), list[int]()
+        asyncio.run(_clients(config, tenants, url, process.pid, observed, memory))
         waited = _health(url)
-    kept = memory[int(len(memory) * WARM_UP) :] or [0]
-    third = max(len(kept) // 3, 1)
-    before, after = median(kept[:third]), median(kept[-third:])
+    steady = memory[int(len(memory) * WARM_UP) :] or [0]
+    third = max(len(steady) // 3, 1)
+    before, after = median(steady[:third]), median(steady[-third:])
     return {
-        "requests": sum(seen.counts[name] for name in KINDS),
-        **{name: seen.counts[name] for name in KINDS},
-        "errors": len(seen.errors),
-        "first_errors": seen.errors[:5],
-        "cross_tenant": len(seen.crossed),
-        "right": seen.counts["right"] / max(seen.counts["answers"], 1),
-        "answers_per_second": seen.counts["answers"] / config.seconds,
-        "first_token_ms_p50": _percentile(seen.first, 50),
-        "first_token_ms_p95": _percentile(seen.first, 95),
-        "answer_ms_p50": _percentile(seen.whole, 50),
-        "answer_ms_p95": _percentile(seen.whole, 95),
+        "requests": sum(observed.counts[name] for name in KINDS),
+        **{name: observed.counts[name] for name in KINDS},
+        "errors": len(observed.errors),
+        "first_errors": observed.errors[:5],
+        "cross_tenant": len(observed.crossed),
+        "right": observed.counts["right"] / max(observed.counts["answers"], 1),
+        "answers_per_second": observed.counts["answers"] / config.seconds,
+        "first_token_ms_p50": _percentile(observed.first, 50),
+        "first_token_ms_p95": _percentile(observed.first, 95),
+        "answer_ms_p50": _percentile(observed.whole, 50),
+        "answer_ms_p95": _percentile(observed.whole, 95),
         "rss_mb_before": before / 2**20,
         "rss_mb_after": after / 2**20,
         "memory_growth": after / before - 1 if before else None,
@@ -201,18 +201,18 @@ def _server(home: Path, model: str) -> Iterator[tuple[str, subprocess.Popen[str]
 
 
 async def _clients(
-    config: LoadConfig, tenants: list[Tenant], url: str, pid: int, seen: Observed, memory: list[int]
+    config: LoadConfig, tenants: list[Tenant], url: str, pid: int, observed: Observed, memory: list[int]
 ) -> None:
     limits = httpx2.Limits(max_connections=None)
     async with httpx2.AsyncClient(base_url=url, timeout=TIMEOUT, limits=limits) as http:
         for tenant in tenants:
             for fact in tenant.facts():
-                await _remember(http, tenant, fact, seen, kept=True)
-        seen.counts.clear()
+                await _remember(http, tenant, fact, observed, kept=True)
+        observed.counts.clear()
         until = time.monotonic() + config.seconds
         watching = asyncio.create_task(_watch(pid, memory, until))
         await asyncio.gather(
-            *(_client(config, tenants, number, http, seen, until) for number in range(config.clients))
+            *(_client(config, tenants, number, http, observed, until) for number in range(config.clients))
         )
         await watching
 
@@ -230,24 +230,24 @@ async def _client(
     tenants: list[Tenant],
     number: int,
     http: httpx2.AsyncClient,
-    seen: Observed,
+    observed: Observed,
     until: float,
 ) -> None:
     tenant, rng = tenants[number % len(tenants)], random.Random(f"{config.seed} {number}")
     model = ServerConfig(Path(), config.model).model_id
     others = {place for other in tenants if other is not tenant for place in other.places.values()}
     while time.monotonic() < until:
-        drawn = rng.random()
+        chance = rng.random()
         try:
-            if drawn < config.remembers:
+            if chance < config.remembers:
                 name, thing = words.value(rng, "name", "train"), words.value(rng, "thing", "train")
-                await _remember(http, tenant, f"{name}'s dog is called {thing.capitalize()}.", seen)
-            elif drawn < config.remembers + config.forgets and tenant.free:
-                await _forget(http, tenant, seen)
+                await _remember(http, tenant, f"{name}'s dog is called {thing.capitalize()}.", observed)
+            elif chance < config.remembers + config.forgets and tenant.free:
+                await _forget(http, tenant, observed)
             else:
-                await _ask(http, model, tenant, rng.choice(list(tenant.places)), others, seen)
+                await _ask(http, model, tenant, rng.choice(list(tenant.places)), others, observed)
         except (httpx2.HTTPError, ValueError, KeyError) as error:
-            seen.errors.append(f"{type(error).__name__}: {error}"[:200])
+            observed.errors.append(f"{type(error).__name__}: {error}"[:200])
 
 
 def _headers(tenant: Tenant) -> dict[str, str]:
@@ -255,7 +255,7 @@ def _headers(tenant: Tenant) -> dict[str, str]:
 
 
 async def _remember(
-    http: httpx2.AsyncClient, tenant: Tenant, text: str, seen: Observed, *, kept: bool = False
+    http: httpx2.AsyncClient, tenant: Tenant, text: str, observed: Observed, *, kept: bool = False
 ) -> None:
     answer = await http.post("/memories", json={"text": text}, headers=_headers(tenant))
     answer.raise_for_status()
@@ -263,17 +263,17 @@ async def _remember(
     tenant.ids.add(memory_id)
     if not kept:
         tenant.free.append(memory_id)
-    seen.counts["remembers"] += 1
+    observed.counts["remembers"] += 1
 
 
-async def _forget(http: httpx2.AsyncClient, tenant: Tenant, seen: Observed) -> None:
+async def _forget(http: httpx2.AsyncClient, tenant: Tenant, observed: Observed) -> None:
     memory_id = tenant.free.pop()
     (await http.delete(f"/memories/{memory_id}", headers=_headers(tenant))).raise_for_status()
-    seen.counts["forgets"] += 1
+    observed.counts["forgets"] += 1
 
 
 async def _ask(
-    http: httpx2.AsyncClient, model: str, tenant: Tenant, person: str, others: set[str], seen: Observed
+    http: httpx2.AsyncClient, model: str, tenant: Tenant, person: str, others: set[str], observed: Observed
 ) -> None:
     started, first, text, used, done = time.perf_counter(), 0.0, "", None, False
     body = _body(model, f"Where does {person} live?")
@@ -289,14 +289,14 @@ async def _ask(
                 chunk = json.loads(line.removeprefix("data: "))
                 text += chunk["choices"][0]["delta"].get("content", "")
                 used = chunk.get("memkit", {}).get("memory_id", used)
-    seen.counts["answers"] += 1
-    seen.first.append(first)
-    seen.whole.append((time.perf_counter() - started) * 1000)
+    observed.counts["answers"] += 1
+    observed.first.append(first)
+    observed.whole.append((time.perf_counter() - started) * 1000)
     if not done:
-        seen.errors.append("a stream was not whole")
+        observed.errors.append("a stream was not whole")
     if any(place in text for place in others) or (used is not None and used not in tenant.ids):
-        seen.crossed.append(f"{tenant.name}: {text!r:.100} from {used}")
-    seen.counts["right"] += tenant.places[person].lower() in text.lower()
+        observed.crossed.append(f"{tenant.name}: {text!r:.100} from {used}")
+    observed.counts["right"] += tenant.places[person].lower() in text.lower()
 
 
 def _health(url: str) -> float:

@@ -88,9 +88,9 @@ def overhead(
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(1, mp_context=context) as pool:
             busy, engine.cpu = time.process_time(), 0.0
-            took = pool.submit(_ask_in_turn, server.url, pairs, ask, WARM + count).result()
+            times = pool.submit(_ask_in_turn, server.url, pairs, ask, WARM + count).result()
             busy = time.process_time() - busy - engine.cpu
-    rows = [(whole, whole - inside) for whole, inside in zip(took, engine.requests, strict=True)][WARM:]
+    rows = [(total, total - inside) for total, inside in zip(times, engine.requests, strict=True)][WARM:]
     added = [rest * 1000 for _, rest in rows]
     return {
         "overhead_n": count,
@@ -98,7 +98,7 @@ def overhead(
         "overhead_ms_p10": quantiles(added, n=10)[0],
         "overhead_ms_p50": median(added),
         "overhead_ms_p95": quantiles(added, n=20)[-1],
-        "alone_answer_ms_p50": median(whole * 1000 for whole, _ in rows),
+        "alone_answer_ms_p50": median(total * 1000 for total, _ in rows),
     }
 
 
@@ -106,12 +106,12 @@ def _ask_in_turn(
     url: str, pairs: Sequence[tuple[str, str]], ask: Callable[[httpx2.Client, str], None], count: int
 ) -> list[float]:
     """The time of each answer, in seconds."""
-    took = list[float]()
+    times = list[float]()
     with httpx2.Client(base_url=url, timeout=60) as client:
         for number in range(count):
             key, question = pairs[number % len(pairs)]
             client.headers["Authorization"] = f"Bearer {key}"
             started = time.perf_counter()
             ask(client, question)
-            took.append(time.perf_counter() - started)
-    return took
+            times.append(time.perf_counter() - started)
+    return times

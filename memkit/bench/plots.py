@@ -50,15 +50,15 @@ def bars(result: Mapping[str, Any]) -> str:
     kind = BENCHES.get(result["bench"])
     rows = [row for row in result["rows"] if kind and any(row.get(key) is not None for key in kind.columns)]
     if kind is None or not rows:
-        drawn = ", ".join(BENCHES)
-        raise ConfigError(f"nothing of this can be drawn: --plot is for the ratios of bench {drawn}")
+        names = ", ".join(BENCHES)
+        raise ConfigError(f"nothing of this can be drawn: --plot is for the ratios of bench {names}")
     height = 0.8 / len(kind.columns)
 
     def draw(axes: Any) -> None:
         for i, (key, name) in enumerate(kind.columns.items()):
             places = [(y + i * height, row[key]) for y, row in enumerate(rows) if row.get(key) is not None]
-            drawn = axes.barh([y for y, _ in places], [x for _, x in places], height, label=name)
-            axes.bar_label(drawn, fmt="%.3g", padding=2, fontsize="small")
+            names = axes.barh([y for y, _ in places], [x for _, x in places], height, label=name)
+            axes.bar_label(names, fmt="%.3g", padding=2, fontsize="small")
         if kind.peer:
             axes.axvline(1, color="black", linestyle="--", linewidth=1, label=f"{kind.peer} = 1")
         middle = (len(kind.columns) - 1) * height / 2

@@ -99,25 +99,25 @@ def _pairs(run: SGLangRun, kind: str, page: int) -> list[Item]:
 def _compared(
     run: SGLangRun, engine: SGLangEngine, server: Server, items: dict[str, list[Item]]
 ) -> Iterator[tuple[str, list[tuple[bool, float]]]]:
-    wanted = {kind: [_wanted(run, item) for item in each] for kind, each in items.items()}
+    expected = {kind: [_expected(run, item) for item in each] for kind, each in items.items()}
     for _ in ("cold", "warm"):
         for kind, each in items.items():
             got = [engine.token_logprobs(_request(run, engine, item)) for item in each]
-            yield kind, [_compare(a, b) for a, b in zip(got, wanted[kind], strict=True)]
+            yield kind, [_compare(a, b) for a, b in zip(got, expected[kind], strict=True)]
     flush(engine, server)
     mix = [(kind, i) for i in range(run.config.pairs) for kind in items]
     with ThreadPoolExecutor(run.config.concurrent) as pool:
         requests = [_request(run, engine, items[kind][i]) for kind, i in mix]
         answers = list(pool.map(engine.token_logprobs, requests))
     for (kind, i), got_ in zip(mix, answers, strict=True):
-        yield kind, [_compare(got_, wanted[kind][i])]
+        yield kind, [_compare(got_, expected[kind][i])]
 
 
 def _request(run: SGLangRun, engine: SGLangEngine, item: Item) -> Request:
     return Request(item.question, handle=engine.attach(item.artifact), max_tokens=TOKENS)
 
 
-def _wanted(run: SGLangRun, item: Item) -> list[tuple[int, float]]:
+def _expected(run: SGLangRun, item: Item) -> list[tuple[int, float]]:
     handle = run.reference.attach(item.artifact)
     expected = reference_logprobs(run.reference, Request(item.question, handle=handle, max_tokens=TOKENS))
     run.reference.detach(handle)
@@ -154,9 +154,9 @@ def overhead(run: SGLangRun) -> dict[str, Any]:
                     ("memkit", through),
                 ]
                 for name, call in calls[number % 3 :] + calls[: number % 3]:
-                    taken = _timed(call)
+                    seconds = _timed(call)
                     if number >= 3:  # the first ones warm up
-                        times[name].append(taken)
+                        times[name].append(seconds)
     finally:
         bare.kill()
     medians = {f"{name}_p50_ms": statistics.median(each) for name, each in times.items()}
@@ -195,10 +195,10 @@ def first_token(run: SGLangRun) -> list[dict[str, Any]]:
             times: dict[str, list[float]] = {"text": [], "cold": [], "warm": []}
             for repeat in range(repeats + 1):
                 flush(engine, servers[0])
-                taken = {name: _first(engine, r) for name, r in _order(latent, full)}
+                first = {name: _first(engine, r) for name, r in _order(latent, full)}
                 for name, each in times.items():
                     if repeat:
-                        each.append(taken[name])
+                        each.append(first[name])
             medians = {f"{name}_ms": statistics.median(each) for name, each in times.items()}
             rows.append(
                 {
@@ -231,8 +231,8 @@ def _timed(call: Callable[[], Any]) -> float:
     return (time.perf_counter() - started) * 1000
 
 
-def _compare(got: list[tuple[int, float]], wanted: list[tuple[int, float]]) -> tuple[bool, float]:
+def _compare(got: list[tuple[int, float]], expected: list[tuple[int, float]]) -> tuple[bool, float]:
     """Whether the tokens are equal, and the maximal difference of their log-probabilities."""
-    same = [token for token, _ in got] == [token for token, _ in wanted]
-    pairs = zip(got, wanted, strict=False)
+    same = [token for token, _ in got] == [token for token, _ in expected]
+    pairs = zip(got, expected, strict=False)
     return same, max(abs(a - b) for (s, a), (t, b) in pairs if s == t or not same)

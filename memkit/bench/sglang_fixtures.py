@@ -13,7 +13,7 @@ from memkit.document import Document
 from memkit.engine.base import Request
 from memkit.engine.sglang.plugin.config import PluginConfig
 from memkit.engine.sglang.plugin.header import AXES
-from memkit.engine.sglang.plugin.protocol import Claim, tenant_key
+from memkit.engine.sglang.plugin.protocol import Claim, tenant_folder
 from memkit.engine.sglang.plugin.server_args import prepare
 from memkit.engine.transformers import kv_cache
 from memkit.engine.transformers.engine import TransformersEngine
@@ -45,7 +45,7 @@ class Item:
     @property
     def claim(self) -> Claim:
         kind: Any = self.artifact.manifest.kind
-        return Claim(kind, tenant_key(self.tenant), self.artifact.id)
+        return Claim(kind, tenant_folder(self.tenant), self.artifact.id)
 
 
 class ArtifactMaker:

@@ -84,8 +84,8 @@ def _measured(row: Row, times: list[float], bare: list[float]) -> dict[str, Any]
 
 def _environment(folder: Path) -> dict[str, str]:
     """Environment variables with a separate bank and without the user's settings."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("MEMKIT_")}
-    return {**kept, "MEMKIT_HOME": str(folder / "bank"), "XDG_CONFIG_HOME": str(folder / "settings")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MEMKIT_")}
+    return {**environment, "MEMKIT_HOME": str(folder / "bank"), "XDG_CONFIG_HOME": str(folder / "settings")}
 
 
 def _fill(environment: Mapping[str, str]) -> None:

@@ -82,26 +82,26 @@ def _row(
         memory_id = bank.remember(TENANT, document, [Span(0, len(text))], vector).id
         bank.publish(TENANT, memory_id, compiled.data)
         with bank.artifact(TENANT, memory_id) as artifact:
-            kept = engine.attach(artifact)
+            view = engine.attach(artifact)
 
         def cold() -> None:
-            engine.detach(kept)
+            engine.detach(view)
             with bank.artifact(TENANT, memory_id) as artifact:
                 _first(engine, handle=engine.attach(artifact))
 
         def warm() -> None:
-            _first(engine, handle=kept)
+            _first(engine, handle=view)
 
         def full() -> None:
             _first(engine, context=text)
 
         times = interleaved((cold, warm, full), config.repeats)
         requests = [
-            Request(QUESTION, handle=kept, max_tokens=1),
+            Request(QUESTION, handle=view, max_tokens=1),
             Request(QUESTION, context=text, max_tokens=1),
         ]
         flops = [RequestFlops(engine).probe(each) for each in requests]
-        engine.detach(kept)
+        engine.detach(view)
     ratios = sorted(f / c for c, f in zip(times[0], times[2], strict=True))
     ratio, ideal = statistics.median(ratios), flops[1] / flops[0]
     weights = sum(p.numel() * p.element_size() for p in engine.base.model.parameters())

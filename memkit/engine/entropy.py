@@ -18,13 +18,13 @@ def entropy_of_top(logprobs: Sequence[float], vocabulary: int) -> tuple[float, f
     -r · log min(c, r), and at most, spread evenly, r · log(others / r). The estimate is the middle of the two
     bounds. Raises `EngineError` without any finite log-probability.
     """
-    given = sorted((value for value in logprobs if value > -math.inf), reverse=True)
-    if not given:
+    finite = sorted((value for value in logprobs if value > -math.inf), reverse=True)
+    if not finite:
         raise EngineError("the server returned no log-probabilities of the likeliest tokens")
-    known = -sum(math.exp(value) * value for value in given)
-    rest, others = 1.0 - math.fsum(math.exp(value) for value in given), vocabulary - len(given)
+    entropy = -sum(math.exp(value) * value for value in finite)
+    rest, others = 1.0 - math.fsum(math.exp(value) for value in finite), vocabulary - len(finite)
     if rest <= NOISE or others < 1:
-        return max(known, 0.0), 0.0
+        return max(entropy, 0.0), 0.0
     most = rest * math.log(others / rest)
-    least = min(-rest * min(given[-1], math.log(rest)), most)
-    return known + (least + most) / 2, (most - least) / 2
+    least = min(-rest * min(finite[-1], math.log(rest)), most)
+    return entropy + (least + most) / 2, (most - least) / 2

@@ -108,7 +108,7 @@ class Journal:
             with self._path.open("a") as file:
                 file.write(json.dumps(asdict(cell)) + "\n")
 
-    def done(self) -> None:
+    def remove_file(self) -> None:
         """Remove the file at the end of the evaluation."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
@@ -142,41 +142,41 @@ def _row(
     bounds: Mapping[str, Mapping[str, Cell]],
     general: float | None,
 ) -> dict[str, Any]:
-    done = [cell for cell in group if not cell.reason]
+    measured = [cell for cell in group if not cell.reason]
 
     def pooled(name: str) -> list[float]:
-        return [value for cell in done for value in getattr(cell, name)]
+        return [value for cell in measured for value in getattr(cell, name)]
 
     def average(name: str) -> float | None:
-        return text_metrics.mean([value for c in done if (value := getattr(c, name)) is not None])
+        return text_metrics.mean([value for c in measured if (value := getattr(c, name)) is not None])
 
     def interval(name: str) -> tuple[float, float] | None:
         if name in SHARES:
             return text_metrics.wilson(sum(values), len(values)) if (values := pooled(name)) else None
-        return text_metrics.pooled_interval([getattr(cell, name) for cell in done])
+        return text_metrics.pooled_interval([getattr(cell, name) for cell in measured])
 
     with_memory = text_metrics.mean(pooled("general"))
     row: dict[str, Any] = {"method": method, "ratio": ratio, "n": len(pooled("em"))}
     for name in ("em", "f1", "contains", "rouge_l", "agreement", "judge", "kl", "drift_kl"):
         row |= {name: text_metrics.mean(pooled(name)), f"{name}_ci95": interval(name)}
-    known = sorted({cell.metric for cell in group})
+    metrics = sorted({cell.metric for cell in group})
     row |= {
-        "metric": ", ".join(known),
+        "metric": ", ".join(metrics),
         "score": text_metrics.mean(pooled("scores")),
-        "score_ci95": interval(known[0] if len(known) == 1 else "scores"),
-        "retention": _retention(done, bounds),
-        "retention_ci95": text_metrics.bootstrap(done, lambda drawn: _retention(drawn, bounds)),
+        "score_ci95": interval(metrics[0] if len(metrics) == 1 else "scores"),
+        "retention": _retention(measured, bounds),
+        "retention_ci95": text_metrics.bootstrap(measured, lambda sample: _retention(sample, bounds)),
         "drift_points": None if general is None or with_memory is None else 100 * (general - with_memory),
     }
     row |= {name: average(name) for name in ("compile_s", "compile_flops", "compile_steps", "artifact_bytes")}
     row |= {
         "prompt_tokens": average("prompt_tokens"),
         "ttft_ms": statistics.median(pooled("ttft_ms")) if pooled("ttft_ms") else None,
-        "failed": len(group) - len(done),
+        "failed": len(group) - len(measured),
         "reasons": sorted({cell.reason for cell in group if cell.reason}),
-        "records": [_of_record(cell, bounds) for cell in done],
+        "records": [_of_record(cell, bounds) for cell in measured],
     }
-    curve = _mean_curve([cell.curve for cell in done])
+    curve = _mean_curve([cell.curve for cell in measured])
     return row | ({"curve": curve} if curve else {})
 
 
@@ -186,7 +186,7 @@ def _mean_curve(curves: Sequence[Sequence[tuple[str, int, float]]]) -> list[tupl
     for curve in curves:
         for phase, step, loss in curve:
             losses.setdefault((phase, step), []).append(loss)
-    return [(phase, step, round(statistics.mean(seen), 5)) for (phase, step), seen in losses.items()]
+    return [(phase, step, round(statistics.mean(values), 5)) for (phase, step), values in losses.items()]
 
 
 def _of_record(cell: Cell, bounds: Mapping[str, Mapping[str, Cell]]) -> dict[str, Any]:

@@ -128,7 +128,7 @@ def _studies(ratio: float) -> dict[str, tuple[Study, ...]]:
 
 def studies(name: str, ratio: float = 16.0) -> tuple[Study, ...]:
     """The studies with that name, at a ratio. Raises `ConfigError` for an unknown name."""
-    known = _studies(ratio)
-    if name not in known:
-        raise ConfigError(f"there is no study {name!r}; there are: {', '.join(known)}")
-    return known[name]
+    studies = _studies(ratio)
+    if name not in studies:
+        raise ConfigError(f"there is no study {name!r}; there are: {', '.join(studies)}")
+    return studies[name]

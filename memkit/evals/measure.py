@@ -56,8 +56,8 @@ class MethodEvaluator:
             return
         self.general = [(q.text, q.answers) for q in drift if q.answers]
         # A quarter of them for models that were not trained on them, which are larger and take minutes.
-        known = prompt_set(engine.model).known_answers or HELD_OUT[::4]
-        self.general = self.general or [(q, (a,)) for q, a in known]
+        held_out = prompt_set(engine.model).known_answers or HELD_OUT[::4]
+        self.general = self.general or [(q, (a,)) for q, a in held_out]
         self.drift_questions = [q.text for q in drift] or [q for q, _ in HELD_OUT[::4]]
         self.bare_general = text_metrics.mean(self._general_scores(self.reader()))
 

@@ -90,8 +90,8 @@ class Evaluation:
     def _generated(self, salt: int, **shape: tuple[int, int]) -> Iterator[tuple[Generator, Document]]:
         generator = Generator(self.seed * 1000 + salt, "eval")
         for _ in range(self.documents):
-            drawn = {k: generator.rng.randint(*v) for k, v in shape.items()}
-            yield generator, generator.document(**drawn)
+            sizes = {k: generator.rng.randint(*v) for k, v in shape.items()}
+            yield generator, generator.document(**sizes)
 
     def reading(self) -> None:
         """8 facts: exact answers with and without the text, missing answers, two hops, reverse."""
@@ -187,8 +187,8 @@ class Evaluation:
                 (question,) = self.ask(prefix, [request], temperature=1.0, generator=sampler)
                 right = question == world.IDK if fact is None else answers.get(question) == fact.value
                 about.add(right, f"{sentence} -> {question}")
-            known = [(q, answers[q]) for q in questions if q in answers]
-            self.pairs("answers its own questions", prefix, known)
+            answered = [(q, answers[q]) for q in questions if q in answers]
+            self.pairs("answers its own questions", prefix, answered)
 
     def run(self, progress: Callable[[str], None]) -> dict[str, object]:
         for part in (self.reading, self.updates, self.long, self.turns, self.repeating, self.writing):

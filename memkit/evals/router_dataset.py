@@ -70,11 +70,11 @@ def load(sources: Sources) -> RouterDataset:
     """Records to compile, records that are only remembered, for their unanswerable questions, and general
     questions. Raises like `records.load`."""
     chosen = records.load(sources.source, sources.limit, sources.seed, sources.questions)
-    known = {record.context for record in chosen}
+    contexts = {record.context for record in chosen}
     extra = records.load_unanswerable(sources.unanswerable, sources.others) if sources.unanswerable else []
     general = records.load_queries(sources.unrelated) if sources.unrelated else built_in()
     random.Random(sources.seed).shuffle(general)
-    return chosen, [r for r in extra if r.context not in known], general[: sources.others]
+    return chosen, [r for r in extra if r.context not in contexts], general[: sources.others]
 
 
 def built_in() -> list[records.Question]:

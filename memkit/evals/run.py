@@ -153,10 +153,10 @@ class _Evaluation:
         self, method: str, ratio: float | None, record: records.Record, journal: Journal
     ) -> Cell | None:
         """A cell of this record from the same compiler and options under another label."""
-        wanted = self.config.compiler(method, ratio)
+        settings = self.config.compiler(method, ratio)
         for other in self.config.variants:
             cell = journal.cells.get((other.label, other.ratio, record.id))
-            if cell and self.config.compiler(other.label, other.ratio) == wanted:
+            if cell and self.config.compiler(other.label, other.ratio) == settings:
                 return cell
         return None
 
@@ -263,36 +263,36 @@ def _own_engine(model: str) -> TransformersEngine:
     return TransformersEngine(model)
 
 
-def _measured(config: EvalConfig, record: records.Record, known: tuple[Cell, ...]) -> list[Cell]:
+def _measured(config: EvalConfig, record: records.Record, existing: tuple[Cell, ...]) -> list[Cell]:
     """The cells of one record that are not in ``known``, measured in a worker process."""
-    kept = Journal(None, {})
-    for cell in known:
-        kept.add(cell)
-    _Evaluation(config, _own_engine(config.model), lambda label, done, total: None).record(record, kept)
-    return [cell for cell in kept.cells.values() if cell not in known]
+    measured = Journal(None, {})
+    for cell in existing:
+        measured.add(cell)
+    _Evaluation(config, _own_engine(config.model), lambda label, done, total: None).record(record, measured)
+    return [cell for cell in measured.cells.values() if cell not in existing]
 
 
 def _in_processes(
-    config: EvalConfig, chosen: Sequence[records.Record], kept: Journal, progress: Progress, workers: int
+    config: EvalConfig, chosen: Sequence[records.Record], journal: Journal, progress: Progress, workers: int
 ) -> None:
     """Measure records in parallel; a record's cells are added when all of them are measured."""
-    waiting = [record for record in chosen if _absent(config, record, kept)]
+    waiting = [record for record in chosen if _absent(config, record, journal)]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         jobs = dict[Future[list[Cell]], str]()
         for record in waiting:
-            known = tuple(cell for cell in kept.cells.values() if cell.record == record.id)
-            jobs[pool.submit(_measured, config, record, known)] = record.id
+            measured = tuple(cell for cell in journal.cells.values() if cell.record == record.id)
+            jobs[pool.submit(_measured, config, record, measured)] = record.id
         for done, job in enumerate(as_completed(jobs), start=1):
             for cell in job.result():
-                kept.add(cell)
+                journal.add(cell)
             progress(f"record {jobs[job]}", done, len(waiting))
 
 
-def _in_order(config: EvalConfig, chosen: Sequence[records.Record], kept: Journal) -> list[Cell]:
+def _in_order(config: EvalConfig, chosen: Sequence[records.Record], journal: Journal) -> list[Cell]:
     order = {method: i for i, method in enumerate(config.methods)}
     place = {record.id: i for i, record in enumerate(chosen)}
-    return sorted(kept.cells.values(), key=lambda c: (order[c.method, c.ratio], place[c.record]))
+    return sorted(journal.cells.values(), key=lambda c: (order[c.method, c.ratio], place[c.record]))
 
 
 def _threads(count: int) -> str:
@@ -318,7 +318,7 @@ def evaluate(
     chosen = [record.worded(config.wording) for record in loaded]
     run = _Evaluation(config, engine or TransformersEngine(config.model), progress)
     about = {**vars(config), "options": dict(config.options), "fingerprint": run.engine.fingerprint}
-    kept = Journal(journal, about)
+    cells_journal = Journal(journal, about)
     fitting = [record for record in chosen if run.measurer.fits(record)]
     skipped = [record.id for record in chosen if record not in fitting]
     if not fitting:
@@ -326,19 +326,19 @@ def evaluate(
             f"no record of {config.source} fits the {run.engine.window:,} tokens that {config.model} reads"
         )
     if workers > 1:
-        _in_processes(config, fitting, kept, progress, workers)
+        _in_processes(config, fitting, cells_journal, progress, workers)
     else:
         for done, record in enumerate(fitting):
             progress(f"record {record.id}", done, len(fitting))
-            run.record(record, kept)
+            run.record(record, cells_journal)
     progress("done", len(fitting), len(fitting))
-    cells = _in_order(config, fitting, kept)
+    cells = _in_order(config, fitting, cells_journal)
     rows = table(cells, run.measurer.bare_general)
     for row in rows:
         for variant in config.variants:
             if variant.predicted and (variant.label, variant.ratio) == (row["method"], row["ratio"]):
                 row["predicted"] = variant.predicted
-    kept.done()
+    cells_journal.remove_file()
     return {
         "model": config.model,
         "fingerprint": run.engine.fingerprint,

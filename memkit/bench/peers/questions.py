@@ -36,14 +36,14 @@ def compare(
 
     The systems take turns at every document and every question, in a different order each time.
     """
-    seen = {system.name: PeerRun() for system in systems}
+    runs = {system.name: PeerRun() for system in systems}
     for done, record in enumerate(records):
         progress("remember", done, len(records))
         for system in turns(systems, done):
-            _remember(system, record.context, seen[system.name])
+            _remember(system, record.context, runs[system.name])
     for done, system in enumerate(systems):
         progress("compile", done, len(systems))
-        seen[system.name].prepare_s = system.prepare()
+        runs[system.name].prepare_s = system.prepare()
     questions = [question for record in records for question in record.questions]
     for system in systems:  # warms up
         list(system.ask(questions[0].text))
@@ -56,48 +56,48 @@ def compare(
                 answers[system.name, answer.variant].append((answer, right))
     sizes = {system.name: system.close() for system in systems}
     rows = [
-        _row(name, variant, seen[name], answers[name, variant], sizes[name])
-        for name in seen
+        _row(name, variant, runs[name], answers[name, variant], sizes[name])
+        for name in runs
         for variant in [v for n, v in answers if n == name]
     ]
     add_ratios(rows, REFERENCE, ("remember", "search", "answer", "ask"))
-    return rows, [_failed(name, each) for name, each in seen.items() if each.failures]
+    return rows, [_failed(name, each) for name, each in runs.items() if each.failures]
 
 
-def _remember(system: System, text: str, seen: PeerRun) -> None:
+def _remember(system: System, text: str, run: PeerRun) -> None:
     try:
-        memories, took = system.remember(text)
+        memories, timing = system.remember(text)
     except MemkitError as error:
-        seen.failures.append(" ".join(str(error).split()))
+        run.failures.append(" ".join(str(error).split()))
         return
-    seen.memories += memories
-    seen.remembered.append(took)
+    run.memories += memories
+    run.remembered.append(timing)
 
 
 def _row(
-    name: str, variant: str, seen: PeerRun, answers: Sequence[tuple[PeerAnswer, float]], size: int
+    name: str, variant: str, run: PeerRun, answers: Sequence[tuple[PeerAnswer, float]], size: int
 ) -> dict[str, Any]:
-    right, given = sum(score for _, score in answers), [answer for answer, _ in answers]
-    embedded = [answer.embed_ms for answer in given if answer.embed_ms is not None]
+    right, replies = sum(score for _, score in answers), [answer for answer, _ in answers]
+    embedded = [answer.embed_ms for answer in replies if answer.embed_ms is not None]
     return {
         "row": f"{name}, {variant}" if variant else name,
-        "memories": seen.memories,
-        "failed": len(seen.failures),
-        "n": len(given),
-        "contains": right / len(given),
-        "contains_ci95": list(wilson(right, len(given))),
-        "latent_share": sum(answer.latent for answer in given) / len(given),
-        **costs("remember", seen.remembered),
-        "compile_p50_s": median(seen.prepare_s) if seen.prepare_s else None,
-        **spread("search", [answer.search_ms for answer in given]),
+        "memories": run.memories,
+        "failed": len(run.failures),
+        "n": len(replies),
+        "contains": right / len(replies),
+        "contains_ci95": list(wilson(right, len(replies))),
+        "latent_share": sum(answer.latent for answer in replies) / len(replies),
+        **costs("remember", run.remembered),
+        "compile_p50_s": median(run.prepare_s) if run.prepare_s else None,
+        **spread("search", [answer.search_ms for answer in replies]),
         "embed_p50_ms": median(embedded) if embedded else None,
-        **spread("answer", [answer.answer_ms for answer in given]),
-        **spread("ask", [answer.search_ms + answer.answer_ms for answer in given]),
-        "ask_cpu_ms": median(answer.cpu_ms for answer in given),
+        **spread("answer", [answer.answer_ms for answer in replies]),
+        **spread("ask", [answer.search_ms + answer.answer_ms for answer in replies]),
+        "ask_cpu_ms": median(answer.cpu_ms for answer in replies),
         "bytes": size,
     }
 
 
-def _failed(name: str, seen: PeerRun) -> str:
-    count = len(seen.failures)
-    return f"{name}: {count} documents could not be remembered; the first: {seen.failures[0][:MAX_MESSAGE]}"
+def _failed(name: str, run: PeerRun) -> str:
+    count = len(run.failures)
+    return f"{name}: {count} documents could not be remembered; the first: {run.failures[0][:MAX_MESSAGE]}"

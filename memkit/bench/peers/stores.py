@@ -96,22 +96,22 @@ class MemkitBank:
 
     def put(self, number: int) -> Timing:
         memory = self._memory(number)
-        took = stopwatch()
+        elapsed = stopwatch()
         info = self._bank.remember(TENANT, *memory)
-        taken = took()
+        timing = elapsed()
         self._ids[number] = info.id
-        return taken
+        return timing
 
     def search(self, number: int) -> tuple[bool, Timing]:
-        took = stopwatch()
+        elapsed = stopwatch()
         hits = self._bank.search(TENANT, self._items.asked[number], TOP)
-        taken = took()
-        return self._ids[number] in [hit.memory_id for hit in hits], taken
+        timing = elapsed()
+        return self._ids[number] in [hit.memory_id for hit in hits], timing
 
     def get(self, number: int) -> Timing:
-        took = stopwatch()
+        elapsed = stopwatch()
         self._bank.source(TENANT, self._ids[number])
-        return took()
+        return elapsed()
 
     def close(self) -> int:
         self._bank.close()
@@ -149,21 +149,21 @@ class MemkitStoreBench:
 
     def put(self, number: int) -> Timing:
         self._embedder.next = self._items.vectors[number]
-        took = stopwatch()
+        elapsed = stopwatch()
         self._store.put(NAMESPACE, str(number), {"text": self._items.text(number)})
-        return took()
+        return elapsed()
 
     def search(self, number: int) -> tuple[bool, Timing]:
         self._embedder.next = self._items.asked[number]
-        took = stopwatch()
+        elapsed = stopwatch()
         items = self._store.search(NAMESPACE, query=self._items.question(number), limit=TOP)
-        taken = took()
-        return str(number) in [item.key for item in items], taken
+        timing = elapsed()
+        return str(number) in [item.key for item in items], timing
 
     def get(self, number: int) -> Timing:
-        took = stopwatch()
+        elapsed = stopwatch()
         self._store.get(NAMESPACE, str(number))
-        return took()
+        return elapsed()
 
     def close(self) -> int:
         self._memory.close()
@@ -228,9 +228,9 @@ class Run:
         for turn, number in enumerate(numbers):
             self._progress("search", turn, len(numbers))
             for store in turns(self.stores, turn):
-                hit, took = store.search(number)
+                hit, timing = store.search(number)
                 self.found[store.name].append(hit)
-                self.times[store.name]["search"].append(took)
+                self.times[store.name]["search"].append(timing)
                 self.times[store.name]["get"].append(store.get(number))
 
     def alternate(self, numbers: Sequence[int]) -> None:
@@ -242,14 +242,14 @@ class Run:
 
     def rows(self, size: int) -> Iterator[dict[str, Any]]:
         for store in self.stores:
-            taken = self.times[store.name]
+            times = self.times[store.name]
             yield {
                 "row": store.name,
                 "items": size,
                 "durability": store.durability,
-                "n": len(taken["search"]),
+                "n": len(times["search"]),
                 "found": fmean(self.found[store.name]),
-                **{key: value for name in KINDS for key, value in costs(name, taken[name]).items()},
+                **{key: value for name in KINDS for key, value in costs(name, times[name]).items()},
             }
 
 

@@ -81,26 +81,26 @@ class Memkit:
         )
 
     def remember(self, text: str) -> tuple[int, Timing]:
-        taken = stopwatch()
+        elapsed = stopwatch()
         self._memory.remember(text, compile=False)
-        return 1, taken()
+        return 1, elapsed()
 
     def prepare(self) -> list[float]:
         """Compile; a memory whose artifact is refused is answered from its text."""
-        took = list[float]()
+        seconds = list[float]()
         for info in self._memory.list_memories() if self._compiles else ():
-            taken = stopwatch()
+            elapsed = stopwatch()
             try:
                 self._memory.compile(info.id)
             except MemkitError:
                 continue
-            took.append(taken().ms / 1000)
-        return took
+            seconds.append(elapsed().ms / 1000)
+        return seconds
 
     def ask(self, question: str) -> Iterator[PeerAnswer]:
-        taken = stopwatch()
+        elapsed = stopwatch()
         answer = self._memory.ask(question, max_tokens=TOKENS)
-        (ms, busy), search = taken(), answer.trace.route_ms
+        (ms, busy), search = elapsed(), answer.trace.route_ms
         yield PeerAnswer("", answer.text, search, ms - search, busy, latent=answer.route == "latent")
 
     def close(self) -> int:
@@ -119,9 +119,9 @@ class Reader:
     ) -> Iterator[PeerAnswer]:
         """An answer from the best passages, for each of `TOPS`."""
         for top in TOPS:
-            taken = stopwatch()
+            elapsed = stopwatch()
             text = self._read(question, passages[:top])
-            read = taken()
+            read = elapsed()
             busy = search.cpu_ms + read.cpu_ms
             yield PeerAnswer(f"top {top}", text, search.ms, read.ms, busy, embed_ms)
 
@@ -154,23 +154,23 @@ class Rag:
         folder.mkdir()
 
     def remember(self, text: str) -> tuple[int, Timing]:
-        taken = stopwatch()
+        elapsed = stopwatch()
         spans, vectors = index(Document(text), self._embedder)
         self._index.add(vectors)
         self._texts += [text[span.start : span.end] for span in spans]
         self._faiss.write_index(self._index, str(self._folder / "index.faiss"))
         (self._folder / "texts.json").write_text(json.dumps(self._texts))
-        return len(spans), taken()
+        return len(spans), elapsed()
 
     def prepare(self) -> list[float]:
         return []
 
     def ask(self, question: str) -> Iterator[PeerAnswer]:
-        taken = stopwatch()
+        elapsed = stopwatch()
         vector = self._embedder.question(question)
         _, rows = self._index.search(vector[None], min(max(TOPS), len(self._texts)))
         texts = [self._texts[i] for i in rows[0]]
-        yield from self._reader.answers(question, texts, taken())
+        yield from self._reader.answers(question, texts, elapsed())
 
     def close(self) -> int:
         return nbytes(self._folder)
@@ -201,21 +201,21 @@ class Mem0:
         self._peer = Peer(environment.python, MEM0, folder, settings)
 
     def remember(self, text: str) -> tuple[int, Timing]:
-        count, took = self._call("remember", text=text)
-        return int(count), took
+        count, timing = self._call("remember", text=text)
+        return int(count), timing
 
     def prepare(self) -> list[float]:
         return []
 
     def ask(self, question: str) -> Iterator[PeerAnswer]:
-        results, took = self._call("search", question=question, k=max(TOPS))
-        yield from self._reader.answers(question, results["texts"], took, results["embed_ms"])
+        results, timing = self._call("search", question=question, k=max(TOPS))
+        yield from self._reader.answers(question, results["texts"], timing, results["embed_ms"])
 
     def _call(self, method: str, **arguments: Any) -> tuple[Any, Timing]:
         """The result and time of a method; the processor time includes that of the server in this process."""
-        taken = stopwatch()
+        elapsed = stopwatch()
         called = self._peer.call(method, **arguments)
-        return called.result, Timing(called.took.ms, called.took.cpu_ms + taken().cpu_ms)
+        return called.result, Timing(called.took.ms, called.took.cpu_ms + elapsed().cpu_ms)
 
     def close(self) -> int:
         self._peer.close()

@@ -20,7 +20,7 @@ from memkit.engine.artifact_cache import ArtifactCache
 from memkit.engine.base import Completion, Handle, Request, Score
 from memkit.engine.sglang.health import checked_info
 from memkit.engine.sglang.lora_cache import LoraCache
-from memkit.engine.sglang.plugin.protocol import Claim, salt, tenant_key
+from memkit.engine.sglang.plugin.protocol import Claim, salt, tenant_folder
 from memkit.engine.sglang.requests import (
     Prompt,
     Prompts,
@@ -74,7 +74,7 @@ class SGLangEngine:
     def for_tenant(self, tenant: str) -> SGLangEngine:
         """This engine on behalf of a tenant: it attaches only that tenant's artifacts."""
         engine = copy(self)
-        engine._tenant = tenant_key(tenant)
+        engine._tenant = tenant_folder(tenant)
         engine._salt = salt(self._secret, engine._tenant)
         return engine
 
@@ -98,8 +98,8 @@ class SGLangEngine:
 
     def _info(self) -> Mapping[str, Any]:
         """The description of any of the servers."""
-        known = next((worker.info for worker in self._workers.all if worker.info), None)
-        info: Mapping[str, Any] = known or self._workers.run("", self._workers.ready)
+        ready_info = next((worker.info for worker in self._workers.all if worker.info), None)
+        info: Mapping[str, Any] = ready_info or self._workers.run("", self._workers.ready)
         return info
 
     def server(self, url: str) -> Mapping[str, Any]:
@@ -157,7 +157,7 @@ class SGLangEngine:
     def _claim(self, artifact: Artifact) -> Claim:
         """The claim to an artifact. Raises `EngineError` for an unsupported one, or another tenant's."""
         manifest = artifact.manifest
-        tenant, metrics = tenant_key(manifest.tenant), manifest.metrics
+        tenant, metrics = tenant_folder(manifest.tenant), manifest.metrics
         if self._tenant not in (None, tenant):
             raise EngineError("the artifact is another tenant's")
         if manifest.kind not in ("kv", "embeds", "lora"):
@@ -246,10 +246,10 @@ class SGLangEngine:
                 ttft = ttft or (time.perf_counter() - started) * 1000
                 if piece := incremental.piece(self._prompts.decode(answer.ids)):
                     yield piece
-        done = self._done(prompt, answer, started, ttft)
-        if piece := incremental.piece(done.text, last=True):
+        result = self._done(prompt, answer, started, ttft)
+        if piece := incremental.piece(result.text, last=True):
             yield piece
-        yield done
+        yield result
 
     def _begin(self, request: Request, prompt: Prompt) -> StreamedResponse:
         return StreamedResponse(

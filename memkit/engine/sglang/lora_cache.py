@@ -39,10 +39,10 @@ class LoraCache:
 
         Raises `EngineError` for a server without LoRA, or whose adapters all stay in use.
         """
-        wanted = {claim.adapter: claim for claim in claims}
+        needed = {claim.adapter: claim for claim in claims}
         loaded, acquired = self._loaded[worker.url], list[str]()
         try:
-            for name, claim in wanted.items():
+            for name, claim in needed.items():
                 self._acquire(worker, loaded, name, claim)
                 acquired.append(name)
             yield

@@ -206,10 +206,10 @@ class Workers:
             self._waiting += 1
             try:
                 while worker is None:
-                    left = deadline - time.monotonic()
-                    if left <= 0:
+                    remaining = deadline - time.monotonic()
+                    if remaining <= 0:
                         raise EngineError(f"SGLang had no room for {config.wait:g} s; try again later")
-                    self._free.wait(left)
+                    self._free.wait(remaining)
                     worker = self._choose(affinity, tried)
             finally:
                 self._waiting -= 1

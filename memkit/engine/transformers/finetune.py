@@ -61,16 +61,16 @@ class FinetunedModel:
     def __init__(self, model: nn.Module, config: FinetuneConfig, seed: int = 0) -> None:
         self.config = config
         layers = _layers(model)
-        whole = {name for number in config.whole(len(layers)) for name in _inside(model, layers[number])}
-        apart = [name for name in _linear(model, config) if f"{name}.weight" not in whole]
-        adapters = Adapters(model, _fresh(model, apart, config, seed), max(config.rank, 1), config.alpha)
+        full = {name for number in config.whole(len(layers)) for name in _inside(model, layers[number])}
+        adapted = [name for name in _linear(model, config) if f"{name}.weight" not in full]
+        adapters = Adapters(model, _fresh(model, adapted, config, seed), max(config.rank, 1), config.alpha)
         self.student: Any = adapters.student.eval()
         self.lora = adapters.layers
         for layer in self.lora.values():
             layer.dropout = config.dropout
         if config.embeddings:
-            whole |= _embeddings(model)
-        self.full = _own(self.student, whole)
+            full |= _embeddings(model)
+        self.full = _own(self.student, full)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -95,14 +95,14 @@ class FinetunedModel:
             kind = "lacks" if wrong[0] in own else "has the unknown tensor"
             raise ArtifactError(f"not sound weights: the file {kind} {wrong[0]}")
         for name, target in own.items():
-            given = tensors[name]
-            if given.shape != target.shape:
+            loaded = tensors[name]
+            if loaded.shape != target.shape:
                 raise ArtifactError(
-                    f"not sound weights: {name} has the shape {list(given.shape)}, not {list(target.shape)}"
+                    f"not sound weights: {name} has the shape {list(loaded.shape)}, not {list(target.shape)}"
                 )
-            if not given.is_floating_point() or not bool(given.isfinite().all()):
+            if not loaded.is_floating_point() or not bool(loaded.isfinite().all()):
                 raise ArtifactError(f"not sound weights: {name} holds what is no finite number")
-            target.copy_(given)
+            target.copy_(loaded)
 
     def frozen(self, dtype: torch.dtype) -> Any:
         """The student for inference: without dropout and gradients, its weights in ``dtype``."""

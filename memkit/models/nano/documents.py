@@ -73,7 +73,7 @@ class Generator:
 
     def _facts(self, people: list[Person], count: int) -> list[Fact]:
         rng, facts, used = self.rng, list[Fact](), set[tuple[str, str]]()
-        taken = {person.name for person in people}
+        names = {person.name for person in people}
         while len(facts) < count:
             person, attribute = rng.choice(people), rng.choice(world.ATTRIBUTES)
             if (person.name, attribute.key) in used:
@@ -83,9 +83,9 @@ class Generator:
                 value = rng.choice(others)  # makes two-hop questions possible
             else:
                 value = words.value(rng, attribute.kind, self.split)
-                if value in taken:
+                if value in names:
                     continue
-                taken.add(value)
+                names.add(value)
             used.add((person.name, attribute.key))
             facts.append(Fact(person, attribute, value))
         if rng.random() < 0.6:  # the rest of the documents jump between people
@@ -197,11 +197,11 @@ class Generator:
     def reverses(self, document: Document, count: int) -> list[Question]:
         """At most ``count`` distinct `reverse` questions."""
         values = [f.value for f in (*document.facts, *document.superseded)]
-        known = {p.name for p in document.people}
+        people = {p.name for p in document.people}
         facts = [
             f
             for f in document.facts
-            if f.attribute.reverse and values.count(f.value) == 1 and f.value not in known
+            if f.attribute.reverse and values.count(f.value) == 1 and f.value not in people
         ]
         return [
             Question(fact.attribute.reverse[0].format(v=fact.value), fact.person.name, "reverse")

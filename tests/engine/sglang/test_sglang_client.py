@@ -23,7 +23,7 @@ from memkit.engine.factory import create_engine
 from memkit.engine.sglang.engine import SGLangEngine
 from memkit.engine.sglang.health import version_of
 from memkit.engine.sglang.plugin.header import make_secret
-from memkit.engine.sglang.plugin.protocol import salt, tenant_key
+from memkit.engine.sglang.plugin.protocol import salt, tenant_folder
 from memkit.engine.sglang.workers import SGLangConfig, urls_of
 from memkit.errors import ConfigError, EngineError, FingerprintError, MissingExtraError
 from memkit.memory import Memory
@@ -334,10 +334,10 @@ def test_every_user_of_a_memory_asks_in_their_own_name(fakes: list[Fake], home: 
         for memory, name in zip(asked, ("mira", "jalo", "tovin"), strict=True):
             memory.ask("Where does Mira live?")
             payload = fakes[0].of("/generate")[-1]
-            assert payload["cache_salt"] == salt(SECRET, tenant_key(name))
+            assert payload["cache_salt"] == salt(SECRET, tenant_folder(name))
             for view in (memory.engine, memory.router._engine()):
                 assert isinstance(view, SGLangEngine)
-                assert view._tenant == tenant_key(name)
+                assert view._tenant == tenant_folder(name)
         assert mira.local is asked[2].local
 
 

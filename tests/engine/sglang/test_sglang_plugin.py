@@ -25,7 +25,7 @@ from memkit.engine.sglang.plugin.fingerprint import fingerprint_at
 from memkit.engine.sglang.plugin.header import Header, make_secret, read_secret, write
 from memkit.engine.sglang.plugin.kv_pages import Pages, Share, heads_of, require_pooled
 from memkit.engine.sglang.plugin.lora_adapters import Adapters
-from memkit.engine.sglang.plugin.protocol import Claim, page_hashes, salt, tenant_key
+from memkit.engine.sglang.plugin.protocol import Claim, page_hashes, salt, tenant_folder
 from memkit.engine.sglang.plugin.request_checks import RequestChecks, check_harmless, override_field
 from memkit.engine.sglang.plugin.server_args import ServerFlags, command
 from memkit.engine.transformers import kv_cache
@@ -74,11 +74,11 @@ def test_page_hashes_are_those_of_sglang() -> None:
 
 
 def test_claims_are_read_as_they_are_written() -> None:
-    claim = Claim("kv", tenant_key("mira"), "a" * 64)
+    claim = Claim("kv", tenant_folder("mira"), "a" * 64)
     assert Claim.parse(claim.key) == claim
     assert Claim.parse(None) is None
     assert Claim.parse("somebody-else's") is None
-    lora = Claim("lora", tenant_key("mira"), "b" * 64)
+    lora = Claim("lora", tenant_folder("mira"), "b" * 64)
     assert Claim.parse(lora.key + "f00dfeed") == lora  # as SGLang's scheduler sees it
     for wrong in (claim.key + "x", claim.key[:-1], "memkit:", "memkit:text:" + claim.key[10:]):
         with pytest.raises(EngineError):
@@ -93,11 +93,11 @@ def test_claims_are_read_as_they_are_written() -> None:
     )
 )
 def test_files_are_called_as_in_the_bank(tenant: str) -> None:
-    assert Claim("kv", tenant_key(tenant), "a" * 64).file == name_of(tenant, "a" * 64)
+    assert Claim("kv", tenant_folder(tenant), "a" * 64).file == name_of(tenant, "a" * 64)
 
 
 def test_salts_tell_tenants_apart() -> None:
-    found = {salt(secret, tenant_key(t)) for secret in (SECRET, b"x" * 16) for t in ("mira", "jalo")}
+    found = {salt(secret, tenant_folder(t)) for secret in (SECRET, b"x" * 16) for t in ("mira", "jalo")}
     assert len(found) == 4
 
 
@@ -183,7 +183,7 @@ def test_a_server_finds_what_a_bank_published(tiny: LoadedModel, home: Path) -> 
         info = bank.remember("mira", Document(TEXT), [Span(0, 4)], vector)
         bank.publish("mira", info.id, bytes(made._bytes()))
         store = Artifacts(LocalFiles(home / "artifacts"), 1 << 30)
-        claim = Claim("kv", tenant_key("mira"), made.id)
+        claim = Claim("kv", tenant_folder("mira"), made.id)
         assert store.get(claim, tiny.fingerprint, verify=True).id == made.id
         bank.forget("mira")
         with pytest.raises(ArtifactError, match="no such artifact"):
@@ -198,7 +198,7 @@ def test_what_is_not_the_claims_is_refused(
         artifacts.get(claim, "other", verify=False)
     with pytest.raises(ArtifactError, match="kind kv, not embeds"):
         artifacts.get(replace(claim, kind="embeds"), tiny.fingerprint, verify=False)
-    stolen = replace(claim, tenant=tenant_key("mallory"))
+    stolen = replace(claim, tenant=tenant_folder("mallory"))
     (shelf.home / "artifacts" / stolen.tenant).mkdir(exist_ok=True)
     (shelf.home / "artifacts" / stolen.file).write_bytes(memory._bytes())
     with pytest.raises(ArtifactError, match="another tenant's"):
@@ -221,7 +221,7 @@ def test_opened_artifacts_are_bounded(tiny: LoadedModel, shelf: Shelf) -> None:
 
 
 def test_a_store_that_cannot_be_reached(tiny: LoadedModel, tmp_path: Path) -> None:
-    claim = Claim("kv", tenant_key("mira"), "a" * 64)
+    claim = Claim("kv", tenant_folder("mira"), "a" * 64)
     with pytest.raises(BankError, match="cannot be reached"):
         Artifacts(LocalFiles(tmp_path / "none"), 1).get(claim, "f", verify=False)
 

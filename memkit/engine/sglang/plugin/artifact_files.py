@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from memkit.artifact.format import Artifact
 from memkit.engine.sglang.plugin.config import PluginConfig
-from memkit.engine.sglang.plugin.protocol import Claim, tenant_key
+from memkit.engine.sglang.plugin.protocol import Claim, tenant_folder
 from memkit.errors import ArtifactError, BankError, MissingExtraError
 
 FRESH = 5.0  # seconds until the store is asked again whether a fetched file still exists
@@ -147,7 +147,7 @@ def _require(artifact: Artifact, claim: Claim, fingerprint: str) -> None:
         raise ArtifactError(
             f"artifact {claim.artifact[:12]} is of the kind {manifest.kind}, not {claim.kind}"
         )
-    if tenant_key(manifest.tenant) != claim.tenant:
+    if tenant_folder(manifest.tenant) != claim.tenant:
         raise ArtifactError(f"artifact {claim.artifact[:12]} is another tenant's")
     if manifest.metrics.get("decoder") and (claim.kind, manifest.metrics.get("answers")) != ("kv", "base"):
         raise ArtifactError("the artifact is read by a trained decoder, which SGLang does not run")

@@ -28,7 +28,7 @@ _SEED = b"sglang-cache-namespace-v1"
 
 @dataclass(frozen=True)
 class Claim:
-    """A request's claim to an artifact: its ``kind``, its ``tenant`` (see `tenant_key`) and its id."""
+    """A request's claim to an artifact: its ``kind``, its ``tenant`` (see `tenant_folder`) and its id."""
 
     kind: Served
     tenant: str
@@ -66,13 +66,14 @@ class Claim:
         return cls(kind, match[2], match[3])
 
 
-def tenant_key(tenant: str) -> str:
+def tenant_folder(tenant: str) -> str:
     """The name of the tenant's folder in the artifact store: 16 hex digits of its hash."""
     return hashlib.sha256(tenant.encode()).hexdigest()[:16]
 
 
 def salt(secret: bytes, tenant: str) -> str:
-    """The ``cache_salt`` of a tenant, given by its `tenant_key`: 32 hex digits, derived from the secret."""
+    """The ``cache_salt`` of a tenant, given by its `tenant_folder`: 32 hex digits, derived from the
+    secret."""
     return hmac.new(secret, b"memkit cache salt\0" + tenant.encode(), hashlib.sha256).hexdigest()[:32]
 
 
