@@ -60,12 +60,13 @@ def train_compressor(
     quiet_libraries()
     from memkit.compilers.base import silent
     from memkit.compilers.meanpool import curriculum
+    from memkit.compilers.meanpool.config import PRESETS
     from memkit.compilers.meanpool.distributed import ProcessGroup
     from memkit.models.loading import load
 
     options = compiler_options(option)
     shape = {k: options.pop(k) for k in _SHAPE.split() if k in options and (k != "rank" or stage != "rl")}
-    chosen = preset or ("nano" if model == "nano" else "paper")
+    chosen = preset or (model if model in PRESETS else "paper")
     # The plan checks the stage's name.
     plan = curriculum.Plan(stage, tuple(data), chosen, ratio, options, shape, start, out, texts)  # type: ignore[arg-type]
     if plot is not None and not plot.resolve().parent.is_dir():
