@@ -104,11 +104,11 @@ SAID: list[tuple[str, dict[str, Any], str]] = [
     ("ask", {"question": " "}, "the question is empty"),
     ("ask", {"question": "a", "max_tokens": 0}, "max_tokens: must be at least 1"),
     ("ask", {"question": "a", "max_tokens": "many"}, "max_tokens: must be a whole number"),
-    ("ask", {"question": "a", "within": "../x"}, "within: is no id: `list` shows them"),
-    ("forget", {"memory_id": "9"}, "memory_id: is no id: `list` shows them"),
+    ("ask", {"question": "a", "within": "../x"}, "within: is no id: `list` shows ids"),
+    ("forget", {"memory_id": "9"}, "memory_id: is no id: `list` shows ids"),
     ("forget", {"memory_id": None}, "memory_id: must be a text"),
     ("list", {"limit": 10**6}, "limit: must be at most 1,000"),
-    ("list", {"cursor": "x"}, "cursor: is none: give `next` of the page before, or leave it out"),
+    ("list", {"cursor": "x"}, "cursor: is none: give `next` of the previous page, or leave it out"),
     ("nothing", {}, "there is no tool 'nothing'; there are: ask, explain, forget, list, remember, status"),
 ]
 
