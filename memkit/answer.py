@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -114,13 +115,20 @@ class Stream(Iterator[str]):
     def __init__(self, parts: Iterator[str | Answer]) -> None:
         self._parts = parts
         self._answer: Answer | None = None
+        self._error: Exception | None = None
+        self._lock = threading.Lock()  # a piece goes to one of several readers
 
     def __next__(self) -> str:
-        if self._answer is None:
-            for part in self._parts:
-                if isinstance(part, str):
-                    return part
-                self._answer = part
+        with self._lock:
+            if self._answer is None:
+                try:
+                    for part in self._parts:
+                        if isinstance(part, str):
+                            return part
+                        self._answer = part
+                except Exception as error:
+                    self._error = error
+                    raise
         raise StopIteration
 
     @property
@@ -131,6 +139,8 @@ class Stream(Iterator[str]):
         """
         for _ in self:
             pass
+        if self._error is not None:
+            raise self._error
         if self._answer is None:
             raise EngineError("the stream was closed before the answer ended")
         return self._answer
@@ -144,7 +154,8 @@ class Stream(Iterator[str]):
         """Stop the model. A complete answer stays available."""
         close = getattr(self._parts, "close", None)
         if close is not None:
-            close()
+            with self._lock:
+                close()
 
     def __enter__(self) -> Self:
         return self

@@ -13,7 +13,7 @@ from memkit.bank import MemoryInfo, Receipt
 from memkit.bank.owners import Owner
 from memkit.compilers.base import Compiled, Progress, silent
 from memkit.document import Document, Span
-from memkit.errors import EngineError
+from memkit.errors import ConfigError, EngineError
 from memkit.memory import Memory
 from memkit.pipeline.answer import RecalledText, SearchResult
 from memkit.router.router import GateChoice
@@ -35,6 +35,8 @@ class AsyncMemory:
     """
 
     def __init__(self, memory: Memory) -> None:
+        if not isinstance(memory, Memory):
+            raise ConfigError(f"AsyncMemory takes a Memory, got {memory!r:.80}")
         self.memory = memory
 
     def for_user(self, user: str | Owner) -> AsyncMemory:
@@ -271,6 +273,7 @@ class AsyncStream(AsyncIterator[str]):
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._pieces = stepped(stream)
+        self._closed = False
 
     async def __anext__(self) -> str:
         return await anext(self._pieces)
@@ -285,13 +288,15 @@ class AsyncStream(AsyncIterator[str]):
     @property
     def answer(self) -> Answer:
         """The answer, once it is complete. Raises `EngineError` before: await `get_answer` then."""
-        if not self._stream.finished:
+        if not self._stream.finished and not self._closed:
             raise EngineError("the answer is not complete: iterate the stream, or await its get_answer()")
         return self._stream.answer
 
     async def aclose(self) -> None:
-        """End the work. An answer that is complete stays."""
+        """Stop generating; a complete answer stays available."""
+        self._closed = True
         await self._pieces.aclose()
+        await _in_thread(self._stream.close)  # also where no piece was taken
 
     async def __aenter__(self) -> Self:
         return self

@@ -7,6 +7,7 @@ The environment is only read: code that needs a value gets a `Config`, or the va
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field, fields
@@ -82,16 +83,38 @@ def _data_folder() -> Path:
     return user_data_path("memkit", appauthor=False)
 
 
+_PATHS = ("home", "signing_key", "sglang_secret", "checkpoints", "cache")
+_SECRETS = ("sglang_api_key", "upstream_key", "metrics_token", "judge_key")
+_TEXTS = (
+    "model",
+    "user",
+    "compiler",
+    "embedder",
+    "gate",
+    "database",
+    "artifacts",
+    "log",
+    "upstream",
+    *_SECRETS,
+)
+
+
+def _shown(name: str, value: object) -> str:
+    """A value as errors quote it: nothing of a secret."""
+    return type(value).__name__ if name in _SECRETS else f"{value!r:.40}"
+
+
 @dataclass(frozen=True)
 class Config:
-    """All settings of memkit, typed. It can be pickled and sent to other processes; ``repr`` omits secrets.
+    """All settings of memkit, typed. It can be pickled and sent to other processes; ``repr`` omits
+    secrets, and URLs, which may hold some.
 
     `load` reads arguments, environment and file; the constructor takes arguments alone.
 
     Bank: ``home`` is its folder; ``database`` (a URL) and ``artifacts`` (a URL or a folder) are the parts
     that machines share (None: this machine's own); ``user`` owns the memories (None: the user ``default``,
-    or the tenant itself if one is named). Artifacts are signed with the key in ``signing_key`` and verified
-    with ``trusted_keys``.
+    or the tenant itself if one is named). Artifacts are signed with the key in ``signing_key``;
+    ``trusted_keys`` are those that `memkit verify` and `memkit import` accept.
 
     Model: ``model`` is a name that `memkit.models.loading.load` knows, ``dtype`` that of its weights (None:
     float32 on a CPU, else bfloat16); ``checkpoints`` is the folder of trained compressors, ``cache`` that of
@@ -118,25 +141,26 @@ class Config:
     embedder: str = "lexical"
     gate: str = "auto"
     keep: int | None = None
-    database: str | None = None
-    artifacts: str | None = None
+    database: str | None = field(default=None, repr=False)
+    artifacts: str | None = field(default=None, repr=False)
     signing_key: Path | None = None
     trusted_keys: tuple[Path, ...] = ()
     engine: EngineName = "transformers"
-    sglang_urls: tuple[str, ...] = ()
+    sglang_urls: tuple[str, ...] = field(default=(), repr=False)
     sglang_secret: Path | None = None
     sglang_api_key: str | None = field(default=None, repr=False)
     checkpoints: Path | None = None
     cache: Path | None = None
     log: str | None = None
-    upstream: str | None = None
+    upstream: str | None = field(default=None, repr=False)
     upstream_key: str | None = field(default=None, repr=False)
     metrics_token: str | None = field(default=None, repr=False)
     judge_key: str | None = field(default=None, repr=False)
     quiet: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("home", "signing_key", "sglang_secret", "checkpoints", "cache"):
+        self._check_types()
+        for name in _PATHS:
             if (path := getattr(self, name)) is not None:
                 object.__setattr__(self, name, expanded(path))
         object.__setattr__(self, "trusted_keys", tuple(expanded(path) for path in self.trusted_keys))
@@ -150,14 +174,35 @@ class Config:
             raise ConfigError(f"the dtype is one of {', '.join(get_args(DtypeName))}, not {self.dtype!r:.40}")
         if self.keep is not None and self.keep < 1:
             raise ConfigError(f"keep must be at least 1, got {self.keep}")
+        if self.log not in (None, "text", "json"):
+            raise ConfigError(f"log must be 'text' or 'json', got {self.log!r:.40}")
+
+    def _check_types(self) -> None:
+        """Raise `ConfigError` for a value of another type than its field's."""
+        wanted: dict[str, tuple[tuple[type, ...], str]] = dict.fromkeys(
+            _PATHS, ((str, Path), "a path")
+        ) | dict.fromkeys(_TEXTS, ((str,), "a string"))
+        wanted |= {"options": ((Mapping,), "a mapping"), "quiet": ((bool,), "true or false")}
+        wanted |= dict.fromkeys(("trusted_keys", "sglang_urls"), ((list, tuple), "a list"))
+        optional = {each.name for each in fields(self) if each.default is None}
+        for name, (types, described) in wanted.items():
+            value = getattr(self, name)
+            if not isinstance(value, types) and not (value is None and name in optional):
+                raise ConfigError(f"{name} must be {described}, got {_shown(name, value)}")
+        if self.keep is not None and (isinstance(self.keep, bool) or not isinstance(self.keep, int)):
+            raise ConfigError(f"keep must be a whole number, got {self.keep!r:.40}")
+        for name in ("trusted_keys", "sglang_urls"):
+            if not all(isinstance(item, str | Path) for item in getattr(self, name)):
+                raise ConfigError(f"{name} must be a list of strings")
 
     @classmethod
-    def load(cls, file: Path | None = None, **arguments: Any) -> Self:
+    def load(cls, file: str | Path | None = None, **arguments: Any) -> Self:
         """The configuration of these arguments, the environment, the file and the defaults, in that order.
 
         ``file`` must exist (default: `default_file`, which need not). An argument that is None was not
-        given. ``sglang_urls`` without an ``engine`` choose the engine sglang. Raises `ConfigError` for an
-        unknown argument, for a file that cannot be read or holds an unknown setting, and for a wrong value.
+        given. The argument ``sglang_urls`` without an ``engine`` chooses the engine sglang. Raises
+        `ConfigError` for an unknown argument, for a file that cannot be read or holds an unknown setting, and
+        for a wrong value.
         """
         given = {name: value for name, value in arguments.items() if value is not None}
         names = {each.name for each in fields(cls)}
@@ -165,7 +210,7 @@ class Config:
             raise ConfigError(f"unknown setting {', '.join(unknown)}; there are: {', '.join(sorted(names))}")
         if given.get("sglang_urls") and given.setdefault("engine", "sglang") != "sglang":
             raise ConfigError("--url belongs to the engine sglang")
-        for each in values(read(file)):
+        for each in values(read(None if file is None else expanded(file))):
             if each.value and each.source != "default":
                 given.setdefault(each.setting.attribute, each.setting.parse(each.value))
         return cls(**given)
@@ -177,6 +222,7 @@ SETTINGS = (
     Setting("model", "MEMKIT_MODEL", "nano", "nano, smollm2, a hub id, a folder or a .gguf file."),
     Setting("dtype", "MEMKIT_DTYPE", "", "Data type of the weights; empty: float32 on CPUs, else bfloat16."),
     Setting("compiler", "MEMKIT_COMPILER", "lcc", "Compiler of memories: lcc, lora or meanpool."),
+    Setting("gate", "MEMKIT_GATE", "auto", "Gate: auto, rule, entropy, learned or a registered one."),
     Setting("embedder", "MEMKIT_EMBEDDER", "lexical", "Retrieval of memories: lexical, sentence or hybrid."),
     Setting(
         "bank",
@@ -241,7 +287,7 @@ def read(file: Path | None = None) -> dict[str, str]:
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no TOML file: {error}") from error
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
     known = {setting.name: setting for setting in SETTINGS}
     if unknown := sorted(set(found) - set(known)):
         raise ConfigError(
@@ -254,8 +300,11 @@ def _text(path: Path, setting: Setting, value: Any) -> str:
     """A value of the file as text. Raises `ConfigError` for a value of another type."""
     if setting.separator and isinstance(value, list) and all(isinstance(item, str) for item in value):
         return setting.separator.join(value)
+    if setting.separator and not isinstance(value, str):
+        raise ConfigError(f"{path}: {setting.name} must be a string or a list of strings, got {value!r:.80}")
     if not isinstance(value, str):
-        raise ConfigError(f'{path}: {setting.name} must be a text in quotes, as {setting.name} = "{value}"')
+        example = "" if isinstance(value, list | dict) else f': {setting.name} = "{value}"'
+        raise ConfigError(f"{path}: {setting.name} must be a string in quotes{example}")
     return value
 
 
@@ -270,6 +319,11 @@ def _value(setting: Setting, texts: Mapping[str, str]) -> Value:
     if setting.name in texts:
         return Value(setting, texts[setting.name], "file")
     return Value(setting, setting.default, "default")
+
+
+def without_password(text: str) -> str:
+    """A text as it may be shown: the password of a URL is left out."""
+    return re.sub(r"(?<=://)([^/@\s]*?):[^@\s]*@", r"\1:***@", text)
 
 
 def template() -> str:

@@ -21,6 +21,7 @@ from memkit.config import Config, expanded
 from memkit.document import Document, Span
 from memkit.engine.base import Engine
 from memkit.engine.factory import create_engine
+from memkit.errors import ConfigError
 from memkit.observability.events import LogObserver, Observer
 from memkit.pipeline import ingest
 from memkit.pipeline.admission import AdmissionConfig
@@ -44,6 +45,13 @@ if TYPE_CHECKING:  # they bring torch, which only compiling and answering need
     from memkit.recompile.advice import AdvisorConfig
 
 
+class _Default(str):
+    """A default that can be told from the same text given by a caller."""
+
+
+_CONFIGURED = _Default("default")
+
+
 class Memory:
     """One user's memories in one bank, in front of one frozen model.
 
@@ -53,7 +61,7 @@ class Memory:
     Args:
         path: The bank or its folder (``config.home``).
         model: A name that `memkit.models.loading.load` knows, or a loaded model (``config.model``).
-        user: Whose memories are read and written, and nobody else's ("default").
+        user: Whose memories are read and written, and nobody else's (``config.user``, else "default").
         compiler: The compiler's name (``config.compiler``).
         options: The compiler's own (``config.options``).
         engine: What answers (``config.engine``); the embedded engine compiles in any case.
@@ -64,11 +72,11 @@ class Memory:
         admission: The tests that an artifact must pass to be published.
         advisor: Which memories are left on their text.
         signer: Signs artifacts (the key file ``config.signing_key``, if any).
-        clock: Tells the time, with its zone.
-        observer: Is told of answers and compilations (default: log records).
-        database: Of a bank that machines share (see `memkit.bank.Bank`). A ``path`` without it is a bank of
-            this machine, unless ``config`` is given.
-        artifacts: The URL of such a bank's artifacts.
+        clock: A function that returns the time, with its zone.
+        observer: Receives answers and compilations (default: writes log records).
+        database: The URL of a shared bank's database (see `memkit.bank.Bank`). A ``path`` without it is a
+            bank of this machine, unless ``config`` is given.
+        artifacts: The URL of a shared bank's artifacts.
         tenant: The tenant of a server whose user this is; "" for none.
         keep: Versions to keep of what is compiled in the background (``config.keep``; None: all).
 
@@ -80,7 +88,7 @@ class Memory:
         self,
         path: str | Path | Bank | None = None,
         model: str | LoadedModel | None = None,
-        user: str = "default",
+        user: str = _CONFIGURED,
         *,
         compiler: str | None = None,
         options: Mapping[str, Any] | None = None,
@@ -99,8 +107,8 @@ class Memory:
         config: Config | None = None,
     ) -> None:
         check_arguments(path, model, compiler, options, engine, keep, clock)
-        owner = Owner(user, tenant)
         config = _resolved(config, path, model, compiler, options, database, artifacts, keep)
+        owner = Owner((config.user or "default") if user is _CONFIGURED else user, tenant)
         registry.check(config.compiler, config.options)  # a wrong option is an error now, not tonight
         embedding = resolve_embedder(embedder or config.embedder)
         resolve_gate(gate or config.gate)  # also before a bank is made
@@ -305,7 +313,7 @@ class Memory:
                 not fit half the model's window is left out, the oldest first.
             max_tokens: The longest answer, in tokens.
             temperature: 0 decodes greedily; above, answers are sampled.
-            seed: Of the sampling; the same seed gives the same answer.
+            seed: Seed for sampling; the same seed gives the same answer.
             system: Instructions for the model. The router does not read them.
             within: The id of the only memory that may be used.
             gate: Decides in place of the memory's own gate, for this question.
@@ -342,7 +350,10 @@ class Memory:
         within: str | None = None,
         gate: GateChoice | None = None,
     ) -> Stream:
-        """As `ask`, with the answer's text as it is written; what `ask` raises comes with the first piece."""
+        """As `ask`, with the answer's text as it is written.
+
+        Arguments that are out of range are errors at once; what else `ask` raises comes with the first piece.
+        """
         sampling = Sampling(max_tokens, temperature, seed, system, within, gate)
         return Stream(stream(self.context, question, history, sampling))
 
@@ -484,6 +495,8 @@ def _resolved(
     keep: int | None,
 ) -> Config:
     """The configuration with what was given as arguments."""
+    if config is not None and not isinstance(config, Config):
+        raise ConfigError(f"config is a memkit.config.Config, got {config!r:.80}; see Config.load")
     given: dict[str, Any] = {"compiler": compiler, "options": options, "keep": keep}
     given |= {"database": database, "artifacts": artifacts}
     if isinstance(model, str):

@@ -12,7 +12,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Any
 
-from memkit.errors import ConfigError
+from memkit.errors import ConfigError, MemkitError
 
 if TYPE_CHECKING:
     from memkit.compilers.base import Compiler
@@ -58,7 +58,12 @@ def load(group: str, name: str) -> Any:
     if found is None:
         kind = group.rpartition(".")[2].removesuffix("s")
         raise ConfigError(f"unknown {kind} {name!r:.80}; there are: {', '.join(names(group))}")
-    return found.load()
+    try:
+        return found.load()
+    except MemkitError:
+        raise
+    except Exception as error:  # of another package
+        raise ConfigError(f"the entry point {name!r} of {group} cannot be loaded: {error}") from error
 
 
 def _installed(group: str) -> dict[str, EntryPoint]:
@@ -76,6 +81,8 @@ def compilers() -> list[str]:
 def compiler(name: str, options: Mapping[str, Any] | None = None) -> Compiler:
     """A configured compiler. Raises `ConfigError` for an unknown name or option."""
     made: Compiler = load(GROUP, name)(options)
+    if not callable(getattr(made, "compile", None)):
+        raise ConfigError(f"the compiler {name!r} has no method compile: its entry point gave {made!r:.80}")
     return made
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from copy import copy
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, get_args
 
 from memkit import registry
 from memkit.bank import Bank, MemoryInfo
@@ -22,7 +22,7 @@ from memkit.router import calibration, features
 from memkit.router.calibration import Calibration
 from memkit.router.embedders import Embedder
 from memkit.router.features import Probe
-from memkit.router.gate import EMPTY, Decision, GateConfig
+from memkit.router.gate import EMPTY, Decision, GateConfig, Route
 from memkit.router.indexing import refresh
 from memkit.router.passages import TEMPLATE_TOKENS, select_passages, text_budget
 from memkit.router.retrieval import Candidate, lead, retrieve
@@ -50,11 +50,11 @@ def resolve_gate(gate: GateChoice | None) -> tuple[GateConfig, Gate]:
     """
     if gate is None or isinstance(gate, str):
         gate = GateConfig(gate or "auto")
-    if isinstance(gate, GateConfig):
-        return gate, registry.load(registry.GATES, gate.name)(gate)
-    if not callable(getattr(gate, "decide", None)):
-        raise ConfigError(f"gate is a gate's name, a GateConfig or a Gate, got {gate!r:.80}")
-    return GateConfig(), gate
+    config = gate if isinstance(gate, GateConfig) else GateConfig()
+    made: Any = registry.load(registry.GATES, gate.name)(gate) if isinstance(gate, GateConfig) else gate
+    if isinstance(made, type) or not callable(getattr(made, "decide", None)):
+        raise ConfigError(f"gate is a gate's name, a GateConfig or a Gate, got {made!r:.80}")
+    return config, made
 
 
 class Router:
@@ -156,8 +156,26 @@ class Router:
         return state
 
     def decide(self, state: RoutingState) -> Ruling:
-        """The gate's decision; for the route ``text`` also the text and its spans."""
-        return self._gate.decide(self, state) if state.ranked else Ruling(EMPTY)
+        """The gate's ruling, with what it leaves to the router: the artifact attached, the text read.
+
+        Raises `ConfigError` for a gate that returns something else than a ruling about a candidate.
+        """
+        if not state.ranked:
+            return Ruling(EMPTY)
+        ruling = self._gate.decide(self, state)
+        decision = ruling.decision if isinstance(ruling, Ruling) else None
+        if not isinstance(decision, Decision) or decision.route not in get_args(Route):
+            raise ConfigError(f"a gate returns a Ruling with a known route, got {type(ruling).__name__}")
+        if decision.route == "none":
+            return ruling
+        if decision.candidate not in state.ranked:
+            raise ConfigError("a gate decides for one of the question's own candidates")
+        index = state.ranked.index(decision.candidate)
+        if decision.route == "latent" and not self.attach(state, [index]):
+            raise ConfigError(f"the gate chose an artifact that cannot be used: {state.obstacle(index)}")
+        if decision.route == "text" and not ruling.text:
+            return Ruling(decision, *self.text(state, state.ranked[index]))
+        return ruling
 
     @property
     def min_similarity(self) -> float:

@@ -18,6 +18,7 @@ from memkit.engine.factory import create_engine, create_local_engine, secret_fil
 from memkit.engine.transformers.decoder_checkpoint import default_store
 from memkit.errors import ConfigError
 from memkit.memory import Memory, default_home
+from memkit.server.config import ServerConfig
 from memkit.testing import TEXT, TINY_OPTIONS
 
 Cli = Callable[..., Any]
@@ -45,7 +46,8 @@ def test_every_setting_is_a_field() -> None:
     assert {setting.attribute for setting in SETTINGS} <= names
     assert {s.variable for s in SETTINGS} == {f"MEMKIT_{s.name.upper()}" for s in SETTINGS}
     hidden = {each.name for each in fields(Config) if not each.repr}
-    assert hidden == {setting.attribute for setting in SETTINGS if setting.secret}
+    urls = {"database", "artifacts", "sglang_urls", "upstream"}  # which may hold a password
+    assert hidden == urls | {setting.attribute for setting in SETTINGS if setting.secret}
 
 
 def test_arguments_then_environment_then_file_then_defaults(
@@ -159,3 +161,65 @@ def test_keys_of_the_file_sign_and_are_trusted(cli: Cli, file: Path, tmp_path: P
     assert "--key" not in done.err, done.err  # the file names it
     file.write_text(f'home = "{tmp_path / "bank"}"\n')
     assert "--key" in cli("export", memory_id, bundle).err
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"keep": "3"},
+        {"keep": True},
+        {"home": 3},
+        {"home": None},
+        {"trusted_keys": "/a/b"},
+        {"sglang_urls": "http://a"},
+        {"options": [1]},
+        {"model": 3},
+        {"quiet": "no"},
+        {"log": "xml"},
+    ],
+)
+def test_a_value_of_another_type_is_an_error(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        Config(**wrong)
+
+
+def test_passwords_in_urls_are_not_shown() -> None:
+    config = Config(database="postgresql+psycopg://u:hush@h/db", upstream="http://u:hush@h/")
+    assert "hush" not in repr(config)
+    with pytest.raises(ConfigError) as raised:
+        ServerConfig(upstream="ftp://u:hush@h")
+    assert "hush" not in str(raised.value)
+
+
+def test_a_memory_takes_the_user_of_its_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Memory(config=Config(home=tmp_path, user="bob")) as memory:
+        assert memory.user == "bob"
+        assert Memory(memory.bank, user="default", config=Config(user="bob")).user == "default"
+    monkeypatch.setenv("MEMKIT_USER", "mira")
+    with Memory(tmp_path) as memory:
+        assert memory.user == "mira"
+    with Memory(config=Config(home=tmp_path)) as memory:
+        assert memory.user == "default"
+    wrong: list[Any] = [{"home": tmp_path}, "x.toml"]
+    for config in wrong:
+        with pytest.raises(ConfigError, match="Config"):
+            Memory(config=config)
+
+
+def test_lists_of_the_file_are_defaults_of_commands(
+    cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "memkit.toml"
+    file.write_text('trusted_keys = ["a.pub", "b.pub"]\nsglang_urls = "http://a:1"\n')
+    monkeypatch.setenv("MEMKIT_CONFIG", str(file))
+    for command in ("verify", "import", "ask", "serve"):
+        assert cli(command, "--help").code == 0
+    assert "a.pub" in cli("import", str(file)).err
+
+
+def test_a_wrong_setting_keeps_no_version_from_being_shown(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEMKIT_DTYPE", "float16")
+    assert cli("--version").code == 0
+    assert cli("list").code == 2

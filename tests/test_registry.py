@@ -14,7 +14,7 @@ from memkit import Memory, registry
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError
 from memkit.router.embedders import LexicalEmbedder
-from memkit.router.gate import EMPTY, GateConfig
+from memkit.router.gate import EMPTY, Decision, GateConfig
 from memkit.router.router import Router
 from memkit.router.types import RoutingState, Ruling
 from memkit.testing import TEXT, TINY_OPTIONS
@@ -112,3 +112,48 @@ def test_former_names_work_and_warn(memory: Memory) -> None:
         assert memory.list() == [info]
     with pytest.warns(DeprecationWarning, match="Message"):
         assert bank.Said is bank.Message
+
+
+def test_rulings_of_other_peoples_gates_are_checked(memory: Memory) -> None:
+    class Fixed:
+        def __init__(self, ruling: Any) -> None:
+            self.ruling = ruling
+
+        def decide(self, router: Router, state: RoutingState) -> Any:
+            return self.ruling(state) if callable(self.ruling) else self.ruling
+
+    theirs = list[Any]()
+    other = memory.for_user("jalo")
+    other.remember("Jalo keeps bees in Tarv.", compile=False)
+
+    def noted(state: RoutingState) -> Ruling:
+        theirs.append(state)
+        return Ruling(EMPTY)
+
+    other.ask("Where are the bees?", max_tokens=1, gate=Fixed(noted))
+    foreign = theirs[0].ranked[0]
+    wrong: list[tuple[Any, str]] = [
+        (None, "returns a Ruling"),
+        ("none", "returns a Ruling"),
+        (Ruling(Decision("banana", None, "")), "known route"),  # type: ignore[arg-type]
+        (Ruling(Decision("text", foreign, ""), "Jalo keeps bees."), "own candidates"),
+        (lambda s: Ruling(Decision("latent", s.ranked[0], "")), "cannot be used: it is not compiled"),
+    ]
+    for ruling, message in wrong:
+        with pytest.raises(ConfigError, match=message) as raised:
+            memory.ask(QUESTION, max_tokens=1, gate=Fixed(ruling))
+        assert "Jalo" not in str(raised.value)
+    text = memory.ask(QUESTION, max_tokens=1, gate=Fixed(lambda s: Ruling(Decision("text", s.ranked[0], ""))))
+    assert (text.route, len(text.trace.parts)) == ("text", 1)  # the router reads the text that was left to it
+    with pytest.raises(ConfigError, match="gate is"):
+        memory.ask(QUESTION, gate=Never)  # type: ignore[arg-type] # the class
+
+
+@pytest.mark.usefixtures("plugins")
+def test_an_entry_point_that_cannot_be_loaded_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for group in (registry.GROUP, registry.EMBEDDERS, registry.GATES):
+        for value, message in ((f"nowhere.{group}:x", "nowhere"), (f"{__name__}:absent", "absent")):
+            point = EntryPoint("broken", value, group)
+            monkeypatch.setattr(registry, "_installed", lambda _, point=point: {"broken": point})
+            with pytest.raises(ConfigError, match=f"broken.*{message}"):
+                registry.load(group, "broken")

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments[:1] not in (["init"], ["config"]):  # they help to correct a wrong file
             texts = config.read()
-            _log(config.Config.load().log)
+            _log(_log_format(texts))
     except ConfigError as error:
         return output.fail(error)
     return _run(arguments, output, texts)
@@ -46,7 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str], output: Output, texts: Mapping[str, str]) -> int:
     """Run a command; ``texts``, those of the file, stand in for options that are not given."""
     command = typer.main.get_command(build())
-    defaults = {setting.variable: texts[setting.name] for setting in config.SETTINGS if setting.name in texts}
+    defaults = {
+        setting.variable: setting.parse(texts[setting.name])
+        for setting in config.SETTINGS
+        if setting.name in texts
+    }
     try:
         code = command.main(args=list(arguments), prog_name="memkit", standalone_mode=False, obj=defaults)
         if code == 130:  # typer turns Ctrl-C into an exit code
@@ -56,6 +60,11 @@ def _run(arguments: Sequence[str], output: Output, texts: Mapping[str, str]) -> 
     except (KeyboardInterrupt, InterruptError) as error:
         return output.fail(error if isinstance(error, InterruptError) else InterruptError("interrupted"))
     return code if isinstance(code, int) else 0
+
+
+def _log_format(texts: Mapping[str, str]) -> str | None:
+    """The setting ``log`` alone: another one that is wrong must not keep `memkit doctor` from running."""
+    return next(each.value or None for each in config.values(texts) if each.setting.name == "log")
 
 
 def _log(form: str | None) -> None:

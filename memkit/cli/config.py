@@ -43,7 +43,7 @@ def config(json: Json = False) -> None:
     rows = [
         {
             "setting": each.setting.name,
-            "value": _HIDDEN if each.setting.secret and each.value else each.value,
+            "value": _HIDDEN if each.setting.secret and each.value else settings.without_password(each.value),
             "from": each.source,
             "variable": each.setting.variable,
         }

@@ -144,16 +144,15 @@ class _Lazy(TyperGroup):
                 formatter.write_dl([(name, commands[name].summary) for name in _listed(commands)])
 
 
-def _defaults(command: Any, texts: Mapping[str, str]) -> dict[str, Any]:
+def _defaults(command: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     """Defaults of a command's options from the configuration file.
 
-    ``texts`` are those of the file by the names of environment variables.
+    ``values`` are those of the file by the names of environment variables; a tuple is a list of texts.
     """
     defaults = dict[str, Any]()
     for parameter in command.params:
-        if text := texts.get(parameter.envvar or ""):
-            several = parameter.nargs != 1 or getattr(parameter, "multiple", False)
-            defaults[parameter.name] = parameter.type.split_envvar_value(text) if several else text
+        if value := values.get(parameter.envvar or ""):
+            defaults[parameter.name] = list(value) if isinstance(value, tuple) else value
     return defaults
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # most commands show none
     from memkit.compilers.base import Step
 
 Report = Callable[[str, str, int, int], None]  # what runs, how it stands, done, total
-EVERY = 10.0  # seconds between lines where there is no terminal
+LINE_INTERVAL = 10.0  # seconds between lines where there is no terminal
 
 
 @contextmanager
@@ -73,6 +73,6 @@ class _Lines:
 
     def report(self, name: str, state: str, done: int, total: int) -> None:
         now = time.monotonic()
-        if name != self._name or now - self._last >= EVERY:
+        if name != self._name or now - self._last >= LINE_INTERVAL:
             self._name, self._last = name, now
             self._output.note(f"{name}: {f'{done}/{total}, ' if total else ''}{state}".rstrip(",: "))

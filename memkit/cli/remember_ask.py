@@ -154,7 +154,8 @@ def _remembered(output: Output, info: MemoryInfo, unchanged: bool, wait: bool, r
     elif info.running and not wait:
         output.say(f"{name}: {info.entries} entries, {info.behind} of them newer than its artifact")
     elif info.status == "compiled" and unchanged:
-        output.say(f"{name}: already compiled, version {info.version}; to compile it anew, forget it first")
+        output.say(f"{name}: already compiled by {info.compiler}, version {info.version}")
+        output.note("to compile it with another compiler: memkit recompile --compiler NAME")
     elif info.status == "compiled":
         output.say(f"{name}: compiled, version {info.version}, {info.artifact_bytes:,} bytes")
     else:

@@ -15,7 +15,6 @@ from starlette.requests import Request
 from memkit.answer import Answer
 from memkit.errors import ContextTooLongError, EngineError
 from memkit.memory import Memory
-from memkit.router.gate import GateName
 from memkit.server.api_errors import ApiError
 from memkit.server.dependencies import RequestContext
 
@@ -35,7 +34,7 @@ class Question:
     history: tuple[tuple[str, str], ...] = ()
     system: str = ""
     within: str | None = None
-    gate: GateName | None = None
+    gate: str | None = None
 
 
 class AnswerPool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from memkit.config import Config, expanded
+from memkit.config import Config, expanded, without_password
 from memkit.errors import ConfigError
 
 
@@ -63,7 +63,10 @@ class ServerConfig(Config):
         for name, url in urls:
             parts = urlsplit(url)
             if parts.scheme not in ("http", "https") or not parts.netloc:
-                raise ConfigError(f"{name} takes addresses that begin with http:// or https://, got {url!r}")
+                raise ConfigError(
+                    f"{name} takes addresses that begin with http:// or https://, got "
+                    f"{without_password(url)!r}"
+                )
 
     @property
     def compiles(self) -> bool:

@@ -135,7 +135,9 @@ class AskBody(Taken):
         description="Earlier messages, or pairs of question and answer, the latest last.",
     )
     within: str | None = Field(default=None, description="The id of the one memory that may be used.")
-    gate: Literal["auto", "rule", "entropy", "learned"] | None = None
+    gate: str | None = Field(
+        default=None, max_length=256, description="auto, rule, entropy, learned or a registered gate."
+    )
 
 
 class ForgetBody(Taken):

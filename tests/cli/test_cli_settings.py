@@ -69,7 +69,7 @@ def test_init_writes_a_file_that_changes_nothing(cli: Cli, file: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("model =", "no TOML"), ("modle = 'x'", "unknown setting modle"), ("model = 3", "in quotes")],
+    [("model =", "not valid TOML"), ("modle = 'x'", "unknown setting modle"), ("model = 3", "in quotes")],
 )
 def test_a_wrong_file_is_named_with_what_is_wrong(cli: Cli, file: Path, text: str, said: str) -> None:
     file.write_text(text)

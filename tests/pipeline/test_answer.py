@@ -12,7 +12,7 @@ import pytest
 from memkit.answer import Answer
 from memkit.async_memory import AsyncMemory, stepped
 from memkit.engine.transformers.engine import TransformersEngine
-from memkit.errors import ConfigError, EngineError
+from memkit.errors import ConfigError, EngineError, NotFoundError
 from memkit.memory import Memory
 from memkit.testing import TEXT, TINY_OPTIONS
 
@@ -163,3 +163,40 @@ def test_a_cancelled_stream_is_closed_after_its_step() -> None:
 
     asyncio.run(work())
     assert closed.is_set()
+
+
+def test_a_stream_keeps_its_error(memory: Memory) -> None:
+    stream = memory.stream("Rolan keeps", max_tokens=4, within="0" * 16)
+    for _ in range(2):
+        with pytest.raises(NotFoundError):
+            _ = stream.answer
+
+
+def test_an_async_stream_that_is_closed_before_it_begins(memory: Memory) -> None:
+    async def work() -> None:
+        stream = AsyncMemory(memory).stream("Rolan keeps", max_tokens=4)
+        await stream.aclose()
+        with pytest.raises(EngineError, match="closed before"):
+            await stream.get_answer()
+        with pytest.raises(EngineError, match="closed before"):
+            _ = stream.answer
+
+    asyncio.run(work())
+
+
+def test_two_readers_share_a_stream(memory: Memory) -> None:
+    stream, pieces, failures = memory.stream("Rolan keeps", max_tokens=32), list[str](), list[Exception]()
+
+    def read() -> None:
+        try:
+            pieces.extend(stream)
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=read) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert sorted("".join(pieces)) == sorted(stream.answer.text)

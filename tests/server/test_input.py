@@ -168,7 +168,7 @@ SAID: list[tuple[str, Any, str]] = [
     ("/ask", {"question": "a", "seed": -1}, "seed: must be at least 0"),
     ("/ask", {"question": "a", "seed": 1.5}, "seed: must be a whole number"),
     ("/ask", {"question": "a", "temperature": "hot"}, "temperature: must be a number"),
-    ("/ask", {"question": "a", "gate": "x"}, "gate: must be 'auto', 'rule', 'entropy' or 'learned'"),
+    ("/ask", {"question": "a", "gate": "x"}, "unknown gate 'x'; there are: auto, entropy, learned, rule"),
     ("/ask", {"question": "a", "history": [["a"]]}, "history.0.1: is missing"),
     (
         "/ask",
@@ -288,7 +288,8 @@ def test_findings_of_no_kind_that_is_known() -> None:
 
 
 # -- history ---------------------------------------------------------------------------------------
-def test_a_history_is_pairs_or_messages(client: httpx2.Client, memory_id: str) -> None:
+def test_a_history_is_pairs_or_messages(server: LiveServer, client: httpx2.Client, memory_id: str) -> None:
+    server.settled()  # a compilation that ends meanwhile would change the route
     pairs = [["Who is Mira?", "A person."], ["And Jalo?", ""]]
     messages = [
         {"role": "user", "content": "Who is Mira?"},

@@ -17,9 +17,9 @@ from anyio import to_thread
 from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
+from memkit import registry
 from memkit.answer import Answer
 from memkit.errors import ConfigError, MemkitError
-from memkit.router.gate import GateName
 from memkit.server.answer_stream import Question
 from memkit.server.api_errors import ApiError, api_error, body_of
 from memkit.server.conversation import split_conversation
@@ -41,7 +41,6 @@ from memkit.server.routes.memories import ERRORS, get_memory
 from memkit.text.stop_sequences import StopSequences
 
 DEFAULT_TOKENS = 256
-_GATES: dict[str, GateName] = {"auto": "auto", "rule": "rule", "entropy": "entropy", "learned": "learned"}
 _EXTENSION = (
     "The field `memkit` says what was used: user, route (latent, text or none), reason, gate, margin, "
     "memory_id, artifact_id, version, spans and times, and lists the request fields that were ignored. In a "
@@ -57,11 +56,13 @@ class Choices:
     memory: str
     gate: str
 
-    async def of(self, context: RequestContext) -> tuple[str | None, GateName | None]:
+    async def of(self, context: RequestContext) -> tuple[str | None, str | None]:
         """The memory's id and the gate. Raises `NotFoundError` for a memory that is not the caller's."""
-        if self.gate and self.gate not in _GATES:
-            raise ConfigError(f"X-Memkit-Gate is one of {', '.join(_GATES)}")
-        gate = _GATES[self.gate] if self.gate else None
+        gate = self.gate or None
+        if gate is not None and gate not in registry.SHIPPED[registry.GATES]:
+            names = registry.names(registry.GATES)
+            if gate not in names:
+                raise ConfigError(f"X-Memkit-Gate is one of {', '.join(names)}")
         if not self.memory:
             return None, gate
         return (await to_thread.run_sync(get_memory, context, header_text(self.memory))).id, gate
