@@ -165,9 +165,9 @@ def _draft(message: Message, part: int, clock: int) -> _Draft:
         at = statements.microseconds_of(message.when)
         future = statements.time_of(at) > statements.time_of(clock) + CLOCK_TOLERANCE
     except OverflowError as error:  # outside the range of datetime in UTC
-        raise ConfigError(f"{message.when} is no date that can be kept") from error
+        raise ConfigError(f"{message.when} is outside the range of dates that can be stored") from error
     if future:
-        raise ConfigError(f"{message.when} has not come yet: a memory's date says when something was said")
+        raise ConfigError(f"{message.when} is in the future: give the date when it was said")
     return _Draft(text, message.speaker, at, part, _zone(message.when))
 
 

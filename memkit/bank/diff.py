@@ -32,9 +32,7 @@ def difference(bank: Bank, tenant: str, memory_id: str, older: int, newer: int) 
     versions = {each.version: each for each in bank.versions.history(tenant, memory_id)}
     for version in (older, newer):
         if version not in versions:
-            raise NotFoundError(
-                f"memory {memory_id} has no version {version}; its history tells which there are"
-            )
+            raise NotFoundError(f"memory {memory_id} has no version {version}; `memkit history` lists them")
     entries = bank.logs.entries(tenant, memory_id)
     one, two = ({e.number for e in entries if _seen(versions[v], e)} for v in (older, newer))
     figures = [_figures(bank, tenant, memory_id, version) for version in (older, newer)]

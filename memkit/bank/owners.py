@@ -80,7 +80,7 @@ class Owner:
 def check_name(what: str, text: str) -> str:
     """Return ``text`` if it is a valid name, in any script; ``what`` names it in the `ConfigError`."""
     if not isinstance(text, str):
-        raise ConfigError(f"a {what} is named by a text, got {text!r:.80}")
+        raise ConfigError(f"the {what} name must be a string, got {text!r:.80}")
     try:
         text.encode()
     except UnicodeEncodeError as error:

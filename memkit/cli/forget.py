@@ -141,7 +141,7 @@ def _show(
         rows = [("✗" if c.answered else "✓", c.question, c.route, c.memory_id) for c in checks]
         output.table(("forgotten", "question", "route", "memory"), rows)
     elif checked:
-        output.say("there was nothing to check: the model knows all of it anyway, or asked nothing")
+        output.say("not checked: no question was found that only the forgotten text answers")
 
 
 def _spans(words: Sequence[str]) -> list[Span]:
@@ -185,6 +185,6 @@ def _confirm(
     output.note(f"Forget {what}, with vectors and artifacts of all versions? This cannot be undone. [y/N]")
     answer = sys.stdin.readline()
     if not answer:
-        raise ConfigError("there is no terminal to confirm at; add --yes. Nothing was forgotten")
+        raise ConfigError("cannot ask for confirmation without a terminal; add --yes. Nothing was forgotten")
     if answer.strip().lower() not in ("y", "yes"):
         raise MemkitError("not confirmed; nothing was forgotten")

@@ -152,7 +152,9 @@ def _remembered(output: Output, info: MemoryInfo, unchanged: bool, wait: bool, r
         output.say(f"{name}: {info.characters:,} characters, answerable from its text now")
         output.note(f"it is left on its text ({reason}); to compile it all the same, add --always")
     elif info.running and not wait:
-        output.say(f"{name}: {info.entries} entries, {info.behind} of them newer than its artifact")
+        entries = "1 entry" if info.entries == 1 else f"{info.entries} entries"
+        compiled = f"{info.behind} of them newer than its artifact" if info.version else "not compiled yet"
+        output.say(f"{name}: {entries}, {compiled}")
     elif info.status == "compiled" and unchanged:
         output.say(f"{name}: already compiled by {info.compiler}, version {info.version}")
         output.note("to compile it with another compiler: memkit recompile --compiler NAME")

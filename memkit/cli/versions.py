@@ -87,7 +87,7 @@ def rollback(
     output, owner = Output(json), owner_option(user, tenant).name
     with open_bank(home) as bank:
         info = bank.versions.rollback(owner, bank.get(owner, memory_id).id, version)
-    output.result({"memory": info}, lambda: output.say(f"{info.id}: version {info.version} answers now"))
+    output.result({"memory": info}, lambda: output.say(f"{info.id}: now using version {info.version}"))
 
 
 def pin(

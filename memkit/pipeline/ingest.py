@@ -36,7 +36,7 @@ def remember(
     """See `memkit.Memory.remember`; ``always`` compiles even if the advice is not to."""
     if memory is not None or not isinstance(document, str | Document):
         if title:
-            raise ConfigError("a running memory has a name instead of a title")
+            raise ConfigError("a running memory has a name, not a title: leave `title` out")
         info = append_entries(context, DEFAULT_MEMORY if memory is None else memory, document, when, key)
     elif when is not None or key is not None:
         raise ConfigError("`when` and `key` belong to entries of a running memory: name one with `memory`")

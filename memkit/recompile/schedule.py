@@ -35,7 +35,7 @@ def repeat(
     try:
         trigger = CronTrigger.from_crontab(check_cron(cron), timezone=zone)
     except (ValueError, LookupError) as error:
-        raise ConfigError(f"{cron!r} in the zone {zone!r} is no schedule: {error}") from error
+        raise ConfigError(f"{cron!r} in the zone {zone!r} is not a valid schedule: {error}") from error
     now = clock or (lambda: datetime.now(trigger.timezone))
     after = now()
     while (due := trigger.get_next_fire_time(None, after)) is not None:
@@ -47,4 +47,4 @@ def repeat(
         except MemkitError as error:
             say(f"error: {error}")
         after = max(now(), due + timedelta(seconds=1))
-    raise ConfigError(f"{cron!r} names no time in the future")
+    raise ConfigError(f"{cron!r} has no time in the future")

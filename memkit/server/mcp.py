@@ -381,7 +381,7 @@ def _sort_key(info: MemoryInfo) -> tuple[str, str]:
 def _cursor(text: str) -> tuple[str, str]:
     moment, _, memory_id = text.partition("_")
     if not memory_id:
-        raise ToolError("cursor: is none: give `next` of the previous page, or leave it out")
+        raise ToolError("cursor: invalid; pass the `next` of the previous page, or leave it out")
     return moment, memory_id
 
 

@@ -89,7 +89,7 @@ class RememberBody(Taken):
         if (self.text is None) == (self.messages is None):
             raise ValueError("give a text or messages, and not both")
         if (self.memory or self.messages) and self.title:
-            raise ValueError("a running memory has a name instead of a title")
+            raise ValueError("a running memory has a name, not a title: leave `title` out")
         if self.text is not None and self.memory is None and (self.when or self.key):
             raise ValueError("when and key belong to a running memory: name one as memory")
         return self

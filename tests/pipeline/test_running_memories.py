@@ -114,7 +114,7 @@ def test_what_does_not_go_together(memory: Memory) -> None:
     for more in wrong:
         with pytest.raises(ConfigError, match="running memory"):
             memory.remember("Mira lives in Lima.", **more)
-    with pytest.raises(ConfigError, match="instead of a title"):
+    with pytest.raises(ConfigError, match="not a title"):
         memory.remember("Mira lives in Lima.", memory="profile", title="notes")
     with pytest.raises(DocumentError):
         memory.remember(" ", memory="profile")

@@ -208,7 +208,7 @@ def test_weekdays_count_from_sunday() -> None:
 def test_zones_and_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="Middle/Earth"):
         repeat(lambda: None, "0 3 * * *", "Middle/Earth", print)
-    with pytest.raises(ConfigError, match="no schedule"):
+    with pytest.raises(ConfigError, match="not a valid schedule"):
         repeat(lambda: None, "99 3 * * *", "UTC", print)
     monkeypatch.setitem(__import__("sys").modules, "apscheduler.triggers.cron", None)
     with pytest.raises(MissingExtraError, match="schedule"):

@@ -108,7 +108,7 @@ SAID: list[tuple[str, dict[str, Any], str]] = [
     ("forget", {"memory_id": "9"}, "memory_id: is no id: `list` shows ids"),
     ("forget", {"memory_id": None}, "memory_id: must be a text"),
     ("list", {"limit": 10**6}, "limit: must be at most 1,000"),
-    ("list", {"cursor": "x"}, "cursor: is none: give `next` of the previous page, or leave it out"),
+    ("list", {"cursor": "x"}, "cursor: invalid; pass the `next` of the previous page, or leave it out"),
     ("nothing", {}, "there is no tool 'nothing'; there are: ask, explain, forget, list, remember, status"),
 ]
 

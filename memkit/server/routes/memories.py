@@ -84,7 +84,10 @@ def forget_all(
     """Forget everything that the user has, including the namespaces of stores."""
     if not all:
         raise ApiError(
-            400, "this forgets all of the user's memories: say so with ?all=true", "not_confirmed", "all"
+            400,
+            "this would forget all of the user's memories: confirm with ?all=true",
+            "not_confirmed",
+            "all",
         )
     with context.memory() as memory:
         return _forgotten(context, memory.forget_all())

@@ -139,7 +139,7 @@ def unknown(name: str) -> ApiError:
     """The answer to a model name that is not served."""
     return ApiError(
         404,
-        f"the model {name!r:.80} does not answer here; /v1/models lists what there is",
+        f"the model {name!r:.80} is not served here; /v1/models lists the models",
         "model_not_found",
         "model",
     )
