@@ -85,7 +85,7 @@ def test_an_entry_with_a_date_comes_where_that_puts_it(bank: Bank) -> None:
     append(bank, Message("First.", when=DAY))
     info = append(bank, Message("Second.", when=(DAY + timedelta(days=1)).replace(tzinfo=None)))
     assert text(bank, info) == "2026-03-01 user: First.\n2026-03-02 user: Second.\n2026-03-03 user: Third."
-    with pytest.raises(ConfigError, match="not come yet"):
+    with pytest.raises(ConfigError, match="in the future"):
         append(bank, Message("Soon.", when=LATER + timedelta(days=3)))
 
 
