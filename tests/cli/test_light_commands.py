@@ -41,7 +41,7 @@ COMMANDS = {
     "remember": (["remember", "-", "--title", "a sentence"], "50 characters, answerable from its text now"),
     "remember an entry": (
         ["remember", "-", "--memory", "profile", "--when", "2026-05-02 08:00"],
-        "1 entries",
+        "1 entry",
     ),
     **{
         f"remember with an option of {compiler}": (
