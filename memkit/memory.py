@@ -17,7 +17,7 @@ from memkit.artifact.signing import Signer
 from memkit.bank import Bank, MemoryInfo, Receipt
 from memkit.bank.owners import Owner
 from memkit.compilers.base import Compiled, Progress, silent
-from memkit.config import Config, expanded
+from memkit.config import Config
 from memkit.document import Document, Span
 from memkit.engine.base import Engine
 from memkit.engine.factory import create_engine
@@ -497,15 +497,15 @@ def _resolved(
     """The configuration with what was given as arguments."""
     if config is not None and not isinstance(config, Config):
         raise ConfigError(f"config is a memkit.config.Config, got {config!r:.80}; see Config.load")
-    given: dict[str, Any] = {"compiler": compiler, "options": options, "keep": keep}
-    given |= {"database": database, "artifacts": artifacts}
-    if isinstance(model, str):
-        given["model"] = model
-    given = {name: value for name, value in given.items() if value is not None}
-    if path is not None:
-        given["home"] = path.path if isinstance(path, Bank) else expanded(path)
-        if config is None:  # a folder alone names a bank of this machine, whatever others share
-            given |= {"database": database, "artifacts": artifacts}
+    shared = {"database": database, "artifacts": artifacts}
+    arguments: dict[str, Any] = {"compiler": compiler, "options": options, "keep": keep, **shared}
+    arguments |= {
+        "model": model if isinstance(model, str) else None,
+        "home": path.path if isinstance(path, Bank) else path,
+    }
+    given = {name: value for name, value in arguments.items() if value is not None}
+    if config is None and path is not None:  # a folder alone names a bank of this machine
+        given |= shared
     return replace(config or Config.load(), **given)
 
 

@@ -25,14 +25,13 @@ from memkit.router.calibration import Thresholds
 from memkit.router.retrieval import Candidate
 
 Route = Literal["latent", "text", "none"]
-GateName = Literal["auto", "rule", "entropy", "learned"]
 
 
 @dataclass(frozen=True)
 class GateConfig:
     """Which gate decides, and how many candidates it may probe.
 
-    ``name`` is a gate that ships with memkit (`GateName`) or one that is registered under ``memkit.gates``.
+    ``name`` is a gate that ships with memkit or one that is registered under ``memkit.gates``.
     ``min_similarity`` is the threshold of ``rule``, in [0, 1]; None means the embedder's.
     ``max_entropy`` is λ, the threshold of ``entropy``, in nats; None means the calibrated one.
     ``probes`` bounds the number of candidates that are probed. A candidate is probed if its strength is

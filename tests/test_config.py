@@ -223,3 +223,17 @@ def test_a_wrong_setting_keeps_no_version_from_being_shown(cli: Any, monkeypatch
     monkeypatch.setenv("MEMKIT_DTYPE", "float16")
     assert cli("--version").code == 0
     assert cli("list").code == 2
+
+
+@pytest.mark.parametrize("source", ["environment", "file"])
+def test_the_gate_of_the_configuration_reaches_commands(
+    cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    if source == "environment":
+        monkeypatch.setenv("MEMKIT_GATE", "nonsense")
+    else:
+        file = tmp_path / "memkit.toml"
+        file.write_text('gate = "nonsense"\n')
+        monkeypatch.setenv("MEMKIT_CONFIG", str(file))
+    assert "unknown gate 'nonsense'" in cli("ask", "Where does Mira live?").err
+    assert "unknown gate 'nonsense'" not in cli("ask", "Where does Mira live?", "--gate", "rule").err

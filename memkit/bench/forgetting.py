@@ -24,10 +24,10 @@ from memkit.evals import records
 from memkit.evals.records import Question, Record
 from memkit.evals.timing import stamp
 from memkit.memory import Memory
-from memkit.router.gate import GateConfig, GateName
+from memkit.router.gate import GateConfig
 
 LOG = "notes"
-GATES: tuple[GateName, ...] = ("auto", "rule")
+GATES = ("auto", "rule")
 Progress = Callable[[str, int, int], None]
 
 

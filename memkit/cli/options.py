@@ -88,6 +88,10 @@ Options = Annotated[
     typer.Option("--option", "-o", metavar="KEY=VALUE", help="An option of the compiler; repeatable."),
 ]
 
+GateName = Annotated[
+    str,
+    typer.Option("--gate", metavar="G", envvar="MEMKIT_GATE", help="auto, rule, entropy or learned."),
+]
 EmbedderName = Annotated[
     str | None,
     typer.Option(

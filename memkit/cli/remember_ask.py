@@ -12,6 +12,7 @@ from memkit.cli.options import (
     Compiler,
     EmbedderName,
     EngineOption,
+    GateName,
     Home,
     Json,
     Model,
@@ -172,9 +173,7 @@ def ask(
     tenant: Tenant = None,
     trace: Annotated[bool, typer.Option("--trace", help="Show the trace, on standard error.")] = False,
     max_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Longest answer, in tokens.")] = 64,
-    gate: Annotated[
-        str, typer.Option("--gate", metavar="G", help="auto, rule, entropy or learned.")
-    ] = "auto",
+    gate: GateName = "auto",
     embedder: EmbedderName = None,
     engine: EngineOption = None,
     url: Urls = None,

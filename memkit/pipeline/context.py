@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from memkit.bank import Bank
@@ -104,7 +104,7 @@ class Context:
     queue: CompileQueue
     usage: Usage
     observer: Observer
-    clock: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
+    clock: Callable[[], datetime]
 
     def of(self, owner: Owner) -> Context:
         """The same bank and model for another owner."""

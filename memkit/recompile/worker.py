@@ -49,7 +49,6 @@ def run_task(
 
     ``keep`` versions stay afterwards (None: all); ``deadline`` is a Unix time in seconds (None: no limit).
     """
-
     context = memory.context.of(Owner.of(task.user))
     context = replace(context, compiling=replace(context.compiling, keep=keep))
     outcome = try_compile(context, task.memory_id, deadline=deadline, progress=progress)
