@@ -74,6 +74,6 @@ def query_logits(
 ) -> Tensor:
     """Logits ``[1, vocabulary]`` of the first answer token after ``prefix`` and a question."""
     query = base.chat.query(base.tokenizer, question, True)
-    batch = kv_cache.AnswerBatch.of([(query, [base.chat.end])], prefix.tokens, base.model.device)
+    batch = kv_cache.AnswerBatch.of([(query, [base.chat.end])], prefix, base.model.device)
     with torch.no_grad():
         return kv_cache.answer_logits(base.model, prefix, batch)

@@ -183,7 +183,7 @@ def _by_example(
     rows = max(len(group) for group in groups)
     filled = [pair for group in groups for pair in (*group, *[group[0]] * (rows - len(group)))]
     before = prefix.tokens if prefix else 0
-    batch = kv_cache.AnswerBatch.of([(e.query, e.answer) for e, _ in filled], before, reader.device)
+    batch = kv_cache.AnswerBatch.of([(e.query, e.answer) for e, _ in filled], prefix, reader.device)
     for meter in meters:
         meter.forward(batch.packed.ids.numel() // len(groups), before)
     target = Target(

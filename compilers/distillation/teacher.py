@@ -241,7 +241,7 @@ def targets(
     distributions = list[Target]()
     for group in kv_cache.chunked(examples, batch):
         pairs = [(e.query, e.answer) for e in group]
-        answers = kv_cache.AnswerBatch.of(pairs, prefix.tokens if prefix else 0, base.model.device)
+        answers = kv_cache.AnswerBatch.of(pairs, prefix, base.model.device)
         logprobs = kv_cache.answer_logits(base.model, prefix, answers).log_softmax(-1)
         for part in logprobs.split([len(e.answer) for e in group]):
             distributions.append(_truncated(part, top_k))

@@ -63,7 +63,7 @@ def attention(teacher: Teacher, examples: Sequence[Example], meter: FlopMeter, b
     totals = [torch.zeros(k.shape[1], prefix.tokens - start, device=k.device) for k in prefix.keys]
     for group in kv_cache.chunked(examples, batch):
         packed = kv_cache.Packed.rows(
-            [[*e.query, *e.answer] for e in group], prefix.tokens, reader.device, left=False
+            [[*e.query, *e.answer] for e in group], prefix, reader.device, left=False
         )
         meter.forward(packed.ids.numel(), prefix.tokens)
         weights = reader.base_model(

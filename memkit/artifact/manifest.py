@@ -15,7 +15,7 @@ import msgpack  # type: ignore[import-untyped]  # it ships no types
 from memkit.errors import ArtifactError
 
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
-Kind = Literal["kv", "embeds", "lora", "text"]
+Kind = Literal["kv", "ragged_kv", "embeds", "lora", "text"]
 
 MAX_MANIFEST = 8 << 20  # bytes
 MAX_DEPTH = 16  # levels of nesting in the manifest

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from memkit.errors import ArtifactError
@@ -20,20 +20,21 @@ SCALE = ".scale"
 _MAX = {"int8": 127, "int4": 7}
 
 
-def quantized(parts: Mapping[str, Tensor], stored: Stored) -> Tensors:
-    """Tensors ``[layer, kv_head, token, head_dim]`` in the form in which an artifact stores them.
+def quantized(parts: Mapping[str, Tensor], stored: Stored, axes: Sequence[str] = AXES) -> Tensors:
+    """Tensors with these ``axes``, the last one ``head_dim``, in the form in which an artifact stores them.
 
-    "model" leaves their dtype unchanged. The integer forms add a tensor ``NAME.scale``, ``[layer, kv_head,
-    token, 1]``, for each; "int4" packs two values into a byte, the first one in its low half. Raises
+    "model" leaves their dtype unchanged. The integer forms add a tensor ``NAME.scale`` for each, of the same
+    shape but for a last axis of 1; "int4" packs two values into a byte, the first one in its low half. Raises
     `ValueError` for int4 with an odd head_dim.
     """
     import torch
 
     tensors: Tensors = {}
+    named = tuple(axes)
     for name, part in parts.items():
         if stored in ("model", "bfloat16"):
             converted = part if stored == "model" else part.bfloat16()
-            tensors[name] = converted.contiguous(), AXES
+            tensors[name] = converted.contiguous(), named
             continue
         limit = _MAX[stored]
         # Rounded to bfloat16 first, so that the integers fit the scale that will be read.
@@ -44,13 +45,13 @@ def quantized(parts: Mapping[str, Tensor], stored: Stored) -> Tensors:
                 raise ValueError(f"int4 needs an even head_dim, got {integers.shape[-1]}")
             low, high = (integers[..., i::2] + 8 for i in (0, 1))
             integers = (low + 16 * high.to(torch.int16)).to(torch.uint8)
-        tensors[name] = integers.contiguous(), AXES
-        tensors[name + SCALE] = scale.contiguous(), AXES
+        tensors[name] = integers.contiguous(), named
+        tensors[name + SCALE] = scale.contiguous(), named
     return tensors
 
 
 def dequantized(artifact: Artifact, name: str) -> Tensor:
-    """The tensor ``[layer, kv_head, token, head_dim]`` with that name, restored up to rounding.
+    """The tensor ``[…, head_dim]`` with that name, restored up to rounding.
 
     Raises `ArtifactError` for a missing or malformed tensor or scale.
     """
@@ -60,7 +61,7 @@ def dequantized(artifact: Artifact, name: str) -> Tensor:
     if part.dtype not in (torch.int8, torch.uint8):
         return part
     scale = artifact.tensor(name + SCALE).float()
-    if part.dim() != 4 or scale.shape != (*part.shape[:3], 1) or not bool(scale.isfinite().all()):
+    if part.dim() < 2 or scale.shape != (*part.shape[:-1], 1) or not bool(scale.isfinite().all()):
         raise ArtifactError(f"not a sound memory: {name} has no sound scale")
     if part.dtype == torch.uint8:
         part = torch.stack(((part & 15).to(torch.int8) - 8, (part >> 4).to(torch.int8) - 8), -1).flatten(-2)

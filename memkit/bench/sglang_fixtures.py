@@ -151,7 +151,7 @@ def reference_logprobs(engine: TransformersEngine, request: Request) -> list[tup
     ids = decoded.ids if len(decoded.ids) == request.max_tokens else [*decoded.ids, engine.base.chat.end]
     if not ids:
         raise EngineError("the model answered nothing")
-    batch = kv_cache.AnswerBatch.of([(query, ids)], reader.tokens, engine.base.model.device)
+    batch = kv_cache.AnswerBatch.of([(query, ids)], reader.prefix, engine.base.model.device)
     with torch.no_grad():
         logprobs = kv_cache.answer_logits(reader.model, reader.prefix, batch).log_softmax(-1)
     return list(zip(ids, logprobs.gather(1, batch.target[:, None])[:, 0].tolist(), strict=True))

@@ -91,7 +91,7 @@ class MethodEvaluator:
         base, out = self.engine.base, list[torch.Tensor]()
         for group in kv_cache.chunked(answers, 16):
             pairs = [(reader.query(base, q), a) for q, a in group]
-            batch = kv_cache.AnswerBatch.of(pairs, reader.tokens, base.model.device)
+            batch = kv_cache.AnswerBatch.of(pairs, reader.prefix, base.model.device)
             logits = kv_cache.answer_logits(reader.model, reader.prefix, batch).log_softmax(-1)
             out += logits.split([len(a) for _, a in group])
         return out

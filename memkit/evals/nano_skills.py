@@ -154,7 +154,7 @@ class Evaluation:
             ids = self.encode(document.text)[:256]
             prefix = kv_cache.prefill(self.base.model, ids, self.header)
             query = self.base.chat.query(self.base.tokenizer, prompts.REPEAT, True)
-            batch = kv_cache.AnswerBatch.of([(query, ids)], prefix.tokens, self.base.model.device)
+            batch = kv_cache.AnswerBatch.of([(query, ids)], prefix, self.base.model.device)
             with torch.no_grad():
                 chosen = kv_cache.answer_logits(self.base.model, prefix, batch).argmax(-1)
             tally = self.tallies.setdefault("repeat, tokens given the prefix", Tally())

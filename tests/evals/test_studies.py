@@ -62,10 +62,9 @@ def test_the_coupled_ablation_answers_with_its_lora(engine: TransformersEngine) 
     student, memory = train_coupled(Document(TEXT), engine.base, config)
     header = kv_cache.prefill(engine.base.model, list(engine.base.chat.header))
     query = engine.base.chat.query(engine.base.tokenizer, "Where does Mira live?", True)
-    batch = kv_cache.AnswerBatch.of([(query, [5])], header.tokens + memory.tokens, engine.base.model.device)
-    coupled, frozen = (
-        kv_cache.answer_logits(m.model, header.join(memory), batch) for m in (student, engine.base)
-    )
+    prefix = header.join(memory)
+    batch = kv_cache.AnswerBatch.of([(query, [5])], prefix, engine.base.model.device)
+    coupled, frozen = (kv_cache.answer_logits(m.model, prefix, batch) for m in (student, engine.base))
     assert (coupled - frozen).abs().max() > 1e-3
     with pytest.raises(CompileError, match="ablation"):
         LCC({"coupled": True}).compile(Document(TEXT), engine.base, tenant="t")

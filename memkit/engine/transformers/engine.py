@@ -123,7 +123,7 @@ class TransformersEngine:
             return Prefix(self.base.model, prefix, True)
         return Prefix(self.base.model, self._header, False)
 
-    def prefix(self, request: Request) -> kv_cache.KVCache | None:
+    def prefix(self, request: Request) -> kv_cache.KVPrefix | None:
         """The KV of everything in front of a request's question; None when that is nothing."""
         return self.reader(request).prefix
 
@@ -232,7 +232,7 @@ class TransformersEngine:
         questions, scores = {request.question for request in requests}, list[Score]()
         with self._lock:
             self._probed = {prompt: row for prompt, row in self._probed.items() if prompt[0] in questions}
-            readers = self._readers(requests)
+            readers = self._prefixes.compatible(self._readers(requests))
             for group in _groups([id(reader.model) for reader in readers]):
                 together = readers[group]
                 rows = prefill_side_by_side(together[0].model, [r.prefix for r in together], queries[group])
@@ -279,7 +279,7 @@ class TransformersEngine:
         """Mean log-probabilities of (query ids, answer ids) after one shared prefix."""
         with self._lock, torch.no_grad():
             reader = self.reader(request)
-            batch = kv_cache.AnswerBatch.of(pairs, reader.tokens, self.base.model.device)
+            batch = kv_cache.AnswerBatch.of(pairs, reader.prefix, self.base.model.device)
             logprobs = kv_cache.answer_logits(reader.model, reader.prefix, batch).log_softmax(-1)
         chosen = logprobs.gather(1, batch.target[:, None])
         return [float(part.mean()) for part in chosen.split([len(answer) for _, answer in pairs])]

@@ -4,15 +4,36 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 MIN_TEMPERATURE = 1e-4  # below it decoding is greedy: dividing by less overflows
+
+
+class KVPrefix(Protocol):
+    """Keys and values in front of a query, as a forward pass takes them."""
+
+    @property
+    def tokens(self) -> int:
+        """Positions that they occupy."""
+
+    @property
+    def cached(self) -> int:
+        """Tokens that `cache` holds."""
+
+    def cache(self, batch: int = 1) -> DynamicCache:
+        """A transformers cache whose ``batch`` rows all start with these tokens."""
+
+    def inputs(self) -> Mapping[str, Any]:
+        """Further arguments of the forward pass."""
+
+    def join(self, other: KVCache) -> KVPrefix:
+        """These tokens followed by the ``other`` ones, whose keys are rotated to their positions already."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +50,15 @@ class KVCache:
     @property
     def tokens(self) -> int:
         return int(self.keys[0].shape[2])
+
+    @property
+    def cached(self) -> int:
+        """Tokens that `cache` holds: all."""
+        return self.tokens
+
+    def inputs(self) -> Mapping[str, Any]:
+        """Nothing: the cache holds everything."""
+        return {}
 
     @classmethod
     def of(cls, cache: DynamicCache) -> KVCache:
@@ -92,6 +122,12 @@ def inv_freq_of(model: PreTrainedModel) -> Tensor:
     return torch.as_tensor(rotary.inv_freq)
 
 
+def head_dim_of(model: PreTrainedModel) -> int:
+    """The size of an attention head."""
+    config = model.config
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
 @torch.no_grad()
 def prefill(model: PreTrainedModel, ids: Sequence[int], past: KVCache | None = None) -> KVCache:
     """Run the model over ``ids`` after ``past``; returns the keys and values of all tokens.
@@ -114,7 +150,7 @@ def prefill(model: PreTrainedModel, ids: Sequence[int], past: KVCache | None = N
 class Packed:
     """Rows of token ids, padded on one side, that continue a shared prefix.
 
-    ``ids`` and ``positions`` are ``[batch, tokens]``; ``mask`` is ``[batch, prefix + tokens]``.
+    ``ids`` and ``positions`` are ``[batch, tokens]``; ``mask`` is ``[batch, cached + tokens]``.
     """
 
     ids: Tensor
@@ -122,17 +158,18 @@ class Packed:
     mask: Tensor
 
     @classmethod
-    def rows(cls, rows: Sequence[Sequence[int]], prefix: int, device: Any, left: bool) -> Packed:
+    def rows(cls, rows: Sequence[Sequence[int]], prefix: KVPrefix | None, device: Any, left: bool) -> Packed:
+        start, cached = (prefix.tokens, prefix.cached) if prefix else (0, 0)
         width = max(len(row) for row in rows)
         ids = torch.zeros(len(rows), width, dtype=torch.long)
-        mask = torch.zeros(len(rows), prefix + width, dtype=torch.long)
-        mask[:, :prefix] = 1
+        mask = torch.zeros(len(rows), cached + width, dtype=torch.long)
+        mask[:, :cached] = 1
         positions = torch.zeros(len(rows), width, dtype=torch.long)
         for i, row in enumerate(rows):
             where = slice(width - len(row), width) if left else slice(0, len(row))
             ids[i, where] = torch.tensor(list(row))
-            mask[i, prefix + where.start : prefix + where.stop] = 1
-            positions[i, where] = torch.arange(prefix, prefix + len(row))
+            mask[i, cached + where.start : cached + where.stop] = 1
+            positions[i, where] = torch.arange(start, start + len(row))
         return cls(ids.to(device), positions.to(device), mask.to(device))
 
 
@@ -152,11 +189,11 @@ class Decoding:
     """Step-by-step decoding of a batch of queries after a shared ``prefix``."""
 
     def __init__(
-        self, model: PreTrainedModel, prefix: KVCache | None, queries: Sequence[Sequence[int]]
+        self, model: PreTrainedModel, prefix: KVPrefix | None, queries: Sequence[Sequence[int]]
     ) -> None:
-        length = prefix.tokens if prefix else 0
-        packed = Packed.rows(queries, length, model.device, left=True)
+        packed = Packed.rows(queries, prefix, model.device, left=True)
         self._model = model
+        self._inputs = prefix.inputs() if prefix else {}
         self._cache = prefix.cache(len(queries)) if prefix else DynamicCache()
         self._ids, self._positions, self._mask = packed.ids, packed.positions, packed.mask
 
@@ -169,6 +206,7 @@ class Decoding:
             position_ids=self._positions,
             past_key_values=self._cache,
             use_cache=True,
+            **self._inputs,
         )
         logprobs = output_layer(self._model)(out.last_hidden_state[:, -1]).float().log_softmax(-1)
         chosen = choose(logprobs, temperature, generator)
@@ -179,7 +217,7 @@ class Decoding:
 
 def decode(
     model: PreTrainedModel,
-    prefix: KVCache | None,
+    prefix: KVPrefix | None,
     queries: Sequence[Sequence[int]],
     *,
     max_tokens: int,
@@ -240,10 +278,9 @@ class AnswerBatch:
 
     @classmethod
     def of(
-        cls, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], prefix: int, device: Any
+        cls, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], prefix: KVPrefix | None, device: Any
     ) -> AnswerBatch:
-        """A batch of (query ids, answer ids) after ``prefix`` tokens; every answer needs at least one
-        token."""
+        """A batch of (query ids, answer ids) after ``prefix``; every answer needs at least one token."""
         packed = Packed.rows([[*q, *a] for q, a in pairs], prefix, device, left=False)
         row, column, target = list[int](), list[int](), list[int]()
         for i, (query, answer) in enumerate(pairs):
@@ -254,7 +291,7 @@ class AnswerBatch:
         return cls(packed, *tensors)
 
 
-def answer_logits(model: PreTrainedModel, prefix: KVCache | None, batch: AnswerBatch) -> Tensor:
+def answer_logits(model: PreTrainedModel, prefix: KVPrefix | None, batch: AnswerBatch) -> Tensor:
     """Logits ``[answer tokens, vocabulary]`` for every answer token; differentiable in ``prefix``."""
     rows = len(batch.packed.ids)
     out = model.base_model(
@@ -263,6 +300,7 @@ def answer_logits(model: PreTrainedModel, prefix: KVCache | None, batch: AnswerB
         position_ids=batch.packed.positions,
         past_key_values=prefix.cache(rows) if prefix else None,
         use_cache=prefix is not None,
+        **(prefix.inputs() if prefix else {}),
     )
     hidden: Tensor = out.last_hidden_state
     logits: Tensor = output_layer(model)(hidden[batch.row, batch.column])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from weakref import WeakValueDictionary
 
 import torch
@@ -11,9 +13,11 @@ from transformers import PreTrainedModel
 
 from memkit.artifact.format import Artifact
 from memkit.artifact.quantization import dequantized
+from memkit.artifact.ragged import KIND as RAGGED, read_ragged
 from memkit.engine.transformers import kv_cache
 from memkit.engine.transformers.decoder_checkpoint import load_decoder
 from memkit.engine.transformers.lora import load_adapter
+from memkit.engine.transformers.ragged import RaggedKV, Rows, with_ragged_attention
 from memkit.errors import ArtifactError, EngineError
 from memkit.models.loading import LoadedModel
 
@@ -23,7 +27,7 @@ class Prefix:
     """The model that reads a question, and the KV of everything in front of it."""
 
     model: PreTrainedModel
-    prefix: kv_cache.KVCache | None  # None: nothing is in front of the question
+    prefix: kv_cache.KVPrefix | None  # None: nothing is in front of the question
     follows: bool  # the question follows a context, or an artifact in its place, and a separator
     owner: object = field(default=None, repr=False)  # kept alive as long as this prefix
 
@@ -78,8 +82,10 @@ class Prefixes:
         if kind == "lora":  # the adapter changes the header's KV
             own = _AdaptedDecoder.of(load_adapter(artifact, base.model), base)
             return Prefix(own.model, own.header, False)
+        if kind == RAGGED:
+            return Prefix(self.ragged_reader, _ragged_memory(artifact, base.model).after(self.header), True)
         if kind not in ("kv", "embeds"):
-            raise EngineError(f"this engine attaches kv, embeds and lora artifacts, not {kind!r}")
+            raise EngineError(f"this engine attaches kv, ragged_kv, embeds and lora artifacts, not {kind!r}")
         metrics = artifact.manifest.metrics
         decoder = self._decoder(str(metrics["decoder"])) if metrics.get("decoder") else self._plain
         answers = self._plain if metrics.get("answers") == "base" else decoder
@@ -91,6 +97,24 @@ class Prefixes:
         memory = _memory(artifact, base.model)
         prefix = answers.header.join(memory) if answers.header else memory
         return Prefix(answers.model, prefix, True, answers)
+
+    @cached_property
+    def ragged_reader(self) -> PreTrainedModel:
+        """The base model with an attention that reads ragged memories too.
+
+        Raises `EngineError` for a model that it would not be right for.
+        """
+        try:
+            return with_ragged_attention(self.base.model)
+        except ValueError as error:
+            raise EngineError(f"this model cannot read a memory of kind {RAGGED}: {error}") from error
+
+    def compatible(self, readers: Sequence[Prefix]) -> list[Prefix]:
+        """The readers, so that those of the base model and those of ragged memories can share a batch."""
+        if not any(isinstance(reader.prefix, RaggedKV) for reader in readers):
+            return list(readers)
+        plain, ragged = self.base.model, self.ragged_reader
+        return [replace(r, model=ragged) if r.model is plain else r for r in readers]
 
     def _decoder(self, identity: str) -> _AdaptedDecoder:
         decoder = self._decoders.get(identity)
@@ -144,6 +168,30 @@ def _memory(artifact: Artifact, model: PreTrainedModel) -> kv_cache.KVCache:
         tuple(layer[None].to(model.device, model.dtype) for layer in dequantized(artifact, name))
         for name in ("keys", "values")
     )
-    if len(keys) != int(model.config.num_hidden_layers):
-        raise EngineError(f"the artifact has {len(keys)} layers, the model {model.config.num_hidden_layers}")
+    _require_layers(len(keys), model)
     return kv_cache.KVCache(keys, values)
+
+
+def _require_layers(layers: int, model: PreTrainedModel) -> None:
+    if layers != int(model.config.num_hidden_layers):
+        raise EngineError(f"the artifact has {layers} layers, the model {model.config.num_hidden_layers}")
+
+
+def _ragged_memory(artifact: Artifact, model: PreTrainedModel) -> RaggedKV:
+    """The memory of an artifact of kind ``ragged_kv``; see `memkit.artifact.ragged`."""
+    layers, config = read_ragged(artifact), model.config
+    _require_layers(len(layers), model)
+    shape = int(config.num_key_value_heads), kv_cache.head_dim_of(model)
+    found = len(layers[0]), int(layers[0][0][0].shape[1])
+    if found != shape:
+        raise EngineError(
+            f"the artifact has {found[0]} heads of {found[1]}, the model {shape[0]} of {shape[1]}"
+        )
+    device, dtype = model.device, model.dtype
+    return RaggedKV(
+        tuple(
+            tuple(Rows(k.to(device, dtype), v.to(device, dtype), b.to(device)) for k, v, b in heads)
+            for heads in layers
+        ),
+        artifact.manifest.tokens,
+    )

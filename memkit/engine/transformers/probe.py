@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch.nn.functional import pad
 from transformers import DynamicCache, PreTrainedModel
 
 from memkit.engine.transformers import kv_cache
+from memkit.engine.transformers.ragged import MEMORY, RaggedBatch, RaggedKV
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Prefilled:
     ``logprobs [vocabulary]`` are the first answer token's; ``hidden [hidden]`` is the state that predicts it.
     """
 
-    prefix: kv_cache.KVCache | None
+    prefix: kv_cache.KVPrefix | None
     query: kv_cache.KVCache
     logprobs: Tensor
     hidden: Tensor
@@ -29,39 +31,70 @@ class Prefilled:
 
 @torch.no_grad()
 def prefill_side_by_side(
-    model: PreTrainedModel, prefixes: Sequence[kv_cache.KVCache | None], queries: Sequence[Sequence[int]]
+    model: PreTrainedModel, prefixes: Sequence[kv_cache.KVPrefix | None], queries: Sequence[Sequence[int]]
 ) -> list[Prefilled]:
     """Prefill each query after its own prefix, all in one batch padded to the longest."""
-    lengths = [prefix.tokens if prefix else 0 for prefix in prefixes]
-    longest, width = max(lengths), max(len(query) for query in queries)
+    start = side_by_side(prefixes)
+    width = max(len(query) for query in queries)
     ids = torch.zeros(len(queries), width, dtype=torch.long)
-    mask = torch.zeros(len(queries), longest + width, dtype=torch.long)
+    mask = torch.zeros(len(queries), start.cached + width, dtype=torch.long)
     for i, query in enumerate(queries):
         ids[i, : len(query)] = torch.tensor(list(query))
-        mask[i, longest - lengths[i] : longest + len(query)] = 1  # left-padded prefix, right-padded query
-    positions = torch.tensor(lengths)[:, None] + torch.arange(width)[None]
-    cache, device = _side_by_side(prefixes, longest), model.device
+        # left-padded prefix, right-padded query
+        mask[i, start.cached - start.lengths[i] : start.cached + len(query)] = 1
+    lengths = torch.tensor([prefix.tokens if prefix else 0 for prefix in prefixes])
+    positions, device = lengths[:, None] + torch.arange(width)[None], model.device
     out = model.base_model(
         input_ids=ids.to(device),
         attention_mask=mask.to(device),
         position_ids=positions.to(device),
-        past_key_values=cache,
+        past_key_values=start.cache,
         use_cache=True,
+        **start.inputs,
     )
     last = torch.tensor([len(query) - 1 for query in queries], device=device)
     hidden = out.last_hidden_state[torch.arange(len(queries), device=device), last]
     logprobs = kv_cache.output_layer(model)(hidden).float().log_softmax(-1)
-    rows = kv_cache.KVCache.of(cache)
+    rows = kv_cache.KVCache.of(start.cache)
     return [
-        Prefilled(prefix, rows.row(i).slice(longest, longest + len(query)), logprobs[i], hidden[i])
+        Prefilled(
+            prefix,
+            rows.row(i).slice(start.cached, start.cached + len(query)),
+            logprobs[i],
+            hidden[i],
+        )
         for i, (prefix, query) in enumerate(zip(prefixes, queries, strict=True))
     ]
 
 
-def _side_by_side(prefixes: Sequence[kv_cache.KVCache | None], longest: int) -> DynamicCache:
+@dataclass(frozen=True)
+class SideBySide:
+    """A different prefix for each row of a batch: a transformers cache of ``cached`` tokens, left-padded, of
+    which row i uses the last ``lengths[i]``, and further ``inputs`` of the forward pass."""
+
+    cache: DynamicCache
+    cached: int
+    lengths: Sequence[int]
+    inputs: Mapping[str, Any]
+
+
+def side_by_side(prefixes: Sequence[kv_cache.KVPrefix | None]) -> SideBySide:
+    """The prefixes as the rows of a batch. If one is ragged, all are read as ragged ones."""
+    if example := next((prefix for prefix in prefixes if isinstance(prefix, RaggedKV)), None):
+        empty = example.empty()
+        rows = [empty if prefix is None else RaggedKV.of(prefix) for prefix in prefixes]
+        return SideBySide(DynamicCache(), 0, [0] * len(rows), {MEMORY: RaggedBatch(rows)})
+    dense = [prefix for prefix in prefixes if isinstance(prefix, kv_cache.KVCache)]
+    lengths = [prefix.tokens if prefix else 0 for prefix in prefixes]
+    return SideBySide(_padded(prefixes, dense, max(lengths)), max(lengths), lengths, {})
+
+
+def _padded(
+    prefixes: Sequence[kv_cache.KVPrefix | None], dense: Sequence[kv_cache.KVCache], longest: int
+) -> DynamicCache:
     """A cache with one prefix in each row, left-padded to the ``longest``."""
     cache = DynamicCache()
-    example = next((prefix for prefix in prefixes if prefix and prefix.tokens), None)
+    example = next((prefix for prefix in dense if prefix.tokens), None)
     if example is None:
         return cache
 
@@ -69,9 +102,10 @@ def _side_by_side(prefixes: Sequence[kv_cache.KVCache | None], longest: int) -> 
         tensor = example.keys[0][:, :, :0] if tensor is None else tensor
         return pad(tensor, (0, 0, longest - tensor.shape[2], 0))
 
+    rows = [prefix if isinstance(prefix, kv_cache.KVCache) else None for prefix in prefixes]
     for layer in range(len(example.keys)):
-        keys = torch.cat([padded(p.keys[layer] if p else None) for p in prefixes])
-        values = torch.cat([padded(p.values[layer] if p else None) for p in prefixes])
+        keys = torch.cat([padded(row.keys[layer] if row else None) for row in rows])
+        values = torch.cat([padded(row.values[layer] if row else None) for row in rows])
         cache.update(keys, values, layer)
     return cache
 
@@ -103,6 +137,6 @@ def continue_from(
     return kv_cache.Decoded([token, *rest.ids], ttft, rest.stopped)
 
 
-def full_prefix(start: Prefilled) -> kv_cache.KVCache:
+def full_prefix(start: Prefilled) -> kv_cache.KVPrefix:
     """The KV of a prefilled query, including its prefix."""
     return start.prefix.join(start.query) if start.prefix else start.query

@@ -1,0 +1,296 @@
+"""Keys and values of which every layer and head has its own number of rows, and the attention over them.
+
+A model attends to them through transformers' `AttentionInterface`: `with_ragged_attention` gives a copy that
+shares its weights, and the forward pass takes the rows as its argument `MEMORY`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from memkit.engine.transformers.kv_cache import KVCache, KVPrefix
+from memkit.engine.transformers.lora import shared_copy
+
+NAME = "memkit_ragged"
+MEMORY, OBSERVER = "ragged_memory", "attention_observer"  # arguments of the model's forward pass
+MAX_SCORES = 1 << 25  # attention scores that are in memory at once; a longer query is read in blocks
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The keys and values of one head, ``[row, head_dim]``, and the ``bias`` of its scores, ``[row]``.
+
+    The keys are rotated (RoPE) to their positions. A bias b, in nats, makes a row count exp(b) times.
+    """
+
+    keys: Tensor
+    values: Tensor
+    bias: Tensor
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def followed_by(self, keys: Tensor, values: Tensor) -> Rows:
+        """These rows, then others without a bias."""
+        bias = torch.cat((self.bias, self.bias.new_zeros(len(keys))))
+        return Rows(torch.cat((self.keys, keys)), torch.cat((self.values, values)), bias)
+
+
+@dataclass(frozen=True)
+class RaggedKV:
+    """The keys and values of a memory that occupies ``tokens`` positions: ``layers[layer][kv_head]``."""
+
+    layers: tuple[tuple[Rows, ...], ...]
+    tokens: int
+
+    @classmethod
+    def of(cls, dense: KVPrefix) -> RaggedKV:
+        """The same rows in every head of a layer, if it is not ragged already.
+
+        Raises `ValueError` for a batch of several.
+        """
+        if isinstance(dense, RaggedKV):
+            return dense
+        if not isinstance(dense, KVCache):
+            raise ValueError(f"a {type(dense).__name__} has no rows to read")
+        if any(len(layer) != 1 for layer in dense.keys):
+            raise ValueError("a ragged memory is made of one row of a batch")
+        pairs = zip(dense.keys, dense.values, strict=True)
+        layers = tuple(
+            tuple(
+                Rows(k, v, k.new_zeros(len(k), dtype=torch.float32))
+                for k, v in zip(keys[0], values[0], strict=True)
+            )
+            for keys, values in pairs
+        )
+        return cls(layers, dense.tokens)
+
+    def empty(self) -> RaggedKV:
+        """A memory for the same model without any rows."""
+        layers = tuple(
+            tuple(Rows(head.keys[:0], head.values[:0], head.bias[:0]) for head in heads)
+            for heads in self.layers
+        )
+        return RaggedKV(layers, 0)
+
+    def join(self, other: KVCache) -> RaggedKV:
+        """These rows followed by dense ones, whose keys must be rotated to their positions already."""
+        layers = tuple(
+            tuple(head.followed_by(keys[0, g], values[0, g]) for g, head in enumerate(heads))
+            for heads, keys, values in zip(self.layers, other.keys, other.values, strict=True)
+        )
+        return RaggedKV(layers, self.tokens + other.tokens)
+
+    def after(self, dense: KVCache | None) -> RaggedKV:
+        """Dense rows followed by these."""
+        if dense is None:
+            return self
+        layers = tuple(
+            tuple(
+                Rows(
+                    torch.cat((keys[0, g], head.keys)),
+                    torch.cat((values[0, g], head.values)),
+                    pad(head.bias, (keys.shape[2], 0)),
+                )
+                for g, head in enumerate(heads)
+            )
+            for heads, keys, values in zip(self.layers, dense.keys, dense.values, strict=True)
+        )
+        return RaggedKV(layers, self.tokens + dense.tokens)
+
+    # -- as the prefix of a forward pass; see `kv_cache.KVPrefix` ---------------------------------------
+    @property
+    def cached(self) -> int:
+        """Tokens that a cache of transformers holds: none, the attention reads the rows."""
+        return 0
+
+    def cache(self, batch: int = 1) -> DynamicCache:
+        return DynamicCache()
+
+    def inputs(self) -> Mapping[str, Any]:
+        return {MEMORY: RaggedBatch((self,))}
+
+
+class RaggedBatch:
+    """The memories of a batch: one that all its rows share, or one for each row."""
+
+    def __init__(self, memories: Sequence[RaggedKV]) -> None:
+        self._memories = tuple(memories)
+
+    def rows(self, layer: int, head: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys and values ``[memory, row, head_dim]`` and bias ``[memory, row]`` of a head, padded to the
+        longest by rows with a bias of -inf."""
+        return self._padded[layer][head]
+
+    @cached_property
+    def _padded(self) -> list[list[tuple[Tensor, Tensor, Tensor]]]:
+        return [
+            [_padded(heads) for heads in zip(*layers, strict=True)]
+            for layers in zip(*(memory.layers for memory in self._memories), strict=True)
+        ]
+
+
+def _padded(heads: Sequence[Rows]) -> tuple[Tensor, Tensor, Tensor]:
+    longest = max(map(len, heads))
+    if len(heads) == 1:
+        return heads[0].keys[None], heads[0].values[None], heads[0].bias[None]
+    missing = [longest - len(head) for head in heads]
+    return (
+        torch.stack([pad(head.keys, (0, 0, 0, n)) for head, n in zip(heads, missing, strict=True)]),
+        torch.stack([pad(head.values, (0, 0, 0, n)) for head, n in zip(heads, missing, strict=True)]),
+        torch.stack(
+            [pad(head.bias, (0, n), value=-torch.inf) for head, n in zip(heads, missing, strict=True)]
+        ),
+    )
+
+
+class AttentionObserver(Protocol):
+    """Sees what every layer attends with, while it does."""
+
+    def see(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float
+    ) -> None:
+        """``query`` ``[batch, head, token, head_dim]``, ``key`` and ``value`` ``[batch, kv_head, attended
+        token, head_dim]``, all rotated; ``mask`` ``[batch, 1, token, attended token]``, None if causal."""
+
+
+def ragged_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention of a layer over a ragged memory, if the argument `MEMORY` holds one, and then over the cache.
+
+    ``query`` is ``[batch, head, token, head_dim]``, ``key`` and ``value`` ``[batch, kv_head, attended token,
+    head_dim]``; returns ``[batch, token, head, head_dim]``. Without a memory this is transformers' ``sdpa``.
+    """
+    memory: RaggedBatch | None = kwargs.pop(MEMORY, None)
+    observer: AttentionObserver | None = kwargs.pop(OBSERVER, None)
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    layer = int(getattr(module, "layer_idx"))  # noqa: B009  # nn.Module types it as a tensor or module
+    if observer is not None:
+        observer.see(layer, query, key, value, attention_mask, scale)
+    if memory is None:
+        out: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+        return out
+    batch, heads, n, size = query.shape
+    groups, attended = key.shape[1], key.shape[2]
+    grouped = query.view(batch, groups, heads // groups, n, size)
+    mask = _additive(attention_mask, n, attended, query)
+    read = torch.stack(
+        [
+            _attend(grouped[:, g], key[:, g], value[:, g], memory.rows(layer, g), mask, scale)
+            for g in range(groups)
+        ],
+        1,
+    )
+    return read.view(batch, heads, n, size).transpose(1, 2).contiguous(), None
+
+
+def _additive(mask: Tensor | None, n: int, attended: int, like: Tensor) -> Tensor | None:
+    """A mask ``[batch, 1, token, attended token]`` in float32, to add to scores; None hides nothing."""
+    if mask is None:
+        if n == 1:
+            return None
+        mask = torch.ones(n, attended, dtype=torch.bool, device=like.device).tril(attended - n)[None, None]
+    mask = mask[..., :attended]
+    if mask.dtype != torch.bool:
+        return mask.float()
+    return torch.zeros(mask.shape, device=like.device).masked_fill(~mask, -torch.inf)
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    memory: tuple[Tensor, Tensor, Tensor],
+    mask: Tensor | None,
+    scale: float,
+) -> Tensor:
+    """The attention ``[batch, head, token, head_dim]`` of the query heads of one KV head, in blocks."""
+    per_token = query.shape[0] * query.shape[1] * (memory[0].shape[1] + key.shape[1])
+    block = max(1, MAX_SCORES // max(per_token, 1))
+    n = query.shape[2]
+    blocks = [
+        _attend_block(
+            query[:, :, at : at + block],
+            key,
+            value,
+            memory,
+            mask if mask is None else mask[:, :, at : at + block],
+            scale,
+        )
+        for at in range(0, n, block)
+    ]
+    return blocks[0] if len(blocks) == 1 else torch.cat(blocks, 2)
+
+
+def _attend_block(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    memory: tuple[Tensor, Tensor, Tensor],
+    mask: Tensor | None,
+    scale: float,
+) -> Tensor:
+    keys, values, bias = memory
+    rows = keys.shape[1]
+    remembered = _product(query, keys.transpose(1, 2)).float() * scale + bias[:, None, None]
+    own = _product(query, key.transpose(1, 2)).float() * scale
+    if mask is not None:
+        own = own + mask
+    weights = torch.cat((remembered, own), -1).softmax(-1).to(query.dtype)
+    return _product(weights[..., :rows], values) + _product(weights[..., rows:], value)
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """``[batch, head, token, a] @ [batch or 1, a, b]``, without a copy of ``right`` for every head."""
+    batch, heads, n, a = left.shape
+    if right.shape[0] == 1:
+        return (left.reshape(batch * heads * n, a) @ right[0]).view(batch, heads, n, right.shape[2])
+    return torch.bmm(left.reshape(batch, heads * n, a), right).view(batch, heads, n, right.shape[2])
+
+
+def with_ragged_attention(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of a model that shares its weights and whose attention reads ragged memories.
+
+    Raises `ValueError` for a model that it would not be right for; see `unsupported`.
+    """
+    if reason := unsupported(model):
+        raise ValueError(reason)
+    AttentionInterface.register(NAME, ragged_attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    copied: PreTrainedModel = shared_copy(model)
+    copied.set_attn_implementation(NAME)
+    return copied
+
+
+def unsupported(model: PreTrainedModel) -> str | None:
+    """Why a model cannot attend to ragged memories; None if it can."""
+    config, name = model.config, type(model).__name__
+    if not getattr(model, "_supports_attention_backend", False):
+        return f"{name} does not take its attention from transformers' AttentionInterface"
+    layer_types = getattr(config, "layer_types", None)
+    sliding = "sliding_attention" in layer_types if layer_types else getattr(config, "sliding_window", None)
+    if sliding:
+        return f"{name} has layers with a sliding window, which forget the memory's first positions"
+    if getattr(config, "attn_logit_softcapping", None):
+        return f"{name} caps its attention scores"
+    return None
