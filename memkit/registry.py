@@ -25,6 +25,7 @@ GATES = "memkit.gates"
 # installed package, which would slow down each start.
 SHIPPED: Mapping[str, Mapping[str, str]] = {
     GROUP: {
+        "compact": "memkit.compilers.compact.compiler:Compact",
         "lcc": "memkit.compilers.lcc.compiler:LCC",
         "lora": "memkit.compilers.lora.compiler:LoRA",
         "meanpool": "memkit.compilers.meanpool.compiler:MeanPool",
@@ -42,7 +43,12 @@ SHIPPED: Mapping[str, Mapping[str, str]] = {
     },
 }
 # The modules that parse the options of the compilers above, without any library of models.
-_OPTIONS = {"lcc": "lcc.config", "lora": "lora.config", "meanpool": "meanpool.options"}
+_OPTIONS = {
+    "compact": "compact.config",
+    "lcc": "lcc.config",
+    "lora": "lora.config",
+    "meanpool": "meanpool.options",
+}
 
 
 def names(group: str) -> list[str]:

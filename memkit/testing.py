@@ -18,6 +18,7 @@ TEXT = "Mira lives in Keldor. Her dog is called Tovin. Jalo works at Brimtek. Th
 # Options with which each compiler takes a second on a tiny model; its artifacts have learned nothing.
 _FEW = {"steps": 2, "self_study": 4, "agnostic": 2, "answer_tokens": 4, "warmup": 0, "self_study_again": 1}
 TINY: dict[str, dict[str, Any]] = {
+    "compact": {},
     "lcc": {**_FEW, "kv_steps": 2},
     "lora": {**_FEW, "rank": 2},
     "meanpool": {},  # with a checkpoint of `build_tiny_compressor`

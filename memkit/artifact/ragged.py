@@ -1,7 +1,7 @@
 """Keys and values with a different number of rows in every layer and head, without padding.
 
-An artifact of kind ``ragged_kv`` holds ``rows`` ``[layer, kv_head]`` (int64), the number of rows of each head,
-and, for all heads one after the other, ``keys`` and ``values`` ``[row, head_dim]`` in the forms of
+An artifact of kind ``ragged_kv`` holds ``rows`` ``[layer, kv_head]`` (int64), the number of rows of each
+head, and, for all heads one after the other, ``keys`` and ``values`` ``[row, head_dim]`` in the forms of
 `memkit.artifact.quantization` and ``bias`` ``[row]`` (float32), which is added to a key's attention scores.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from memkit.artifact.quantization import Stored, Tensors, dequantized, quantized
 from memkit.errors import ArtifactError
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from memkit.artifact.format import Artifact
 
-KIND = "ragged_kv"
+KIND: Final = "ragged_kv"
 ROW_AXES = ("row", "head_dim")
 Head: TypeAlias = "tuple[Tensor, Tensor, Tensor]"  # keys and values [row, head_dim], bias [row]
 

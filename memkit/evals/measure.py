@@ -66,7 +66,7 @@ class MethodEvaluator:
         """The prefix of an artifact, a context or neither."""
         return self.engine.reader(Request("?", handle=handle, context=context))
 
-    def reader_of_kv(self, prefix: kv_cache.KVCache) -> Prefix:
+    def reader_of_kv(self, prefix: kv_cache.KVPrefix) -> Prefix:
         """The frozen model with a KV in place of the context."""
         return Prefix(self.engine.base.model, prefix, True)
 

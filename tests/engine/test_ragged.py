@@ -87,6 +87,7 @@ def dense_logits(model: PreTrainedModel, memory: RaggedKV, query: Sequence[int])
 
     cache = DynamicCache()
     for layer, heads in enumerate(memory.layers):
+
         def padded(part: Tensor) -> Tensor:
             return torch.nn.functional.pad(part, (0, 0, 0, longest - len(part)))
 
@@ -96,7 +97,10 @@ def dense_logits(model: PreTrainedModel, memory: RaggedKV, query: Sequence[int])
     try:
         positions = torch.arange(memory.tokens, memory.tokens + n)[None]
         out = model.base_model(
-            input_ids=torch.tensor([list(query)]), position_ids=positions, past_key_values=cache, use_cache=True
+            input_ids=torch.tensor([list(query)]),
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
         )
         outputs.append(model.get_output_embeddings()(out.last_hidden_state[0, -1]).float())
     finally:

@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 
 from memkit.artifact.format import Artifact
 from memkit.artifact.quantization import dequantized
-from memkit.artifact.ragged import KIND as RAGGED, read_ragged
+from memkit.artifact.ragged import KIND as RAGGED
+from memkit.artifact.ragged import read_ragged
 from memkit.engine.transformers import kv_cache
 from memkit.engine.transformers.decoder_checkpoint import load_decoder
 from memkit.engine.transformers.lora import load_adapter

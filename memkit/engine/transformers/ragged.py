@@ -40,10 +40,10 @@ class Rows:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def followed_by(self, keys: Tensor, values: Tensor) -> Rows:
-        """These rows, then others without a bias."""
-        bias = torch.cat((self.bias, self.bias.new_zeros(len(keys))))
-        return Rows(torch.cat((self.keys, keys)), torch.cat((self.values, values)), bias)
+    def join(self, other: Rows) -> Rows:
+        """These rows followed by the ``other`` ones."""
+        pairs = (self.keys, other.keys), (self.values, other.values), (self.bias, other.bias)
+        return Rows(*(torch.cat(pair) for pair in pairs))
 
 
 @dataclass(frozen=True)
@@ -83,30 +83,18 @@ class RaggedKV:
         )
         return RaggedKV(layers, 0)
 
-    def join(self, other: KVCache) -> RaggedKV:
-        """These rows followed by dense ones, whose keys must be rotated to their positions already."""
+    def join(self, other: KVPrefix) -> RaggedKV:
+        """These rows followed by the ``other`` ones, whose keys are rotated to their positions already."""
+        following = RaggedKV.of(other)
         layers = tuple(
-            tuple(head.followed_by(keys[0, g], values[0, g]) for g, head in enumerate(heads))
-            for heads, keys, values in zip(self.layers, other.keys, other.values, strict=True)
+            tuple(first.join(second) for first, second in zip(*heads, strict=True))
+            for heads in zip(self.layers, following.layers, strict=True)
         )
         return RaggedKV(layers, self.tokens + other.tokens)
 
-    def after(self, dense: KVCache | None) -> RaggedKV:
-        """Dense rows followed by these."""
-        if dense is None:
-            return self
-        layers = tuple(
-            tuple(
-                Rows(
-                    torch.cat((keys[0, g], head.keys)),
-                    torch.cat((values[0, g], head.values)),
-                    pad(head.bias, (keys.shape[2], 0)),
-                )
-                for g, head in enumerate(heads)
-            )
-            for heads, keys, values in zip(self.layers, dense.keys, dense.values, strict=True)
-        )
-        return RaggedKV(layers, self.tokens + dense.tokens)
+    def after(self, other: KVPrefix | None) -> RaggedKV:
+        """The ``other`` rows, if any, followed by these."""
+        return self if other is None else RaggedKV.of(other).join(self)
 
     # -- as the prefix of a forward pass; see `kv_cache.KVPrefix` ---------------------------------------
     @property
@@ -158,10 +146,16 @@ class AttentionObserver(Protocol):
     """Sees what every layer attends with, while it does."""
 
     def see(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        memory: RaggedBatch | None,
+        scaling: float,
     ) -> None:
         """``query`` ``[batch, head, token, head_dim]``, ``key`` and ``value`` ``[batch, kv_head, attended
-        token, head_dim]``, all rotated; ``mask`` ``[batch, 1, token, attended token]``, None if causal."""
+        token, head_dim]``, all rotated. The rows of ``memory``, if any, come before those keys."""
 
 
 def ragged_attention(
@@ -184,7 +178,7 @@ def ragged_attention(
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     layer = int(getattr(module, "layer_idx"))  # noqa: B009  # nn.Module types it as a tensor or module
     if observer is not None:
-        observer.see(layer, query, key, value, attention_mask, scale)
+        observer.see(layer, query, key, value, memory, scale)
     if memory is None:
         out: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs

@@ -1,0 +1,293 @@
+"""Compact: keeps the context's own keys where they are needed and refits their values; nothing is trained.
+
+The text is read once, and once more as the answer to "Please repeat the text.". How the tokens of that second
+pass attend to the text says which keys each head needs. One budget of rows is shared over all heads of all
+layers, because heads differ a hundredfold in what they need. The kept keys get biases and values with which
+they stand for all of them. Two prefills and some linear algebra.
+
+References
+    Fast KV Compaction via Attention Matching (Zweiger et al., 2026), §3: biases and values.
+    KVzip (Kim et al., 2025), §3.2: the text's repetition as reference queries, one budget over all heads.
+
+Departures
+    - Importance is the root mean square of a key's attention over all reference queries, not its maximum.
+    - The fit weighs a query by the share of its attention that the text gets; see
+      `memkit.compilers.compact.matching`.
+    - A text longer than the window is compiled in segments: each is read behind the memory of the earlier
+      ones.
+
+Requirements
+    A causal model with rotary positions whose attention is transformers' `AttentionInterface` (Llama, Qwen2,
+    Qwen3, Mistral, Gemma), without a sliding window.
+
+Example
+    >>> Compact({"ratio": 4}).compile(document, base, tenant="mira")
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from memkit.artifact.format import Artifact, Manifest, Provenance
+from memkit.artifact.ragged import KIND, ragged_tensors
+from memkit.compilers.base import Compiled, Estimate, Progress, Step, silent
+from memkit.compilers.compact.budget import share_budget
+from memkit.compilers.compact.config import CompactConfig, parse_options
+from memkit.compilers.compact.matching import NNLS_STEPS, match
+from memkit.compilers.compact.reading import Reading
+from memkit.compilers.compact.reference import LayerReferences, observe
+from memkit.compilers.distillation.flops import FlopMeter, kv_bytes
+from memkit.compilers.distillation.segments import MAX_QUESTION, MIN_SEGMENT, split_segments
+from memkit.document import Document
+from memkit.engine.transformers import kv_cache
+from memkit.engine.transformers.ragged import RaggedKV, Rows, with_ragged_attention
+from memkit.errors import CompileError
+from memkit.models.chat import text_ids
+from memkit.models.loading import LoadedModel
+
+REPEAT = "Please repeat the text."
+REPEAT_FROM = "Please repeat the text from here on: {start}"
+START_TOKENS = 8  # of a later chunk that the request to repeat it quotes
+ANSWER_TOKENS = 64  # room for an answer in the window
+
+
+class Compact:
+    """See the module; options are those of `memkit.compilers.compact.config.CompactConfig`."""
+
+    name = "compact"
+    version = "1"
+
+    def __init__(self, options: Mapping[str, Any] | None = None) -> None:
+        self.config = parse_options(options)
+
+    def compile(
+        self,
+        document: Document,
+        base: LoadedModel,
+        *,
+        tenant: str,
+        progress: Progress = silent,
+        unfinished: Path | None = None,
+    ) -> Compiled:
+        """See `memkit.compilers.base.Compiler.compile`; ``unfinished`` is not used, as nothing is trained."""
+        started, config = time.perf_counter(), self.config
+        ids = text_ids(base.tokenizer, document.text)
+        cuts = segments(base, config, len(ids))
+        steps = sum(2 * math.ceil((cut.stop - cut.start) / config.chunk) for cut in cuts)
+        steps += len(cuts) * int(base.model.config.num_hidden_layers)
+        compaction = _Compaction(base, config, _Report(progress, steps, started))
+        memory = compaction.run([ids[cut] for cut in cuts])
+        manifest = Manifest(
+            kind=KIND,
+            compiler=self.name,
+            compiler_version=self.version,
+            config=asdict(config),
+            seed=config.seed,
+            fingerprint=base.fingerprint,
+            tokens=memory.tokens,
+            tenant=tenant,
+            sources=(Provenance(document.digest, 0, len(document.text)),),
+            metrics={
+                "context_tokens": len(ids),
+                "segments": len(cuts),
+                "rows": sum(len(head) for heads in memory.layers for head in heads),
+                "longest_head": max(len(head) for heads in memory.layers for head in heads),
+            },
+        )
+        heads = [[(head.keys, head.values, head.bias) for head in layer] for layer in memory.layers]
+        data = Artifact.encode(manifest, ragged_tensors(heads, config.stored))
+        seconds = time.perf_counter() - started
+        return Compiled(data, memory.tokens, seconds, compaction.flops, 0, ())
+
+    def estimate(self, tokens: int, base: LoadedModel) -> Estimate:
+        """The cost of compiling ``tokens`` tokens."""
+        meter, config = FlopMeter(base.model), self.config
+        total, before = 0.0, 0
+        for cut in segments(base, config, tokens):
+            n = cut.stop - cut.start
+            total += 2 * meter.forward_flops(n, before) + meter.attention * n * n / 2
+            before += memory_tokens(n, config.ratio)
+        return Estimate(total, kv_bytes(base.model, memory_tokens(tokens, config.ratio)))
+
+
+def memory_tokens(tokens: int, ratio: float) -> int:
+    """The positions of a memory of a text with so many tokens."""
+    return math.ceil(tokens / ratio)
+
+
+def segments(base: LoadedModel, config: CompactConfig, tokens: int) -> list[slice]:
+    """Segments of equal size such that each, behind the memory of the earlier ones, fits the window together
+    with its repetition in chunks.
+
+    Raises `CompileError` for a text without tokens, with fewer than one position, or that does not fit.
+    """
+    if not tokens:
+        raise CompileError("the document has no tokens")
+    if config.ratio > tokens:
+        raise CompileError(
+            f"the document has {tokens:,} tokens; at {config.ratio:g}x nothing of it would be kept. Choose a "
+            "lower ratio"
+        )
+    chat = base.chat
+    memory = memory_tokens(tokens, config.ratio) + config.multiple - 1
+    room = base.window - len(chat.header) - max(MAX_QUESTION + len(chat.tail) + ANSWER_TOKENS, 0)
+    if tokens + min(tokens, config.chunk) <= room:
+        return [slice(0, tokens)]
+    longest = room - memory - config.chunk
+    if longest < min(tokens, MIN_SEGMENT):
+        raise CompileError(
+            f"the document has {tokens:,} tokens, too many to compile at {config.ratio:g}x for {base.name}, "
+            f"which reads {base.window:,} at once. It stays answerable from its text; choose a higher ratio, or "
+            "split it into several documents"
+        )
+    return split_segments(tokens, longest)
+
+
+@dataclass
+class _Report:
+    """Reports the passes of a compilation."""
+
+    progress: Progress
+    steps: int
+    started: float
+    done: int = 0
+
+    def __call__(self, phase: str) -> None:
+        self.done += 1
+        self.progress(Step(phase, self.done, self.steps, 0.0, time.perf_counter() - self.started))
+
+
+class _Compaction:
+    """One compilation."""
+
+    def __init__(self, base: LoadedModel, config: CompactConfig, report: _Report) -> None:
+        self.base, self.config, self.report = base, config, report
+        self.meter, self.flops = FlopMeter(base.model), 0.0
+        try:
+            self.model: PreTrainedModel = with_ragged_attention(base.model)
+            self.inv_freq = kv_cache.inv_freq_of(base.model)
+        except ValueError as error:
+            raise CompileError(
+                f"this model cannot have compact memories: {error}. Its documents stay answerable from their "
+                "text; use another compiler"
+            ) from error
+        self.header = kv_cache.prefill(self.model, list(base.chat.header)) if base.chat.header else None
+
+    def run(self, pieces: Sequence[Sequence[int]]) -> RaggedKV:
+        """The memory of all segments, without the header; keys are rotated to their places behind it."""
+        kept: RaggedKV | None = None
+        for number, piece in enumerate(pieces):
+            if kept is None:
+                reading = Reading(self.header, self.header.tokens if self.header else 0)
+            else:
+                reading = Reading(None, 0, kept.after(self.header))
+            last = number == len(pieces) - 1
+            memory = self._segment(reading, piece, self._positions(reading.tokens, len(piece), last))
+            kept = memory if kept is None else kept.join(memory)
+        if kept is None:
+            raise CompileError("the document has no tokens")
+        return kept
+
+    def _positions(self, before: int, tokens: int, last: bool) -> int:
+        """The positions of a segment's memory, which follows ``before`` others."""
+        positions = memory_tokens(tokens, self.config.ratio)
+        return positions + (-(before + positions) % self.config.multiple if last else 0)
+
+    def _segment(self, reading: Reading, ids: Sequence[int], positions: int) -> RaggedKV:
+        """The memory of one segment that is read behind ``reading``."""
+        config, start = self.config, reading.tokens
+        for extended in reading.extended(self.model, ids, config.chunk):
+            reading = extended
+            self.report("read")
+        self.flops += self.meter.forward_flops(len(ids), start)
+        references = list[LayerReferences]()
+        passes = list(self._passes(ids))
+        for observed in observe(self.model, reading, passes, config.queries, config.seed):
+            references = observed
+            self.report("repeat")
+        for _, repeated in passes:
+            pairs = len(repeated) * (reading.tokens + len(repeated) / 2)
+            # The recorder computes the scores and the reads of attention a second time.
+            self.flops += (
+                self.meter.forward_flops(len(repeated), reading.tokens) + self.meter.attention * pairs
+            )
+        heads = references[0].squares.shape[0]
+        masks = share_budget(
+            [layer.importance() for layer in references],
+            positions * heads * len(references),
+            max(1, round(config.floor * positions)),
+            round(config.cap * positions) or len(ids),
+        )
+        layers = []
+        for layer, (reference, mask) in enumerate(zip(references, masks, strict=True)):
+            layers.append(
+                tuple(self._head(reading, layer, reference, g, mask[g], positions) for g in range(heads))
+            )
+            self.report("fit")
+        return RaggedKV(tuple(layers), positions)
+
+    def _passes(self, ids: Sequence[int]) -> Iterator[tuple[slice, Sequence[int]]]:
+        """The reference passes over a segment: a request to repeat a chunk, and the chunk."""
+        chat, tokenizer = self.base.chat, self.base.tokenizer
+        for at in range(0, len(ids), self.config.chunk):
+            part = ids[at : at + self.config.chunk]
+            quoted = str(tokenizer.decode(list(part[:START_TOKENS])))
+            request = REPEAT if not at else REPEAT_FROM.format(start=quoted)
+            end = [chat.end] if at + len(part) == len(ids) else []
+            yield slice(at, at + len(part)), [*chat.query(tokenizer, request, True), *part, *end]
+
+    def _head(
+        self,
+        reading: Reading,
+        layer: int,
+        reference: LayerReferences,
+        head: int,
+        mask: Tensor,
+        positions: int,
+    ) -> Rows:
+        """The kept rows of one head, moved so that the text's end stays right in front of the question."""
+        cache, config = reading.cache, self.config
+        if cache is None:
+            raise CompileError("the document has no tokens")
+        keys, values = (part[layer][0, head, reading.start :] for part in (cache.keys, cache.values))
+        fitted, biases = list[Tensor](), list[Tensor]()
+        for chunk in reference.chunks:
+            kept = mask[chunk.span].nonzero().flatten()
+            attention = chunk.attention(head, keys[chunk.span])
+            value, bias = match(
+                attention,
+                values[chunk.span].float(),
+                kept,
+                bias=config.bias,
+                refit=config.values,
+                ridge=config.ridge,
+            )
+            self.flops += _fit_flops(
+                len(chunk.rest[head]), len(kept), len(values[chunk.span]), values.shape[1]
+            )
+            fitted.append(value)
+            biases.append(bias)
+        moved = torch.tensor([positions - reading.context], device=keys.device)
+        return Rows(
+            kv_cache.rotate(keys[mask], moved, self.inv_freq),
+            torch.cat(fitted).to(values.dtype),
+            torch.cat(biases),
+        )
+
+
+def _fit_flops(queries: int, kept: int, keys: int, size: int) -> float:
+    """Operations to fit ``kept`` of ``keys`` keys of one head to so many queries."""
+    if kept == keys:
+        return 0.0
+    smaller = min(queries, kept)
+    systems = 2 * queries * kept**2 + 2 * queries * kept * smaller + smaller**3 / 3
+    return systems + 2 * NNLS_STEPS * kept**2 + 4 * queries * keys * size

@@ -1,0 +1,52 @@
+"""Hyper-parameters of the compact compiler. Importable without torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from memkit.artifact.quantization import STORED, Stored
+from memkit.compilers.base import configure, require_at_least
+
+
+@dataclass(frozen=True)
+class CompactConfig:
+    """Hyper-parameters; ``ratio`` fixes the budget, tokens / ratio rows for each head on average."""
+
+    ratio: float = 4.0  # context tokens per position of the memory
+    multiple: int = 1  # header plus memory is a multiple of this: a server's page size, in tokens
+    floor: float = 0.17  # fewest rows of a head, as a share of the average
+    cap: float = 0.0  # most rows of a head, in multiples of the average; 0: no cap
+    bias: bool = True  # refit each key's attention mass
+    values: bool = True  # refit the values
+    ridge: float = 1e-3  # of the values' least squares, as a share of the mean squared weight
+    queries: int = 1024  # reference tokens of a chunk that the refit uses
+    chunk: int = 2048  # tokens of the text that are repeated in one pass
+    stored: Stored = "model"  # the artifact's numbers: the model's dtype, bfloat16, int8 or int4
+    seed: int = 0  # draws the reference tokens of chunks that have more than ``queries``
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.ratio < math.inf:
+            raise ValueError(f"ratio must be at least 1, got {self.ratio}")
+        if not 0 <= self.floor <= 1:
+            raise ValueError(f"floor must be from 0 to 1, got {self.floor}")
+        if self.cap and not 1 <= self.cap < math.inf:
+            raise ValueError(f"cap must be at least 1, or 0 for none, got {self.cap}")
+        if not 0 < self.ridge < math.inf:
+            raise ValueError(f"ridge must be positive, got {self.ridge}")
+        if self.stored not in STORED:
+            raise ValueError(f"stored must be one of {', '.join(STORED)}, got {self.stored!r}")
+        require_at_least(self, 1, "multiple", "queries", "chunk")
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "matched": {},
+    "selected": {"bias": False, "values": False},  # the context's own values, without a refit
+}
+
+
+def parse_options(options: Mapping[str, Any] | None) -> CompactConfig:
+    """A config from options. Raises `ConfigError`."""
+    return configure(CompactConfig, PRESETS, options)
