@@ -71,7 +71,7 @@ def test_what_an_artifact_saves_follows_from_the_compilers_own_ratio(
         info = memory.remember(TEXT * 8, compile=False)
         advice, _ = examine(memory, info, TEXT * 8, AdvisorConfig(), datetime.now(UTC))
     own = registry.own_ratio(compiler, lambda: tiny)
-    ratio = {"lcc": 16.0, "lora": None}.get(compiler, own or USUAL_RATIO)
+    ratio = {"compact": 4.0, "lcc": 16.0, "lora": None}.get(compiler, own or USUAL_RATIO)
     positions = 0 if ratio is None else -(-advice.tokens // int(ratio))
     assert advice.latent_flops == FlopMeter(tiny.model).forward_flops(QUESTION, positions)
 

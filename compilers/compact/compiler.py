@@ -58,6 +58,7 @@ REPEAT = "Please repeat the text."
 REPEAT_FROM = "Please repeat the text from here on: {start}"
 START_TOKENS = 8  # of a later chunk that the request to repeat it quotes
 ANSWER_TOKENS = 64  # room for an answer in the window
+MIN_CHUNK = 128  # tokens; a text that leaves room to repeat that many is compiled in one segment
 
 
 class Compact:
@@ -81,10 +82,11 @@ class Compact:
         """See `memkit.compilers.base.Compiler.compile`; ``unfinished`` is not used, as nothing is trained."""
         started, config = time.perf_counter(), self.config
         ids = text_ids(base.tokenizer, document.text)
-        cuts = segments(base, config, len(ids))
-        steps = sum(2 * math.ceil((cut.stop - cut.start) / config.chunk) for cut in cuts)
+        layout = Layout.of(base, config, len(ids))
+        cuts = layout.segments
+        steps = sum(2 * math.ceil((cut.stop - cut.start) / layout.chunk) for cut in cuts)
         steps += len(cuts) * int(base.model.config.num_hidden_layers)
-        compaction = _Compaction(base, config, _Report(progress, steps, started))
+        compaction = _Compaction(base, config, layout.chunk, _Report(progress, steps, started))
         memory = compaction.run([ids[cut] for cut in cuts])
         manifest = Manifest(
             kind=KIND,
@@ -112,7 +114,7 @@ class Compact:
         """The cost of compiling ``tokens`` tokens."""
         meter, config = FlopMeter(base.model), self.config
         total, before = 0.0, 0
-        for cut in segments(base, config, tokens):
+        for cut in Layout.of(base, config, tokens).segments:
             n = cut.stop - cut.start
             total += 2 * meter.forward_flops(n, before) + meter.attention * n * n / 2
             before += memory_tokens(n, config.ratio)
@@ -124,32 +126,40 @@ def memory_tokens(tokens: int, ratio: float) -> int:
     return math.ceil(tokens / ratio)
 
 
-def segments(base: LoadedModel, config: CompactConfig, tokens: int) -> list[slice]:
-    """Segments of equal size such that each, behind the memory of the earlier ones, fits the window together
-    with its repetition in chunks.
+@dataclass(frozen=True)
+class Layout:
+    """How a text is read: in ``segments``, each behind the memory of the earlier ones, and repeated in chunks
+    of ``chunk`` tokens behind its segment."""
 
-    Raises `CompileError` for a text without tokens, with fewer than one position, or that does not fit.
-    """
-    if not tokens:
-        raise CompileError("the document has no tokens")
-    if config.ratio > tokens:
-        raise CompileError(
-            f"the document has {tokens:,} tokens; at {config.ratio:g}x nothing of it would be kept. Choose a "
-            "lower ratio"
-        )
-    chat = base.chat
-    memory = memory_tokens(tokens, config.ratio) + config.multiple - 1
-    room = base.window - len(chat.header) - max(MAX_QUESTION + len(chat.tail) + ANSWER_TOKENS, 0)
-    if tokens + min(tokens, config.chunk) <= room:
-        return [slice(0, tokens)]
-    longest = room - memory - config.chunk
-    if longest < min(tokens, MIN_SEGMENT):
-        raise CompileError(
-            f"the document has {tokens:,} tokens, too many to compile at {config.ratio:g}x for {base.name}, "
-            f"which reads {base.window:,} at once. It stays answerable from its text; choose a higher ratio, or "
-            "split it into several documents"
-        )
-    return split_segments(tokens, longest)
+    segments: list[slice]
+    chunk: int
+
+    @classmethod
+    def of(cls, base: LoadedModel, config: CompactConfig, tokens: int) -> Layout:
+        """One segment if it fits the window together with a repeated chunk; else several of equal size.
+
+        Raises `CompileError` for a text that is too short for a single position or too long for the window.
+        """
+        if not tokens:
+            raise CompileError("the document has no tokens")
+        if config.ratio > tokens:
+            raise CompileError(
+                f"the document has {tokens:,} tokens; at {config.ratio:g}x nothing of it would be kept. "
+                "Choose a lower ratio"
+            )
+        around = len(base.chat.header) + len(base.chat.tail) + MAX_QUESTION + ANSWER_TOKENS
+        room = base.window - around
+        if tokens + min(tokens, MIN_CHUNK) <= room:
+            return cls([slice(0, tokens)], min(config.chunk, room - tokens))
+        room -= memory_tokens(tokens, config.ratio) + config.multiple - 1
+        chunk = min(config.chunk, room // 4)
+        if room - chunk < MIN_SEGMENT:
+            raise CompileError(
+                f"the document has {tokens:,} tokens, too many to compile at {config.ratio:g}x for "
+                f"{base.name}, which reads {base.window:,} at once. It stays answerable from its text; choose "
+                "a higher ratio, or split it into several documents"
+            )
+        return cls(split_segments(tokens, room - chunk), chunk)
 
 
 @dataclass
@@ -169,8 +179,8 @@ class _Report:
 class _Compaction:
     """One compilation."""
 
-    def __init__(self, base: LoadedModel, config: CompactConfig, report: _Report) -> None:
-        self.base, self.config, self.report = base, config, report
+    def __init__(self, base: LoadedModel, config: CompactConfig, chunk: int, report: _Report) -> None:
+        self.base, self.config, self.chunk, self.report = base, config, chunk, report
         self.meter, self.flops = FlopMeter(base.model), 0.0
         try:
             self.model: PreTrainedModel = with_ragged_attention(base.model)
@@ -205,7 +215,7 @@ class _Compaction:
     def _segment(self, reading: Reading, ids: Sequence[int], positions: int) -> RaggedKV:
         """The memory of one segment that is read behind ``reading``."""
         config, start = self.config, reading.tokens
-        for extended in reading.extended(self.model, ids, config.chunk):
+        for extended in reading.extended(self.model, ids, self.chunk):
             reading = extended
             self.report("read")
         self.flops += self.meter.forward_flops(len(ids), start)
@@ -238,8 +248,8 @@ class _Compaction:
     def _passes(self, ids: Sequence[int]) -> Iterator[tuple[slice, Sequence[int]]]:
         """The reference passes over a segment: a request to repeat a chunk, and the chunk."""
         chat, tokenizer = self.base.chat, self.base.tokenizer
-        for at in range(0, len(ids), self.config.chunk):
-            part = ids[at : at + self.config.chunk]
+        for at in range(0, len(ids), self.chunk):
+            part = ids[at : at + self.chunk]
             quoted = str(tokenizer.decode(list(part[:START_TOKENS])))
             request = REPEAT if not at else REPEAT_FROM.format(start=quoted)
             end = [chat.end] if at + len(part) == len(ids) else []

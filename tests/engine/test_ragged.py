@@ -67,8 +67,7 @@ def memory_of(model: PreTrainedModel, seed: int = 0, most: int = 9) -> RaggedKV:
 
 
 def dense_logits(model: PreTrainedModel, memory: RaggedKV, query: Sequence[int]) -> Tensor:
-    """Logits ``[vocabulary]`` after a query, by transformers' own attention over padded heads and a mask of each
-    head."""
+    """Logits ``[vocabulary]`` after a query, by transformers' own attention over padded heads with masks."""
     longest = max(len(head) for heads in memory.layers for head in heads)
     n, groups = len(query), int(model.config.num_attention_heads) // len(memory.layers[0])
     model.set_attn_implementation("eager")
