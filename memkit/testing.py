@@ -71,7 +71,7 @@ def build_tiny_compressor(
 
 
 def query_logits(
-    base: LoadedModel, prefix: kv_cache.KVCache, question: str = "Where does Mira live?"
+    base: LoadedModel, prefix: kv_cache.KVPrefix, question: str = "Where does Mira live?"
 ) -> Tensor:
     """Logits ``[1, vocabulary]`` of the first answer token after ``prefix`` and a question."""
     query = base.chat.query(base.tokenizer, question, True)

@@ -38,9 +38,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from memkit.artifact.format import Artifact, Manifest, Provenance
+from memkit.artifact.quantization import Tensors, quantized
 from memkit.artifact.ragged import KIND, ragged_tensors
 from memkit.compilers.base import Compiled, Estimate, Progress, Step, silent
 from memkit.compilers.compact.budget import share_budget
+from memkit.compilers.compact.capped import capped, uniform_direction
 from memkit.compilers.compact.config import CompactConfig, parse_options
 from memkit.compilers.compact.matching import NNLS_STEPS, match
 from memkit.compilers.compact.reading import Reading
@@ -89,7 +91,7 @@ class Compact:
         compaction = _Compaction(base, config, layout.chunk, _Report(progress, steps, started))
         memory = compaction.run([ids[cut] for cut in cuts])
         manifest = Manifest(
-            kind=KIND,
+            kind=KIND if config.form == "ragged" else "kv",
             compiler=self.name,
             compiler_version=self.version,
             config=asdict(config),
@@ -105,8 +107,7 @@ class Compact:
                 "longest_head": max(len(head) for heads in memory.layers for head in heads),
             },
         )
-        heads = [[(head.keys, head.values, head.bias) for head in layer] for layer in memory.layers]
-        data = Artifact.encode(manifest, ragged_tensors(heads, config.stored))
+        data = Artifact.encode(manifest, _tensors(memory, config))
         seconds = time.perf_counter() - started
         return Compiled(data, memory.tokens, seconds, compaction.flops, 0, ())
 
@@ -119,6 +120,16 @@ class Compact:
             total += 2 * meter.forward_flops(n, before) + meter.attention * n * n / 2
             before += memory_tokens(n, config.ratio)
         return Estimate(total, kv_bytes(base.model, memory_tokens(tokens, config.ratio)))
+
+
+def _tensors(memory: RaggedKV, config: CompactConfig) -> Tensors:
+    """The tensors of the artifact."""
+    if config.form == "ragged":
+        heads = [[(head.keys, head.values, head.bias) for head in layer] for layer in memory.layers]
+        return ragged_tensors(heads, config.stored)
+    keys = torch.stack([torch.stack([head.keys for head in layer]) for layer in memory.layers]).cpu()
+    values = torch.stack([torch.stack([head.values for head in layer]) for layer in memory.layers]).cpu()
+    return quantized({"keys": keys, "values": values}, config.stored)
 
 
 def memory_tokens(tokens: int, ratio: float) -> int:
@@ -156,8 +167,8 @@ class Layout:
         if room - chunk < MIN_SEGMENT:
             raise CompileError(
                 f"the document has {tokens:,} tokens, too many to compile at {config.ratio:g}x for "
-                f"{base.name}, which reads {base.window:,} at once. It stays answerable from its text; choose "
-                "a higher ratio, or split it into several documents"
+                f"{base.name}, which reads {base.window:,} at once. It stays answerable from its text; "
+                "choose a higher ratio, or split it into several documents"
             )
         return cls(split_segments(tokens, room - chunk), chunk)
 
@@ -201,19 +212,23 @@ class _Compaction:
             else:
                 reading = Reading(None, 0, kept.after(self.header))
             last = number == len(pieces) - 1
-            memory = self._segment(reading, piece, self._positions(reading.tokens, len(piece), last))
+            memory = self._segment(reading, piece, *self._sizes(reading.tokens, len(piece), last))
             kept = memory if kept is None else kept.join(memory)
         if kept is None:
             raise CompileError("the document has no tokens")
         return kept
 
-    def _positions(self, before: int, tokens: int, last: bool) -> int:
-        """The positions of a segment's memory, which follows ``before`` others."""
-        positions = memory_tokens(tokens, self.config.ratio)
-        return positions + (-(before + positions) % self.config.multiple if last else 0)
+    def _sizes(self, before: int, tokens: int, last: bool) -> tuple[int, int]:
+        """The average number of rows of a head for a segment, and the positions that they occupy behind
+        ``before`` others."""
+        config = self.config
+        rows = memory_tokens(tokens, config.ratio)
+        positions = min(math.ceil(config.cap * rows), tokens) if config.form == "capped" else rows
+        padding = -(before + positions) % config.multiple if last else 0
+        return rows if config.form == "capped" else rows + padding, positions + padding
 
-    def _segment(self, reading: Reading, ids: Sequence[int], positions: int) -> RaggedKV:
-        """The memory of one segment that is read behind ``reading``."""
+    def _segment(self, reading: Reading, ids: Sequence[int], rows: int, positions: int) -> RaggedKV:
+        """The memory of one segment that is read behind ``reading``, with ``rows`` rows a head on average."""
         config, start = self.config, reading.tokens
         for extended in reading.extended(self.model, ids, self.chunk):
             reading = extended
@@ -233,9 +248,9 @@ class _Compaction:
         heads = references[0].squares.shape[0]
         masks = share_budget(
             [layer.importance() for layer in references],
-            positions * heads * len(references),
-            max(1, round(config.floor * positions)),
-            round(config.cap * positions) or len(ids),
+            rows * heads * len(references),
+            max(1, round(config.floor * rows)),
+            math.ceil(config.cap * rows) or len(ids),
         )
         layers = []
         for layer, (reference, mask) in enumerate(zip(references, masks, strict=True)):
@@ -286,12 +301,18 @@ class _Compaction:
             )
             fitted.append(value)
             biases.append(bias)
+        rows = Rows(keys[mask], torch.cat(fitted).to(values.dtype), torch.cat(biases))
+        if config.form == "capped":
+            rows = self._capped(rows, reference, head, keys, positions)
         moved = torch.tensor([positions - reading.context], device=keys.device)
-        return Rows(
-            kv_cache.rotate(keys[mask], moved, self.inv_freq),
-            torch.cat(fitted).to(values.dtype),
-            torch.cat(biases),
-        )
+        return Rows(kv_cache.rotate(rows.keys, moved, self.inv_freq), rows.values, rows.bias)
+
+    def _capped(self, rows: Rows, reference: LayerReferences, head: int, keys: Tensor, length: int) -> Rows:
+        """``length`` rows without biases that read like these; see `memkit.compilers.compact.capped`."""
+        queries = torch.cat([chunk.query[head] for chunk in reference.chunks])
+        total = torch.cat([c.attention(head, keys[c.span]).total() for c in reference.chunks])
+        even, values = capped(rows, uniform_direction(queries), total, queries, length)
+        return Rows(even, values, rows.bias.new_zeros(length))
 
 
 def _fit_flops(queries: int, kept: int, keys: int, size: int) -> float:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from memkit.artifact.quantization import STORED, Stored
 from memkit.compilers.base import configure, require_at_least
+
+Form = Literal["ragged", "capped"]
 
 
 @dataclass(frozen=True)
 class CompactConfig:
     """Hyper-parameters; ``ratio`` fixes the budget, tokens / ratio rows for each head on average."""
 
-    ratio: float = 4.0  # context tokens per position of the memory
+    ratio: float = 4.0  # context tokens per row of a head, on average over all heads
+    form: Form = "ragged"  # capped: the same number of rows in every head, which any server attends to
     multiple: int = 1  # header plus memory is a multiple of this: a server's page size, in tokens
     floor: float = 0.17  # fewest rows of a head, as a share of the average
     cap: float = 0.0  # most rows of a head, in multiples of the average; 0: no cap
@@ -30,6 +33,12 @@ class CompactConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.ratio < math.inf:
             raise ValueError(f"ratio must be at least 1, got {self.ratio}")
+        if self.form not in get_args(Form):
+            raise ValueError(f"form must be one of {', '.join(get_args(Form))}, got {self.form!r}")
+        if self.form == "capped" and not self.cap:
+            raise ValueError(
+                "the capped form needs a cap: the rows of every head, in multiples of the average"
+            )
         if not 0 <= self.floor <= 1:
             raise ValueError(f"floor must be from 0 to 1, got {self.floor}")
         if self.cap and not 1 <= self.cap < math.inf:
@@ -43,6 +52,7 @@ class CompactConfig:
 
 PRESETS: dict[str, dict[str, Any]] = {
     "matched": {},
+    "capped": {"form": "capped", "cap": 2.0},
     "selected": {"bias": False, "values": False},  # the context's own values, without a refit
 }
 

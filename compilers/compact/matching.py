@@ -36,8 +36,11 @@ class Attention:
 
     def weights(self) -> Tensor:
         """The share ``[query, key]`` of each key in a query's attention."""
-        total = torch.logaddexp(self.scores.logsumexp(1), self.rest)
-        return (self.scores - total[:, None]).exp()
+        return (self.scores - self.total()[:, None]).exp()
+
+    def total(self) -> Tensor:
+        """The log ``[query]`` of all the attention mass of a query."""
+        return torch.logaddexp(self.scores.logsumexp(1), self.rest)
 
 
 def match(
@@ -72,8 +75,7 @@ def _values(
     scores = attention.scores[:, kept] + bias
     total = torch.logaddexp(scores.logsumexp(1), attention.rest)
     design = (scores - total[:, None]).exp().double()  # [query, kept key]
-    before = torch.logaddexp(attention.scores.logsumexp(1), attention.rest)
-    elsewhere = (attention.rest - before).exp() - (attention.rest - total).exp()
+    elsewhere = (attention.rest - attention.total()).exp() - (attention.rest - total).exp()
     target = share @ values + elsewhere[:, None] * attention.read
     return ridge_regression(design, target.double(), values[kept].double(), ridge).to(values.dtype)
 

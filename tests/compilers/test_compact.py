@@ -1,0 +1,353 @@
+"""The compact compiler: budgets, attention matching, positions, forms and what it refuses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from memkit.artifact.format import Artifact
+from memkit.artifact.ragged import read_ragged
+from memkit.compilers.base import Step
+from memkit.compilers.compact.budget import share_budget
+from memkit.compilers.compact.capped import capped, uniform_direction
+from memkit.compilers.compact.compiler import Compact, Layout
+from memkit.compilers.compact.config import CompactConfig
+from memkit.compilers.compact.matching import Attention, match, nnls, ridge_regression
+from memkit.document import Document
+from memkit.engine.base import Request
+from memkit.engine.transformers import kv_cache
+from memkit.engine.transformers.engine import TransformersEngine
+from memkit.engine.transformers.ragged import RaggedKV, Rows
+from memkit.errors import CompileError, ConfigError
+from memkit.evals.records import generated
+from memkit.models.chat import text_ids
+from memkit.models.loading import LoadedModel, load
+from memkit.testing import TEXT, build_tiny_model, query_logits
+
+LONG = TEXT * 3
+
+
+@pytest.fixture(scope="module")
+def grouped(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    """A tiny model with two KV heads."""
+    return load(str(build_tiny_model(tmp_path_factory.mktemp("grouped"), kv_heads=2)))
+
+
+def compiled(base: LoadedModel, text: str = LONG, **options: object) -> Artifact:
+    return Artifact.decode(Compact(options).compile(Document(text), base, tenant="mira").data)
+
+
+# -- budget -------------------------------------------------------------------------------------
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 12), st.data())
+def test_a_budget_is_kept_exactly(layers: int, heads: int, keys: int, data: st.DataObject) -> None:
+    cap = data.draw(st.integers(1, keys))
+    floor = data.draw(st.integers(0, cap))
+    total = data.draw(st.integers(floor * layers * heads, keys * layers * heads))
+    drawn = st.lists(st.floats(0, 1, width=32), min_size=keys, max_size=keys)
+    scores = [torch.tensor([data.draw(drawn) for _ in range(heads)]) for _ in range(layers)]
+    masks = share_budget(scores, total, floor, cap)
+    counts = torch.stack([mask.sum(1) for mask in masks])
+    assert int(counts.sum()) == min(total, cap * layers * heads)
+    assert int(counts.min()) >= floor
+    assert int(counts.max()) <= cap
+    for score, mask in zip(scores, masks, strict=True):  # what is kept in a head beats what is not
+        for row, kept in zip(score, mask, strict=True):
+            if kept.any() and not kept.all():
+                assert row[kept].min() >= row[~kept].max()
+
+
+def test_the_budget_goes_where_it_matters() -> None:
+    scores = [torch.tensor([[0.9, 0.8, 0.7, 0.6]]), torch.tensor([[0.1, 0.2, 0.1, 0.1]])]
+    first, second = share_budget(scores, 5, 1, 4)
+    assert first.tolist() == [[True] * 4]
+    assert second.tolist() == [[False, True, False, False]]
+
+
+# -- matching -----------------------------------------------------------------------------------
+def attention_of(queries: int, keys: int, seed: int = 0) -> tuple[Attention, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    scores = 2 * torch.randn(queries, keys, generator=generator)
+    rest, read = torch.randn(queries, generator=generator), torch.randn(queries, 8, generator=generator)
+    return Attention(scores, rest, read), torch.randn(keys, 8, generator=generator)
+
+
+def output_error(attention: Attention, values: Tensor, kept: Tensor, fitted: Tensor, bias: Tensor) -> float:
+    """The relative error of the attention's output with the kept rows."""
+    share = attention.weights()
+    full = share @ values + (1 - share.sum(1))[:, None] * attention.read
+    scores = attention.scores[:, kept] + bias
+    total = torch.logaddexp(scores.logsumexp(1), attention.rest)
+    got = (scores - total[:, None]).exp() @ fitted + (attention.rest - total).exp()[:, None] * attention.read
+    return float((got - full).norm() / full.norm())
+
+
+def test_each_part_of_the_fit_lowers_the_error() -> None:
+    attention, values = attention_of(400, 40)
+    kept = attention.weights().square().mean(0).topk(10).indices.sort().values
+    errors = {
+        (bias, refit): output_error(
+            attention, values, kept, *match(attention, values, kept, bias=bias, refit=refit, ridge=1e-3)
+        )
+        for bias in (False, True)
+        for refit in (False, True)
+    }
+    assert errors[True, True] < errors[False, True] < errors[False, False]
+    assert errors[True, True] < errors[True, False] < errors[False, False]
+
+
+@pytest.mark.parametrize(
+    ("queries", "keys", "kept"), [(5, 40, 20), (1, 3, 2), (0, 9, 4), (50, 9, 9), (50, 9, 0)]
+)
+def test_few_queries_or_many_rows(queries: int, keys: int, kept: int) -> None:
+    attention, values = attention_of(queries, keys)
+    at = torch.arange(kept)
+    fitted, bias = match(attention, values, at, bias=True, refit=True, ridge=1e-3)
+    assert fitted.shape == (kept, 8)
+    assert bias.shape == (kept,)
+    assert bool(fitted.isfinite().all())
+    assert float(bias.abs().max() if kept else 0) <= 3.0
+    if not queries or kept in (0, keys):  # nothing to learn from, or nothing to stand in for
+        assert torch.equal(fitted, values[at])
+        assert not bias.any()
+
+
+def test_a_head_that_no_query_attends_to_keeps_its_values() -> None:
+    attention, values = attention_of(30, 12)
+    nowhere = replace(attention, scores=torch.full_like(attention.scores, -1e4))
+    fitted, bias = match(nowhere, values, torch.arange(4), bias=True, refit=True, ridge=1e-3)
+    assert torch.allclose(fitted, values[:4], atol=1e-4)
+    assert not bias.any()
+
+
+def test_numbers_that_are_not_finite_are_an_error() -> None:
+    attention, values = attention_of(30, 12)
+    values[3] = torch.nan
+    with pytest.raises(CompileError, match="ridge"):
+        match(attention, values, torch.arange(4), bias=True, refit=True, ridge=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(30, 6), (6, 30)])
+def test_ridge_regression_is_the_minimum(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    design, target = torch.randn(shape).double(), torch.randn(shape[0], 3).double()
+    start = torch.randn(shape[1], 3).double()
+    penalty = 0.1 * design.square().sum() / shape[1]
+    stacked = torch.cat((design, penalty.sqrt() * torch.eye(shape[1]).double()))
+    wanted = torch.linalg.lstsq(stacked, torch.cat((target, penalty.sqrt() * start))).solution
+    assert torch.allclose(ridge_regression(design, target, start, 0.1), wanted, atol=1e-8)
+
+
+def test_nnls_finds_the_non_negative_minimum() -> None:
+    torch.manual_seed(0)
+    design = torch.rand(60, 5).double()
+    exact = torch.tensor([0.0, 2.0, 0.5, 0.0, 1.0]).double()
+    found = nnls(design, design @ exact)
+    assert torch.allclose(found, exact, atol=0.02)
+    assert float(found.min()) >= 0
+    gradient = design.T @ (design @ found - design @ exact)
+    assert float(gradient[found > 1e-6].abs().max()) < 1e-2  # the conditions of Karush, Kuhn and Tucker
+    assert bool((gradient[found <= 1e-6] > -1e-2).all())
+    assert float(nnls(torch.zeros(3, 2).double(), torch.ones(3).double()).min()) == 1.0
+
+
+# -- the memory ---------------------------------------------------------------------------------
+def test_everything_kept_is_the_full_context(grouped: LoadedModel) -> None:
+    engine = TransformersEngine(grouped)
+    question = "Where does Mira live?"
+    with engine.attached(compiled(grouped, ratio=1)) as handle:
+        ours = engine.likelihood([Request(question, handle=handle)], ["Keldor"])
+    assert ours == pytest.approx(engine.likelihood([Request(question, context=LONG)], ["Keldor"]), abs=1e-4)
+
+
+@pytest.mark.parametrize("ratio", [2, 4, 8])
+def test_the_rows_are_as_many_as_the_ratio_allows(grouped: LoadedModel, ratio: float) -> None:
+    artifact = compiled(grouped, ratio=ratio)
+    tokens = len(text_ids(grouped.tokenizer, LONG))
+    positions = -(-tokens // int(ratio))
+    counts = [[len(keys) for keys, _, _ in layer] for layer in read_ragged(artifact)]
+    assert artifact.manifest.tokens == positions
+    assert sum(map(sum, counts)) == positions * 2 * 2  # layers, heads
+    assert len({n for layer in counts for n in layer}) > 1  # heads differ
+    stored = {spec.name: spec for spec in artifact.manifest.tensors}
+    assert stored["keys"].nbytes == positions * 4 * 16 * 4  # rows, head_dim, float32: no padding
+
+
+def test_more_rows_are_closer_to_the_full_context() -> None:
+    engine = TransformersEngine("nano")
+    (record,) = generated(1, seed=0)
+    questions = [question.text for question in record.questions]
+    answers = [question.answers[0] for question in record.questions]
+
+    def likelihood(**memory: object) -> Tensor:
+        requests = [Request(question, **memory) for question in questions]  # type: ignore[arg-type]
+        return torch.tensor(engine.likelihood(requests, answers))
+
+    full, gaps = likelihood(context=record.context), list[float]()
+    for ratio in (2, 4, 16):
+        with engine.attached(compiled(engine.base, record.context, ratio=ratio)) as handle:
+            gaps.append(float((likelihood(handle=handle) - full).abs().mean()))
+    none = float((likelihood() - full).abs().mean())
+    assert gaps == sorted(gaps)
+    assert gaps[0] < 0.1 * none
+
+
+def test_questions_stand_right_behind_the_text(grouped: LoadedModel) -> None:
+    """Moving the text and the question by the same distance changes only the distance of the header."""
+    header = kv_cache.prefill(grouped.model, list(grouped.chat.header))
+    full = kv_cache.prefill(grouped.model, text_ids(grouped.tokenizer, LONG), header)
+    inv_freq, moved = kv_cache.inv_freq_of(grouped.model), 40
+    text = full.slice(header.tokens)
+    reader = replace(grouped, model=TransformersEngine(grouped)._prefixes.ragged_reader)
+    nearer = RaggedKV(RaggedKV.of(text.shifted(-moved, inv_freq)).layers, text.tokens - moved).after(header)
+    # The same by moving the header instead, and not the text.
+    other = header.shifted(moved, inv_freq).join(text)
+    assert torch.allclose(query_logits(reader, nearer), query_logits(grouped, other), atol=1e-3)
+    assert not torch.allclose(query_logits(reader, nearer), query_logits(grouped, full), atol=1e-3)
+
+
+def test_a_text_longer_than_the_window_is_compiled_in_segments(grouped: LoadedModel) -> None:
+    steps = list[Step]()
+    text = TEXT * 12
+    made = Compact({"ratio": 4}).compile(Document(text), grouped, tenant="mira", progress=steps.append)
+    artifact = Artifact.decode(made.data)
+    tokens = len(text_ids(grouped.tokenizer, text))
+    assert (
+        artifact.manifest.metrics["segments"] == len(Layout.of(grouped, CompactConfig(), tokens).segments) > 1
+    )
+    assert made.tokens == -(-tokens // 4)
+    assert [step.step for step in steps] == list(range(1, steps[-1].steps + 1))
+    assert {step.phase for step in steps} == {"read", "repeat", "fit"}
+    engine = TransformersEngine(grouped)
+    with engine.attached(artifact) as handle:
+        assert list(engine.generate([Request("Where does Mira live?", handle=handle, max_tokens=4)]))
+
+
+def test_chunks_read_what_one_pass_reads(grouped: LoadedModel) -> None:
+    whole, parts = (
+        read_ragged(compiled(grouped, preset="selected", ratio=2, chunk=chunk, floor=1))
+        for chunk in (2048, 25)
+    )
+    # The same keys are candidates; which are kept depends on how the repetition was asked for.
+    assert [len(layer) for layer in whole] == [len(layer) for layer in parts]
+    assert sum(len(k) for layer in whole for k, _, _ in layer) == sum(
+        len(k) for layer in parts for k, _, _ in layer
+    )
+
+
+def test_the_same_document_gives_the_same_artifact(grouped: LoadedModel) -> None:
+    assert compiled(grouped, queries=9).id == compiled(grouped, queries=9).id
+    assert compiled(grouped, queries=9).id != compiled(grouped, queries=9, seed=1).id
+
+
+@pytest.mark.parametrize("stored", ["bfloat16", "int8", "int4"])
+def test_smaller_numbers(grouped: LoadedModel, stored: str) -> None:
+    exact, smaller = compiled(grouped), compiled(grouped, stored=stored)
+    assert smaller.nbytes < 0.7 * exact.nbytes
+    limit = {"bfloat16": 0.01, "int8": 0.02, "int4": 0.25}[stored]
+    for layers in zip(read_ragged(exact), read_ragged(smaller), strict=True):
+        for (keys, values, bias), (k, v, b) in zip(*layers, strict=True):
+            assert float((keys - k.float()).norm() / keys.norm()) < limit
+            assert float((values - v.float()).norm() / values.norm()) < limit
+            assert torch.equal(bias, b)
+
+
+# -- the capped form ----------------------------------------------------------------------------
+def test_filling_rows_are_not_attended_to() -> None:
+    generator = torch.Generator().manual_seed(0)
+    queries = torch.randn(200, 16, generator=generator) + 2.0  # which have a direction in common
+    rows = Rows(
+        torch.randn(5, 16, generator=generator), torch.randn(5, 16, generator=generator), torch.zeros(5)
+    )
+    total = (queries @ rows.keys.T).logsumexp(1)
+    keys, values = capped(rows, uniform_direction(queries), total, queries, 9)
+    weights = (queries @ keys.T).softmax(1)
+    assert keys.shape == values.shape == (9, 16)
+    assert float(weights[:, 5:].max()) < 1e-6
+    assert torch.equal(keys[:5], rows.keys)
+    assert not values[5:].any()
+
+
+def test_a_folded_bias_counts_like_a_bias() -> None:
+    generator = torch.Generator().manual_seed(0)
+    queries = 0.3 * torch.randn(200, 16, generator=generator) + 1.0
+    bias = torch.tensor([1.0, -0.5, 0.0])
+    rows = Rows(torch.randn(3, 16, generator=generator), torch.randn(3, 16, generator=generator), bias)
+    keys, _ = capped(rows, uniform_direction(queries), torch.zeros(200), queries, 3)
+    wanted = (queries @ rows.keys.T + bias).softmax(1)
+    plain = (queries @ rows.keys.T).softmax(1)
+    assert float(((queries @ keys.T).softmax(1) - wanted).abs().mean()) < 0.3 * float(
+        (plain - wanted).abs().mean()
+    )
+
+
+def test_the_capped_form_is_a_plain_memory(grouped: LoadedModel) -> None:
+    tokens = len(text_ids(grouped.tokenizer, LONG))
+    artifact = compiled(grouped, preset="capped", ratio=4)
+    assert artifact.manifest.kind == "kv"
+    assert artifact.manifest.tokens == artifact.tensor("keys").shape[2] == 2 * -(-tokens // 4)
+    header = len(grouped.chat.header)
+    paged = compiled(grouped, preset="capped", ratio=4, multiple=16)
+    assert (header + paged.manifest.tokens) % 16 == 0
+    engine = TransformersEngine(grouped)
+    question = "Where does Mira live?"
+    with engine.attached(compiled(grouped, preset="capped", ratio=1)) as handle:  # nothing is left out
+        ours = engine.likelihood([Request(question, handle=handle)], ["Keldor"])
+    assert ours == pytest.approx(engine.likelihood([Request(question, context=LONG)], ["Keldor"]), abs=1e-3)
+
+
+# -- refusals -----------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ratio": 0.5}, "ratio"),
+        ({"ratio": float("nan")}, "ratio"),
+        ({"form": "dense"}, "form"),
+        ({"form": "capped"}, "cap"),
+        ({"cap": 0.5}, "cap"),
+        ({"floor": 2}, "floor"),
+        ({"ridge": 0}, "ridge"),
+        ({"stored": "int2"}, "stored"),
+        ({"chunk": 0}, "chunk"),
+        ({"layers": 3}, "unknown option layers"),
+    ],
+)
+def test_wrong_options(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Compact(options)
+
+
+def test_documents_that_cannot_be_compiled(grouped: LoadedModel) -> None:
+    for text, options, message in (
+        ("Mira", {"ratio": 64}, "lower ratio"),
+        (TEXT * 60, {}, "too many"),
+        (TEXT * 12, {"ratio": 1}, "too many"),
+    ):
+        with pytest.raises(CompileError, match=message):
+            Compact(options).compile(Document(text), grouped, tenant="mira")
+
+
+@pytest.mark.parametrize("text", ["a", "Mira", "no " * 120, "\n.\n", "🙂"])
+def test_odd_documents(grouped: LoadedModel, text: str) -> None:
+    tokens = len(text_ids(grouped.tokenizer, text))
+    artifact = compiled(grouped, text, ratio=1 if tokens < 4 else 4)
+    assert 1 <= artifact.manifest.tokens <= tokens
+    assert all(
+        bool(part.isfinite().all()) for layer in read_ragged(artifact) for head in layer for part in head
+    )
+
+
+def test_a_model_whose_attention_cannot_be_observed(tmp_path: Path) -> None:
+    sliding = load(str(build_tiny_model(tmp_path)))
+    sliding.model.config.sliding_window = 16
+    with pytest.raises(CompileError, match="sliding"):
+        Compact().compile(Document(LONG), sliding, tenant="mira")
+    backendless = load(str(build_tiny_model(tmp_path)))
+    backendless.model._supports_attention_backend = False
+    with pytest.raises(CompileError, match="AttentionInterface"):
+        Compact().compile(Document(LONG), backendless, tenant="mira")
