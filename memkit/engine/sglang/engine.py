@@ -160,6 +160,11 @@ class SGLangEngine:
         tenant, metrics = tenant_folder(manifest.tenant), manifest.metrics
         if self._tenant not in (None, tenant):
             raise EngineError("the artifact is another tenant's")
+        if manifest.kind == "ragged_kv":
+            raise EngineError(
+                "SGLang's attention needs the same number of rows in every head, without biases; compile for "
+                "it with --compiler compact --option preset=capped"
+            )
         if manifest.kind not in ("kv", "embeds", "lora"):
             raise EngineError(f"this engine attaches kv, embeds and lora artifacts, not {manifest.kind!r}")
         if metrics.get("decoder") and (manifest.kind, metrics.get("answers")) != ("kv", "base"):
