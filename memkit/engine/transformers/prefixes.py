@@ -170,6 +170,8 @@ def _memory(artifact: Artifact, model: PreTrainedModel) -> kv_cache.KVCache:
         for name in ("keys", "values")
     )
     _require_layers(len(keys), model)
+    if any(part.dim() != 4 for part in (*keys, *values)):
+        raise ArtifactError("not a sound memory: keys and values are not [layer, kv_head, token, head_dim]")
     return kv_cache.KVCache(keys, values)
 
 
