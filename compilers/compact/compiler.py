@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,10 @@ from memkit.compilers.compact.budget import share_budget
 from memkit.compilers.compact.capped import capped, uniform_direction
 from memkit.compilers.compact.config import CompactConfig, parse_options
 from memkit.compilers.compact.matching import NNLS_STEPS, match
+from memkit.compilers.compact.passes import Pass, dialogues, repetitions
 from memkit.compilers.compact.reading import Reading
 from memkit.compilers.compact.reference import LayerReferences, observe
+from memkit.compilers.compact.writes import write_weights
 from memkit.compilers.distillation.flops import FlopMeter, kv_bytes
 from memkit.compilers.distillation.segments import MAX_QUESTION, MIN_SEGMENT, split_segments
 from memkit.document import Document
@@ -56,10 +58,8 @@ from memkit.errors import CompileError
 from memkit.models.chat import text_ids
 from memkit.models.loading import LoadedModel
 
-REPEAT = "Please repeat the text."
-REPEAT_FROM = "Please repeat the text from here on: {start}"
-START_TOKENS = 8  # of a later chunk that the request to repeat it quotes
 ANSWER_TOKENS = 64  # room for an answer in the window
+DIALOGUE = 1.7  # tokens of the questions about a text with their answers, for each of its own
 MIN_CHUNK = 128  # tokens; a text that leaves room to repeat that many is compiled in one segment
 
 
@@ -86,9 +86,7 @@ class Compact:
         ids = text_ids(base.tokenizer, document.text)
         layout = Layout.of(base, config, len(ids))
         cuts = layout.segments
-        steps = sum(2 * math.ceil((cut.stop - cut.start) / layout.chunk) for cut in cuts)
-        steps += len(cuts) * int(base.model.config.num_hidden_layers)
-        compaction = _Compaction(base, config, layout.chunk, _Report(progress, steps, started))
+        compaction = _Compaction(base, config, layout.chunk, _Report(progress, started))
         memory = compaction.run([ids[cut] for cut in cuts])
         manifest = Manifest(
             kind=KIND if config.form == "ragged" else "kv",
@@ -117,7 +115,9 @@ class Compact:
         total, before = 0.0, 0
         for cut in Layout.of(base, config, tokens).segments:
             n = cut.stop - cut.start
-            total += 2 * meter.forward_flops(n, before) + meter.attention * n * n / 2
+            again = n * (1 + (DIALOGUE if config.asks else 0))  # tokens of the reference passes
+            total += meter.forward_flops(n, before)
+            total += meter.forward_flops(again, before + n) + meter.attention * again * (before + 1.5 * n)
             before += memory_tokens(n, config.ratio)
         return Estimate(total, kv_bytes(base.model, memory_tokens(tokens, config.ratio)))
 
@@ -178,8 +178,8 @@ class _Report:
     """Reports the passes of a compilation."""
 
     progress: Progress
-    steps: int
     started: float
+    steps: int = 0
     done: int = 0
 
     def __call__(self, phase: str) -> None:
@@ -205,6 +205,9 @@ class _Compaction:
 
     def run(self, pieces: Sequence[Sequence[int]]) -> RaggedKV:
         """The memory of all segments, without the header; keys are rotated to their places behind it."""
+        layers = int(self.model.config.num_hidden_layers)
+        for piece in pieces:
+            self.report.steps += math.ceil(len(piece) / self.chunk) + len(self._passes(piece)) + layers
         kept: RaggedKV | None = None
         for number, piece in enumerate(pieces):
             if kept is None:
@@ -234,17 +237,18 @@ class _Compaction:
             reading = extended
             self.report("read")
         self.flops += self.meter.forward_flops(len(ids), start)
-        references = list[LayerReferences]()
-        passes = list(self._passes(ids))
-        for observed in observe(self.model, reading, passes, config.queries, config.seed):
-            references = observed
+        passes = self._passes(ids)
+        references = [LayerReferences.of(w) for w in write_weights(self.model, reading, config.writes)]
+        for each, _ in zip(
+            passes,
+            observe(self.model, reading, passes, references, config.queries, config.seed),
+            strict=True,
+        ):
             self.report("repeat")
-        for _, repeated in passes:
-            pairs = len(repeated) * (reading.tokens + len(repeated) / 2)
+            pairs = len(each.ids) * (reading.tokens + len(each.ids) / 2)
             # The recorder computes the scores and the reads of attention a second time.
-            self.flops += (
-                self.meter.forward_flops(len(repeated), reading.tokens) + self.meter.attention * pairs
-            )
+            self.flops += self.meter.forward_flops(len(each.ids), reading.tokens)
+            self.flops += self.meter.attention * pairs
         heads = references[0].squares.shape[0]
         masks = share_budget(
             [layer.importance() for layer in references],
@@ -260,15 +264,12 @@ class _Compaction:
             self.report("fit")
         return RaggedKV(tuple(layers), positions)
 
-    def _passes(self, ids: Sequence[int]) -> Iterator[tuple[slice, Sequence[int]]]:
-        """The reference passes over a segment: a request to repeat a chunk, and the chunk."""
-        chat, tokenizer = self.base.chat, self.base.tokenizer
-        for at in range(0, len(ids), self.chunk):
-            part = ids[at : at + self.chunk]
-            quoted = str(tokenizer.decode(list(part[:START_TOKENS])))
-            request = REPEAT if not at else REPEAT_FROM.format(start=quoted)
-            end = [chat.end] if at + len(part) == len(ids) else []
-            yield slice(at, at + len(part)), [*chat.query(tokenizer, request, True), *part, *end]
+    def _passes(self, ids: Sequence[int]) -> list[Pass]:
+        """The reference passes over a segment."""
+        passes = list(repetitions(self.base, ids, self.chunk))
+        if self.config.asks:
+            passes += dialogues(self.base, ids, self.chunk, self.config.seed)
+        return passes
 
     def _head(
         self,
@@ -285,7 +286,7 @@ class _Compaction:
             raise CompileError("the document has no tokens")
         keys, values = (part[layer][0, head, reading.start :] for part in (cache.keys, cache.values))
         fitted, biases = list[Tensor](), list[Tensor]()
-        for chunk in reference.chunks:
+        for chunk in reference.by_span():
             kept = mask[chunk.span].nonzero().flatten()
             attention = chunk.attention(head, keys[chunk.span])
             value, bias = match(
@@ -309,8 +310,9 @@ class _Compaction:
 
     def _capped(self, rows: Rows, reference: LayerReferences, head: int, keys: Tensor, length: int) -> Rows:
         """``length`` rows without biases that read like these; see `memkit.compilers.compact.capped`."""
-        queries = torch.cat([chunk.query[head] for chunk in reference.chunks])
-        total = torch.cat([c.attention(head, keys[c.span]).total() for c in reference.chunks])
+        spans = reference.by_span()
+        queries = torch.cat([chunk.query[head] for chunk in spans])
+        total = torch.cat([c.attention(head, keys[c.span]).total() for c in spans])
         even, values = capped(rows, uniform_direction(queries), total, queries, length)
         return Rows(even, values, rows.bias.new_zeros(length))
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from memkit.artifact.quantization import STORED, Stored
 from memkit.compilers.base import configure, require_at_least
 
+REPEAT_ALONE = 4.0  # up to this ratio the repetition alone serves as well, in two prefills
 Form = Literal["ragged", "capped"]
 
 
@@ -22,6 +23,8 @@ class CompactConfig:
     multiple: int = 1  # header plus memory is a multiple of this: a server's page size, in tokens
     floor: float = 0.17  # fewest rows of a head, as a share of the average
     cap: float = 0.0  # most rows of a head, in multiples of the average; 0: no cap
+    writes: float = 0.75  # power of the length of what a value writes, by which attention is weighted
+    questions: bool | None = None  # questions about the sentences as references, too; None: above 4x
     bias: bool = True  # refit each key's attention mass
     values: bool = True  # refit the values
     ridge: float = 1e-3  # of the values' least squares, as a share of the mean squared weight
@@ -45,9 +48,16 @@ class CompactConfig:
             raise ValueError(f"cap must be at least 1, or 0 for none, got {self.cap}")
         if not 0 < self.ridge < math.inf:
             raise ValueError(f"ridge must be positive, got {self.ridge}")
+        if not 0 <= self.writes < math.inf:
+            raise ValueError(f"writes must not be negative, got {self.writes}")
         if self.stored not in STORED:
             raise ValueError(f"stored must be one of {', '.join(STORED)}, got {self.stored!r}")
         require_at_least(self, 1, "multiple", "queries", "chunk")
+
+    @property
+    def asks(self) -> bool:
+        """Whether questions about the sentences are references, too."""
+        return self.ratio > REPEAT_ALONE if self.questions is None else self.questions
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from memkit.engine.transformers import kv_cache
@@ -18,12 +19,13 @@ class Reading:
     """The keys and values of a text so far.
 
     ``cache`` holds ``start`` tokens of a header, then the text's; None if it is empty. A ``memory`` lies in
-    front of both.
+    front of both. ``lengths`` ``[layer]`` is the median length of the hidden states that enter each layer.
     """
 
     cache: kv_cache.KVCache | None
     start: int
     memory: RaggedKV | None = None
+    lengths: Tensor | None = None
 
     @property
     def context(self) -> int:
@@ -54,6 +56,10 @@ class Reading:
         reading = self
         for part in kv_cache.chunked(ids, chunk):
             arguments = reading.inputs(part, model.device)
-            model.base_model(**arguments)
-            reading = replace(reading, cache=kv_cache.KVCache.of(arguments["past_key_values"]))
+            out = model.base_model(**arguments, output_hidden_states=reading.lengths is None)
+            lengths = reading.lengths
+            if lengths is None:
+                lengths = torch.stack([h[0].float().norm(dim=-1).median() for h in out.hidden_states[:-1]])
+            cache = kv_cache.KVCache.of(arguments["past_key_values"])
+            reading = replace(reading, cache=cache, lengths=lengths)
             yield reading

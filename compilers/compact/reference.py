@@ -1,9 +1,9 @@
 """Reference queries: what later tokens ask of each attention head, without knowing the questions.
 
-The model repeats the text (KVzip, Kim et al., §3.2): "Please repeat the text.", with the text itself as the
-answer, is read once behind it. The queries of those tokens stand for those of any question: they attend to
-whatever a head keeps the context for. A long text is repeated in chunks, each behind the whole context, so
-that memory grows with the chunk and positions stay within the model's window.
+The text is read again behind itself, as the answer to a request to repeat it (KVzip, Kim et al., §3.2). The
+queries of those tokens stand for those of any question: they attend to whatever a head keeps the context for.
+A long text is repeated in chunks, each behind the whole context, so that memory grows with the chunk and
+positions stay within the model's window.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from memkit.compilers.compact.matching import Attention
+from memkit.compilers.compact.passes import Pass
 from memkit.compilers.compact.reading import Reading
 from memkit.engine.transformers.ragged import MAX_SCORES, OBSERVER, RaggedBatch
 from memkit.errors import CompileError
@@ -44,18 +45,38 @@ class Reference:
 class LayerReferences:
     """What one layer's attention was seen to do.
 
-    ``squares`` and ``largest`` ``[kv_head, key]`` are, over all reference queries, the sum of squares and the
-    maximum of each context key's share of the attention.
+    ``squares`` ``[kv_head, key]`` is the sum, over all reference queries, of each context key's squared share
+    of the attention times its ``weight`` ``[kv_head, query head, key]``.
     """
 
+    weight: Tensor
     squares: Tensor
-    largest: Tensor
     count: int = 0  # queries
-    chunks: list[Reference] = field(default_factory=list)
+    recorded: list[Reference] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, weight: Tensor) -> LayerReferences:
+        """Nothing seen yet."""
+        return cls(weight, torch.zeros_like(weight[:, 0]))
 
     def importance(self) -> Tensor:
         """How much a key matters ``[kv_head, key]``, comparable over heads and layers."""
         return (self.squares / max(self.count, 1)).sqrt()
+
+    def by_span(self) -> list[Reference]:
+        """The recorded queries, those of the same keys together, in the order of the keys."""
+        spans = dict[tuple[int, int], list[Reference]]()
+        for each in self.recorded:
+            spans.setdefault((each.span.start, each.span.stop), []).append(each)
+        return [
+            Reference(
+                slice(*span),
+                torch.cat([part.query for part in parts], 1),
+                torch.cat([part.rest for part in parts], 1),
+                torch.cat([part.read for part in parts], 1),
+            )
+            for span, parts in sorted(spans.items())
+        ]
 
 
 class AttentionRecorder:
@@ -66,10 +87,11 @@ class AttentionRecorder:
     """
 
     def __init__(
-        self, layers: dict[int, LayerReferences], start: int, context: int, span: slice, sampled: Tensor
+        self, layers: Sequence[LayerReferences], reading: Reading, span: slice, sampled: Tensor
     ) -> None:
-        self._layers, self._start, self._context = layers, start, context
+        self._layers, self._start, self._context = layers, reading.start, reading.context
         self._span, self._sampled = span, sampled
+        self.seen = set[int]()  # layers
 
     def see(
         self,
@@ -81,10 +103,8 @@ class AttentionRecorder:
         scaling: float,
     ) -> None:
         groups, tokens, size = key.shape[1], query.shape[2], query.shape[3]
-        seen = self._layers.get(layer)
-        if seen is None:
-            blank = torch.zeros(groups, self._context, device=key.device)
-            seen = self._layers[layer] = LayerReferences(blank, blank.clone())
+        seen = self._layers[layer]
+        self.seen.add(layer)
         scaled = query[0].float().view(groups, -1, tokens, size) * scaling
         heads = [
             self._head(seen, g, scaled[g], _Seen.of(key[0, g], value[0, g], memory, layer, g))
@@ -92,7 +112,7 @@ class AttentionRecorder:
         ]
         seen.count += scaled.shape[1] * tokens
         query_rows, rest, read = (torch.stack(part) for part in zip(*heads, strict=True))
-        seen.chunks.append(Reference(self._span, query_rows, rest, read))
+        seen.recorded.append(Reference(self._span, query_rows, rest, read))
 
     def _head(
         self, seen: LayerReferences, head: int, query: Tensor, keys: _Seen
@@ -113,8 +133,8 @@ class AttentionRecorder:
             hidden = torch.arange(len(keys.keys), device=query.device)[None] > last[:, None]
             scores = scores.masked_fill(hidden, -torch.inf)
             weights = scores.softmax(-1)[..., first : first + self._context]
-            seen.squares[head] += weights.square().sum((0, 1))
-            seen.largest[head] = torch.maximum(seen.largest[head], weights.amax((0, 1)))
+            squares = weights.square().sum(1) * seen.weight[head].square()
+            seen.squares[head] += squares.sum(0)
             elsewhere = scores[:, torch.isin(several, self._sampled)]
             elsewhere[..., span] = -torch.inf
             rest = elsewhere.logsumexp(-1)
@@ -148,25 +168,25 @@ class _Seen:
 def observe(
     model: PreTrainedModel,
     reading: Reading,
-    passes: Sequence[tuple[slice, Sequence[int]]],
+    passes: Sequence[Pass],
+    layers: Sequence[LayerReferences],
     limit: int,
     seed: int,
-) -> Iterator[list[LayerReferences]]:
-    """Run the reference passes ``(span of the context, token ids)`` behind a text.
+) -> Iterator[None]:
+    """Run the reference passes behind a text and add what is seen to ``layers``; yields after each pass.
 
-    Yields the references so far after each pass. ``limit`` tokens of each are sampled for the refit.
-    ``model`` is one of `with_ragged_attention`. Raises `CompileError` for a model whose attention is not
-    observed.
+    ``limit`` tokens of each pass are sampled for the refit. ``model`` is one of `with_ragged_attention`.
+    Raises `CompileError` for a model whose attention is not observed.
     """
-    layers, wanted = dict[int, LayerReferences](), int(model.config.num_hidden_layers)
     generator = torch.Generator().manual_seed(seed)
-    for span, ids in passes:
-        sampled = torch.randperm(len(ids), generator=generator)[:limit].sort().values.to(model.device)
-        recorder = AttentionRecorder(layers, reading.start, reading.context, span, sampled)
-        model.base_model(**reading.inputs(ids, model.device), **{OBSERVER: recorder})
-        if len(layers) != wanted:
+    for each in passes:
+        sampled = torch.randperm(len(each.ids), generator=generator)[:limit].sort().values.to(model.device)
+        recorder = AttentionRecorder(layers, reading, each.span, sampled)
+        model.base_model(**reading.inputs(each.ids, model.device), **{OBSERVER: recorder})
+        if len(recorder.seen) != len(layers):
             raise CompileError(
-                f"the attention of {type(model).__name__} cannot be observed: {len(layers)} of {wanted} "
-                "layers report it. The document stays answerable from its text; use another compiler"
+                f"the attention of {type(model).__name__} cannot be observed: {len(recorder.seen)} of "
+                f"{len(layers)} layers report it. The document stays answerable from its text; use another "
+                "compiler"
             )
-        yield [layers[layer] for layer in sorted(layers)]
+        yield
