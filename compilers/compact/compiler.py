@@ -47,7 +47,7 @@ from memkit.compilers.compact.config import CompactConfig, parse_options
 from memkit.compilers.compact.matching import NNLS_STEPS, match
 from memkit.compilers.compact.passes import Pass, dialogues, repetitions
 from memkit.compilers.compact.reading import Reading
-from memkit.compilers.compact.reference import LayerReferences, observe
+from memkit.compilers.compact.reference import LayerReferences, Reference, observe
 from memkit.compilers.compact.writes import write_weights
 from memkit.compilers.distillation.flops import FlopMeter, kv_bytes
 from memkit.compilers.distillation.segments import MAX_QUESTION, MIN_SEGMENT, split_segments
@@ -59,6 +59,7 @@ from memkit.models.chat import text_ids
 from memkit.models.loading import LoadedModel
 
 ANSWER_TOKENS = 64  # room for an answer in the window
+FULL_PASSES = 4  # reference passes of which ``queries`` tokens each are recorded; more of them share that
 DIALOGUE = 1.7  # tokens of the questions about a text with their answers, for each of its own
 MIN_CHUNK = 128  # tokens; a text that leaves room to repeat that many is compiled in one segment
 
@@ -238,10 +239,12 @@ class _Compaction:
             self.report("read")
         self.flops += self.meter.forward_flops(len(ids), start)
         passes = self._passes(ids)
+        # Recorded queries are in memory until the fit, so the passes of a long text share a limit.
+        limit = min(config.queries, -(-FULL_PASSES * config.queries // len(passes)))
         references = [LayerReferences.of(w) for w in write_weights(self.model, reading, config.writes)]
         for each, _ in zip(
             passes,
-            observe(self.model, reading, passes, references, config.queries, config.seed),
+            observe(self.model, reading, passes, references, limit, config.seed),
             strict=True,
         ):
             self.report("repeat")
@@ -257,9 +260,10 @@ class _Compaction:
             math.ceil(config.cap * rows) or len(ids),
         )
         layers = []
-        for layer, (reference, mask) in enumerate(zip(references, masks, strict=True)):
+        for layer, (seen, mask) in enumerate(zip(references, masks, strict=True)):
+            spans = seen.by_span()
             layers.append(
-                tuple(self._head(reading, layer, reference, g, mask[g], positions) for g in range(heads))
+                tuple(self._head(reading, layer, spans, g, mask[g], positions) for g in range(heads))
             )
             self.report("fit")
         return RaggedKV(tuple(layers), positions)
@@ -275,7 +279,7 @@ class _Compaction:
         self,
         reading: Reading,
         layer: int,
-        reference: LayerReferences,
+        spans: Sequence[Reference],
         head: int,
         mask: Tensor,
         positions: int,
@@ -286,7 +290,7 @@ class _Compaction:
             raise CompileError("the document has no tokens")
         keys, values = (part[layer][0, head, reading.start :] for part in (cache.keys, cache.values))
         fitted, biases = list[Tensor](), list[Tensor]()
-        for chunk in reference.by_span():
+        for chunk in spans:
             kept = mask[chunk.span].nonzero().flatten()
             attention = chunk.attention(head, keys[chunk.span])
             value, bias = match(
@@ -304,13 +308,12 @@ class _Compaction:
             biases.append(bias)
         rows = Rows(keys[mask], torch.cat(fitted).to(values.dtype), torch.cat(biases))
         if config.form == "capped":
-            rows = self._capped(rows, reference, head, keys, positions)
+            rows = self._capped(rows, spans, head, keys, positions)
         moved = torch.tensor([positions - reading.context], device=keys.device)
         return Rows(kv_cache.rotate(rows.keys, moved, self.inv_freq), rows.values, rows.bias)
 
-    def _capped(self, rows: Rows, reference: LayerReferences, head: int, keys: Tensor, length: int) -> Rows:
+    def _capped(self, rows: Rows, spans: Sequence[Reference], head: int, keys: Tensor, length: int) -> Rows:
         """``length`` rows without biases that read like these; see `memkit.compilers.compact.capped`."""
-        spans = reference.by_span()
         queries = torch.cat([chunk.query[head] for chunk in spans])
         total = torch.cat([c.attention(head, keys[c.span]).total() for c in spans])
         even, values = capped(rows, uniform_direction(queries), total, queries, length)

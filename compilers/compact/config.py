@@ -28,7 +28,7 @@ class CompactConfig:
     bias: bool = True  # refit each key's attention mass
     values: bool = True  # refit the values
     ridge: float = 1e-3  # of the values' least squares, as a share of the mean squared weight
-    queries: int = 1024  # reference tokens of a chunk that the refit uses
+    queries: int = 1024  # reference tokens of a pass that the refit uses; fewer in each of many
     chunk: int = 2048  # tokens of the text that are repeated in one pass
     stored: Stored = "model"  # the artifact's numbers: the model's dtype, bfloat16, int8 or int4
     seed: int = 0  # draws the reference tokens of chunks that have more than ``queries``
