@@ -6,14 +6,11 @@ come from one run on one machine; compare ratios, not seconds of different runs.
 
 from __future__ import annotations
 
-import multiprocessing
-import resource
-import sys
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from memkit.bench.isolated import peak_bytes, run_apart
 from memkit.errors import ConfigError
 from memkit.evals import records
 from memkit.evals.timing import matrix_rate, stamp
@@ -68,7 +65,7 @@ def bench(config: BenchConfig, progress: Progress = lambda label, done, total: N
     rows = list[dict[str, Any]]()
     for done, (name, work, arguments) in enumerate(jobs):
         progress(name, done, len(jobs))
-        rows.append({"row": name, **_apart(work, *arguments)})
+        rows.append({"row": name, **run_apart(work, *arguments)})
     progress("done", len(jobs), len(jobs))
     if config.paper_steps:
         _compare(*rows[:2])
@@ -92,36 +89,13 @@ def _compare(fast: dict[str, Any], paper: dict[str, Any]) -> None:
         )
 
 
-def _apart(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(_quietly, work, *arguments).result()
-
-
-def _quietly(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    from memkit.models.loading import quiet_libraries
-
-    quiet_libraries()  # this process writes to the parent's output
-    return work(*arguments)
-
-
-def _peak_bytes() -> int:
-    """The peak memory of this process: on the GPU if there is one, else resident."""
-    import torch
-
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
 def _compile_records(config: BenchConfig, options: Mapping[str, Any]) -> dict[str, Any]:
     """Compile every record and measure its answers."""
     from memkit.engine.transformers.engine import TransformersEngine
     from memkit.evals.run import EvalConfig, Variant, evaluate
 
     engine = TransformersEngine(config.model)
-    before = _peak_bytes()
+    before = peak_bytes()
     variant = Variant("measured", "lcc", config.ratio, options)
     settings = EvalConfig(config.source, config.model, compilers=(), variants=(variant,), seed=config.seed)
     report = evaluate(settings, engine=engine)
@@ -149,7 +123,7 @@ def _paper(config: BenchConfig) -> dict[str, Any]:
 
 
 def _memory(before: int) -> dict[str, int]:
-    peak = _peak_bytes()
+    peak = peak_bytes()
     return {"peak_bytes": peak, "peak_bytes_over_model": peak - before}
 
 
@@ -161,7 +135,7 @@ def _compile_length(config: BenchConfig, tokens: int) -> dict[str, Any]:
     from memkit.engine.transformers.engine import TransformersEngine
 
     engine = TransformersEngine(config.model)
-    rate, before = matrix_rate(engine.base.model.dtype), _peak_bytes()
+    rate, before = matrix_rate(engine.base.model.dtype), peak_bytes()
     document = Document(filler(engine, tokens))
 
     def compiled(steps: int) -> Compiled:

@@ -23,6 +23,9 @@ class Bars:
 BENCHES: Mapping[str, Bars] = {
     "bank": Bars({"rate_to_raw": "memkit"}, "operations per second", "raw files and SQLite"),
     "compile": Bars({"of_rate": "whole compilation"}, "share of the matrix rate", "a matrix product"),
+    "compact": Bars(
+        {"first_ratio": "first token", "answer_ratio": "answer"}, "times faster", "the prefilled text"
+    ),
     "gate": Bars(
         {"ms_ratio_to_prefill": "time", "flops_ratio_to_prefill": "FLOPs"},
         "cost",

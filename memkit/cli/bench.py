@@ -227,6 +227,30 @@ def bench_ttft(
     measured(json, lambda report: bench(config, report), plot)
 
 
+def bench_compact(
+    tokens: Annotated[str, typer.Option(metavar="N,...", help="Lengths of the texts.")] = "300,2000",
+    ratio: Annotated[float, typer.Option(metavar="R", help="Context tokens per row of a head.")] = 4.0,
+    repeats: Annotated[int, typer.Option(min=1, metavar="N")] = 3,
+    quick: Quick = False,
+    gpu: Gpu = False,
+    plot: Plot = None,
+    model: Model = "nano",
+    json: Out = None,
+) -> None:
+    """Measure compact memories beside the prefilled text: FLOPs, seconds, peak memory, answers."""
+    quiet_libraries()
+    from memkit.bench.compact import CompactBenchConfig, bench
+
+    if quick:
+        tokens, repeats = "300", 1
+    if gpu:
+        require_gpu()
+        tokens, model = "300,2000,8000,20000,60000", GPU_MODEL
+    lengths = tuple(int(n) for n in numbers(tokens, "--tokens"))
+    config = CompactBenchConfig(lengths, ratio, repeats=repeats, model=model)
+    measured(json, lambda report: bench(config, report), plot)
+
+
 def bench_start(
     repeats: Annotated[int, typer.Option(min=1, metavar="N")] = 15,
     plot: Plot = None,

@@ -54,6 +54,11 @@ _BENCHES: Commands = {
         "bench_crash",
         "Kill writers at random instants and fault points, and count what is lost, damaged or left over.",
     ),
+    "compact": Command(
+        "bench",
+        "bench_compact",
+        "Measure compact memories beside the prefilled text: FLOPs, seconds, peak memory, answers.",
+    ),
     "ttft": Command(
         "bench",
         "bench_ttft",

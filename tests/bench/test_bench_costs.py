@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from memkit.bench import artifact_corruption, plots, startup, ttft
+from memkit.bench import artifact_corruption, compact, plots, startup, ttft
 from memkit.bench.compile import BenchConfig, bench
 from memkit.errors import ConfigError, ModelError
 from memkit.evals.reports import markdown
@@ -32,6 +32,19 @@ def test_first_tokens_stand_beside_what_flops_allow(tiny_model_folder: Path) -> 
     assert longer > shorter
     with pytest.raises(ConfigError):
         ttft.TtftConfig(())
+
+
+def test_compact_memories_stand_beside_the_prefilled_text(tiny_model_folder: Path) -> None:
+    config = compact.CompactBenchConfig((40, 120), 4.0, answer=3, repeats=1, model=str(tiny_model_folder))
+    shorter, longer = compact.bench(config)["rows"]
+    for row in (shorter, longer):
+        assert row["memory_tokens"] == -(-row["context_tokens"] // 4)
+        assert 2 <= row["flops_ratio"] <= 4  # the request to repeat is as long as such a text
+        assert row["peak_bytes"] >= row["model_bytes"] > 0
+        assert row["first_ratio"] == row["full_first_ms"] / row["first_ms"]
+    assert longer["artifact_bytes"] > 2 * shorter["artifact_bytes"]
+    with pytest.raises(ConfigError):
+        compact.CompactBenchConfig(())
 
 
 @pytest.mark.slow
