@@ -15,16 +15,18 @@ from memkit.config import Config
 def models_folder(cache: Path | None) -> Path:
     """The folder about models in the cache ``cache`` (default: `Config.cache`, else the platform's).
 
-    Raises `OSError` where no home folder is known for the platform's.
+    Raises `OSError` where the platform's is not known: without a home folder, or within an SGLang server
+    without platformdirs.
     """
-    from platformdirs import user_cache_path
+    if cache is not None:
+        return cache / "models"
+    try:
+        if (folder := Config.load().cache) is None:
+            from platformdirs import user_cache_path
 
-    folder = cache or Config.load().cache
-    if folder is None:
-        try:
             folder = user_cache_path("memkit", appauthor=False).expanduser()
-        except RuntimeError as error:
-            raise OSError("the home folder is not known; set MEMKIT_CACHE") from error
+    except (ImportError, RuntimeError) as error:
+        raise OSError(f"no folder for caches is known ({error}); set MEMKIT_CACHE") from error
     return folder / "models"
 
 

@@ -23,18 +23,19 @@ _ADAPTER = "adapter_config.json"  # names a base model, whose files lie elsewher
 def identity_of(folder: Path, dtype: str, device: str) -> dict[str, Any] | None:
     """What identifies the files of a model as they are now; None where that cannot be told cheaply.
 
-    Every file in the folder counts, also in its subfolders, by its resolved path and its
+    Every file in the folder and its subfolders counts, but for hidden ones', by its resolved path and its
     `memkit.models.files.stamp`. A file whose content was changed without a trace in size, times and inode is
     not noticed: that takes writing to the disk beneath the file system, or setting the clock back.
     """
     files = dict[str, list[int]]()
     try:
-        for place, _, names in os.walk(folder, followlinks=True):
+        for place, folders, names in os.walk(folder, followlinks=True):
+            if len(files) + len(names) > _MOST or _ADAPTER in names:
+                return None
             for name in names:
                 path = Path(place, name)
                 files[str(path.resolve())] = stamp(path)
-            if len(files) > _MOST or _ADAPTER in names:
-                return None
+            folders[:] = [each for each in folders if not each.startswith(".")]  # .git, .cache
     except OSError:
         return None
     return {
