@@ -54,9 +54,9 @@ def made(tiny_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def cache(made: Path, tmp_path: Path) -> Path:
+def store(made: Path, tmp_path: Path) -> Path:
     """A cache of its own with the conversion."""
-    return Path(shutil.copytree(made, tmp_path / "cache"))
+    return Path(shutil.copytree(made, tmp_path / "store"))
 
 
 @pytest.fixture
@@ -86,8 +86,8 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-def folder_of(cache: Path) -> Path:
-    (folder,) = (path for path in (cache / "models" / "converted").iterdir() if path.is_dir())
+def folder_of(store: Path) -> Path:
+    (folder,) = (path for path in (store / "models" / "converted").iterdir() if path.is_dir())
     return folder
 
 
@@ -102,8 +102,8 @@ def same(one: LoadedModel, other: LoadedModel) -> bool:
 
 
 # --- the same model ------------------------------------------------------------------------------
-def test_it_is_the_same_model(cache: Path, tiny_gguf: Path, direct: LoadedModel, readings: list[str]) -> None:
-    loaded = load(str(tiny_gguf), cache=cache)
+def test_it_is_the_same_model(store: Path, tiny_gguf: Path, direct: LoadedModel, readings: list[str]) -> None:
+    loaded = load(str(tiny_gguf), cache=store)
     assert readings == []
     assert same(loaded, direct)
     assert loaded.fingerprint == fingerprint(loaded.model, loaded.tokenizer)
@@ -111,68 +111,68 @@ def test_it_is_the_same_model(cache: Path, tiny_gguf: Path, direct: LoadedModel,
     assert loaded.tokenizer.get_vocab() == direct.tokenizer.get_vocab()
 
 
-def test_each_dtype_has_a_conversion_of_its_own(cache: Path, tiny_gguf: Path, readings: list[str]) -> None:
-    first, again = (load(str(tiny_gguf), dtype="bfloat16", cache=cache) for _ in range(2))
+def test_each_dtype_has_a_conversion_of_its_own(store: Path, tiny_gguf: Path, readings: list[str]) -> None:
+    first, again = (load(str(tiny_gguf), dtype="bfloat16", cache=store) for _ in range(2))
     assert readings == ["tiny.gguf"]
     assert first.model.dtype == again.model.dtype == torch.bfloat16
     assert first.fingerprint == again.fingerprint == fingerprint(again.model, again.tokenizer)
-    assert first.fingerprint != load(str(tiny_gguf), cache=cache).fingerprint
+    assert first.fingerprint != load(str(tiny_gguf), cache=store).fingerprint
     assert torch.equal(logits(first), logits(again))
 
 
-def test_the_setting_names_the_cache(tiny_gguf: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MEMKIT_CACHE", str(cache))
-    assert converted(tiny_gguf, "float32") == Conversion.read(folder_of(cache))
+def test_the_setting_names_the_cache(tiny_gguf: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEMKIT_CACHE", str(store))
+    assert converted(tiny_gguf, "float32") == Conversion.read(folder_of(store))
 
 
 def test_the_tokenizer_alone_comes_from_it(
-    cache: Path, tiny_gguf: Path, direct: LoadedModel, monkeypatch: pytest.MonkeyPatch
+    store: Path, tiny_gguf: Path, direct: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MEMKIT_CACHE", str(cache))
+    monkeypatch.setenv("MEMKIT_CACHE", str(store))
     tokenizer, chat = load_tokenizer(str(tiny_gguf))
-    assert tokenizer.name_or_path == str(folder_of(cache))
+    assert tokenizer.name_or_path == str(folder_of(store))
     assert (tokenizer.get_vocab(), chat) == (direct.tokenizer.get_vocab(), direct.chat)
-    monkeypatch.setenv("MEMKIT_CACHE", str(cache / "empty"))
+    monkeypatch.setenv("MEMKIT_CACHE", str(store / "empty"))
     assert load_tokenizer(str(tiny_gguf))[0].name_or_path == str(tiny_gguf.parent)
-    assert not (cache / "empty").exists()  # nothing is converted for a tokenizer
+    assert not (store / "empty").exists()  # nothing is converted for a tokenizer
 
 
-def test_another_server_is_given_its_folder(cache: Path, tiny_gguf: Path, tiny_model_folder: Path) -> None:
-    assert served_path(str(tiny_gguf), "float32", cache) == str(folder_of(cache))
-    assert served_path(str(tiny_model_folder), "float32", cache) == str(tiny_model_folder)
-    (blocked := cache / "file").write_text("")
+def test_another_server_is_given_its_folder(store: Path, tiny_gguf: Path, tiny_model_folder: Path) -> None:
+    assert served_path(str(tiny_gguf), "float32", store) == str(folder_of(store))
+    assert served_path(str(tiny_model_folder), "float32", store) == str(tiny_model_folder)
+    (blocked := store / "file").write_text("")
     assert served_path(str(tiny_gguf), "float32", blocked) == str(tiny_gguf)
 
 
 def test_the_digest_of_the_source_is_remembered(
-    cache: Path, tiny_gguf: Path, tmp_path: Path, hashed: list[str]
+    store: Path, tiny_gguf: Path, tmp_path: Path, hashed: list[str]
 ) -> None:
     moved = Path(shutil.copy(tiny_gguf, tmp_path / "moved.gguf"))
-    load(str(moved), cache=cache)
+    load(str(moved), cache=store)
     assert hashed.count("moved.gguf") == 1
-    load(str(moved), cache=cache)
+    load(str(moved), cache=store)
     assert hashed.count("moved.gguf") == 1
 
 
 def test_another_file_is_another_model(
-    cache: Path, tiny_gguf: Path, other_model_folder: Path, tmp_path: Path, readings: list[str]
+    store: Path, tiny_gguf: Path, other_model_folder: Path, tmp_path: Path, readings: list[str]
 ) -> None:
     """The digest follows the content, also where the size stays."""
     changing = Path(shutil.copy(tiny_gguf, tmp_path / "tiny.gguf"))
-    before = load(str(changing), cache=cache)
+    before = load(str(changing), cache=store)
     assert readings == []  # the same content
     build_tiny_gguf(other_model_folder, changing)
     assert changing.stat().st_size == tiny_gguf.stat().st_size
-    after = load(str(changing), cache=cache)
+    after = load(str(changing), cache=store)
     assert readings == ["tiny.gguf"]
     assert after.fingerprint != before.fingerprint
     assert after.fingerprint == fingerprint(after.model, after.tokenizer)
 
 
-def test_garbage_about_the_source_is_ignored(cache: Path, tiny_gguf: Path, direct: LoadedModel) -> None:
-    for record in (cache / "models" / "sources").iterdir():
+def test_garbage_about_the_source_is_ignored(store: Path, tiny_gguf: Path, direct: LoadedModel) -> None:
+    for record in (store / "models" / "sources").iterdir():
         record.write_text('{"sha256": 7')
-    assert same(load(str(tiny_gguf), cache=cache), direct)
+    assert same(load(str(tiny_gguf), cache=store), direct)
 
 
 # --- altered -------------------------------------------------------------------------------------
@@ -202,25 +202,25 @@ ALTERATIONS: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("alteration", ALTERATIONS)
 def test_an_altered_conversion_is_made_again(
-    cache: Path, tiny_gguf: Path, direct: LoadedModel, readings: list[str], alteration: str
+    store: Path, tiny_gguf: Path, direct: LoadedModel, readings: list[str], alteration: str
 ) -> None:
-    ALTERATIONS[alteration](folder_of(cache))
-    assert same(load(str(tiny_gguf), cache=cache), direct)
+    ALTERATIONS[alteration](folder_of(store))
+    assert same(load(str(tiny_gguf), cache=store), direct)
     assert readings == ["tiny.gguf"]
-    assert same(load(str(tiny_gguf), cache=cache), direct)
+    assert same(load(str(tiny_gguf), cache=store), direct)
     assert readings == ["tiny.gguf"]
-    assert (made := Conversion.read(folder_of(cache))) is not None
+    assert (made := Conversion.read(folder_of(store))) is not None
     assert made.sound()
 
 
 def test_a_touched_conversion_is_verified_once(
-    cache: Path, tiny_gguf: Path, readings: list[str], hashed: list[str]
+    store: Path, tiny_gguf: Path, readings: list[str], hashed: list[str]
 ) -> None:
-    load(str(tiny_gguf), cache=cache)
-    (folder_of(cache) / "model.safetensors").touch()
+    load(str(tiny_gguf), cache=store)
+    (folder_of(store) / "model.safetensors").touch()
     hashed.clear()  # the conversion was copied
     for _ in range(2):
-        load(str(tiny_gguf), cache=cache)
+        load(str(tiny_gguf), cache=store)
     assert (hashed, readings) == (["model.safetensors"], [])
 
 
@@ -316,7 +316,24 @@ def test_what_is_no_gguf_file_is_refused(tmp_path: Path, caplog: pytest.LogCaptu
     (wrong := tmp_path / "wrong.gguf").write_bytes(b"GGUF" + bytes(60))
     with pytest.raises(ModelError, match=r"cannot load the model .*wrong\.gguf"):
         load(str(wrong), cache=tmp_path)
-    assert caplog.records == []
+    assert [record for record in caplog.records if record.levelname == "WARNING"] == []
+
+
+def test_the_command_says_what_people_wait_for(
+    cli: Callable[..., Any], tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEMKIT_CACHE", str(tmp_path / "cache"))
+    done = cli("doctor", "--model", tiny_gguf, "--json")
+    assert done.err.splitlines() == [
+        "converting tiny.gguf to float32, once; this can take minutes",
+        "converted tiny.gguf",
+    ]
+    assert done.json["checks"]
+    assert cli("doctor", "--model", tiny_gguf).err == ""
+    (blocked := tmp_path / "file").write_text("")
+    monkeypatch.setenv("MEMKIT_CACHE", str(blocked))
+    (line,) = cli("doctor", "--model", tiny_gguf).err.splitlines()
+    assert line.startswith("the converted model of tiny.gguf cannot be kept")
 
 
 # --- at once -------------------------------------------------------------------------------------

@@ -28,8 +28,8 @@ def folder(tiny_model_folder: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
+def store(tmp_path: Path) -> Path:
+    return tmp_path / "store"
 
 
 @pytest.fixture
@@ -45,19 +45,19 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-def records(cache: Path) -> list[Path]:
-    return sorted((cache / "models" / "fingerprints").iterdir())
+def records(store: Path) -> list[Path]:
+    return sorted((store / "models" / "fingerprints").iterdir())
 
 
-def test_it_is_computed_once(folder: Path, cache: Path, computed: list[str]) -> None:
-    first, again = (load(str(folder), cache=cache) for _ in range(2))
+def test_it_is_computed_once(folder: Path, store: Path, computed: list[str]) -> None:
+    first, again = (load(str(folder), cache=store) for _ in range(2))
     assert computed == [first.fingerprint]
     assert again.fingerprint == first.fingerprint == fingerprint(again.model, again.tokenizer)
-    assert len(records(cache)) == 1
+    assert len(records(store)) == 1
 
 
-def test_each_dtype_and_device_has_its_own(folder: Path, cache: Path, computed: list[str]) -> None:
-    prints = [load(str(folder), dtype=dtype, cache=cache).fingerprint for dtype in ("float32", "bfloat16")]
+def test_each_dtype_and_device_has_its_own(folder: Path, store: Path, computed: list[str]) -> None:
+    prints = [load(str(folder), dtype=dtype, cache=store).fingerprint for dtype in ("float32", "bfloat16")]
     assert prints == computed
     assert prints[0] != prints[1]
     assert identity_of(folder, "float32", "cpu") != identity_of(folder, "float32", "cuda:0")
@@ -85,26 +85,26 @@ def other_config(folder: Path) -> None:
 
 @pytest.mark.parametrize("change", [other_weights, other_template, other_config])
 def test_a_change_has_it_computed_again(
-    folder: Path, cache: Path, computed: list[str], change: Callable[[Path], None]
+    folder: Path, store: Path, computed: list[str], change: Callable[[Path], None]
 ) -> None:
-    before = load(str(folder), cache=cache).fingerprint
+    before = load(str(folder), cache=store).fingerprint
     change(folder)
-    after = load(str(folder), cache=cache)
+    after = load(str(folder), cache=store)
     assert after.fingerprint == fingerprint(after.model, after.tokenizer)
     assert computed == [before, after.fingerprint]
     assert before != after.fingerprint
-    assert len(records(cache)) == 1  # the old one was replaced
+    assert len(records(store)) == 1  # the old one was replaced
 
 
 def test_a_link_to_other_files_has_it_computed_again(
-    folder: Path, other_model_folder: Path, cache: Path, tmp_path: Path, computed: list[str]
+    folder: Path, other_model_folder: Path, store: Path, tmp_path: Path, computed: list[str]
 ) -> None:
     (link := tmp_path / "link").symlink_to(folder)
-    first = load(str(link), cache=cache).fingerprint
-    assert load(str(folder), cache=cache).fingerprint == first
+    first = load(str(link), cache=store).fingerprint
+    assert load(str(folder), cache=store).fingerprint == first
     link.unlink()
     link.symlink_to(other_model_folder)
-    assert load(str(link), cache=cache).fingerprint != first
+    assert load(str(link), cache=store).fingerprint != first
     assert len(computed) == 2
 
 
@@ -123,10 +123,10 @@ def test_a_link_to_other_files_has_it_computed_again(
     ],
 )
 def test_garbage_counts_as_absent(
-    folder: Path, cache: Path, computed: list[str], garbage: bytes | str
+    folder: Path, store: Path, computed: list[str], garbage: bytes | str
 ) -> None:
-    right = load(str(folder), cache=cache).fingerprint
-    (record,) = records(cache)
+    right = load(str(folder), cache=store).fingerprint
+    (record,) = records(store)
     kept = json.loads(record.read_text())
     wrong = {"short": "ab", "number": 7, "capitals": "F" * 64, "other files": "0" * 64}
     if isinstance(garbage, str):
@@ -134,23 +134,23 @@ def test_garbage_counts_as_absent(
         if garbage == "other files":
             kept["identity"]["files"] = {name: [0, 0, 0, 0] for name in kept["identity"]["files"]}
     record.write_bytes(garbage if isinstance(garbage, bytes) else json.dumps(kept).encode())
-    assert load(str(folder), cache=cache).fingerprint == right
+    assert load(str(folder), cache=store).fingerprint == right
     assert computed == [right, right]
-    assert load(str(folder), cache=cache).fingerprint == right
+    assert load(str(folder), cache=store).fingerprint == right
     assert computed == [right, right]  # and the record is right again
 
 
-def test_what_is_kept_is_what_is_taken(folder: Path, cache: Path) -> None:
+def test_what_is_kept_is_what_is_taken(folder: Path, store: Path) -> None:
     """Without this, the other tests might pass with a record that nobody reads."""
-    load(str(folder), cache=cache)
-    (record,) = records(cache)
+    load(str(folder), cache=store)
+    (record,) = records(store)
     kept = json.loads(record.read_text())
     record.write_text(json.dumps({**kept, "fingerprint": "0" * 64}))
-    assert load(str(folder), cache=cache).fingerprint == "0" * 64
+    assert load(str(folder), cache=store).fingerprint == "0" * 64
 
 
 def test_a_model_that_changes_while_it_is_loaded_is_not_kept(
-    folder: Path, cache: Path, computed: list[str], monkeypatch: pytest.MonkeyPatch
+    folder: Path, store: Path, computed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def touching(*arguments: Any) -> Any:
         model = read_model(*arguments)
@@ -158,9 +158,9 @@ def test_a_model_that_changes_while_it_is_loaded_is_not_kept(
         return model
 
     monkeypatch.setattr(loading, "read_model", touching)
-    assert load(str(folder), cache=cache).fingerprint == load(str(folder), cache=cache).fingerprint
+    assert load(str(folder), cache=store).fingerprint == load(str(folder), cache=store).fingerprint
     assert len(computed) == 2
-    assert not cache.exists()
+    assert not store.exists()
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(
@@ -174,16 +174,16 @@ def test_a_cache_that_cannot_be_written_is_done_without(
 
 
 def test_a_shape_and_a_folder_that_refers_elsewhere_are_computed(
-    folder: Path, cache: Path, computed: list[str]
+    folder: Path, store: Path, computed: list[str]
 ) -> None:
     for _ in range(2):
-        load("shape:tiny", cache=cache)
+        load("shape:tiny", cache=store)
     assert len(computed) == 2
     (folder / "adapter_config.json").write_text("{}")
     assert identity_of(folder, "float32", "cpu") is None
     assert identity_of(folder / "absent", "float32", "cpu") is not None  # empty
-    assert cached_fingerprint(None, lambda: "computed", cache) == "computed"
-    assert not cache.exists()
+    assert cached_fingerprint(None, lambda: "computed", store) == "computed"
+    assert not store.exists()
 
 
 def test_a_folder_of_many_files_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +198,7 @@ def test_a_folder_of_many_files_is_left_alone(tmp_path: Path, monkeypatch: pytes
 def test_models_of_the_hub(
     tiny_model_folder: Path,
     other_model_folder: Path,
-    cache: Path,
+    store: Path,
     tmp_path: Path,
     computed: list[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -215,13 +215,13 @@ def test_models_of_the_hub(
     (repository / "refs" / "main").write_text(COMMIT)
     for blob in blobs.iterdir():
         (snapshot / blob.name).symlink_to(Path("..", "..", "blobs", blob.name))
-    first, again = (load("mira/tiny", cache=cache) for _ in range(2))
+    first, again = (load("mira/tiny", cache=store) for _ in range(2))
     assert computed == [first.fingerprint]
-    assert again.fingerprint == load(str(tiny_model_folder), cache=cache).fingerprint
+    assert again.fingerprint == load(str(tiny_model_folder), cache=store).fingerprint
     assert hub_snapshot("mira/tiny", COMMIT) == snapshot
     assert hub_snapshot("mira/tiny", None) is None
     assert hub_snapshot("a/b/c", COMMIT) is None
     (blobs / "other").write_bytes((other_model_folder / "model.safetensors").read_bytes())
     (snapshot / "model.safetensors").unlink()
     (snapshot / "model.safetensors").symlink_to(Path("..", "..", "blobs", "other"))
-    assert load("mira/tiny", cache=cache).fingerprint == load(str(other_model_folder)).fingerprint
+    assert load("mira/tiny", cache=store).fingerprint == load(str(other_model_folder)).fingerprint
