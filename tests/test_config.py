@@ -137,7 +137,7 @@ def test_what_is_given_reaches_it_without_any_file(tmp_path: Path, tiny_model_fo
     )
     with Memory(config=config) as memory:
         memory.compile(memory.remember(TEXT, compile=False).id)
-    assert [path.suffix for path in (tmp_path / "mine" / "responses").iterdir()] == [".json"]
+    assert [path.suffix for path in (tmp_path / "mine").rglob("*.json")] == [".json"]
 
 
 def test_the_file_stands_in_for_options_that_are_not_given(

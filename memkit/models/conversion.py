@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from memkit.errors import ModelError
 from memkit.models.files import models_folder, read_record, sha256, stamp, write_record
 from memkit.models.fingerprint import fingerprint
 from memkit.models.quiet import quietly
@@ -31,6 +32,7 @@ from memkit.models.reading import read_model, read_tokenizer, readable
 
 FORMAT = 1  # of conversions; raised also when the scheme of fingerprints changes
 MANIFEST = "conversion.json"
+_PARTIAL = ".partial"
 _INCIDENTAL = ("_name_or_path", "transformers_version")  # of a configuration
 log = logging.getLogger("memkit.models")
 
@@ -175,40 +177,54 @@ def _alone(place: Path) -> Iterator[None]:
 def _convert(gguf: Path, source: str, before: list[int], dtype: str, place: Path) -> Conversion:
     """Convert a GGUF file, which looked like ``before`` when its digest was taken; the lock is held."""
     log.info("converting %s to %s, once; this can take minutes", gguf.name, dtype)
-    for left in place.parent.glob(f"{place.name}.*.partial"):  # by a process that was killed
-        shutil.rmtree(left, ignore_errors=True)
-    partial = place.with_name(f"{place.name}.{uuid.uuid4().hex}.partial")
-    options = {"gguf_file": gguf.name}
+    _remove_partial(place)  # of a process that was killed
+    partial = place.with_name(f"{place.name}.{uuid.uuid4().hex}{_PARTIAL}")
     partial.mkdir()
     try:
         with quietly():
-            with readable(f"the model {str(gguf)!r}"):
-                model = read_model(str(gguf.parent), dtype, options)
-                tokenizer = read_tokenizer(str(gguf.parent), options)
-            if stamp(gguf) != before:
-                raise OSError(f"{gguf} was changed while it was read")
-            identity = fingerprint(model, tokenizer)
-            _save(model, tokenizer, partial)
-            config = model.config.to_dict()  # saving completes it
-            del model  # as large as what is loaded next
-            names = _files(partial) if _faithful(partial, dtype, identity, config, tokenizer) else []
-        digests = {name: sha256(partial / name) for name in names}
-        if not names:
+            identity, faithful = _copy(gguf, dtype, partial)
+        if stamp(gguf) != before:
+            raise OSError(f"{gguf} was changed while it was read")
+        if not faithful:
             log.warning("%s cannot be converted without a change: it is read itself at each start", gguf.name)
             for name in _files(partial):
                 (partial / name).unlink()
-        made = Conversion(
-            partial, source, dtype, identity, digests, {name: stamp(partial / name) for name in names}
-        )
-        made.write()
+        digests = {name: sha256(partial / name) for name in _files(partial)}
+        stamps = {name: stamp(partial / name) for name in digests}
+        Conversion(partial, source, dtype, identity, digests, stamps).write()
         if place.exists():  # altered
-            place.rename(place.with_name(f"{place.name}.{uuid.uuid4().hex}.partial"))
+            place.rename(place.with_name(f"{place.name}.{uuid.uuid4().hex}{_PARTIAL}"))
         partial.rename(place)
     finally:
-        for left in place.parent.glob(f"{place.name}.*.partial"):
-            shutil.rmtree(left, ignore_errors=True)
+        _remove_partial(place)
     log.info("converted %s", gguf.name)
-    return Conversion(**{**vars(made), "folder": place})
+    return Conversion(place, source, dtype, identity, digests, stamps)
+
+
+def _remove_partial(place: Path) -> None:
+    for path in place.parent.glob(f"{place.name}.*{_PARTIAL}"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _copy(gguf: Path, dtype: str, folder: Path) -> tuple[str, bool]:
+    """Write the model of a GGUF file to a folder: its fingerprint, and whether the copy is the same model.
+
+    A model that transformers cannot save, or not load again, is not.
+    """
+    source, options = str(gguf.parent), {"gguf_file": gguf.name}
+    with readable(f"the model {str(gguf)!r}"):
+        model, tokenizer = read_model(source, dtype, options), read_tokenizer(source, options)
+    identity = fingerprint(model, tokenizer)
+    try:
+        _save(model, tokenizer, folder)
+        traits = _traits(model, tokenizer)
+        del model  # as large as the copy
+        with readable("the copy"):
+            model, again = read_model(str(folder), dtype, {}), read_tokenizer(str(folder), {})
+        return identity, fingerprint(model, again) == identity and _traits(model, again) == traits
+    except (ImportError, ValueError, KeyError, RuntimeError, ModelError) as error:
+        log.debug("%s cannot be copied", gguf.name, exc_info=error)
+        return identity, False
 
 
 def _files(folder: Path) -> list[str]:
@@ -226,26 +242,12 @@ def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pa
             os.fsync(file.fileno())
 
 
-def _faithful(
-    folder: Path, dtype: str, identity: str, config: dict[str, Any], tokenizer: PreTrainedTokenizerBase
-) -> bool:
-    """Whether what was saved is loaded as the same model and tokenizer."""
-    model, again = read_model(str(folder), dtype, {}), read_tokenizer(str(folder), {})
-    return (
-        fingerprint(model, again) == identity
-        and _essential(model.config.to_dict()) == _essential(config)
-        and _behaviour(again) == _behaviour(tokenizer)
-    )
-
-
-def _essential(config: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in config.items() if name not in _INCIDENTAL}
-
-
-def _behaviour(tokenizer: PreTrainedTokenizerBase) -> tuple[Any, ...]:
-    """What decides how a tokenizer encodes and decodes, beside its vocabulary and chat template."""
+def _traits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[Any, ...]:
+    """What decides how a model computes and its tokenizer encodes and decodes, beside the fingerprint."""
+    config = {name: value for name, value in model.config.to_dict().items() if name not in _INCIDENTAL}
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     return (
+        config,
         tokenizer.special_tokens_map,
         getattr(tokenizer, "clean_up_tokenization_spaces", None),
         None if backend is None else backend.to_str(),

@@ -17,11 +17,12 @@ from memkit.models.files import models_folder, read_record, stamp, write_record
 
 SCHEME = 1  # raised when `memkit.models.fingerprint.fingerprint` changes
 _MOST = 1000  # files; a folder of more is not that of a model
+_WORTH = 2**25  # bytes; less is hashed in a fraction of a second, so nothing is kept about a toy model
 _ADAPTER = "adapter_config.json"  # names a base model, whose files lie elsewhere
 
 
 def identity_of(folder: Path, dtype: str, device: str) -> dict[str, Any] | None:
-    """What identifies the files of a model as they are now; None where that cannot be told cheaply.
+    """What identifies the files of a model as they are now; None where that is not known or not worth it.
 
     Every file in the folder and its subfolders counts, but for hidden ones', by its resolved path and its
     `memkit.models.files.stamp`. A file whose content was changed without a trace in size, times and inode is
@@ -37,6 +38,8 @@ def identity_of(folder: Path, dtype: str, device: str) -> dict[str, Any] | None:
                 files[str(path.resolve())] = stamp(path)
             folders[:] = [each for each in folders if not each.startswith(".")]  # .git, .cache
     except OSError:
+        return None
+    if sum(size for size, *_ in files.values()) < _WORTH:
         return None
     return {
         "folder": str(folder.resolve()),

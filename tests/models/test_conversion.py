@@ -276,18 +276,31 @@ def test_an_interrupted_conversion_leaves_nothing(
     assert sorted(places.iterdir()) == [folder_of(tmp_path), lock]
 
 
+def another(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Save another model than that which was loaded."""
+    model.get_input_embeddings().weight.data[5, 0] += 1
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def spaced(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Save a tokenizer that encodes otherwise, with the same vocabulary."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    stored = json.loads((folder / "tokenizer.json").read_text())
+    stored["normalizer"] = {"type": "Lowercase"}
+    (folder / "tokenizer.json").write_text(json.dumps(stored))
+
+
+@pytest.mark.parametrize("save", [another, spaced, raising(ValueError("cannot be saved"))])
 def test_what_would_become_another_model_is_not_converted(
     tiny_gguf: Path,
     direct: LoadedModel,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
+    save: Callable[..., None],
 ) -> None:
-    def save(model: Any, tokenizer: Any, folder: Path) -> None:
-        model.get_input_embeddings().weight.data[5, 0] += 1
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-
     with monkeypatch.context() as patched:
         patched.setattr(conversion, "_save", save)
         assert same(load(str(tiny_gguf), cache=tmp_path), direct)

@@ -13,13 +13,18 @@ import huggingface_hub.constants
 import pytest
 from safetensors.torch import load_file, save_file
 
-from memkit.models import loading
+from memkit.models import fingerprint_cache, loading
 from memkit.models.fingerprint import fingerprint
 from memkit.models.fingerprint_cache import cached_fingerprint, hub_snapshot, identity_of
 from memkit.models.loading import load
 from memkit.models.reading import read_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture(autouse=True)
+def small_models_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fingerprint_cache, "_WORTH", 0)
 
 
 @pytest.fixture
@@ -187,12 +192,27 @@ def test_a_shape_and_a_folder_that_refers_elsewhere_are_computed(
 
 
 def test_a_folder_of_many_files_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("memkit.models.fingerprint_cache._MOST", 3)
+    monkeypatch.setattr(fingerprint_cache, "_MOST", 3)
     for name in "abc":
         (tmp_path / name).touch()
     assert identity_of(tmp_path, "float32", "cpu") is not None
     (tmp_path / "d").touch()
     assert identity_of(tmp_path, "float32", "cpu") is None
+
+
+def test_a_small_model_is_hashed_each_time(
+    folder: Path, store: Path, computed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    monkeypatch.setattr(fingerprint_cache, "_WORTH", size + 1)
+    for _ in range(2):
+        load(str(folder), cache=store)
+    assert len(computed) == 2
+    assert not store.exists()
+    monkeypatch.setattr(fingerprint_cache, "_WORTH", size)
+    for _ in range(2):
+        load(str(folder), cache=store)
+    assert len(computed) == 3
 
 
 def test_models_of_the_hub(
