@@ -25,7 +25,8 @@ from memkit.models.fingerprint_cache import cached_fingerprint, hub_snapshot, id
 from memkit.models.prompt_sets import prompt_set
 from memkit.models.quiet import quiet_libraries as quiet_libraries
 from memkit.models.quiet import quietly as quietly
-from memkit.models.reading import DTYPES, read_model, read_tokenizer, readable
+from memkit.models.reading import DTYPES as DTYPES
+from memkit.models.reading import read_model, read_tokenizer, readable
 from memkit.prompts import PromptSet
 
 NANO_FOLDER = Path(__file__).parent / "nano" / "weights"
