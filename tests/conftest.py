@@ -27,12 +27,13 @@ if TYPE_CHECKING:
     from sglang_kit import Served
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache that all tests share, and nobody else."""
+@pytest.fixture(autouse=True, scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache that all tests share, and nobody else, also for models that are loaded once for all tests."""
     folder = tmp_path_factory.getbasetemp() / "cache"
-    monkeypatch.setenv("MEMKIT_CACHE", str(folder))
-    return folder
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("MEMKIT_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ from memkit.engine.base import Request
 from memkit.engine.sglang.engine import SGLangEngine
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.evals.timing import stamp
-from memkit.models.loading import locate
+from memkit.models.loading import served_path
 
 QUICK = ServeConfig(
     pairs=6, pages=(1, 16), requests=60, concurrent=8, artifacts=12, lengths=(256,), repeats=10
@@ -131,7 +131,7 @@ def overhead(run: SGLangRun) -> dict[str, Any]:
     import httpx
 
     text = filler(run.reference, 200)
-    words = ["--model-path", locate(run.config.model)[0], "--max-total-tokens", "16384"]
+    words = ["--model-path", served_path(run.config.model, "float32"), "--max-total-tokens", "16384"]
     bare = Server(run.folder / "bare", words, plugin=False)
     times: dict[str, list[float]] = {"bare": [], "plugin": [], "memkit": []}
     try:

