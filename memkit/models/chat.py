@@ -60,6 +60,8 @@ class ChatFormat:
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
         """Split the tokenizer's chat template; a tokenizer without one gets plain text turns.
 
+        An answer ends with the control token that closes it in the template, else with the tokenizer's
+        end-of-sequence token: the latter may be another one, in particular if it comes from a GGUF file.
         Raises `ValueError` for a tokenizer without an end-of-sequence token.
         """
 
@@ -81,9 +83,10 @@ class ChatFormat:
         answer = {"role": "assistant", "content": _SENTINEL}
         header, tail = render([user], True).split(_SENTINEL)
         rest = render([user, answer, user], True).split(_SENTINEL)[2]
-        eos = str(tokenizer.eos_token)
-        turn = rest.removeprefix(eos) if rest.startswith(eos) else rest
-        return cls(ids(header), ids(tail), ids(turn), end)
+        if (first := ids(rest)[:1]) and first[0] in {end, *_control(tokenizer)}:
+            end = first[0]
+            rest = rest.removeprefix(tokenizer.added_tokens_decoder[end].content)
+        return cls(ids(header), ids(tail), ids(rest), end)
 
     def query(
         self,
