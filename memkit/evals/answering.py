@@ -18,6 +18,7 @@ from memkit.engine.transformers import kv_cache
 from memkit.engine.transformers.prefixes import Prefix
 
 MAX_BATCH = 16  # rows that are answered together
+HEAD_TOKENS = 128  # whose logits are computed together
 MAX_KEYS = 1 << 15  # tokens in their caches together, above which fewer rows are
 
 
@@ -84,17 +85,22 @@ class _Batch:
         packed = kv_cache.Packed.rows(rows, self.start, self.model.device, left=False)
         cache = self.prefix.cache(len(rows)) if self.prefix else DynamicCache()
         hidden = _forward(self.model, packed.ids, packed.mask, packed.positions, cache)
-        head = kv_cache.output_layer(self.model)
         mask = packed.mask
         for i, question in enumerate(self.questions):
             first = len(question.ids) - 1
-            states = hidden[i, first : first + max(len(question.draft), 1)]
-            said = _verified(head(states).argmax(-1).tolist(), question.draft)[: question.limit]
+            self.states.append([hidden[i, first : first + max(len(question.draft), 1)]])
+        for i, (question, predicted) in enumerate(zip(self.questions, self._predicted(), strict=True)):
+            said = _verified(predicted, question.draft)[: question.limit]
             self.said.append(said)
-            self.states.append([states])
             mask[i, self.start + len(question.ids) + len(said) - 1 :] = 0  # padding, and what was not said
         self._continue(cache, mask)
         return [Answer(said, torch.cat(states)) for said, states in zip(self.said, self.states, strict=True)]
+
+    def _predicted(self) -> list[list[int]]:
+        """The likeliest token of each state."""
+        head, states = kv_cache.output_layer(self.model), [parts[0] for parts in self.states]
+        best = torch.cat([head(part).argmax(-1) for part in torch.cat(states).split(HEAD_TOKENS)])
+        return [tokens.tolist() for tokens in best.split([len(each) for each in states])]
 
     def _continue(self, cache: DynamicCache, mask: Tensor) -> None:
         """Decode the rest of the answers; ``mask [row, token]`` is of the tokens in the cache."""

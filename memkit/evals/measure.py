@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +24,7 @@ SHORT_ANSWER_TOKENS, SHORT_ANSWER_WORDS = 16, 6  # the limit of answers whose go
 ANSWER_TOKENS = 48
 LONG_ANSWER_TOKENS = 192  # of answers that are scored by ROUGE
 GENERAL_TOKENS = 16
+KL_TOKENS = 128
 
 
 @dataclass(frozen=True)
@@ -226,21 +227,23 @@ def divergences(
 ) -> tuple[float, ...]:
     """Mean KL(teacher ‖ student) in nats per token of the teacher's answer, for each answer.
 
-    Distributions ``[token, vocabulary]`` are computed for one answer at a time: those of many answers over a
-    large vocabulary take gigabytes, the hidden states they come from do not.
+    Distributions ``[token, vocabulary]`` are computed for `KL_TOKENS` tokens at a time: those of many answers
+    over a large vocabulary take gigabytes, the hidden states they come from do not.
     """
     if answers is taught:
         return (0.0,) * len(answers)
-    pairs = zip(taught, answers, strict=True)
-    return tuple(_divergence(_logprobs(teacher, a.states), _logprobs(student, b.states)) for a, b in pairs)
+    if not answers:
+        return ()
+    pairs = zip(_logprobs(teacher, taught), _logprobs(student, answers), strict=True)
+    by_token = [(t.exp() * (t - s)).sum(-1) for t, s in pairs]
+    parts = torch.cat(by_token).split([len(answer.states) for answer in answers])
+    return tuple(float(part.mean().clamp(min=0)) for part in parts)
 
 
 @torch.no_grad()
-def _logprobs(reader: Prefix, states: Tensor) -> Tensor:
-    """Log-probabilities ``[token, vocabulary]`` of hidden states ``[token, hidden]``."""
-    logits: Tensor = kv_cache.output_layer(reader.model)(states)
-    return logits.float().log_softmax(-1)
-
-
-def _divergence(teacher: Tensor, student: Tensor) -> float:
-    return float((teacher.exp() * (teacher - student)).sum(-1).mean().clamp(min=0))
+def _logprobs(reader: Prefix, answers: Sequence[answering.Answer]) -> Iterator[Tensor]:
+    """Log-probabilities ``[token, vocabulary]`` of `KL_TOKENS` tokens after another, of all answers."""
+    head = kv_cache.output_layer(reader.model)
+    for states in torch.cat([answer.states for answer in answers]).split(KL_TOKENS):
+        logits: Tensor = head(states)
+        yield logits.float().log_softmax(-1)

@@ -62,7 +62,7 @@ class PressedContext:
         self.base, self.header = base, len(base.chat.header)
         self.ids = [*base.chat.header, *text_ids(base.tokenizer, context)]
         self.kv = kv or kv_cache.prefill(base.model, self.ids)
-        self._snapkv_scores = dict[int, Tensor]()
+        self._scored = dict[int, dict[str, Tensor]]()  # by SnapKV's window
 
     @property
     def tokens(self) -> int:
@@ -79,40 +79,36 @@ class PressedContext:
         budget = min(budget, self.tokens)
         if press == "kvzip":
             return _best(self._kvzip, budget, 3)
-        snapkv = press in ("snapkv", "adakv-snapkv", "chunkkv")
-        scores = self._snapkv(max(min(WINDOW, budget // 4), 1)) if snapkv else self._expected_attention
+        by = "expected-attention" if press in ("expected-attention", "adakv") else "snapkv"
+        scores = self._scores(max(min(WINDOW, budget // 4), 1))[by]
         if press.startswith("adakv"):
             return _best(safeguarded(scores, int(SAFEGUARD * budget)), budget, 2)
         return _best(chunked(scores, CHUNK) if press == "chunkkv" else scores, budget, 1)
 
     # -- scores: each [layer, kv_head, token] of the context ---------------------------------------
-    @cached_property
-    def _expected_attention(self) -> Tensor:
-        return self._scored(self._kvpress.ExpectedAttentionPress())
-
-    def _snapkv(self, window: int) -> Tensor:
-        if window not in self._snapkv_scores:
-            self._snapkv_scores[window] = self._scored(self._kvpress.SnapKVPress(window_size=window))
-        return self._snapkv_scores[window]
-
-    def _scored(self, scorer: Any) -> Tensor:
-        """The scores of a press, from a pass over header and context."""
-        scores, model = list[Tensor](), self.base.model
+    def _scores(self, window: int) -> dict[str, Tensor]:
+        """The scores of Expected Attention, and of SnapKV with a window, from one pass over the context."""
+        if window in self._scored:
+            return self._scored[window]
+        presses = {
+            "expected-attention": self._kvpress.ExpectedAttentionPress(),
+            "snapkv": self._kvpress.SnapKVPress(window_size=window),
+        }
+        scores: dict[str, list[Tensor]] = {name: [] for name in presses}
 
         class Collector(self._kvpress.BasePress):  # type: ignore[misc,name-defined] # kvpress has no types
-            def post_init_from_model(self, model: Any) -> None:
-                scorer.post_init_from_model(model)
-
             def compress(
                 self, module: Any, hidden_states: Tensor, keys: Tensor, values: Tensor, *rest: Any
             ) -> tuple[Tensor, Tensor]:
-                scores.append(scorer.score(module, hidden_states, keys, values, *rest)[0])
+                for name, press in presses.items():
+                    scores[name].append(press.score(module, hidden_states, keys, values, *rest)[0])
                 return keys, values
 
-        ids = torch.tensor([self.ids], device=model.device)
+        model, ids = self.base.model, torch.tensor([self.ids], device=self.base.model.device)
         with torch.no_grad(), Collector()(model):
             model.base_model(input_ids=ids, past_key_values=kv_cache.KVCache((), ()).cache(), use_cache=True)
-        return torch.stack(scores)[..., self.header :].float()
+        of_context = {n: torch.stack(each)[..., self.header :].float() for n, each in scores.items()}
+        return self._scored.setdefault(window, of_context)
 
     @cached_property
     def _kvzip(self) -> Tensor:
