@@ -304,6 +304,7 @@ def evaluate(
     thread each, times to first token are those of a busy machine. Raises `ConfigError` when no record fits
     the model's window.
     """
+    records.load(config.source, 1, config.seed)  # what cannot be read is told before a model is loaded
     run = _Evaluation(config, engine or TransformersEngine(config.model), progress)
     config = run.config
     fitting, skipped = run.choose()
