@@ -132,8 +132,8 @@ class _Evaluation:
     def _rag(self, ratio: float, reference: Reference) -> dict[str, Any]:
         record, budget = reference.record, self._budget(reference.record, ratio)
         texts = [
-            passages(self.engine, self.embedder, record.context, question, budget)
-            for question in reference.questions
+            passages(self.engine, self.embedder, record.context, question.unworded or question.text, budget)
+            for question in record.questions
         ]
         request = Request(reference.questions[0], context=texts[0])
         return self.measurer.measure_each(reference, texts) | self.measurer.timed(request)

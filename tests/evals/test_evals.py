@@ -264,6 +264,22 @@ def test_models_are_asked_for_few_words(engine: TransformersEngine, tmp_path: Pa
     )
 
 
+def test_retrieval_is_by_the_question_alone(
+    engine: TransformersEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    questions = [{"q": "Where does Mira live?", "answers": ["Keldor"]}]
+    file, asked = tmp_path / "r.jsonl", list[str]()
+    file.write_text(json.dumps({"id": "a", "context": TEXT, "questions": questions}))
+
+    def retrieve(engine: object, embedder: object, document: str, question: str, budget: int) -> str:
+        asked.append(question)
+        return document
+
+    monkeypatch.setattr("memkit.evals.run.passages", retrieve)
+    evaluate(EvalConfig(str(file), compilers=(), baselines=("rag",), ratios=(2,)), engine=engine)
+    assert asked == ["Where does Mira live?"]
+
+
 def test_defaults_by_model() -> None:
     nano, other = (EvalConfig("generated:1").resolved(prompts) for prompts in (PROMPTS, PromptSet()))
     assert (nano.drift, nano.ttft) == ("general", 5)
