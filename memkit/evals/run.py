@@ -25,7 +25,7 @@ from memkit.errors import CompileError, ConfigError
 from memkit.evals import records
 from memkit.evals.baselines.key_masks import keys_hidden
 from memkit.evals.baselines.kvpress import PressedContext
-from memkit.evals.baselines.rag import passages
+from memkit.evals.baselines.rag import Passages
 from memkit.evals.config import KVPRESS, EvalConfig, Variant
 from memkit.evals.journal import Cell, Journal, by_category, table, transcript
 from memkit.evals.measure import MethodEvaluator, Reference
@@ -33,7 +33,7 @@ from memkit.evals.timing import stamp
 from memkit.judge import Judge
 from memkit.models.loading import quiet_libraries
 from memkit.pipeline.admission import SelfTest
-from memkit.router.embedders import resolve_embedder
+from memkit.router.embedders import Embedder, resolve_embedder
 
 __all__ = ["EvalConfig", "Variant", "evaluate"]
 
@@ -83,7 +83,7 @@ class _Evaluation:
         if not absent:
             return
         self.progress(f"{record.id} full context", 0, len(absent))
-        inputs = _Inputs(self.engine, self.measurer.reference(record))
+        inputs = _Inputs(self.engine, self.embedder, self.measurer.reference(record))
         for done, (method, ratio) in enumerate(absent):
             if twin := self._twin(method, ratio, record, journal):
                 journal.add(replace(twin, method=method, ratio=ratio))
@@ -103,7 +103,7 @@ class _Evaluation:
         if method in ("full", "none"):
             return self._bound(method, inputs.reference)
         if method == "rag" and ratio is not None:
-            return self._rag(ratio, inputs.reference)
+            return self._rag(ratio, inputs)
         if method.startswith(f"{KVPRESS}:") and ratio is not None:
             return self._pressed(method.partition(":")[2], ratio, inputs)
         return self._compiled(method, ratio, inputs)
@@ -129,12 +129,10 @@ class _Evaluation:
             return self.measurer.measure(reference, reference.reader) | self.measurer.timed(request)
         return self.measurer.measure(reference, self.measurer.reader()) | self.measurer.timed(Request(first))
 
-    def _rag(self, ratio: float, reference: Reference) -> dict[str, Any]:
-        record, budget = reference.record, self._budget(reference.record, ratio)
-        texts = [
-            passages(self.engine, self.embedder, record.context, question.unworded or question.text, budget)
-            for question in record.questions
-        ]
+    def _rag(self, ratio: float, inputs: _Inputs) -> dict[str, Any]:
+        reference, budget = inputs.reference, self._budget(inputs.record, ratio)
+        asked = [question.unworded or question.text for question in inputs.record.questions]
+        texts = [inputs.passages.best(question, budget) for question in asked]
         request = Request(reference.questions[0], context=texts[0])
         return self.measurer.measure_each(reference, texts) | self.measurer.timed(request)
 
@@ -196,11 +194,16 @@ class _Inputs:
     """What several methods need of a record; each is computed when the first of them asks for it."""
 
     engine: TransformersEngine
+    embedder: Embedder
     reference: Reference
 
     @property
     def record(self) -> records.Record:
         return self.reference.record
+
+    @cached_property
+    def passages(self) -> Passages:
+        return Passages(self.engine, self.embedder, self.record.context)
 
     @cached_property
     def pressed(self) -> PressedContext:

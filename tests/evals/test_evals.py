@@ -13,7 +13,7 @@ from memkit import text_metrics
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError, DocumentError
 from memkit.evals import records
-from memkit.evals.baselines.rag import passages
+from memkit.evals.baselines.rag import Passages
 from memkit.evals.journal import Cell, table
 from memkit.evals.reports.markdown import columns_of, render
 from memkit.evals.run import EvalConfig, evaluate
@@ -158,13 +158,13 @@ def test_baselines_at_the_budget_of_an_artifact(engine: TransformersEngine, tmp_
 def test_passages_keep_to_the_budget(engine: TransformersEngine) -> None:
     embedder = LexicalEmbedder()
     question = "What is her dog called, Tovin or Jalo?"
-    whole = passages(engine, embedder, TEXT, question, 10_000)
-    assert whole == TEXT
+    passages = Passages(engine, embedder, TEXT)
+    assert passages.best(question, 10_000) == TEXT
     for budget in (1, 5, 12, 20):
-        text = passages(engine, embedder, TEXT, question, budget)
+        text = passages.best(question, budget)
         assert text
         assert engine.count_tokens(text) <= budget + 1  # the space between two sentences
-    assert "Tovin" in passages(engine, embedder, TEXT, "What is the dog called?", 16)
+    assert "Tovin" in passages.best("What is the dog called?", 16)
 
 
 def test_retrieval_takes_the_embedder_asked_for(engine: TransformersEngine, tmp_path: Path) -> None:
@@ -271,11 +271,11 @@ def test_retrieval_is_by_the_question_alone(
     file, asked = tmp_path / "r.jsonl", list[str]()
     file.write_text(json.dumps({"id": "a", "context": TEXT, "questions": questions}))
 
-    def retrieve(engine: object, embedder: object, document: str, question: str, budget: int) -> str:
+    def retrieve(self: Passages, question: str, budget: int) -> str:
         asked.append(question)
-        return document
+        return TEXT
 
-    monkeypatch.setattr("memkit.evals.run.passages", retrieve)
+    monkeypatch.setattr(Passages, "best", retrieve)
     evaluate(EvalConfig(str(file), compilers=(), baselines=("rag",), ratios=(2,)), engine=engine)
     assert asked == ["Where does Mira live?"]
 

@@ -145,7 +145,7 @@ def _best(scores: Tensor, budget: int, pooled: int) -> Tensor:
 
 
 def safeguarded(scores: Tensor, safe: int) -> Tensor:
-    """Scores ``[layer, kv_head, token]`` by which every head keeps its ``safe`` best keys (Ada-KV, §3.4)."""
+    """Scores ``[layer, kv_head, token]`` by which every head keeps its ``safe`` best keys, as in Ada-KV."""
     best = scores.topk(max(safe, 1), -1).indices
     return scores.scatter(-1, best, torch.finfo(scores.dtype).max)
 
