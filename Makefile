@@ -99,12 +99,13 @@ results-run: $(VENV)/.memkit-dev
 	$(BIN)/python -m memkit.evals.nano_skills --documents 100 --json $(NANO)/eval.json
 	$(BIN)/python -m memkit.evals.nano_card
 	cp $(NANO)/eval.json results/1-nano-skills.json
-	$(EVAL) generated:$(DOCUMENTS) --compilers lcc --ratio 4,8,16 --json results/2-nano-lcc.json
-	$(EVAL) generated:$(DOCUMENTS) --compilers lcc:pure --ratio 16 --json results/2-nano-lcc-pure.json
+	$(EVAL) generated:$(DOCUMENTS) --compilers lcc --ratio 4,8,16 --self-test --json results/2-nano-lcc.json
+	$(EVAL) generated:$(DOCUMENTS) --compilers lcc:pure --ratio 16 --self-test --json results/2-nano-lcc-pure.json
 	$(EVAL) generated:$(LARGE):8-16 --baselines full,none,rag,kvpress,cartridge --ratio 8,16,32 \
-		--json results/3-nano-baselines.json
-	$(EVAL) generated:$(STUDY) --study recipe --json results/4-nano-recipe.json
-	$(EVAL) generated:$(STUDY) --study lcc --html results/5-nano-studies.html --json results/5-nano-studies.json
+		--self-test --json results/3-nano-baselines.json
+	$(EVAL) generated:$(STUDY) --study recipe --self-test --json results/4-nano-recipe.json
+	$(EVAL) generated:$(STUDY) --study lcc --self-test \
+		--html results/5-nano-studies.html --json results/5-nano-studies.json
 	$(BIN)/memkit bench compile generated:1 --paper-steps $(PAPER_STEPS) --tokens 2000,8000,16000 \
 		--json results/6-nano-costs.json
 	$(BIN)/memkit bench compile --paper-steps 0 --tokens 200 --model smollm2 --json results/6-smollm2-costs.json
@@ -149,14 +150,14 @@ ifdef COMPARED
 endif
 ifdef SQUAD
 	$(EVAL) $(SQUAD) --limit $(RECORDS) --model smollm2 --ratio 4,8,16 $(SMOLLM2) \
-		--baselines full,none,rag,kvpress --json results/9-smollm2-bf16-squad.json
+		--baselines full,none,rag,kvpress --drift general --json results/9-smollm2-bf16-squad.json
 	MEMKIT_DTYPE=bfloat16 $(EVAL) $(SQUAD) --limit 15 --model smollm2 --compilers lcc:selected --ratio 16 \
-		--baselines full,none,rag,kvpress --wording $(WORDING) --option "wording="$(WORDING) \
+		--baselines full,none,rag,kvpress --drift general --wording $(WORDING) --option "wording="$(WORDING) \
 		--json results/9-smollm2-bf16-selected.json
 	MEMKIT_DTYPE=bfloat16 $(EVAL) $(SQUAD) --limit 10 --model smollm2 --compilers "" --ratio 5 \
-		--baselines full,none,kvpress --wording $(WORDING) --json results/9-smollm2-bf16-selected-kvpress5.json
+		--baselines full,none,kvpress --drift general --wording $(WORDING) --json results/9-smollm2-bf16-selected-kvpress5.json
 	$(EVAL) $(SQUAD) --limit $(RECORDS) --model smollm2 --compilers lcc:pure --ratio 16 $(SMOLLM2) \
-		--json results/9-smollm2-bf16-squad-pure.json
+		--drift general --json results/9-smollm2-bf16-squad-pure.json
 endif
 ifdef DATA
 	$(call REAL,$(DATA)/squadshift_wiki_80.jsonl --limit 40 --questions 4,squadshift)

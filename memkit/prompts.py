@@ -40,6 +40,7 @@ DRIFT_QUESTIONS: tuple[str, ...] = (  # general questions that no compiler regul
     "Write a sentence with the word lantern.",
     "What does a thermometer measure?",
 )
+SHORT_ANSWER = "{question} Answer with a few words from the text above."
 MAX_PASSAGE = 400  # characters of a sentence that a request quotes
 HELD_OUT_SHARE = 8  # one question in eight is held out
 
@@ -100,6 +101,7 @@ class PromptSet:
     drift_questions: tuple[str, ...] = DRIFT_QUESTIONS  # whose answers a memory must leave alone
     known_answers: tuple[tuple[str, str], ...] = ()  # general questions with the answers it was trained on
     agnostic_queries: tuple[str, ...] = ()  # to regularize compilation with; empty takes the compiler's own
+    short_answer: str = SHORT_ANSWER  # with {question}: how evaluations ask for an answer of a few words
     # Forms of an instruction by task of the mean-pool compressor; empty takes the compressor's own.
     instructions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 

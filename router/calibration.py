@@ -124,7 +124,7 @@ def save(calibration: Calibration, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        partial.write_text(json.dumps(calibration.plain(), indent=1, allow_nan=False) + "\n")
+        partial.write_text(json.dumps(calibration.plain(), allow_nan=False) + "\n")
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -75,8 +75,8 @@ class Head:
             weights, bias = _newton(standard[training], y[training], ridge)
             losses.append(_loss(standard[validation] @ weights + bias, y[validation]))
         weights, bias = _newton(standard, y, RIDGES[int(np.argmin(losses))])
-        mean_, scale_, weights_ = (tuple(float(value) for value in v) for v in (mean, scale, weights))
-        return cls(tuple(names), mean_, scale_, weights_, float(bias))
+        mean_, scale_, weights_ = (tuple(map(_rounded, v)) for v in (mean, scale, weights))
+        return cls(tuple(names), mean_, scale_, weights_, _rounded(bias))
 
     @classmethod
     def parse(cls, row: Any) -> Self:
@@ -88,6 +88,11 @@ class Head:
             return cls(names, mean, scale, weights, row["bias"])
         except TypeError as error:
             raise ConfigError(f"not a classifier: {error}") from error
+
+
+def _rounded(value: float) -> float:
+    """Six significant digits, which no decision depends on, keep a stored calibration small."""
+    return float(f"{value:.6g}")
 
 
 def _sigmoid(x: Any) -> Any:

@@ -44,17 +44,33 @@ def _some(metavar: str, description: str) -> typer.models.OptionInfo:
     return option
 
 
+Baselines = Annotated[str, typer.Option(metavar="B,...", help="Baselines to compare with.")]
+Compilers = Annotated[str, typer.Option(metavar="C,...", help="Compilers, each a name or name:preset.")]
+Ratios = Annotated[
+    str | None, _some("R,...", "Context tokens per artifact token; default: 16, or what meanpool has.")
+]
+Longest = Annotated[int | None, _some("N", "Leave out records with a context of more than N tokens.")]
+Wording = Annotated[str | None, _some("TEXT", "How to put a {question}.")]
+AnswerTokens = Annotated[
+    int | None, _some("N", "Longest answer; default: in proportion to the gold answers.")
+]
+Drift = Annotated[
+    str | None, _some("FILE", "Questions to measure drift on; general: memkit's own; none: not at all.")
+]
+FirstToken = Annotated[
+    int | None, _some("N", "Measurements of the time to first token; default: 5 with nano, else 1.")
+]
+SelfTest = Annotated[bool, typer.Option("--self-test", help="Also run the admission gate's self-test.")]
+
+
 def evaluate(
     source: Records = "generated",
-    compilers: Annotated[
-        str, typer.Option(metavar="C,...", help="Compilers, each a name or name:preset.")
-    ] = "lcc",
-    baselines: Annotated[str, typer.Option(metavar="B,...", help="Baselines to compare with.")] = "full,none",
-    ratio: Annotated[
-        str | None, _some("R,...", "Context tokens per artifact token; default: 16, or what meanpool has.")
-    ] = None,
+    compilers: Compilers = "lcc",
+    baselines: Baselines = "full,none",
+    ratio: Ratios = None,
     limit: Limit = None,
     questions: Questions = None,
+    max_tokens: Longest = None,
     seed: Seed = 0,
     preset: Annotated[str | None, _some("P", "Preset of the compilers.")] = None,
     study: Annotated[str | None, _some("NAME", "Studies instead: lcc, recipe, router or meanpool.")] = None,
@@ -64,8 +80,11 @@ def evaluate(
     home: Work = None,
     html: Annotated[Path | None, _some("OUT", "Also write a page with plots and the answers.")] = None,
     judge: Annotated[str | None, _some("URL,MODEL", "Also let an LLM grade answers, 0 to 5.")] = None,
-    wording: Annotated[str | None, _some("TEXT", "How to put a {question}.")] = None,
-    drift: Annotated[str | None, _some("FILE", "Questions to measure drift on; none: not at all.")] = None,
+    wording: Wording = None,
+    answer_tokens: AnswerTokens = None,
+    drift: Drift = None,
+    ttft: FirstToken = None,
+    self_test: SelfTest = False,
     workers: Annotated[int, typer.Option(min=1, metavar="N", help="Processes.")] = 1,
     report: Annotated[bool, typer.Option("--report", help="Print a folder's results instead.")] = False,
     option: Options = None,
@@ -79,13 +98,11 @@ def evaluate(
     if report:
         return _report(source)
     output, target = Output(json == "-"), None if json in (None, "-") else usable(json)
-    for path in (target, html):
-        if path is not None:
-            check_writable(path)
-    if html is not None:
-        check_plots()
-    options_given = {"--html": html, "--wording": wording, "--drift": drift}
-    _refuse(study, options_given | {"--unrelated": unrelated, "--unanswerable": unanswerable, "--home": home})
+    _check_outputs(target, html)
+    measured = {"wording": wording, "answer_tokens": answer_tokens, "drift": drift, "ttft": ttft}
+    measured |= {"max_tokens": max_tokens, "self_test": self_test or None}
+    given = {f"--{name.replace('_', '-')}": value for name, value in measured.items()} | {"--html": html}
+    _refuse(study, given | {"--unrelated": unrelated, "--unanswerable": unanswerable, "--home": home})
     options = compiler_options(option) | ({} if preset is None else {"preset": preset})
     quiet_libraries()
     names = ["meanpool"] if study == "meanpool" else _names(compilers)
@@ -98,14 +115,23 @@ def evaluate(
     if study == "meanpool":
         parts.pop("embedder")
         return _meanpool(output, parts | {"ratio": ratios[0]}, target, html)
-    parts |= {"drift": drift} | ({} if wording is None else {"wording": wording})
+    parts |= {name: value for name, value in measured.items() if value is not None}
     parts |= {"compilers": _names(compilers), "baselines": _names(baselines), "options": options}
     _compilers(output, parts, ratios, judge, study, target, html, workers)
 
 
+def _check_outputs(json: Path | None, html: Path | None) -> None:
+    """Raise what prevents the results from being written, before the work starts."""
+    for path in (json, html):
+        if path is not None:
+            check_writable(path)
+    if html is not None:
+        check_plots()
+
+
 # Which of the options that not all take are taken by a study; the others, and no study, take the last ones.
 _TAKES = {"router": ("--unrelated", "--unanswerable", "--home"), "meanpool": ("--html",)}
-_OTHERS = ("--html", "--wording", "--drift")
+_OTHERS = ("--html", "--wording", "--answer-tokens", "--drift", "--ttft", "--max-tokens", "--self-test")
 
 
 def _refuse(study: str | None, options_given: Mapping[str, Any]) -> None:
@@ -293,8 +319,9 @@ def _write(path: Path, text: str) -> None:
 
 # Enough to compare methods by, on one line of a window; JSON and RESULTS.md hold the rest.
 _SHOWN = (
-    "method ratio n em f1 contains contains_ci95 metric score score_ci95 agreement judge retention "
-    "retention_ci95 kl drift_points compile_s artifact_bytes prompt_tokens ttft_ms failed"
+    "method ratio n em f1 contains contains_ci95 metric score score_ci95 agreement agreement_f1 judge "
+    "retention retention_ci95 retention_f1 kl drift_points compile_s artifact_bytes prompt_tokens "
+    "ttft_ms failed"
 ).split()
 _BY_CATEGORY = "category method ratio n f1 f1_ci95 score score_ci95 retention retention_ci95".split()
 

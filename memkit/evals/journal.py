@@ -10,6 +10,7 @@ import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from memkit.errors import ConfigError
 from memkit.evals.records import Record
 
 BOUNDS = ("none", "full")
-PER_QUESTION = ("em", "f1", "contains", "rouge_l", "agreement", "kl", "judge", "answers")
-SHARES = ("em", "contains", "agreement")  # binary for each question
+PER_QUESTION = ("em", "f1", "contains", "rouge_l", "agreement", "agreement_f1", "kl", "judge", "answers")
+SHARES = ("em", "contains")  # binary for each question
 OF_CATEGORY = "n metric score score_ci95 f1 f1_ci95 retention retention_ci95".split()
 
 
@@ -37,7 +38,8 @@ class Cell:
     f1: tuple[float, ...] = ()
     contains: tuple[float, ...] = ()
     rouge_l: tuple[float, ...] = ()
-    agreement: tuple[float, ...] = ()  # with the full context's own answer
+    agreement: tuple[float, ...] = ()  # whether the answer contains the full context's own
+    agreement_f1: tuple[float, ...] = ()  # token F1 with the full context's own answer
     kl: tuple[float, ...] = ()  # from the full context, in nats per token
     drift_kl: tuple[float, ...] = ()  # on general questions
     general: tuple[float, ...] = ()  # score of general questions with this memory
@@ -125,8 +127,8 @@ def table(cells: Sequence[Cell], general: float | None) -> list[dict[str, Any]]:
     """One row for each method and ratio, in order of appearance.
 
     Figures in `SHARES` have Wilson's interval over questions, all other means a bootstrap over records, as
-    has retention, which compares the score with ``full`` and ``none`` on the same records. ``general`` is the
-    score of general questions without any memory.
+    have ``retention`` and ``retention_f1``, which compare the score that counts, and token F1, with ``full``
+    and ``none`` on the same records. ``general`` is the score of general questions without any memory.
     """
     groups = dict[tuple[str, float | None], list[Cell]]()
     for cell in cells:
@@ -157,15 +159,14 @@ def _row(
 
     with_memory = text_metrics.mean(pooled("general"))
     row: dict[str, Any] = {"method": method, "ratio": ratio, "n": len(pooled("em"))}
-    for name in ("em", "f1", "contains", "rouge_l", "agreement", "judge", "kl", "drift_kl"):
+    for name in ("em", "f1", "contains", "rouge_l", "agreement", "agreement_f1", "judge", "kl", "drift_kl"):
         row |= {name: text_metrics.mean(pooled(name)), f"{name}_ci95": interval(name)}
     metrics = sorted({cell.metric for cell in group})
     row |= {
         "metric": ", ".join(metrics),
         "score": text_metrics.mean(pooled("scores")),
         "score_ci95": interval(metrics[0] if len(metrics) == 1 else "scores"),
-        "retention": _retention(measured, bounds),
-        "retention_ci95": text_metrics.bootstrap(measured, lambda sample: _retention(sample, bounds)),
+        **_retentions(measured, bounds),
         "drift_points": None if general is None or with_memory is None else 100 * (general - with_memory),
     }
     row |= {name: average(name) for name in ("compile_s", "compile_flops", "compile_steps", "artifact_bytes")}
@@ -195,14 +196,26 @@ def _of_record(cell: Cell, bounds: Mapping[str, Mapping[str, Cell]]) -> dict[str
     return row | ({"admission": dict(cell.admission)} if cell.admission else {})
 
 
-def _retention(cells: Sequence[Cell], bounds: Mapping[str, Mapping[str, Cell]]) -> float | None:
+def _retentions(cells: Sequence[Cell], bounds: Mapping[str, Mapping[str, Cell]]) -> dict[str, Any]:
+    """Retention, of the score that counts and of token F1, with intervals."""
+    row = dict[str, Any]()
+    for title, name in (("retention", "scores"), ("retention_f1", "f1")):
+        of = partial(_retention, bounds=bounds, name=name)
+        row |= {title: of(cells), f"{title}_ci95": text_metrics.bootstrap(cells, of)}
+    return row
+
+
+def _retention(
+    cells: Sequence[Cell], bounds: Mapping[str, Mapping[str, Cell]], name: str = "scores"
+) -> float | None:
     """The retention over all questions of these records together."""
     paired = [c for c in cells if c.record in bounds["full"] and c.record in bounds["none"]]
     if not paired:
         return None
-    score = text_metrics.mean([v for c in paired for v in c.scores])
+    score = text_metrics.mean([v for c in paired for v in getattr(c, name)])
     none, full = (
-        text_metrics.mean([v for c in paired for v in bounds[name][c.record].scores]) for name in BOUNDS
+        text_metrics.mean([v for c in paired for v in getattr(bounds[bound][c.record], name)])
+        for bound in BOUNDS
     )
     return text_metrics.retention(score, none, full)
 

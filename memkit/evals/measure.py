@@ -2,39 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from memkit import text_metrics
 from memkit.engine.base import Handle, Request
 from memkit.engine.transformers import kv_cache
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.engine.transformers.prefixes import Prefix
-from memkit.evals import records
+from memkit.evals import answering, records
 from memkit.models.nano.general import HELD_OUT
 from memkit.models.prompt_sets import prompt_set
 
-TTFT_REPEATS = 5
 TTFT_SECONDS = 4.0  # after which there are no more repeats, for long contexts
+SHORT_ANSWER_TOKENS, SHORT_ANSWER_WORDS = 16, 6  # the limit of answers whose gold has that many words
 ANSWER_TOKENS = 48
 LONG_ANSWER_TOKENS = 192  # of answers that are scored by ROUGE
 GENERAL_TOKENS = 16
+KL_TOKENS = 128
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The answers with the full context to a record's questions and to general ones, with
-    log-probabilities."""
+    """The answers with the full context to a record's questions and to general ones."""
 
     record: records.Record
     reader: Prefix
-    answers: list[tuple[str, list[int]]]  # (question, answer ids)
-    logprobs: list[torch.Tensor]  # each [answer tokens, vocabulary]
-    general: list[tuple[str, list[int]]]
-    general_logprobs: list[torch.Tensor]
+    answers: list[answering.Answer]
+    general: list[answering.Answer]
 
     @property
     def questions(self) -> list[str]:
@@ -45,11 +45,18 @@ class MethodEvaluator:
     """Measures methods on one engine; each is a prefix: a model with the KV in front of a question.
 
     ``drift`` are general questions to measure drift on; () takes nano's. The divergence is measured on all of
-    them, the points on those with answers. None does not measure drift.
+    them, the points on those with answers. None does not measure drift. ``ttft`` is the number of times to
+    first token that are measured, ``tokens`` the maximal length of answers (None: by the gold answers).
     """
 
-    def __init__(self, engine: TransformersEngine, drift: Sequence[records.Question] | None = ()) -> None:
-        self.engine, self.drift = engine, drift
+    def __init__(
+        self,
+        engine: TransformersEngine,
+        drift: Sequence[records.Question] | None = (),
+        ttft: int = 1,
+        tokens: int | None = None,
+    ) -> None:
+        self.engine, self.drift, self.ttft, self.tokens = engine, drift, ttft, tokens
         self.general, self.drift_questions = list[tuple[str, tuple[str, ...]]](), list[str]()
         self.bare_general: float | None = None
         if drift is None:
@@ -70,103 +77,134 @@ class MethodEvaluator:
         """The frozen model with a KV in place of the context."""
         return Prefix(self.engine.base.model, prefix, True)
 
-    def _decode(self, reader: Prefix, questions: Sequence[str], tokens: int) -> list[list[int]]:
-        base, answers = self.engine.base, list[list[int]]()
-        queries = [reader.query(base, q) for q in questions]
-        for group in kv_cache.chunked(queries, 16):
-            rows = kv_cache.decode(reader.model, reader.prefix, group, max_tokens=tokens, end=base.chat.end)
-            answers += [row.ids for row in rows]
-        return answers
+    def _queries(self, reader: Prefix, questions: Sequence[str]) -> list[list[int]]:
+        return [reader.query(self.engine.base, question) for question in questions]
+
+    def _answer(
+        self,
+        reader: Prefix,
+        queries: Sequence[Sequence[int]],
+        limits: Sequence[int],
+        drafts: Sequence[answering.Answer] | None = None,
+    ) -> list[answering.Answer]:
+        """Answers to queries (token ids), which an answer with the full context may be the draft of."""
+        known: list[Sequence[int]] = [d.tokens for d in drafts] if drafts is not None else [()] * len(queries)
+        asked = [answering.Question(*parts) for parts in zip(queries, limits, known, strict=True)]
+        return answering.answer(reader, asked, self.engine.base.chat.end)
+
+    def _text(self, answer: answering.Answer) -> str:
+        end = self.engine.base.chat.end
+        return self.engine.decode([token for token in answer.tokens if token != end])
 
     def _general_scores(self, reader: Prefix) -> list[float]:
-        answers = self._decode(reader, [q for q, _ in self.general], GENERAL_TOKENS)
+        queries = self._queries(reader, [q for q, _ in self.general])
+        answers = self._answer(reader, queries, [GENERAL_TOKENS] * len(queries))
         return [
-            text_metrics.contains(self.engine.decode(ids), golds)
-            for ids, (_, golds) in zip(answers, self.general, strict=True)
+            text_metrics.contains(self._text(answer), golds)
+            for answer, (_, golds) in zip(answers, self.general, strict=True)
         ]
 
-    @torch.no_grad()
-    def _logprobs(self, reader: Prefix, answers: Sequence[tuple[str, list[int]]]) -> list[torch.Tensor]:
-        """The log-probabilities ``[answer tokens, vocabulary]`` of each (question, answer ids)."""
-        base, out = self.engine.base, list[torch.Tensor]()
-        for group in kv_cache.chunked(answers, 16):
-            pairs = [(reader.query(base, q), a) for q, a in group]
-            batch = kv_cache.AnswerBatch.of(pairs, reader.prefix, base.model.device)
-            logits = kv_cache.answer_logits(reader.model, reader.prefix, batch).log_softmax(-1)
-            out += logits.split([len(a) for _, a in group])
-        return out
-
     # -- a record -------------------------------------------------------------------------------
+    def _limits(self, record: records.Record) -> list[int]:
+        """The maximal length of each answer, in tokens."""
+        return [self.tokens or answer_limit(question, record.metric) for question in record.questions]
+
     def fits(self, record: records.Record) -> bool:
         """Whether the full context, a question and its answer fit the model's window."""
         longest = max(self.engine.count_tokens(q.text) for q in record.questions)
         chat = self.engine.base.chat
-        around = len(chat.header) + len(chat.tail) + longest + _answer_tokens(record) + 8  # separator, end
+        around = len(chat.header) + len(chat.tail) + longest + max(self._limits(record)) + 8  # separator, end
         return self.engine.count_tokens(record.context) + around <= self.engine.window
 
     def reference(self, record: records.Record) -> Reference:
         """Answer a record's questions and the general ones with the full context."""
-        end, full = self.engine.base.chat.end, self.reader(context=record.context)
-
-        def answered(questions: list[str], tokens: int) -> list[tuple[str, list[int]]]:
-            decoded = self._decode(full, questions, tokens)
-            return [(q, [*ids, end]) for q, ids in zip(questions, decoded, strict=True)]
-
-        answers = answered([q.text for q in record.questions], _answer_tokens(record))
-        general = answered(self.drift_questions, GENERAL_TOKENS)
-        logprobs, general_logprobs = (self._logprobs(full, each) for each in (answers, general))
-        return Reference(record, full, answers, logprobs, general, general_logprobs)
+        full = self.reader(context=record.context)
+        queries = self._queries(full, [q.text for q in record.questions])
+        answers = self._answer(full, queries, self._limits(record))
+        general = self._queries(full, self.drift_questions)
+        return Reference(record, full, answers, self._answer(full, general, [GENERAL_TOKENS] * len(general)))
 
     def measure(self, reference: Reference, reader: Prefix) -> dict[str, Any]:
         """Fields of a `Cell`: scores, divergences and drift of the answers after a prefix."""
         if reader is reference.reader:  # the full context, which has answered already
-            ids, logprobs = [answer[:-1] for _, answer in reference.answers], reference.logprobs
+            answers = reference.answers
         else:
-            ids = self._decode(reader, reference.questions, _answer_tokens(reference.record))
-            logprobs = self._logprobs(reader, reference.answers)
+            queries = self._queries(reader, reference.questions)
+            answers = self._answer(reader, queries, self._limits(reference.record), reference.answers)
+        return self._figures(reference, reader, answers) | self._drift(reference, reader)
+
+    def measure_each(self, reference: Reference, contexts: Sequence[str]) -> dict[str, Any]:
+        """Like `measure`, with a separate context for every question; drift is measured with the first.
+
+        The contexts are read together with their questions, in one batch.
+        """
+        header = replace(
+            self.reader(), follows=True
+        )  # the question follows a context, which is part of the query
+        pairs = zip(contexts, self._queries(header, reference.questions), strict=True)
+        queries = [[*self.engine.encode(context), *query] for context, query in pairs]
+        answers = self._answer(header, queries, self._limits(reference.record), reference.answers)
+        figures = self._figures(reference, header, answers)
+        drifts = self.drift is not None
+        return figures | (self._drift(reference, self.reader(context=contexts[0])) if drifts else {})
+
+    def _figures(
+        self, reference: Reference, reader: Prefix, answers: Sequence[answering.Answer]
+    ) -> dict[str, Any]:
+        """Scores against the gold answers, agreement with the full context's answers and divergence."""
+        texts = [self._text(answer) for answer in answers]
+        full = [self._text(answer) for answer in reference.answers]
+        pairs = list(zip(texts, full, strict=True))
         return {
-            **self._scores([self.engine.decode(answer) for answer in ids], reference),
-            "kl": divergences(reference.logprobs, logprobs),
-            "drift_kl": divergences(reference.general_logprobs, self._logprobs(reader, reference.general)),
+            **scores(texts, reference.record.questions),
+            "agreement": tuple(text_metrics.contains(text, [other]) for text, other in pairs),
+            "agreement_f1": tuple(text_metrics.f1(text, [other]) for text, other in pairs),
+            "kl": divergences(reference.reader, reference.answers, reader, answers),
+        }
+
+    def _drift(self, reference: Reference, reader: Prefix) -> dict[str, Any]:
+        """Divergence on general questions, and the scores of those with answers; empty without drift."""
+        if self.drift is None:
+            return {}
+        if reader is reference.reader:
+            answers = reference.general
+        else:
+            queries = self._queries(reader, self.drift_questions)
+            answers = self._answer(reader, queries, [GENERAL_TOKENS] * len(queries), reference.general)
+        return {
+            "drift_kl": divergences(reference.reader, reference.general, reader, answers),
             "general": tuple(self._general_scores(reader)),
         }
 
-    def _scores(self, texts: Sequence[str], reference: Reference) -> dict[str, Any]:
-        """Scores against the gold answers, and agreement with the full context's."""
-        full = [self.engine.decode(ids[:-1]) for _, ids in reference.answers]
-        agreement = [text_metrics.contains(text, [other]) for text, other in zip(texts, full, strict=True)]
-        return {**scores(texts, reference.record.questions), "agreement": tuple(agreement)}
-
-    def measure_each(self, reference: Reference, readers: Sequence[Prefix]) -> dict[str, Any]:
-        """Like `measure`, with a separate prefix for every question; drift is measured with the first."""
-        texts, kls = list[str](), list[float]()
-        for reader, answer, logprobs in zip(readers, reference.answers, reference.logprobs, strict=True):
-            (ids,) = self._decode(reader, [answer[0]], _answer_tokens(reference.record))
-            texts.append(self.engine.decode(ids))
-            kls += divergences([logprobs], self._logprobs(reader, [answer]))
-        general = self._logprobs(readers[0], reference.general)
-        return {
-            **self._scores(texts, reference),
-            "kl": tuple(kls),
-            "drift_kl": divergences(reference.general_logprobs, general),
-            "general": tuple(self._general_scores(readers[0])),
-        }
-
     def timed(self, request: Request) -> dict[str, Any]:
-        """The times to first token of repeated requests, and the prompt's length."""
+        """The prompt's length, and the times to first token of repeated requests."""
         times, first = list[float](), replace(request, max_tokens=1)
-        for repeat in range(TTFT_REPEATS):
+        warm_up = 1 if self.ttft > 1 else 0
+        for repeat in range(self.ttft + warm_up):
             (completion,) = self.engine.generate([first])
-            if repeat:  # the first one warms up
+            if repeat >= warm_up:
                 times.append(completion.ttft_ms)
             if times and sum(times) >= TTFT_SECONDS * 1000:
                 break
-        return {"ttft_ms": tuple(times), "prompt_tokens": float(completion.prompt_tokens)}
+        return {"ttft_ms": tuple(times), "prompt_tokens": float(self.prompt_tokens(request))}
+
+    def prompt_tokens(self, request: Request) -> int:
+        """The length of a request's prompt."""
+        chat, context = self.engine.base.chat, request.context
+        memory = request.handle.tokens if request.handle else 0
+        query = chat.query(self.engine.base.tokenizer, request.question, request.follows)
+        return len(chat.header) + memory + self.engine.count_tokens(context or "") + len(query)
 
 
-def _answer_tokens(record: records.Record) -> int:
-    """The maximal length of an answer, in tokens."""
-    return LONG_ANSWER_TOKENS if record.metric == "rouge_l" else ANSWER_TOKENS
+def answer_limit(question: records.Question, metric: str) -> int:
+    """The maximal length of an answer in tokens, in proportion to the longest gold answer's.
+
+    A model that goes on to talk would otherwise take most of an evaluation's time.
+    """
+    words = max((len(gold.split()) for gold in question.answers), default=0)
+    longest = LONG_ANSWER_TOKENS if metric == "rouge_l" else ANSWER_TOKENS
+    proportional = math.ceil(words * SHORT_ANSWER_TOKENS / SHORT_ANSWER_WORDS)
+    return min(max(proportional, SHORT_ANSWER_TOKENS), longest)
 
 
 def scores(texts: Sequence[str], questions: Sequence[records.Question]) -> dict[str, Any]:
@@ -181,8 +219,31 @@ def scores(texts: Sequence[str], questions: Sequence[records.Question]) -> dict[
     }
 
 
-def divergences(teacher: Sequence[torch.Tensor], student: Sequence[torch.Tensor]) -> tuple[float, ...]:
-    """Mean KL(teacher ‖ student) in nats per token, for each answer."""
-    return tuple(
-        float((t.exp() * (t - s)).sum(-1).mean().clamp(min=0)) for t, s in zip(teacher, student, strict=True)
-    )
+def divergences(
+    teacher: Prefix,
+    taught: Sequence[answering.Answer],
+    student: Prefix,
+    answers: Sequence[answering.Answer],
+) -> tuple[float, ...]:
+    """Mean KL(teacher ‖ student) in nats per token of the teacher's answer, for each answer.
+
+    Distributions ``[token, vocabulary]`` are computed for `KL_TOKENS` tokens at a time: those of many answers
+    over a large vocabulary take gigabytes, the hidden states they come from do not.
+    """
+    if answers is taught:
+        return (0.0,) * len(answers)
+    if not answers:
+        return ()
+    pairs = zip(_logprobs(teacher, taught), _logprobs(student, answers), strict=True)
+    by_token = [(t.exp() * (t - s)).sum(-1) for t, s in pairs]
+    parts = torch.cat(by_token).split([len(answer.states) for answer in answers])
+    return tuple(float(part.mean().clamp(min=0)) for part in parts)
+
+
+@torch.no_grad()
+def _logprobs(reader: Prefix, answers: Sequence[answering.Answer]) -> Iterator[Tensor]:
+    """Log-probabilities ``[token, vocabulary]`` of `KL_TOKENS` tokens after another, of all answers."""
+    head = kv_cache.output_layer(reader.model)
+    for states in torch.cat([answer.states for answer in answers]).split(KL_TOKENS):
+        logits: Tensor = head(states)
+        yield logits.float().log_softmax(-1)

@@ -16,16 +16,19 @@ from memkit.evals.formats.base import QUESTION, MalformedError, Node, Question, 
 from memkit.evals.formats.registry import read
 
 __all__ = [
+    "GENERAL",
     "NO_DRIFT",
     "QUESTION",
     "Question",
     "Record",
+    "answerable",
     "generated",
     "load",
     "load_queries",
     "load_unanswerable",
 ]
 
+GENERAL = "general"  # in place of a file of general questions: memkit's own
 NO_DRIFT = "none"  # in place of a file of general questions: drift is not measured
 
 MAX_TRIES = 1000  # for each generated document
@@ -38,10 +41,18 @@ def load(source: str, limit: int | None, seed: int, questions: int | None = None
     ``niah:FILE[:LENGTHS[:DEPTHS[:N]]]`` or ``generated[:N[:FACTS]]``; ``seed`` is for the last two. Raises
     `ConfigError` for a missing source or one without such records, and `DocumentError` for a malformed file.
     """
-    chosen = list(islice((r for r in _records(source, seed) if r.questions), limit))
-    if not chosen:
+    return list(islice(answerable(source, seed, questions), limit))
+
+
+def answerable(source: str, seed: int, questions: int | None = None) -> Iterator[Record]:
+    """The records with answerable questions, one by one; arguments and errors are those of `load`."""
+    found = False
+    for record in _records(source, seed):
+        if record.questions:
+            found = True
+            yield replace(record, questions=record.questions[:questions])
+    if not found:
         raise ConfigError(f"{source} holds no records with questions that have answers")
-    return [replace(r, questions=r.questions[:questions]) for r in chosen]
 
 
 def load_unanswerable(source: str, limit: int | None = None) -> list[Record]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import multiprocessing
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.functional import pad
 
 from memkit import registry
 from memkit.artifact.format import Artifact
@@ -20,127 +21,76 @@ from memkit.compilers.base import Compiled, Step
 from memkit.document import Document
 from memkit.engine.base import Request
 from memkit.engine.transformers.engine import TransformersEngine
+from memkit.engine.transformers.kv_cache import KVCache
 from memkit.errors import CompileError, ConfigError
 from memkit.evals import records
-from memkit.evals.baselines.kvpress import PRESSES, compress_with
-from memkit.evals.baselines.rag import passages
+from memkit.evals.baselines.key_masks import keys_hidden
+from memkit.evals.baselines.kvpress import PressedContext
+from memkit.evals.baselines.rag import Passages
+from memkit.evals.config import KVPRESS, EvalConfig, Variant
 from memkit.evals.journal import Cell, Journal, by_category, table, transcript
 from memkit.evals.measure import MethodEvaluator, Reference
 from memkit.evals.timing import stamp
-from memkit.judge import Judge, JudgeConfig
+from memkit.judge import Judge
 from memkit.models.loading import quiet_libraries
 from memkit.pipeline.admission import SelfTest
-from memkit.router.embedders import resolve_embedder
+from memkit.router.embedders import Embedder, resolve_embedder
 
-BASELINES = ("full", "none", "rag", "kvpress", "cartridge")
+__all__ = ["EvalConfig", "Variant", "evaluate"]
+
 CURVE_EVERY = 5  # steps between the stored points of a loss curve
 DRIFT_QUERIES = 32  # maximum from a file of general questions; each is asked with every memory
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A separate row: a compiler with options, at one ratio; ``predicted`` is its expected result."""
-
-    label: str
-    compiler: str
-    ratio: float
-    options: Mapping[str, Any] = field(default_factory=dict)
-    predicted: str = ""
-
-
-@dataclass(frozen=True)
-class EvalConfig:
-    """What to evaluate. Raises `ConfigError` for invalid values.
-
-    The baselines ``rag``, ``kvpress`` (three presses) and ``cartridge`` (direct training of the KV) get the
-    token budget of an artifact at each ratio.
-    """
-
-    source: str  # see `memkit.evals.records.load`
-    model: str = "nano"
-    compilers: tuple[str, ...] = ("lcc",)  # names, or name:preset
-    baselines: tuple[str, ...] = ("full", "none")
-    ratios: tuple[float, ...] = (16.0,)  # for each compiler with a ratio
-    limit: int | None = None  # records
-    questions: int | None = None  # of each record
-    seed: int = 0
-    options: Mapping[str, Any] = field(default_factory=dict)  # for every compiler
-    variants: tuple[Variant, ...] = ()
-    judge: JudgeConfig | None = None
-    embedder: str | None = None  # of the baseline rag; see `memkit.router.embedders.resolve_embedder`
-    wording: str = records.QUESTION  # template of questions, for all methods
-    drift: str | None = None  # file of general questions to measure drift on, or "none"; default: nano's
-
-    def __post_init__(self) -> None:
-        if records.QUESTION not in self.wording:
-            raise ConfigError(f"the wording must hold {records.QUESTION}, got {self.wording!r}")
-        if unknown := sorted(set(self.baselines) - set(BASELINES)):
-            raise ConfigError(f"unknown baseline {', '.join(unknown)}; there are: {', '.join(BASELINES)}")
-        if self.limit is not None and self.limit < 1:
-            raise ConfigError(f"limit must be at least 1, got {self.limit}")
-        if not self.ratios or min(self.ratios) < 1:
-            raise ConfigError("every ratio must be at least 1")
-        for name in self.compilers:
-            registry.compiler(*self.compiler(name, self._ratios(name)[0]))
-        for variant in self.variants:
-            registry.compiler(*self.compiler(variant.label, variant.ratio))
-
-    def compiler(self, name: str, ratio: float | None) -> tuple[str, dict[str, Any]]:
-        """The registry name and options of ``name[:preset]``, or of a variant, at a ratio (None: without
-        one)."""
-        options = {**self.options, **({} if ratio is None else {"ratio": ratio}), "seed": self.seed}
-        for variant in self.variants:
-            if (variant.label, variant.ratio) == (name, ratio):
-                return variant.compiler, {**options, **variant.options}
-        plain, _, preset = name.partition(":")
-        return plain, {**options, "preset": preset} if preset else options
-
-    def _ratios(self, name: str) -> tuple[float | None, ...]:
-        """The ratios at which a compiler or a baseline is measured."""
-        plain = name.partition(":")[0]
-        return self.ratios if plain in BASELINES or registry.takes_ratio(plain) else (None,)
-
-    @property
-    def methods(self) -> list[tuple[str, float | None]]:
-        """The rows of the table, (method, ratio), in order."""
-        fixed: list[tuple[str, float | None]] = [(b, None) for b in ("full", "none") if b in self.baselines]
-        names = [b for b in ("rag",) if b in self.baselines]
-        names += [f"kvpress:{press}" for press in PRESSES if "kvpress" in self.baselines]
-        names += [b for b in ("cartridge",) if b in self.baselines]
-        compiled = [(name, ratio) for name in (*names, *self.compilers) for ratio in self._ratios(name)]
-        return [*fixed, *compiled, *((v.label, v.ratio) for v in self.variants)]
-
 
 Progress = Callable[[str, int, int], None]
 
 
 class _Evaluation:
     def __init__(self, config: EvalConfig, engine: TransformersEngine, progress: Progress) -> None:
-        self.config, self.engine, self.progress = config, engine, progress
-        self.measurer = MethodEvaluator(engine, _drift(config))
+        self.config, self.engine, self.progress = config.resolved(engine.base.prompts), engine, progress
+        repeats = self.config.ttft or 0
+        drift = _drift(self.config)
+        self.measurer = MethodEvaluator(engine, drift, ttft=repeats, tokens=config.answer_tokens)
         self.embedder = resolve_embedder(config.embedder)
         self.judge = Judge(config.judge) if config.judge else None
+
+    def choose(self) -> tuple[list[records.Record], list[str]]:
+        """The records to measure, and the ids of those before the last of them that are too long.
+
+        Raises `ConfigError` when no record is short enough.
+        """
+        config, chosen, skipped = self.config, list[records.Record](), list[str]()
+        for record in records.answerable(config.source, config.seed, config.questions):
+            if config.limit is not None and len(chosen) == config.limit:
+                break
+            worded = config.worded(record, self.engine.base.prompts)
+            if self.measurer.fits(worded) and self._short(worded):
+                chosen.append(worded)
+            else:
+                skipped.append(record.id)
+        if not chosen:
+            limit = min(self.engine.window, config.max_tokens or self.engine.window)
+            raise ConfigError(
+                f"no record of {config.source} fits the {limit:,} tokens that {config.model} reads"
+            )
+        return chosen, skipped
+
+    def _short(self, record: records.Record) -> bool:
+        most = self.config.max_tokens
+        return most is None or self.engine.count_tokens(record.context) <= most
 
     def record(self, record: records.Record, journal: Journal) -> None:
         """Measure the cells of one record that are not in the journal."""
         absent = _absent(self.config, record, journal)
         if not absent:
             return
-        reference = self.measurer.reference(record)
-        test: SelfTest | None = None
-        for method, ratio in absent:
-            if method in ("full", "none"):
-                values = self._bound(method, reference)
-            elif method == "rag" and ratio is not None:
-                values = self._rag(ratio, reference)
-            elif method.startswith("kvpress:") and ratio is not None:
-                values = self._pressed(method.partition(":")[2], ratio, reference)
-            elif twin := self._twin(method, ratio, record, journal):
+        self.progress(f"{record.id} full context", 0, len(absent))
+        inputs = _Inputs(self.engine, self.embedder, self.measurer.reference(record))
+        for done, (method, ratio) in enumerate(absent):
+            if twin := self._twin(method, ratio, record, journal):
                 journal.add(replace(twin, method=method, ratio=ratio))
                 continue
-            else:
-                test = test or SelfTest.of(self.engine, Document(record.context))
-                values = self._compiled(method, ratio, reference, test)
+            self.progress(_label(record, method, ratio), done, len(absent))
+            values = self._values(method, ratio, inputs)
             if self.judge and "answers" in values:
                 values["judge"] = tuple(
                     self.judge.score(record.context, question.text, question.answers, answer)
@@ -148,6 +98,16 @@ class _Evaluation:
                 )
             kinds = tuple(q.category for q in record.questions)
             journal.add(Cell(method, ratio, record.id, metric=record.metric, categories=kinds, **values))
+
+    def _values(self, method: str, ratio: float | None, inputs: _Inputs) -> dict[str, Any]:
+        """The measured fields of a `Cell`."""
+        if method in ("full", "none"):
+            return self._bound(method, inputs.reference)
+        if method == "rag" and ratio is not None:
+            return self._rag(ratio, inputs)
+        if method.startswith(f"{KVPRESS}:") and ratio is not None:
+            return self._pressed(method.partition(":")[2], ratio, inputs)
+        return self._compiled(method, ratio, inputs)
 
     def _twin(
         self, method: str, ratio: float | None, record: records.Record, journal: Journal
@@ -170,33 +130,31 @@ class _Evaluation:
             return self.measurer.measure(reference, reference.reader) | self.measurer.timed(request)
         return self.measurer.measure(reference, self.measurer.reader()) | self.measurer.timed(Request(first))
 
-    def _rag(self, ratio: float, reference: Reference) -> dict[str, Any]:
-        record, budget = reference.record, self._budget(reference.record, ratio)
-        texts = [
-            passages(self.engine, self.embedder, record.context, question, budget)
-            for question in reference.questions
-        ]
-        readers = [self.measurer.reader(context=text) for text in texts]
+    def _rag(self, ratio: float, inputs: _Inputs) -> dict[str, Any]:
+        reference, budget = inputs.reference, self._budget(inputs.record, ratio)
+        asked = [question.unworded or question.text for question in inputs.record.questions]
+        texts = [inputs.passages.best(question, budget) for question in asked]
         request = Request(reference.questions[0], context=texts[0])
-        return self.measurer.measure_each(reference, readers) | self.measurer.timed(request)
+        return self.measurer.measure_each(reference, texts) | self.measurer.timed(request)
 
-    def _pressed(self, press: str, ratio: float, reference: Reference) -> dict[str, Any]:
-        budget = self._budget(reference.record, ratio)
-        prefix = compress_with(self.engine.base, press, reference.record.context, budget)
-        return self.measurer.measure(reference, self.measurer.reader_of_kv(prefix)) | {
-            "prompt_tokens": float(prefix.tokens)
-        }
+    def _pressed(self, press: str, ratio: float, inputs: _Inputs) -> dict[str, Any]:
+        reference, measurer, budget = inputs.reference, self.measurer, self._budget(inputs.record, ratio)
+        pressed = inputs.pressed
+        kept = pad(pressed.kept(press, budget), (pressed.header, 0), value=True)  # all of the header
+        with keys_hidden(self.engine.base.model, kept):
+            values = measurer.measure(reference, measurer.reader_of_kv(pressed.kv))
+        query = measurer.prompt_tokens(Request(reference.questions[0], context=""))
+        return values | {"prompt_tokens": float(query + min(budget, pressed.tokens))}
 
-    def _compiled(
-        self, name: str, ratio: float | None, reference: Reference, test: SelfTest
-    ) -> dict[str, Any]:
+    def _compiled(self, name: str, ratio: float | None, inputs: _Inputs) -> dict[str, Any]:
+        reference = inputs.reference
         record = reference.record
         plain, options = self.config.compiler("lcc:cartridge" if name == "cartridge" else name, ratio)
         if options.get("coupled"):
             return self._coupled(options, reference)
         compiler = registry.compiler(plain, options)
 
-        label = f"{record.id} {name}" if ratio is None else f"{record.id} {name} {ratio:g}x"
+        label = _label(record, name, ratio)
 
         def report(step: Step) -> None:
             self.progress(f"{label} {step.phase}", step.step, step.steps)
@@ -213,7 +171,7 @@ class _Evaluation:
                 self.measurer.measure(reference, self.measurer.reader(handle))
                 | self.measurer.timed(Request(reference.questions[0], handle=handle))
                 | _costs(compiled)
-                | {"admission": test.measure(handle).plain()}
+                | ({"admission": inputs.self_test.measure(handle).plain()} if self.config.self_test else {})
             )
         finally:
             self.engine.detach(handle)
@@ -226,9 +184,41 @@ class _Evaluation:
 
         config = configure(LCCConfig, PRESETS, options)
         base, memory = train_coupled(Document(reference.record.context), self.engine.base, config)
-        measurer = MethodEvaluator(TransformersEngine(base), self.measurer.drift)
+        tokens = self.config.answer_tokens
+        measurer = MethodEvaluator(TransformersEngine(base), self.measurer.drift, tokens=tokens)
         header = self.measurer.reader().prefix
         return measurer.measure(reference, measurer.reader_of_kv(header.join(memory) if header else memory))
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What several methods need of a record; each is computed when the first of them asks for it."""
+
+    engine: TransformersEngine
+    embedder: Embedder
+    reference: Reference
+
+    @property
+    def record(self) -> records.Record:
+        return self.reference.record
+
+    @cached_property
+    def passages(self) -> Passages:
+        return Passages(self.engine, self.embedder, self.record.context)
+
+    @cached_property
+    def pressed(self) -> PressedContext:
+        prefix = self.reference.reader.prefix
+        dense = prefix if isinstance(prefix, KVCache) else None
+        return PressedContext(self.engine.base, self.record.context, dense)
+
+    @cached_property
+    def self_test(self) -> SelfTest:
+        return SelfTest.of(self.engine, Document(self.record.context))
+
+
+def _label(record: records.Record, method: str, ratio: float | None) -> str:
+    return f"{record.id} {method}" if ratio is None else f"{record.id} {method} {ratio:g}x"
 
 
 def _costs(compiled: Compiled) -> dict[str, Any]:
@@ -243,9 +233,9 @@ def _costs(compiled: Compiled) -> dict[str, Any]:
 
 def _drift(config: EvalConfig) -> list[records.Question] | None:
     """Some of the questions that drift is measured on, if a file of them was given; None: it is not."""
-    if config.drift == records.NO_DRIFT:
+    if config.drift in (None, records.NO_DRIFT):
         return None
-    if config.drift is None:
+    if config.drift == records.GENERAL:
         return []
     questions = records.load_queries(config.drift)
     return random.Random(config.seed).sample(questions, min(DRIFT_QUERIES, len(questions)))
@@ -295,6 +285,12 @@ def _in_order(config: EvalConfig, chosen: Sequence[records.Record], journal: Jou
     return sorted(journal.cells.values(), key=lambda c: (order[c.method, c.ratio], place[c.record]))
 
 
+def _wording(config: EvalConfig, chosen: Sequence[records.Record], engine: TransformersEngine) -> str:
+    """The template of the questions, or of those that have one."""
+    plain = all(record.metric == "rouge_l" for record in chosen)
+    return config.wording or (records.QUESTION if plain else engine.base.prompts.short_answer)
+
+
 def _threads(count: int) -> str:
     return "1 thread" if count == 1 else f"{count} threads"
 
@@ -314,17 +310,12 @@ def evaluate(
     thread each, times to first token are those of a busy machine. Raises `ConfigError` when no record fits
     the model's window.
     """
-    loaded = records.load(config.source, config.limit, config.seed, config.questions)
-    chosen = [record.worded(config.wording) for record in loaded]
+    records.load(config.source, 1, config.seed)  # what cannot be read is told before a model is loaded
     run = _Evaluation(config, engine or TransformersEngine(config.model), progress)
+    config = run.config
+    fitting, skipped = run.choose()
     about = {**vars(config), "options": dict(config.options), "fingerprint": run.engine.fingerprint}
     cells_journal = Journal(journal, about)
-    fitting = [record for record in chosen if run.measurer.fits(record)]
-    skipped = [record.id for record in chosen if record not in fitting]
-    if not fitting:
-        raise ConfigError(
-            f"no record of {config.source} fits the {run.engine.window:,} tokens that {config.model} reads"
-        )
     if workers > 1:
         _in_processes(config, fitting, cells_journal, progress, workers)
     else:
@@ -346,9 +337,10 @@ def evaluate(
         "seed": config.seed,
         "records": len(fitting),
         "embedder": run.embedder.name,
-        "wording": config.wording,
-        "drift": None if config.drift is None else Path(config.drift).name,
-        "skipped": skipped,  # longer than the model's window
+        "wording": _wording(config, fitting, run.engine),
+        "drift": None if config.drift in (None, records.GENERAL) else Path(config.drift).name,
+        "max_tokens": config.max_tokens,
+        "skipped": skipped,  # longer than that, or than the model's window
         "general_without_memory": run.measurer.bare_general,
         **stamp(
             run.engine.base.model.device.type,

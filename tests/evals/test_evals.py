@@ -13,9 +13,12 @@ from memkit import text_metrics
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError, DocumentError
 from memkit.evals import records
-from memkit.evals.baselines.rag import passages
+from memkit.evals.baselines.rag import Passages
 from memkit.evals.journal import Cell, table
+from memkit.evals.reports.markdown import columns_of, render
 from memkit.evals.run import EvalConfig, evaluate
+from memkit.models.nano.prompts import PROMPTS
+from memkit.prompts import PromptSet
 from memkit.router.embedders import LexicalEmbedder
 from memkit.testing import TEXT, TINY_OPTIONS
 
@@ -93,8 +96,9 @@ def test_table(engine: TransformersEngine, tmp_path: Path) -> None:
     file = tmp_path / "r.jsonl"
     row = {"id": "a", "context": TEXT, "questions": [{"q": "Where does Mira live?", "answers": ["Keldor"]}]}
     file.write_text(json.dumps(row))
+    options = {**TINY_OPTIONS, "self_study": 0}
     config = EvalConfig(
-        str(file), compilers=("lcc", "lcc:pure"), ratios=(4, 8), options={**TINY_OPTIONS, "self_study": 0}
+        str(file), compilers=("lcc", "lcc:pure"), ratios=(4, 8), options=options, drift="general"
     )
     report = evaluate(config, engine=engine)
     json.dumps(report)
@@ -141,6 +145,7 @@ def test_baselines_at_the_budget_of_an_artifact(engine: TransformersEngine, tmp_
         baselines=("full", "none", "rag", "cartridge"),
         ratios=(4,),
         options={**TINY_OPTIONS, "steps": 0},
+        self_test=True,
     )
     report = evaluate(config, engine=engine)
     full, none, rag, cartridge = report["rows"]
@@ -153,13 +158,13 @@ def test_baselines_at_the_budget_of_an_artifact(engine: TransformersEngine, tmp_
 def test_passages_keep_to_the_budget(engine: TransformersEngine) -> None:
     embedder = LexicalEmbedder()
     question = "What is her dog called, Tovin or Jalo?"
-    whole = passages(engine, embedder, TEXT, question, 10_000)
-    assert whole == TEXT
+    passages = Passages(engine, embedder, TEXT)
+    assert passages.best(question, 10_000) == TEXT
     for budget in (1, 5, 12, 20):
-        text = passages(engine, embedder, TEXT, question, budget)
+        text = passages.best(question, budget)
         assert text
         assert engine.count_tokens(text) <= budget + 1  # the space between two sentences
-    assert "Tovin" in passages(engine, embedder, TEXT, "What is the dog called?", 16)
+    assert "Tovin" in passages.best("What is the dog called?", 16)
 
 
 def test_retrieval_takes_the_embedder_asked_for(engine: TransformersEngine, tmp_path: Path) -> None:
@@ -241,3 +246,93 @@ def test_the_committed_report_is_what_the_results_say(cli: Callable[..., Any]) -
     done = cli("eval", root / "results", "--report")
     assert done.out == (root / "RESULTS.md").read_text()
     assert cli("eval", root / "memkit", "--report").code == 2
+
+
+def test_models_are_asked_for_few_words(engine: TransformersEngine, tmp_path: Path) -> None:
+    questions = [{"q": "Where does Mira live?", "answers": ["Keldor"]}]
+    short = {"id": "short", "context": TEXT, "questions": questions}
+    file = tmp_path / "r.jsonl"
+    file.write_text(json.dumps(short) + "\n" + json.dumps({**short, "id": "long", "metric": "rouge_l"}))
+    wanted = "Where does Mira live? Answer with a few words from the text above."
+    table = evaluate(EvalConfig(str(file), compilers=()), engine=engine)
+    assert [one["question"] for one in table["asked"]] == [wanted, "Where does Mira live?"]
+    assert table["wording"] == "{question} Answer with a few words from the text above."
+    table = evaluate(EvalConfig(str(file), compilers=(), wording="Say: {question}"), engine=engine)
+    assert [one["question"] for one in table["asked"]] == ["Say: Where does Mira live?"] * 2
+    assert EvalConfig("generated:1").worded(records.load(str(file), 1, 0)[0], PROMPTS).questions[0].text == (
+        "Where does Mira live?"
+    )
+
+
+def test_retrieval_is_by_the_question_alone(
+    engine: TransformersEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    questions = [{"q": "Where does Mira live?", "answers": ["Keldor"]}]
+    file, asked = tmp_path / "r.jsonl", list[str]()
+    file.write_text(json.dumps({"id": "a", "context": TEXT, "questions": questions}))
+
+    def retrieve(self: Passages, question: str, budget: int) -> str:
+        asked.append(question)
+        return TEXT
+
+    monkeypatch.setattr(Passages, "best", retrieve)
+    evaluate(EvalConfig(str(file), compilers=(), baselines=("rag",), ratios=(2,)), engine=engine)
+    assert asked == ["Where does Mira live?"]
+
+
+def test_defaults_by_model() -> None:
+    nano, other = (EvalConfig("generated:1").resolved(prompts) for prompts in (PROMPTS, PromptSet()))
+    assert (nano.drift, nano.ttft) == ("general", 5)
+    assert (other.drift, other.ttft) == ("none", 1)
+    asked = EvalConfig("generated:1", drift="general", ttft=0).resolved(PromptSet())
+    assert (asked.drift, asked.ttft) == ("general", 0)
+
+
+def test_longer_records_are_left_out(engine: TransformersEngine, tmp_path: Path) -> None:
+    questions = [{"q": "Where does Mira live?", "answers": ["Keldor"]}]
+    file = tmp_path / "r.jsonl"
+    rows = [{"id": f"r{n}", "context": TEXT * n, "questions": questions} for n in (3, 1, 4, 1, 1)]
+    file.write_text("\n".join(json.dumps(row) for row in rows))
+    most = engine.count_tokens(TEXT)
+    table = evaluate(EvalConfig(str(file), compilers=(), limit=2, max_tokens=most), engine=engine)
+    assert [one["record"] for one in table["asked"]] == ["r1", "r1#2"]  # the limit is of those that are asked
+    assert (table["skipped"], table["max_tokens"]) == (["r3", "r4"], most)
+    (tmp_path / "1-r.json").write_text(json.dumps(table))
+    assert f"Longer than {most} tokens or the model's window, left out: r3, r4." in render(tmp_path)
+    with pytest.raises(ConfigError, match="fits the 5 tokens"):
+        evaluate(EvalConfig(str(file), compilers=(), max_tokens=5), engine=engine)
+
+
+def test_the_self_test_is_left_out_unless_asked_for(engine: TransformersEngine, tmp_path: Path) -> None:
+    questions = [{"q": "Where does Mira live?", "answers": ["Keldor"]}]
+    file = tmp_path / "r.jsonl"
+    file.write_text(json.dumps({"id": "a", "context": TEXT, "questions": questions}))
+    for asked in (False, True):
+        config = EvalConfig(str(file), ratios=(8,), options=TINY_OPTIONS, self_test=asked)
+        lcc = evaluate(config, engine=engine)["rows"][-1]
+        assert ("admission" in lcc["records"][0]) == asked
+
+
+def test_agreement_and_retention_of_f1_have_intervals() -> None:
+    def cell(method: str, record: str, f1: float, same: float) -> Cell:
+        ratio = None if method in ("full", "none") else 8.0
+        right = (float(f1 > 0.5),)
+        return Cell(method, ratio, record, right, (f1,), right, agreement=(same,), agreement_f1=(same / 2,))
+
+    cells = [cell("full", r, 0.8, 1) for r in "abcd"] + [cell("none", r, 0.2, 0) for r in "abcd"]
+    cells += [
+        cell("lcc", r, f1, same)
+        for r, f1, same in (("a", 0.8, 1), ("b", 0.5, 0), ("c", 0.6, 1), ("d", 0.3, 0))
+    ]
+    row = table(cells, None)[2]
+    assert row["retention"] == 0.5
+    assert row["retention_f1"] == pytest.approx(0.35 / 0.6)
+    assert (row["agreement"], row["agreement_f1"]) == (0.5, 0.25)
+    for name in ("retention", "retention_f1", "agreement", "agreement_f1"):
+        low, high = row[f"{name}_ci95"]
+        assert low < row[name] < high
+    titles = [title for _, title, _ in columns_of([row])]
+    assert titles[titles.index("agreement F1") + 1] == "95 % CI"
+    assert "retention of F1" in titles
+    older = {key: value for key, value in row.items() if key != "agreement_f1"}
+    assert "retention of F1" not in [title for _, title, _ in columns_of([older])]

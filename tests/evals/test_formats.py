@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 from memkit.errors import ConfigError, DocumentError
 from memkit.evals import records
+from memkit.evals.baselines.kvpress import MORE_PRESSES, PRESSES
+from memkit.evals.config import BASELINES
 from memkit.evals.formats.base import Question, Record
 from memkit.evals.formats.registry import FORMATS, read
 from memkit.evals.formats.squad import LONG_WORDS
@@ -358,7 +360,11 @@ def test_names_of_formats(kept: Kept, tmp_path: Path) -> None:
 
 def test_every_format_is_documented() -> None:
     page = (ROOT / "docs" / "howto" / "evaluate.md").read_text()
-    assert set(re.findall(r"^\| `([a-z0-9-]+)`", page, re.MULTILINE)) == {*FORMATS, "niah", "generated"}
+    formats, _, rest = page.partition("## Your own records")
+    assert set(re.findall(r"^\| `([a-z0-9-]+)`", formats, re.MULTILINE)) == {*FORMATS, "niah", "generated"}
+    baselines = rest.partition("## Baselines")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^\| `([a-z0-9-]+)`", baselines, re.MULTILINE)) == set(BASELINES)
+    assert all(f"`{press}`" in baselines for press in (*PRESSES, *MORE_PRESSES))
 
 
 FIELDS = sorted(

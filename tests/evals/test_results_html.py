@@ -123,8 +123,9 @@ def test_drift_on_a_file(engine: TransformersEngine, tmp_path: Path) -> None:
     config = EvalConfig(str(file), compilers=(), drift=str(general))
     with_file, without = (
         evaluate(config, engine=engine),
-        evaluate(EvalConfig(str(file), compilers=()), engine=engine),
+        evaluate(EvalConfig(str(file), compilers=(), drift="general"), engine=engine),
     )
+    assert without["drift"] is None
     assert with_file["drift"] == "general.jsonl"
     none, usual = with_file["rows"][1], without["rows"][1]
     assert none["drift_kl"] != usual["drift_kl"]
@@ -137,11 +138,11 @@ def test_drift_can_be_left_out(engine: TransformersEngine, tmp_path: Path) -> No
     file = tmp_path / "r.jsonl"
     asked = [{"q": "Where does Mira live?", "answers": ["Keldor"]}]
     file.write_text(json.dumps({"id": "a", "context": TEXT, "questions": asked}))
-    report = evaluate(EvalConfig(str(file), compilers=(), drift="none"), engine=engine)
+    report = evaluate(EvalConfig(str(file), compilers=()), engine=engine)
     assert [(row["drift_kl"], row["drift_points"]) for row in report["rows"]] == [(None, None)] * 2
     assert report["general_without_memory"] is None
     (tmp_path / "1-r.json").write_text(json.dumps(report))
-    assert "seed 0. Drift was not measured." in render(tmp_path)
+    assert "Drift was not measured." in render(tmp_path)
 
 
 def test_the_command_keeps_questions_out_of_its_json(cli: Callable[..., Any], tmp_path: Path) -> None:

@@ -7,22 +7,26 @@ from memkit.engine.transformers.engine import TransformersEngine
 from memkit.router.embedders import Embedder
 
 
-def passages(
-    engine: TransformersEngine, embedder: Embedder, document: str, question: str, budget: int
-) -> str:
-    """The most similar sentences that fit ``budget`` tokens, in the document's order.
+class Passages:
+    """The sentences of a document, embedded once for all questions."""
 
-    If the best sentence alone exceeds the budget, it is truncated.
-    """
-    texts = [document[s.start : s.end] for s in sentences(document)]
-    similarity = embedder.passages(texts) @ embedder.question(question)
-    chosen, room = list[int](), budget
-    for index in sorted(range(len(texts)), key=lambda i: (-float(similarity[i]), i)):
-        cost = engine.count_tokens(texts[index])
-        if cost <= room:
-            chosen.append(index)
-            room -= cost
-        elif not chosen:
-            ids = engine.encode(texts[index])[:budget]
-            return engine.decode(ids)
-    return " ".join(texts[i].strip() for i in sorted(chosen))
+    def __init__(self, engine: TransformersEngine, embedder: Embedder, document: str) -> None:
+        self._engine, self._embedder = engine, embedder
+        self._texts = [document[s.start : s.end] for s in sentences(document)]
+        self._costs = [engine.count_tokens(text) for text in self._texts]
+        self._embedded = embedder.passages(self._texts)
+
+    def best(self, question: str, budget: int) -> str:
+        """The most similar sentences that fit ``budget`` tokens, in the document's order.
+
+        If the best sentence alone exceeds the budget, it is truncated.
+        """
+        similarity = self._embedded @ self._embedder.question(question)
+        chosen, room = list[int](), budget
+        for index in sorted(range(len(self._texts)), key=lambda i: (-float(similarity[i]), i)):
+            if self._costs[index] <= room:
+                chosen.append(index)
+                room -= self._costs[index]
+            elif not chosen:
+                return self._engine.decode(self._engine.encode(self._texts[index])[:budget])
+        return " ".join(self._texts[i].strip() for i in sorted(chosen))

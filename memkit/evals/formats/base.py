@@ -21,11 +21,15 @@ _KINDS = {dict: "an object", list: "a list", bool: "a truth value", type(None): 
 
 @dataclass(frozen=True)
 class Question:
-    """A question with its gold answers; ``category`` is the data set's type of question."""
+    """A question with its gold answers; ``category`` is the data set's type of question.
+
+    ``unworded`` is the question as the data set has it, where ``text`` is a wording of it.
+    """
 
     text: str
     answers: tuple[str, ...]
     category: str = ""
+    unworded: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,9 @@ class Record:
 
     def worded(self, wording: str) -> Record:
         """The record with its questions in a template that contains `QUESTION`."""
-        questions = (replace(q, text=wording.replace(QUESTION, q.text)) for q in self.questions)
+        questions = (
+            replace(q, text=wording.replace(QUESTION, q.text), unworded=q.text) for q in self.questions
+        )
         return replace(self, questions=tuple(questions))
 
 

@@ -34,13 +34,19 @@ COLUMNS: tuple[Column, ...] = (
     ("rouge_l", "ROUGE-L", "{:.3f}"),
     ("rouge_l_ci95", "95 % CI", "{0[0]:.2f}-{0[1]:.2f}"),
     ("agreement", "agreement", "{:.3f}"),
+    ("agreement_ci95", "95 % CI", "{0[0]:.2f}-{0[1]:.2f}"),
+    ("agreement_f1", "agreement F1", "{:.3f}"),
+    ("agreement_f1_ci95", "95 % CI", "{0[0]:.2f}-{0[1]:.2f}"),
     ("judge", "judge 0-5", "{:.2f}"),
     ("metric", "metric", "{}"),
     ("score", "score", "{:.3f}"),
     ("score_ci95", "95 % CI", "{0[0]:.2f}-{0[1]:.2f}"),
     ("retention", "retention", "{:.3f}"),
     ("retention_ci95", "95 % CI", "{0[0]:.2f}-{0[1]:.2f}"),
+    ("retention_f1", "retention of F1", "{:.3f}"),
+    ("retention_f1_ci95", "95 % CI", "{0[0]:.2f}-{0[1]:.2f}"),
     ("kl", "KL", "{:.3f}"),
+    ("kl_ci95", "95 % CI", "{0[0]:.3f}-{0[1]:.3f}"),
     ("drift_kl", "drift KL", "{:.4f}"),
     ("drift_points", "drift points", "{:.2f}"),
     ("compile_s", "compile s", "{:.1f}"),
@@ -53,11 +59,16 @@ COLUMNS: tuple[Column, ...] = (
 
 SCORE = ("metric", "score", "score_ci95")  # shown only if a metric other than contains counts
 OPTIONAL = ("f1_ci95", "rouge_l_ci95")  # missing in older results
+RELATIVE = (  # to the full context's answers; shown of results that have all of them
+    "agreement_ci95 agreement_f1 agreement_f1_ci95 retention_f1 retention_f1_ci95 kl_ci95"
+).split()
 
 
 def columns_of(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
     """The columns that these rows need."""
     left_out = [name for name in OPTIONAL if not any(row.get(name) for row in rows)]
+    if not any("agreement_f1" in row for row in rows):
+        left_out += RELATIVE
     if all(row.get("metric", "contains") == "contains" for row in rows):
         left_out += SCORE
     return [column for column in COLUMNS if column[0] not in left_out]
@@ -79,7 +90,9 @@ def answers(name: str, report: dict[str, Any], folder: Path) -> str:
     rows = [[cell(row.get(key), form) for key, _, form in columns] for row in report["rows"]]
     text = f"## {name}\n\n{introduction(report)}\n\n{_table([title for _, title, _ in columns], rows)}\n"
     if report.get("skipped"):
-        text += f"\nLonger than the model's window, left out: {', '.join(report['skipped'])}.\n"
+        most = report.get("max_tokens")
+        limit = f"{most:,} tokens or the model's window" if most else "the model's window"
+        text += f"\nLonger than {limit}, left out: {', '.join(report['skipped'])}.\n"
     failed = [
         f"{r['method']} at {cell(r['ratio'], '{:g}×')}: {r['failed']}" for r in report["rows"] if r["failed"]
     ]

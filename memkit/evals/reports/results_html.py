@@ -18,8 +18,9 @@ from memkit.evals.reports.study_html import RETENTION, section, shell
 LOST = 0.9  # share of the full context's score below which a method lost the question
 LISTED = 200  # questions shown of each group
 MEASURED = (
-    "n em f1 f1_ci95 contains contains_ci95 metric score score_ci95 retention "
-    "retention_ci95 kl drift_kl drift_points compile_s prompt_tokens ttft_ms"
+    "n em f1 f1_ci95 contains contains_ci95 metric score score_ci95 agreement agreement_ci95 "
+    "agreement_f1 agreement_f1_ci95 retention retention_ci95 retention_f1 retention_f1_ci95 "
+    "kl kl_ci95 drift_kl drift_points compile_s prompt_tokens ttft_ms"
 ).split()
 BY_CATEGORY = "n f1 f1_ci95 metric score score_ci95 retention retention_ci95".split()
 STYLE = """

@@ -12,6 +12,7 @@ PROMPTS = PromptSet(
     paraphrase_request=None,
     drift_questions=tuple(question for question, _ in HELD_OUT[::4]),
     known_answers=HELD_OUT,
+    short_answer="{question}",  # its answers are short
     agnostic_queries=tuple(question for question, _ in REGULARIZERS),
     instructions={
         "reconstruction": (REPEAT,),
