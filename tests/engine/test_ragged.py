@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ from memkit.engine.transformers import kv_cache
 from memkit.engine.transformers.probe import continue_from, prefill_side_by_side
 from memkit.engine.transformers.ragged import MAX_SCORES, RaggedKV, Rows, unsupported, with_ragged_attention
 
-SIZES = {
+SIZES: dict[str, Any] = {
     "vocab_size": 97,
     "hidden_size": 32,
     "intermediate_size": 48,

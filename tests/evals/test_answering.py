@@ -97,7 +97,7 @@ def test_states_predict_the_answer_or_its_draft(reader: Prefix, asked: list[list
     head = kv_cache.output_layer(reader.model)
     for said, answered in ((None, plain), (drafts, answers(reader, asked, drafts))):
         pairs = list(zip(asked, said or [answer.tokens for answer in plain], strict=True))
-        batch = kv_cache.AnswerBatch.of(pairs, reader.tokens, reader.model.device)
+        batch = kv_cache.AnswerBatch.of(pairs, reader.prefix, reader.model.device)
         with torch.no_grad():
             forced = kv_cache.answer_logits(reader.model, reader.prefix, batch)
             assert torch.allclose(head(torch.cat([a.states for a in answered])), forced, atol=1e-3)

@@ -30,7 +30,7 @@ def grouped(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
 def hidden_states(base: LoadedModel, kv: kv_cache.KVCache) -> Tensor:
     """Hidden states ``[token, hidden]`` of a question behind a prefix."""
     query = base.chat.query(base.tokenizer, "Where does Mira live?", True)
-    packed = kv_cache.Packed.rows([query], kv.tokens, base.model.device, left=False)
+    packed = kv_cache.Packed.rows([query], kv, base.model.device, left=False)
     with torch.no_grad():
         out = base.model.base_model(
             input_ids=packed.ids,
