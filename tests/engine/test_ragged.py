@@ -50,7 +50,8 @@ QUERIES = ([5, 9, 11], [7], [3, 1, 4, 1, 5])
 def build(config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     torch.manual_seed(0)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    return model.eval().requires_grad_(False)
+    model.eval().requires_grad_(False)
+    return model
 
 
 def memory_of(model: PreTrainedModel, seed: int = 0, most: int = 9) -> RaggedKV:
@@ -72,7 +73,7 @@ def dense_logits(model: PreTrainedModel, memory: RaggedKV, query: Sequence[int])
     longest = max(len(head) for heads in memory.layers for head in heads)
     n, groups = len(query), int(model.config.num_attention_heads) // len(memory.layers[0])
     model.set_attn_implementation("eager")
-    outputs = []
+    head: Any = model.get_output_embeddings()
 
     def mask_of(layer: int) -> Tensor:
         mask = torch.full((1, len(memory.layers[0]) * groups, n, longest + n), -1e9)
@@ -93,7 +94,8 @@ def dense_logits(model: PreTrainedModel, memory: RaggedKV, query: Sequence[int])
 
         keys = torch.stack([padded(head.keys) for head in heads])[None]
         cache.update(keys, torch.stack([padded(head.values) for head in heads])[None], layer)
-    hooks = [layer.register_forward_pre_hook(own_mask, with_kwargs=True) for layer in model.base_model.layers]
+    layers: Any = model.base_model.layers
+    hooks = [layer.register_forward_pre_hook(own_mask, with_kwargs=True) for layer in layers]
     try:
         positions = torch.arange(memory.tokens, memory.tokens + n)[None]
         out = model.base_model(
@@ -102,11 +104,11 @@ def dense_logits(model: PreTrainedModel, memory: RaggedKV, query: Sequence[int])
             past_key_values=cache,
             use_cache=True,
         )
-        outputs.append(model.get_output_embeddings()(out.last_hidden_state[0, -1]).float())
+        logits: Tensor = head(out.last_hidden_state[0, -1]).float()
     finally:
         for hook in hooks:
             hook.remove()
-    return outputs[0]
+    return logits
 
 
 def ragged_logits(reader: PreTrainedModel, memory: RaggedKV, query: Sequence[int]) -> Tensor:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
 
+from memkit.artifact.format import Artifact
+from memkit.compilers.compact.compiler import Compact
+from memkit.document import Document
 from memkit.engine.base import Request
 from memkit.engine.transformers import kv_cache
 from memkit.engine.transformers.engine import TransformersEngine
@@ -19,9 +22,15 @@ QUESTIONS = ("Where does Mira live?", "What is the dog called, and who has it?",
 LIMITS = (9, 4, 12)
 
 
-@pytest.fixture
-def reader(engine: TransformersEngine) -> Prefix:
-    return engine.reader(Request("?", context=TEXT))
+@pytest.fixture(params=["text", "compact"])
+def reader(engine: TransformersEngine, request: pytest.FixtureRequest) -> Iterator[Prefix]:
+    """Behind a text, and behind a memory whose heads have different numbers of rows."""
+    if request.param == "text":
+        yield engine.reader(Request("?", context=TEXT))
+        return
+    compiled = Compact({"ratio": 2}).compile(Document(TEXT), engine.base, tenant="mira")
+    with engine.attached(Artifact.decode(compiled.data)) as handle:
+        yield engine.reader(Request("?", handle=handle))
 
 
 @pytest.fixture
