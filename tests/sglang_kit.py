@@ -12,6 +12,7 @@ import torch
 
 from memkit.artifact.format import Artifact, Manifest
 from memkit.bench.sglang_process import Server, servers
+from memkit.compilers.compact.compiler import Compact
 from memkit.compilers.lcc.compiler import LCC
 from memkit.compilers.lora.compiler import LoRA
 from memkit.document import Document
@@ -39,11 +40,17 @@ def embeds_artifact(base: LoadedModel, text: str, tenant: str, chunk: int = 4) -
 def artifact_of(
     kind: str, base: LoadedModel, tenant: str = "mira", text: str = TEXT, **options: Any
 ) -> Artifact:
-    """A small artifact of that kind; a LoRA is trained hard enough to change answers."""
+    """A small artifact of that kind, or a compact one in the capped form, which is of the kind ``kv``.
+
+    A LoRA is trained hard enough to change answers.
+    """
     if kind == "embeds":
         return embeds_artifact(base, text, tenant)
     if kind == "kv":
         compiler: Any = LCC({**TINY["lcc"], "ratio": 2, **options})
+    elif kind in ("ragged_kv", "capped"):
+        form = {"preset": "capped"} if kind == "capped" else {}
+        compiler = Compact({"ratio": 3, **form, **options})
     else:
         compiler = LoRA({**TINY["lora"], "lr": 0.05, **options})
     return Artifact.decode(compiler.compile(Document(text), base, tenant=tenant).data)

@@ -43,7 +43,8 @@ class Bench:
 @pytest.fixture(scope="module")
 def artifacts(tiny: LoadedModel) -> dict[str, Artifact]:
     made = {kind: kit.artifact_of(kind, tiny) for kind in kit.KINDS}
-    return {**made, "int8": kit.artifact_of("kv", tiny, stored="int8")}
+    capped = kit.artifact_of("capped", tiny)
+    return {**made, "int8": kit.artifact_of("kv", tiny, stored="int8"), "capped": capped}
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +133,8 @@ def test_what_is_detached_is_refused(bench: Bench) -> None:
         bench.engine.detach(handle)
         with pytest.raises(EngineError, match="not attached"):
             list(bench.engine.generate([Request("?", handle=handle)]))
-    assert len(list(bench.engine.generate(bench.requests(max_tokens=1)))) == 18
+    asked = bench.requests(max_tokens=1)  # attached again
+    assert len(list(bench.engine.generate(asked))) == len(asked) == 21
 
 
 def test_what_is_used_stays_until_its_last_user_is_done(bench: Bench) -> None:
@@ -190,3 +192,10 @@ def test_sampling_is_random(bench: Bench) -> None:
         for completion in bench.engine.generate([Request("?", temperature=2.0, seed=seed, max_tokens=20)])
     }
     assert len(texts) > 1
+
+
+@pytest.mark.sglang
+def test_ragged_memories_are_refused_with_the_form_that_is_served(sglang: kit.Served) -> None:
+    ragged = kit.artifact_of("ragged_kv", sglang.base)
+    with pytest.raises(EngineError, match="preset=capped"):
+        sglang.engine.attach(ragged)
