@@ -165,6 +165,17 @@ def test_everything_kept_is_the_full_context(grouped: LoadedModel) -> None:
     assert ours == pytest.approx(engine.likelihood([Request(question, context=LONG)], ["Keldor"]), abs=1e-4)
 
 
+def test_half_precision(tmp_path: Path) -> None:
+    engine = TransformersEngine(load(str(build_tiny_model(tmp_path, kv_heads=2)), dtype="bfloat16"))
+    question = "Where does Mira live?"
+    artifact = compiled(engine.base, ratio=1)
+    assert artifact.tensor("keys").dtype == torch.bfloat16
+    with engine.attached(artifact) as handle:
+        ours = engine.likelihood([Request(question, handle=handle)], ["Keldor"])
+    assert ours == pytest.approx(engine.likelihood([Request(question, context=LONG)], ["Keldor"]), abs=0.05)
+    assert compiled(engine.base, ratio=3).tensor("values").isfinite().all()
+
+
 @pytest.mark.parametrize("ratio", [2, 4, 8])
 def test_the_rows_are_as_many_as_the_ratio_allows(grouped: LoadedModel, ratio: float) -> None:
     artifact = compiled(grouped, ratio=ratio)
