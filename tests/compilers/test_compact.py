@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, PhiConfig, PhiForCausalLM
 
 from memkit.artifact.format import Artifact
 from memkit.artifact.ragged import read_ragged
@@ -362,3 +364,27 @@ def test_a_model_whose_attention_cannot_be_observed(tmp_path: Path) -> None:
     backendless.model._supports_attention_backend = False
     with pytest.raises(CompileError, match="AttentionInterface"):
         Compact().compile(Document(LONG), backendless, tenant="mira")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "length"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4}}, "scaling"),
+    ],
+)
+def test_positions_that_cannot_be_moved_are_refused(config: dict[str, Any], message: str) -> None:
+    sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=64, **sizes, **config))
+    with pytest.raises(ValueError, match=message):
+        kv_cache.inv_freq_of(model)
+
+
+def test_a_model_that_rotates_a_part_of_each_head_is_refused() -> None:
+    partial = PhiForCausalLM(
+        PhiConfig(
+            vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2
+        )
+    )
+    with pytest.raises(ValueError, match="part of each head"):
+        kv_cache.inv_freq_of(partial)

@@ -112,14 +112,20 @@ def rotate(keys: Tensor, offsets: Tensor, inv_freq: Tensor) -> Tensor:
 def inv_freq_of(model: PreTrainedModel) -> Tensor:
     """RoPE inverse frequencies ``[head_dim / 2]`` of a Llama-like model.
 
-    Raises `ValueError` for a model without rotary embeddings, or with attention scaling.
+    Raises `ValueError` for a model without rotary embeddings, with attention scaling, with frequencies that
+    depend on the length, or that rotates only a part of each head.
     """
     rotary = getattr(model.base_model, "rotary_emb", None)
     if rotary is None or not hasattr(rotary, "inv_freq"):
         raise ValueError(f"{type(model).__name__} has no rotary position embeddings to re-rotate")
     if float(getattr(rotary, "attention_scaling", 1.0)) != 1.0:
         raise ValueError("rotary embeddings with attention scaling are not supported")
-    return torch.as_tensor(rotary.inv_freq)
+    if "dynamic" in str(getattr(rotary, "rope_type", "")) or getattr(rotary, "rope_type", "") == "longrope":
+        raise ValueError("rotary embeddings that depend on the text's length are not supported")
+    inv_freq = torch.as_tensor(rotary.inv_freq)
+    if 2 * len(inv_freq) != head_dim_of(model):
+        raise ValueError(f"{type(model).__name__} rotates only a part of each head, which is not supported")
+    return inv_freq
 
 
 def head_dim_of(model: PreTrainedModel) -> int:
