@@ -28,6 +28,7 @@ def compile_memory(context: Context, memory_id: str, progress: Progress) -> tupl
     `BankBusyError` if another process holds the lease.
     """
     info = context.bank.get(context.owner, memory_id)
+    context = context.compiled_by(context.choice().name)
     with context.bank.leases.take(context.owner, info.id) as lease:
 
         def step(done: Step) -> None:
