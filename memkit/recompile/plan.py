@@ -187,7 +187,7 @@ def due_tonight(
         advice, cost = examine(memory, info, source.text, scope.advisor, now, TRAINED)
         failed = info.attempt == attempt_id(memory.context.compiled_by(TRAINED), source) and not scope.retry
         if advice.break_even is not None and advice.break_even <= info.asked and not failed:
-            pays = f"asked {info.asked} times: training pays off from {advice.break_even:.0f} on"
+            pays = f"asked {info.asked:,} times: training pays off from {math.ceil(advice.break_even):,} on"
             return Due(reason or pays, TRAINED, advice, cost)
     advice, cost = examine(memory, info, source.text, scope.advisor, now, choice.name)
     return Due(reason, choice.name, advice, cost)
