@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError
 from memkit.memory import Memory
 from memkit.models.loading import LoadedModel, load
-from memkit.pipeline.admission import AdmissionConfig
+from memkit.pipeline import compile
+from memkit.pipeline.admission import AdmissionConfig, Thresholds, judge
 from memkit.pipeline.compile import attempt_id
 from memkit.recompile.executors import InProcess
 from memkit.recompile.plan import Plan, Scope, examine, plan
@@ -273,3 +275,26 @@ def test_the_command_says_which_and_why(
     assert f"compact ({why})" in cli("explain", memory_id).out
     checks = {check["name"]: check["detail"] for check in cli("doctor", "--json").json["checks"]}
     assert checks["compiler in use"] == f"compact ({why})"
+
+
+# --- the self-test ---------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("compiler", "calibrated", "most"), [("compact", False, 4), ("compact", True, 12), ("lcc", False, 12)]
+)
+def test_a_self_test_that_decides_nothing_is_short_unless_the_compiler_trains(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch, quick: None, compiler: str, calibrated: bool, most: int
+) -> None:
+    seen = list[AdmissionConfig]()
+    lenient = Thresholds(0.0, math.inf, math.inf, "a test")
+
+    def judged(engine: Any, document: Any, artifact: Any, config: AdmissionConfig) -> Any:
+        seen.append(config)
+        return judge(engine, document, artifact, FEW)
+
+    monkeypatch.setattr(compile, "judge", judged)
+    monkeypatch.setattr(compile, "thresholds", lambda fingerprint, name: lenient if calibrated else None)
+    asking = AdmissionConfig(questions=12)
+    settings = replace(memory.context.compiling, compiler=compiler, admission=asking)
+    memory.context = replace(memory.context, compiling=settings)
+    memory.remember(LONG, wait=True)
+    assert [config.questions for config in seen] == [most]

@@ -14,7 +14,7 @@ import pytest
 
 import memkit
 from memkit.memory import Memory
-from memkit.testing import TINY_LCC
+from memkit.testing import TINY_OPTIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 GROUPS = ("bench", "keys")  # commands that have commands
@@ -25,7 +25,7 @@ def quick(tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPat
     """The tiny model, whatever model is named, compiled for in a second, in an empty folder."""
 
     def tiny(*args: Any, model: str = "", **more: Any) -> Memory:
-        return Memory(*args, **TINY_LCC, **more)
+        return Memory(*args, compiler="lcc", options=TINY_OPTIONS, **more)
 
     monkeypatch.setenv("MEMKIT_MODEL", str(tiny_model_folder))
     monkeypatch.setattr(memkit, "Memory", tiny, raising=False)
