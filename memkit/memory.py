@@ -24,7 +24,7 @@ from memkit.engine.factory import create_engine
 from memkit.errors import ConfigError
 from memkit.observability.events import LogObserver, Observer
 from memkit.pipeline import ingest
-from memkit.pipeline.admission import AdmissionConfig
+from memkit.pipeline.admission import AdmissionConfig, usual_test
 from memkit.pipeline.answer import RecalledText, Sampling, SearchResult, ask_many, recall, search, stream
 from memkit.pipeline.compile import compile_memory
 from memkit.pipeline.compile_job import compile_job
@@ -396,7 +396,8 @@ class Memory:
 
         with self.bank.artifact(self.owner, memory_id) as artifact:
             source = self.bank.source(self.owner, memory_id)
-            admission = self.context.compiling.admission
+            made_by = artifact.manifest.compiler
+            admission = usual_test(self.context.compiling.admission, self.local.fingerprint, made_by)
             return verify(artifact, source, self.local, admission, replay=replay, progress=progress)
 
     def forget(

@@ -19,7 +19,7 @@ from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError
 from memkit.memory import Memory
 from memkit.models.loading import LoadedModel, load
-from memkit.pipeline import compile
+from memkit.pipeline import admission, compile
 from memkit.pipeline.admission import AdmissionConfig, Thresholds, judge
 from memkit.pipeline.compile import attempt_id
 from memkit.recompile.executors import InProcess
@@ -285,16 +285,25 @@ def test_a_self_test_that_decides_nothing_is_short_unless_the_compiler_trains(
     memory: Memory, monkeypatch: pytest.MonkeyPatch, quick: None, compiler: str, calibrated: bool, most: int
 ) -> None:
     seen = list[AdmissionConfig]()
-    lenient = Thresholds(0.0, math.inf, math.inf, "a test")
+    lenient = Thresholds(0.0, 1e6, 1e6, "a test")
 
     def judged(engine: Any, document: Any, artifact: Any, config: AdmissionConfig) -> Any:
         seen.append(config)
         return judge(engine, document, artifact, FEW)
 
     monkeypatch.setattr(compile, "judge", judged)
-    monkeypatch.setattr(compile, "thresholds", lambda fingerprint, name: lenient if calibrated else None)
+    monkeypatch.setattr(admission, "thresholds", lambda fingerprint, name: lenient if calibrated else None)
     asking = AdmissionConfig(questions=12)
     settings = replace(memory.context.compiling, compiler=compiler, admission=asking)
     memory.context = replace(memory.context, compiling=settings)
     memory.remember(LONG, wait=True)
     assert [config.questions for config in seen] == [most]
+
+
+def test_verifying_repeats_the_same_self_test(memory: Memory) -> None:
+    memory.context = replace(
+        memory.context, compiling=replace(memory.context.compiling, admission=AdmissionConfig(questions=8))
+    )
+    report = memory.verify(memory.remember(LONG, wait=True).id)
+    assert report.measured.questions <= 4
+    assert report.reproduced

@@ -14,12 +14,10 @@ from memkit.bank import CompiledFrom, MemoryInfo
 from memkit.compilers.base import Compiled, Progress, Step
 from memkit.document import Document
 from memkit.errors import CompileError, VerificationError
-from memkit.pipeline.admission import AdmissionConfig, judge, thresholds
+from memkit.pipeline.admission import judge, usual_test
 from memkit.pipeline.context import Context
 
 CURVE_POINTS = 32  # of the loss curve that an artifact stores, about
-# Of a self-test that decides nothing and would take many times as long as the compilation.
-SHORT = {"questions": 4, "answer_tokens": 16, "pieces": 1}
 WINDOW_SHARE = 0.5  # of the model's window, for the compiled part of a running memory
 
 
@@ -48,6 +46,7 @@ def publish(context: Context, info: MemoryInfo, progress: Progress) -> tuple[Mem
     """
     bank, owner, engine, compiling = context.bank, context.owner, context.embedded, context.compiling
     compiler = registry.compiler(compiling.compiler, compiling.options)
+    test = usual_test(compiling.admission, engine.fingerprint, compiling.compiler)
     source, compiled_from = snapshot(context, info)
     unfinished = bank.checkpoint_path(owner, info.id)
     try:
@@ -55,7 +54,7 @@ def publish(context: Context, info: MemoryInfo, progress: Progress) -> tuple[Mem
             source, engine.base, tenant=owner, progress=progress, unfinished=unfinished
         )
         artifact = Artifact.decode(compiled.data)
-        verdict = judge(engine, source, artifact, _admission(context))
+        verdict = judge(engine, source, artifact, test)
         if verdict.refusal:
             raise VerificationError(f"the artifact was not published: {verdict.refusal}")
     except (CompileError, VerificationError) as error:
@@ -72,14 +71,6 @@ def publish(context: Context, info: MemoryInfo, progress: Progress) -> tuple[Mem
     published = bank.publish(owner, info.id, data, cost)
     context.observer.compiled(owner, published, compiled, verification)
     return published, compiled
-
-
-def _admission(context: Context) -> AdmissionConfig:
-    """The self-test of an artifact: shortened for a compiler that does not train and has no thresholds."""
-    config, name = context.compiling.admission, context.compiling.compiler
-    if registry.trains(name) or thresholds(context.embedded.fingerprint, name) is not None:
-        return config
-    return replace(config, **{key: min(value, getattr(config, key)) for key, value in SHORT.items()})
 
 
 def _thin(curve: Sequence[tuple[str, int, float]]) -> list[list[str | int | float]]:
