@@ -64,7 +64,8 @@ class Compiler(Protocol):
 
     An implementation has no state but its configuration and never changes ``base``. One without an option
     ``ratio`` has a class attribute ``takes_ratio = False``. One that can predict its cost has a method
-    ``estimate(tokens, base) -> Estimate``.
+    ``estimate(tokens, base) -> Estimate``. One that trains nothing for a document has a class attribute
+    ``trains = False``.
     """
 
     name: str

@@ -16,11 +16,11 @@ def main() -> None:
         info = memory.remember(DOCUMENT, title="people", wait=True)  # wait: until it is compiled
         print(f"{info.characters} characters became an artifact of {info.artifact_bytes} bytes")
 
-        answer = memory.ask("Where does Simsem live?")
+        answer = memory.ask("What is Simsem's horse called?")
         print(f"{answer.text!r} by the {answer.route} route, because: {answer.trace.reason}")
 
         memory.forget(info.id)
-        answer = memory.ask("Where does Simsem live?")
+        answer = memory.ask("What is Simsem's horse called?")
         print(f"forgotten: now by the {answer.route} route")
 
 

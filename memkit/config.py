@@ -120,8 +120,8 @@ class Config:
     float32 on a CPU, else bfloat16); ``checkpoints`` is the folder of trained compressors, ``cache`` that of
     data that can be computed again (None: the platform's folders).
 
-    Memories: ``compiler`` and its ``options``; ``embedder`` and ``gate`` by name; ``keep`` is the number of
-    versions that stay of each memory (None: all).
+    Memories: ``compiler``, "auto" or a name, and its ``options``; ``embedder`` and ``gate`` by name; ``keep``
+    is the number of versions that stay of each memory (None: all).
 
     Engine: "transformers" runs in this process; "sglang" needs ``sglang_urls``, and uses ``sglang_secret``
     (a file; None: the bank's own) and ``sglang_api_key``.
@@ -136,7 +136,7 @@ class Config:
     _: KW_ONLY
     user: str | None = None
     dtype: DtypeName | None = None
-    compiler: str = "lcc"
+    compiler: str = "auto"
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     embedder: str = "lexical"
     gate: str = "auto"
@@ -221,7 +221,7 @@ SETTINGS = (
     Setting("user", "MEMKIT_USER", "default", "User whose memories commands use."),
     Setting("model", "MEMKIT_MODEL", "nano", "nano, smollm2, a hub id, a folder or a .gguf file."),
     Setting("dtype", "MEMKIT_DTYPE", "", "Data type of the weights; empty: float32 on CPUs, else bfloat16."),
-    Setting("compiler", "MEMKIT_COMPILER", "lcc", "Compiler of memories: lcc, lora or meanpool."),
+    Setting("compiler", "MEMKIT_COMPILER", "auto", "Compiler: auto, compact, lcc, lora or meanpool."),
     Setting("gate", "MEMKIT_GATE", "auto", "Gate: auto, rule, entropy, learned or a registered one."),
     Setting("embedder", "MEMKIT_EMBEDDER", "lexical", "Retrieval of memories: lexical, sentence or hybrid."),
     Setting(

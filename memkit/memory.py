@@ -24,7 +24,7 @@ from memkit.engine.factory import create_engine
 from memkit.errors import ConfigError
 from memkit.observability.events import LogObserver, Observer
 from memkit.pipeline import ingest
-from memkit.pipeline.admission import AdmissionConfig
+from memkit.pipeline.admission import AdmissionConfig, usual_test
 from memkit.pipeline.answer import RecalledText, Sampling, SearchResult, ask_many, recall, search, stream
 from memkit.pipeline.compile import compile_memory
 from memkit.pipeline.compile_job import compile_job
@@ -38,6 +38,7 @@ from memkit.text.messages import MessageLike, Turns, When
 from memkit.validation import check_arguments
 
 if TYPE_CHECKING:  # they bring torch, which only compiling and answering need
+    from memkit.compiler_choice import Choice
     from memkit.engine.transformers.engine import TransformersEngine
     from memkit.models.loading import LoadedModel
     from memkit.pipeline.forget_check import ForgetReport
@@ -62,8 +63,8 @@ class Memory:
         path: The bank or its folder (``config.home``).
         model: A name that `memkit.models.loading.load` knows, or a loaded model (``config.model``).
         user: Whose memories are read and written, and nobody else's (``config.user``, else "default").
-        compiler: The compiler's name (``config.compiler``).
-        options: The compiler's own (``config.options``).
+        compiler: The compiler's name, or "auto" (``config.compiler``); see `memkit.compiler_choice`.
+        options: The compiler's own (``config.options``); not with "auto".
         engine: What answers (``config.engine``); the embedded engine compiles in any case.
         embedder: What retrieves memories: "lexical" by words, "sentence" by meaning, "hybrid" by both, a name
             that is registered under ``memkit.embedders``, or an embedder (``config.embedder``).
@@ -126,6 +127,7 @@ class Memory:
             advisor,
             signer,
             config.keep,
+            engines.embedded_answers,
         )
         self.context = Context(
             bank,
@@ -208,8 +210,13 @@ class Memory:
 
     @property
     def compiler(self) -> str:
-        """The compiler's name."""
+        """The compiler's name, or "auto"; see `chosen_compiler`."""
         return self.context.compiling.compiler
+
+    @property
+    def chosen_compiler(self) -> Choice:
+        """The compiler that is used at once, and why; ``auto`` loads the model. Raises `ModelError`."""
+        return self.context.choice()
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -240,8 +247,9 @@ class Memory:
                 now.
             key: Makes repeated calls harmless: entries with a known key are not appended again.
             title: The document's title.
-            wait: Compile before returning, instead of in the background. Of a running memory new entries are
-                read as text until it is compiled, by `compile`, ``wait`` or the nightly run.
+            wait: Compile before returning, instead of in the background or, where ``auto`` has to train, in
+                the nightly run. Of a running memory new entries are read as text until it is compiled, by
+                `compile`, ``wait`` or the nightly run.
             compile: Whether a document is compiled at all; False leaves it on its text.
             always: Compile what the advice (`objection`) would leave on its text: short, tabular or seldom
                 asked memories.
@@ -388,7 +396,8 @@ class Memory:
 
         with self.bank.artifact(self.owner, memory_id) as artifact:
             source = self.bank.source(self.owner, memory_id)
-            admission = self.context.compiling.admission
+            made_by = artifact.manifest.compiler
+            admission = usual_test(self.context.compiling.admission, self.local.fingerprint, made_by)
             return verify(artifact, source, self.local, admission, replay=replay, progress=progress)
 
     def forget(

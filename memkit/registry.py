@@ -49,6 +49,7 @@ _OPTIONS = {
     "lora": "lora.config",
     "meanpool": "meanpool.options",
 }
+AUTO = "auto"  # stands for one of the compilers above; see `memkit.compiler_choice`
 
 
 def names(group: str) -> list[str]:
@@ -94,6 +95,13 @@ def compiler(name: str, options: Mapping[str, Any] | None = None) -> Compiler:
 
 def check(name: str, options: Mapping[str, Any]) -> None:
     """Raise `ConfigError` for an unknown compiler or option, without importing a library of models."""
+    if name == AUTO:
+        if options:
+            raise ConfigError(
+                f"the option {next(iter(options))} belongs to one compiler: name it with --compiler, "
+                f"MEMKIT_COMPILER or Memory(compiler=...); there are: {', '.join(compilers())}"
+            )
+        return
     if options and name in _OPTIONS:
         import_module(f"memkit.compilers.{_OPTIONS[name]}").parse_options(options)
     elif options:
@@ -105,6 +113,25 @@ def check(name: str, options: Mapping[str, Any]) -> None:
 def takes_ratio(name: str) -> bool:
     """Whether a compiler has the option ``ratio``. Raises `ConfigError` for an unknown name."""
     return bool(getattr(load(GROUP, name), "takes_ratio", True))
+
+
+def trains(name: str) -> bool:
+    """Whether a compiler trains for each document, instead of only reading it.
+
+    A compiler of another package does unless it says ``trains = False``. Raises `ConfigError` for an unknown
+    name.
+    """
+    return bool(getattr(load(GROUP, name), "trains", True))
+
+
+def obstacle(name: str, base: LoadedModel, embedded: bool) -> str:
+    """Why a compiler's artifacts cannot be made for a model, or not be used by the engine, or "".
+
+    ``embedded`` says whether the engine in this process answers. A compiler that says nothing of this has
+    none. Raises `ConfigError` for an unknown name.
+    """
+    ask = getattr(load(GROUP, name), "obstacle", None)
+    return "" if ask is None else str(ask(base, embedded))
 
 
 def own_ratio(name: str, load_model: Callable[[], LoadedModel]) -> float | None:

@@ -23,7 +23,8 @@ TINY: dict[str, dict[str, Any]] = {
     "lora": {**_FEW, "rank": 2},
     "meanpool": {},  # with a checkpoint of `build_tiny_compressor`
 }
-TINY_OPTIONS = TINY["lcc"]  # of the default compiler
+TINY_OPTIONS = TINY["lcc"]
+TINY_LCC: dict[str, Any] = {"compiler": "lcc", "options": TINY_OPTIONS}  # arguments of a `Memory`
 
 
 def build_tiny_model(folder: Path, seed: int = 0, kv_heads: int = 1) -> Path:

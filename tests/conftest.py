@@ -138,9 +138,13 @@ def home(tmp_path: Path) -> Path:
 def cli(
     home: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Done]:
-    """Runs a command line with a bank of its own and the tiny model; nobody sits at its terminal."""
+    """Runs a command line with a bank of its own and the tiny model; nobody sits at its terminal.
+
+    The compiler is lcc, whose options are `TINY_OPTIONS`, unless a test names another.
+    """
     monkeypatch.setenv("MEMKIT_HOME", str(home))
     monkeypatch.setenv("MEMKIT_MODEL", str(tiny_model_folder))
+    monkeypatch.setenv("MEMKIT_COMPILER", "lcc")
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(home.parent / "settings"))
 

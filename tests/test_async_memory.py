@@ -11,7 +11,7 @@ import pytest
 from memkit.async_memory import AsyncMemory
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.memory import Memory
-from memkit.testing import TEXT, TINY_OPTIONS
+from memkit.testing import TEXT, TINY_LCC
 
 PUBLIC = sorted(
     name for name, value in vars(Memory).items() if inspect.isfunction(value) and not name.startswith("_")
@@ -43,7 +43,7 @@ def test_every_name_is_there(name: str) -> None:
 
 def test_it_does_what_it_says(tmp_path: Path, engine: TransformersEngine) -> None:
     async def use() -> None:
-        async with AsyncMemory(Memory(tmp_path / "bank", engine=engine, options=TINY_OPTIONS)) as root:
+        async with AsyncMemory(Memory(tmp_path / "bank", engine=engine, **TINY_LCC)) as root:
             mira = root.for_user("mira")
             info = await mira.remember(TEXT, compile=False)
             assert (await mira.objection(info.id)) == ""

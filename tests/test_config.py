@@ -19,7 +19,7 @@ from memkit.engine.transformers.decoder_checkpoint import default_store
 from memkit.errors import ConfigError
 from memkit.memory import Memory, default_home
 from memkit.server.config import ServerConfig
-from memkit.testing import TEXT, TINY_OPTIONS
+from memkit.testing import TEXT, TINY_LCC
 
 Cli = Callable[..., Any]
 
@@ -133,7 +133,7 @@ def test_the_file_reaches_what_lies_deep_inside(file: Path, tmp_path: Path, tiny
 def test_what_is_given_reaches_it_without_any_file(tmp_path: Path, tiny_model_folder: Path) -> None:
     """The answers of the teacher are kept in the folder that a configuration names."""
     config = Config(
-        tmp_path / "bank", str(tiny_model_folder), options=TINY_OPTIONS, cache=tmp_path / "mine", quiet=True
+        tmp_path / "bank", str(tiny_model_folder), **TINY_LCC, cache=tmp_path / "mine", quiet=True
     )
     with Memory(config=config) as memory:
         memory.compile(memory.remember(TEXT, compile=False).id)

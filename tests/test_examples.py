@@ -25,7 +25,7 @@ def quick(tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPat
     """The tiny model, whatever model is named, compiled for in a second, in an empty folder."""
 
     def tiny(*args: Any, model: str = "", **more: Any) -> Memory:
-        return Memory(*args, options=TINY_OPTIONS, **more)
+        return Memory(*args, compiler="lcc", options=TINY_OPTIONS, **more)
 
     monkeypatch.setenv("MEMKIT_MODEL", str(tiny_model_folder))
     monkeypatch.setattr(memkit, "Memory", tiny, raising=False)

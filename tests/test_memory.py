@@ -19,12 +19,12 @@ from memkit.errors import (
     NotFoundError,
 )
 from memkit.memory import Memory
-from memkit.testing import TEXT, TINY_OPTIONS
+from memkit.testing import TEXT, TINY_LCC
 
 
 @pytest.fixture
 def memory(tmp_path: Path, engine: TransformersEngine) -> Iterator[Memory]:
-    with Memory(tmp_path / "bank", user="mira", engine=engine, options=TINY_OPTIONS) as made:
+    with Memory(tmp_path / "bank", user="mira", engine=engine, **TINY_LCC) as made:
         yield made
 
 
@@ -82,7 +82,7 @@ def test_the_right_memory_of_several_is_chosen(memory: Memory) -> None:
 
 def test_users_do_not_see_each_other(memory: Memory, engine: TransformersEngine) -> None:
     info = memory.remember(TEXT, wait=True)
-    with Memory(memory.bank.path, user="jalo", engine=engine, options=TINY_OPTIONS) as other:
+    with Memory(memory.bank.path, user="jalo", engine=engine, **TINY_LCC) as other:
         assert other.list_memories() == []
         assert other.ask("Where does Mira live?").route == "none"
         with pytest.raises(NotFoundError):
@@ -107,7 +107,7 @@ def test_forget_leaves_nothing(memory: Memory) -> None:
 
 def test_artifact_of_another_model_falls_back_to_text(memory: Memory, other_model_folder: Path) -> None:
     info = memory.remember(TEXT, wait=True)
-    with Memory(memory.bank.path, str(other_model_folder), "mira", options=TINY_OPTIONS) as other:
+    with Memory(memory.bank.path, str(other_model_folder), "mira", **TINY_LCC) as other:
         answer = other.ask("Where does Mira live?")
         assert answer.route == "text"
         assert "compiled for base model" in answer.trace.reason
@@ -190,7 +190,7 @@ def test_question_longer_than_the_window(memory: Memory) -> None:
 
 def test_wrong_options_are_refused_at_construction(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="ratio"):
-        Memory(tmp_path, options={"ratio": 0})
+        Memory(tmp_path, compiler="lcc", options={"ratio": 0})
     with pytest.raises(ConfigError, match="unknown compiler"):
         Memory(tmp_path, compiler="magic")
 

@@ -17,7 +17,7 @@ from memkit.router.embedders import LexicalEmbedder
 from memkit.router.gate import EMPTY, Decision, GateConfig
 from memkit.router.router import Router
 from memkit.router.types import RoutingState, Ruling
-from memkit.testing import TEXT, TINY_OPTIONS
+from memkit.testing import TEXT, TINY_LCC
 
 ROOT = Path(__file__).resolve().parents[1]
 QUESTION = "Where does Mira live?"
@@ -56,7 +56,7 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def memory(tmp_path: Path, engine: TransformersEngine) -> Iterator[Memory]:
-    with Memory(tmp_path / "bank", user="mira", engine=engine, options=TINY_OPTIONS) as made:
+    with Memory(tmp_path / "bank", user="mira", engine=engine, **TINY_LCC) as made:
         made.remember(TEXT, compile=False)
         yield made
 

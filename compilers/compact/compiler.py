@@ -53,7 +53,7 @@ from memkit.compilers.distillation.flops import FlopMeter, kv_bytes
 from memkit.compilers.distillation.segments import MAX_QUESTION, MIN_SEGMENT, split_segments
 from memkit.document import Document
 from memkit.engine.transformers import kv_cache
-from memkit.engine.transformers.ragged import RaggedKV, Rows, with_ragged_attention
+from memkit.engine.transformers.ragged import RaggedKV, Rows, unsupported, with_ragged_attention
 from memkit.errors import CompileError
 from memkit.models.chat import text_ids
 from memkit.models.loading import LoadedModel
@@ -69,9 +69,21 @@ class Compact:
 
     name = "compact"
     version = "1"
+    trains = False
 
     def __init__(self, options: Mapping[str, Any] | None = None) -> None:
         self.config = parse_options(options)
+
+    @staticmethod
+    def obstacle(base: LoadedModel, embedded: bool) -> str:
+        """Why a model cannot have its memories, or why another than the embedded engine cannot read them."""
+        if not embedded:
+            return "only the embedded engine reads its artifacts"
+        try:
+            kv_cache.inv_freq_of(base.model)
+        except ValueError as error:
+            return str(error)
+        return unsupported(base.model) or ""
 
     def compile(
         self,

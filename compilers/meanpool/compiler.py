@@ -51,6 +51,7 @@ class MeanPool:
 
     name = checkpoint.COMPILER
     version = "1"
+    trains = False
 
     def __init__(self, options: Mapping[str, Any] | None = None) -> None:
         self.config = parse_options(options)
@@ -59,6 +60,17 @@ class MeanPool:
     def own_ratio(base: LoadedModel) -> float:
         """The ratio of the checkpoint that is used for a model. Raises `CompileError` when there is none."""
         return float(checkpoint.newest(base, None).about["config"]["chunk"])
+
+    @staticmethod
+    def obstacle(base: LoadedModel, embedded: bool) -> str:
+        """Why a model cannot have its memories, or why another than the embedded engine cannot use them."""
+        try:
+            found = checkpoint.newest(base, None)
+        except CompileError:
+            return "no compressor was trained for this model"
+        if not embedded and found.about["config"].get("decoder") != "frozen":
+            return "only the embedded engine runs the compressor's own decoder"
+        return ""
 
     def compile(
         self,

@@ -64,7 +64,7 @@ def bench(config: ForgetConfig, progress: Progress = lambda label, done, total: 
     documents = list(records.generated(config.documents, config.seed))
     with tempfile.TemporaryDirectory(prefix="memkit-forget-") as folder:
         root = Path(folder)
-        with Memory(root / "bank", config.model, options=config.options) as memory:
+        with Memory(root / "bank", config.model, compiler="lcc", options=config.options) as memory:
             cases = list[_Case]()
             for number, record in enumerate(documents):
                 progress("remember, compile and ask", number, len(documents))
@@ -128,7 +128,7 @@ def _rows(memory: Memory, cases: list[_Case], root: Path) -> Iterator[dict[str, 
     for gate in GATES:
         answered = unaffected = 0
         for case in cases:
-            settings: dict[str, Any] = {"user": case.user, "engine": memory.engine, "options": memory.options}
+            settings: dict[str, Any] = {"user": case.user, "engine": memory.engine, "compiler": "lcc"}
             asking = Memory(memory.bank, gate=GateConfig(gate), **settings)
             answered += sum(_is_right(asking.ask(q.text).text, q) for q in case.forgotten)
             unaffected += sum(_is_right(asking.ask(q.text).text, q) for q in case.kept)

@@ -65,7 +65,7 @@ def _row(config: RecompileConfig, name: str, workers: int) -> dict[str, Any]:
     row: dict[str, Any] = {"row": name, "workers": workers}
     scope = Scope(advisor=AdvisorConfig(enabled=False))
     with tempfile.TemporaryDirectory(prefix="memkit-recompile-") as folder:
-        settings = Config(Path(folder), config.model, options=dict(config.options))
+        settings = Config(Path(folder), config.model, compiler="lcc", options=dict(config.options))
         with open_memory(settings) as memory:
             for number, record in enumerate(records.generated(config.memories, config.seed)):
                 memory.for_user(f"user {number}").remember(record.context, compile=False)

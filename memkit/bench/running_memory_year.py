@@ -71,7 +71,7 @@ def bench(config: YearConfig, progress: Progress = lambda label, done, total: No
     scope = Scope(advisor=AdvisorConfig(enabled=False), keep=config.keep)
     with (
         tempfile.TemporaryDirectory(prefix="memkit-year-") as folder,
-        Memory(Path(folder), config.model, options=config.options) as memory,
+        Memory(Path(folder), config.model, compiler="lcc", options=config.options) as memory,
     ):
         for night in range(config.nights):
             progress("night", night, config.nights)

@@ -25,7 +25,7 @@ def advise(
     memory_id: Id,
     user: User = None,
     tenant: Tenant = None,
-    compiler: Compiler = "lcc",
+    compiler: Compiler = "auto",
     ratio: Ratio = None,
     option: Options = None,
     home: Home = None,
@@ -37,19 +37,21 @@ def advise(
     `memkit remember --wait`, `memkit recompile` and the servers follow this advice, unless told otherwise.
     """
     from memkit.pipeline.compile import snapshot
-    from memkit.recompile.advice import AdvisorConfig
-    from memkit.recompile.plan import examine, why_due
+    from memkit.recompile.plan import Scope, due_tonight
 
     output, options = Output(json), compiler_options(option, ratio)
     with open_memory(home, model, owner_option(user, tenant), compiler=compiler, options=options) as memory:
         info = memory.get(memory_id)
         source, _ = snapshot(memory.context, info)
-        advice, cost = examine(memory, info, source.text, AdvisorConfig(), datetime.now(UTC))
-        due = why_due(info, compiler, memory.local.fingerprint)
+        choice = memory.chosen_compiler
+        due = due_tonight(memory, info, source, choice, Scope(), datetime.now(UTC))
+    advice, cost = due.advice, due.cost
     rows = [
         ("memory", f"{info.id} {info.title}"),
         ("advice", "compile" if advice.compile else f"leave it on its text ({advice.reason})"),
-        ("due", due or "no"),
+        ("compiler", choice),
+        ("due", due.reason or "no"),
+        *([("compiled by", due.compiler)] if due.reason else []),
         ("tokens", advice.tokens),
         ("lines of a table", f"{advice.tabular:.0%}"),
         ("questions so far", advice.asked),
@@ -59,5 +61,5 @@ def advise(
         ("artifact bytes", cost and cost.nbytes),
         ("pays for itself after questions", advice.break_even),
     ]
-    document = {"memory": info, "due": due, "advice": advice, "cost": cost}
+    document = {"memory": info, "compiler": choice, "due": due.reason, "advice": advice, "cost": cost}
     output.result(document, lambda: output.table(("", ""), rows))

@@ -38,7 +38,7 @@ SHOWN = (
 
 def calibrate(
     source: Records = "generated:24",
-    compiler: Compiler = "lcc",
+    compiler: Compiler = "auto",
     unrelated: Unrelated = None,
     unanswerable: Unanswerable = None,
     limit: Limit = None,
@@ -72,8 +72,9 @@ def calibrate(
         open_memory(folder, model, TENANT, **settings) as memory,
         progress(output) as report,
     ):
+        name = compiler if compiler == NO_COMPILER else memory.chosen_compiler.name
         calibration, path = run(
-            memory, compiler, sources, load_config(home).home, lambda label, a, b: report(label, "", a, b)
+            memory, name, sources, load_config(home).home, lambda label, a, b: report(label, "", a, b)
         )
     result = {"file": path, **calibration.plain()}
     if target is not None:

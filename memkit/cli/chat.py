@@ -46,7 +46,7 @@ def chat(
         str, typer.Option("--memory", metavar="NAME", help="The running memory to add to.")
     ] = "profile",
     max_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Longest answer, in tokens.")] = 64,
-    compiler: Compiler = "lcc",
+    compiler: Compiler = "auto",
     embedder: EmbedderName = None,
     engine: EngineOption = None,
     url: Urls = None,

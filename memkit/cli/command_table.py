@@ -115,7 +115,7 @@ COMMANDS: Mapping[str, Commands] = {
         "demo": Command(
             "demo",
             "demo",
-            "See memkit at work: remember, ask, compile, ask again, forget. About a minute, offline.",
+            "See memkit at work: remember, ask, compile, ask again, forget. Half a minute, offline.",
         ),
         "init": Command(
             "config", "init", "Write a configuration file that lists every setting, commented out."

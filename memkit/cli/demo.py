@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from memkit.cli.options import (
+    Compiler,
     Json,
     Model,
     Options,
@@ -49,6 +50,7 @@ class Exchange:
 
 
 def demo(
+    compiler: Compiler = "auto",
     ratio: Ratio = None,
     option: Options = None,
     user: User = None,
@@ -59,11 +61,12 @@ def demo(
     model: Model = "nano",
     json: Json = False,
 ) -> None:
-    """See memkit at work: remember, ask, compile, ask again, forget. About a minute, offline."""
+    """See memkit at work: remember, ask, compile, ask again, forget. Half a minute, offline."""
     output, started = Output(json), time.perf_counter()
     show = Output() if not json else None  # as JSON, everything comes at the end
-    options, owner = compiler_options(option, ratio), owner_option(user, tenant)
-    with _folder(home) as folder, open_memory(folder, model, owner, options=options) as memory:
+    owner = owner_option(user, tenant)
+    settings: dict[str, Any] = {"compiler": compiler, "options": compiler_options(option, ratio)}
+    with _folder(home) as folder, open_memory(folder, model, owner, **settings) as memory:
         result = {"model": model, **_run(output, show, memory)}
     result["seconds"] = time.perf_counter() - started
     output.result(result, lambda: _sizes(output, result))

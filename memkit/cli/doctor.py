@@ -83,7 +83,7 @@ def doctor(
         checks = [
             *packages,
             *_compilers(),
-            loaded,
+            *loaded,
             *repaired,
             *_bank(config, owner, fingerprint),
             _disk(config.home),
@@ -132,16 +132,19 @@ def _compilers() -> Iterator[Check]:
             yield Check(f"compiler {name}", "ok", f"version {compiler.version}")
 
 
-def _model(config: Config) -> tuple[Check, str | None]:
+def _model(config: Config) -> tuple[list[Check], str | None]:
+    from memkit.compiler_choice import choose
     from memkit.engine.factory import create_local_engine
 
     name = config.model
     try:
         loaded = create_local_engine(config).base
     except MemkitError as error:
-        return Check(f"model {name}", "fail", str(error)), None
+        return [Check(f"model {name}", "fail", str(error))], None
     detail = f"{loaded.window} tokens, on {loaded.model.device}, fingerprint {loaded.fingerprint[:16]}"
-    return Check(f"model {name}", "ok", detail), loaded.fingerprint
+    choice = choose(config.compiler, loaded, config.engine == "transformers")
+    used = Check("compiler in use", "ok", str(choice))
+    return [Check(f"model {name}", "ok", detail), used], loaded.fingerprint
 
 
 def _servers(config: Config, fingerprint: str | None) -> Iterator[Check]:

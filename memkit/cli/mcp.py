@@ -49,7 +49,7 @@ def mcp(
     background: Compiles = True,
     model: Model = "nano",
     home: BankHome = None,
-    compiler: Compiler = "lcc",
+    compiler: Compiler = "auto",
     ratio: Ratio = None,
     option: Options = None,
     embedder: EmbedderName = None,

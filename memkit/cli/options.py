@@ -77,7 +77,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON docum
 Compiler = Annotated[
     str,
     typer.Option(
-        "--compiler", metavar="C", envvar="MEMKIT_COMPILER", help="The compiler: lcc, lora or meanpool."
+        "--compiler",
+        metavar="C",
+        envvar="MEMKIT_COMPILER",
+        help="The compiler: auto, compact, lcc, lora or meanpool.",
     ),
 ]
 Ratio = Annotated[

@@ -31,10 +31,12 @@ def progress(output: Output) -> Iterator[Report]:
 
 @contextmanager
 def compilation(output: Output) -> Iterator[Callable[[Step], None]]:
-    """A `memkit.compilers.base.Progress` that shows phase, loss and remaining time."""
+    """A `memkit.compilers.base.Progress` that shows phase, loss (if there is one) and remaining time."""
     with progress(output) as report:
         report("compile", "preparing", 0, 0)
-        yield lambda step: report(step.phase, f"loss {step.loss:.3f}", step.step, step.steps)
+        yield lambda step: report(
+            step.phase, f"loss {step.loss:.3f}" if step.loss else "", step.step, step.steps
+        )
 
 
 def _bars(console: Console) -> Progress:

@@ -75,7 +75,7 @@ def remember(
     speaker: Speaker = "user",
     when: When = None,
     key: Key = None,
-    compiler: Compiler = "lcc",
+    compiler: Compiler = "auto",
     ratio: Ratio = None,
     option: Options = None,
     embedder: EmbedderName = None,

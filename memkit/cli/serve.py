@@ -87,7 +87,7 @@ def serve(
     origin: Origins = None,
     reports: Reports = None,
     gate: GateName = "auto",
-    compiler: Compiler = "lcc",
+    compiler: Compiler = "auto",
     ratio: Ratio = None,
     option: Options = None,
     embedder: EmbedderName = None,

@@ -13,10 +13,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Self
 
+from memkit import registry
 from memkit.engine.base import Engine, Handle, Request
 from memkit.errors import ConfigError
 from memkit.models.prompt_sets import prompt_set
@@ -25,6 +26,9 @@ from memkit.prompts import REPEAT, is_held_out
 if TYPE_CHECKING:
     from memkit.artifact.format import Artifact
     from memkit.document import Document
+
+
+SHORT = {"questions": 4, "answer_tokens": 16, "pieces": 1}  # of `AdmissionConfig`; see `usual_test`
 
 
 @dataclass(frozen=True)
@@ -281,6 +285,17 @@ def thresholds(fingerprint: str, compiler: str) -> Thresholds | None:
     table = json.loads(files("memkit.pipeline").joinpath("thresholds.json").read_text())
     row = table.get(fingerprint, {}).get(compiler)
     return None if row is None else parse_thresholds(row)
+
+
+def usual_test(config: AdmissionConfig, fingerprint: str, compiler: str) -> AdmissionConfig:
+    """How the artifacts of a compiler are tested: as ``config`` says, or shorter.
+
+    A test without thresholds refuses nothing. Where nothing is trained either, it would take many times as
+    long as the compilation.
+    """
+    if compiler not in registry.compilers() or registry.trains(compiler) or thresholds(fingerprint, compiler):
+        return config
+    return replace(config, **{key: min(value, getattr(config, key)) for key, value in SHORT.items()})
 
 
 def parse_thresholds(row: Any) -> Thresholds:

@@ -14,7 +14,7 @@ from memkit.bank import CompiledFrom, MemoryInfo
 from memkit.compilers.base import Compiled, Progress, Step
 from memkit.document import Document
 from memkit.errors import CompileError, VerificationError
-from memkit.pipeline.admission import judge
+from memkit.pipeline.admission import judge, usual_test
 from memkit.pipeline.context import Context
 
 CURVE_POINTS = 32  # of the loss curve that an artifact stores, about
@@ -28,6 +28,7 @@ def compile_memory(context: Context, memory_id: str, progress: Progress) -> tupl
     `BankBusyError` if another process holds the lease.
     """
     info = context.bank.get(context.owner, memory_id)
+    context = context.compiled_by(context.choice().name)
     with context.bank.leases.take(context.owner, info.id) as lease:
 
         def step(done: Step) -> None:
@@ -45,6 +46,7 @@ def publish(context: Context, info: MemoryInfo, progress: Progress) -> tuple[Mem
     """
     bank, owner, engine, compiling = context.bank, context.owner, context.embedded, context.compiling
     compiler = registry.compiler(compiling.compiler, compiling.options)
+    test = usual_test(compiling.admission, engine.fingerprint, compiling.compiler)
     source, compiled_from = snapshot(context, info)
     unfinished = bank.checkpoint_path(owner, info.id)
     try:
@@ -52,7 +54,7 @@ def publish(context: Context, info: MemoryInfo, progress: Progress) -> tuple[Mem
             source, engine.base, tenant=owner, progress=progress, unfinished=unfinished
         )
         artifact = Artifact.decode(compiled.data)
-        verdict = judge(engine, source, artifact, compiling.admission)
+        verdict = judge(engine, source, artifact, test)
         if verdict.refusal:
             raise VerificationError(f"the artifact was not published: {verdict.refusal}")
     except (CompileError, VerificationError) as error:

@@ -90,8 +90,16 @@ def _failed(context: Context, memory_id: str, reason: str) -> CompileOutcome:
     return CompileOutcome("failed", reason)
 
 
+def _waits(context: Context) -> str:
+    """Why a document is not compiled in the background but by the nightly run, or ""."""
+    choice = context.choice()
+    if choice.at_once:
+        return ""
+    return f"it waits for the nightly run, as {choice.name} trains for it ({choice.reason})"
+
+
 def compile_job(context: Context, job: Job) -> None:
-    """Run a job of the queue: compile one memory, unless the advice is to leave it on its text."""
+    """Run a job of the queue: compile one memory, unless it is left on its text, or to the nightly run."""
     if job.memory is None:
         return
     name, memory_id = job.memory
@@ -106,7 +114,7 @@ def compile_job(context: Context, job: Job) -> None:
     reason = ""
     if not job.always:
         try:
-            reason = objection(owned, memory_id)
+            reason = objection(owned, memory_id) or _waits(owned)
         except NotFoundError:
             reason = ""  # the compilation reports it
     outcome = CompileOutcome("left", reason) if reason else try_compile(owned, memory_id, progress=step)

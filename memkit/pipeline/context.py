@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from memkit.bank import Bank
 from memkit.bank.owners import Owner
+from memkit.compiler_choice import AUTO, Choice, choose
 from memkit.config import Config
 from memkit.engine.base import Engine
 from memkit.engine.factory import create_local_engine
@@ -59,6 +60,16 @@ class Engines:
         return TransformersEngine(self._model)
 
     @property
+    def embedded_answers(self) -> bool:
+        """Whether the engine in this process answers."""
+        return self._given is None or _as_embedded(self._given) is not None
+
+    @property
+    def embedded_loaded(self) -> bool:
+        """Whether the model that compiles is loaded."""
+        return self._embedded is not None
+
+    @property
     def loaded(self) -> Engine | None:
         """The engine that answers, None if its model is not loaded yet."""
         return self._given or self._embedded
@@ -75,10 +86,11 @@ class Engines:
 class CompileOptions:
     """How artifacts are compiled.
 
-    ``compiler`` is a name and ``options`` are its settings. ``admission`` configures the tests that an
-    artifact must pass. ``advisor`` configures which memories are not worth compiling and stay on their text.
-    ``signer`` signs artifacts. ``keep`` is the number of versions that a background compilation keeps; None
-    means all.
+    ``compiler`` is a name, or ``auto``, and ``options`` are its settings. ``admission`` configures the tests
+    that an artifact must pass. ``advisor`` says which memories are not worth compiling and stay on their
+    text. ``signer`` signs artifacts. ``keep`` is the number of versions that a background compilation keeps;
+    None means all. ``embedded`` says whether the embedded engine answers; another reads fewer kinds of
+    artifacts.
     """
 
     compiler: str
@@ -87,6 +99,7 @@ class CompileOptions:
     advisor: AdvisorConfig | None = None
     signer: Signer | None = None
     keep: int | None = None
+    embedded: bool = True
 
 
 @dataclass(frozen=True)
@@ -111,6 +124,22 @@ class Context:
         engines = self.engines
         router = self.router.for_tenant(owner.name, lambda: engines.answering(owner.name))
         return replace(self, whose=owner, router=router)
+
+    def choice(self) -> Choice:
+        """The compiler that is used. Raises `ModelError` if ``auto`` needs a model that cannot be loaded."""
+        compiling = self.compiling
+        if compiling.compiler != AUTO:
+            return Choice(compiling.compiler)
+        return choose(compiling.compiler, self.embedded.base, compiling.embedded)
+
+    def known_choice(self) -> Choice | None:
+        """As `choice`, but None where that would load the model."""
+        loaded = self.compiling.compiler != AUTO or self.engines.embedded_loaded
+        return self.choice() if loaded else None
+
+    def compiled_by(self, compiler: str) -> Context:
+        """The same, with this compiler in place of ``auto``."""
+        return replace(self, compiling=replace(self.compiling, compiler=compiler))
 
     @property
     def owner(self) -> str:

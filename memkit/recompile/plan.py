@@ -13,14 +13,17 @@ from statistics import median
 from memkit import registry
 from memkit.bank import MemoryInfo
 from memkit.bank.owners import Owner
+from memkit.compiler_choice import AUTO, READERS, TRAINED, Choice, outdated
 from memkit.compilers.base import Compiler, Estimate
 from memkit.compilers.distillation.flops import FlopMeter
+from memkit.document import Document
 from memkit.engine.transformers import kv_cache
 from memkit.errors import CompileError, ConfigError, NotFoundError
 from memkit.memory import Memory
 from memkit.models.chat import text_ids
 from memkit.models.loading import LoadedModel
 from memkit.pipeline.compile import attempt_id, snapshot
+from memkit.pipeline.context import CompileOptions
 from memkit.recompile.advice import USUAL_RATIO, Advice, AdvisorConfig, advise
 
 PROBED = 256  # tokens of the prefill that measures this machine's speed
@@ -59,7 +62,7 @@ class Task:
     """A memory that is due, the ``reason``, and its estimated cost (None: unknown).
 
     ``user`` is the owner's name in the bank; ``tokens`` are those of the text to compile; ``nbytes`` is the
-    size of the artifact in bytes.
+    size of the artifact in bytes; ``compiler`` is the name of the one that compiles it.
     """
 
     user: str
@@ -70,6 +73,7 @@ class Task:
     seconds: float | None
     flops: float | None
     nbytes: float | None
+    compiler: str
 
 
 @dataclass(frozen=True)
@@ -119,17 +123,17 @@ def plan(memory: Memory, scope: Scope, now: datetime | None = None) -> Plan:
         users = scope.users
         if unknown := [user for user in users if not memory.bank.exists(user)]:
             raise NotFoundError(f"the user {unknown[0]!r:.80} has no memories")
-    speed = Speed(memory)
+    speed, choice = Speed(memory), memory.chosen_compiler
     due, skipped, unchanged = list[tuple[tuple[int, datetime], Task]](), list[Skipped](), 0
     for user in users:
         one = memory.for_user(Owner.of(user))
         for info in memory.bank.list(user):
-            reason = why_due(info, memory.compiler, memory.local.fingerprint)
-            if not reason or (scope.since and (info.changed or info.created) < scope.since):
+            task = None
+            if not scope.since or (info.changed or info.created) >= scope.since:
+                task = _task(one, info, choice, scope, now, speed)
+            if task is None:
                 unchanged += 1
-                continue
-            task = _task(one, info, reason, scope, now, speed)
-            if isinstance(task, Skipped):
+            elif isinstance(task, Skipped):
                 skipped.append(task)
             else:
                 due.append(((-info.asked, info.changed or info.created), task))
@@ -142,51 +146,106 @@ def plan(memory: Memory, scope: Scope, now: datetime | None = None) -> Plan:
     return Plan(tuple(tasks[: scope.limit]), tuple(skipped), unchanged)
 
 
-def why_due(info: MemoryInfo, compiler: str, fingerprint: str) -> str:
+def why_due(info: MemoryInfo, compiling: CompileOptions, base: LoadedModel) -> str:
     """Why a memory's artifact is out of date, or ""."""
     if info.pinned:
         return ""
     if not info.version:
         return "not compiled yet"
-    if info.fingerprint not in (None, fingerprint):
+    if info.fingerprint not in (None, base.fingerprint):
         return "compiled for another model"
-    if info.compiler != compiler:
-        return f"compiled by {info.compiler}"
+    if reason := outdated(compiling.compiler, info.compiler, base, compiling.embedded):
+        return reason
     if info.behind:
         return "1 new entry" if info.behind == 1 else f"{info.behind} new entries"
     return ""
 
 
+@dataclass(frozen=True)
+class Due:
+    """What a nightly run would do with a memory: ``reason`` says why, "" if nothing is due.
+
+    ``compiler`` would do it; ``advice`` and ``cost`` (None: unknown) are those of this compiler.
+    """
+
+    reason: str
+    compiler: str
+    advice: Advice
+    cost: Estimate | None
+
+
+def due_tonight(
+    memory: Memory, info: MemoryInfo, source: Document, choice: Choice, scope: Scope, now: datetime
+) -> Due:
+    """What a nightly run would do with a memory, whose compilation reads ``source``.
+
+    Where ``auto`` chose a compiler that does not train, `TRAINED` takes over once a memory has been asked so
+    often that training has paid for itself, compared to answers from the text.
+    """
+    reason = why_due(info, memory.context.compiling, memory.local.base)
+    if _may_train(memory, info, choice):
+        advice, cost = examine(memory, info, source.text, scope.advisor, now, TRAINED)
+        failed = info.attempt == attempt_id(memory.context.compiled_by(TRAINED), source) and not scope.retry
+        if advice.break_even is not None and advice.break_even <= info.asked and not failed:
+            pays = f"asked {info.asked:,} times: training pays off from {math.ceil(advice.break_even):,} on"
+            return Due(reason or pays, TRAINED, advice, cost)
+    advice, cost = examine(memory, info, source.text, scope.advisor, now, choice.name)
+    return Due(reason, choice.name, advice, cost)
+
+
+def _may_train(memory: Memory, info: MemoryInfo, choice: Choice) -> bool:
+    """Whether it has to be asked if training pays for a memory."""
+    if memory.compiler != AUTO or not choice.at_once or info.pinned or not info.asked:
+        return False
+    return info.behind > 0 or info.compiler in (None, *READERS)
+
+
 def _task(
-    memory: Memory, info: MemoryInfo, reason: str, scope: Scope, now: datetime, speed: Speed
-) -> Task | Skipped:
+    memory: Memory, info: MemoryInfo, choice: Choice, scope: Scope, now: datetime, speed: Speed
+) -> Task | Skipped | None:
+    """What is due for a memory; None if nothing is."""
+    reason = why_due(info, memory.context.compiling, memory.local.base)
+    if not reason and not _may_train(memory, info, choice):
+        return None
     try:
         source, _ = snapshot(memory.context, info)
     except NotFoundError:
         return Skipped(memory.owner, info.id, info.title, "it was forgotten meanwhile")
-    advice, cost = examine(memory, info, source.text, scope.advisor, now)
+    due = due_tonight(memory, info, source, choice, scope, now)
+    advice, cost = due.advice, due.cost
+    if not due.reason:
+        return None
     if not advice.compile:
-        return Skipped(memory.owner, info.id, info.title, advice.reason)
-    if info.attempt and not scope.retry and info.attempt == attempt_id(memory.context, source):
+        return Skipped(memory.owner, info.id, info.title, advice.reason) if reason else None
+    attempt = attempt_id(memory.context.compiled_by(due.compiler), source)
+    if info.attempt and not scope.retry and info.attempt == attempt:
         return Skipped(memory.owner, info.id, info.title, f"it failed before and is the same: {info.error}")
     flops, nbytes = (cost.flops, cost.nbytes) if cost else (None, None)
     seconds = None if flops is None else flops / speed.of(memory.owner)
-    return Task(memory.owner, info.id, info.title, reason, advice.tokens, seconds, flops, nbytes)
+    return Task(
+        memory.owner, info.id, info.title, due.reason, advice.tokens, seconds, flops, nbytes, due.compiler
+    )
 
 
 def examine(
-    memory: Memory, info: MemoryInfo, text: str, config: AdvisorConfig, now: datetime
+    memory: Memory,
+    info: MemoryInfo,
+    text: str,
+    config: AdvisorConfig,
+    now: datetime,
+    compiler: str | None = None,
 ) -> tuple[Advice, Estimate | None]:
-    """The advice on a memory, and the estimated cost of compiling it."""
+    """The advice on a memory, and the estimated cost of compiling it (default: with the chosen compiler)."""
     base = memory.local.base
     tokens = len(text_ids(base.tokenizer, text))
-    compiler = registry.compiler(memory.compiler, memory.options)
-    estimate: Callable[[int, LoadedModel], Estimate] | None = getattr(compiler, "estimate", None)
+    name = compiler or memory.chosen_compiler.name
+    made = registry.compiler(name, memory.options)
+    estimate: Callable[[int, LoadedModel], Estimate] | None = getattr(made, "estimate", None)
     try:
         cost = estimate(tokens, base) if estimate and tokens else None
     except CompileError:  # it does not fit; compiling will say so
         cost = None
-    return advise(info, text, tokens, base, cost, config, now, _ratio(memory.compiler, compiler, base)), cost
+    return advise(info, text, tokens, base, cost, config, now, _ratio(name, made, base)), cost
 
 
 def _ratio(name: str, compiler: Compiler, base: LoadedModel) -> float:

@@ -50,15 +50,18 @@ def run_task(
     ``keep`` versions stay afterwards (None: all); ``deadline`` is a Unix time in seconds (None: no limit).
     """
     context = memory.context.of(Owner.of(task.user))
-    context = replace(context, compiling=replace(context.compiling, keep=keep))
+    context = replace(context, compiling=replace(context.compiling, keep=keep)).compiled_by(task.compiler)
     outcome = try_compile(context, task.memory_id, deadline=deadline, progress=progress)
     return Outcome(task.user, task.memory_id, task.title, **vars(outcome))
 
 
 def open_memory(config: Config, observer: Observer | None = None) -> Memory:
     """A memory that compiles for every user; `Memory.for_user` names one. It answers nothing, so it asks no
-    server."""
-    return Memory(config=replace(config, engine="transformers"), observer=observer)
+    server, but makes what that server reads."""
+    memory = Memory(config=replace(config, engine="transformers"), observer=observer)
+    compiling = replace(memory.context.compiling, embedded=config.engine == "transformers")
+    memory.context = replace(memory.context, compiling=compiling)
+    return memory
 
 
 @lru_cache(maxsize=1)

@@ -13,7 +13,7 @@ from memkit.artifact.signing import Signer, generate, require_signed, trusted_ke
 from memkit.errors import ConfigError, VerificationError
 from memkit.memory import Memory
 from memkit.pipeline.admission import AdmissionConfig
-from memkit.testing import TEXT, TINY_OPTIONS
+from memkit.testing import TEXT, TINY_LCC, TINY_OPTIONS
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def signed(tmp_path: Path, tiny_model_folder: Path, keys: tuple[Path, Path]) -> 
         tmp_path / "bank",
         str(tiny_model_folder),
         "mira",
-        options=TINY_OPTIONS,
+        **TINY_LCC,
         admission=AdmissionConfig(questions=4, answer_tokens=4),
         signer=Signer.from_file(keys[0]),
     ) as memory:

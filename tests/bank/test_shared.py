@@ -37,7 +37,7 @@ from memkit.recompile.advice import AdvisorConfig
 from memkit.recompile.executors import InProcess
 from memkit.recompile.plan import Scope, plan
 from memkit.recompile.run import recompile
-from memkit.testing import TEXT, TINY_OPTIONS
+from memkit.testing import TEXT, TINY_LCC
 
 _spec = importlib.util.spec_from_file_location("servers", Path(__file__).parents[1] / "servers.py")
 assert _spec is not None
@@ -203,7 +203,7 @@ def test_a_server_that_stops_in_mid_recompile_loses_nothing(
     postgres: Any, url: str, tmp_path: Path, engine: Any
 ) -> None:
     scope, stopped = Scope(advisor=AdvisorConfig(enabled=False)), list[int]()
-    with Memory(tmp_path, engine=engine, options=TINY_OPTIONS, database=url) as memory:
+    with Memory(tmp_path, engine=engine, **TINY_LCC, database=url) as memory:
         memory.for_user("mira").remember(TEXT, compile=False)
 
         def look(task: Any) -> Any:

@@ -80,7 +80,7 @@ def test_a_command_without_a_model_imports_none_of_its_libraries(
 def test_the_same_in_python(environment: dict[str, str]) -> None:
     script = f"""
 import memkit
-with memkit.Memory(user="mira", options={{"ratio": 8}}) as memory:
+with memkit.Memory(user="mira", compiler="lcc", options={{"ratio": 8}}) as memory:
     info = memory.remember({SENTENCE!r}, compile=False)
     memory.remember("She has a horse.", memory="profile")
     assert [each.memory.id for each in memory.search("Where does Mira live?", 1)] == [info.id]

@@ -105,7 +105,7 @@ def test_a_memory_goes_on_where_it_was_interrupted(tmp_path: Path, tiny_model_fo
 
 
 def test_forgetting_removes_what_was_unfinished(tmp_path: Path, tiny_model_folder: Path) -> None:
-    with Memory(tmp_path / "bank", str(tiny_model_folder), "mira", options=OPTIONS) as memory:
+    with Memory(tmp_path / "bank", str(tiny_model_folder), "mira", compiler="lcc", options=OPTIONS) as memory:
         with pytest.raises(KeyboardInterrupt):
             memory.remember(TEXT, wait=True, progress=_Stop("kv", 2))
         (info,) = memory.list_memories()

@@ -15,7 +15,7 @@ from memkit.engine.transformers.engine import TransformersEngine
 from memkit.memory import Memory
 from memkit.models.loading import LoadedModel
 from memkit.pipeline.admission import AdmissionConfig
-from memkit.testing import TEXT, TINY_OPTIONS
+from memkit.testing import TEXT, TINY_LCC
 
 QUESTION = "Where does Mira live?"
 
@@ -29,7 +29,7 @@ def engine(tiny: LoadedModel) -> TransformersEngine:
 
 @pytest.fixture
 def root(tmp_path: Path, engine: TransformersEngine) -> Iterator[Memory]:
-    with Memory(tmp_path / "bank", engine=engine, options=TINY_OPTIONS, admission=FEW) as made:
+    with Memory(tmp_path / "bank", engine=engine, **TINY_LCC, admission=FEW) as made:
         yield made
 
 

@@ -37,7 +37,7 @@ from memkit.integrations.langchain import (
 from memkit.integrations.langchain.chat import until_stop
 from memkit.integrations.langchain.messages import parse_conversation
 from memkit.memory import Memory
-from memkit.testing import TEXT, TINY_OPTIONS, build_tiny_model
+from memkit.testing import TEXT, TINY_LCC, build_tiny_model
 
 FACTS = ("Rolan keeps bees in Tarv.", "The ferry to Osk leaves at nine.", "Keldor paints boats.")
 
@@ -47,7 +47,7 @@ def shared() -> Memory:
     """A memory for LangChain's suites, which make models and retrievers without fixtures."""
     folder = Path(tempfile.mkdtemp(prefix="memkit-langchain-"))
     engine = TransformersEngine(str(build_tiny_model(folder / "model")))
-    memory = Memory(folder / "bank", user="suite", engine=engine, options=TINY_OPTIONS)
+    memory = Memory(folder / "bank", user="suite", engine=engine, **TINY_LCC)
     for text in (TEXT, *FACTS):
         memory.remember(text, compile=False)
     return memory
@@ -55,7 +55,7 @@ def shared() -> Memory:
 
 @pytest.fixture
 def memory(tmp_path: Path, engine: TransformersEngine) -> Iterator[Memory]:
-    with Memory(tmp_path / "bank", user="mira", engine=engine, options=TINY_OPTIONS) as made:
+    with Memory(tmp_path / "bank", user="mira", engine=engine, **TINY_LCC) as made:
         for text in (TEXT, *FACTS):
             made.remember(text, compile=False)
         yield made

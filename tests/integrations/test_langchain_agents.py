@@ -20,14 +20,14 @@ from langgraph.checkpoint.memory import InMemorySaver
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.integrations.langchain import ChatMemkit, MemkitMiddleware
 from memkit.memory import Memory
-from memkit.testing import TINY_OPTIONS
+from memkit.testing import TINY_LCC
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
 def memory(tmp_path: Path, engine: TransformersEngine) -> Iterator[Memory]:
-    with Memory(tmp_path / "bank", user="mira", engine=engine, options=TINY_OPTIONS) as made:
+    with Memory(tmp_path / "bank", user="mira", engine=engine, **TINY_LCC) as made:
         made.remember(FACT, compile=False)
         yield made
 

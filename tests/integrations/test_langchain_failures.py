@@ -30,12 +30,12 @@ from memkit.errors import BankBusyError, BankReadOnlyError, ConfigError, ModelEr
 from memkit.integrations.langchain import ChatMemkit, MemkitChatMessageHistory, MemkitMiddleware
 from memkit.integrations.langchain.messages import clean, parse_conversation
 from memkit.memory import Memory
-from memkit.testing import TINY_OPTIONS
+from memkit.testing import TINY_LCC
 
 
 @pytest.fixture
 def memory(tmp_path: Path, engine: TransformersEngine) -> Iterator[Memory]:
-    with Memory(tmp_path / "bank", user="mira", engine=engine, options=TINY_OPTIONS) as made:
+    with Memory(tmp_path / "bank", user="mira", engine=engine, **TINY_LCC) as made:
         made.remember(FACT, compile=False)
         yield made
 

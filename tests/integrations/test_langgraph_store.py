@@ -32,7 +32,7 @@ from memkit.errors import ConfigError
 from memkit.integrations.langchain import MemkitStore
 from memkit.integrations.langchain import store as store_module
 from memkit.memory import Memory
-from memkit.testing import TEXT, TINY_OPTIONS
+from memkit.testing import TEXT, TINY_LCC
 
 
 class Clock:
@@ -45,7 +45,7 @@ class Clock:
 
 @pytest.fixture
 def memory(tmp_path: Path, engine: TransformersEngine) -> Iterator[Memory]:
-    with Memory(tmp_path / "bank", user="app", engine=engine, options=TINY_OPTIONS) as made:
+    with Memory(tmp_path / "bank", user="app", engine=engine, **TINY_LCC) as made:
         yield made
 
 

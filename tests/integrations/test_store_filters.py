@@ -21,12 +21,12 @@ from memkit.errors import MemkitError
 from memkit.integrations.langchain import MemkitStore
 from memkit.integrations.langchain.filters import matches_filter
 from memkit.memory import Memory
-from memkit.testing import TINY_OPTIONS
+from memkit.testing import TINY_LCC
 
 
 @pytest.fixture
 def memory(tmp_path: Path, engine: TransformersEngine) -> Iterator[Memory]:
-    with Memory(tmp_path / "bank", user="app", engine=engine, options=TINY_OPTIONS) as made:
+    with Memory(tmp_path / "bank", user="app", engine=engine, **TINY_LCC) as made:
         yield made
 
 

@@ -26,12 +26,12 @@ from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError
 from memkit.integrations.langchain import MemkitMiddleware, MemkitStore
 from memkit.memory import Memory
-from memkit.testing import TINY_OPTIONS
+from memkit.testing import TINY_LCC
 
 
 @pytest.fixture
 def memory(tmp_path: Path, engine: TransformersEngine) -> Iterator[Memory]:
-    with Memory(tmp_path / "bank", user="app", engine=engine, options=TINY_OPTIONS) as made:
+    with Memory(tmp_path / "bank", user="app", engine=engine, **TINY_LCC) as made:
         yield made
 
 

@@ -23,7 +23,7 @@ from memkit.observability.prometheus import Metrics
 from memkit.pipeline import admission
 from memkit.pipeline.admission import AdmissionConfig
 from memkit.pipeline.compile_queue import CompileQueue, Job
-from memkit.testing import TEXT, TINY_OPTIONS
+from memkit.testing import TEXT, TINY_LCC
 
 # Where only the package is installed, these are not.
 parser = pytest.importorskip("prometheus_client.parser")
@@ -39,9 +39,7 @@ def open_memory(tmp_path: Path, engine: TransformersEngine) -> Iterator[Open]:
     few, opened = AdmissionConfig(questions=4, pieces=1), list[Memory]()
 
     def make(observer: Observer) -> Memory:
-        memory = Memory(
-            tmp_path, user="mira", engine=engine, options=TINY_OPTIONS, admission=few, observer=observer
-        )
+        memory = Memory(tmp_path, user="mira", engine=engine, **TINY_LCC, admission=few, observer=observer)
         opened.append(memory)
         return memory
 

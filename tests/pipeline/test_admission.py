@@ -27,7 +27,7 @@ from memkit.pipeline.admission import (
     parse_thresholds,
 )
 from memkit.prompts import is_held_out
-from memkit.testing import TEXT, TINY_OPTIONS
+from memkit.testing import TEXT, TINY_LCC, TINY_OPTIONS
 
 QUICK = AdmissionConfig(questions=6, answer_tokens=6)
 MEASURED = SelfTestResult(10, 0.9, 2, 1.0, 0.1, 0.2, 0.01)
@@ -36,9 +36,7 @@ STRICT = Thresholds(1.0, -1e9, -1e9, "a test")  # nothing passes
 
 @pytest.fixture
 def memory(tmp_path: Path, tiny_model_folder: Path) -> Iterator[Memory]:
-    with Memory(
-        tmp_path / "bank", str(tiny_model_folder), "mira", options=TINY_OPTIONS, admission=QUICK
-    ) as made:
+    with Memory(tmp_path / "bank", str(tiny_model_folder), "mira", **TINY_LCC, admission=QUICK) as made:
         yield made
 
 

@@ -14,14 +14,14 @@ from memkit.async_memory import AsyncMemory, stepped
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError, EngineError, NotFoundError
 from memkit.memory import Memory
-from memkit.testing import TEXT, TINY_OPTIONS
+from memkit.testing import TEXT, TINY_LCC
 
 QUESTIONS = ["Where does Mira live?", "What is the capital of France?", "What is the name of Mira's dog?"]
 
 
 @pytest.fixture
 def memory(tmp_path: Path, engine: TransformersEngine) -> Iterator[Memory]:
-    with Memory(tmp_path / "bank", user="mira", engine=engine, options=TINY_OPTIONS) as made:
+    with Memory(tmp_path / "bank", user="mira", engine=engine, **TINY_LCC) as made:
         made.remember(TEXT, wait=True)
         made.remember("Rolan keeps bees in Tarv.", compile=False)
         yield made

@@ -17,7 +17,7 @@ from memkit.pipeline import compile
 from memkit.pipeline.admission import AdmissionConfig
 from memkit.pipeline.compile_queue import Job
 from memkit.pipeline.context import Context
-from memkit.testing import TEXT, TINY_OPTIONS
+from memkit.testing import TEXT, TINY_LCC
 
 TEXTS = [f"{TEXT} And {name} lives in Tarv." for name in ("Bo", "Cy", "Dee", "Ed", "Flo", "Gus")]
 
@@ -31,7 +31,7 @@ def engine(tiny: LoadedModel) -> TransformersEngine:
 
 @pytest.fixture
 def memory(tmp_path: Path, engine: TransformersEngine) -> Iterator[Memory]:
-    with Memory(tmp_path / "bank", engine=engine, options=TINY_OPTIONS, admission=FEW) as made:
+    with Memory(tmp_path / "bank", engine=engine, **TINY_LCC, admission=FEW) as made:
         yield made
 
 
@@ -68,11 +68,11 @@ def test_a_catalog_that_cannot_be_told_ends_no_worker(
 
 
 def test_what_must_be_compiled_must_be_after_a_restart(tmp_path: Path, engine: TransformersEngine) -> None:
-    with Memory(tmp_path / "bank", engine=engine, options=TINY_OPTIONS, admission=FEW) as first:
+    with Memory(tmp_path / "bank", engine=engine, **TINY_LCC, admission=FEW) as first:
         first.queue.stop(at_once=True)  # nothing is begun any more
         short = first.remember("Simsem lives in Lasces.", always=True)
         assert first.bank.pending.all() == [("default", short.id, True)]
-    with Memory(tmp_path / "bank", engine=engine, options=TINY_OPTIONS, admission=FEW) as second:
+    with Memory(tmp_path / "bank", engine=engine, **TINY_LCC, admission=FEW) as second:
         second.wait()
         assert second.get(short.id).status == "compiled"
 
@@ -121,7 +121,7 @@ def test_many_users_share_one_worker(memory: Memory, monkeypatch: pytest.MonkeyP
 
 
 def test_what_waits_is_taken_up_again(tmp_path: Path, engine: TransformersEngine) -> None:
-    with Memory(tmp_path / "bank", engine=engine, options=TINY_OPTIONS, admission=FEW) as first:
+    with Memory(tmp_path / "bank", engine=engine, **TINY_LCC, admission=FEW) as first:
         started, go_on = threading.Event(), threading.Event()
         compile_job = first.queue._compile
 
@@ -134,7 +134,7 @@ def test_what_waits_is_taken_up_again(tmp_path: Path, engine: TransformersEngine
         ids = [first.for_user("mira").remember(text).id for text in TEXTS[:3]]
         assert started.wait(10)
         threading.Timer(0.2, go_on.set).start()
-    with Memory(tmp_path / "bank", engine=engine, options=TINY_OPTIONS, admission=FEW) as second:
+    with Memory(tmp_path / "bank", engine=engine, **TINY_LCC, admission=FEW) as second:
         mira = second.for_user("mira")
         assert [mira.get(id).status for id in ids] == ["compiled", "text", "text"]
         assert second.bank.pending.all() == [("mira", ids[1], False), ("mira", ids[2], False)]

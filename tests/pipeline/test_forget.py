@@ -19,7 +19,7 @@ from memkit.pipeline.answer import Sampling, ask_many
 from memkit.pipeline.context import Context
 from memkit.pipeline.forget_check import ForgetReport, LeakCheck
 from memkit.recompile.run import expire
-from memkit.testing import TEXT, TINY_OPTIONS
+from memkit.testing import TEXT, TINY_LCC
 
 SECRET = "The password of the safe is Krumbeltorn."
 NOW = datetime.now(UTC)
@@ -29,7 +29,7 @@ Cli = Callable[..., Any]
 @pytest.fixture
 def memory(tmp_path: Path, engine: TransformersEngine) -> Iterator[Memory]:
     few = AdmissionConfig(questions=4, pieces=1)
-    with Memory(tmp_path / "bank", user="mira", engine=engine, options=TINY_OPTIONS, admission=few) as made:
+    with Memory(tmp_path / "bank", user="mira", engine=engine, **TINY_LCC, admission=few) as made:
         yield made
 
 

@@ -17,7 +17,7 @@ from memkit.errors import ConfigError, NotFoundError
 from memkit.memory import Memory
 from memkit.pipeline.admission import AdmissionConfig
 from memkit.router.indexing import index
-from memkit.testing import TEXT, TINY_OPTIONS
+from memkit.testing import TEXT, TINY_LCC
 
 SECRET = "The password of the safe is Krumbeltorn."
 NOW = datetime.now(UTC)
@@ -27,7 +27,7 @@ Cli = Callable[..., Any]
 @pytest.fixture
 def memory(tmp_path: Path, engine: TransformersEngine) -> Iterator[Memory]:
     few = AdmissionConfig(questions=4, pieces=1)
-    with Memory(tmp_path / "bank", user="mira", engine=engine, options=TINY_OPTIONS, admission=few) as made:
+    with Memory(tmp_path / "bank", user="mira", engine=engine, **TINY_LCC, admission=few) as made:
         yield made
 
 

@@ -16,7 +16,7 @@ from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ConfigError, DocumentError
 from memkit.memory import Memory
 from memkit.pipeline.admission import AdmissionConfig
-from memkit.testing import TINY_OPTIONS
+from memkit.testing import TINY_LCC, TINY_OPTIONS
 
 WHERE = "Where does Mira live?"
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -35,7 +35,7 @@ class Clock:
 def memory(tmp_path: Path, engine: TransformersEngine) -> Iterator[Memory]:
     few = AdmissionConfig(questions=4, pieces=1)
     with Memory(
-        tmp_path / "bank", user="mira", engine=engine, options=TINY_OPTIONS, admission=few, clock=Clock()
+        tmp_path / "bank", user="mira", engine=engine, **TINY_LCC, admission=few, clock=Clock()
     ) as made:
         yield made
 

@@ -32,7 +32,7 @@ from memkit.recompile.executors import InProcess, create_executor
 from memkit.recompile.plan import Plan, Scope, Task, plan
 from memkit.recompile.run import Report, recompile
 from memkit.recompile.worker import Outcome, run_task
-from memkit.testing import TEXT, TINY_OPTIONS
+from memkit.testing import TEXT, TINY_LCC
 
 ALWAYS = AdvisorConfig(enabled=False)
 NOW = datetime.now(UTC)
@@ -41,7 +41,7 @@ NOW = datetime.now(UTC)
 @pytest.fixture
 def memory(tmp_path: Path, engine: TransformersEngine) -> Iterator[Memory]:
     few = AdmissionConfig(questions=4, pieces=1)
-    with Memory(tmp_path / "bank", engine=engine, options=TINY_OPTIONS, admission=few) as made:
+    with Memory(tmp_path / "bank", engine=engine, **TINY_LCC, admission=few) as made:
         yield made
 
 
@@ -125,7 +125,7 @@ def test_pinned_memories_are_left_alone_and_other_models_and_compilers_are_not(m
 def test_a_new_model_makes_artifacts_due(memory: Memory, other_model_folder: Path, tmp_path: Path) -> None:
     add(memory, "mira")
     run(memory)
-    with Memory(tmp_path / "bank", str(other_model_folder), options=TINY_OPTIONS) as other:
+    with Memory(tmp_path / "bank", str(other_model_folder), **TINY_LCC) as other:
         assert other.for_user("mira").ask("Where does Mira live?").route == "text"  # meanwhile
         assert [t.reason for t in plan(other, Scope(advisor=ALWAYS)).tasks] == ["compiled for another model"]
         assert statuses(run(other)) == ["compiled"]
@@ -323,7 +323,7 @@ def test_several_workers_do_what_one_does(
     monkeypatch.setenv("RAY_worker_niceness", "0")  # Ray's workers are polite, and tests wait for them
     for number in range(3):
         add(memory, f"user {number}", f"{TEXT} Her cat is called Bo{number}.")
-    settings = Config(tmp_path / "bank", str(tiny_model_folder), options=TINY_OPTIONS)
+    settings = Config(tmp_path / "bank", str(tiny_model_folder), **TINY_LCC)
     scope = Scope(advisor=ALWAYS)
     planned: Plan = plan(memory, scope)
     seen = list[Outcome]()
@@ -343,7 +343,7 @@ def test_a_worker_that_is_killed_is_an_error_and_loses_nothing(
     memory: Memory, tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(memory, "mira")
-    settings = Config(tmp_path / "bank", str(tiny_model_folder), options=TINY_OPTIONS)
+    settings = Config(tmp_path / "bank", str(tiny_model_folder), **TINY_LCC)
     scope = Scope(advisor=ALWAYS)
     monkeypatch.setattr("memkit.recompile.executors.run_task_in_worker", _die)
     with pytest.raises(CompileError, match="worker process was killed"):

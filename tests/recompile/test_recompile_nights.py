@@ -24,7 +24,7 @@ from memkit.recompile.executors import InProcess
 from memkit.recompile.plan import Scope, Task, plan
 from memkit.recompile.run import Report, recompile
 from memkit.recompile.worker import run_task
-from memkit.testing import TEXT, TINY_OPTIONS
+from memkit.testing import TEXT, TINY_LCC
 
 ALWAYS = AdvisorConfig(enabled=False)
 NOW = datetime.now(UTC)
@@ -33,7 +33,7 @@ NOW = datetime.now(UTC)
 @pytest.fixture
 def memory(tmp_path: Path, engine: TransformersEngine) -> Iterator[Memory]:
     few = AdmissionConfig(questions=4, pieces=1)
-    with Memory(tmp_path / "bank", engine=engine, options=TINY_OPTIONS, admission=few) as made:
+    with Memory(tmp_path / "bank", engine=engine, **TINY_LCC, admission=few) as made:
         yield made
 
 
@@ -96,7 +96,7 @@ def test_what_is_forgotten_while_it_is_compiled_is_said_to_be(
     monkeypatch.setattr(leases_module, "LENGTH", timedelta(seconds=0))
     mine = memory.for_user("mira")
     info = mine.remember([Message(TEXT)], memory="profile")
-    task = Task("mira", info.id, "", "", 0, None, None, None)
+    task = Task("mira", info.id, "", "", 0, None, None, None, "lcc")
 
     def forget(step: Step) -> None:
         if mine.list_memories():

@@ -30,7 +30,7 @@ from memkit.pipeline.compile_job import try_compile
 from memkit.pipeline.context import Context
 from memkit.server.config import ServerConfig
 from memkit.server.routes import ask
-from memkit.testing import TEXT, TINY_OPTIONS
+from memkit.testing import TEXT, TINY_LCC
 
 AXE = Path(sys.prefix) / "npm" / "node_modules" / "axe-core" / "axe.min.js"
 EVIL = "<img src=x onerror=\"document.title='owned'\"><script>window.owned = 1</script>"
@@ -59,9 +59,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, engine: TransformersEngine)
     folder = tmp_path_factory.mktemp("server")
     (folder / "reports").mkdir()
     (folder / "reports" / "1-rows.json").write_text(json.dumps(REPORT))
-    config = ServerConfig(
-        folder / "bank", "tiny", options=TINY_OPTIONS, rate=100_000, reports=folder / "reports"
-    )
+    config = ServerConfig(folder / "bank", "tiny", **TINY_LCC, rate=100_000, reports=folder / "reports")
     with served(config, engine) as running:
         yield running
 

@@ -21,7 +21,7 @@ from memkit.bench.http_server import LiveServer, remember, served
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.server.config import ServerConfig
 from memkit.server.validation_messages import describe_errors
-from memkit.testing import TEXT, TINY_OPTIONS
+from memkit.testing import TEXT, TINY_LCC
 
 QUESTION = "Where does Mira live?"
 CHAT: dict[str, Any] = {"model": "tiny", "max_tokens": 1, "messages": [{"role": "user", "content": QUESTION}]}
@@ -32,7 +32,7 @@ INSIDE = re.compile(r"pydantic|https?://|Input should|Value error|Traceback|\bst
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, engine: TransformersEngine) -> Iterator[LiveServer]:
     folder = tmp_path_factory.mktemp("input")
-    config = ServerConfig(folder / "bank", "tiny", options=TINY_OPTIONS, rate=10**6, compile=False)
+    config = ServerConfig(folder / "bank", "tiny", **TINY_LCC, rate=10**6, compile=False)
     with served(config, engine) as running:
         yield running
 

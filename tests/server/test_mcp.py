@@ -23,14 +23,14 @@ from memkit.engine.transformers.engine import TransformersEngine
 from memkit.memory import Memory
 from memkit.server.jobs import Jobs
 from memkit.server.mcp import LocalMemory, create_mcp
-from memkit.testing import TEXT, TINY_OPTIONS
+from memkit.testing import TEXT, TINY_LCC
 
 Session = Callable[[Client], Awaitable[None]]
 
 
 @pytest.fixture
 def memory(home: Path, engine: TransformersEngine) -> Iterator[Memory]:
-    with Memory(home, user="mira", engine=engine, options=TINY_OPTIONS) as made:
+    with Memory(home, user="mira", engine=engine, **TINY_LCC) as made:
         yield made
 
 

@@ -23,7 +23,7 @@ from memkit.bench.http_server import running
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.memory import Memory
 from memkit.server.mcp_http import NO_MESSAGE, KeyedMemory, http_app
-from memkit.testing import TINY_OPTIONS
+from memkit.testing import TINY_LCC
 
 HELLO = {
     "jsonrpc": "2.0",
@@ -45,7 +45,7 @@ async def session(url: str, **headers: str) -> AsyncIterator[Client]:
 
 @pytest.fixture
 def root(home: Path, engine: TransformersEngine) -> Iterator[Memory]:
-    with Memory(home, engine=engine, options=TINY_OPTIONS) as made:
+    with Memory(home, engine=engine, **TINY_LCC) as made:
         yield made
 
 

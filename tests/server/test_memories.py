@@ -17,7 +17,7 @@ from memkit.bank.owners import Owner
 from memkit.bench.http_server import LiveServer, remember, served
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.server.config import ServerConfig
-from memkit.testing import TEXT, TINY_OPTIONS
+from memkit.testing import TEXT, TINY_LCC
 
 NAMES = (
     "\N{WOMAN}\u200d\N{PERSONAL COMPUTER}",
@@ -30,7 +30,7 @@ QUESTION = {"question": "Where does Mira live?", "max_tokens": 4}
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, engine: TransformersEngine) -> Iterator[LiveServer]:
     folder = tmp_path_factory.mktemp("server")
-    config = ServerConfig(folder / "bank", "tiny", options=TINY_OPTIONS, rate=100_000)
+    config = ServerConfig(folder / "bank", "tiny", **TINY_LCC, rate=100_000)
     with served(config, engine) as running:
         yield running
 

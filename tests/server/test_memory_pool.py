@@ -19,7 +19,7 @@ from memkit.pipeline.compile_job import try_compile
 from memkit.pipeline.context import Context
 from memkit.server.jobs import Jobs
 from memkit.server.memory_pool import MemoryPool
-from memkit.testing import TEXT, TINY_OPTIONS
+from memkit.testing import TEXT, TINY_LCC
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def engine(tiny: LoadedModel) -> TransformersEngine:
 
 @pytest.fixture
 def root(tmp_path: Path, engine: TransformersEngine) -> Iterator[Memory]:
-    with Memory(tmp_path / "bank", engine=engine, options=TINY_OPTIONS) as made:
+    with Memory(tmp_path / "bank", engine=engine, **TINY_LCC) as made:
         yield made
 
 

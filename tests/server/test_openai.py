@@ -18,7 +18,7 @@ import openai
 from memkit.bench.http_server import LiveServer, remember, served
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.server.config import ServerConfig
-from memkit.testing import TEXT, TINY_OPTIONS
+from memkit.testing import TEXT, TINY_LCC
 from memkit.text.stop_sequences import StopSequences
 
 MESSAGES: Any = [{"role": "user", "content": "Where does Mira live?"}]
@@ -28,7 +28,7 @@ ASKED: dict[str, Any] = {"model": "tiny", "messages": MESSAGES, "max_tokens": 6}
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, engine: TransformersEngine) -> Iterator[LiveServer]:
     folder = tmp_path_factory.mktemp("server")
-    with served(ServerConfig(folder / "bank", "tiny", options=TINY_OPTIONS, rate=100_000), engine) as running:
+    with served(ServerConfig(folder / "bank", "tiny", **TINY_LCC, rate=100_000), engine) as running:
         with running.client("acme", "mira") as mira:
             remember(mira, TEXT)
         yield running

@@ -22,7 +22,7 @@ from memkit.memory import Memory
 from memkit.models.loading import LoadedModel
 from memkit.server.config import ServerConfig
 from memkit.server.mcp import LocalMemory, create_mcp
-from memkit.testing import TEXT, TINY_OPTIONS
+from memkit.testing import TEXT, TINY_LCC
 
 QUESTION = "Where does Mira live?"
 CHAT: dict[str, Any] = {"model": "tiny", "max_tokens": 2, "messages": [{"role": "user", "content": QUESTION}]}
@@ -48,7 +48,7 @@ def damage(bank: Path, how: str) -> None:
 
 @pytest.fixture
 def server(tmp_path: Path, engine: TransformersEngine) -> Iterator[LiveServer]:
-    config = ServerConfig(tmp_path / "bank", "tiny", options=TINY_OPTIONS, rate=10**6)
+    config = ServerConfig(tmp_path / "bank", "tiny", **TINY_LCC, rate=10**6)
     with served(config, engine) as running:
         yield running
 
@@ -119,7 +119,7 @@ def test_a_checkpoint_that_is_gone(
 
 @pytest.mark.parametrize("how", DAMAGES)
 def test_over_mcp(tmp_path: Path, engine: TransformersEngine, how: str) -> None:
-    with Memory(tmp_path / "bank", user="mira", engine=engine, options=TINY_OPTIONS, gate="rule") as memory:
+    with Memory(tmp_path / "bank", user="mira", engine=engine, **TINY_LCC, gate="rule") as memory:
         memory_id = memory.remember(TEXT, wait=True).id
         damage(tmp_path / "bank", how)
 

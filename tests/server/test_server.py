@@ -22,7 +22,7 @@ from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import BankBusyError
 from memkit.memory import Memory
 from memkit.server.config import ServerConfig
-from memkit.testing import TEXT, TINY_OPTIONS
+from memkit.testing import TEXT, TINY_LCC
 
 TOKEN = "a-token-of-the-scraper"
 
@@ -37,7 +37,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, engine: TransformersEngine)
     config = ServerConfig(
         folder / "bank",
         "tiny",
-        options=TINY_OPTIONS,
+        **TINY_LCC,
         rate=100_000,
         metrics_token=TOKEN,
         reports=reports,
@@ -326,7 +326,7 @@ def test_the_description_is_whole(server: LiveServer) -> None:
 
 
 def test_a_server_goes_on_with_what_waited(tmp_path: Path, engine: TransformersEngine) -> None:
-    config = ServerConfig(tmp_path / "bank", "tiny", options=TINY_OPTIONS)
+    config = ServerConfig(tmp_path / "bank", "tiny", **TINY_LCC)
     with Memory(config.home, engine=engine, tenant="acme", user="mira") as before:
         info = before.remember(TEXT, compile=False)
         before.bank.pending.add(before.owner, info.id)

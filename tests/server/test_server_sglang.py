@@ -30,7 +30,7 @@ from memkit.models.loading import LoadedModel
 from memkit.server.config import ServerConfig
 from memkit.server.dependencies import Services
 from memkit.server.mcp import LocalMemory, create_mcp
-from memkit.testing import TEXT, TINY_OPTIONS
+from memkit.testing import TEXT, TINY_LCC
 
 pytestmark = [pytest.mark.sglang, pytest.mark.slow]
 OTHER = "Jalo works at Brimtek. Jalo lives in Veldin, and his cat is called Oru."
@@ -55,7 +55,7 @@ def config(sglang_server: Served, tiny: LoadedModel) -> ServerConfig:
         tiny.name,
         engine="sglang",
         sglang_urls=urls,
-        options=TINY_OPTIONS,
+        **TINY_LCC,
         rate=10**6,
     )
 

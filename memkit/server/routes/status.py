@@ -40,7 +40,8 @@ class Status(BaseModel):
 
     ``engine`` is what answers: the model in this process ("transformers"), SGLang servers or an upstream;
     ``engine_ready`` says whether it can. ``fingerprint`` and ``window`` (tokens) are those of the model that
-    answers, null where that is not known.
+    answers, null where that is not known. ``compiler_in_use`` says what the compiler ``auto`` stands for, and
+    why; null until the model is loaded.
     """
 
     version: str
@@ -53,6 +54,7 @@ class Status(BaseModel):
     fingerprint: str | None
     window: int | None
     compiler: str
+    compiler_in_use: str | None
     embedder: str
     gate: str
     upstream: bool
@@ -97,6 +99,7 @@ def status(context: InContext) -> Status:
     """Show what this server serves, and how much the user has stored."""
     services, infos = context.services, context.services.bank.list(context.owner)
     engine = None if services.config.upstream else services.engine.available()
+    choice = services.root.context.known_choice()
     waiting = [job for job in services.jobs.list(context.caller.group) if job.state in ("waiting", "running")]
     return Status(
         version=__version__,
@@ -109,6 +112,7 @@ def status(context: InContext) -> Status:
         fingerprint=engine.fingerprint if engine else None,
         window=engine.window if engine else None,
         compiler=services.config.compiler,
+        compiler_in_use=None if choice is None else str(choice),
         embedder=services.root.router.embedder.name,
         gate=services.config.gate,
         upstream=services.config.upstream is not None,

@@ -100,7 +100,7 @@ def test_a_bank_is_served_and_asked_by_the_commands(
 ) -> None:
     """sglang-args, a server with these flags, doctor, ask; what is remembered later is served, too."""
     options = {**TINY_OPTIONS, "ratio": 2}
-    with Memory(home, tiny, "mira", options=options, gate="rule") as memory:
+    with Memory(home, tiny, "mira", compiler="lcc", options=options, gate="rule") as memory:
         info = memory.remember(TEXT)
         memory.wait()
         expected = memory.ask("Where does Mira live?")
