@@ -287,7 +287,7 @@ def test_a_self_test_that_decides_nothing_is_short_unless_the_compiler_trains(
     seen = list[AdmissionConfig]()
     lenient = Thresholds(0.0, 1e6, 1e6, "a test")
 
-    def judged(engine: Any, document: Any, artifact: Any, config: AdmissionConfig) -> Any:
+    def judged(engine: Any, document: Any, artifact: Any, config: AdmissionConfig, progress: Any) -> Any:
         seen.append(config)
         return judge(engine, document, artifact, FEW)
 

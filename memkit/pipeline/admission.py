@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Self
 
 from memkit import registry
+from memkit.compilers.base import Progress, Step, silent
 from memkit.engine.base import Engine, Handle, Request
 from memkit.errors import ConfigError
 from memkit.models.prompt_sets import prompt_set
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from memkit.document import Document
 
 
+PHASE = "self-test"  # as progress names it
 SHORT = {"questions": 4, "answer_tokens": 16, "pieces": 1}  # of `AdmissionConfig`; see `usual_test`
 
 
@@ -268,12 +271,22 @@ class Verdict:
         }
 
 
-def judge(engine: Engine, document: Document, artifact: Artifact, config: AdmissionConfig) -> Verdict:
+def judge(
+    engine: Engine,
+    document: Document,
+    artifact: Artifact,
+    config: AdmissionConfig,
+    progress: Progress = silent,
+) -> Verdict:
     """Test an artifact of ``document`` against the thresholds of its model and compiler.
 
-    If none are calibrated, nothing is refused.
+    If none are calibrated, nothing is refused. ``progress`` is told when the questions are written, and when
+    the artifact is asked them.
     """
+    started = time.perf_counter()
+    progress(Step(PHASE, 1, 2, 0.0, 0.0))
     test = SelfTest.of(engine, document, config)
+    progress(Step(PHASE, 2, 2, 0.0, time.perf_counter() - started))
     with engine.attached(artifact, keep=False) as handle:
         measured = test.measure(handle)
     limits = thresholds(engine.fingerprint, artifact.manifest.compiler)

@@ -54,7 +54,7 @@ def publish(context: Context, info: MemoryInfo, progress: Progress) -> tuple[Mem
             source, engine.base, tenant=owner, progress=progress, unfinished=unfinished
         )
         artifact = Artifact.decode(compiled.data)
-        verdict = judge(engine, source, artifact, test)
+        verdict = judge(engine, source, artifact, test, progress)
         if verdict.refusal:
             raise VerificationError(f"the artifact was not published: {verdict.refusal}")
     except (CompileError, VerificationError) as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from memkit.artifact.format import Artifact
+from memkit.compilers.base import Step
 from memkit.compilers.lcc.compiler import LCC
 from memkit.document import Document
 from memkit.engine.base import Handle, Request
@@ -94,7 +95,9 @@ def test_a_document_longer_than_the_window_is_tested_in_pieces(engine: Transform
 def test_a_self_test_is_the_same_again(engine: TransformersEngine) -> None:
     made = LCC(TINY_OPTIONS).compile(Document(TEXT), engine.base, tenant="t")
     artifact = Artifact.decode(made.data)
-    verdicts = [judge(engine, Document(TEXT), artifact, QUICK) for _ in range(2)]
+    steps = list[Step]()
+    verdicts = [judge(engine, Document(TEXT), artifact, QUICK, steps.append) for _ in range(2)]
+    assert [(step.phase, step.step) for step in steps] == [("self-test", 1), ("self-test", 2)] * 2
     assert verdicts[0] == verdicts[1]
     assert verdicts[0].thresholds is None
     assert verdicts[0].refusal == ""
