@@ -1,24 +1,30 @@
 """Compact: keeps the context's own keys where they are needed and refits their values; nothing is trained.
 
-The text is read once, and once more as the answer to "Please repeat the text.". How the tokens of that second
-pass attend to the text says which keys each head needs. One budget of rows is shared over all heads of all
-layers, because heads differ a hundredfold in what they need. The kept keys get biases and values with which
-they stand for all of them. Two prefills and some linear algebra.
+The text is read once, and once more as the answer to "Please repeat the text."; above 4x, questions about
+phrases of its sentences, with the sentences as their answers, are read too. How the tokens of these
+reference passes attend to the text says which keys each head needs. One budget of rows (cached keys with
+their values) is shared over all heads of all layers, because heads need very different numbers. The kept
+keys get biases and values with which they stand for all of them. Two prefills (above 4x about four) and
+some linear algebra.
 
 References
     Fast KV Compaction via Attention Matching (Zweiger et al., 2026), §3: biases and values.
     KVzip (Kim et al., 2025), §3.2: the text's repetition as reference queries, one budget over all heads.
 
 Departures
-    - Importance is the root mean square of a key's attention over all reference queries, not its maximum.
+    - Importance is the root mean square of a key's attention, weighted by what its value writes into the
+      hidden states (`memkit.compilers.compact.writes`), over all reference queries; not the maximum of its
+      attention.
     - The fit weighs a query by the share of its attention that the text gets; see
       `memkit.compilers.compact.matching`.
+    - The kept keys are rotated so that the memory takes as many positions as a head has rows on average: the
+      distance from the text to the question stays, that from the header to the text shrinks.
     - A text longer than the window is compiled in segments: each is read behind the memory of the earlier
       ones.
 
 Requirements
-    A causal model with rotary positions whose attention is transformers' `AttentionInterface` (Llama, Qwen2,
-    Qwen3, Mistral, Gemma), without a sliding window.
+    A causal model with rotary positions whose attention is transformers' `AttentionInterface`, without a
+    sliding window or capped scores: Llama, Qwen2, Qwen3, Mistral since v0.2, the first Gemma.
 
 Example
     >>> Compact({"ratio": 4}).compile(document, base, tenant="mira")

@@ -23,7 +23,7 @@ class CompactConfig:
     multiple: int = 1  # header plus memory is a multiple of this: a server's page size, in tokens
     floor: float = 0.17  # fewest rows of a head, as a share of the average
     cap: float = 0.0  # most rows of a head, in multiples of the average; 0: no cap
-    writes: float = 0.75  # power of the length of what a value writes, by which attention is weighted
+    writes: float = 0.75  # power of the norm of what a value writes, by which attention is weighted
     questions: bool | None = None  # questions about the sentences as references, too; None: above 4x
     bias: bool = True  # refit each key's attention mass
     values: bool = True  # refit the values
@@ -40,7 +40,8 @@ class CompactConfig:
             raise ValueError(f"form must be one of {', '.join(get_args(Form))}, got {self.form!r}")
         if self.form == "capped" and not self.cap:
             raise ValueError(
-                "the capped form needs a cap: the rows of every head, in multiples of the average"
+                "the capped form needs a cap, the rows of every head in multiples of the average: "
+                "preset=capped has one"
             )
         if not 0 <= self.floor <= 1:
             raise ValueError(f"floor must be from 0 to 1, got {self.floor}")

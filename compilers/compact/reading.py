@@ -19,13 +19,13 @@ class Reading:
     """The keys and values of a text so far.
 
     ``cache`` holds ``start`` tokens of a header, then the text's; None if it is empty. A ``memory`` lies in
-    front of both. ``lengths`` ``[layer]`` is the median length of the hidden states that enter each layer.
+    front of both. ``norms`` ``[layer]`` is the median norm of the hidden states that enter each layer.
     """
 
     cache: kv_cache.KVCache | None
     start: int
     memory: RaggedKV | None = None
-    lengths: Tensor | None = None
+    norms: Tensor | None = None
 
     @property
     def context(self) -> int:
@@ -56,10 +56,10 @@ class Reading:
         reading = self
         for part in kv_cache.chunked(ids, chunk):
             arguments = reading.inputs(part, model.device)
-            out = model.base_model(**arguments, output_hidden_states=reading.lengths is None)
-            lengths = reading.lengths
-            if lengths is None:
-                lengths = torch.stack([h[0].float().norm(dim=-1).median() for h in out.hidden_states[:-1]])
+            out = model.base_model(**arguments, output_hidden_states=reading.norms is None)
+            norms = reading.norms
+            if norms is None:
+                norms = torch.stack([h[0].float().norm(dim=-1).median() for h in out.hidden_states[:-1]])
             cache = kv_cache.KVCache.of(arguments["past_key_values"])
-            reading = replace(reading, cache=cache, lengths=lengths)
+            reading = replace(reading, cache=cache, norms=norms)
             yield reading

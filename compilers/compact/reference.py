@@ -45,8 +45,8 @@ class Reference:
 class LayerReferences:
     """What one layer's attention was seen to do.
 
-    ``squares`` ``[kv_head, key]`` is the sum, over all reference queries, of each context key's squared share
-    of the attention times its ``weight`` ``[kv_head, query head, key]``.
+    ``squares`` ``[kv_head, key]`` is the sum, over all reference queries, of the square of each context key's
+    share of the attention times its ``weight`` ``[kv_head, query head, key]``.
     """
 
     weight: Tensor

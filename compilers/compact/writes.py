@@ -14,8 +14,8 @@ from memkit.compilers.compact.reading import Reading
 def write_weights(model: PreTrainedModel, reading: Reading, power: float) -> list[Tensor]:
     """A weight ``[kv_head, query head, key]`` of each context key in every layer.
 
-    It is the length of the value, projected by the query head's part of the output projection, as a share of
-    the length of the hidden states that enter the layer, to the ``power``. One everywhere for a model whose
+    It is the norm of the value, projected by the query head's part of the output projection, as a share of
+    the norm of the hidden states that enter the layer, to the ``power``. One everywhere for a model whose
     projection is not found, whose keys then count by attention alone.
     """
     cache, heads = reading.cache, int(model.config.num_attention_heads)
@@ -29,7 +29,7 @@ def write_weights(model: PreTrainedModel, reading: Reading, power: float) -> lis
         attention = getattr(layers[layer], "self_attn", None) if layer < len(layers) else None
         projection = getattr(getattr(attention, "o_proj", None), "weight", None)
         shape = (groups, heads // groups, values.shape[1])
-        if not power or reading.lengths is None or not isinstance(projection, Tensor):
+        if not power or reading.norms is None or not isinstance(projection, Tensor):
             weights.append(values.new_ones(shape))
             continue
         per_head = projection.float().unflatten(
@@ -37,5 +37,5 @@ def write_weights(model: PreTrainedModel, reading: Reading, power: float) -> lis
         )  # [hidden, kv_head, query head, head_dim]
         gram = torch.einsum("oghd,oghe->ghde", per_head, per_head)
         squares = torch.einsum("gnd,ghde,gne->ghn", values, gram, values)
-        weights.append((squares.clamp(min=0).sqrt() / reading.lengths[layer].clamp(min=1e-6)).pow(power))
+        weights.append((squares.clamp(min=0).sqrt() / reading.norms[layer].clamp(min=1e-6)).pow(power))
     return weights

@@ -53,7 +53,7 @@ def read_ragged(artifact: Artifact) -> list[list[Head]]:
     sizes: list[list[int]] = counts.tolist()
     total = sum(map(sum, sizes))
     if bias.dtype != torch.float32 or bias.shape != (total,) or keys.dim() != 2 or len(keys) != total:
-        raise ArtifactError(f"not a sound memory: it has not the {total} rows that it counts")
+        raise ArtifactError(f"not a sound memory: its tensors do not have the {total} rows that it declares")
     if values.shape != keys.shape or not all(bool(t.isfinite().all()) for t in (keys, values, bias)):
         raise ArtifactError("not a sound memory: its keys and values differ in shape or are not finite")
     flat = list(chain.from_iterable(sizes))

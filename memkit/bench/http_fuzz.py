@@ -79,6 +79,7 @@ def bench(config: FuzzConfig, progress: Progress = lambda label, done, total: No
         settings = ServerConfig(
             home / "bank",
             str(home / "tiny"),
+            compiler="lcc",
             options=TINY_OPTIONS,
             rate=10**9,
             queue=10**6,

@@ -51,7 +51,7 @@ def advise(
         ("advice", "compile" if advice.compile else f"leave it on its text ({advice.reason})"),
         ("compiler", choice),
         ("due", due.reason or "no"),
-        *([("compiled by", due.compiler)] if due.reason else []),
+        *([("would be compiled by", due.compiler)] if due.reason else []),
         ("tokens", advice.tokens),
         ("lines of a table", f"{advice.tabular:.0%}"),
         ("questions so far", advice.asked),

@@ -31,7 +31,12 @@ if TYPE_CHECKING:
 
 
 PHASE = "self-test"  # as progress names it
-SHORT = {"questions": 4, "answer_tokens": 16, "pieces": 1}  # of `AdmissionConfig`; see `usual_test`
+SHORT = {
+    "questions": 4,
+    "general": 4,
+    "answer_tokens": 16,
+    "pieces": 1,
+}  # of `AdmissionConfig`; see `usual_test`
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class AdmissionConfig:
 
     questions: int = 48  # that the model writes; duplicates are dropped
     temperature: float = 0.7  # at which it writes them
+    general: int = 12  # questions that need no memory
     answer_tokens: int = 32  # of an answer, at most
     pieces: int = 8  # of a long document, evenly spread, that are tested
     piece_share: float = 0.5  # of the model's window, for one piece
@@ -47,7 +53,7 @@ class AdmissionConfig:
     seed: int = 1  # of the questions
 
     def __post_init__(self) -> None:
-        for name in ("questions", "answer_tokens", "pieces", "reconstruction"):
+        for name in ("questions", "general", "answer_tokens", "pieces", "reconstruction"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0 < self.piece_share <= 0.8:
@@ -119,7 +125,8 @@ class SelfTest:
             about += _answer_probes(engine, _questions(engine, text, count, number, config), text, config)
             start = _first_words(engine, text, config.reconstruction)
             repeated += _measure_probes(engine, [REPEAT], [start], text)
-        general = _answer_probes(engine, prompt_set(engine.model).drift_questions, None, config)
+        questions = prompt_set(engine.model).drift_questions[: config.general]
+        general = _answer_probes(engine, questions, None, config)
         return cls(engine, about, repeated[:1], general, config)
 
     def measure(self, handle: Handle) -> SelfTestResult:

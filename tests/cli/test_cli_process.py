@@ -75,7 +75,7 @@ def test_interrupted_compilation_leaves_the_memory_on_its_text(
     started = f"{listening}; runpy.run_module('memkit', run_name='__main__', alter_sys=True)"
     process = subprocess.Popen(
         [sys.executable, "-c", started, "remember", str(document), "--wait", "--always", *endless],
-        env=environment,
+        env={**environment, "MEMKIT_COMPILER": "lcc"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -38,6 +38,7 @@ def test_a_flag_goes_before_the_environment_and_that_before_the_file(
     cli: Cli, file: Path, document: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file.write_text('user = "file"\ncompiler = "lora"\nmodel = "nowhere"\n')
+    monkeypatch.delenv("MEMKIT_COMPILER")
     assert decided(cli)["user"] == ("file", "file")
     assert decided(cli)["model"][1] == "environment"
     assert decided(cli)["compiler"] == ("lora", "file")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -91,8 +92,9 @@ def test_nothing_but_tensors_is_loaded(tmp_path: Path) -> None:
 
 
 def test_a_memory_goes_on_where_it_was_interrupted(tmp_path: Path, tiny_model_folder: Path) -> None:
-    settings = {"options": OPTIONS, "admission": AdmissionConfig(questions=2, answer_tokens=2)}
-    with Memory(tmp_path / "bank", str(tiny_model_folder), "mira", **settings) as memory:  # type: ignore[arg-type]
+    admission = AdmissionConfig(questions=2, answer_tokens=2)
+    settings: dict[str, Any] = {"compiler": "lcc", "options": OPTIONS, "admission": admission}
+    with Memory(tmp_path / "bank", str(tiny_model_folder), "mira", **settings) as memory:
         with pytest.raises(KeyboardInterrupt):
             memory.remember(TEXT, wait=True, progress=_Stop("kv", 2))
         (info,) = memory.list_memories()

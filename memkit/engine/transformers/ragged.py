@@ -284,7 +284,7 @@ def unsupported(model: PreTrainedModel) -> str | None:
     layer_types = getattr(config, "layer_types", None)
     sliding = "sliding_attention" in layer_types if layer_types else getattr(config, "sliding_window", None)
     if sliding:
-        return f"{name} has layers with a sliding window, which forget the memory's first positions"
+        return f"{name} has layers with a sliding window, which would not reach the whole memory"
     if getattr(config, "attn_logit_softcapping", None):
         return f"{name} caps its attention scores"
     return None
