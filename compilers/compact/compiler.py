@@ -50,24 +50,25 @@ from memkit.compilers.base import Compiled, Estimate, Progress, Step, silent
 from memkit.compilers.compact.budget import share_budget
 from memkit.compilers.compact.capped import capped, uniform_direction
 from memkit.compilers.compact.config import CompactConfig, parse_options
+from memkit.compilers.compact.layout import Layout, Size
 from memkit.compilers.compact.matching import NNLS_STEPS, match
 from memkit.compilers.compact.passes import Pass, dialogues, repetitions
 from memkit.compilers.compact.reading import Reading
 from memkit.compilers.compact.reference import LayerReferences, Reference, observe
+from memkit.compilers.compact.self_check import unequal
 from memkit.compilers.compact.writes import write_weights
-from memkit.compilers.distillation.flops import FlopMeter, kv_bytes
-from memkit.compilers.distillation.segments import MAX_QUESTION, MIN_SEGMENT, split_segments
+from memkit.compilers.distillation.flops import FlopMeter
 from memkit.document import Document
 from memkit.engine.transformers import kv_cache
 from memkit.engine.transformers.ragged import RaggedKV, Rows, unsupported, with_ragged_attention
 from memkit.errors import CompileError
+from memkit.models import rotary
 from memkit.models.chat import text_ids
 from memkit.models.loading import LoadedModel
 
-ANSWER_TOKENS = 64  # room for an answer in the window
 FULL_PASSES = 4  # reference passes of which ``queries`` tokens each are recorded; more of them share that
+REQUEST_TOKENS = 30  # of a request to repeat a chunk
 DIALOGUE = 1.7  # tokens of the questions about a text with their answers, for each of its own
-MIN_CHUNK = 128  # tokens; a text that leaves room to repeat that many is compiled in one segment
 
 
 class Compact:
@@ -85,11 +86,7 @@ class Compact:
         """Why a model cannot have its memories, or why another than the embedded engine cannot read them."""
         if not embedded:
             return "only the embedded engine reads its artifacts"
-        try:
-            kv_cache.inv_freq_of(base.model)
-        except ValueError as error:
-            return str(error)
-        return unsupported(base.model) or ""
+        return unsupported(base.model) or base.fixed_keys
 
     def compile(
         self,
@@ -131,14 +128,31 @@ class Compact:
     def estimate(self, tokens: int, base: LoadedModel) -> Estimate:
         """The cost of compiling ``tokens`` tokens."""
         meter, config = FlopMeter(base.model), self.config
-        total, before = 0.0, 0
-        for cut in Layout.of(base, config, tokens).segments:
+        layout, total, before, rows = Layout.of(base, config, tokens), 0.0, len(base.chat.header), 0
+        for number, cut in enumerate(layout.segments, start=1):
             n = cut.stop - cut.start
-            again = n * (1 + (DIALOGUE if config.asks else 0))  # tokens of the reference passes
+            requests = REQUEST_TOKENS * math.ceil(n / layout.chunk)
+            again = requests + n * (1 + (DIALOGUE if config.asks else 0))  # tokens of the reference passes
             total += meter.forward_flops(n, before)
-            total += meter.forward_flops(again, before + n) + meter.attention * again * (before + 1.5 * n)
-            before += memory_tokens(n, config.ratio)
-        return Estimate(total, kv_bytes(base.model, memory_tokens(tokens, config.ratio)))
+            pairs = again * (before + n + min(n, layout.chunk) / 2)
+            total += meter.forward_flops(again, before + n) + meter.attention * pairs
+            size = Size.of(config, n, before, number == len(layout.segments))
+            before += size.positions
+            rows += size.positions if config.form == "capped" else size.rows
+        return Estimate(total, _nbytes(base.model, config, rows))
+
+
+def _nbytes(model: PreTrainedModel, config: CompactConfig, rows: int) -> float:
+    """The size of an artifact with ``rows`` rows a head on average."""
+    heads = int(model.config.num_hidden_layers) * int(model.config.num_key_value_heads)
+    size = rotary.head_dim_of(model)
+    stored = {
+        "model": size * model.dtype.itemsize,
+        "bfloat16": 2 * size,
+        "int8": size + 2,
+        "int4": size / 2 + 2,
+    }
+    return heads * rows * (2 * stored[config.stored] + (4 if config.form == "ragged" else 0))
 
 
 def _tensors(memory: RaggedKV, config: CompactConfig) -> Tensors:
@@ -149,47 +163,6 @@ def _tensors(memory: RaggedKV, config: CompactConfig) -> Tensors:
     keys = torch.stack([torch.stack([head.keys for head in layer]) for layer in memory.layers]).cpu()
     values = torch.stack([torch.stack([head.values for head in layer]) for layer in memory.layers]).cpu()
     return quantized({"keys": keys, "values": values}, config.stored)
-
-
-def memory_tokens(tokens: int, ratio: float) -> int:
-    """The positions of a memory of a text with so many tokens."""
-    return math.ceil(tokens / ratio)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a text is read: in ``segments``, each behind the memory of the earlier ones, and repeated in chunks
-    of ``chunk`` tokens behind its segment."""
-
-    segments: list[slice]
-    chunk: int
-
-    @classmethod
-    def of(cls, base: LoadedModel, config: CompactConfig, tokens: int) -> Layout:
-        """One segment if it fits the window together with a repeated chunk; else several of equal size.
-
-        Raises `CompileError` for a text that is too short for a single position or too long for the window.
-        """
-        if not tokens:
-            raise CompileError("the document has no tokens")
-        if config.ratio > tokens:
-            raise CompileError(
-                f"the document has {tokens:,} tokens; at {config.ratio:g}x nothing of it would be kept. "
-                "Choose a lower ratio"
-            )
-        around = len(base.chat.header) + len(base.chat.tail) + MAX_QUESTION + ANSWER_TOKENS
-        room = base.window - around
-        if tokens + min(tokens, MIN_CHUNK) <= room:
-            return cls([slice(0, tokens)], min(config.chunk, room - tokens))
-        room -= memory_tokens(tokens, config.ratio) + config.multiple - 1
-        chunk = min(config.chunk, room // 4)
-        if room - chunk < MIN_SEGMENT:
-            raise CompileError(
-                f"the document has {tokens:,} tokens, too many to compile at {config.ratio:g}x for "
-                f"{base.name}, which reads {base.window:,} at once. It stays answerable from its text; "
-                "choose a higher ratio, or split it into several documents"
-            )
-        return cls(split_segments(tokens, room - chunk), chunk)
 
 
 @dataclass
@@ -212,14 +185,13 @@ class _Compaction:
     def __init__(self, base: LoadedModel, config: CompactConfig, chunk: int, report: _Report) -> None:
         self.base, self.config, self.chunk, self.report = base, config, chunk, report
         self.meter, self.flops = FlopMeter(base.model), 0.0
-        try:
-            self.model: PreTrainedModel = with_ragged_attention(base.model)
-            self.inv_freq = kv_cache.inv_freq_of(base.model)
-        except ValueError as error:
+        if obstacle := Compact.obstacle(base, embedded=True) or unequal(base):
             raise CompileError(
-                f"this model cannot have compact memories: {error}. Its documents stay answerable from their "
-                "text; use another compiler"
-            ) from error
+                f"this model cannot have compact memories: {obstacle}. Its documents stay answerable from "
+                "their text; use another compiler"
+            )
+        self.model: PreTrainedModel = with_ragged_attention(base.model)
+        self.inv_freq = rotary.inv_freq_of(base.model)
         self.header = kv_cache.prefill(self.model, list(base.chat.header)) if base.chat.header else None
 
     def run(self, pieces: Sequence[Sequence[int]]) -> RaggedKV:
@@ -234,20 +206,12 @@ class _Compaction:
             else:
                 reading = Reading(None, 0, kept.after(self.header))
             last = number == len(pieces) - 1
-            memory = self._segment(reading, piece, *self._sizes(reading.tokens, len(piece), last))
+            size = Size.of(self.config, len(piece), reading.tokens, last)
+            memory = self._segment(reading, piece, size.rows, size.positions)
             kept = memory if kept is None else kept.join(memory)
         if kept is None:
             raise CompileError("the document has no tokens")
         return kept
-
-    def _sizes(self, before: int, tokens: int, last: bool) -> tuple[int, int]:
-        """The average number of rows of a head for a segment, and the positions that they occupy behind
-        ``before`` others."""
-        config = self.config
-        rows = memory_tokens(tokens, config.ratio)
-        positions = min(math.ceil(config.cap * rows), tokens) if config.form == "capped" else rows
-        padding = -(before + positions) % config.multiple if last else 0
-        return rows if config.form == "capped" else rows + padding, positions + padding
 
     def _segment(self, reading: Reading, ids: Sequence[int], rows: int, positions: int) -> RaggedKV:
         """The memory of one segment that is read behind ``reading``, with ``rows`` rows a head on average."""
@@ -328,7 +292,7 @@ class _Compaction:
         if config.form == "capped":
             rows = self._capped(rows, spans, head, keys, positions)
         moved = torch.tensor([positions - reading.context], device=keys.device)
-        return Rows(kv_cache.rotate(rows.keys, moved, self.inv_freq), rows.values, rows.bias)
+        return Rows(rotary.rotate(rows.keys, moved, self.inv_freq), rows.values, rows.bias)
 
     def _capped(self, rows: Rows, spans: Sequence[Reference], head: int, keys: Tensor, length: int) -> Rows:
         """``length`` rows without biases that read like these; see `memkit.compilers.compact.capped`."""

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from memkit.artifact.quantization import STORED, Stored
 from memkit.compilers.base import configure, require_at_least
 
+MAX_INTEGER = 1 << 31
 REPEAT_ALONE = 4.0  # up to this ratio the repetition alone serves as well, in two prefills
 Form = Literal["ragged", "capped"]
 
@@ -34,6 +35,12 @@ class CompactConfig:
     seed: int = 0  # draws the reference tokens of chunks that have more than ``queries``
 
     def __post_init__(self) -> None:
+        for name in ("multiple", "queries", "chunk", "seed"):
+            if type(getattr(self, name)) is not int or not 0 <= getattr(self, name) < MAX_INTEGER:
+                raise ValueError(f"{name} must be a whole number from 0 on, got {getattr(self, name)!r:.40}")
+        for name in ("ratio", "floor", "cap", "writes", "ridge"):
+            if type(getattr(self, name)) not in (int, float):
+                raise ValueError(f"{name} must be a number, got {getattr(self, name)!r:.40}")
         if not 1 <= self.ratio < math.inf:
             raise ValueError(f"ratio must be at least 1, got {self.ratio}")
         if self.form not in get_args(Form):
@@ -45,7 +52,7 @@ class CompactConfig:
             )
         if not 0 <= self.floor <= 1:
             raise ValueError(f"floor must be from 0 to 1, got {self.floor}")
-        if self.cap and not 1 <= self.cap < math.inf:
+        if self.cap and not 1 <= self.cap < MAX_INTEGER:
             raise ValueError(f"cap must be at least 1, or 0 for none, got {self.cap}")
         if not 0 < self.ridge < math.inf:
             raise ValueError(f"ridge must be positive, got {self.ridge}")

@@ -19,6 +19,7 @@ from memkit.compilers.distillation.teacher import Example, Teacher
 from memkit.engine.transformers import kv_cache
 from memkit.engine.transformers.lora import shared_copy
 from memkit.errors import CompileError
+from memkit.models import rotary
 
 POOL = 5  # width of max-pooling over neighbouring tokens: answers are phrases
 BATCH = 4  # examples in one batch; the attention weights of all layers are in memory at once
@@ -34,10 +35,9 @@ def most_attended(
     """
     if not examples:
         raise CompileError("kv_init='attention' found no question about the text: use kv_init='buffer'")
-    try:
-        inv_freq = kv_cache.inv_freq_of(teacher.base.model)
-    except ValueError as error:
-        raise CompileError(f"nothing can be compiled for {teacher.base.name}: {error}") from error
+    if teacher.base.fixed_keys:
+        raise CompileError(f"nothing can be compiled for {teacher.base.name}: {teacher.base.fixed_keys}")
+    inv_freq = rotary.inv_freq_of(teacher.base.model)
     start = teacher.before.tokens if teacher.before else 0
     keys, values = list[Tensor](), list[Tensor]()
     scores = attention(teacher, examples, meter, batch)
@@ -47,7 +47,7 @@ def most_attended(
         chosen = ranked.topk(min(count, score.shape[1]), -1).indices.sort(-1).values[None]
         at = chosen[..., None].expand(-1, -1, -1, k.shape[-1])
         offsets = torch.arange(chosen.shape[-1], device=chosen.device) - chosen
-        keys.append(kv_cache.rotate(k[:, :, start:].gather(2, at), offsets, inv_freq))
+        keys.append(rotary.rotate(k[:, :, start:].gather(2, at), offsets, inv_freq))
         values.append(v[:, :, start:].gather(2, at))
     return kv_cache.KVCache(tuple(keys), tuple(values))
 

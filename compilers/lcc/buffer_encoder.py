@@ -13,6 +13,7 @@ from memkit.compilers.distillation.flops import FlopMeter
 from memkit.engine.transformers import kv_cache
 from memkit.engine.transformers.lora import shared_copy
 from memkit.errors import CompileError
+from memkit.models import rotary
 from memkit.models.loading import LoadedModel
 
 Init = Literal["chunk_mean", "vocabulary_mean"]
@@ -39,10 +40,9 @@ class BufferEncoder:
         init: Init,
     ) -> None:
         self.model, self.before, self.count = base.model, before, count
-        try:
-            self.inv_freq = kv_cache.inv_freq_of(base.model)
-        except ValueError as error:
-            raise CompileError(f"nothing can be compiled for {base.name}: {error}") from error
+        if base.fixed_keys:
+            raise CompileError(f"nothing can be compiled for {base.name}: {base.fixed_keys}")
+        self.inv_freq = rotary.inv_freq_of(base.model)
         self.student = lora_copy(self.model, rank, alpha, targets)
         tokens = torch.tensor([list(context)], device=self.model.device)
         self.embedded = self.model.get_input_embeddings()(tokens)

@@ -56,6 +56,8 @@ def read_ragged(artifact: Artifact) -> list[list[Head]]:
         raise ArtifactError(f"not a sound memory: its tensors do not have the {total} rows that it declares")
     if values.shape != keys.shape or not all(bool(t.isfinite().all()) for t in (keys, values, bias)):
         raise ArtifactError("not a sound memory: its keys and values differ in shape or are not finite")
+    if artifact.manifest.tokens < 1 or not keys.is_floating_point() or not values.is_floating_point():
+        raise ArtifactError("not a sound memory: it occupies no positions, or its numbers are whole")
     flat = list(chain.from_iterable(sizes))
     split = iter(zip(keys.split(flat), values.split(flat), bias.split(flat), strict=True))
     return [[next(split) for _ in layer] for layer in sizes]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from memkit.models.quiet import quiet_libraries as quiet_libraries
 from memkit.models.quiet import quietly as quietly
 from memkit.models.reading import DTYPES as DTYPES
 from memkit.models.reading import read_model, read_tokenizer, readable
+from memkit.models.rotary import require_movable
 from memkit.prompts import PromptSet
 
 NANO_FOLDER = Path(__file__).parent / "nano" / "weights"
@@ -52,6 +54,15 @@ class LoadedModel:
     window: int
     checkpoints: Path | None = None
     cache: Path | None = None
+
+    @cached_property
+    def fixed_keys(self) -> str:
+        """Why its keys cannot be moved to other positions, as compilers of keys and values do, or ""."""
+        try:
+            require_movable(self.model)
+        except ValueError as error:
+            return str(error)
+        return ""
 
     @property
     def prompts(self) -> PromptSet:

@@ -16,6 +16,7 @@ from memkit.engine.base import Request
 from memkit.engine.transformers import kv_cache
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import CompileError, ConfigError
+from memkit.models import rotary
 from memkit.models.loading import LoadedModel
 from memkit.prompts import phrase_questions
 from memkit.testing import TEXT, TINY_OPTIONS
@@ -64,9 +65,9 @@ def test_selected_tokens_keep_their_order_and_stand_side_by_side(
     values, whole = memory.values[1], teacher.prefix.values[1]
     assert torch.equal(values, whole[:, :, [start + i for i in chosen]])
     moved = kv_cache.KVCache(teacher.prefix.keys, teacher.prefix.values).shifted(
-        -7, kv_cache.inv_freq_of(teacher.base.model)
+        -7, rotary.inv_freq_of(teacher.base.model)
     )  # the second one stood at 9 and stands at 1 now; the third one likewise, at 10 - 8
-    eighth = kv_cache.rotate(moved.keys[1], torch.tensor([-1]), kv_cache.inv_freq_of(teacher.base.model))
+    eighth = rotary.rotate(moved.keys[1], torch.tensor([-1]), rotary.inv_freq_of(teacher.base.model))
     torch.testing.assert_close(memory.keys[1][:, :, 1], eighth[:, :, start + 9], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(memory.keys[1][:, :, 2], eighth[:, :, start + 10], rtol=1e-4, atol=1e-5)
 

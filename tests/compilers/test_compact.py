@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from memkit.artifact.ragged import read_ragged
 from memkit.compilers.base import Step
 from memkit.compilers.compact.budget import share_budget
 from memkit.compilers.compact.capped import capped, uniform_direction
-from memkit.compilers.compact.compiler import Compact, Layout
-from memkit.compilers.compact.config import CompactConfig
+from memkit.compilers.compact.compiler import Compact
+from memkit.compilers.compact.config import CompactConfig, parse_options
+from memkit.compilers.compact.layout import Layout, Size
 from memkit.compilers.compact.matching import Attention, match, nnls, ridge_regression
 from memkit.document import Document
 from memkit.engine.base import Request
@@ -28,6 +29,7 @@ from memkit.engine.transformers.engine import TransformersEngine
 from memkit.engine.transformers.ragged import RaggedKV, Rows
 from memkit.errors import CompileError, ConfigError
 from memkit.evals.records import generated
+from memkit.models import rotary
 from memkit.models.chat import text_ids
 from memkit.models.loading import LoadedModel, load
 from memkit.testing import TEXT, build_tiny_model, query_logits
@@ -39,6 +41,10 @@ LONG = TEXT * 3
 def grouped(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     """A tiny model with two KV heads."""
     return load(str(build_tiny_model(tmp_path_factory.mktemp("grouped"), kv_heads=2)))
+
+
+def parse(options: dict[str, Any]) -> dict[str, Any]:
+    return asdict(parse_options(options))
 
 
 def compiled(base: LoadedModel, text: str = LONG, **options: object) -> Artifact:
@@ -214,7 +220,7 @@ def test_questions_stand_right_behind_the_text(grouped: LoadedModel) -> None:
     """Moving the text and the question by the same distance changes only the distance of the header."""
     header = kv_cache.prefill(grouped.model, list(grouped.chat.header))
     full = kv_cache.prefill(grouped.model, text_ids(grouped.tokenizer, LONG), header)
-    inv_freq, moved = kv_cache.inv_freq_of(grouped.model), 40
+    inv_freq, moved = rotary.inv_freq_of(grouped.model), 40
     text = full.slice(header.tokens)
     reader = replace(grouped, model=TransformersEngine(grouped)._prefixes.ragged_reader)
     nearer = RaggedKV(RaggedKV.of(text.shifted(-moved, inv_freq)).layers, text.tokens - moved).after(header)
@@ -314,6 +320,47 @@ def test_the_capped_form_is_a_plain_memory(grouped: LoadedModel) -> None:
     assert ours == pytest.approx(engine.likelihood([Request(question, context=LONG)], ["Keldor"]), abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ratio": 4},
+        {"ratio": 2},
+        {"preset": "capped"},
+        {"ratio": 4, "cap": 4, "form": "capped"},
+        {"multiple": 64},
+        {"ratio": 60, "questions": False},
+    ],
+    ids=str,
+)
+def test_what_is_compiled_leaves_room_for_a_question(grouped: LoadedModel, options: dict[str, Any]) -> None:
+    config, most = CompactConfig(**parse(options)), 0
+    header = len(grouped.chat.header)
+    for tokens in range(64, 1500, 7):
+        try:
+            layout = Layout.of(grouped, config, tokens)
+        except CompileError:
+            continue
+        most, before = tokens, header
+        for number, cut in enumerate(layout.segments, start=1):
+            n = cut.stop - cut.start
+            assert before + n + min(n, layout.chunk) + len(grouped.chat.tail) + 128 <= grouped.window
+            before += Size.of(config, n, before, number == len(layout.segments)).positions
+        assert before + 128 + 64 <= grouped.window
+        assert before % config.multiple == 0 or config.multiple == 1
+    assert most > 200
+
+
+def test_an_estimate_knows_the_form(grouped: LoadedModel) -> None:
+    tokens = len(text_ids(grouped.tokenizer, LONG))
+    for options in ({}, {"preset": "capped"}, {"multiple": 64}, {"stored": "int8"}, {"stored": "int4"}):
+        made = Compact(options).compile(Document(LONG), grouped, tenant="mira")
+        predicted = Compact(options).estimate(tokens, grouped)
+        sizes = {spec.name: spec.nbytes for spec in Artifact.decode(made.data).manifest.tensors}
+        sizes.pop("rows", None)
+        assert sum(sizes.values()) == pytest.approx(predicted.nbytes, rel=0.01)
+        assert made.flops == pytest.approx(predicted.flops, rel=0.35)
+
+
 # -- refusals -----------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("options", "message"),
@@ -327,6 +374,12 @@ def test_the_capped_form_is_a_plain_memory(grouped: LoadedModel) -> None:
         ({"ridge": 0}, "ridge"),
         ({"stored": "int2"}, "stored"),
         ({"chunk": 0}, "chunk"),
+        ({"chunk": 2**70}, "chunk"),
+        ({"seed": "x"}, "seed"),
+        ({"seed": 2**65}, "seed"),
+        ({"cap": 1e308}, "cap"),
+        ({"ratio": "nan"}, "ratio must be a number"),
+        ({"multiple": 2.5}, "multiple"),
         ({"layers": 3}, "unknown option layers"),
     ],
 )
@@ -377,7 +430,7 @@ def test_positions_that_cannot_be_moved_are_refused(config: dict[str, Any], mess
     sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=64, **sizes, **config))
     with pytest.raises(ValueError, match=message):
-        kv_cache.inv_freq_of(model)
+        rotary.inv_freq_of(model)
 
 
 def test_a_model_that_rotates_a_part_of_each_head_is_refused() -> None:
@@ -387,4 +440,4 @@ def test_a_model_that_rotates_a_part_of_each_head_is_refused() -> None:
         )
     )
     with pytest.raises(ValueError, match="part of each head"):
-        kv_cache.inv_freq_of(partial)
+        rotary.inv_freq_of(partial)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from memkit.engine.base import Request
 from memkit.engine.transformers import kv_cache
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import CompileError, ConfigError, ModelError
+from memkit.models import rotary
 from memkit.models.loading import LoadedModel, load
 from memkit.testing import TEXT, TINY_OPTIONS, query_logits
 
@@ -118,7 +120,7 @@ def test_shifted_keys_are_the_keys_of_the_shifted_positions(tiny: LoadedModel) -
                 input_ids=tokens, position_ids=positions, past_key_values=cache, use_cache=True
             )
         caches.append(kv_cache.KVCache.of(cache))
-    moved = caches[1].shifted(-37, kv_cache.inv_freq_of(tiny.model))
+    moved = caches[1].shifted(-37, rotary.inv_freq_of(tiny.model))
     for a, b in zip(caches[0].keys, moved.keys, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
@@ -202,7 +204,7 @@ def test_a_later_segment_is_read_behind_the_earlier_memories(tiny: LoadedModel) 
         cache = before.cache()
         tiny.model.base_model(inputs_embeds=inputs, past_key_values=cache, use_cache=True)
         kept = kv_cache.KVCache.of(cache).slice(before.tokens + len(ids))
-    expected = kept.shifted(-len(ids), kv_cache.inv_freq_of(tiny.model))  # a fresh LoRA changes nothing
+    expected = kept.shifted(-len(ids), rotary.inv_freq_of(tiny.model))  # a fresh LoRA changes nothing
     for got, want in zip((*memory.keys, *memory.values), (*expected.keys, *expected.values), strict=True):
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
 
@@ -214,7 +216,7 @@ def test_a_model_that_does_not_fit_is_a_compile_error(
         LCC(options(targets=("absent_proj",))).compile(Document(TEXT), tiny, tenant="mira")
     monkeypatch.setattr(tiny.model.base_model.rotary_emb, "attention_scaling", 1.5)
     with pytest.raises(CompileError, match="attention scaling"):
-        LCC(options()).compile(Document(TEXT), tiny, tenant="mira")
+        LCC(options()).compile(Document(TEXT), replace(tiny), tenant="mira")
 
 
 def test_same_seed_gives_the_same_artifact(tiny: LoadedModel, compiled: Artifact) -> None:

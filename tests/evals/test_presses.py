@@ -15,6 +15,7 @@ from memkit.errors import ConfigError, MissingExtraError
 from memkit.evals.baselines import kvpress
 from memkit.evals.baselines.key_masks import keys_hidden
 from memkit.evals.run import EvalConfig, evaluate
+from memkit.models import rotary
 from memkit.models.loading import LoadedModel, load
 from memkit.testing import TEXT, build_tiny_model
 
@@ -133,7 +134,7 @@ def test_hidden_keys_have_no_effect(grouped: LoadedModel) -> None:
     )
     with keys_hidden(grouped.model, same):
         masked = hidden_states(grouped, kv)
-    inv_freq = kv_cache.inv_freq_of(grouped.model)
+    inv_freq = rotary.inv_freq_of(grouped.model)
     moved = few.shifted(few.tokens - kv.tokens, inv_freq)  # the question now stands that much earlier
     assert torch.allclose(hidden_states(grouped, moved), masked, atol=1e-4)
 

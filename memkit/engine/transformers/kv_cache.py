@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from memkit.models.rotary import rotate
+
 MIN_TEMPERATURE = 1e-4  # below it decoding is greedy: dividing by less overflows
 
 
@@ -95,43 +97,6 @@ class KVCache:
         2]``."""
         by = torch.tensor([offset], device=inv_freq.device)
         return KVCache(tuple(rotate(k, by, inv_freq) for k in self.keys), self.values)
-
-
-def rotate(keys: Tensor, offsets: Tensor, inv_freq: Tensor) -> Tensor:
-    """Move keys ``[..., token, head_dim]`` by ``offsets`` positions, which broadcast to ``[..., token]``.
-
-    RoPE is a rotation, so a key moves by rotating it further by ``offset · inv_freq``.
-    ``inv_freq`` is ``[head_dim / 2]``.
-    """
-    angles = offsets[..., None] * torch.cat((inv_freq, inv_freq)).float()
-    half = keys.shape[-1] // 2
-    across = torch.cat((-keys[..., half:], keys[..., :half]), -1)
-    return (keys * angles.cos() + across * angles.sin()).to(keys.dtype)
-
-
-def inv_freq_of(model: PreTrainedModel) -> Tensor:
-    """RoPE inverse frequencies ``[head_dim / 2]`` of a Llama-like model.
-
-    Raises `ValueError` for a model without rotary embeddings, with attention scaling, with frequencies that
-    depend on the length, or that rotates only a part of each head.
-    """
-    rotary = getattr(model.base_model, "rotary_emb", None)
-    if rotary is None or not hasattr(rotary, "inv_freq"):
-        raise ValueError(f"{type(model).__name__} has no rotary position embeddings to re-rotate")
-    if float(getattr(rotary, "attention_scaling", 1.0)) != 1.0:
-        raise ValueError("rotary embeddings with attention scaling are not supported")
-    if "dynamic" in str(getattr(rotary, "rope_type", "")) or getattr(rotary, "rope_type", "") == "longrope":
-        raise ValueError("rotary embeddings that depend on the text's length are not supported")
-    inv_freq = torch.as_tensor(rotary.inv_freq)
-    if 2 * len(inv_freq) != head_dim_of(model):
-        raise ValueError(f"{type(model).__name__} rotates only a part of each head, which is not supported")
-    return inv_freq
-
-
-def head_dim_of(model: PreTrainedModel) -> int:
-    """The size of an attention head."""
-    config = model.config
-    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from memkit.engine.transformers.decoder_checkpoint import load_decoder
 from memkit.engine.transformers.lora import load_adapter
 from memkit.engine.transformers.ragged import RaggedKV, Rows, with_ragged_attention
 from memkit.errors import ArtifactError, EngineError
+from memkit.models import rotary
 from memkit.models.loading import LoadedModel
 
 
@@ -184,7 +185,7 @@ def _ragged_memory(artifact: Artifact, model: PreTrainedModel) -> RaggedKV:
     """The memory of an artifact of kind ``ragged_kv``; see `memkit.artifact.ragged`."""
     layers, config = read_ragged(artifact), model.config
     _require_layers(len(layers), model)
-    shape = int(config.num_key_value_heads), kv_cache.head_dim_of(model)
+    shape = int(config.num_key_value_heads), rotary.head_dim_of(model)
     found = len(layers[0]), int(layers[0][0][0].shape[1])
     if found != shape:
         raise EngineError(

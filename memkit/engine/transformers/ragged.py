@@ -23,6 +23,7 @@ from memkit.engine.transformers.lora import shared_copy
 
 NAME = "memkit_ragged"
 MEMORY, OBSERVER = "ragged_memory", "attention_observer"  # arguments of the model's forward pass
+HIDDEN = -1e30  # added to hidden scores; finite, so that padding, which sees nothing, gets no NaN
 MAX_SCORES = 1 << 25  # attention scores that are in memory at once; a longer query is read in blocks
 
 
@@ -206,8 +207,8 @@ def _additive(mask: Tensor | None, n: int, attended: int, like: Tensor) -> Tenso
         mask = torch.ones(n, attended, dtype=torch.bool, device=like.device).tril(attended - n)[None, None]
     mask = mask[..., :attended]
     if mask.dtype != torch.bool:
-        return mask.float()
-    return torch.zeros(mask.shape, device=like.device).masked_fill(~mask, -torch.inf)
+        return mask.float().clamp(min=HIDDEN)
+    return torch.zeros(mask.shape, device=like.device).masked_fill(~mask, HIDDEN)
 
 
 def _attend(
