@@ -99,7 +99,7 @@ def test_else_what_trains(capped: LoadedModel) -> None:
     assert "compact: LlamaForCausalLM caps its attention scores" in choice.reason
 
 
-def test_nothing_that_the_engine_refuses(tiny: LoadedModel, other_model_folder: Path, tmp_path: Path) -> None:
+def test_nothing_that_the_engine_refuses(other_model_folder: Path, tmp_path: Path) -> None:
     other = load(str(other_model_folder), checkpoints=tmp_path)
     choice = choose("auto", other, False)
     assert choice.name == "lcc"
@@ -109,7 +109,6 @@ def test_nothing_that_the_engine_refuses(tiny: LoadedModel, other_model_folder: 
     refused = choose("auto", other, False)
     assert refused.name == "lcc"
     assert "meanpool: only the embedded engine runs the compressor's own decoder" in refused.reason
-    assert choose("auto", tiny, False).name == "lcc"
 
 
 def test_a_compressor_without_a_decoder_of_its_own_serves_every_engine(
