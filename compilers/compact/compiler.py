@@ -185,20 +185,24 @@ class _Compaction:
     def __init__(self, base: LoadedModel, config: CompactConfig, chunk: int, report: _Report) -> None:
         self.base, self.config, self.chunk, self.report = base, config, chunk, report
         self.meter, self.flops = FlopMeter(base.model), 0.0
-        if obstacle := Compact.obstacle(base, embedded=True) or unequal(base):
+        obstacle = Compact.obstacle(base, embedded=True)
+        if not obstacle:
+            self.model: PreTrainedModel = with_ragged_attention(base.model)
+            obstacle = unequal(base.model, self.model)
+        if obstacle:
             raise CompileError(
                 f"this model cannot have compact memories: {obstacle}. Its documents stay answerable from "
                 "their text; use another compiler"
             )
-        self.model: PreTrainedModel = with_ragged_attention(base.model)
         self.inv_freq = rotary.inv_freq_of(base.model)
         self.header = kv_cache.prefill(self.model, list(base.chat.header)) if base.chat.header else None
 
     def run(self, pieces: Sequence[Sequence[int]]) -> RaggedKV:
         """The memory of all segments, without the header; keys are rotated to their places behind it."""
         layers = int(self.model.config.num_hidden_layers)
-        for piece in pieces:
-            self.report.steps += math.ceil(len(piece) / self.chunk) + len(self._passes(piece)) + layers
+        passes = [self._passes(piece) for piece in pieces]
+        for piece, each in zip(pieces, passes, strict=True):
+            self.report.steps += math.ceil(len(piece) / self.chunk) + len(each) + layers
         kept: RaggedKV | None = None
         for number, piece in enumerate(pieces):
             if kept is None:
@@ -207,20 +211,19 @@ class _Compaction:
                 reading = Reading(None, 0, kept.after(self.header))
             last = number == len(pieces) - 1
             size = Size.of(self.config, len(piece), reading.tokens, last)
-            memory = self._segment(reading, piece, size.rows, size.positions)
+            memory = self._segment(reading, piece, passes[number], size)
             kept = memory if kept is None else kept.join(memory)
         if kept is None:
             raise CompileError("the document has no tokens")
         return kept
 
-    def _segment(self, reading: Reading, ids: Sequence[int], rows: int, positions: int) -> RaggedKV:
-        """The memory of one segment that is read behind ``reading``, with ``rows`` rows a head on average."""
+    def _segment(self, reading: Reading, ids: Sequence[int], passes: Sequence[Pass], size: Size) -> RaggedKV:
+        """The memory, of that size, of one segment that is read behind ``reading``."""
         config, start = self.config, reading.tokens
         for extended in reading.extended(self.model, ids, self.chunk):
             reading = extended
             self.report("read")
         self.flops += self.meter.forward_flops(len(ids), start)
-        passes = self._passes(ids)
         # Recorded queries are in memory until the fit, so the passes of a long text share a limit.
         limit = min(config.queries, -(-FULL_PASSES * config.queries // len(passes)))
         references = [LayerReferences.of(w) for w in write_weights(self.model, reading, config.writes)]
@@ -237,18 +240,18 @@ class _Compaction:
         heads = references[0].squares.shape[0]
         masks = share_budget(
             [layer.importance() for layer in references],
-            rows * heads * len(references),
-            max(1, round(config.floor * rows)),
-            math.ceil(config.cap * rows) or len(ids),
+            size.rows * heads * len(references),
+            max(1, round(config.floor * size.rows)),
+            math.ceil(config.cap * size.rows) or len(ids),
         )
         layers = []
         for layer, (seen, mask) in enumerate(zip(references, masks, strict=True)):
             spans = seen.by_span()
             layers.append(
-                tuple(self._head(reading, layer, spans, g, mask[g], positions) for g in range(heads))
+                tuple(self._head(reading, layer, spans, g, mask[g], size.positions) for g in range(heads))
             )
             self.report("fit")
-        return RaggedKV(tuple(layers), positions)
+        return RaggedKV(tuple(layers), size.positions)
 
     def _passes(self, ids: Sequence[int]) -> list[Pass]:
         """The reference passes over a segment."""

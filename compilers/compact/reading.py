@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from memkit.engine.transformers import kv_cache
-from memkit.engine.transformers.ragged import MEMORY, RaggedBatch, RaggedKV
+from memkit.engine.transformers.ragged import RaggedKV
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,13 @@ class Reading:
 
     def inputs(self, ids: Sequence[int], device: torch.device) -> dict[str, Any]:
         """Arguments of a forward pass over ``ids`` behind the text."""
-        cache = self.cache.cache() if self.cache else kv_cache.KVCache((), ()).cache()
         positions = torch.arange(self.tokens, self.tokens + len(ids), device=device)[None]
-        memory = {MEMORY: RaggedBatch((self.memory,))} if self.memory else {}
         return {
             "input_ids": torch.tensor([list(ids)], device=device),
             "position_ids": positions,
-            "past_key_values": cache,
+            "past_key_values": self.cache.cache() if self.cache else DynamicCache(),
             "use_cache": True,
-            **memory,
+            **(self.memory.inputs() if self.memory else {}),
         }
 
     @torch.no_grad()
