@@ -4,11 +4,12 @@ The text is read once, and once more as the answer to "Please repeat the text.";
 phrases of its sentences, with the sentences as their answers, are read too. How the tokens of these
 reference passes attend to the text says which keys each head needs. One budget of rows (cached keys with
 their values) is shared over all heads of all layers, because heads need very different numbers. The kept
-keys get biases and values with which they stand for all of them. Two prefills (above 4x about four) and
-some linear algebra.
+keys get biases and values with which they stand for all of them, and above 4x they are moved, too. Two
+prefills (above 4x about four) and some linear algebra.
 
 References
     Fast KV Compaction via Attention Matching (Zweiger et al., 2026), §3: biases and values.
+    KVSculpt (2026): keys that are moved; see `memkit.compilers.compact.refine`.
     KVzip (Kim et al., 2025), §3.2: the text's repetition as reference queries, one budget over all heads.
 
 Departures
@@ -36,6 +37,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +53,11 @@ from memkit.compilers.compact.budget import share_budget
 from memkit.compilers.compact.capped import capped, uniform_direction
 from memkit.compilers.compact.config import CompactConfig, parse_options
 from memkit.compilers.compact.layout import Layout, Size
-from memkit.compilers.compact.matching import NNLS_STEPS, match
+from memkit.compilers.compact.matching import NNLS_STEPS, fit_values, match
 from memkit.compilers.compact.passes import Pass, dialogues, repetitions
 from memkit.compilers.compact.reading import Reading
 from memkit.compilers.compact.reference import LayerReferences, Reference, observe
+from memkit.compilers.compact.refine import refine_flops, refined
 from memkit.compilers.compact.self_check import unequal
 from memkit.compilers.compact.writes import write_weights
 from memkit.compilers.distillation.flops import FlopMeter
@@ -239,7 +242,7 @@ class _Compaction:
             self.flops += self.meter.attention * pairs
         heads = references[0].squares.shape[0]
         masks = share_budget(
-            [layer.importance() for layer in references],
+            [layer.importance(config.sharpen if config.refinement else 1.0) for layer in references],
             size.rows * heads * len(references),
             max(1, round(config.floor * size.rows)),
             math.ceil(config.cap * size.rows) or len(ids),
@@ -274,28 +277,38 @@ class _Compaction:
         if cache is None:
             raise CompileError("the document has no tokens")
         keys, values = (part[layer][0, head, reading.start :] for part in (cache.keys, cache.values))
-        fitted, biases = list[Tensor](), list[Tensor]()
+        parts = list[Rows]()
         for chunk in spans:
             kept = mask[chunk.span].nonzero().flatten()
-            attention = chunk.attention(head, keys[chunk.span])
-            value, bias = match(
-                attention,
-                values[chunk.span].float(),
-                kept,
-                bias=config.bias,
-                refit=config.values,
-                ridge=config.ridge,
+            parts.append(
+                self._fitted(chunk, head, keys[chunk.span].float(), values[chunk.span].float(), kept)
             )
-            self.flops += _fit_flops(
-                len(chunk.rest[head]), len(kept), len(values[chunk.span]), values.shape[1]
-            )
-            fitted.append(value)
-            biases.append(bias)
-        rows = Rows(keys[mask], torch.cat(fitted).to(values.dtype), torch.cat(biases))
+        rows = reduce(Rows.join, parts)
+        rows = Rows(rows.keys.to(keys.dtype), rows.values.to(values.dtype), rows.bias)
         if config.form == "capped":
             rows = self._capped(rows, spans, head, keys, positions)
         moved = torch.tensor([positions - reading.context], device=keys.device)
         return Rows(rotary.rotate(rows.keys, moved, self.inv_freq), rows.values, rows.bias)
+
+    def _fitted(self, chunk: Reference, head: int, keys: Tensor, values: Tensor, kept: Tensor) -> Rows:
+        """Rows for the ``kept`` of the keys of a chunk, in float32."""
+        config, attention, queries = self.config, chunk.attention(head, keys), chunk.query[head]
+        value, bias = match(
+            attention, values, kept, bias=config.bias, refit=config.values, ridge=config.ridge
+        )
+        self.flops += _fit_flops(len(queries), len(kept), len(keys), keys.shape[1])
+        rows = Rows(keys[kept], value, bias)
+        if not config.refinement:
+            return rows
+        generator = torch.Generator().manual_seed(config.seed)
+        rows = refined(queries, attention, keys, values, rows, config.refinement, generator)
+        self.flops += refine_flops(len(rows), keys.shape[1], config.refinement)
+        if len(rows) < len(keys):
+            scores = queries @ rows.keys.T + rows.bias
+            rows = Rows(
+                rows.keys, fit_values(attention, values, scores, rows.values, config.ridge), rows.bias
+            )
+        return rows
 
     def _capped(self, rows: Rows, spans: Sequence[Reference], head: int, keys: Tensor, length: int) -> Rows:
         """``length`` rows without biases that read like these; see `memkit.compilers.compact.capped`."""

@@ -11,6 +11,7 @@ from memkit.artifact.quantization import STORED, Stored
 from memkit.compilers.base import configure, require_at_least
 
 MAX_INTEGER = 1 << 31
+REFINE_STEPS = 30  # more of them fit the references better and unseen questions worse
 REPEAT_ALONE = 4.0  # up to this ratio the repetition alone serves as well, in two prefills
 Form = Literal["ragged", "capped"]
 
@@ -26,6 +27,8 @@ class CompactConfig:
     cap: float = 0.0  # most rows of a head, in multiples of the average; 0: no cap
     writes: float = 0.75  # power of the norm of what a value writes, by which attention is weighted
     questions: bool | None = None  # questions about the sentences as references, too; None: above 4x
+    refine: int | None = None  # iterations that move the kept keys; None: 30 above 4x, else 0
+    sharpen: float = 1.2  # with refine: power of a key's importance relative to the mean of its head
     bias: bool = True  # refit each key's attention mass
     values: bool = True  # refit the values
     ridge: float = 1e-3  # of the values' least squares, as a share of the mean squared weight
@@ -38,7 +41,9 @@ class CompactConfig:
         for name in ("multiple", "queries", "chunk", "seed"):
             if type(getattr(self, name)) is not int or not 0 <= getattr(self, name) < MAX_INTEGER:
                 raise ValueError(f"{name} must be a whole number from 0 on, got {getattr(self, name)!r:.40}")
-        for name in ("ratio", "floor", "cap", "writes", "ridge"):
+        if self.refine is not None and (type(self.refine) is not int or not 0 <= self.refine < MAX_INTEGER):
+            raise ValueError(f"refine must be a whole number from 0 on, got {self.refine!r:.40}")
+        for name in ("ratio", "floor", "cap", "writes", "ridge", "sharpen"):
             if type(getattr(self, name)) not in (int, float):
                 raise ValueError(f"{name} must be a number, got {getattr(self, name)!r:.40}")
         if not 1 <= self.ratio < math.inf:
@@ -56,6 +61,8 @@ class CompactConfig:
             raise ValueError(f"cap must be at least 1, or 0 for none, got {self.cap}")
         if not 0 < self.ridge < math.inf:
             raise ValueError(f"ridge must be positive, got {self.ridge}")
+        if not 0 < self.sharpen < math.inf:
+            raise ValueError(f"sharpen must be positive, got {self.sharpen}")
         if not 0 <= self.writes < math.inf:
             raise ValueError(f"writes must not be negative, got {self.writes}")
         if self.stored not in STORED:
@@ -66,6 +73,13 @@ class CompactConfig:
     def asks(self) -> bool:
         """Whether questions about the sentences are references, too."""
         return self.ratio > REPEAT_ALONE if self.questions is None else self.questions
+
+    @property
+    def refinement(self) -> int:
+        """Iterations that move the kept keys."""
+        if self.refine is not None:
+            return self.refine
+        return REFINE_STEPS if self.ratio > REPEAT_ALONE and self.bias and self.values else 0
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -59,7 +59,7 @@ def match(
     if bias:
         mass = nnls(share[:, kept].double(), share.sum(1).double())
         added = mass.clamp(math.exp(-MAX_BIAS), math.exp(MAX_BIAS)).log().to(added.dtype)
-    fitted = _values(attention, share, values, kept, added, ridge) if refit else own
+    fitted = fit_values(attention, values, attention.scores[:, kept] + added, own, ridge) if refit else own
     if not bool(fitted.isfinite().all()) or not bool(added.isfinite().all()):
         raise CompileError(
             "the least squares of the compact memory gave numbers that are not finite; raise the option "
@@ -68,16 +68,14 @@ def match(
     return fitted, added
 
 
-def _values(
-    attention: Attention, share: Tensor, values: Tensor, kept: Tensor, bias: Tensor, ridge: float
-) -> Tensor:
-    """The values with which the kept keys give the full attention's output, by ridge towards their own."""
-    scores = attention.scores[:, kept] + bias
-    total = torch.logaddexp(scores.logsumexp(1), attention.rest)
-    design = (scores - total[:, None]).exp().double()  # [query, kept key]
-    elsewhere = (attention.rest - attention.total()).exp() - (attention.rest - total).exp()
-    target = share @ values + elsewhere[:, None] * attention.read
-    return ridge_regression(design, target.double(), values[kept].double(), ridge).to(values.dtype)
+def fit_values(attention: Attention, values: Tensor, scores: Tensor, start: Tensor, ridge: float) -> Tensor:
+    """The values ``[row, head_dim]`` with which rows of these ``scores`` ``[query, row]`` give the output of
+    ``attention`` to all ``values`` ``[key, head_dim]``, by ridge towards ``start``."""
+    before, total = attention.total(), torch.logaddexp(scores.logsumexp(1), attention.rest)
+    design = (scores - total[:, None]).exp().double()  # [query, row]
+    elsewhere = (attention.rest - before).exp() - (attention.rest - total).exp()
+    target = attention.weights() @ values + elsewhere[:, None] * attention.read
+    return ridge_regression(design, target.double(), start.double(), ridge).to(values.dtype)
 
 
 def ridge_regression(design: Tensor, target: Tensor, start: Tensor, ridge: float) -> Tensor:

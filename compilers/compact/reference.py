@@ -21,6 +21,8 @@ from memkit.compilers.compact.reading import Reading
 from memkit.engine.transformers.ragged import MAX_SCORES, OBSERVER, RaggedBatch
 from memkit.errors import CompileError
 
+_TINY = 1e-30
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -59,9 +61,14 @@ class LayerReferences:
         """Nothing seen yet."""
         return cls(weight, torch.zeros_like(weight[:, 0]))
 
-    def importance(self) -> Tensor:
-        """How much a key matters ``[kv_head, key]``, comparable over heads and layers."""
-        return (self.squares / max(self.count, 1)).sqrt()
+    def importance(self, sharpen: float = 1.0) -> Tensor:
+        """How much a key matters ``[kv_head, key]``, comparable over heads and layers.
+
+        With ``sharpen`` above one, the keys that stand out in their head gain, and with them the heads that
+        need few of their keys for much of their attention.
+        """
+        plain = (self.squares / max(self.count, 1)).sqrt()
+        return plain.pow(sharpen) * plain.mean(-1, keepdim=True).clamp(min=_TINY).pow(1 - sharpen)
 
     def by_span(self) -> list[Reference]:
         """The recorded queries, those of the same keys together, in the order of the keys."""

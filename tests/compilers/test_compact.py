@@ -22,6 +22,7 @@ from memkit.compilers.compact.compiler import Compact
 from memkit.compilers.compact.config import CompactConfig, parse_options
 from memkit.compilers.compact.layout import Layout, Size
 from memkit.compilers.compact.matching import Attention, match, nnls, ridge_regression
+from memkit.compilers.compact.refine import QUERIES, refined
 from memkit.document import Document
 from memkit.engine.base import Request
 from memkit.engine.transformers import kv_cache
@@ -131,6 +132,39 @@ def test_a_head_that_no_query_attends_to_keeps_its_values() -> None:
     fitted, bias = match(nowhere, values, torch.arange(4), bias=True, refit=True, ridge=1e-3)
     assert torch.allclose(fitted, values[:4], atol=1e-4)
     assert not bias.any()
+
+
+@pytest.mark.parametrize("queries", [400, QUERIES + 500])
+def test_moved_keys_answer_unseen_queries_better(queries: int) -> None:
+    torch.manual_seed(1)
+    keys, values = torch.randn(40, 8), torch.randn(40, 8)
+    asked, unseen = torch.randn(queries, 8), torch.randn(300, 8)
+    seen, test = (Attention(q @ keys.T, torch.zeros(len(q)), torch.zeros(len(q), 8)) for q in (asked, unseen))
+    kept = seen.weights().square().mean(0).topk(10).indices
+    value, bias = match(seen, values, kept, bias=True, refit=True, ridge=1e-3)
+    start = Rows(keys[kept], value, bias)
+    moved = refined(asked, seen, keys, values, start, 30, torch.Generator().manual_seed(0))
+
+    def error(rows: Rows) -> float:
+        scores = unseen @ rows.keys.T + rows.bias
+        total = torch.logaddexp(scores.logsumexp(1), test.rest)
+        wrong = (scores - total[:, None]).exp() @ rows.values - test.weights() @ values
+        return float(wrong.square().sum())
+
+    assert error(moved) < 0.9 * error(start)
+
+
+def test_rows_that_cannot_be_refined_stay() -> None:
+    attention, values = attention_of(30, 12)
+    keys, queries, generator = torch.randn(12, 8), torch.randn(30, 8), torch.Generator()
+    rows = Rows(keys[:4], values[:4], torch.zeros(4))
+    whole = Rows(keys, values, torch.zeros(12))
+    broken = Rows(keys[:4], values[:4].clone().fill_(torch.nan), torch.zeros(4))
+    none = replace(attention, scores=attention.scores[:0], rest=attention.rest[:0], read=attention.read[:0])
+    assert refined(queries, attention, keys, values, rows, 0, generator) is rows
+    assert refined(queries, attention, keys, values, whole, 9, generator) is whole
+    assert refined(queries, attention, keys, values, broken, 9, generator) is broken
+    assert refined(queries[:0], none, keys, values, rows, 9, generator) is rows
 
 
 def test_numbers_that_are_not_finite_are_an_error() -> None:
@@ -372,6 +406,9 @@ def test_an_estimate_knows_the_form(grouped: LoadedModel) -> None:
         ({"cap": 0.5}, "cap"),
         ({"floor": 2}, "floor"),
         ({"ridge": 0}, "ridge"),
+        ({"refine": -1}, "refine"),
+        ({"refine": 2.5}, "refine"),
+        ({"sharpen": 0}, "sharpen"),
         ({"stored": "int2"}, "stored"),
         ({"chunk": 0}, "chunk"),
         ({"chunk": 2**70}, "chunk"),
