@@ -4,8 +4,8 @@ The text is read once, and once more as the answer to "Please repeat the text.";
 phrases of its sentences, with the sentences as their answers, are read too. How the tokens of these
 reference passes attend to the text says which keys each head needs. One budget of rows (cached keys with
 their values) is shared over all heads of all layers, because heads need very different numbers. The kept
-keys get biases and values with which they stand for all of them, and above 4x they are moved, too. Two
-prefills (above 4x about four) and some linear algebra.
+keys get biases and values with which they stand for all of them, and are moved to where they do so best.
+Two prefills (above 4x about four), some linear algebra and a few iterations on each head's queries.
 
 References
     Fast KV Compaction via Attention Matching (Zweiger et al., 2026), §3: biases and values.
@@ -142,7 +142,17 @@ class Compact:
             size = Size.of(config, n, before, number == len(layout.segments))
             before += size.positions
             rows += size.positions if config.form == "capped" else size.rows
+            if size.rows < n:
+                total += _refine_flops(base.model, config, min(again, layout.chunk), size.rows)
         return Estimate(total, _nbytes(base.model, config, rows))
+
+
+def _refine_flops(model: PreTrainedModel, config: CompactConfig, tokens: float, rows: int) -> float:
+    """Operations to refine ``rows`` rows a head for the queries of that many reference tokens."""
+    layers, heads = int(model.config.num_hidden_layers), int(model.config.num_key_value_heads)
+    queries = int(tokens) * int(model.config.num_attention_heads) // heads
+    each = refine_flops(queries, rows, rotary.head_dim_of(model), config.refinement)
+    return layers * heads * each
 
 
 def _nbytes(model: PreTrainedModel, config: CompactConfig, rows: int) -> float:
@@ -302,8 +312,8 @@ class _Compaction:
             return rows
         generator = torch.Generator().manual_seed(config.seed)
         rows = refined(queries, attention, keys, values, rows, config.refinement, generator)
-        self.flops += refine_flops(len(rows), keys.shape[1], config.refinement)
         if len(rows) < len(keys):
+            self.flops += refine_flops(len(queries), len(rows), keys.shape[1], config.refinement)
             scores = queries @ rows.keys.T + rows.bias
             rows = Rows(
                 rows.keys, fit_values(attention, values, scores, rows.values, config.ridge), rows.bias

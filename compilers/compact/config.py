@@ -11,7 +11,10 @@ from memkit.artifact.quantization import STORED, Stored
 from memkit.compilers.base import configure, require_at_least
 
 MAX_INTEGER = 1 << 31
-REFINE_STEPS = 30  # more of them fit the references better and unseen questions worse
+REFINE_STEPS, REFINE_STEPS_ABOVE = (
+    20,
+    30,
+)  # up to `REPEAT_ALONE` and above; more of them fit the references better and unseen questions worse
 REPEAT_ALONE = 4.0  # up to this ratio the repetition alone serves as well, in two prefills
 Form = Literal["ragged", "capped"]
 
@@ -27,7 +30,7 @@ class CompactConfig:
     cap: float = 0.0  # most rows of a head, in multiples of the average; 0: no cap
     writes: float = 0.75  # power of the norm of what a value writes, by which attention is weighted
     questions: bool | None = None  # questions about the sentences as references, too; None: above 4x
-    refine: int | None = None  # iterations that move the kept keys; None: 30 above 4x, else 0
+    refine: int | None = None  # iterations that move the kept keys; None: 20, above 4x 30
     sharpen: float = 1.2  # with refine: power of a key's importance relative to the mean of its head
     bias: bool = True  # refit each key's attention mass
     values: bool = True  # refit the values
@@ -79,7 +82,9 @@ class CompactConfig:
         """Iterations that move the kept keys."""
         if self.refine is not None:
             return self.refine
-        return REFINE_STEPS if self.ratio > REPEAT_ALONE and self.bias and self.values else 0
+        if not (self.bias and self.values):
+            return 0
+        return REFINE_STEPS_ABOVE if self.ratio > REPEAT_ALONE else REFINE_STEPS
 
 
 PRESETS: dict[str, dict[str, Any]] = {

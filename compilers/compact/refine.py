@@ -68,9 +68,10 @@ def refined(
     return Rows((rows.keys + moved * unit).detach(), value.detach(), bias.detach())
 
 
-def refine_flops(rows: int, size: int, steps: int) -> float:
-    """Operations to refine ``rows`` rows of so many dimensions."""
-    return 12.0 * EVALUATIONS * steps * QUERIES * rows * size  # two products and their gradients
+def refine_flops(queries: int, rows: int, size: int, steps: int) -> float:
+    """Operations to refine ``rows`` rows of so many dimensions for that many queries."""
+    products = 12.0 * min(queries, QUERIES) * rows * size  # two, and their gradients
+    return EVALUATIONS * steps * products
 
 
 def _drawn(mass: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
