@@ -11,6 +11,8 @@ import pytest
 
 from memkit.bench import artifact_corruption, compact, plots, startup, ttft
 from memkit.bench.compile import BenchConfig, bench
+from memkit.compilers.compact.compiler import Compact
+from memkit.compilers.distillation.flops import FlopMeter
 from memkit.errors import ConfigError, ModelError
 from memkit.evals.reports import markdown
 from memkit.models import shapes
@@ -36,10 +38,13 @@ def test_first_tokens_stand_beside_what_flops_allow(tiny_model_folder: Path) -> 
 
 def test_compact_memories_stand_beside_the_prefilled_text(tiny_model_folder: Path) -> None:
     config = compact.CompactBenchConfig((40, 120), 4.0, answer=3, repeats=1, model=str(tiny_model_folder))
+    base, compiler = load(str(tiny_model_folder)), Compact({"ratio": 4.0})
     shorter, longer = compact.bench(config)["rows"]
     for row in (shorter, longer):
-        assert row["memory_tokens"] == -(-row["context_tokens"] // 4)
-        assert 2 <= row["flops_ratio"] <= 4  # the request to repeat is as long as such a text
+        tokens = row["context_tokens"]
+        prefill = FlopMeter(base.model).forward_flops(tokens, 0)
+        assert row["flops_ratio"] == pytest.approx(compiler.estimate(tokens, base).flops / prefill, rel=0.2)
+        assert row["memory_tokens"] == -(-tokens // 4)
         assert row["peak_bytes"] >= row["model_bytes"] > 0
         assert row["first_ratio"] == row["full_first_ms"] / row["first_ms"]
     assert longer["artifact_bytes"] > 2 * shorter["artifact_bytes"]
