@@ -224,6 +224,8 @@ def test_training_takes_over_once_it_pays(memory: Memory, quick: None) -> None:
     assert [outcome.status for outcome in report.outcomes] == ["compiled"]
     assert (memory.get(info.id).compiler, memory.get(info.id).version) == ("lcc", 2)
     assert due(plan(memory, NOW)) == []
+    memory.bank.versions.rollback(memory.owner, info.id, 1)
+    assert due(plan(memory, NOW)) == []  # the user's choice
 
 
 def test_training_that_failed_is_not_repeated(memory: Memory) -> None:

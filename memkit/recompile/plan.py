@@ -197,7 +197,14 @@ def _may_train(memory: Memory, info: MemoryInfo, choice: Choice) -> bool:
     """Whether it has to be asked if training pays for a memory."""
     if memory.compiler != AUTO or not choice.at_once or info.pinned or not info.asked:
         return False
-    return info.behind > 0 or info.compiler in (None, *READERS)
+    return info.behind > 0 or (info.compiler in (None, *READERS) and not _rolled_back(memory, info))
+
+
+def _rolled_back(memory: Memory, info: MemoryInfo) -> bool:
+    """Whether a newer version from `TRAINED` is there and was given up for the current one."""
+    newer = (v for v in memory.bank.versions.history(memory.owner, info.id) if v.version > info.version)
+    fingerprint = memory.local.fingerprint
+    return any(v.compiler == TRAINED and v.fingerprint in (None, fingerprint) for v in newer)
 
 
 def _task(
