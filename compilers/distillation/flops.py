@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from memkit.models import rotary
+
 
 class FlopMeter:
     """Adds up the FLOPs of forward passes of a Llama-like model in ``total``.
@@ -32,7 +34,5 @@ class FlopMeter:
 
 def kv_bytes(model: Any, tokens: int) -> int:
     """The size in bytes of the float32 keys and values of ``tokens`` tokens."""
-    config = model.config
-    heads = int(config.num_key_value_heads)
-    size = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
-    return 2 * 4 * int(config.num_hidden_layers) * heads * size * tokens
+    heads = int(model.config.num_hidden_layers) * int(model.config.num_key_value_heads)
+    return 2 * 4 * heads * rotary.head_dim_of(model) * tokens

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from memkit.artifact.format import Artifact
-from memkit.artifact.quantization import dequantized
+from memkit.artifact.kv import read_kv
 from memkit.artifact.ragged import KIND as RAGGED
 from memkit.artifact.ragged import read_ragged
 from memkit.engine.transformers import kv_cache
@@ -77,7 +77,7 @@ class Prefixes:
     def of(self, artifact: Artifact) -> Prefix:
         """The prefix of an artifact.
 
-        Raises `EngineError` for an unsupported kind, another number of layers or a trained decoder that is
+        Raises `EngineError` for an unsupported kind, another model's shape or a trained decoder that is
         absent, and `ArtifactError` for a malformed artifact.
         """
         kind, base = artifact.manifest.kind, self.base
@@ -164,33 +164,27 @@ def embeddings_of(artifact: Artifact, hidden: int) -> Tensor:
 
 
 def _memory(artifact: Artifact, model: PreTrainedModel) -> kv_cache.KVCache:
-    """The KV of an artifact of kind ``kv``: tensors ``keys`` and ``values``, ``[layer, kv_head, token,
-    head_dim]``."""
-    keys, values = (
-        tuple(layer[None].to(model.device, model.dtype) for layer in dequantized(artifact, name))
-        for name in ("keys", "values")
-    )
-    _require_layers(len(keys), model)
-    if any(part.dim() != 4 for part in (*keys, *values)):
-        raise ArtifactError("not a sound memory: keys and values are not [layer, kv_head, token, head_dim]")
-    return kv_cache.KVCache(keys, values)
+    """The KV of an artifact of kind ``kv``; see `memkit.artifact.kv`."""
+    keys, values = read_kv(artifact)
+    _require_shape((len(keys), keys.shape[1], keys.shape[3]), model)
+    parts = [tuple(layer[None].to(model.device, model.dtype) for layer in part) for part in (keys, values)]
+    return kv_cache.KVCache(*parts)
 
 
-def _require_layers(layers: int, model: PreTrainedModel) -> None:
-    if layers != int(model.config.num_hidden_layers):
-        raise EngineError(f"the artifact has {layers} layers, the model {model.config.num_hidden_layers}")
+def _require_shape(found: tuple[int, int, int], model: PreTrainedModel) -> None:
+    """Raise `EngineError` unless a memory of these layers, KV heads and head size fits the model."""
+    config = model.config
+    heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+    own = int(config.num_hidden_layers), heads, rotary.head_dim_of(model)
+    if found != own:
+        sizes = ["{} layers of {} heads of {}".format(*each) for each in (found, own)]
+        raise EngineError(f"the artifact has {sizes[0]}, the model {sizes[1]}")
 
 
 def _ragged_memory(artifact: Artifact, model: PreTrainedModel) -> RaggedKV:
     """The memory of an artifact of kind ``ragged_kv``; see `memkit.artifact.ragged`."""
-    layers, config = read_ragged(artifact), model.config
-    _require_layers(len(layers), model)
-    shape = int(config.num_key_value_heads), rotary.head_dim_of(model)
-    found = len(layers[0]), int(layers[0][0][0].shape[1])
-    if found != shape:
-        raise EngineError(
-            f"the artifact has {found[0]} heads of {found[1]}, the model {shape[0]} of {shape[1]}"
-        )
+    layers = read_ragged(artifact)
+    _require_shape((len(layers), len(layers[0]), int(layers[0][0][0].shape[1])), model)
     device, dtype = model.device, model.dtype
     return RaggedKV(
         tuple(

@@ -304,7 +304,7 @@ def test_ranks_together_hold_header_and_memory(size: int) -> None:
 
 def test_pages_of_another_shape_or_number_are_refused(prefix: Header, memory: Artifact) -> None:
     share = Share(slice(0, 2), slice(0, 1))
-    with pytest.raises(ArtifactError, match="has the shape"):
+    with pytest.raises(ArtifactError, match="have the shape"):
         Pages(replace(prefix, keys=prefix.keys[:1], values=prefix.values[:1]), memory, share)
     with pytest.raises(EngineError, match="kv-cache-dtype"):
         require_pooled(torch.float8_e4m3fn)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from memkit.artifact.format import Artifact
-from memkit.artifact.quantization import dequantized
+from memkit.artifact.kv import read_kv
 from memkit.engine.sglang.plugin.header import Header
 from memkit.errors import ArtifactError, EngineError
 
@@ -60,15 +60,11 @@ class Pages:
 
     def __init__(self, prefix: Header, artifact: Artifact, share: Share) -> None:
         self._header = prefix.keys, prefix.values
-        memory = dequantized(artifact, "keys"), dequantized(artifact, "values")
-        self._memory, self._share = memory, share
-        wanted = list(prefix.keys.shape)
+        self._memory, self._share = read_kv(artifact), share
+        found, wanted = list(self._memory[0].shape), list(prefix.keys.shape)
         wanted[2] = artifact.manifest.tokens
-        for name, part in zip(("keys", "values"), memory, strict=True):
-            if list(part.shape) != wanted or not part.is_floating_point():
-                raise ArtifactError(
-                    f"not a sound memory: {name} has the shape {list(part.shape)}, not {wanted}"
-                )
+        if found != wanted:
+            raise ArtifactError(f"not a sound memory: its keys have the shape {found}, not {wanted}")
         self.tokens = len(prefix.ids) + artifact.manifest.tokens
 
     def rows(self, layer: int, start: int, stop: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
