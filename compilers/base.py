@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from memkit.models.loading import LoadedModel
 
 C = TypeVar("C")
+MAX_INTEGER = 1 << 63
+_WANTED = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "text"}
 
 
 @dataclass(frozen=True)
@@ -100,13 +102,38 @@ def configure(
     if preset is not None and (not isinstance(preset, str) or preset not in presets):
         raise ConfigError(f"unknown preset {preset!r:.80}; there are: {', '.join(sorted(presets))}")
     values = {**(presets[preset] if preset else {}), **options}
-    known = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    if unknown := sorted(set(values) - known):
-        raise ConfigError(f"unknown option {', '.join(unknown)}; there are: {', '.join(sorted(known))}")
+    fields = {f.name: f.type for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    if unknown := sorted(str(name) for name in set(values) - set(fields)):
+        raise ConfigError(f"unknown option {', '.join(unknown)}; there are: {', '.join(sorted(fields))}")
+    for name, value in values.items():
+        if wanted := _wanted(str(fields[name]), value):
+            raise ConfigError(f"{name} must be {wanted}, got {_shown(value)}")
     try:
         return kind(**values)
     except (TypeError, ValueError) as error:
         raise ConfigError(str(error)) from error
+
+
+def _wanted(annotation: str, value: object) -> str:
+    """What an option takes if ``value`` is something else, or "".
+
+    It is annotated as ``bool``, ``int``, ``float`` or ``str``, or as one of them ``| None``. Of others the
+    config itself knows what it takes.
+    """
+    names = annotation.split(" | ")
+    given = "None" if value is None else type(value).__name__
+    if not set(names) <= {*_WANTED, "None"}:
+        return ""
+    if type(value) is int and abs(value) >= MAX_INTEGER:
+        return f"less than {MAX_INTEGER:.0e}"
+    if given in names or (given == "int" and "float" in names):
+        return ""
+    return " or ".join(_WANTED[name] for name in names if name in _WANTED)
+
+
+def _shown(value: object) -> str:
+    """A value in an error message; Python refuses to write very long numbers."""
+    return "a huge number" if type(value) is int and abs(value) >= MAX_INTEGER else f"{value!r:.40}"
 
 
 def require_at_least(config: Any, minimum: int, *names: str) -> None:

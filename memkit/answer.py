@@ -41,9 +41,9 @@ class Trace:
     memory's source. ``probes`` is the number of one-token requests before the answer.
 
     ``prompt_tokens`` includes the artifact's positions; ``completion_tokens`` is the answer's length.
-    ``stopped`` says that the model ended the answer before the limit of tokens. ``route_ms``, ``ttft_ms``
-    (time to first token) and ``total_ms`` are milliseconds. ``notes`` are remarks. ``parts`` are the parts
-    of the memory that the model read, and in which form.
+    ``stopped`` says that the model ended the answer before the limit of tokens. ``route_ms`` are the
+    milliseconds of routing, ``ttft_ms`` those from there to the first token and ``total_ms`` to the last.
+    ``notes`` are remarks. ``parts`` are the parts of the memory that the model read, and in which form.
     """
 
     question: str

@@ -1,8 +1,6 @@
 """The capped form: the same number of rows in every head, without biases, for servers with stock attention.
 
-Heads with fewer rows are filled up with keys that no query attends to: they lie along a direction in which
-all reference queries are negative. A bias is folded into its key by a change along the direction in which
-all of them are one.
+A bias is folded into its key by a change along the direction whose product with all reference queries is one.
 """
 
 from __future__ import annotations
@@ -12,9 +10,7 @@ from torch import Tensor
 
 from memkit.engine.transformers.ragged import Rows
 
-FAR = 30.0  # nats below the attention's total at which a filling key lies for every reference query
 RIDGE = 1e-4  # of the direction, as a share of the queries' mean square
-_MAX_LENGTH = 1e4  # of a filling key: half-precision numbers hold it
 
 
 def uniform_direction(queries: Tensor) -> Tensor:
@@ -26,22 +22,15 @@ def uniform_direction(queries: Tensor) -> Tensor:
     return solution.float()
 
 
-def capped(
-    rows: Rows, direction: Tensor, total: Tensor, queries: Tensor, length: int
-) -> tuple[Tensor, Tensor]:
-    """Keys and values ``[length, head_dim]`` that read like ``rows``, which are at most ``length``.
+def capped(rows: Rows, direction: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Keys and values ``[length, head_dim]`` that read like ``rows``, which are at least one and at most
+    ``length``.
 
-    ``direction`` is that of `uniform_direction` for ``queries`` ``[query, head_dim]``, whose log attention
-    mass is ``total`` ``[query]``. The filling rows' values are zeros, so that what little is read there is
-    nothing.
+    ``direction`` is that of `uniform_direction`. Where rows are missing, the last one is there several times,
+    and shares its attention.
     """
-    keys = rows.keys.float() + rows.bias[:, None] * direction
-    missing = length - len(rows)
-    products = queries @ direction
-    # The least multiple of the direction that is far below every query's total.
-    needed = ((FAR - total) / products.clamp(min=1e-3)).max().clamp(min=0)
-    longest = _MAX_LENGTH / direction.norm().clamp(min=1e-12)
-    filling = -torch.minimum(needed, longest) * direction
-    padded = torch.cat((keys, filling.expand(missing, -1)))
-    values = torch.cat((rows.values, rows.values.new_zeros(missing, rows.values.shape[1])))
-    return padded.to(rows.keys.dtype), values
+    copies = torch.ones(len(rows), dtype=torch.int64, device=rows.keys.device)
+    copies[-1] += length - len(rows)
+    bias = (rows.bias - copies.log()).repeat_interleave(copies)
+    keys = rows.keys.float().repeat_interleave(copies, 0) + bias[:, None] * direction
+    return keys.to(rows.keys.dtype), rows.values.repeat_interleave(copies, 0)

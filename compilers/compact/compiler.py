@@ -111,7 +111,7 @@ class Compact:
             kind=KIND if config.form == "ragged" else "kv",
             compiler=self.name,
             compiler_version=self.version,
-            config=asdict(config),
+            config={**asdict(config), "questions": config.asks, "refine": config.refinement},
             seed=config.seed,
             fingerprint=base.fingerprint,
             tokens=memory.tokens,
@@ -250,21 +250,28 @@ class _Compaction:
             # The recorder computes the scores and the reads of attention a second time.
             self.flops += self.meter.forward_flops(len(each.ids), reading.tokens)
             self.flops += self.meter.attention * pairs
-        heads = references[0].squares.shape[0]
-        masks = share_budget(
-            [layer.importance(config.sharpen if config.refinement else 1.0) for layer in references],
-            size.rows * heads * len(references),
-            max(1, round(config.floor * size.rows)),
-            math.ceil(config.cap * size.rows) or len(ids),
-        )
+        masks = self._masks(references, size, len(ids))
         layers = []
         for layer, (seen, mask) in enumerate(zip(references, masks, strict=True)):
             spans = seen.by_span()
             layers.append(
-                tuple(self._head(reading, layer, spans, g, mask[g], size.positions) for g in range(heads))
+                tuple(
+                    self._head(reading, layer, spans, head, kept, size.positions)
+                    for head, kept in enumerate(mask)
+                )
             )
             self.report("fit")
         return RaggedKV(tuple(layers), size.positions)
+
+    def _masks(self, references: Sequence[LayerReferences], size: Size, tokens: int) -> list[Tensor]:
+        """Which keys ``[kv_head, key]`` of each layer are kept."""
+        config, heads = self.config, len(references) * references[0].squares.shape[0]
+        floor, cap = max(1, round(config.floor * size.rows)), math.ceil(config.cap * size.rows) or tokens
+        if config.form == "capped":  # every head has as many in any case
+            floor = cap = size.rows
+        sharpen = config.sharpen if config.refinement else 1.0
+        importance = [layer.importance(sharpen) for layer in references]
+        return share_budget(importance, size.rows * heads, floor, cap)
 
     def _passes(self, ids: Sequence[int]) -> list[Pass]:
         """The reference passes over a segment."""
@@ -296,7 +303,7 @@ class _Compaction:
         rows = reduce(Rows.join, parts)
         rows = Rows(rows.keys.to(keys.dtype), rows.values.to(values.dtype), rows.bias)
         if config.form == "capped":
-            rows = self._capped(rows, spans, head, keys, positions)
+            rows = self._capped(rows, spans, head, positions)
         moved = torch.tensor([positions - reading.context], device=keys.device)
         return Rows(rotary.rotate(rows.keys, moved, self.inv_freq), rows.values, rows.bias)
 
@@ -320,11 +327,10 @@ class _Compaction:
             )
         return rows
 
-    def _capped(self, rows: Rows, spans: Sequence[Reference], head: int, keys: Tensor, length: int) -> Rows:
+    def _capped(self, rows: Rows, spans: Sequence[Reference], head: int, length: int) -> Rows:
         """``length`` rows without biases that read like these; see `memkit.compilers.compact.capped`."""
         queries = torch.cat([chunk.query[head] for chunk in spans])
-        total = torch.cat([c.attention(head, keys[c.span]).total() for c in spans])
-        even, values = capped(rows, uniform_direction(queries), total, queries, length)
+        even, values = capped(rows, uniform_direction(queries), length)
         return Rows(even, values, rows.bias.new_zeros(length))
 
 

@@ -11,11 +11,9 @@ from memkit.artifact.quantization import STORED, Stored
 from memkit.compilers.base import configure, require_at_least
 
 MAX_INTEGER = 1 << 31
-REFINE_STEPS, REFINE_STEPS_ABOVE = (
-    20,
-    30,
-)  # up to `REPEAT_ALONE` and above; more of them fit the references better and unseen questions worse
 REPEAT_ALONE = 4.0  # up to this ratio the repetition alone serves as well, in two prefills
+# Up to that ratio and above; more iterations fit the references better and unseen questions worse.
+REFINE_STEPS, REFINE_STEPS_ABOVE = 20, 30
 Form = Literal["ragged", "capped"]
 
 
@@ -41,18 +39,15 @@ class CompactConfig:
     seed: int = 0  # draws the reference tokens of chunks that have more than ``queries``
 
     def __post_init__(self) -> None:
-        for name in ("multiple", "queries", "chunk", "seed"):
-            if type(getattr(self, name)) is not int or not 0 <= getattr(self, name) < MAX_INTEGER:
-                raise ValueError(f"{name} must be a whole number from 0 on, got {getattr(self, name)!r:.40}")
-        if self.refine is not None and (type(self.refine) is not int or not 0 <= self.refine < MAX_INTEGER):
-            raise ValueError(f"refine must be a whole number from 0 on, got {self.refine!r:.40}")
-        for name in ("ratio", "floor", "cap", "writes", "ridge", "sharpen"):
-            if type(getattr(self, name)) not in (int, float):
-                raise ValueError(f"{name} must be a number, got {getattr(self, name)!r:.40}")
+        for name in ("multiple", "queries", "chunk", "seed", "refine"):
+            if not 0 <= (getattr(self, name) or 0) < MAX_INTEGER:
+                raise ValueError(f"{name} must be a whole number from 0 on, got {getattr(self, name)}")
+        if self.refine and not (self.bias and self.values):
+            raise ValueError("refine moves biases and values, too: leave bias and values true, or refine 0")
         if not 1 <= self.ratio < math.inf:
             raise ValueError(f"ratio must be at least 1, got {self.ratio}")
         if self.form not in get_args(Form):
-            raise ValueError(f"form must be one of {', '.join(get_args(Form))}, got {self.form!r}")
+            raise ValueError(f"form must be one of {', '.join(get_args(Form))}, got {self.form!r:.40}")
         if self.form == "capped" and not self.cap:
             raise ValueError(
                 "the capped form needs a cap, the rows of every head in multiples of the average: "
@@ -69,7 +64,7 @@ class CompactConfig:
         if not 0 <= self.writes < math.inf:
             raise ValueError(f"writes must not be negative, got {self.writes}")
         if self.stored not in STORED:
-            raise ValueError(f"stored must be one of {', '.join(STORED)}, got {self.stored!r}")
+            raise ValueError(f"stored must be one of {', '.join(STORED)}, got {self.stored!r:.40}")
         require_at_least(self, 1, "multiple", "queries", "chunk")
 
     @property

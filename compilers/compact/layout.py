@@ -31,7 +31,8 @@ class Size:
         rows = math.ceil(tokens / config.ratio)
         positions = min(math.ceil(config.cap * rows), tokens) if config.form == "capped" else rows
         padding = -(before + positions) % config.multiple if last else 0
-        return cls(rows if config.form == "capped" else rows + padding, positions + padding)
+        positions += padding
+        return cls(min(positions, tokens), positions)
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,15 @@ class Layout:
             )
         header = len(base.chat.header)
         room = base.window - len(base.chat.tail) - MAX_QUESTION - ANSWER_TOKENS  # of header and memory
-        for layout in cls._candidates(config, tokens, room - header):
-            if layout._fits(config, header, room):
-                return layout
+        if header + Size.of(config, tokens, header, True).positions <= room:  # else no layout fits
+            for layout in cls._candidates(config, tokens, room - header):
+                if layout._fits(config, header, room):
+                    return layout
+        multiple = f" in multiples of {config.multiple:,} positions" if config.multiple > 1 else ""
         raise CompileError(
-            f"the document has {tokens:,} tokens, too many to compile at {config.ratio:g}x for {base.name}, "
-            f"which reads {base.window:,} at once. It stays answerable from its text; choose a higher ratio, "
-            "or split it into several documents"
+            f"the document has {tokens:,} tokens, too many to compile at {config.ratio:g}x{multiple} for "
+            f"{base.name}, which reads {base.window:,} at once. It stays answerable from its text; choose a "
+            "higher ratio, or split it into several documents"
         )
 
     @classmethod
@@ -72,9 +75,17 @@ class Layout:
         """Layouts with more and more segments."""
         if tokens + min(tokens, MIN_CHUNK) <= room:
             yield cls([slice(0, tokens)], min(config.chunk, room - tokens))
-        if (chunk := min(config.chunk, room // 4)) > 0:
-            for count in range(2, tokens // MIN_SEGMENT + 1):
-                yield cls(split_segments(tokens, math.ceil(tokens / count)), chunk)
+        chunk, kept = min(config.chunk, room // 4), _kept(config)
+        # Beside the memories of all others, even if none were rounded up, a segment n and its repeated chunk
+        # have to fit: n + min(n, chunk) + kept · (tokens - n) ≤ room.
+        spare = room - kept * tokens
+        longest = spare / (2 - kept)
+        if longest > chunk:
+            longest = (spare - chunk) / (1 - kept) if kept < 1 else float(tokens)
+        if chunk > 0 and longest > 0:
+            for count in range(max(2, math.ceil(tokens / longest)), tokens // MIN_SEGMENT + 1):
+                if count * math.ceil(kept * (tokens // count)) <= room:
+                    yield cls(split_segments(tokens, math.ceil(tokens / count)), chunk)
 
     def _fits(self, config: CompactConfig, before: int, room: int) -> bool:
         """Whether every segment fits behind ``before`` positions and the earlier memories."""
@@ -84,3 +95,8 @@ class Layout:
                 return False
             before += Size.of(config, n, before, number == len(self.segments)).positions
         return before <= room
+
+
+def _kept(config: CompactConfig) -> float:
+    """Positions of a memory for each token of the text."""
+    return min(config.cap / config.ratio, 1.0) if config.form == "capped" else 1 / config.ratio

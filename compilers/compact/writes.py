@@ -10,13 +10,17 @@ from transformers import PreTrainedModel
 
 from memkit.compilers.compact.reading import Reading
 
+# Of the hidden states. In a model whose embeddings are small, values of the first layer write fifty times as
+# much, and would take the whole budget.
+MAX_WRITTEN = 1.0
+
 
 def write_weights(model: PreTrainedModel, reading: Reading, power: float) -> list[Tensor]:
     """A weight ``[kv_head, query head, key]`` of each context key in every layer.
 
     It is the norm of the value, projected by the query head's part of the output projection, as a share of
-    the norm of the hidden states that enter the layer, to the ``power``. One everywhere for a model whose
-    projection is not found, whose keys then count by attention alone.
+    the norm of the hidden states that enter the layer, at most `MAX_WRITTEN`, to the ``power``. One
+    everywhere for a model whose projection is not found, whose keys then count by attention alone.
     """
     cache, heads = reading.cache, int(model.config.num_attention_heads)
     if cache is None:
@@ -37,5 +41,6 @@ def write_weights(model: PreTrainedModel, reading: Reading, power: float) -> lis
         )  # [hidden, kv_head, query head, head_dim]
         gram = torch.einsum("oghd,oghe->ghde", per_head, per_head)
         squares = torch.einsum("gnd,ghde,gne->ghn", values, gram, values)
-        weights.append((squares.clamp(min=0).sqrt() / reading.norms[layer].clamp(min=1e-6)).pow(power))
+        written = squares.clamp(min=0).sqrt() / reading.norms[layer].clamp(min=1e-6)
+        weights.append(written.clamp(max=MAX_WRITTEN).pow(power))
     return weights

@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 
     from memkit.artifact.format import Artifact
 
+LARGEST = 1e6  # of a key or value; those of models are in the hundreds, and the largest numbers overflow
+
+
+def reasonable(part: Tensor) -> bool:
+    """Whether all numbers are finite, and none so large that attention to it is not."""
+    return bool((part.abs() <= LARGEST).all())
+
 
 def read_kv(artifact: Artifact) -> tuple[Tensor, Tensor]:
     """The keys and values ``[layer, kv_head, token, head_dim]`` of an artifact, restored up to rounding.
@@ -29,8 +36,8 @@ def read_kv(artifact: Artifact) -> tuple[Tensor, Tensor]:
                 f"not a sound memory: {name} has the shape {list(part.shape)}, not [layer, kv_head, token, "
                 "head_dim], or whole numbers"
             )
-        if not bool(part.isfinite().all()):
-            raise ArtifactError(f"not a sound memory: {name} has numbers that are not finite")
+        if not reasonable(part):
+            raise ArtifactError(f"not a sound memory: {name} has numbers that are huge or not finite")
     if keys.shape != values.shape or keys.shape[2] != artifact.manifest.tokens:
         raise ArtifactError(
             f"not a sound memory: keys {list(keys.shape)} and values {list(values.shape)} of "

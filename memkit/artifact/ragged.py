@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from memkit.artifact.kv import reasonable
 from memkit.artifact.quantization import Stored, Tensors, dequantized, quantized
 from memkit.errors import ArtifactError
 
@@ -54,8 +55,10 @@ def read_ragged(artifact: Artifact) -> list[list[Head]]:
     total = sum(map(sum, sizes))
     if bias.dtype != torch.float32 or bias.shape != (total,) or keys.dim() != 2 or len(keys) != total:
         raise ArtifactError(f"not a sound memory: its tensors do not have the {total} rows that it declares")
-    if values.shape != keys.shape or not all(bool(t.isfinite().all()) for t in (keys, values, bias)):
-        raise ArtifactError("not a sound memory: its keys and values differ in shape or are not finite")
+    if values.shape != keys.shape or not all(reasonable(part) for part in (keys, values, bias)):
+        raise ArtifactError(
+            "not a sound memory: its keys and values differ in shape, or are huge or not finite"
+        )
     if artifact.manifest.tokens < 1 or not keys.is_floating_point() or not values.is_floating_point():
         raise ArtifactError("not a sound memory: it occupies no positions, or its numbers are whole")
     flat = list(chain.from_iterable(sizes))

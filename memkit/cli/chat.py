@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from memkit.cli.notes import note_toy
 from memkit.cli.options import (
     Compiler,
     EmbedderName,
@@ -59,6 +60,7 @@ def chat(
     with open_memory(home, model, owner, engine=engine, urls=url, **settings) as memory:
         if sys.stdin.isatty():
             output.note(_HELP)
+            note_toy(output, memory.model)
         Chat(memory, name, max_tokens, output).run(_lines())
 
 
@@ -118,6 +120,7 @@ class Chat:
             output.note("forgotten")
         else:
             output.note(_HELP)
+            note_toy(output, memory.model)
 
 
 def _lines() -> Iterator[str]:

@@ -1,10 +1,12 @@
-"""Lines about models on standard error, for what people wait for: the conversion of one, and its failure."""
+"""Lines about models on standard error: what people wait for, and that the default is a toy."""
 
 from __future__ import annotations
 
 import logging
 
 from memkit.cli.output import Output
+
+TOY = "nano"
 
 
 class _Notes(logging.Handler):
@@ -17,3 +19,12 @@ def show_notes() -> None:
     models = logging.getLogger("memkit.models")
     models.handlers = [] if logging.getLogger("memkit").handlers else [_Notes()]
     models.setLevel(logging.INFO)
+
+
+def note_toy(output: Output, model: str) -> None:
+    """Say that nano, the default, is no model for ordinary text."""
+    if model == TOY and not output.json:
+        output.note(
+            "note: nano is a toy model, which reads short generated texts only; name a real one with --model "
+            "or MEMKIT_MODEL"
+        )

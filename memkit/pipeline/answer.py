@@ -176,11 +176,12 @@ def _route(
     pairs, instructions = parse_history(history)
     system = "\n\n".join(filter(None, (sampling.system, instructions)))
     turns: Pairs = ()
+    engine = context.engine  # loading it is not part of routing
     started, used = time.time(), 0
     if pairs:
-        turns, used = _recent_turns(context.engine, pairs)
+        turns, used = _recent_turns(engine, pairs)
     if system:
-        used += context.engine.count_tokens(system) + TURN_TOKENS
+        used += engine.count_tokens(system) + TURN_TOKENS
     router = context.router if sampling.gate is None else context.router.with_gate(sampling.gate)
     routed = router.route(question, sampling.max_tokens + used, sampling.within, stack=stack)
     request = replace(

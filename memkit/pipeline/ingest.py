@@ -11,6 +11,7 @@ from memkit.document import Document
 from memkit.errors import ConfigError
 from memkit.pipeline.compile import compile_memory, snapshot
 from memkit.pipeline.context import Context
+from memkit.pipeline.due import up_to_date
 from memkit.recompile.advice import AdvisorConfig, reason_against, tabular
 from memkit.router.embedders import Embedder
 from memkit.router.indexing import index, index_entry, refresh
@@ -42,7 +43,7 @@ def remember(
         raise ConfigError("`when` and `key` belong to entries of a running memory: name one with `memory`")
     else:
         info = add_document(context, document, title)
-        if not compile or (info.status == "compiled" and not context.router.obstacle(info)):
+        if not compile or up_to_date(context, info):
             return info
     if wait:
         declined = not always and objection(context, info.id)

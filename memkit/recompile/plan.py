@@ -13,7 +13,7 @@ from statistics import median
 from memkit import registry
 from memkit.bank import MemoryInfo
 from memkit.bank.owners import Owner
-from memkit.compiler_choice import AUTO, READERS, TRAINED, Choice, outdated
+from memkit.compiler_choice import AUTO, READERS, TRAINED, Choice
 from memkit.compilers.base import Compiler, Estimate
 from memkit.compilers.distillation.flops import FlopMeter
 from memkit.document import Document
@@ -23,7 +23,7 @@ from memkit.memory import Memory
 from memkit.models.chat import text_ids
 from memkit.models.loading import LoadedModel
 from memkit.pipeline.compile import attempt_id, snapshot
-from memkit.pipeline.context import CompileOptions
+from memkit.pipeline.due import why_due
 from memkit.recompile.advice import USUAL_RATIO, Advice, AdvisorConfig, advise
 
 PROBED = 256  # tokens of the prefill that measures this machine's speed
@@ -146,21 +146,6 @@ def plan(memory: Memory, scope: Scope, now: datetime | None = None) -> Plan:
     return Plan(tuple(tasks[: scope.limit]), tuple(skipped), unchanged)
 
 
-def why_due(info: MemoryInfo, compiling: CompileOptions, base: LoadedModel) -> str:
-    """Why a memory's artifact is out of date, or ""."""
-    if info.pinned:
-        return ""
-    if not info.version:
-        return "not compiled yet"
-    if info.fingerprint not in (None, base.fingerprint):
-        return "compiled for another model"
-    if reason := outdated(compiling.compiler, info.compiler, base, compiling.embedded):
-        return reason
-    if info.behind:
-        return "1 new entry" if info.behind == 1 else f"{info.behind} new entries"
-    return ""
-
-
 @dataclass(frozen=True)
 class Due:
     """What a nightly run would do with a memory: ``reason`` says why, "" if nothing is due.
@@ -182,7 +167,7 @@ def due_tonight(
     Where ``auto`` chose a compiler that does not train, `TRAINED` takes over once a memory has been asked so
     often that training has paid for itself, compared to answers from the text.
     """
-    reason = why_due(info, memory.context.compiling, memory.local.base)
+    reason = why_due(memory.context, info)
     if _may_train(memory, info, choice):
         advice, cost = examine(memory, info, source.text, scope.advisor, now, TRAINED)
         failed = info.attempt == attempt_id(memory.context.compiled_by(TRAINED), source) and not scope.retry
@@ -211,7 +196,7 @@ def _task(
     memory: Memory, info: MemoryInfo, choice: Choice, scope: Scope, now: datetime, speed: Speed
 ) -> Task | Skipped | None:
     """What is due for a memory; None if nothing is."""
-    reason = why_due(info, memory.context.compiling, memory.local.base)
+    reason = why_due(memory.context, info)
     if not reason and not _may_train(memory, info, choice):
         return None
     try:

@@ -79,6 +79,7 @@ def test_there_is_no_padding(stored: Stored) -> None:
         ({"bias": torch.zeros(6, dtype=torch.int64)}, "rows that it declares"),
         ({"bias": torch.full((6,), torch.nan)}, "finite"),
         ({"keys": torch.full((6, SIZE), torch.inf)}, "finite"),
+        ({"keys": torch.full((6, SIZE), 3e38)}, "huge"),
         ({"keys": torch.zeros(7, SIZE)}, "rows that it declares"),
         ({"keys": torch.zeros(6, 2, SIZE)}, "rows that it declares"),
         ({"values": torch.zeros(6, SIZE + 1)}, "shape"),

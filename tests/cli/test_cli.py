@@ -40,12 +40,13 @@ def test_remember_ask_compile_ask_forget(cli: Cli, document: Path, home: Path) -
     assert cli("ask", QUESTION, "--json").json["route"] == "text"
     done = cli("remember", document, "--wait", "--always", *OPTIONS)
     assert done.code == 0
-    assert f"{info['id']} 'people.txt': compiled, version 1" in done.out
+    assert f"{info['id']} 'people.txt': compiled by lcc, version 1: 33 tokens in 3, " in done.out
     assert "lora" in done.err  # progress, away from the result
     assert cli("ask", QUESTION, "--json").json["route"] == "latent"
     assert "already compiled" in cli("remember", document, "--wait", "--always", *OPTIONS).out
     assert cli("forget", info["id"], "--yes").code == 0
     assert cli("ask", QUESTION, "--json").json["route"] == "none"
+    assert "note: no memory was used (the bank holds no memory)" in cli("ask", QUESTION).err
     assert memories(cli) == []
     assert list(home.rglob("*.mka")) == []
 
@@ -72,6 +73,16 @@ def test_answer_is_all_that_standard_output_holds(cli: Cli, compiled: str) -> No
     assert plain.err == ""
     for word in ("latent", "uncalibrated", compiled, "version 1", "prompt tokens", "similarity"):
         assert word in done.err
+
+
+def test_an_artifact_of_another_model_is_told(cli: Cli, compiled: str, other_model_folder: Path) -> None:
+    asked = cli("ask", QUESTION, "--model", other_model_folder)
+    assert "note: answered from the memory's text, as its artifact cannot be used" in asked.err
+    assert "toy" not in asked.err
+
+
+def test_the_default_model_is_told_to_be_a_toy(cli: Cli) -> None:
+    assert "note: nano is a toy model" in cli("ask", QUESTION, "--model", "nano").err
 
 
 def test_answer_as_json(cli: Cli, compiled: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -310,20 +311,37 @@ def test_smaller_numbers(grouped: LoadedModel, stored: str) -> None:
             assert torch.equal(bias, b)
 
 
+def test_a_layer_whose_values_write_much_does_not_take_the_budget() -> None:
+    nano = load("nano")  # the values of its first layer are fifty times the embeddings
+    (record,) = generated(1, seed=1)
+    artifact = compiled(nano, record.context, ratio=8)
+    rows = artifact.tensor("rows").sum(1)
+    assert int(rows[0]) < int(rows.sum()) / 2
+    engine = TransformersEngine(nano)
+    questions = [question.text for question in record.questions]
+    answers = [question.answers[0] for question in record.questions]
+    full = engine.likelihood([Request(q, context=record.context) for q in questions], answers)
+    with engine.attached(artifact) as handle:
+        ours = engine.likelihood([Request(q, handle=handle) for q in questions], answers)
+    assert sum(full) - sum(ours) < 0.1 * len(questions)
+
+
 # -- the capped form ----------------------------------------------------------------------------
-def test_filling_rows_are_not_attended_to() -> None:
+def test_filling_rows_change_nothing() -> None:
     generator = torch.Generator().manual_seed(0)
-    queries = torch.randn(200, 16, generator=generator) + 2.0  # which have a direction in common
+    direction = torch.randn(16, generator=generator)
+    # The direction's product with each of the queries is one.
+    queries = torch.randn(200, 16, generator=generator)
+    queries += (1 - queries @ direction)[:, None] * direction / direction.square().sum()
     rows = Rows(
-        torch.randn(5, 16, generator=generator), torch.randn(5, 16, generator=generator), torch.zeros(5)
+        torch.randn(5, 16, generator=generator),
+        torch.randn(5, 16, generator=generator),
+        torch.randn(5, generator=generator),
     )
-    total = (queries @ rows.keys.T).logsumexp(1)
-    keys, values = capped(rows, uniform_direction(queries), total, queries, 9)
-    weights = (queries @ keys.T).softmax(1)
+    keys, values = capped(rows, direction, 9)
     assert keys.shape == values.shape == (9, 16)
-    assert float(weights[:, 5:].max()) < 1e-6
-    assert torch.equal(keys[:5], rows.keys)
-    assert not values[5:].any()
+    wanted = (queries @ rows.keys.T + rows.bias).softmax(1) @ rows.values
+    assert torch.allclose((queries @ keys.T).softmax(1) @ values, wanted, atol=1e-4)
 
 
 def test_a_folded_bias_counts_like_a_bias() -> None:
@@ -331,7 +349,7 @@ def test_a_folded_bias_counts_like_a_bias() -> None:
     queries = 0.3 * torch.randn(200, 16, generator=generator) + 1.0
     bias = torch.tensor([1.0, -0.5, 0.0])
     rows = Rows(torch.randn(3, 16, generator=generator), torch.randn(3, 16, generator=generator), bias)
-    keys, _ = capped(rows, uniform_direction(queries), torch.zeros(200), queries, 3)
+    keys, _ = capped(rows, uniform_direction(queries), 3)
     wanted = (queries @ rows.keys.T + bias).softmax(1)
     plain = (queries @ rows.keys.T).softmax(1)
     assert float(((queries @ keys.T).softmax(1) - wanted).abs().mean()) < 0.3 * float(
@@ -418,11 +436,28 @@ def test_an_estimate_knows_the_form(grouped: LoadedModel) -> None:
         ({"ratio": "nan"}, "ratio must be a number"),
         ({"multiple": 2.5}, "multiple"),
         ({"layers": 3}, "unknown option layers"),
+        ({3: 3}, "unknown option 3"),
+        ({"bias": "False"}, "bias must be true or false"),
+        ({"questions": "never"}, "questions must be true or false"),
+        ({"ratio": 10**5000}, "ratio must be less than"),
+        ({"bias": False, "refine": 5}, "refine moves biases"),
+        ({"preset": "selected", "refine": 5}, "refine moves biases"),
     ],
 )
 def test_wrong_options(options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Compact(options)
+
+
+def test_a_text_of_any_length_has_a_layout_or_none(grouped: LoadedModel) -> None:
+    with pytest.raises(CompileError, match="too many"):
+        Layout.of(grouped, parse_options({}), 10**9)
+    with pytest.raises(CompileError, match="in multiples of 1,000,000 positions"):
+        Layout.of(grouped, parse_options({"multiple": 10**6}), 136)
+    wide = replace(grouped, window=32768)
+    cuts = Layout.of(wide, parse_options({"ratio": 64}), 10**6).segments
+    assert (cuts[0].start, cuts[-1].stop) == (0, 10**6)
+    assert all(a.stop == b.start for a, b in pairwise(cuts))
 
 
 def test_documents_that_cannot_be_compiled(grouped: LoadedModel) -> None:

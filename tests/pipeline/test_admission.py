@@ -97,7 +97,9 @@ def test_a_self_test_is_the_same_again(engine: TransformersEngine) -> None:
     artifact = Artifact.decode(made.data)
     steps = list[Step]()
     verdicts = [judge(engine, Document(TEXT), artifact, QUICK, steps.append) for _ in range(2)]
-    assert [(step.phase, step.step) for step in steps] == [("self-test", 1), ("self-test", 2)] * 2
+    assert [(step.phase, step.step, step.steps) for step in steps] == [
+        ("self-test", n, 4) for n in range(4)
+    ] * 2
     assert verdicts[0] == verdicts[1]
     assert verdicts[0].thresholds is None
     assert verdicts[0].refusal == ""
