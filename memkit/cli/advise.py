@@ -15,6 +15,7 @@ from memkit.cli.options import (
     Tenant,
     User,
     compiler_options,
+    memory_document,
     open_memory,
     owner_option,
 )
@@ -61,5 +62,11 @@ def advise(
         ("artifact bytes", cost and cost.nbytes),
         ("pays for itself after questions", advice.break_even),
     ]
-    document = {"memory": info, "compiler": choice, "due": due.reason, "advice": advice, "cost": cost}
+    document = {
+        "memory": memory_document(info),
+        "compiler": choice,
+        "due": due.reason,
+        "advice": advice,
+        "cost": cost,
+    }
     output.result(document, lambda: output.table(("", ""), rows))

@@ -18,6 +18,7 @@ from memkit.cli.options import (
     Model,
     Tenant,
     User,
+    memory_document,
     open_bank,
     open_memory,
     owner_option,
@@ -59,7 +60,9 @@ def list_memories(
             ],
         )
 
-    output.result({"user": owner.user, "tenant": owner.tenant, "memories": memories}, show)
+    output.result(
+        {"user": owner.user, "tenant": owner.tenant, "memories": [*map(memory_document, memories)]}, show
+    )
 
 
 def show(
@@ -86,7 +89,7 @@ def show(
             flat = [(key, _flat(value)) for key, value in about.items()]
             output.table(("artifact", ""), flat)
 
-    output.result({"memory": info, "artifact": about}, rows)
+    output.result({"memory": memory_document(info), "artifact": about}, rows)
 
 
 def _artifact(bank: Bank, owner: str, info: MemoryInfo) -> dict[str, Any] | None:

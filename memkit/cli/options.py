@@ -13,7 +13,7 @@ from memkit.config import Config
 from memkit.errors import ConfigError
 
 if TYPE_CHECKING:
-    from memkit.bank import Bank
+    from memkit.bank import Bank, MemoryInfo
     from memkit.bank.owners import Owner
     from memkit.memory import Memory
 
@@ -166,6 +166,14 @@ def users_option(name: str) -> tuple[str | None, str | None]:
     owner = Owner.of(name)
     space = f"#{'/'.join(owner.namespace)}" if owner.namespace else ""
     return owner.tenant or None, f"{owner.user}{space}" or None
+
+
+def memory_document(info: MemoryInfo) -> dict[str, Any]:
+    """A memory for JSON, with its tenant and user apart, as all commands name them."""
+    from memkit.bank.owners import Owner
+
+    owner = Owner.of(info.tenant)
+    return {**vars(info), "tenant": owner.tenant, "user": owner.user, "namespace": owner.namespace}
 
 
 def load_config(

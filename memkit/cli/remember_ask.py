@@ -25,6 +25,7 @@ from memkit.cli.options import (
     User,
     check_text,
     compiler_options,
+    memory_document,
     open_memory,
     owner_option,
 )
@@ -114,7 +115,7 @@ def remember(
         if wait:
             info, reason = _compile(output, memory, info, always)
         artifact = _artifact(memory, info)
-        result = {"memory": info, "artifact": artifact, "left_on_its_text": reason or None}
+        result = {"memory": memory_document(info), "artifact": artifact, "left_on_its_text": reason or None}
         output.result(
             result, lambda: _remembered(output, info, artifact, info.version == before, wait, reason)
         )

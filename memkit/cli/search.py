@@ -14,6 +14,7 @@ from memkit.cli.options import (
     Tenant,
     User,
     check_text,
+    memory_document,
     open_memory,
     owner_option,
 )
@@ -49,4 +50,10 @@ def search(
         ]
         output.table(("id", "score", "title", "passage"), rows)
 
-    output.result({"query": query, "found": results}, show)
+    output.result(
+        {
+            "query": query,
+            "found": [{**vars(each), "memory": memory_document(each.memory)} for each in results],
+        },
+        show,
+    )

@@ -15,6 +15,7 @@ from memkit.cli.options import (
     Model,
     Tenant,
     User,
+    memory_document,
     open_bank,
     open_memory,
     owner_option,
@@ -46,7 +47,7 @@ def history(
         ]
         output.table(names, rows)
 
-    output.result({"memory": info, "versions": versions}, show)
+    output.result({"memory": memory_document(info), "versions": versions}, show)
 
 
 def diff(
@@ -87,7 +88,9 @@ def rollback(
     output, owner = Output(json), owner_option(user, tenant).name
     with open_bank(home) as bank:
         info = bank.versions.rollback(owner, bank.get(owner, memory_id).id, version)
-    output.result({"memory": info}, lambda: output.say(f"{info.id}: now using version {info.version}"))
+    output.result(
+        {"memory": memory_document(info)}, lambda: output.say(f"{info.id}: now using version {info.version}")
+    )
 
 
 def pin(
@@ -103,7 +106,7 @@ def pin(
     with open_bank(home) as bank:
         info = bank.versions.pin(owner, bank.get(owner, memory_id).id, not off)
     word = "unpinned" if off else f"pinned to version {info.version}"
-    output.result({"memory": info}, lambda: output.say(f"{info.id}: {word}"))
+    output.result({"memory": memory_document(info)}, lambda: output.say(f"{info.id}: {word}"))
 
 
 def export_bundle(
@@ -172,4 +175,6 @@ def import_bundle(
             embedder=own_embedder.name,
             fingerprint=fingerprint,
         )
-    output.result({"memory": info}, lambda: output.say(f"{info.id}: imported, version {info.version}"))
+    output.result(
+        {"memory": memory_document(info)}, lambda: output.say(f"{info.id}: imported, version {info.version}")
+    )

@@ -159,7 +159,9 @@ def held(cli: Cli) -> dict[str, str]:
     for owner, words in WHOSE.items():
         text = f"{LONG} This is what {owner} told."
         done = cli("remember", "-", "--wait", "--json", *words, *OPTIONS, stdin=text.encode())
-        assert (done.code, done.json["memory"]["tenant"]) == (0, owner)
+        memory = done.json["memory"]
+        named = Owner(memory["user"], memory["tenant"], tuple(memory["namespace"]))
+        assert (done.code, named) == (0, Owner.of(owner))
         found[owner] = done.json["memory"]["id"]
     return found
 
