@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -34,10 +35,12 @@ class Attention:
     rest: Tensor
     read: Tensor
 
+    @cached_property
     def weights(self) -> Tensor:
         """The share ``[query, key]`` of each key in a query's attention."""
-        return (self.scores - self.total()[:, None]).exp()
+        return (self.scores - self.total[:, None]).exp()
 
+    @cached_property
     def total(self) -> Tensor:
         """The log ``[query]`` of all the attention mass of a query."""
         return torch.logaddexp(self.scores.logsumexp(1), self.rest)
@@ -55,7 +58,7 @@ def match(
     added = own.new_zeros(len(kept))
     if not len(kept) or len(kept) == len(values) or not len(attention.scores):
         return own, added
-    share = attention.weights()
+    share = attention.weights
     if bias:
         mass = nnls(share[:, kept].double(), share.sum(1).double())
         added = mass.clamp(math.exp(-MAX_BIAS), math.exp(MAX_BIAS)).log().to(added.dtype)
@@ -71,10 +74,10 @@ def match(
 def fit_values(attention: Attention, values: Tensor, scores: Tensor, start: Tensor, ridge: float) -> Tensor:
     """The values ``[row, head_dim]`` with which rows of these ``scores`` ``[query, row]`` give the output of
     ``attention`` to all ``values`` ``[key, head_dim]``, by ridge towards ``start``."""
-    before, total = attention.total(), torch.logaddexp(scores.logsumexp(1), attention.rest)
+    before, total = attention.total, torch.logaddexp(scores.logsumexp(1), attention.rest)
     design = (scores - total[:, None]).exp().double()  # [query, row]
     elsewhere = (attention.rest - before).exp() - (attention.rest - total).exp()
-    target = attention.weights() @ values + elsewhere[:, None] * attention.read
+    target = attention.weights @ values + elsewhere[:, None] * attention.read
     return ridge_regression(design, target.double(), start.double(), ridge).to(values.dtype)
 
 

@@ -36,9 +36,9 @@ def refined(
     """
     if not steps or not 0 < len(rows) < len(keys) or not len(queries):
         return rows
-    share = attention.weights()
+    share = attention.weights
     drawn, weight = _drawn(share.sum(1), generator)
-    elsewhere = (attention.rest - attention.total())[drawn].exp()[:, None]
+    elsewhere = (attention.rest - attention.total)[drawn].exp()[:, None]
     rest, read = attention.rest[drawn], attention.read[drawn]
     target = share[drawn] @ values + elsewhere * read
     some, unit = queries[drawn], keys.std(0).clamp(min=_LEAST_SPREAD)

@@ -89,7 +89,7 @@ def attention_of(queries: int, keys: int, seed: int = 0) -> tuple[Attention, Ten
 
 def output_error(attention: Attention, values: Tensor, kept: Tensor, fitted: Tensor, bias: Tensor) -> float:
     """The relative error of the attention's output with the kept rows."""
-    share = attention.weights()
+    share = attention.weights
     full = share @ values + (1 - share.sum(1))[:, None] * attention.read
     scores = attention.scores[:, kept] + bias
     total = torch.logaddexp(scores.logsumexp(1), attention.rest)
@@ -99,7 +99,7 @@ def output_error(attention: Attention, values: Tensor, kept: Tensor, fitted: Ten
 
 def test_each_part_of_the_fit_lowers_the_error() -> None:
     attention, values = attention_of(400, 40)
-    kept = attention.weights().square().mean(0).topk(10).indices.sort().values
+    kept = attention.weights.square().mean(0).topk(10).indices.sort().values
     errors = {
         (bias, refit): output_error(
             attention, values, kept, *match(attention, values, kept, bias=bias, refit=refit, ridge=1e-3)
@@ -141,7 +141,7 @@ def test_moved_keys_answer_unseen_queries_better(queries: int) -> None:
     keys, values = torch.randn(40, 8), torch.randn(40, 8)
     asked, unseen = torch.randn(queries, 8), torch.randn(300, 8)
     seen, test = (Attention(q @ keys.T, torch.zeros(len(q)), torch.zeros(len(q), 8)) for q in (asked, unseen))
-    kept = seen.weights().square().mean(0).topk(10).indices
+    kept = seen.weights.square().mean(0).topk(10).indices
     value, bias = match(seen, values, kept, bias=True, refit=True, ridge=1e-3)
     start = Rows(keys[kept], value, bias)
     moved = refined(asked, seen, keys, values, start, 30, torch.Generator().manual_seed(0))
@@ -149,7 +149,7 @@ def test_moved_keys_answer_unseen_queries_better(queries: int) -> None:
     def error(rows: Rows) -> float:
         scores = unseen @ rows.keys.T + rows.bias
         total = torch.logaddexp(scores.logsumexp(1), test.rest)
-        wrong = (scores - total[:, None]).exp() @ rows.values - test.weights() @ values
+        wrong = (scores - total[:, None]).exp() @ rows.values - test.weights @ values
         return float(wrong.square().sum())
 
     assert error(moved) < 0.9 * error(start)
