@@ -129,6 +129,7 @@ class AttentionRecorder:
         ``query`` is ``[query head, token, head_dim]``.
         """
         first = keys.remembered + self._start  # of the context, among all keys
+        context = slice(first, first + self._context)
         span = slice(first + self._span.start, first + self._span.stop)
         tokens = query.shape[1]
         block = max(1, MAX_SCORES // (query.shape[0] * len(keys.keys)))
@@ -136,19 +137,26 @@ class AttentionRecorder:
         for at in range(0, tokens, block):
             several = torch.arange(at, min(at + block, tokens), device=query.device)
             scores = query[:, several] @ keys.keys.T + keys.bias
-            last = first + self._context + several  # the key of each token itself
-            hidden = torch.arange(len(keys.keys), device=query.device)[None] > last[:, None]
-            scores = scores.masked_fill(hidden, -torch.inf)
-            weights = scores.softmax(-1)[..., first : first + self._context]
-            squares = weights.square().sum(1) * seen.weight[head].square()
-            seen.squares[head] += squares.sum(0)
-            elsewhere = scores[:, torch.isin(several, self._sampled)]
-            elsewhere[..., span] = -torch.inf
-            rest = elsewhere.logsumexp(-1)
-            rests.append(rest)
-            reads.append((elsewhere - rest[..., None]).exp() @ keys.values)
+            own = torch.arange(len(keys.keys) - context.stop, device=query.device)
+            scores[..., context.stop :].masked_fill_(own > several[:, None], -torch.inf)
+            # All sums below share these exponentials, whose computation takes most of the time.
+            largest = scores.amax(-1, keepdim=True)
+            mass = scores.sub_(largest).exp_()
+            squares = torch.einsum("htk,ht->hk", mass[..., context].square(), mass.sum(-1).pow(-2))
+            seen.squares[head] += (squares * seen.weight[head].square()).sum(0)
+            taken = torch.isin(several, self._sampled)
+            sides = [(mass[:, taken, side], keys.values[side]) for side in _outside(span)]
+            (before, ahead), (after, behind) = sides
+            rest = (before.sum(-1) + after.sum(-1)).clamp(min=_TINY)
+            rests.append(rest.log() + largest[:, taken, 0])
+            reads.append((before @ ahead + after @ behind) / rest[..., None])
         chosen = query[:, self._sampled]
         return chosen.flatten(0, 1), torch.cat(rests, 1).flatten(), torch.cat(reads, 1).flatten(0, 1)
+
+
+def _outside(span: slice) -> tuple[slice, slice]:
+    """What is before and behind a span."""
+    return slice(0, span.start), slice(span.stop, None)
 
 
 @dataclass(frozen=True)
