@@ -145,18 +145,13 @@ class AttentionRecorder:
             squares = torch.einsum("htk,ht->hk", mass[..., context].square(), mass.sum(-1).pow(-2))
             seen.squares[head] += (squares * seen.weight[head].square()).sum(0)
             taken = torch.isin(several, self._sampled)
-            sides = [(mass[:, taken, side], keys.values[side]) for side in _outside(span)]
-            (before, ahead), (after, behind) = sides
+            before, after = mass[:, taken, : span.start], mass[:, taken, span.stop :]
             rest = (before.sum(-1) + after.sum(-1)).clamp(min=_TINY)
             rests.append(rest.log() + largest[:, taken, 0])
-            reads.append((before @ ahead + after @ behind) / rest[..., None])
+            read = before @ keys.values[: span.start] + after @ keys.values[span.stop :]
+            reads.append(read / rest[..., None])
         chosen = query[:, self._sampled]
         return chosen.flatten(0, 1), torch.cat(rests, 1).flatten(), torch.cat(reads, 1).flatten(0, 1)
-
-
-def _outside(span: slice) -> tuple[slice, slice]:
-    """What is before and behind a span."""
-    return slice(0, span.start), slice(span.stop, None)
 
 
 @dataclass(frozen=True)
