@@ -62,6 +62,10 @@ class Scripted:
     def count_tokens(self, text: str) -> int:
         return len(text.split())
 
+    @contextmanager
+    def prefilled(self, context: str) -> Iterator[None]:
+        yield
+
     def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
         raise NotImplementedError
 

@@ -126,6 +126,10 @@ class Engine(Protocol):
     def count_tokens(self, text: str) -> int:
         """The number of tokens of ``text``, without special tokens."""
 
+    def prefilled(self, context: str) -> AbstractContextManager[None]:
+        """Read a text once for all requests with this ``context`` in a block, if the engine does not see to
+        that itself. Raises `ContextTooLongError` where it exceeds the window."""
+
     def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
         """Answer the requests, in order.
 

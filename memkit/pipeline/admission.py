@@ -137,11 +137,12 @@ class SelfTest:
         for number, text in enumerate(texts):
             count = math.ceil(config.questions / len(texts))
             begin(2 * number)
-            written = _questions(engine, text, count, number, config)
-            begin(2 * number + 1)
-            about += _answer_probes(engine, written, text, config)
-            start = _first_words(engine, text, config.reconstruction)
-            repeated += _measure_probes(engine, [REPEAT], [start], text)
+            with engine.prefilled(text):
+                written = _questions(engine, text, count, number, config)
+                begin(2 * number + 1)
+                about += _answer_probes(engine, written, text, config)
+                start = _first_words(engine, text, config.reconstruction)
+                repeated += _measure_probes(engine, [REPEAT], [start], text)
         begin(2 * len(texts))
         questions = prompt_set(engine.model).drift_questions[: config.general]
         general = _answer_probes(engine, questions, None, config)

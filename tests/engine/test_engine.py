@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from memkit.artifact.format import Artifact
 from memkit.compilers.lcc.compiler import LCC
@@ -134,6 +136,31 @@ def test_detached_artifact_is_refused(engine: TransformersEngine, artifact: Arti
 def test_artifact_of_another_model_is_refused(other_model_folder: Path, artifact: Artifact) -> None:
     with pytest.raises(FingerprintError):
         TransformersEngine(str(other_model_folder)).attach(artifact)
+
+
+def test_a_text_is_read_once_while_it_is_prefilled(
+    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = [Request(q, context=TEXT, max_tokens=n) for n, q in enumerate(QUESTIONS, start=2)]
+    answers, read = ["Keldor", "Rex", "Mira"], list[int]()
+
+    def asked() -> tuple[list[str], list[float]]:
+        return [c.text for c in engine.generate(requests)], engine.likelihood(requests, answers)
+
+    before, prefill = asked(), kv_cache.prefill
+
+    def counted(model: PreTrainedModel, ids: Sequence[int], *rest: Any) -> kv_cache.KVCache:
+        read.append(len(ids))
+        return prefill(model, ids, *rest)
+
+    monkeypatch.setattr(kv_cache, "prefill", counted)
+    with engine.prefilled(TEXT), engine.prefilled(TEXT):
+        assert asked() == before
+    assert len(read) == 1
+    assert asked() == before
+    assert len(read) > 2  # nothing of it is kept
+    with pytest.raises(ContextTooLongError), engine.prefilled(TEXT * 40):
+        pass
 
 
 def test_prompt_longer_than_the_window(engine: TransformersEngine) -> None:

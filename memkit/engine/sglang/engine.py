@@ -199,6 +199,10 @@ class SGLangEngine:
             self._loras.drop(claim)
 
     # -- requests -------------------------------------------------------------------------------
+    @contextmanager
+    def prefilled(self, context: str) -> Iterator[None]:
+        yield  # the server caches prefixes
+
     def count_tokens(self, text: str) -> int:
         return len(self._prompts.encode(text))
 

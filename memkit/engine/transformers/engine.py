@@ -49,6 +49,7 @@ class TransformersEngine:
         self._prefixes = Prefixes(self.base)
         self._header = self._prefixes.header
         self._attached = ArtifactCache[Prefix](self._dropped)
+        self._texts = ArtifactCache[Prefix](lambda text, prefix: None)  # by the text, while `prefilled`
         self._probed: dict[Prompt, tuple[Prefix, Prefilled]] = {}  # of the last question, to continue from
 
     @property
@@ -119,9 +120,23 @@ class TransformersEngine:
                 raise EngineError(f"artifact {request.handle.artifact_id[:12]} is not attached")
             return attached
         if request.context is not None:
-            prefix = kv_cache.prefill(self.base.model, self.encode(request.context), self._header)
-            return Prefix(self.base.model, prefix, True)
+            return self._texts.get(request.context) or self._read(request.context)
         return Prefix(self.base.model, self._header, False)
+
+    def _read(self, context: str) -> Prefix:
+        prefix = kv_cache.prefill(self.base.model, self.encode(context), self._header)
+        return Prefix(self.base.model, prefix, True)
+
+    @contextmanager
+    def prefilled(self, context: str) -> Iterator[None]:
+        self._check(Request("", context=context), [])
+        with self._lock:
+            self._texts.use(context, lambda: self._read(context), keep=False)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._texts.free(context)
 
     def prefix(self, request: Request) -> kv_cache.KVPrefix | None:
         """The KV of everything in front of a request's question; None when that is nothing."""
