@@ -306,15 +306,16 @@ def evaluate(
 
     ``categories`` holds the rows by category of question, ``asked`` every question with all answers.
     Retention and drift are relative to the rows ``full`` and ``none`` of the same run. With a ``journal`` (a
-    file, removed at the end) an interrupted evaluation is resumed. With several ``workers``, processes of one
-    thread each, times to first token are those of a busy machine. Raises `ConfigError` when no record fits
-    the model's window.
+    file, removed at the end) an interrupted evaluation is resumed, also with another limit. With several
+    ``workers``, processes of one thread each, times to first token are those of a busy machine. Raises
+    `ConfigError` when no record fits the model's window.
     """
     records.load(config.source, 1, config.seed)  # what cannot be read is told before a model is loaded
     run = _Evaluation(config, engine or TransformersEngine(config.model), progress)
     config = run.config
     fitting, skipped = run.choose()
     about = {**vars(config), "options": dict(config.options), "fingerprint": run.engine.fingerprint}
+    del about["limit"]  # which records are measured does not change what is measured of each
     cells_journal = Journal(journal, about)
     if workers > 1:
         _in_processes(config, fitting, cells_journal, progress, workers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +194,7 @@ def test_an_interrupted_evaluation_goes_on(engine: TransformersEngine, tmp_path:
             compiled.append(label[0])
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate(config, stop, engine, journal)
+        evaluate(replace(config, limit=5), stop, engine, journal)
     with journal.open("a") as out:
         out.write('{"method": "lcc", "ra')  # what a kill may leave
     with pytest.raises(ConfigError, match="another evaluation"):
