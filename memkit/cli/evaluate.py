@@ -317,12 +317,16 @@ def _write(path: Path, text: str) -> None:
         raise MemkitError(f"cannot write {path}: {error.strerror}") from error
 
 
-# Enough to compare methods by, on one line of a window; JSON and RESULTS.md hold the rest.
-_SHOWN = (
-    "method ratio n em f1 contains contains_ci95 metric score score_ci95 agreement agreement_f1 judge "
-    "retention retention_ci95 retention_f1 kl drift_points compile_s artifact_bytes prompt_tokens "
-    "ttft_ms failed"
-).split()
+# Enough to compare methods by, in tables that fit a window: the answers, how they compare with those of the full
+# context, and costs. JSON and RESULTS.md hold the rest.
+_SHOWN = tuple(
+    names.split()
+    for names in (
+        "method ratio n failed em f1 contains contains_ci95 metric score score_ci95 judge",
+        "method ratio agreement agreement_f1 retention retention_ci95 retention_f1 kl drift_points",
+        "method ratio compile_s artifact_bytes prompt_tokens ttft_ms",
+    )
+)
 _BY_CATEGORY = "category method ratio n f1 f1_ci95 score score_ci95 retention retention_ci95".split()
 
 
@@ -334,7 +338,9 @@ def _show(output: Output, table: dict[str, Any]) -> None:
     needed = [name for name, _, _ in columns_of(rows)]
     left_out = {name for name in SCORE if name not in needed}
     left_out |= {"judge"} if all(row["judge"] is None for row in rows) else set()
-    kept = [name for name in _SHOWN if name not in left_out]
-    for shown, names in ((rows, kept), (table["categories"], _BY_CATEGORY)):
+    left_out |= {"failed"} if not any(row["failed"] for row in rows) else set()
+    for shown, names in (*((rows, names) for names in _SHOWN), (table["categories"], _BY_CATEGORY)):
         if shown:
-            output.table([titles.get(n, n) for n in names], [[row.get(n) for n in names] for row in shown])
+            kept = [name for name in names if name not in left_out]
+            output.table([titles.get(n, n) for n in kept], [[row.get(n) for n in kept] for row in shown])
+            output.say("")
