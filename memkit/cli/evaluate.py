@@ -317,8 +317,8 @@ def _write(path: Path, text: str) -> None:
         raise MemkitError(f"cannot write {path}: {error.strerror}") from error
 
 
-# Enough to compare methods by, in tables that fit a window: the answers, how they compare with those of the full
-# context, and costs. JSON and RESULTS.md hold the rest.
+# Enough to compare methods by, in tables that fit a window: the answers, how they compare with the full
+# context's, and costs. JSON and RESULTS.md hold the rest.
 _SHOWN = tuple(
     names.split()
     for names in (
