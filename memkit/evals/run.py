@@ -282,7 +282,8 @@ def _in_processes(
 def _in_order(config: EvalConfig, chosen: Sequence[records.Record], journal: Journal) -> list[Cell]:
     order = {method: i for i, method in enumerate(config.methods)}
     place = {record.id: i for i, record in enumerate(chosen)}
-    return sorted(journal.cells.values(), key=lambda c: (order[c.method, c.ratio], place[c.record]))
+    cells = [cell for cell in journal.cells.values() if cell.record in place]
+    return sorted(cells, key=lambda c: (order[c.method, c.ratio], place[c.record]))
 
 
 def _wording(config: EvalConfig, chosen: Sequence[records.Record], engine: TransformersEngine) -> str:

@@ -186,7 +186,7 @@ def test_an_interrupted_evaluation_goes_on(engine: TransformersEngine, tmp_path:
     compiled = list[str]()
 
     def stop(label: str, done: int, total: int) -> None:
-        if label.startswith("b lcc"):
+        if label.startswith("b lcc"):  # the second record has cells already
             raise KeyboardInterrupt
 
     def count(label: str, done: int, total: int) -> None:
@@ -199,6 +199,10 @@ def test_an_interrupted_evaluation_goes_on(engine: TransformersEngine, tmp_path:
         out.write('{"method": "lcc", "ra')  # what a kill may leave
     with pytest.raises(ConfigError, match="another evaluation"):
         evaluate(EvalConfig(str(file), ratios=(4,), options=TINY_OPTIONS), engine=engine, journal=journal)
+    copy = journal.with_suffix(".copy")
+    copy.write_bytes(journal.read_bytes())
+    fewer = evaluate(replace(config, limit=1), count, engine, copy)
+    assert (fewer["records"], compiled) == (1, [])
     resumed = evaluate(config, count, engine, journal)
     assert set(compiled) == {"b"}
     assert not journal.exists()
