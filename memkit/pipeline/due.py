@@ -44,7 +44,7 @@ def up_to_date(context: Context, info: MemoryInfo) -> bool:
 def _other_settings(context: Context, info: MemoryInfo) -> str:
     """How the settings of an artifact differ from the options that were given, or "".
 
-    An option that is None stands for what the compiler chooses, so nothing differs from it.
+    An option that is None or "" stands for what the compiler chooses, so nothing differs from it.
     """
     name, options = context.compiling.compiler, context.compiling.options
     if not options or info.compiler != name:
@@ -55,14 +55,20 @@ def _other_settings(context: Context, info: MemoryInfo) -> str:
     except (ArtifactError, ConfigError, NotFoundError):  # damaged, forgotten or of a former version
         return ""
     for option, value in _settings(name, options).items():
-        if value is not None and made.get(option) != value:
+        if value not in (None, "") and made.get(option) != value:
             return f"compiled with {option} {made.get(option)}, not {value}"
     return ""
 
 
 def _settings(compiler: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """All settings of a compiler with these options; none of a compiler that does not tell. Files are there
-    by their names alone, as in a manifest."""
+    """All settings of a compiler with these options; none of a compiler that does not tell. As in a manifest,
+    sequences are lists, and files are there by their names alone."""
     config = getattr(registry.compiler(compiler, options), "config", None)
     known = asdict(config) if is_dataclass(config) and not isinstance(config, type) else {}
-    return {name: Path(value).name if isinstance(value, str) else value for name, value in known.items()}
+    return {name: _as_stored(value) for name, value in known.items()}
+
+
+def _as_stored(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    return Path(value).name if isinstance(value, str) else value

@@ -29,8 +29,7 @@ def test_its_numbers_are_those_of_the_measurements() -> None:
     for row in rows(SPEED):
         expected = (f"{row['full_ms'] / 1e3:.3g} s", f"{row['cold_ms'] / 1e3:.3g} s", row["row"])
         assert {*expected, f"{row['ratio']:.0f}× faster"} <= said
-    shown = [row for row in rows(ANSWERS) if row["method"] in METHODS]
+    shown = [row for row in rows(ANSWERS) if (row["method"], row["ratio"]) in METHODS]
     assert len(shown) == len(METHODS)
     for row in shown:
-        cost = f"{row['prompt_tokens']:.0f} tokens, {row['ttft_ms']:.0f} ms"
-        assert {f"{100 * row['contains']:.1f} %", cost} <= said
+        assert {f"{100 * row['contains']:.1f} %", f"{row['prompt_tokens']:.0f} tokens"} <= said

@@ -8,9 +8,10 @@ import pytest
 
 from memkit import Memory
 from memkit.engine.transformers.engine import TransformersEngine
+from memkit.models.loading import LoadedModel
 from memkit.pipeline.admission import AdmissionConfig
 from memkit.pipeline.due import up_to_date, why_due
-from memkit.testing import TEXT
+from memkit.testing import TEXT, TINY_OPTIONS
 
 FEW = AdmissionConfig(questions=2, general=2, answer_tokens=2, pieces=1)
 
@@ -52,6 +53,24 @@ def test_why_an_artifact_is_out_of_date(
         pinned = memory.bank.versions.pin(memory.owner, memory_id)
         assert why_due(memory.context, pinned) == ""
         assert up_to_date(memory.context, pinned)
+
+
+@pytest.mark.parametrize(
+    ("compiler", "options"),
+    [
+        ("compact", {"ratio": 2}),
+        ("lcc", TINY_OPTIONS),
+        ("lora", {"steps": 2, "self_study": 4}),
+        ("meanpool", {"form": "kv"}),
+    ],
+)
+def test_what_is_made_with_options_is_not_out_of_date(
+    tmp_path: Path, tiny: LoadedModel, compiler: str, options: dict[str, object]
+) -> None:
+    with opened(tmp_path, TransformersEngine(tiny), compiler, **options) as memory:
+        info = memory.remember(TEXT, wait=True, always=True)
+        assert why_due(memory.context, info) == ""
+        assert up_to_date(memory.context, info)
 
 
 def test_remembering_with_other_options_compiles_again(made: tuple[Path, TransformersEngine, str]) -> None:
