@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from memkit.models.loading import LoadedModel
 
 C = TypeVar("C")
-MAX_INTEGER = 1 << 63
+_HUGE = 1 << 63
 _WANTED = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "text"}
 
 
@@ -124,8 +124,8 @@ def _wanted(annotation: str, value: object) -> str:
     given = "None" if value is None else type(value).__name__
     if not set(names) <= {*_WANTED, "None"}:
         return ""
-    if type(value) is int and abs(value) >= MAX_INTEGER:
-        return f"less than {MAX_INTEGER:.0e}"
+    if type(value) is int and abs(value) >= _HUGE:
+        return f"less than {_HUGE:.0e}"
     if given in names or (given == "int" and "float" in names):
         return ""
     return " or ".join(_WANTED[name] for name in names if name in _WANTED)
@@ -133,7 +133,7 @@ def _wanted(annotation: str, value: object) -> str:
 
 def _shown(value: object) -> str:
     """A value in an error message; Python refuses to write very long numbers."""
-    return "a huge number" if type(value) is int and abs(value) >= MAX_INTEGER else f"{value!r:.40}"
+    return "a huge number" if type(value) is int and abs(value) >= _HUGE else f"{value!r:.40}"
 
 
 def require_at_least(config: Any, minimum: int, *names: str) -> None:

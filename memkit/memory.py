@@ -255,9 +255,10 @@ class Memory:
                 asked memories.
             progress: Called after each step of a compilation with ``wait``.
 
-        Remembering a document that looks the same again changes nothing. Raises `DocumentError` for a text
-        that cannot be stored, `ConfigError` for one that is too long, `QuotaError`; with ``wait`` as
-        `compile`.
+        Remembering a document that looks the same again changes nothing, unless this memory names another
+        compiler or other options than its artifact was made with: it is then compiled again. Raises
+        `DocumentError` for a text that cannot be stored, `ConfigError` for one that is too long,
+        `QuotaError`; with ``wait`` as `compile`.
         """
         return ingest.remember(
             self.context,

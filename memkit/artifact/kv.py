@@ -8,20 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memkit.artifact.quantization import dequantized
+from memkit.artifact.quantization import dequantized, reasonable
 from memkit.errors import ArtifactError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from memkit.artifact.format import Artifact
-
-LARGEST = 1e6  # of a key or value; those of models are in the hundreds, and the largest numbers overflow
-
-
-def reasonable(part: Tensor) -> bool:
-    """Whether all numbers are finite, and none so large that attention to it is not."""
-    return bool((part.abs() <= LARGEST).all())
 
 
 def read_kv(artifact: Artifact) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ Stored = Literal["model", "bfloat16", "int8", "int4"]
 STORED: tuple[Stored, ...] = get_args(Stored)
 Tensors: TypeAlias = "dict[str, tuple[Tensor, tuple[str, ...]]]"
 AXES = ("layer", "kv_head", "token", "head_dim")
+LARGEST = 1e6  # of a key or value; those of models are in the hundreds, and the largest numbers overflow
 SCALE = ".scale"
 _MAX = {"int8": 127, "int4": 7}
 
@@ -66,3 +67,8 @@ def dequantized(artifact: Artifact, name: str) -> Tensor:
     if part.dtype == torch.uint8:
         part = torch.stack(((part & 15).to(torch.int8) - 8, (part >> 4).to(torch.int8) - 8), -1).flatten(-2)
     return part.float() * scale
+
+
+def reasonable(part: Tensor) -> bool:
+    """Whether all numbers are finite, and none so large that attention to it is not."""
+    return bool((part.abs() <= LARGEST).all())

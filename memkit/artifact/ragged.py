@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from memkit.artifact.kv import reasonable
-from memkit.artifact.quantization import Stored, Tensors, dequantized, quantized
+from memkit.artifact.quantization import Stored, Tensors, dequantized, quantized, reasonable
 from memkit.errors import ArtifactError
 
 if TYPE_CHECKING:

@@ -93,7 +93,8 @@ def remember(
     """Remember a document, or add to a running memory (--memory).
 
     Questions can use its text at once. --wait also compiles it, if that is worthwhile. Remembering the same
-    text again changes nothing: the same command with --wait compiles it later.
+    text again changes nothing: the same command with --wait compiles it later, or again for another
+    --compiler, --ratio or --option.
     """
     output = Output(json)
     if name is None and (when is not None or key is not None):
@@ -231,8 +232,7 @@ def _unused(memory: Memory, answer: Answer) -> str:
     trace = answer.trace
     if trace.route == "none":
         return f"no memory was used ({trace.reason})"
-    obstacles = {c.memory_id: c.obstacle for c in trace.candidates}
-    obstacle = obstacles.get(trace.memory_id or "")
+    obstacle = next((c.obstacle for c in trace.candidates if c.memory_id == trace.memory_id), None)
     if trace.route == "text" and trace.memory_id and obstacle and memory.get(trace.memory_id).version:
         return f"answered from the memory's text, as its artifact cannot be used: {obstacle}"
     return ""

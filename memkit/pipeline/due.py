@@ -35,10 +35,10 @@ def up_to_date(context: Context, info: MemoryInfo) -> bool:
 
     Unlike `why_due` it loads no model besides the one that answers.
     """
-    other = context.compiling.compiler not in (AUTO, info.compiler) or _other_settings(context, info)
-    if info.status != "compiled" or info.behind or (other and not info.pinned):
+    if info.status != "compiled" or info.behind:
         return False
-    return not context.router.obstacle(info)
+    other = context.compiling.compiler not in (AUTO, info.compiler) or _other_settings(context, info)
+    return (info.pinned or not other) and not context.router.obstacle(info)
 
 
 def _other_settings(context: Context, info: MemoryInfo) -> str:

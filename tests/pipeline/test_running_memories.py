@@ -144,7 +144,7 @@ def test_commands(cli: Callable[..., Any]) -> None:
     compiled = cli(
         *words, "--wait", "--always", "--speaker", "nurse", *options, stdin=b"Jalo works at Brimtek."
     )
-    assert ", version 1: " in compiled.out
+    assert ": compiled by lcc, version 1: " in compiled.out
     shown = cli(*words, stdin=b"Mira lives in Oslo.")
     assert "3 entries, 1 of them newer than its artifact" in shown.out
     asked = cli("ask", WHERE, "--trace")

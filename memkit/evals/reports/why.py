@@ -26,7 +26,6 @@ METHODS = {
 COLOURS = {
     "full": "#9e9e9e",
     "rag": "#757575",
-    "artifact": "#3f51b5",
     "compact": "#3f51b5",
     "none": "#cfcfcf",
 }
@@ -48,7 +47,7 @@ def figure(results: Path) -> str:
 
 
 def _first_token(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
-    for key, method, shift in (("full_ms", "full", -0.2), ("cold_ms", "artifact", 0.2)):
+    for key, method, shift in (("full_ms", "full", -0.2), ("cold_ms", "compact", 0.2)):
         label = "reading the whole text" if method == "full" else "from an artifact in the bank (16×)"
         places = [place + shift for place in range(len(rows))]
         drawn = axes.bar(places, [row[key] / 1e3 for row in rows], 0.4, label=label, color=COLOURS[method])
