@@ -78,7 +78,7 @@ class DistillationLoss:
             [part.pairs[i] for i in next(draws)] for part, draws in zip(self.parts, self._draws, strict=True)
         ]
 
-    def step(self, memory: kv_cache.KVCache) -> Tensor:
+    def step(self, memory: kv_cache.KVPrefix) -> Tensor:
         """The loss of the next step, a scalar."""
         before = self.meter.total
         total = torch.zeros((), device=self.teacher.base.model.device)
@@ -92,16 +92,15 @@ class DistillationLoss:
         for _ in range(count):
             self.draw()
 
-    def measure(self, memory: kv_cache.KVCache) -> float:
+    def measure(self, memory: kv_cache.KVPrefix) -> float:
         """The mean KL over the held-out examples, in nats per answer token."""
         with torch.no_grad():
             return float(self.discrepancy(memory, self.held_out, "kl"))
 
-    def discrepancy(self, memory: kv_cache.KVCache, pairs: Sequence[Pair], loss: Loss) -> Tensor:
+    def discrepancy(self, memory: kv_cache.KVPrefix, pairs: Sequence[Pair], loss: Loss) -> Tensor:
         """KL(full context ‖ memory) in nats, mean over answer tokens (LCC eq. 2 to 4), or the squared
         error."""
-        prefix = self.front.join(memory) if self.front else memory
-        return discrepancies(self.reader, prefix, [pairs], loss, [self.meter])[0]
+        return discrepancies(self.reader, memory.after(self.front), [pairs], loss, [self.meter])[0]
 
 
 class BatchedLoss:
@@ -159,7 +158,7 @@ def split_held_out(
 
 def discrepancies(
     reader: PreTrainedModel,
-    prefix: kv_cache.KVCache | None,
+    prefix: kv_cache.KVPrefix | None,
     groups: Sequence[Sequence[Pair]],
     loss: Loss,
     meters: Sequence[FlopMeter],
@@ -171,7 +170,7 @@ def discrepancies(
 
 def _by_example(
     reader: PreTrainedModel,
-    prefix: kv_cache.KVCache | None,
+    prefix: kv_cache.KVPrefix | None,
     groups: Sequence[Sequence[Pair]],
     loss: Loss,
     meters: Sequence[FlopMeter],

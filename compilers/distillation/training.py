@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memkit.compilers.base import Progress, Step
+from memkit.compilers.base import Progress, Step, silent
 from memkit.compilers.distillation.checkpoint import Checkpoint
 from memkit.errors import CompileError
 
@@ -30,6 +30,7 @@ class Schedule:
     patience: int = 4  # measurements without a new best after which training stops
     target: float = 0.0  # held-out loss (nats) at which training stops
     accumulate: int = 1  # losses whose gradients are averaged in one step
+    keep_start: bool = False  # the start is measured, too, and stays if training finds nothing better
 
     def __post_init__(self) -> None:
         if self.steps < 0 or self.warmup < 0:
@@ -52,6 +53,15 @@ class History:
     curve: list[tuple[str, int, float]] = field(default_factory=list)
     steps: int = 0
     best: float = math.inf
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the phases of one compilation share."""
+
+    progress: Progress = silent
+    history: History = field(default_factory=History)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
 
 
 def minimise(
@@ -103,6 +113,8 @@ def minimise_all(
     run = _Run(phase, parameters, schedule, checkpoint or Checkpoint(), len(histories))
     started = time.perf_counter()
     skip(run.step * schedule.accumulate)
+    if held_out and schedule.keep_start and not run.step:
+        run.record(held_out())
     while run.step < schedule.steps and not run.done:
         loss = run.advance(losses)
         progress(Step(phase, run.step, schedule.steps, loss, time.perf_counter() - started))

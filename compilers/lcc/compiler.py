@@ -13,7 +13,8 @@ Departures, each a config field
       paper's objective is data-free. The manifest records which one was used (``objective``).
     - ``phrases`` adds questions that are made by rule, for models too weak to write any.
     - ``kv_steps`` trains the extracted KV directly after the LoRA phase; with ``kv_init="attention"`` it
-      starts from the context's keys and values that the questions attend to most, without a LoRA.
+      starts from the context's keys and values that the questions attend to most, with
+      ``kv_init="compact"`` from a compact memory, both without a LoRA.
     - A document longer than ``segment_tokens``, or than the window, is compiled in segments: each follows
       the memories of the earlier ones, and a final direct phase trains all of them together.
     - The ``fast`` preset, the default, replaces the paper's 22,500 steps at 2e-5 by few steps at a high rate,
@@ -31,7 +32,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,24 +40,26 @@ import torch
 from torch import nn
 
 from memkit.artifact.format import Artifact, Manifest, Provenance
-from memkit.artifact.quantization import Stored, quantized
+from memkit.artifact.quantization import Stored, Tensors, quantized
 from memkit.compilers.base import Compiled, Estimate, Progress, silent
-from memkit.compilers.distillation.agnostic_queries import queries_for
+from memkit.compilers.compact.forms import kind_of, metrics_of, tensors_of
 from memkit.compilers.distillation.checkpoint import Checkpoint, key_of
 from memkit.compilers.distillation.flops import FlopMeter, kv_bytes
-from memkit.compilers.distillation.losses import DistillationLoss, Pair, Part, split_held_out
+from memkit.compilers.distillation.losses import DistillationLoss
 from memkit.compilers.distillation.segments import MAX_QUESTION, MIN_SEGMENT, QUESTION_TOKENS, split_segments
-from memkit.compilers.distillation.teacher import Example, Teacher
-from memkit.compilers.distillation.training import History, minimise
+from memkit.compilers.distillation.teacher import Teacher
+from memkit.compilers.distillation.training import History, Run, minimise
 from memkit.compilers.lcc.attention_selection import most_attended
 from memkit.compilers.lcc.buffer_encoder import BufferEncoder
 from memkit.compilers.lcc.config import LCCConfig, parse_options
+from memkit.compilers.lcc.rows import start_flops, train_rows
+from memkit.compilers.lcc.study import distillation_loss
 from memkit.document import Document
 from memkit.engine.transformers import kv_cache
+from memkit.engine.transformers.ragged import RaggedKV
 from memkit.errors import CompileError
 from memkit.models.chat import text_ids
 from memkit.models.loading import LoadedModel
-from memkit.prompts import phrase_questions
 
 
 class LCC:
@@ -86,9 +89,15 @@ class LCC:
         meter, history = FlopMeter(base.model), History()
         key = key_of(self.name, self.version, repr(config), document, base, tenant)
         run = Run(progress, history, Checkpoint(unfinished, key))
-        memory = _compile(base, config, [context[cut] for cut in cuts], meter, run)
+        memory: kv_cache.KVCache | RaggedKV
+        if config.kv_init == "compact":
+            memory = train_rows(base, config, context, meter, run)
+            tensors, sizes = tensors_of(memory, config.form, config.stored), metrics_of(memory)
+        else:
+            memory = _compile(base, config, [context[cut] for cut in cuts], meter, run)
+            tensors, sizes = memory_tensors(memory, config.stored), {}
         manifest = Manifest(
-            kind="kv",
+            kind=kind_of(config.form),
             compiler=self.name,
             compiler_version=self.version,
             config={
@@ -109,10 +118,11 @@ class LCC:
                 "held_out_kl": round(history.best, 5) if math.isfinite(history.best) else None,
                 "context_tokens": len(context),
                 "segments": len(cuts),
+                **sizes,
             },
         )
         return Compiled(
-            encode(manifest, memory, config.stored),
+            Artifact.encode(manifest, tensors),
             memory.tokens,
             time.perf_counter() - started,
             meter.total,
@@ -122,7 +132,8 @@ class LCC:
 
     def estimate(self, tokens: int, base: LoadedModel) -> Estimate:
         """The cost of compiling ``tokens`` tokens if every phase takes all its steps."""
-        config, meter, total = self.config, FlopMeter(base.model), 0.0
+        config, meter = self.config, FlopMeter(base.model)
+        total = start_flops(base, config, tokens) if config.kv_init == "compact" else 0.0
         cuts = segments(base, config, tokens)
         questions = config.self_study + config.phrases
         batch = (config.self_study_batch if questions else 0) + (
@@ -147,25 +158,20 @@ class LCC:
         return Estimate(total, kv_bytes(base.model, buffer_tokens(tokens, config.ratio)))
 
 
-@dataclass(frozen=True)
-class Run:
-    """What the phases of one compilation share."""
-
-    progress: Progress = silent
-    history: History = field(default_factory=History)
-    checkpoint: Checkpoint = field(default_factory=Checkpoint)
-
-
 def buffer_tokens(context_tokens: int, ratio: float) -> int:
     """The number of buffer tokens, K = ceil(n / ratio)."""
     return math.ceil(context_tokens / ratio)
 
 
-def encode(manifest: Manifest, memory: kv_cache.KVCache, stored: Stored = "model") -> bytes:
-    """The bytes of an artifact with ``keys`` and ``values`` ``[layer, kv_head, token, head_dim]``."""
+def memory_tensors(memory: kv_cache.KVCache, stored: Stored) -> Tensors:
+    """``keys`` and ``values`` ``[layer, kv_head, token, head_dim]`` as an artifact holds them."""
     both = {"keys": memory.keys, "values": memory.values}
-    parts = {name: torch.cat(layers).detach().cpu() for name, layers in both.items()}
-    return Artifact.encode(manifest, quantized(parts, stored))
+    return quantized({name: torch.cat(layers).detach().cpu() for name, layers in both.items()}, stored)
+
+
+def encode(manifest: Manifest, memory: kv_cache.KVCache, stored: Stored = "model") -> bytes:
+    """The bytes of an artifact with a memory's keys and values."""
+    return Artifact.encode(manifest, memory_tensors(memory, stored))
 
 
 def segments(base: LoadedModel, config: LCCConfig, tokens: int) -> list[slice]:
@@ -177,13 +183,14 @@ def segments(base: LoadedModel, config: LCCConfig, tokens: int) -> list[slice]:
     queries = max(min(2 * config.reconstruction_window, tokens), config.answer_tokens) + MAX_QUESTION
     memory = buffer_tokens(tokens, config.ratio) + config.multiple - 1
     room = base.window - len(base.chat.header) - queries - memory - 1
-    if room < min(tokens, MIN_SEGMENT):
+    whole = config.kv_init == "compact"  # its rows are trained together, on questions about all of the text
+    if room < (tokens if whole else min(tokens, MIN_SEGMENT)):
         raise CompileError(
             f"the document has {tokens:,} tokens, too many to compile at {config.ratio:g}x for {base.name}, "
             f"which reads {base.window:,} at once. It stays answerable from its text; choose a higher ratio, "
             "or split it into several documents"
         )
-    return split_segments(tokens, min(config.segment_tokens, room))
+    return split_segments(tokens, room if whole else min(config.segment_tokens, room))
 
 
 def _compile(
@@ -311,43 +318,3 @@ def train_kv(
     )
     with torch.no_grad():
         return current()
-
-
-def distillation_loss(config: LCCConfig, teacher: Teacher, meter: FlopMeter) -> DistillationLoss:
-    """The loss of one segment: all examples, with the teacher's answers and distributions."""
-
-    def with_targets(examples: Sequence[Example]) -> tuple[Pair, ...]:
-        targets = teacher.targets(examples, config.top_k)
-        for example in examples:
-            meter.forward(len(example.query) + len(example.answer), len(teacher.context))
-        return tuple(zip(examples, targets, strict=True))
-
-    questions = teacher.questions(config.self_study, config.seed, config.self_study_temperature)
-    by_rule = phrase_questions(teacher.text, config.phrases, config.seed)
-    study = teacher.self_study(
-        [config.wording.replace("{question}", question) for question in (*questions, *by_rule)],
-        config.answer_tokens,
-        again=config.self_study_again,
-        limit=config.self_study,
-        seed=config.seed,
-        temperature=config.self_study_temperature,
-    )
-    queries = queries_for(teacher.base, config.queries)[: config.agnostic]
-    agnostic = with_targets(teacher.agnostic(queries, config.answer_tokens))
-    windows = with_targets(
-        teacher.reconstructions(config.reconstruction_window, config.reconstruction, config.seed)
-    )
-    trained, regularizing, held_out = split_held_out(with_targets(study), agnostic)
-    return DistillationLoss(
-        teacher,
-        teacher.before,
-        [
-            Part(trained, config.self_study_batch, 1.0),
-            Part(regularizing, config.agnostic_batch, 1.0),
-            Part(windows, config.reconstruction_batch, config.reconstruction_weight),
-        ],
-        held_out,
-        loss=config.loss,
-        seed=config.seed,
-        meter=meter,
-    )

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from memkit.artifact.quantization import STORED, Stored
 from memkit.compilers.base import configure, require_at_least
+from memkit.compilers.compact.config import CompactConfig, Form
 
 if TYPE_CHECKING:  # options are checked without torch
     from memkit.compilers.distillation.losses import Loss
     from memkit.compilers.distillation.training import Schedule
     from memkit.compilers.lcc.buffer_encoder import Init
 
-KVInit = Literal["buffer", "attention"]
+KVInit = Literal["buffer", "attention", "compact"]
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,10 @@ class LCCConfig:
     lr: float = 5e-3
     warmup: int = 10  # steps
     kv_steps: int = 0  # optimizer steps of the direct phase; 0: none
-    kv_init: KVInit = "buffer"  # start of the direct phase; "attention" replaces the LoRA phase
+    kv_init: KVInit = "buffer"  # start of the direct phase; the others replace the LoRA phase
+    form: Form = "capped"  # ragged, from a compact start: heads with as many rows as they need
     together_steps: int = 100  # direct steps over all segments of a long document; 0: none
-    kv_lr: float = 1e-2
+    kv_lr: float = 1e-2  # after a compact start in units of each head's root mean square
     self_study: int = 256  # questions written by the model; 0 is the paper's data-free objective
     self_study_again: int = 8  # further questions about each sentence that no question covers
     self_study_batch: int = 8  # questions in each step
@@ -63,9 +65,17 @@ class LCCConfig:
         if self.steps + self.kv_steps < 1:
             raise ValueError("steps and kv_steps are both 0: nothing would be trained")
         if self.kv_init not in get_args(KVInit):
-            raise ValueError(f"kv_init must be buffer or attention, got {self.kv_init!r}")
-        if self.kv_init == "attention" and self.steps:
-            raise ValueError("kv_init='attention' takes the place of the LoRA phase: set steps=0")
+            raise ValueError(
+                f"kv_init must be one of {', '.join(get_args(KVInit))}, got {self.kv_init!r:.40}"
+            )
+        if self.kv_init != "buffer" and self.steps:
+            raise ValueError(f"kv_init={self.kv_init!r} takes the place of the LoRA phase: set steps=0")
+        if self.form not in get_args(Form):
+            raise ValueError(f"form must be one of {', '.join(get_args(Form))}, got {self.form!r:.40}")
+        if self.form == "ragged" and self.kv_init != "compact":
+            raise ValueError(
+                "the ragged form needs a start that says how many rows a head has: kv_init=compact"
+            )
         if self.kv_init == "attention" and not (self.self_study or self.phrases):
             raise ValueError("kv_init='attention' needs questions to attend by: set self_study or phrases")
         if self.stored not in STORED:
@@ -96,11 +106,25 @@ class LCCConfig:
     def objective(self) -> str:
         return "self-study" if self.self_study else "phrases" if self.phrases else "pure"
 
+    def compact_start(self) -> CompactConfig:
+        """The compact memory from which ``kv_init="compact"`` starts: as many rows on average."""
+        cap = 1.0 if self.form == "capped" else 0.0
+        return CompactConfig(
+            ratio=self.ratio, form=self.form, cap=cap, multiple=self.multiple, seed=self.seed
+        )
+
     def schedule(self, steps: int, lr: float) -> Schedule:
         """The schedule of one phase."""
         from memkit.compilers.distillation.training import Schedule
 
-        return Schedule(steps, lr, self.warmup, patience=self.patience, accumulate=self.accumulate)
+        return Schedule(
+            steps,
+            lr,
+            self.warmup,
+            patience=self.patience,
+            accumulate=self.accumulate,
+            keep_start=self.kv_init == "compact",
+        )
 
 
 _PURE: dict[str, Any] = {

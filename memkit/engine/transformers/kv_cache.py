@@ -37,6 +37,9 @@ class KVPrefix(Protocol):
     def join(self, other: KVCache) -> KVPrefix:
         """These tokens followed by the ``other`` ones, whose keys are rotated to their positions already."""
 
+    def after(self, other: KVCache | None) -> KVPrefix:
+        """The ``other`` tokens, if any, followed by these, which are rotated to their positions already."""
+
 
 @dataclass(frozen=True)
 class KVCache:
@@ -91,6 +94,10 @@ class KVCache:
         pairs = zip(self.keys, other.keys, self.values, other.values, strict=True)
         joined = [(torch.cat((a, b), 2), torch.cat((c, d), 2)) for a, b, c, d in pairs]
         return KVCache(tuple(k for k, _ in joined), tuple(v for _, v in joined))
+
+    def after(self, other: KVCache | None) -> KVCache:
+        """The ``other`` tokens, if any, followed by these."""
+        return other.join(self) if other else self
 
     def shifted(self, offset: int, inv_freq: Tensor) -> KVCache:
         """The same tokens ``offset`` positions later (earlier if negative); ``inv_freq`` is ``[head_dim /

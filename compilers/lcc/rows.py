@@ -1,0 +1,112 @@
+"""The direct phase from a compact memory, in which every head may have as many rows as it needs.
+
+`memkit.compilers.compact` gives the start in a few prefills: the context's own keys where heads need them,
+with values and biases refitted. Training moves them further than a fit to recorded queries can, as it sees
+what the whole model answers. No LoRA and no buffer tokens: a departure from LCC.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+from memkit.compilers.compact.compaction import Compaction, Report
+from memkit.compilers.compact.compiler import Compact
+from memkit.compilers.compact.layout import Layout
+from memkit.compilers.distillation.flops import FlopMeter
+from memkit.compilers.distillation.teacher import Teacher
+from memkit.compilers.distillation.training import Run, minimise
+from memkit.compilers.lcc.config import LCCConfig
+from memkit.compilers.lcc.study import distillation_loss
+from memkit.engine.transformers import kv_cache
+from memkit.engine.transformers.ragged import RaggedKV, Rows
+from memkit.models.loading import LoadedModel
+
+_TINY = 1e-6  # least unit of a head's numbers
+
+
+class TrainedRows:
+    """The rows of a memory as tensors to train, in float32, for all heads one after the other.
+
+    ``parameters`` are keys and values ``[row, head_dim]``, in units of the root mean square of their head, so
+    that one learning rate suits all heads, and the biases ``[row]``, in nats, if they are trained.
+    """
+
+    def __init__(self, start: RaggedKV, biases: bool) -> None:
+        heads = list(chain.from_iterable(start.layers))
+        self._start, self._lengths = start, [len(head) for head in heads]
+        self._units = [_units([head.keys for head in heads]), _units([head.values for head in heads])]
+        keys, values = (
+            torch.cat([getattr(head, part).float() for head in heads]) for part in ("keys", "values")
+        )
+        self._bias = torch.cat([head.bias for head in heads])
+        self.parameters: list[Tensor] = [
+            nn.Parameter(both / unit) for both, unit in zip((keys, values), self._units, strict=True)
+        ]
+        if biases:
+            self._bias = nn.Parameter(self._bias.clone())
+            self.parameters.append(self._bias)
+
+    def memory(self) -> RaggedKV:
+        """The memory; differentiable in the ``parameters``."""
+        dtype = self._start.layers[0][0].keys.dtype
+        keys, values = (
+            (part * unit).to(dtype).split(self._lengths)
+            for part, unit in zip(self.parameters[:2], self._units, strict=True)
+        )
+        heads = map(Rows, keys, values, self._bias.split(self._lengths))
+        return RaggedKV(
+            tuple(tuple(next(heads) for _ in layer) for layer in self._start.layers), self._start.tokens
+        )
+
+
+def _units(heads: Sequence[Tensor]) -> Tensor:
+    """The root mean square of each head's numbers, ``[row, 1]``."""
+    sizes = [head.float().square().mean().sqrt().clamp(min=_TINY) if len(head) else 1.0 for head in heads]
+    return torch.cat(
+        [
+            head.new_full((len(head), 1), float(size), dtype=torch.float32)
+            for head, size in zip(heads, sizes, strict=True)
+        ]
+    )
+
+
+def train_rows(
+    base: LoadedModel, config: LCCConfig, ids: Sequence[int], meter: FlopMeter, run: Run
+) -> RaggedKV:
+    """The memory of a text's ``ids`` after `LCCConfig.kv_steps` steps from its compact memory.
+
+    Of the states that were measured on the held-out examples it is the best; the start is among them.
+    Raises `CompileError` for a model that cannot have compact memories.
+    """
+    start = config.compact_start()
+    layout = Layout.of(base, start, len(ids))
+    compaction = Compaction(base, start, layout.chunk, Report(run.progress, time.perf_counter()))
+    rows = TrainedRows(compaction.run([ids[cut] for cut in layout.segments]), biases=config.form == "ragged")
+    meter.total += compaction.flops
+    header = kv_cache.prefill(base.model, list(base.chat.header)) if base.chat.header else None
+    loss = distillation_loss(config, Teacher(base, ids, header), meter)
+    loss.reader = compaction.model
+    minimise(
+        "rows",
+        rows.parameters,
+        lambda step: loss.step(rows.memory()),
+        (lambda: loss.measure(rows.memory())) if loss.held_out else None,
+        config.schedule(config.kv_steps, config.kv_lr),
+        run.progress,
+        run.history,
+        run.checkpoint,
+        loss.skip,
+    )
+    with torch.no_grad():
+        return rows.memory()
+
+
+def start_flops(base: LoadedModel, config: LCCConfig, tokens: int) -> float:
+    """The operations of the compact memory of so many tokens."""
+    return Compact(asdict(config.compact_start())).estimate(tokens, base).flops
