@@ -14,6 +14,7 @@ from torch import Tensor
 from memkit.compilers.distillation.teacher_cache import teacher_responses, with_answers
 from memkit.document import sentences
 from memkit.engine.transformers import kv_cache
+from memkit.models.chat import text_ids
 from memkit.models.loading import LoadedModel
 from memkit.prompts import REPEAT, QuestionKind, is_held_out, request_about
 
@@ -93,6 +94,12 @@ class Teacher:
         self.before, self.previous = before, tuple(previous)
         self.prefix = kv_cache.prefill(base.model, context, before)
 
+    def coverage(self, examples: Sequence[Example]) -> float:
+        """The share of the context's distinct words that the answers contain."""
+        decoded = (self.base.tokenizer.decode(list(e.answer), skip_special_tokens=True) for e in examples)
+        words = _words(self.text)
+        return len(words & _words(" ".join(map(str, decoded)))) / max(len(words), 1)
+
     @property
     def text(self) -> str:
         """The context, decoded."""
@@ -156,9 +163,16 @@ class Teacher:
                 lines[line] = None
         return [line for line in lines if line.endswith("?")] or list(lines)
 
-    def questions(self, count: int, seed: int, temperature: float = 1.0, max_tokens: int = 48) -> list[str]:
-        """At most ``count`` distinct questions about the context, written by the model."""
-        return self.write(self.requests(count), seed, temperature, max_tokens)
+    def questions(
+        self,
+        count: int,
+        seed: int,
+        temperature: float = 1.0,
+        max_tokens: int = 48,
+        kinds: Sequence[QuestionKind] = ("factual",),
+    ) -> list[str]:
+        """At most ``count`` distinct questions about the context, of these kinds, written by the model."""
+        return self.write(self.requests(count, kinds), seed, temperature, max_tokens)
 
     def requests(self, count: int, kinds: Sequence[QuestionKind] = ("factual",)) -> list[str]:
         """``count`` requests for questions of these kinds about the context."""
@@ -173,6 +187,19 @@ class Teacher:
         return [
             Example("self_study", query, answer, is_held_out(text), self._closed(text))
             for text, query, answer in zip(questions, queries, answers, strict=True)
+        ]
+
+    def quoted(self, questions: Sequence[tuple[str, str]], max_tokens: int) -> list[Example]:
+        """Examples of questions that the text itself answers, with the answers that are given."""
+        end, answers = self.base.chat.end, (text_ids(self.base.tokenizer, answer) for _, answer in questions)
+        return [
+            Example(
+                "self_study",
+                self._query(question),
+                tuple(answer[:max_tokens] if len(answer) >= max_tokens else [*answer, end]),
+                closed=self._closed(question),
+            )
+            for (question, _), answer in zip(questions, answers, strict=True)
         ]
 
     def self_study(

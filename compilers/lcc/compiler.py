@@ -103,6 +103,7 @@ class LCC:
             config={
                 **asdict(config),
                 "targets": list(config.targets),
+                "kinds": list(config.kinds),
                 "queries": Path(
                     config.queries
                 ).name,  # not the path, which would reveal the machine's folders

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from memkit.artifact.quantization import STORED, Stored
 from memkit.compilers.base import configure, require_at_least
 from memkit.compilers.compact.config import CompactConfig, Form
+from memkit.prompts import QuestionKind
 
 if TYPE_CHECKING:  # options are checked without torch
     from memkit.compilers.distillation.losses import Loss
@@ -41,6 +42,9 @@ class LCCConfig:
     self_study_batch: int = 8  # questions in each step
     self_study_temperature: float = 1.0  # for writing questions
     phrases: int = 0  # questions about phrases of the text, made by rule, for models that write poor ones
+    kinds: tuple[QuestionKind, ...] = ("factual",)  # of the questions that the model writes
+    cloze: int = 0  # gaps in the text's sentences
+    following: int = 0  # questions for the sentence that follows another
     wording: str = "{question}"  # template of questions about the text
     agnostic: int = 48  # context-agnostic queries
     agnostic_batch: int = 2  # queries in each step
@@ -60,6 +64,10 @@ class LCCConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("targets", "kinds"):
+            if isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} is a list of names, not {getattr(self, name)!r:.40}")
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         if not self.ratio >= 1:
             raise ValueError(f"ratio must be at least 1, got {self.ratio}")
         if self.steps + self.kv_steps < 1:
@@ -92,14 +100,20 @@ class LCCConfig:
         require_at_least(
             self, 0, "self_study_again", "self_study_temperature", "reconstruction", "together_steps"
         )
-        require_at_least(self, 0, "phrases")
+        require_at_least(self, 0, "phrases", "cloze", "following")
+        if unknown := sorted(set(self.kinds) - set(get_args(QuestionKind))) or not self.kinds:
+            raise ValueError(
+                f"kinds must be among {', '.join(get_args(QuestionKind))}, got {unknown or 'none'}"
+            )
         if self.init not in ("chunk_mean", "vocabulary_mean"):
             raise ValueError(f"init must be chunk_mean or vocabulary_mean, got {self.init!r}")
         if self.loss not in ("kl", "mse"):
             raise ValueError(f"loss must be kl or mse, got {self.loss!r}")
-        if not (self.self_study or self.phrases or self.agnostic or self.reconstruction_window):
+        by_rule = self.phrases or self.cloze or self.following
+        if not (self.self_study or by_rule or self.agnostic or self.reconstruction_window):
             raise ValueError(
-                "no objective is left: self_study, phrases, agnostic and reconstruction_window are 0"
+                "no objective is left: self_study, phrases, cloze, following, agnostic and "
+                "reconstruction_window are 0"
             )
 
     @property

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from memkit.compilers.distillation.agnostic_queries import queries_for
 from memkit.compilers.distillation.flops import FlopMeter
 from memkit.compilers.distillation.losses import DistillationLoss, Pair, Part, split_held_out
+from memkit.compilers.distillation.rule_questions import cloze_questions, following_sentences
 from memkit.compilers.distillation.teacher import Example, Teacher
 from memkit.compilers.lcc.config import LCCConfig
 from memkit.prompts import phrase_questions
@@ -21,7 +22,9 @@ def distillation_loss(config: LCCConfig, teacher: Teacher, meter: FlopMeter) -> 
             meter.forward(len(example.query) + len(example.answer), len(teacher.context))
         return tuple(zip(examples, targets, strict=True))
 
-    questions = teacher.questions(config.self_study, config.seed, config.self_study_temperature)
+    questions = teacher.questions(
+        config.self_study, config.seed, config.self_study_temperature, kinds=config.kinds
+    )
     by_rule = phrase_questions(teacher.text, config.phrases, config.seed)
     study = teacher.self_study(
         [config.wording.replace("{question}", question) for question in (*questions, *by_rule)],
@@ -30,6 +33,13 @@ def distillation_loss(config: LCCConfig, teacher: Teacher, meter: FlopMeter) -> 
         limit=config.self_study,
         seed=config.seed,
         temperature=config.self_study_temperature,
+    )
+    study += teacher.quoted(
+        [
+            *cloze_questions(teacher.text, config.cloze, config.seed),
+            *following_sentences(teacher.text, config.following, config.seed),
+        ],
+        config.answer_tokens,
     )
     queries = queries_for(teacher.base, config.queries)[: config.agnostic]
     agnostic = with_targets(teacher.agnostic(queries, config.answer_tokens))
