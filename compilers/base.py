@@ -23,7 +23,8 @@ _WANTED = {"bool": "true or false", "int": "a whole number", "float": "a number"
 class Step:
     """The progress of a compilation: ``step`` of ``steps`` in a ``phase``, with the current loss in nats.
 
-    ``seconds`` is the time since the phase started.
+    ``seconds`` is the time since the phase started, ``held_out`` the latest loss on examples that are not
+    trained on (None: not measured).
     """
 
     phase: str
@@ -31,6 +32,7 @@ class Step:
     steps: int
     loss: float
     seconds: float
+    held_out: float | None = None
 
 
 Progress = Callable[[Step], None]
@@ -50,6 +52,7 @@ class Compiled:
     flops: float
     steps: int  # optimizer steps
     curve: tuple[tuple[str, int, float], ...]  # (phase, step, loss in nats)
+    held_out: tuple[tuple[str, int, float], ...] = ()  # the same on examples that are not trained on
 
 
 @dataclass(frozen=True)

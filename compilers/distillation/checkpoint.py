@@ -18,7 +18,7 @@ from memkit.document import Document
 from memkit.models.loading import LoadedModel
 
 SAVE_INTERVAL = 20.0  # seconds between two writes
-FORMAT = 2  # of the file; files with another format are ignored
+FORMAT = 3  # of the file; files with another format are ignored
 
 
 @dataclass

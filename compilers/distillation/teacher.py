@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections.abc import Sequence
@@ -148,14 +149,21 @@ class Teacher:
         ]
 
     def write(
-        self, requests: Sequence[str], seed: int, temperature: float = 1.0, max_tokens: int = 48
+        self,
+        requests: Sequence[str],
+        seed: int,
+        temperature: float = 1.0,
+        max_tokens: int = 48,
+        until: float = math.inf,
     ) -> list[str]:
         """The distinct questions that the model writes for these ``requests``, sampled with the context.
+
+        ``until`` is that of `with_answers`.
 
         Small models also write statements: if any line ends with a question mark, all others are dropped.
         """
         prompts = [self._query(request) for request in requests]
-        rows = with_answers(self.base, self.prefix, prompts, max_tokens, temperature, seed)
+        rows = with_answers(self.base, self.prefix, prompts, max_tokens, temperature, seed, until)
         lines = dict[str, None]()
         for ids in rows:
             text = str(self.base.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
@@ -163,30 +171,31 @@ class Teacher:
                 lines[line] = None
         return [line for line in lines if line.endswith("?")] or list(lines)
 
-    def questions(
-        self,
-        count: int,
-        seed: int,
-        temperature: float = 1.0,
-        max_tokens: int = 48,
-        kinds: Sequence[QuestionKind] = ("factual",),
-    ) -> list[str]:
-        """At most ``count`` distinct questions about the context, of these kinds, written by the model."""
-        return self.write(self.requests(count, kinds), seed, temperature, max_tokens)
+    def questions(self, count: int, seed: int, temperature: float = 1.0, max_tokens: int = 48) -> list[str]:
+        """At most ``count`` distinct questions about the context, written by the model."""
+        return self.write(self.requests(count), seed, temperature, max_tokens)
 
     def requests(self, count: int, kinds: Sequence[QuestionKind] = ("factual",)) -> list[str]:
         """``count`` requests for questions of these kinds about the context."""
         return self.base.prompts.requests(self.text, count, kinds)
 
     def study(
-        self, questions: Sequence[str], max_tokens: int, temperature: float = 0.0, seed: int = 0
+        self,
+        questions: Sequence[str],
+        max_tokens: int,
+        temperature: float = 0.0,
+        seed: int = 0,
+        until: float = math.inf,
     ) -> list[Example]:
-        """Examples of questions that the frozen model answers with the context, greedily or sampled."""
+        """Examples of questions that the frozen model answers with the context, greedily or sampled.
+
+        ``until`` is that of `with_answers`: the last questions have no example if the time is over.
+        """
         queries = [self._query(text) for text in questions]
-        answers = with_answers(self.base, self.prefix, queries, max_tokens, temperature, seed)
+        answers = with_answers(self.base, self.prefix, queries, max_tokens, temperature, seed, until)
         return [
             Example("self_study", query, answer, is_held_out(text), self._closed(text))
-            for text, query, answer in zip(questions, queries, answers, strict=True)
+            for text, query, answer in zip(questions, queries, answers, strict=False)
         ]
 
     def quoted(self, questions: Sequence[tuple[str, str]], max_tokens: int) -> list[Example]:
@@ -212,14 +221,16 @@ class Teacher:
         seed: int,
         temperature: float,
         answer_temperature: float = 0.0,
+        until: float = math.inf,
     ) -> list[Example]:
         """`study` of the ``questions`` and of their `follow_up`, with ``again`` questions for each sentence.
 
         ``temperature`` is for writing the follow-up questions, ``answer_temperature`` for answering them all.
         """
-        examples = self.study(questions, max_tokens, answer_temperature, seed)
-        more = self.follow_up(questions, examples, again, limit, seed + 1, temperature)
-        return [*examples, *self.study(more, max_tokens, answer_temperature, seed + 1)]
+        examples = self.study(questions, max_tokens, answer_temperature, seed, until)
+        asked = questions[: len(examples)]
+        more = self.follow_up(asked, examples, again, limit, seed + 1, temperature, until)
+        return [*examples, *self.study(more, max_tokens, answer_temperature, seed + 1, until)]
 
     def follow_up(
         self,
@@ -229,6 +240,7 @@ class Teacher:
         limit: int,
         seed: int,
         temperature: float = 1.0,
+        until: float = math.inf,
     ) -> list[str]:
         """New questions, ``again`` about each sentence of the context that no question covers.
 
@@ -249,7 +261,8 @@ class Teacher:
         chosen = [missed[int(i * step)] for i in range(int(len(missed) / step))]
         requests = [request_about(sentence) for sentence in chosen for _ in range(again)]
         existing = set(questions)
-        return [q for q in self.write(requests, seed, temperature) if q not in existing] if requests else []
+        written = self.write(requests, seed, temperature, until=until) if requests else []
+        return [q for q in written if q not in existing]
 
     def targets(self, examples: Sequence[Example], top_k: int) -> list[Target]:
         """The teacher's distributions over the examples' answers."""

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -65,10 +67,16 @@ def with_answers(
     max_tokens: int,
     temperature: float = 0.0,
     seed: int = 0,
+    until: float = math.inf,
 ) -> list[tuple[int, ...]]:
-    """The model's answers after ``prefix``, greedy or sampled; they end with the end token unless cut off."""
+    """The model's answers after ``prefix``, greedy or sampled; they end with the end token unless cut off.
+
+    After the time ``until``, by `time.perf_counter`, no further batch begins: the last answers are missing.
+    """
     answers, random = list[tuple[int, ...]](), torch.Generator(base.model.device).manual_seed(seed)
     for group in kv_cache.chunked(queries, BATCH):
+        if time.perf_counter() >= until:
+            break
         for row in kv_cache.decode(
             base.model,
             prefix,

@@ -31,6 +31,8 @@ class Schedule:
     target: float = 0.0  # held-out loss (nats) at which training stops
     accumulate: int = 1  # losses whose gradients are averaged in one step
     keep_start: bool = False  # the start is measured, too, and stays if training finds nothing better
+    seconds: float = math.inf  # after which training stops; the learning rate falls with the time, too
+    least_gain: float = 0.0  # share by which a held-out loss has to be lower to count for ``patience``
 
     def __post_init__(self) -> None:
         if self.steps < 0 or self.warmup < 0:
@@ -39,29 +41,43 @@ class Schedule:
             raise ValueError(f"lr must be positive, got {self.lr}")
         if min(self.check_every, self.patience, self.accumulate) < 1:
             raise ValueError("check_every, patience and accumulate must be at least 1")
+        if not self.seconds > 0:
+            raise ValueError(f"seconds must be positive, got {self.seconds}")
+        if not 0 <= self.least_gain < 1:
+            raise ValueError(f"least_gain must be from 0 to less than 1, got {self.least_gain}")
 
-    def scale(self, step: int) -> float:
-        """The learning rate at ``step`` (0-based), as a share of the peak."""
+    def scale(self, step: int, seconds: float = 0.0) -> float:
+        """The learning rate at ``step`` (0-based) after so many ``seconds``, as a share of the peak."""
         rise = min((step + 1) / max(self.warmup, 1), 1.0)
-        return rise * max(1.0 - step / max(self.steps, 1), 0.02)
+        done = max(step / max(self.steps, 1), seconds / self.seconds)
+        return rise * max(1.0 - done, 0.02)
 
 
 @dataclass
 class History:
-    """The record of a training: (phase, step, loss), the number of steps and the best held-out loss."""
+    """The record of a training: (phase, step, loss), the number of steps and the best held-out loss.
+
+    ``held_out`` are the measurements (phase, step, held-out loss).
+    """
 
     curve: list[tuple[str, int, float]] = field(default_factory=list)
+    held_out: list[tuple[str, int, float]] = field(default_factory=list)
     steps: int = 0
     best: float = math.inf
 
 
 @dataclass(frozen=True)
 class Run:
-    """What the phases of one compilation share."""
+    """What the phases of one compilation share. ``deadline`` is by `time.perf_counter`."""
 
     progress: Progress = silent
     history: History = field(default_factory=History)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    deadline: float = math.inf
+
+    @property
+    def seconds_left(self) -> float:
+        return self.deadline - time.perf_counter()
 
 
 def minimise(
@@ -115,16 +131,20 @@ def minimise_all(
     skip(run.step * schedule.accumulate)
     if held_out and schedule.keep_start and not run.step:
         run.record(held_out())
-    while run.step < schedule.steps and not run.done:
+    ends = run.ends
+    while not (ends or run.done):
         loss = run.advance(losses)
-        progress(Step(phase, run.step, schedule.steps, loss, time.perf_counter() - started))
-        if held_out and (run.step % schedule.check_every == 0 or run.step == schedule.steps):
+        ends = run.ends
+        if held_out and (ends or run.step % schedule.check_every == 0):
             run.record(held_out())
+        seconds = time.perf_counter() - started
+        progress(Step(phase, run.step, schedule.steps, loss, seconds, run.problems[0].last))
         run.save()
     run.finish()
     for history, problem in zip(histories, run.problems, strict=True):
         history.steps += problem.steps
         history.curve += problem.curve
+        history.held_out += problem.held_out
         history.best = min(history.best, problem.best)
 
 
@@ -139,23 +159,32 @@ class _Problem:
     steps: int = 0
     done: bool = False
     curve: list[tuple[str, int, float]] = field(default_factory=list)
+    held_out: list[tuple[str, int, float]] = field(default_factory=list)
 
-    def record(self, held_out: float, schedule: Schedule) -> None:
+    @property
+    def last(self) -> float | None:
+        """The latest held-out loss."""
+        return self.held_out[-1][2] if self.held_out else None
+
+    def record(self, phase: str, step: int, held_out: float, schedule: Schedule) -> None:
         """Update the best state; stop after ``patience`` measurements without a new best."""
+        self.held_out.append((phase, step, round(held_out, 5)))
+        gained = held_out < self.best * (1 - schedule.least_gain)
         if held_out < self.best:
-            self.best, self.best_state, self.bad = held_out, _copy(self.parameters), 0
-        else:
-            self.bad += 1
+            self.best, self.best_state = held_out, _copy(self.parameters)
+        self.bad = 0 if gained else self.bad + 1
         self.done = self.bad >= schedule.patience or self.best <= schedule.target
 
     def state(self) -> dict[str, Any]:
         names = ("best_state", "best", "bad", "steps", "done")
-        return {name: getattr(self, name) for name in names} | {"curve": [list(p) for p in self.curve]}
+        points = {name: [list(p) for p in getattr(self, name)] for name in ("curve", "held_out")}
+        return {name: getattr(self, name) for name in names} | points
 
     def restore(self, state: dict[str, Any]) -> None:
         for name in ("best_state", "best", "bad", "steps", "done"):
             setattr(self, name, state[name])
         self.curve = [(p, s, v) for p, s, v in state["curve"]]
+        self.held_out = [(p, s, v) for p, s, v in state["held_out"]]
 
 
 class _Run:
@@ -174,18 +203,29 @@ class _Run:
             self.parameters, lr=schedule.lr, betas=(0.9, 0.95), weight_decay=0.0
         )
         self.step = 0
+        self._before, self._started = 0.0, time.perf_counter()  # seconds of interrupted runs
         self.problems = [self._problem(i, problems) for i in range(problems)]
         self._checkpoint = checkpoint
         if state := checkpoint.get(phase, self.parameters):
             _restore(self.parameters, state["parameters"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.step = state["step"]
+            self.step, self._before = state["step"], state["seconds"]
             for problem, saved in zip(self.problems, state["problems"], strict=True):
                 problem.restore(saved)
 
     def _problem(self, index: int, count: int) -> _Problem:
         own = self.parameters if count == 1 else [p.detach()[index] for p in self.parameters]
         return _Problem(own, _copy(own))
+
+    @property
+    def seconds(self) -> float:
+        """How long this phase has taken, with interrupted runs."""
+        return self._before + time.perf_counter() - self._started
+
+    @property
+    def ends(self) -> bool:
+        """Whether no step or no time is left."""
+        return self.step >= self.schedule.steps or self.seconds >= self.schedule.seconds
 
     @property
     def done(self) -> bool:
@@ -195,7 +235,7 @@ class _Run:
         """Take one optimizer step; returns its loss, the mean over problems."""
         schedule = self.schedule
         for group in self.optimizer.param_groups:
-            group["lr"] = schedule.lr * schedule.scale(self.step)
+            group["lr"] = schedule.lr * schedule.scale(self.step, self.seconds)
         self.optimizer.zero_grad(set_to_none=True)
         parts = [_backward(losses, self.step, schedule.accumulate) for _ in range(schedule.accumulate)]
         totals = [math.fsum(values) for values in zip(*parts, strict=True)]
@@ -219,7 +259,7 @@ class _Run:
         """Record the held-out losses of the problems that have not stopped."""
         for problem, value in zip(self.problems, held_out, strict=True):
             if not problem.done:
-                problem.record(value, self.schedule)
+                problem.record(self.phase, self.step, value, self.schedule)
 
     def save(self) -> None:
         if self._checkpoint.due:
@@ -238,6 +278,7 @@ class _Run:
             "parameters": _copy(self.parameters),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
+            "seconds": self.seconds,
             "done": done,
             "problems": [problem.state() for problem in self.problems],
         }

@@ -88,7 +88,8 @@ class LCC:
         cuts = segments(base, config, len(context))
         meter, history = FlopMeter(base.model), History()
         key = key_of(self.name, self.version, repr(config), document, base, tenant)
-        run = Run(progress, history, Checkpoint(unfinished, key))
+        deadline = started + config.budget if config.budget else math.inf
+        run = Run(progress, history, Checkpoint(unfinished, key), deadline)
         memory: kv_cache.KVCache | RaggedKV
         if config.kv_init == "compact":
             memory = train_rows(base, config, context, meter, run)
@@ -129,6 +130,7 @@ class LCC:
             meter.total,
             history.steps,
             tuple(history.curve),
+            tuple(history.held_out),
         )
 
     def estimate(self, tokens: int, base: LoadedModel) -> Estimate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -56,7 +57,10 @@ class LCCConfig:
     queries: str = ""  # JSONL file of context-agnostic queries; "": the model's or memkit's own
     loss: Loss = "kl"
     top_k: int = 256  # tokens of the teacher's distribution that are stored; the others count as one event
-    patience: int = 4  # held-out measurements (every 25 steps) without a new best
+    check_every: int = 25  # steps between held-out measurements
+    patience: int = 4  # held-out measurements without a new best
+    least_gain: float = 0.0  # share by which a held-out loss has to be lower to count for patience
+    budget: float = 0.0  # seconds for a document, about, from a compact start; 0: until all steps are done
     segment_tokens: int = 1024  # longest segment of a document
     accumulate: int = 1  # losses whose gradients are averaged in one optimizer step
     coupled: bool = False  # ablation of §4.5: the LoRA answers, too; cannot be stored in an artifact
@@ -100,7 +104,10 @@ class LCCConfig:
         require_at_least(
             self, 0, "self_study_again", "self_study_temperature", "reconstruction", "together_steps"
         )
-        require_at_least(self, 0, "phrases", "cloze", "following")
+        require_at_least(self, 0, "phrases", "cloze", "following", "least_gain", "budget")
+        require_at_least(self, 1, "check_every")
+        if self.budget and self.kv_init != "compact":
+            raise ValueError("a budget of time needs a compact start: set kv_init=compact and steps=0")
         if unknown := sorted(set(self.kinds) - set(get_args(QuestionKind))) or not self.kinds:
             raise ValueError(
                 f"kinds must be among {', '.join(get_args(QuestionKind))}, got {unknown or 'none'}"
@@ -127,17 +134,20 @@ class LCCConfig:
             ratio=self.ratio, form=self.form, cap=cap, multiple=self.multiple, seed=self.seed
         )
 
-    def schedule(self, steps: int, lr: float) -> Schedule:
-        """The schedule of one phase."""
+    def schedule(self, steps: int, lr: float, seconds: float = math.inf) -> Schedule:
+        """The schedule of one phase, which takes at most so many ``seconds``."""
         from memkit.compilers.distillation.training import Schedule
 
         return Schedule(
             steps,
             lr,
             self.warmup,
+            check_every=self.check_every,
             patience=self.patience,
             accumulate=self.accumulate,
             keep_start=self.kv_init == "compact",
+            seconds=seconds,
+            least_gain=self.least_gain,
         )
 
 
@@ -169,6 +179,24 @@ PRESETS: dict[str, dict[str, Any]] = {
         "reconstruction_weight": 1.0,
         "answer_tokens": 24,
         "patience": 99,
+    },
+    # What a night makes of a compact memory: the same start, and all rows are trained.
+    "dense": {
+        "steps": 0,
+        "kv_steps": 200,
+        "kv_init": "compact",
+        "form": "ragged",
+        "kinds": ("factual", "listing", "two_hop"),
+        "self_study": 128,
+        "self_study_again": 0,
+        "self_study_temperature": 0.8,
+        "cloze": 64,
+        "following": 16,
+        "phrases": 32,
+        "agnostic": 16,
+        "agnostic_batch": 1,
+        "check_every": 10,
+        "least_gain": 0.01,
     },
     "pure": {**_PURE, "kv_steps": 100},  # the paper's objective at a high rate, and a direct phase
     "paper": {  # Appendix A: 45 epochs x 4,000 samples / 8, AdamW 2e-5, linear decay

@@ -25,8 +25,11 @@ from memkit.compilers.lcc.config import LCCConfig
 from memkit.compilers.lcc.study import distillation_loss
 from memkit.engine.transformers import kv_cache
 from memkit.engine.transformers.ragged import RaggedKV, Rows
+from memkit.errors import CompileError
 from memkit.models.loading import LoadedModel
 
+STUDY = 0.35  # of a budget's time after the start goes into the study set
+BUDGETS = 3  # times what passed before the first step make a budget worth it
 _TINY = 1e-6  # least unit of a head's numbers
 
 
@@ -82,22 +85,32 @@ def train_rows(
     """The memory of a text's ``ids`` after `LCCConfig.kv_steps` steps from its compact memory.
 
     Of the states that were measured on the held-out examples it is the best; the start is among them.
-    Raises `CompileError` for a model that cannot have compact memories.
+    With `LCCConfig.budget`, `STUDY` of the time after the start goes into the study set, the rest into steps.
+
+    Raises `CompileError` for a model that cannot have compact memories and for a budget without time for a
+    step.
     """
-    start = config.compact_start()
+    start, started = config.compact_start(), time.perf_counter()
     layout = Layout.of(base, start, len(ids))
-    compaction = Compaction(base, start, layout.chunk, Report(run.progress, time.perf_counter()))
+    compaction = Compaction(base, start, layout.chunk, Report(run.progress, started))
     rows = TrainedRows(compaction.run([ids[cut] for cut in layout.segments]), biases=config.form == "ragged")
     meter.total += compaction.flops
     header = kv_cache.prefill(base.model, list(base.chat.header)) if base.chat.header else None
-    loss = distillation_loss(config, Teacher(base, ids, header), meter)
+    teacher, share = Teacher(base, ids, header), STUDY * run.seconds_left
+    loss = distillation_loss(config, teacher, meter, seconds=share, checkpoint=run.checkpoint)
     loss.reader = compaction.model
+    if run.seconds_left <= 0:
+        spent = time.perf_counter() - started
+        raise CompileError(
+            f"a budget of {config.budget:,.0f} seconds is too small: {spent:,.0f} passed before the first "
+            f"step. Give at least {BUDGETS * spent:,.0f}"
+        )
     minimise(
         "rows",
         rows.parameters,
         lambda step: loss.step(rows.memory()),
         (lambda: loss.measure(rows.memory())) if loss.held_out else None,
-        config.schedule(config.kv_steps, config.kv_lr),
+        config.schedule(config.kv_steps, config.kv_lr, run.seconds_left),
         run.progress,
         run.history,
         run.checkpoint,

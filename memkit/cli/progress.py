@@ -31,12 +31,15 @@ def progress(output: Output) -> Iterator[Report]:
 
 @contextmanager
 def compilation(output: Output) -> Iterator[Callable[[Step], None]]:
-    """A `memkit.compilers.base.Progress` that shows phase, loss (if there is one) and remaining time."""
+    """A `memkit.compilers.base.Progress` that shows phase, losses (if there are any) and remaining time."""
     with progress(output) as report:
         report("compile", "preparing", 0, 0)
-        yield lambda step: report(
-            step.phase, f"loss {step.loss:.3f}" if step.loss else "", step.step, step.steps
-        )
+        yield lambda step: report(step.phase, _state(step), step.step, step.steps)
+
+
+def _state(step: Step) -> str:
+    held_out = "" if step.held_out is None else f", held out {step.held_out:.3f}"
+    return f"loss {step.loss:.3f}{held_out}" if step.loss else ""
 
 
 def _bars(console: Console) -> Progress:

@@ -243,7 +243,7 @@ def test_sentences_that_no_question_covers_are_asked_about_again(
     ]
     requested = list[str]()
 
-    def write(requests: list[str], seed: int, temperature: float) -> list[str]:
+    def write(requests: list[str], seed: int, temperature: float, until: float) -> list[str]:
         requested.extend(requests)
         return ["Who keeps a horse?", "When is Firon's birthday?"]
 

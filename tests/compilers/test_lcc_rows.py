@@ -122,6 +122,9 @@ def test_an_interrupted_training_goes_on(
         ({"kv_init": "attention"}, "kv_init=compact"),
         ({"steps": 3}, "set steps=0"),
         ({"form": "dense"}, "form must be one of"),
+        ({"budget": 60, "kv_init": "buffer", "form": "capped"}, "needs a compact start"),
+        ({"kinds": ["factual", "silly"]}, "kinds must be among"),
+        ({"kinds": "factual"}, "list of names"),
     ],
 )
 def test_what_does_not_go_together_is_refused(options: dict[str, object], message: str) -> None:
@@ -132,3 +135,35 @@ def test_what_does_not_go_together_is_refused(options: dict[str, object], messag
 def test_a_text_longer_than_the_window_stays_as_it_is(tiny: LoadedModel) -> None:
     with pytest.raises(CompileError, match="too many to compile"):
         LCC(DENSE).compile(Document(TEXT * 60), tiny, tenant="mira")
+
+
+def test_a_budget_of_time_ends_the_training_with_a_measurement(tiny: LoadedModel) -> None:
+    options = {**DENSE, "kv_steps": 100_000, "budget": 4.0, "patience": 10_000, "self_study": 32}
+    made = LCC(options).compile(Document(TEXT), tiny, tenant="mira")
+    assert 0 < made.steps < 100_000
+    assert made.seconds < 60
+    assert made.held_out[-1][1] == made.steps  # the last state was measured, too
+
+
+def test_a_budget_without_time_for_a_step_is_refused(tiny: LoadedModel) -> None:
+    with pytest.raises(CompileError, match="Give at least"):
+        LCC({**DENSE, "budget": 1e-3}).compile(Document(TEXT), tiny, tenant="mira")
+
+
+def test_training_stops_where_it_gains_too_little(tiny: LoadedModel) -> None:
+    options = {**DENSE, "kv_steps": 60, "check_every": 2, "patience": 2, "least_gain": 0.9}
+    assert LCC(options).compile(Document(TEXT), tiny, tenant="mira").steps <= 4
+
+
+def test_the_study_set_of_an_interrupted_run_is_not_made_again(
+    tiny: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(step: Step) -> None:
+        if step.phase == "rows":
+            raise KeyboardInterrupt
+
+    file = tmp_path / "unfinished.pt"
+    with pytest.raises(KeyboardInterrupt):
+        LCC(DENSE).compile(Document(TEXT), tiny, tenant="mira", progress=stop, unfinished=file)
+    monkeypatch.setattr("memkit.compilers.lcc.study.study_set", None)
+    LCC(DENSE).compile(Document(TEXT), tiny, tenant="mira", unfinished=file)
