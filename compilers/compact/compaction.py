@@ -30,6 +30,7 @@ from memkit.engine.transformers import kv_cache
 from memkit.engine.transformers.ragged import RaggedKV, Rows, unsupported, with_ragged_attention
 from memkit.errors import CompileError
 from memkit.models import rotary
+from memkit.models.kv_shape import kv_shape
 from memkit.models.loading import LoadedModel
 
 FULL_PASSES = 4  # reference passes of which ``queries`` tokens each are recorded; more of them share that
@@ -72,7 +73,7 @@ class Compaction:
 
     def run(self, pieces: Sequence[Sequence[int]]) -> RaggedKV:
         """The memory of all segments, without the header; keys are rotated to their places behind it."""
-        layers = int(self.model.config.num_hidden_layers)
+        layers = kv_shape(self.model.config).layers
         passes = [self._passes(piece) for piece in pieces]
         for piece, each in zip(pieces, passes, strict=True):
             self.report.steps += math.ceil(len(piece) / self.chunk) + len(each) + layers

@@ -52,8 +52,8 @@ from memkit.compilers.compact.refine import refine_flops
 from memkit.compilers.distillation.flops import FlopMeter
 from memkit.document import Document
 from memkit.engine.transformers.ragged import unsupported
-from memkit.models import rotary
 from memkit.models.chat import text_ids
+from memkit.models.kv_shape import kv_shape
 from memkit.models.loading import LoadedModel
 
 REQUEST_TOKENS = 30  # of a request to repeat a chunk
@@ -130,20 +130,18 @@ class Compact:
 
 def _refine_flops(model: PreTrainedModel, config: CompactConfig, tokens: float, rows: int) -> float:
     """Operations to refine ``rows`` rows a head for the queries of that many reference tokens."""
-    layers, heads = int(model.config.num_hidden_layers), int(model.config.num_key_value_heads)
-    queries = int(tokens) * int(model.config.num_attention_heads) // heads
-    each = refine_flops(queries, rows, rotary.head_dim_of(model), config.refinement)
-    return layers * heads * each
+    shape = kv_shape(model.config)
+    queries = int(tokens) * int(model.config.num_attention_heads) // shape.heads
+    return shape.layers * shape.heads * refine_flops(queries, rows, shape.size, config.refinement)
 
 
 def _nbytes(model: PreTrainedModel, config: CompactConfig, rows: int) -> float:
     """The size of an artifact with ``rows`` rows a head on average."""
-    heads = int(model.config.num_hidden_layers) * int(model.config.num_key_value_heads)
-    size = rotary.head_dim_of(model)
+    layers, heads, size = kv_shape(model.config)
     stored = {
         "model": size * model.dtype.itemsize,
         "bfloat16": 2 * size,
         "int8": size + 2,
         "int4": size / 2 + 2,
     }
-    return heads * rows * (2 * stored[config.stored] + (4 if config.form == "ragged" else 0))
+    return layers * heads * rows * (2 * stored[config.stored] + (4 if config.form == "ragged" else 0))

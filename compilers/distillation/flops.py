@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from memkit.models import rotary
+from memkit.models.kv_shape import kv_shape
 
 
 class FlopMeter:
@@ -34,5 +34,5 @@ class FlopMeter:
 
 def kv_bytes(model: Any, tokens: int) -> int:
     """The size in bytes of the float32 keys and values of ``tokens`` tokens."""
-    heads = int(model.config.num_hidden_layers) * int(model.config.num_key_value_heads)
-    return 2 * 4 * heads * rotary.head_dim_of(model) * tokens
+    shape = kv_shape(model.config)
+    return 2 * 4 * shape.layers * shape.heads * shape.size * tokens

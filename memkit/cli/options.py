@@ -170,10 +170,15 @@ def users_option(name: str) -> tuple[str | None, str | None]:
 
 def memory_document(info: MemoryInfo) -> dict[str, Any]:
     """A memory for JSON, with its tenant and user apart, as all commands name them."""
+    return {**vars(info), **owner_document(info.tenant)}
+
+
+def owner_document(name: str) -> dict[str, Any]:
+    """The tenant, user and namespace of an owner's name in the bank, for JSON."""
     from memkit.bank.owners import Owner
 
-    owner = Owner.of(info.tenant)
-    return {**vars(info), "tenant": owner.tenant, "user": owner.user, "namespace": owner.namespace}
+    owner = Owner.of(name)
+    return {"tenant": owner.tenant, "user": owner.user, "namespace": owner.namespace}
 
 
 def load_config(

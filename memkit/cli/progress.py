@@ -34,10 +34,11 @@ def compilation(output: Output) -> Iterator[Callable[[Step], None]]:
     """A `memkit.compilers.base.Progress` that shows phase, losses (if there are any) and remaining time."""
     with progress(output) as report:
         report("compile", "preparing", 0, 0)
-        yield lambda step: report(step.phase, _state(step), step.step, step.steps)
+        yield lambda step: report(step.phase, state_of(step), step.step, step.steps)
 
 
-def _state(step: Step) -> str:
+def state_of(step: Step) -> str:
+    """The losses of a step, if there are any."""
     held_out = "" if step.held_out is None else f", held out {step.held_out:.3f}"
     return f"loss {step.loss:.3f}{held_out}" if step.loss else ""
 

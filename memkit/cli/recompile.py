@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,12 +22,14 @@ from memkit.cli.options import (
     Ratio,
     compiler_options,
     load_config,
+    owner_document,
     owner_option,
     users_option,
     with_name,
 )
 from memkit.cli.output import InterruptError, Output
 from memkit.cli.progress import progress as showing
+from memkit.cli.progress import state_of
 from memkit.errors import ConfigError, NotFoundError
 from memkit.text.dates import parse_time
 
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from memkit.compilers.base import Progress
     from memkit.config import Config
     from memkit.memory import Memory
-    from memkit.recompile.plan import Plan, Scope, Task
+    from memkit.recompile.plan import Plan, Scope, Skipped, Task
     from memkit.recompile.run import Report
     from memkit.recompile.worker import Outcome
 
@@ -207,7 +209,9 @@ def _carry_out(
 
         def compiling(task: Task) -> Progress:
             label = f"{with_name(Owner.of(task.user))}: {task.title or task.memory_id}"
-            return lambda step: report(label, f"{step.phase}, loss {step.loss:.3f}", step.step, step.steps)
+            return lambda step: report(
+                label, f"{step.phase} {state_of(step)}".rstrip(), step.step, step.steps
+            )
 
         chosen = create_executor(name, config, memory, workers, compiling)
         report("plan", "looking for what changed", 0, 0)
@@ -240,7 +244,7 @@ def _show_plan(output: Output, plan: Plan) -> None:
         output.table(columns, rows)
         _show_skipped(output, plan.skipped, plan.unchanged)
 
-    output.result(plan, show)
+    output.result({**vars(plan), "tasks": _owned(plan.tasks), "skipped": _owned(plan.skipped)}, show)
 
 
 def _show_report(output: Output, report: Report) -> None:
@@ -271,7 +275,14 @@ def _show_report(output: Output, report: Report) -> None:
         words = ", ".join(f"{count} {status}" for status, count in counts.items()) or "nothing was due"
         output.say(f"{words}; {report.seconds:.0f} s")
 
-    output.result(report, show)
+    expired = [{**owner_document(name), "receipts": each} for name, each in report.expired.items()]
+    rows = {"outcomes": _owned(report.outcomes), "skipped": _owned(report.skipped), "expired": expired}
+    output.result({**vars(report), **rows}, show)
+
+
+def _owned(rows: Iterable[Task | Outcome | Skipped]) -> list[dict[str, Any]]:
+    """Rows for JSON, with their tenants and users apart."""
+    return [{**vars(row), **owner_document(row.user)} for row in rows]
 
 
 def _show_skipped(output: Output, skipped: Any, unchanged: int) -> None:

@@ -8,15 +8,11 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from memkit.models.kv_shape import kv_shape
+
 PROBED = 4  # tokens that are read at two places
 OFFSET = 24  # positions between the places
 TOLERANCE = 0.1  # relative error; rounding of bfloat16 stays below, another rotation is above 1
-
-
-def head_dim_of(model: PreTrainedModel) -> int:
-    """The size of an attention head."""
-    config = model.config
-    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
 def rotate(keys: Tensor, offsets: Tensor, inv_freq: Tensor) -> Tensor:
@@ -45,7 +41,7 @@ def inv_freq_of(model: PreTrainedModel) -> Tensor:
     if getattr(rotary, "rope_type", "") in ("dynamic", "longrope"):
         raise ValueError("rotary embeddings that depend on the text's length are not supported")
     inv_freq = torch.as_tensor(rotary.inv_freq)
-    if 2 * len(inv_freq) != head_dim_of(model):
+    if 2 * len(inv_freq) != kv_shape(model.config).size:
         raise ValueError(f"{type(model).__name__} rotates only a part of each head, which is not supported")
     return inv_freq
 
@@ -62,9 +58,9 @@ def require_movable(model: PreTrainedModel) -> None:
         here, there = (_keys(model, start) for start in (0, OFFSET))
     except Exception as error:  # of the model's own code
         raise ValueError(f"{name} keeps no keys that could be moved: {error}") from error
-    heads = int(getattr(model.config, "num_key_value_heads", 0))
+    shape = kv_shape(model.config)
     for layer, (before, after) in enumerate(zip(here, there, strict=True)):
-        if before.shape[1] != heads or before.shape[3] != head_dim_of(model):
+        if before.shape[1] != shape.heads or before.shape[3] != shape.size:
             raise ValueError(f"{name} has other heads than its configuration says")
         moved = rotate(before, torch.tensor([OFFSET], device=before.device), inv_freq)
         if not float((moved - after).abs().max()) <= TOLERANCE * float(after.abs().max()):

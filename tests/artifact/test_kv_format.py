@@ -11,7 +11,7 @@ from memkit.artifact.kv import read_kv
 from memkit.artifact.quantization import AXES
 from memkit.engine.transformers.engine import TransformersEngine
 from memkit.errors import ArtifactError, EngineError
-from memkit.models import rotary
+from memkit.models.kv_shape import kv_shape
 
 TOKENS = 3
 SOUND = torch.ones(2, 1, TOKENS, 4)
@@ -62,7 +62,7 @@ def test_an_engine_refuses_the_shape_of_another_model(
         config.num_hidden_layers,
         config.num_key_value_heads,
         TOKENS,
-        rotary.head_dim_of(engine.base.model),
+        kv_shape(engine.base.model.config).size,
     ]
     shape[axis] += more
     with pytest.raises(EngineError, match="heads of"):

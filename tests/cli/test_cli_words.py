@@ -210,15 +210,14 @@ def test_recompile_is_for_a_user_a_tenants_user_or_all_of_a_tenant(cli: Cli) -> 
         cli("remember", "-", *words, stdin=f"{LONG} {owner}".encode())
     cli("remember", "-", "--user", "Acme", stdin=LONG.encode())
 
-    def planned(*words: str) -> set[str]:
-        return {
-            task["user"] for task in cli("recompile", "--dry-run", "--json", *words, *OPTIONS).json["tasks"]
-        }
+    def planned(*words: str) -> set[tuple[str, str]]:
+        tasks = cli("recompile", "--dry-run", "--json", *words, *OPTIONS).json["tasks"]
+        return {(task["tenant"], task["user"]) for task in tasks}
 
-    assert planned() == {"mira", "acme/mira", "acme/", "Acme"}
-    assert planned("--user", "mira") == {"mira"}
-    assert planned("--tenant", "acme", "--user", "mira") == {"acme/mira"}
-    assert planned("--tenant", "acme") == {"acme/mira", "acme/"}
+    assert planned() == {("", "mira"), ("acme", "mira"), ("acme", ""), ("", "Acme")}
+    assert planned("--user", "mira") == {("", "mira")}
+    assert planned("--tenant", "acme", "--user", "mira") == {("acme", "mira")}
+    assert planned("--tenant", "acme") == {("acme", "mira"), ("acme", "")}
     assert cli("recompile", "--dry-run", "--tenant", "ACME").code == 3
     shown = cli("recompile", "--dry-run", "--tenant", "acme", *OPTIONS).out
     assert shown.split()[:3] == ["tenant", "user", "id"]

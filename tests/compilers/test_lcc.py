@@ -13,8 +13,9 @@ import torch
 from memkit.artifact.format import Artifact
 from memkit.compilers.distillation.flops import FlopMeter
 from memkit.compilers.distillation.teacher import Example, Target, Teacher, kl
+from memkit.compilers.distillation.training import Run
 from memkit.compilers.lcc.buffer_encoder import lora_copy
-from memkit.compilers.lcc.compiler import LCC, Run, _Segment, buffer_tokens, segments
+from memkit.compilers.lcc.compiler import LCC, _Segment, buffer_tokens, segments
 from memkit.compilers.lcc.config import PRESETS, LCCConfig
 from memkit.document import Document
 from memkit.engine.base import Request

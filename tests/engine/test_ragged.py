@@ -24,7 +24,7 @@ from transformers import (
 from memkit.engine.transformers import kv_cache
 from memkit.engine.transformers.probe import continue_from, prefill_side_by_side
 from memkit.engine.transformers.ragged import MAX_SCORES, RaggedKV, Rows, unsupported, with_ragged_attention
-from memkit.models import rotary
+from memkit.models.kv_shape import kv_shape
 
 SIZES: dict[str, Any] = {
     "vocab_size": 97,
@@ -58,7 +58,7 @@ def build(config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> PreTr
 def memory_of(model: PreTrainedModel, seed: int = 0, most: int = 9) -> RaggedKV:
     """Random rows: a different number in every head, none in the first one."""
     generator = torch.Generator().manual_seed(seed)
-    size = rotary.head_dim_of(model)
+    size = kv_shape(model.config).size
 
     def head(rows: int) -> Rows:
         keys, values = (torch.randn(rows, size, generator=generator).to(model.dtype) for _ in range(2))

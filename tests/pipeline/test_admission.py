@@ -109,8 +109,8 @@ def test_a_self_test_is_the_same_again(engine: TransformersEngine) -> None:
 def test_questions_of_the_held_out_kind_are_not_trained_on(engine: TransformersEngine) -> None:
     from memkit.compilers.distillation.flops import FlopMeter
     from memkit.compilers.distillation.teacher import Teacher
-    from memkit.compilers.lcc.compiler import distillation_loss
     from memkit.compilers.lcc.config import LCCConfig
+    from memkit.compilers.lcc.study import distillation_loss
     from memkit.engine.transformers import kv_cache
 
     base = engine.base

@@ -20,7 +20,7 @@ from memkit.engine.transformers.decoder_checkpoint import load_decoder
 from memkit.engine.transformers.lora import load_adapter
 from memkit.engine.transformers.ragged import RaggedKV, Rows, with_ragged_attention
 from memkit.errors import ArtifactError, EngineError
-from memkit.models import rotary
+from memkit.models.kv_shape import kv_shape
 from memkit.models.loading import LoadedModel
 
 
@@ -173,9 +173,7 @@ def _memory(artifact: Artifact, model: PreTrainedModel) -> kv_cache.KVCache:
 
 def _require_shape(found: tuple[int, int, int], model: PreTrainedModel) -> None:
     """Raise `EngineError` unless a memory of these layers, KV heads and head size fits the model."""
-    config = model.config
-    heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
-    own = int(config.num_hidden_layers), heads, rotary.head_dim_of(model)
+    own = kv_shape(model.config)
     if found != own:
         sizes = ["{} layers of {} heads of {}".format(*each) for each in (found, own)]
         raise EngineError(f"the artifact has {sizes[0]}, the model {sizes[1]}")

@@ -11,12 +11,13 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from memkit._version import __version__
 from memkit.artifact.format import Artifact, Manifest
 from memkit.engine.sglang.plugin.protocol import MIN_SECRET
 from memkit.errors import ArtifactError, ConfigError
+from memkit.models.kv_shape import kv_shape
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,7 +77,8 @@ def write(base: LoadedModel, folder: Path) -> Path:
         read = kv_cache.prefill(base.model, ids)
         keys, values = (torch.stack([layer[0] for layer in part]) for part in (read.keys, read.values))
     else:
-        empty = torch.empty(_shape(config), dtype=base.model.dtype)
+        layers, heads, size = kv_shape(config)
+        empty = torch.empty((layers, heads, 0, size), dtype=base.model.dtype)
         keys, values = empty, empty
     manifest = Manifest(
         kind="kv",
@@ -92,12 +94,6 @@ def write(base: LoadedModel, folder: Path) -> Path:
     data = Artifact.encode(manifest, {"keys": (keys.cpu(), AXES), "values": (values.cpu(), AXES)})
     _place(path, data, 0o644)
     return path
-
-
-def _shape(config: Any) -> tuple[int, int, int, int]:
-    heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
-    width = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
-    return int(config.num_hidden_layers), heads, 0, width
 
 
 def make_secret(folder: Path) -> Path:
