@@ -15,6 +15,7 @@ from memkit.compilers.distillation.flops import FlopMeter
 from memkit.compilers.distillation.teacher import Example, Target, Teacher, kl, squared_error
 from memkit.compilers.distillation.training import cycle
 from memkit.engine.transformers import kv_cache
+from memkit.engine.transformers.packing import answer_batch
 
 Pair = tuple[Example, Target]
 Loss = Literal["kl", "mse"]
@@ -82,8 +83,9 @@ class DistillationLoss:
         """The loss of the next step, a scalar."""
         before = self.meter.total
         total = torch.zeros((), device=self.teacher.base.model.device)
-        for part, drawn in zip(self.parts, self.draw(), strict=True):
-            total = total + part.weight * self.discrepancy(memory, drawn, self.loss)
+        each = self.discrepancies(memory, self.draw(), self.loss)
+        for part, mean in zip(self.parts, each, strict=True):
+            total = total + part.weight * mean
         self.meter.total += self.meter.total - before  # the backward pass, for activations only
         return total
 
@@ -95,12 +97,20 @@ class DistillationLoss:
     def measure(self, memory: kv_cache.KVPrefix) -> float:
         """The mean KL over the held-out examples, in nats per answer token."""
         with torch.no_grad():
-            return float(self.discrepancy(memory, self.held_out, "kl"))
+            return float(self.discrepancies(memory, [self.held_out], "kl"))
 
-    def discrepancy(self, memory: kv_cache.KVPrefix, pairs: Sequence[Pair], loss: Loss) -> Tensor:
-        """KL(full context ‖ memory) in nats, mean over answer tokens (LCC eq. 2 to 4), or the squared
-        error."""
-        return discrepancies(self.reader, memory.after(self.front), [pairs], loss, [self.meter])[0]
+    def discrepancies(
+        self, memory: kv_cache.KVPrefix, groups: Sequence[Sequence[Pair]], loss: Loss
+    ) -> Tensor:
+        """KL(full context ‖ memory) in nats, mean over each group's answer tokens (LCC eq. 2 to 4), or the
+        squared error, ``[group]``."""
+        prefix, pairs = memory.after(self.front), [pair for group in groups for pair in group]
+        answers = [(e.query, e.answer) for e, _ in pairs]
+        batch = answer_batch(self.reader, answers, prefix)
+        self.meter.forward(batch.packed.ids.numel(), prefix.tokens)
+        tokens = _losses(self.reader, prefix, batch, pairs, loss)
+        sizes = [sum(len(e.answer) for e, _ in group) for group in groups]
+        return torch.stack([each.mean() for each in tokens.split(sizes)])
 
 
 class BatchedLoss:
@@ -185,12 +195,23 @@ def _by_example(
     batch = kv_cache.AnswerBatch.of([(e.query, e.answer) for e, _ in filled], prefix, reader.device)
     for meter in meters:
         meter.forward(batch.packed.ids.numel() // len(groups), before)
-    target = Target(
-        torch.cat([t.ids for _, t in filled]),
-        torch.cat([t.logprobs for _, t in filled]),
-        torch.cat([t.rest for _, t in filled]),
-    )
-    logits = kv_cache.answer_logits(reader, prefix, batch)
-    tokens = (kl if loss == "kl" else squared_error)(target, logits)
+    tokens = _losses(reader, prefix, batch, filled, loss)
     parts = tokens.split([len(e.answer) for e, _ in filled])
     return [list(parts[i * rows : i * rows + len(group)]) for i, group in enumerate(groups)]
+
+
+def _losses(
+    reader: PreTrainedModel,
+    prefix: kv_cache.KVPrefix | None,
+    batch: kv_cache.AnswerBatch,
+    pairs: Sequence[Pair],
+    loss: Loss,
+) -> Tensor:
+    """The losses of the answers of a batch, ``[answer tokens]``, in the order of ``pairs``."""
+    target = Target(
+        torch.cat([t.ids for _, t in pairs]),
+        torch.cat([t.logprobs for _, t in pairs]),
+        torch.cat([t.rest for _, t in pairs]),
+    )
+    logits = kv_cache.answer_logits(reader, prefix, batch)
+    return (kl if loss == "kl" else squared_error)(target, logits)

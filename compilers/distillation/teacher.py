@@ -15,6 +15,7 @@ from torch import Tensor
 from memkit.compilers.distillation.teacher_cache import teacher_responses, with_answers
 from memkit.document import sentences
 from memkit.engine.transformers import kv_cache
+from memkit.engine.transformers.packing import answer_batch
 from memkit.models.chat import text_ids
 from memkit.models.loading import LoadedModel
 from memkit.prompts import REPEAT, QuestionKind, is_held_out, request_about
@@ -275,13 +276,13 @@ def targets(
     prefix: kv_cache.KVCache | None,
     examples: Sequence[Example],
     top_k: int,
-    batch: int = 8,
+    batch: int = 16,
 ) -> list[Target]:
     """The frozen model's distributions over the examples' answers, after ``prefix``."""
     distributions = list[Target]()
     for group in kv_cache.chunked(examples, batch):
         pairs = [(e.query, e.answer) for e in group]
-        answers = kv_cache.AnswerBatch.of(pairs, prefix, base.model.device)
+        answers = answer_batch(base.model, pairs, prefix)
         logprobs = kv_cache.answer_logits(base.model, prefix, answers).log_softmax(-1)
         for part in logprobs.split([len(e.answer) for e in group]):
             distributions.append(_truncated(part, top_k))

@@ -20,6 +20,7 @@ from transformers.masking_utils import sdpa_mask
 
 from memkit.engine.transformers.kv_cache import KVCache, KVPrefix
 from memkit.engine.transformers.lora import shared_copy
+from memkit.models.kv_shape import sliding
 
 NAME = "memkit_ragged"
 MEMORY, OBSERVER = "ragged_memory", "attention_observer"  # arguments of the model's forward pass
@@ -282,9 +283,7 @@ def unsupported(model: PreTrainedModel) -> str | None:
     config, name = model.config, type(model).__name__
     if not getattr(model, "_supports_attention_backend", False):
         return f"{name} does not take its attention from transformers' AttentionInterface"
-    layer_types = getattr(config, "layer_types", None)
-    sliding = "sliding_attention" in layer_types if layer_types else getattr(config, "sliding_window", None)
-    if sliding:
+    if sliding(config):
         return f"{name} has layers with a sliding window, which would not reach the whole memory"
     if getattr(config, "attn_logit_softcapping", None):
         return f"{name} caps its attention scores"
