@@ -39,6 +39,7 @@ BENCHES: Mapping[str, Bars] = {
     ),
     "serve": Bars({"ratio_cold": "first use", "ratio_warm": "in use"}, "times faster", "reading the text"),
     "start": Bars({"extra_ms": "memkit"}, "ms more than bare Python"),
+    "step": Bars({"of_rate": "step"}, "share of the matrix rate", "a matrix product"),
     "ttft": Bars(
         {"ratio": "from the bank", "warm_ratio": "attached", "ideal": "FLOPs"},
         "times faster",

@@ -251,6 +251,23 @@ def bench_compact(
     measured(json, lambda report: bench(config, report), plot)
 
 
+def bench_step(
+    tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Length of the text.")] = 400,
+    ratio: Annotated[float, typer.Option(metavar="R", help="Context tokens per row of a head.")] = 8.0,
+    examples: Annotated[int, typer.Option(min=1, metavar="N", help="Questions in a step.")] = 9,
+    repeats: Annotated[int, typer.Option(min=1, metavar="N")] = 3,
+    plot: Plot = None,
+    model: Model = "nano",
+    json: Out = None,
+) -> None:
+    """Measure a training step of a memory against the rate of a matrix product."""
+    quiet_libraries()
+    from memkit.bench.training_step import StepBenchConfig, bench
+
+    config = StepBenchConfig(tokens, ratio, examples, repeats, model)
+    measured(json, lambda report: bench(config, report), plot)
+
+
 def bench_start(
     repeats: Annotated[int, typer.Option(min=1, metavar="N")] = 15,
     plot: Plot = None,

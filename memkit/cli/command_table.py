@@ -59,6 +59,9 @@ _BENCHES: Commands = {
         "bench_compact",
         "Measure compact memories beside the prefilled text: FLOPs, seconds, peak memory, answers.",
     ),
+    "step": Command(
+        "bench", "bench_step", "Measure a training step of a memory against the rate of a matrix product."
+    ),
     "ttft": Command(
         "bench",
         "bench_ttft",

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from memkit.bench import artifact_corruption, compact, plots, startup, ttft
+from memkit.bench import artifact_corruption, compact, plots, startup, training_step, ttft
 from memkit.bench.compile import BenchConfig, bench
 from memkit.compilers.compact.compiler import Compact
 from memkit.compilers.distillation.flops import FlopMeter
@@ -51,6 +51,17 @@ def test_compact_memories_stand_beside_the_prefilled_text(tiny_model_folder: Pat
     assert longer["artifact_bytes"] > 2 * shorter["artifact_bytes"]
     with pytest.raises(ConfigError):
         compact.CompactBenchConfig(())
+
+
+def test_a_training_step_stands_beside_a_matrix_product(tiny_model_folder: Path) -> None:
+    config = training_step.StepBenchConfig(60, 4.0, examples=6, repeats=1, model=str(tiny_model_folder))
+    result = training_step.bench(config)
+    apart, filled = result["rows"]
+    assert apart["tokens"] == filled["tokens"] <= filled["batch_tokens"] < apart["batch_tokens"]
+    for row in (apart, filled):
+        assert 0 < row["of_rate"] < 2
+    with pytest.raises(ConfigError):
+        training_step.StepBenchConfig(examples=0)
 
 
 @pytest.mark.slow
