@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from memkit.compilers.base import Progress, Step, silent
 from memkit.compilers.distillation.teacher_cache import teacher_responses, with_answers
 from memkit.document import sentences
 from memkit.engine.transformers import kv_cache
@@ -82,7 +84,7 @@ class Teacher:
     """Answers with the full context, whose KV is computed once.
 
     ``before`` is the KV in front of the context: the header's, followed by the memories of earlier segments
-    of the document, whose tokens are ``previous``.
+    of the document, whose tokens are ``previous``. ``progress`` is told of questions and answers.
     """
 
     def __init__(
@@ -91,9 +93,10 @@ class Teacher:
         context: Sequence[int],
         before: kv_cache.KVCache | None,
         previous: Sequence[int] = (),
+        progress: Progress = silent,
     ) -> None:
         self.base, self.context = base, tuple(context)
-        self.before, self.previous = before, tuple(previous)
+        self.before, self.previous, self._progress = before, tuple(previous), progress
         self.prefix = kv_cache.prefill(base.model, context, before)
 
     def coverage(self, examples: Sequence[Example]) -> float:
@@ -106,6 +109,10 @@ class Teacher:
     def text(self) -> str:
         """The context, decoded."""
         return str(self.base.tokenizer.decode(list(self.context)))
+
+    def _reporter(self, phase: str, total: int) -> Callable[[int], None]:
+        started = time.perf_counter()
+        return lambda done: self._progress(Step(phase, done, total, 0.0, time.perf_counter() - started))
 
     def _query(self, text: str) -> tuple[int, ...]:
         return tuple(self.base.chat.query(self.base.tokenizer, text, True))
@@ -164,7 +171,8 @@ class Teacher:
         Small models also write statements: if any line ends with a question mark, all others are dropped.
         """
         prompts = [self._query(request) for request in requests]
-        rows = with_answers(self.base, self.prefix, prompts, max_tokens, temperature, seed, until)
+        report = self._reporter("questions", len(prompts))
+        rows = with_answers(self.base, self.prefix, prompts, max_tokens, temperature, seed, until, report)
         lines = dict[str, None]()
         for ids in rows:
             text = str(self.base.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
@@ -193,7 +201,8 @@ class Teacher:
         ``until`` is that of `with_answers`: the last questions have no example if the time is over.
         """
         queries = [self._query(text) for text in questions]
-        answers = with_answers(self.base, self.prefix, queries, max_tokens, temperature, seed, until)
+        report = self._reporter("answers", len(queries))
+        answers = with_answers(self.base, self.prefix, queries, max_tokens, temperature, seed, until, report)
         return [
             Example("self_study", query, answer, is_held_out(text), self._closed(text))
             for text, query, answer in zip(questions, queries, answers, strict=False)

@@ -12,7 +12,7 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -68,10 +68,12 @@ def with_answers(
     temperature: float = 0.0,
     seed: int = 0,
     until: float = math.inf,
+    report: Callable[[int], object] = lambda answered: None,
 ) -> list[tuple[int, ...]]:
     """The model's answers after ``prefix``, greedy or sampled; they end with the end token unless cut off.
 
     After the time ``until``, by `time.perf_counter`, no further batch begins: the last answers are missing.
+    ``report`` gets the number of answers after each batch.
     """
     answers, random = list[tuple[int, ...]](), torch.Generator(base.model.device).manual_seed(seed)
     for group in kv_cache.chunked(queries, BATCH):
@@ -88,6 +90,7 @@ def with_answers(
         ):
             ended = len(row.ids) < max_tokens
             answers.append((*row.ids, base.chat.end) if ended else tuple(row.ids))
+        report(len(answers))
     return answers
 
 

@@ -210,7 +210,7 @@ def _compile(
     counts[-1:] = [count + -(header + sum(counts)) % config.multiple for count in counts[-1:]]
     losses, previous = list[DistillationLoss](), list[int]()
     for number, (piece, count) in enumerate(zip(pieces, counts, strict=True), start=1):
-        teacher = Teacher(base, piece, before, previous)
+        teacher = Teacher(base, piece, before, previous, run.progress)
         segment = _Segment(config, teacher, count, meter)
         label = f" {number}/{len(pieces)}" if len(pieces) > 1 else ""
         memory = segment.train(run, label)

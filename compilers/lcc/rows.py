@@ -96,7 +96,7 @@ def train_rows(
     rows = TrainedRows(compaction.run([ids[cut] for cut in layout.segments]), biases=config.form == "ragged")
     meter.total += compaction.flops
     header = kv_cache.prefill(base.model, list(base.chat.header)) if base.chat.header else None
-    teacher, share = Teacher(base, ids, header), STUDY * run.seconds_left
+    teacher, share = Teacher(base, ids, header, progress=run.progress), STUDY * run.seconds_left
     loss = distillation_loss(config, teacher, meter, seconds=share, checkpoint=run.checkpoint)
     loss.reader = compaction.model
     if run.seconds_left <= 0:

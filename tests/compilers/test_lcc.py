@@ -187,7 +187,9 @@ def test_a_document_in_segments_becomes_one_memory(tiny: LoadedModel) -> None:
         Document(TEXT), tiny, tenant="mira", progress=lambda step: phases.setdefault(step.phase)
     )
     artifact = Artifact.decode(made.data)
-    assert list(phases) == ["lora 1/2", "kv 1/2", "lora 2/2", "kv 2/2", "kv together"]
+    assert list(phases)[:3] == ["questions", "answers", "lora 1/2"]
+    trained = [phase for phase in phases if phase not in ("questions", "answers")]
+    assert trained == ["lora 1/2", "kv 1/2", "lora 2/2", "kv 2/2", "kv together"]
     assert artifact.manifest.metrics["segments"] == 2
     assert artifact.manifest.tokens == sum(buffer_tokens(m, 4) for m in (n // 2, n - n // 2))
 

@@ -266,5 +266,5 @@ def test_a_memory_that_expires_by_recompile(cli: Cli, document: Path, tmp_path: 
     cli("remember", document, "--memory", "log", "--when", "2020-01-01")
     cli("limit", "--keep-days", "30")
     done = cli("recompile", "--json").json
-    assert [r["left"] for r in done["expired"]["default"]] == [None]
+    assert [r["left"] for r in done["expired"][0]["receipts"]] == [None]
     assert cli("list", "--json").json["memories"] == []
