@@ -57,13 +57,15 @@ class Schedule:
 class History:
     """The record of a training: (phase, step, loss), the number of steps and the best held-out loss.
 
-    ``held_out`` are the measurements (phase, step, held-out loss).
+    ``held_out`` are the measurements (phase, step, held-out loss). ``coverage`` is the share of the text's
+    words that the answers of the study set contain (None: not measured).
     """
 
     curve: list[tuple[str, int, float]] = field(default_factory=list)
     held_out: list[tuple[str, int, float]] = field(default_factory=list)
     steps: int = 0
     best: float = math.inf
+    coverage: float | None = None
 
 
 @dataclass(frozen=True)

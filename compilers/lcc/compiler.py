@@ -52,7 +52,7 @@ from memkit.compilers.distillation.training import History, Run, minimise
 from memkit.compilers.lcc.attention_selection import most_attended
 from memkit.compilers.lcc.buffer_encoder import BufferEncoder
 from memkit.compilers.lcc.config import LCCConfig, parse_options
-from memkit.compilers.lcc.rows import start_flops, train_rows
+from memkit.compilers.lcc.rows import start_flops, start_metrics, train_rows
 from memkit.compilers.lcc.study import distillation_loss
 from memkit.document import Document
 from memkit.engine.transformers import kv_cache
@@ -93,10 +93,11 @@ class LCC:
         memory: kv_cache.KVCache | RaggedKV
         if config.kv_init == "compact":
             memory = train_rows(base, config, context, meter, run)
-            tensors, sizes = tensors_of(memory, config.form, config.stored), metrics_of(memory)
+            tensors = tensors_of(memory, config.form, config.stored)
+            own = {**metrics_of(memory), **start_metrics(history)}
         else:
             memory = _compile(base, config, [context[cut] for cut in cuts], meter, run)
-            tensors, sizes = memory_tensors(memory, config.stored), {}
+            tensors, own = memory_tensors(memory, config.stored), {}
         manifest = Manifest(
             kind=kind_of(config.form),
             compiler=self.name,
@@ -120,7 +121,7 @@ class LCC:
                 "held_out_kl": round(history.best, 5) if math.isfinite(history.best) else None,
                 "context_tokens": len(context),
                 "segments": len(cuts),
-                **sizes,
+                **own,
             },
         )
         return Compiled(

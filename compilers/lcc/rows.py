@@ -20,7 +20,7 @@ from memkit.compilers.compact.compiler import Compact
 from memkit.compilers.compact.layout import Layout
 from memkit.compilers.distillation.flops import FlopMeter
 from memkit.compilers.distillation.teacher import Teacher
-from memkit.compilers.distillation.training import Run, minimise
+from memkit.compilers.distillation.training import History, Run, minimise
 from memkit.compilers.lcc.config import LCCConfig
 from memkit.compilers.lcc.study import distillation_loss
 from memkit.engine.transformers import kv_cache
@@ -99,6 +99,8 @@ def train_rows(
     teacher, share = Teacher(base, ids, header, progress=run.progress), STUDY * run.seconds_left
     loss = distillation_loss(config, teacher, meter, seconds=share, checkpoint=run.checkpoint)
     loss.reader = compaction.model
+    trained = [example for part in loss.parts for example, _ in part.pairs if example.kind == "self_study"]
+    run.history.coverage = teacher.coverage(trained)
     if run.seconds_left <= 0:
         spent = time.perf_counter() - started
         raise CompileError(
@@ -123,3 +125,11 @@ def train_rows(
 def start_flops(base: LoadedModel, config: LCCConfig, tokens: int) -> float:
     """The operations of the compact memory of so many tokens."""
     return Compact(asdict(config.compact_start())).estimate(tokens, base).flops
+
+
+def start_metrics(history: History) -> dict[str, float | None]:
+    """What a manifest says of a training: the held-out loss of its start, in nats, and the study set's
+    coverage of the text."""
+    start = next((value for _, step, value in history.held_out if step == 0), None)
+    covered = history.coverage
+    return {"start_kl": start, "coverage": None if covered is None else round(covered, 3)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -68,11 +69,13 @@ def test_training_from_a_compact_memory_lowers_the_loss(tiny: LoadedModel) -> No
 @pytest.mark.parametrize("form", ["ragged", "capped"])
 def test_both_forms_are_answered_from_and_equally_large(tiny: LoadedModel, form: str) -> None:
     artifact = compiled(tiny, form=form, kv_steps=2)
-    tokens, metrics = artifact.manifest.tokens, artifact.manifest.metrics
+    tokens, metrics = artifact.manifest.tokens, cast(dict[str, Any], artifact.manifest.metrics)
     config = tiny.model.config
     heads = config.num_hidden_layers * config.num_key_value_heads
     assert artifact.manifest.kind == {"ragged": "ragged_kv", "capped": "kv"}[form]
     assert metrics["rows"] == tokens * heads
+    assert metrics["held_out_kl"] <= metrics["start_kl"]
+    assert 0.3 < metrics["coverage"] <= 1
     assert (metrics["longest_head"] == tokens) == (form == "capped")
     engine = TransformersEngine(tiny)
     (answer,) = engine.generate(
