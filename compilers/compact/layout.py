@@ -67,7 +67,7 @@ class Layout:
         raise CompileError(
             f"the document has {tokens:,} tokens, too many to compile at {config.ratio:g}x{multiple} for "
             f"{base.name}, which reads {base.window:,} at once. It stays answerable from its text; choose a "
-            "higher ratio, or split it into several documents"
+            f"higher ratio{' or a smaller multiple' if multiple else ''}, or split it into several documents"
         )
 
     @classmethod

@@ -32,6 +32,8 @@ class Checkpoint:
     path: Path | None = None
     key: str = ""
     _phases: dict[str, dict[str, Any]] = field(default_factory=dict)
+    seconds: float = 0.0  # that interrupted runs took
+    _opened: float = field(default_factory=time.monotonic)
     _written: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
@@ -41,7 +43,7 @@ class Checkpoint:
             # weights_only: nothing but tensors, numbers and texts is read, even from an altered file.
             state = torch.load(self.path, weights_only=True)
             if isinstance(state, dict) and (state.get("key"), state.get("format")) == (self.key, FORMAT):
-                self._phases = state["phases"]
+                self._phases, self.seconds = state["phases"], float(state["seconds"])
 
     def get(self, phase: str, parameters: Sequence[Tensor]) -> dict[str, Any] | None:
         """The phase's saved state; None if there is none for parameters with these shapes."""
@@ -59,7 +61,9 @@ class Checkpoint:
         temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.partial")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save({"key": self.key, "format": FORMAT, "phases": self._phases}, temporary)
+            seconds = self.seconds + self._written - self._opened
+            state = {"key": self.key, "format": FORMAT, "seconds": seconds, "phases": self._phases}
+            torch.save(state, temporary)
             temporary.replace(self.path)
         except (OSError, RuntimeError):  # torch reports a full disk as a RuntimeError
             temporary.unlink(missing_ok=True)

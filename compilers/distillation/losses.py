@@ -16,6 +16,7 @@ from memkit.compilers.distillation.teacher import Example, Target, Teacher, kl, 
 from memkit.compilers.distillation.training import cycle
 from memkit.engine.transformers import kv_cache
 from memkit.engine.transformers.packing import answer_batch
+from memkit.prompts import HELD_OUT_SHARE
 
 Pair = tuple[Example, Target]
 Loss = Literal["kl", "mse"]
@@ -158,10 +159,14 @@ def split_held_out(
     """Split into questions to train on, context-agnostic queries to train on, and held-out examples.
 
     The held-out examples are questions, never reconstructions: a low reconstruction loss does not make a
-    memory. Without questions, some of the context-agnostic queries are held out.
+    memory. If none is marked as held out, every eighth question is; without questions, some of the
+    context-agnostic queries are.
     """
     held_out = tuple(pair for pair in questions if pair[0].held_out)
     trained = tuple(pair for pair in questions if not pair[0].held_out)
+    if not held_out and len(trained) > 1:
+        held_out = trained[::HELD_OUT_SHARE]
+        trained = tuple(pair for i, pair in enumerate(trained) if i % HELD_OUT_SHARE)
     reserved = 0 if questions else len(agnostic) // 8
     return trained, agnostic[reserved:], held_out or agnostic[:reserved]
 

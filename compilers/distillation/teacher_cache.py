@@ -72,12 +72,12 @@ def with_answers(
 ) -> list[tuple[int, ...]]:
     """The model's answers after ``prefix``, greedy or sampled; they end with the end token unless cut off.
 
-    After the time ``until``, by `time.perf_counter`, no further batch begins: the last answers are missing.
+    After the time ``until``, by `time.perf_counter`, no second batch begins: the last answers are missing.
     ``report`` gets the number of answers after each batch.
     """
     answers, random = list[tuple[int, ...]](), torch.Generator(base.model.device).manual_seed(seed)
     for group in kv_cache.chunked(queries, BATCH):
-        if time.perf_counter() >= until:
+        if answers and time.perf_counter() >= until:
             break
         for row in kv_cache.decode(
             base.model,

@@ -31,7 +31,7 @@ class Schedule:
     target: float = 0.0  # held-out loss (nats) at which training stops
     accumulate: int = 1  # losses whose gradients are averaged in one step
     keep_start: bool = False  # the start is measured, too, and stays if training finds nothing better
-    seconds: float = math.inf  # after which training stops; the learning rate falls with the time, too
+    seconds: float = math.inf  # left, after which training stops; the learning rate falls with the time, too
     least_gain: float = 0.0  # share by which a held-out loss has to be lower to count for ``patience``
 
     def __post_init__(self) -> None:
@@ -46,11 +46,11 @@ class Schedule:
         if not 0 <= self.least_gain < 1:
             raise ValueError(f"least_gain must be from 0 to less than 1, got {self.least_gain}")
 
-    def scale(self, step: int, seconds: float = 0.0) -> float:
-        """The learning rate at ``step`` (0-based) after so many ``seconds``, as a share of the peak."""
+    def scale(self, step: int, passed: float = 0.0) -> float:
+        """The learning rate at ``step`` (0-based), as a share of the peak, when a share of the time has
+        ``passed``."""
         rise = min((step + 1) / max(self.warmup, 1), 1.0)
-        done = max(step / max(self.steps, 1), seconds / self.seconds)
-        return rise * max(1.0 - done, 0.02)
+        return rise * max(1.0 - max(step / max(self.steps, 1), passed), 0.02)
 
 
 @dataclass
@@ -131,9 +131,9 @@ def minimise_all(
     run = _Run(phase, parameters, schedule, checkpoint or Checkpoint(), len(histories))
     started = time.perf_counter()
     skip(run.step * schedule.accumulate)
-    if held_out and schedule.keep_start and not run.step:
-        run.record(held_out())
     ends = run.ends
+    if held_out and schedule.keep_start and not (run.step or ends):
+        run.record(held_out())
     while not (ends or run.done):
         loss = run.advance(losses)
         ends = run.ends
@@ -225,9 +225,14 @@ class _Run:
         return self._before + time.perf_counter() - self._started
 
     @property
+    def _done(self) -> float:
+        """The share of the phase's time that has passed."""
+        return self.seconds / (self._before + self.schedule.seconds)
+
+    @property
     def ends(self) -> bool:
         """Whether no step or no time is left."""
-        return self.step >= self.schedule.steps or self.seconds >= self.schedule.seconds
+        return self.step >= self.schedule.steps or self.seconds - self._before >= self.schedule.seconds
 
     @property
     def done(self) -> bool:
@@ -237,7 +242,7 @@ class _Run:
         """Take one optimizer step; returns its loss, the mean over problems."""
         schedule = self.schedule
         for group in self.optimizer.param_groups:
-            group["lr"] = schedule.lr * schedule.scale(self.step, self.seconds)
+            group["lr"] = schedule.lr * schedule.scale(self.step, self._done)
         self.optimizer.zero_grad(set_to_none=True)
         parts = [_backward(losses, self.step, schedule.accumulate) for _ in range(schedule.accumulate)]
         totals = [math.fsum(values) for values in zip(*parts, strict=True)]

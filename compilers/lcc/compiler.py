@@ -88,8 +88,9 @@ class LCC:
         cuts = segments(base, config, len(context))
         meter, history = FlopMeter(base.model), History()
         key = key_of(self.name, self.version, repr(config), document, base, tenant)
-        deadline = started + config.budget if config.budget else math.inf
-        run = Run(progress, history, Checkpoint(unfinished, key), deadline)
+        checkpoint = Checkpoint(unfinished, key)
+        deadline = started + config.budget - checkpoint.seconds if config.budget else math.inf
+        run = Run(progress, history, checkpoint, deadline)
         memory: kv_cache.KVCache | RaggedKV
         if config.kv_init == "compact":
             memory = train_rows(base, config, context, meter, run)

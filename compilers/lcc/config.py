@@ -70,7 +70,9 @@ class LCCConfig:
     def __post_init__(self) -> None:
         for name in ("targets", "kinds"):
             if isinstance(getattr(self, name), str):
-                raise ValueError(f"{name} is a list of names, not {getattr(self, name)!r:.40}")
+                raise ValueError(
+                    f'{name} is a list of names, as in ["one", "another"], not {getattr(self, name)!r:.40}'
+                )
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if not self.ratio >= 1:
             raise ValueError(f"ratio must be at least 1, got {self.ratio}")
@@ -94,23 +96,26 @@ class LCCConfig:
             raise ValueError(f"stored must be one of {', '.join(STORED)}, got {self.stored!r}")
         if "{question}" not in self.wording:
             raise ValueError(f"wording must contain {{question}}, got {self.wording!r}")
-        require_at_least(
-            self, 1, "rank", "accumulate", "answer_tokens", "patience", "top_k", "segment_tokens"
+        at_least_1 = (
+            "rank accumulate answer_tokens patience top_k segment_tokens reconstruction_batch multiple "
+            "check_every self_study_batch agnostic_batch"
         )
-        require_at_least(self, 1, "reconstruction_batch", "multiple")
-        require_at_least(
-            self, 0, "steps", "kv_steps", "self_study", "agnostic", "reconstruction_window", "warmup"
+        at_least_0 = (
+            "steps kv_steps self_study agnostic reconstruction_window warmup self_study_again "
+            "self_study_temperature reconstruction together_steps phrases cloze following least_gain budget"
         )
-        require_at_least(
-            self, 0, "self_study_again", "self_study_temperature", "reconstruction", "together_steps"
-        )
-        require_at_least(self, 0, "phrases", "cloze", "following", "least_gain", "budget")
-        require_at_least(self, 1, "check_every")
+        require_at_least(self, 1, *at_least_1.split())
+        require_at_least(self, 0, *at_least_0.split())
+        for name in ("lr", "kv_lr"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if not self.least_gain < 1 or not self.budget < math.inf:
+            raise ValueError("least_gain must be less than 1, and budget a number of seconds")
         if self.budget and self.kv_init != "compact":
             raise ValueError("a budget of time needs a compact start: set kv_init=compact and steps=0")
-        if unknown := sorted(set(self.kinds) - set(get_args(QuestionKind))) or not self.kinds:
+        if not self.kinds or set(self.kinds) - set(get_args(QuestionKind)):
             raise ValueError(
-                f"kinds must be among {', '.join(get_args(QuestionKind))}, got {unknown or 'none'}"
+                f"kinds must be some of {', '.join(get_args(QuestionKind))}, got {list(self.kinds)!r:.80}"
             )
         if self.init not in ("chunk_mean", "vocabulary_mean"):
             raise ValueError(f"init must be chunk_mean or vocabulary_mean, got {self.init!r}")
@@ -125,7 +130,9 @@ class LCCConfig:
 
     @property
     def objective(self) -> str:
-        return "self-study" if self.self_study else "phrases" if self.phrases else "pure"
+        if self.self_study:
+            return "self-study"
+        return "phrases" if self.phrases else "by rule" if self.cloze or self.following else "pure"
 
     def compact_start(self) -> CompactConfig:
         """The compact memory from which ``kv_init="compact"`` starts: as many rows on average."""

@@ -30,6 +30,7 @@ from memkit.models.loading import LoadedModel
 
 STUDY = 0.35  # of a budget's time after the start goes into the study set
 BUDGETS = 3  # times what passed before the first step make a budget worth it
+_MOMENT = 1e-9  # seconds of a budget that is used up: what an interrupted run has trained is kept
 _TINY = 1e-6  # least unit of a head's numbers
 
 
@@ -101,23 +102,27 @@ def train_rows(
     loss.reader = compaction.model
     trained = [example for part in loss.parts for example, _ in part.pairs if example.kind == "self_study"]
     run.history.coverage = teacher.coverage(trained)
-    if run.seconds_left <= 0:
-        spent = time.perf_counter() - started
+    if not loss.held_out:
         raise CompileError(
-            f"a budget of {config.budget:,.0f} seconds is too small: {spent:,.0f} passed before the first "
-            f"step. Give at least {BUDGETS * spent:,.0f}"
+            "no question is left to measure the memory by: raise self_study, phrases, cloze or agnostic"
         )
     minimise(
         "rows",
         rows.parameters,
         lambda step: loss.step(rows.memory()),
-        (lambda: loss.measure(rows.memory())) if loss.held_out else None,
-        config.schedule(config.kv_steps, config.kv_lr, run.seconds_left),
+        lambda: loss.measure(rows.memory()),
+        config.schedule(config.kv_steps, config.kv_lr, max(run.seconds_left, _MOMENT)),
         run.progress,
         run.history,
         run.checkpoint,
         loss.skip,
     )
+    if not run.history.steps:
+        spent = time.perf_counter() - started
+        raise CompileError(
+            f"a budget of {config.budget:,.0f} seconds is too small: {spent:,.0f} passed without a step. "
+            f"Give at least {BUDGETS * spent:,.0f}"
+        )
     with torch.no_grad():
         return rows.memory()
 

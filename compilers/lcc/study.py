@@ -14,6 +14,7 @@ from memkit.compilers.distillation.losses import DistillationLoss, Pair, Part, s
 from memkit.compilers.distillation.rule_questions import cloze_questions, following_sentences
 from memkit.compilers.distillation.teacher import Example, Teacher
 from memkit.compilers.lcc.config import LCCConfig
+from memkit.errors import CompileError
 from memkit.prompts import phrase_questions
 
 WRITING = 0.5  # of the time for the study set goes into writing questions, the rest into answering them
@@ -49,6 +50,12 @@ def distillation_loss(
         teacher.reconstructions(config.reconstruction_window, config.reconstruction, config.seed)
     )
     trained, regularizing, held_out = split_held_out(with_targets(study), agnostic)
+    if not (trained or regularizing or windows):
+        raise CompileError(
+            "the text gave nothing to train on, as it is too short or the time was over: raise the budget, "
+            "or self_study, phrases, agnostic or reconstruction_window, which need less of the text than "
+            "cloze and following"
+        )
     return DistillationLoss(
         teacher,
         teacher.before,

@@ -46,6 +46,17 @@ class Owner:
         return name
 
     @property
+    def words(self) -> str:
+        """The owner as a part of a sentence."""
+        if not self.tenant:
+            return f"the user {self.user!r:.80}"
+        return (
+            f"the user {self.user!r:.80} of {self.tenant!r:.80}"
+            if self.user
+            else f"the tenant {self.tenant!r:.80}"
+        )
+
+    @property
     def group(self) -> str:
         """The name shared by all users of the tenant; a user without a tenant is a group of one."""
         return Owner(tenant=self.tenant).name if self.tenant else Owner(self.user).name

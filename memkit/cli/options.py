@@ -150,13 +150,7 @@ def owner_option(user: str | None, tenant: str | None = None) -> Owner:
 
 def with_name(owner: Owner) -> str:
     """An owner as part of a sentence."""
-    if not owner.tenant:
-        return f"the user {owner.user!r:.80}"
-    return (
-        f"the user {owner.user!r:.80} of {owner.tenant!r:.80}"
-        if owner.user
-        else f"the tenant {owner.tenant!r:.80}"
-    )
+    return owner.words
 
 
 def users_option(name: str) -> tuple[str | None, str | None]:

@@ -201,8 +201,7 @@ def _carry_out(
     """Plan and run, with progress on standard error."""
     from memkit.bank.owners import Owner
     from memkit.recompile.executors import create_executor
-    from memkit.recompile.plan import plan
-    from memkit.recompile.run import expire, recompile
+    from memkit.recompile.run import expire_and_plan, recompile
 
     done = list[Any]()
     with showing(output) as report:
@@ -215,8 +214,7 @@ def _carry_out(
 
         chosen = create_executor(name, config, memory, workers, compiling)
         report("plan", "looking for what changed", 0, 0)
-        expired = expire(memory, scope.users, datetime.now(UTC))
-        planned = plan(memory, scope)
+        planned, expired = expire_and_plan(memory, scope, datetime.now(UTC))
 
         def outcome(each: Outcome) -> None:
             done.append(each)

@@ -121,8 +121,7 @@ def plan(memory: Memory, scope: Scope, now: datetime | None = None) -> Plan:
         users: Sequence[str] = memory.bank.tenants()
     else:
         users = scope.users
-        if unknown := [user for user in users if not memory.bank.exists(user)]:
-            raise NotFoundError(f"the user {unknown[0]!r:.80} has no memories")
+        check_users(memory, users)
     speed, choice = Speed(memory), memory.chosen_compiler
     due, skipped, unchanged = list[tuple[tuple[int, datetime], Task]](), list[Skipped](), 0
     for user in users:
@@ -144,6 +143,12 @@ def plan(memory: Memory, scope: Scope, now: datetime | None = None) -> Plan:
         Skipped(t.user, t.memory_id, t.title, f"the limit of {scope.limit} is reached") for t in remaining
     ]
     return Plan(tuple(tasks[: scope.limit]), tuple(skipped), unchanged)
+
+
+def check_users(memory: Memory, users: Sequence[str]) -> None:
+    """Raise `NotFoundError` for the name of an owner without memories."""
+    if unknown := [user for user in users if not memory.bank.exists(user)]:
+        raise NotFoundError(f"{Owner.of(unknown[0]).words} has no memories")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from memkit.bank import Receipt
@@ -16,7 +16,8 @@ from memkit.bank.owners import Owner
 from memkit.memory import Memory
 from memkit.pipeline.compile_queue import JobOutcome
 from memkit.recompile.executors import Executor
-from memkit.recompile.plan import Plan, Scope, Skipped, Task
+from memkit.recompile.plan import Plan, Scope, Skipped, Task, check_users
+from memkit.recompile.plan import plan as make_plan
 from memkit.recompile.worker import Outcome, log, without
 
 
@@ -72,6 +73,20 @@ def recompile(
         if on_outcome:
             on_outcome(outcome)
     return Report((*outcomes, *not_started), plan.skipped, plan.unchanged, time.monotonic() - started)
+
+
+def expire_and_plan(memory: Memory, scope: Scope, now: datetime) -> tuple[Plan, dict[str, list[Receipt]]]:
+    """`expire`, and the plan for the users that have memories then.
+
+    Raises `NotFoundError` for a user of ``scope`` who had none before.
+    """
+    users = scope.users
+    if users is not None:
+        check_users(memory, users)
+    expired = expire(memory, users, now)
+    if users is not None:
+        scope = replace(scope, users=tuple(user for user in users if memory.bank.exists(user)))
+    return make_plan(memory, scope, now), expired
 
 
 def expire(memory: Memory, users: Sequence[str] | None, now: datetime) -> dict[str, list[Receipt]]:

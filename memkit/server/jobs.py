@@ -10,8 +10,8 @@ from memkit.compilers.base import Step
 from memkit.memory import Memory
 from memkit.pipeline.compile_queue import Job, JobProgress
 from memkit.recompile.executors import InProcess
-from memkit.recompile.plan import Scope, Task, plan
-from memkit.recompile.run import expire, job_outcome, recompile
+from memkit.recompile.plan import Scope, Task
+from memkit.recompile.run import expire_and_plan, job_outcome, recompile
 
 
 class Jobs:
@@ -36,8 +36,7 @@ class Jobs:
         """Queue a recompilation of what is due in a group. Returns None where too many jobs wait."""
 
         def run(job: Job) -> None:
-            expire(self._root, scope.users, datetime.now(UTC))
-            planned = plan(self._root, scope)
+            planned, _ = expire_and_plan(self._root, scope, datetime.now(UTC))
             job.total = len(planned.tasks)
             here = InProcess(self._root, lambda task: self._progress(job, task))
             recompile(planned, scope, here, lambda outcome: job.outcomes.append(job_outcome(outcome)))

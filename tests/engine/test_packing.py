@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from memkit.engine.transformers.packing import _placed, answer_batch, packed_ans
 from memkit.engine.transformers.ragged import RaggedKV, with_ragged_attention
 
 PAIRS = [([3, 4, 5], [6]), ([7], [8, 9, 10, 11]), ([2, 3], [4, 5]), ([9, 8, 7, 6, 5], [4]), ([1], [2])]
-SIZES = {
+SIZES: dict[str, Any] = {
     "vocab_size": 32,
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -29,18 +30,20 @@ SIZES = {
 @pytest.fixture(scope="module")
 def model() -> PreTrainedModel:
     torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(**SIZES)).eval()
+    made: PreTrainedModel = LlamaForCausalLM(LlamaConfig(**SIZES))
+    made.eval()
+    return made
 
 
 def ragged(model: PreTrainedModel, dense: kv_cache.KVCache) -> tuple[PreTrainedModel, KVPrefix]:
     return with_ragged_attention(model), RaggedKV.of(dense)
 
 
-def eager(model: PreTrainedModel, dense: kv_cache.KVCache) -> tuple[PreTrainedModel, KVPrefix]:
+def as_it_is(model: PreTrainedModel, dense: kv_cache.KVCache) -> tuple[PreTrainedModel, KVPrefix]:
     return model, dense
 
 
-@pytest.mark.parametrize("read", [eager, ragged])
+@pytest.mark.parametrize("read", [as_it_is, ragged])
 @pytest.mark.parametrize("row_tokens", [1, 6, 9, 512])
 def test_logits_are_those_of_one_sequence_a_row(
     model: PreTrainedModel,
@@ -76,9 +79,12 @@ def test_gradients_of_the_prefix_are_the_same(model: PreTrainedModel) -> None:
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
 
 
-def test_a_model_with_sliding_windows_gets_one_sequence_a_row() -> None:
-    model = MistralForCausalLM(MistralConfig(**SIZES, sliding_window=4))
-    assert len(answer_batch(model, PAIRS, None).packed.ids) == len(PAIRS)
+def test_where_the_mask_is_not_understood_each_row_has_one_sequence(model: PreTrainedModel) -> None:
+    assert len(answer_batch(model, PAIRS, None).packed.ids) == 1
+    sliding = MistralForCausalLM(MistralConfig(**SIZES, sliding_window=4))
+    eager = LlamaForCausalLM(LlamaConfig(**SIZES, attn_implementation="eager"))
+    for other in (sliding, eager):
+        assert len(answer_batch(other, PAIRS, None).packed.ids) == len(PAIRS)
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 60))

@@ -268,3 +268,16 @@ def test_a_memory_that_expires_by_recompile(cli: Cli, document: Path, tmp_path: 
     done = cli("recompile", "--json").json
     assert [r["left"] for r in done["expired"][0]["receipts"]] == [None]
     assert cli("list", "--json").json["memories"] == []
+
+
+def test_a_user_whose_last_memory_expires_does_not_stop_the_others(cli: Cli, document: Path) -> None:
+    whose = ("--tenant", "T", "--user")
+    cli("remember", document, *whose, "b", "--memory", "log", "--when", "2020-01-01")
+    cli("limit", *whose, "b", "--keep-days", "30")
+    cli("remember", document, *whose, "d")
+    done = cli("recompile", "--tenant", "T", "--compiler", "compact", "--always", "--json").json
+    assert [(each["tenant"], each["user"]) for each in done["expired"]] == [("T", "b")]
+    assert [(each["user"], each["status"]) for each in done["outcomes"]] == [("d", "compiled")]
+    unknown = cli("recompile", *whose, "b")
+    assert unknown.code == 3
+    assert "the user 'b' of 'T' has no memories" in unknown.err

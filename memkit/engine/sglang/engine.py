@@ -163,7 +163,7 @@ class SGLangEngine:
         if manifest.kind == "ragged_kv":
             raise EngineError(
                 "SGLang's attention needs the same number of rows in every head, without biases; compile for "
-                "it with --compiler compact --option preset=capped"
+                "it with --compiler compact --option preset=capped, or lcc with form=capped"
             )
         if manifest.kind not in ("kv", "embeds", "lora"):
             raise EngineError(f"this engine attaches kv, embeds and lora artifacts, not {manifest.kind!r}")

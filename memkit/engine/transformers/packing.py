@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from memkit.engine.transformers.kv_cache import AnswerBatch, KVPrefix, Packed
+from memkit.engine.transformers.ragged import NAME as RAGGED
 from memkit.models.kv_shape import sliding
 
 ROW_TOKENS = 256  # of a row, about; attention compares all tokens of a row with each other
@@ -48,8 +49,10 @@ def packed_answers(
 
 
 def answer_batch(model: PreTrainedModel, pairs: Sequence[Pair], prefix: KVPrefix | None) -> AnswerBatch:
-    """`packed_answers`, or one sequence a row for a model with sliding windows."""
-    if sliding(model.config):
+    """`packed_answers`, or one sequence a row where its mask is not understood: eager attention would add it,
+    and sliding windows would be ignored."""
+    takes_mask = model.config._attn_implementation in ("sdpa", RAGGED)
+    if not takes_mask or sliding(model.config):
         return AnswerBatch.of(pairs, prefix, model.device)
     return packed_answers(pairs, prefix, model.device)
 
