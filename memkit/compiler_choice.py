@@ -4,13 +4,15 @@
 2. ``compact``, where the model and the engine that answers support its artifacts.
 3. ``lcc``, which serves every engine, but trains: a document then waits for the nightly run.
 
-The nightly run compiles a memory again with `TRAINED` where that pays (see `memkit.recompile.plan`).
+The nightly run compiles a memory again with `TRAINED` where that pays (see `memkit.recompile.plan`); a compact
+memory is then its start.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from memkit import registry
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 AUTO = registry.AUTO
 READERS = ("meanpool", "compact")  # the first that can be used
 TRAINED = "lcc"
+# What `TRAINED` is given where ``auto`` chose compact: it begins with the same rows, and trains them.
+FROM_COMPACT: Mapping[str, Any] = {"preset": "dense", "ratio": 4.0}
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,10 @@ class Choice:
     def at_once(self) -> bool:
         """Whether a document is compiled as soon as it is stored: unless ``auto`` chose one that trains."""
         return not self.reason or not registry.trains(self.name)
+
+    def options(self, compiler: str) -> dict[str, Any]:
+        """What the nightly run gives a ``compiler`` where ``auto`` chose this one."""
+        return dict(FROM_COMPACT) if (self.name, compiler) == ("compact", TRAINED) else {}
 
     def __str__(self) -> str:
         return f"{self.name} ({self.reason})" if self.reason else self.name

@@ -206,7 +206,7 @@ def test_a_named_compiler_that_trains_compiles_in_the_background(
 
 
 # --- at night --------------------------------------------------------------------------------
-def test_training_takes_over_once_it_pays(memory: Memory, quick: None) -> None:
+def test_training_takes_over_once_it_pays(memory: Memory, other: LoadedModel, quick: None) -> None:
     info = memory.remember(LONG, wait=True)
     advice, _ = examine(memory, info, LONG, NOW.advisor, memory.context.clock(), "lcc")
     assert advice.break_even is not None
@@ -223,7 +223,16 @@ def test_training_takes_over_once_it_pays(memory: Memory, quick: None) -> None:
     report = recompile(made, NOW, InProcess(memory))
     assert [outcome.status for outcome in report.outcomes] == ["compiled"]
     assert (memory.get(info.id).compiler, memory.get(info.id).version) == ("lcc", 2)
+    with memory.bank.artifact(memory.owner, info.id) as artifact:  # what was compact is its start
+        assert (artifact.manifest.kind, artifact.manifest.config["kv_init"]) == ("ragged_kv", "compact")
+        assert artifact.manifest.config["ratio"] == 4.0
     assert due(plan(memory, NOW)) == []
+    with Memory(memory.bank, model=other, engine=Elsewhere()) as served:  # type: ignore[arg-type]
+        (task,) = plan(served, NOW).tasks
+    assert (task.compiler, task.reason) == (
+        "lcc",
+        "only the embedded engine reads heads of different lengths",
+    )
     memory.bank.versions.rollback(memory.owner, info.id, 1)
     assert due(plan(memory, NOW)) == []  # the user's choice
 

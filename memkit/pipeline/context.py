@@ -138,8 +138,11 @@ class Context:
         return self.choice() if loaded else None
 
     def compiled_by(self, compiler: str) -> Context:
-        """The same, with this compiler in place of ``auto``."""
-        return replace(self, compiling=replace(self.compiling, compiler=compiler))
+        """The same, with this compiler in place of ``auto``, and the options that it is given then."""
+        options = self.compiling.options
+        if self.compiling.compiler == AUTO:
+            options = self.choice().options(compiler)
+        return replace(self, compiling=replace(self.compiling, compiler=compiler, options=options))
 
     @property
     def owner(self) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from memkit import registry
 from memkit.bank import MemoryInfo
-from memkit.compiler_choice import AUTO, outdated
+from memkit.compiler_choice import AUTO, TRAINED, outdated
 from memkit.errors import ArtifactError, ConfigError, NotFoundError
 from memkit.pipeline.context import Context
 
@@ -25,6 +25,8 @@ def why_due(context: Context, info: MemoryInfo) -> str:
         return "compiled for another model"
     if reason := outdated(compiling.compiler, info.compiler, base, compiling.embedded):
         return reason
+    if reason := _unreadable(context, info):
+        return reason
     if info.behind:
         return "1 new entry" if info.behind == 1 else f"{info.behind} new entries"
     return _other_settings(context, info)
@@ -39,6 +41,19 @@ def up_to_date(context: Context, info: MemoryInfo) -> bool:
         return False
     other = context.compiling.compiler not in (AUTO, info.compiler) or _other_settings(context, info)
     return (info.pinned or not other) and not context.router.obstacle(info)
+
+
+def _unreadable(context: Context, info: MemoryInfo) -> str:
+    """Why the engine that answers cannot read what ``auto`` trained for the embedded one, or ""."""
+    compiling = context.compiling
+    if compiling.embedded or compiling.compiler != AUTO or info.compiler != TRAINED:
+        return ""
+    try:
+        with context.bank.artifact(context.owner, info.id) as artifact:
+            kind = artifact.manifest.kind
+    except (ArtifactError, NotFoundError):
+        return ""
+    return "only the embedded engine reads heads of different lengths" if kind == "ragged_kv" else ""
 
 
 def _other_settings(context: Context, info: MemoryInfo) -> str:

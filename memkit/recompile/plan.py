@@ -236,7 +236,7 @@ def examine(
     base = memory.local.base
     tokens = len(text_ids(base.tokenizer, text))
     name = compiler or memory.chosen_compiler.name
-    made = registry.compiler(name, memory.options)
+    made = registry.compiler(name, memory.context.compiled_by(name).compiling.options)
     estimate: Callable[[int, LoadedModel], Estimate] | None = getattr(made, "estimate", None)
     try:
         cost = estimate(tokens, base) if estimate and tokens else None
