@@ -4,8 +4,8 @@
 2. ``compact``, where the model and the engine that answers support its artifacts.
 3. ``lcc``, which serves every engine, but trains: a document then waits for the nightly run.
 
-The nightly run compiles a memory again with `TRAINED` where that pays (see `memkit.recompile.plan`); a compact
-memory is then its start.
+The nightly run compiles a memory again with `TRAINED` where that pays (see `memkit.recompile.plan`); its
+start is then the compact memory.
 """
 
 from __future__ import annotations
