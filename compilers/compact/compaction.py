@@ -107,10 +107,7 @@ class Compaction:
             strict=True,
         ):
             self.report("repeat")
-            pairs = len(each.ids) * (reading.tokens + len(each.ids) / 2)
-            # The recorder computes the scores and the reads of attention a second time.
             self.flops += self.meter.forward_flops(len(each.ids), reading.tokens)
-            self.flops += self.meter.attention * pairs
         masks = self._masks(references, size, len(ids))
         layers = []
         for layer, (seen, mask) in enumerate(zip(references, masks, strict=True)):

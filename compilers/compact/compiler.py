@@ -118,8 +118,8 @@ class Compact:
             requests = REQUEST_TOKENS * math.ceil(n / layout.chunk)
             again = requests + n * (1 + (DIALOGUE if config.asks else 0))  # tokens of the reference passes
             total += meter.forward_flops(n, before)
-            pairs = again * (before + n + min(n, layout.chunk) / 2)
-            total += meter.forward_flops(again, before + n) + meter.attention * pairs
+            # Each chunk is read behind the text alone, not behind the other ones.
+            total += again * (2.0 * meter.weights + meter.attention * (before + n + min(n, layout.chunk) / 2))
             size = Size.of(config, n, before, number == len(layout.segments))
             before += size.positions
             rows += size.positions if config.form == "capped" else size.rows

@@ -100,7 +100,7 @@ class AttentionRecorder:
         self._span, self._sampled = span, sampled
         self.seen = set[int]()  # layers
 
-    def see(
+    def attend(
         self,
         layer: int,
         query: Tensor,
@@ -108,7 +108,7 @@ class AttentionRecorder:
         value: Tensor,
         memory: RaggedBatch | None,
         scaling: float,
-    ) -> None:
+    ) -> Tensor:
         groups, tokens, size = key.shape[1], query.shape[2], query.shape[3]
         seen = self._layers[layer]
         self.seen.add(layer)
@@ -118,22 +118,24 @@ class AttentionRecorder:
             for g in range(groups)
         ]
         seen.count += scaled.shape[1] * tokens
-        query_rows, rest, read = (torch.stack(part) for part in zip(*heads, strict=True))
-        seen.recorded.append(Reference(self._span, query_rows, rest, read))
+        rest, read, output = (torch.stack(part) for part in zip(*heads, strict=True))
+        chosen = scaled[:, :, self._sampled].flatten(1, 2)
+        seen.recorded.append(Reference(self._span, chosen, rest, read))
+        return output.view(query.shape)
 
     def _head(
         self, seen: LayerReferences, head: int, query: Tensor, keys: _Seen
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Add up the importance of one KV head; the rows of `Reference` for it.
+        """Add up the importance of one KV head; ``rest`` and ``read`` of `Reference` for it, and its output.
 
-        ``query`` is ``[query head, token, head_dim]``.
+        ``query`` and the output are ``[query head, token, head_dim]``.
         """
         first = keys.remembered + self._start  # of the context, among all keys
         context = slice(first, first + self._context)
         span = slice(first + self._span.start, first + self._span.stop)
         tokens = query.shape[1]
         block = max(1, MAX_SCORES // (query.shape[0] * len(keys.keys)))
-        rests, reads = list[Tensor](), list[Tensor]()
+        rests, reads, outputs = list[Tensor](), list[Tensor](), list[Tensor]()
         for at in range(0, tokens, block):
             several = torch.arange(at, min(at + block, tokens), device=query.device)
             scores = query[:, several] @ keys.keys.T + keys.bias
@@ -142,16 +144,17 @@ class AttentionRecorder:
             # All sums below share these exponentials, whose computation takes most of the time.
             largest = scores.amax(-1, keepdim=True)
             mass = scores.sub_(largest).exp_()
-            squares = torch.einsum("htk,ht->hk", mass[..., context].square(), mass.sum(-1).pow(-2))
+            total = mass.sum(-1)
+            squares = torch.einsum("htk,ht->hk", mass[..., context].square(), total.pow(-2))
             seen.squares[head] += (squares * seen.weight[head].square()).sum(0)
+            before, after = mass[..., : span.start], mass[..., span.stop :]
+            elsewhere = before @ keys.values[: span.start] + after @ keys.values[span.stop :]
+            outputs.append((elsewhere + mass[..., span] @ keys.values[span]) / total[..., None])
             taken = torch.isin(several, self._sampled)
-            before, after = mass[:, taken, : span.start], mass[:, taken, span.stop :]
-            rest = (before.sum(-1) + after.sum(-1)).clamp(min=_TINY)
+            rest = (before[:, taken].sum(-1) + after[:, taken].sum(-1)).clamp(min=_TINY)
             rests.append(rest.log() + largest[:, taken, 0])
-            read = before @ keys.values[: span.start] + after @ keys.values[span.stop :]
-            reads.append(read / rest[..., None])
-        chosen = query[:, self._sampled]
-        return chosen.flatten(0, 1), torch.cat(rests, 1).flatten(), torch.cat(reads, 1).flatten(0, 1)
+            reads.append(elsewhere[:, taken] / rest[..., None])
+        return torch.cat(rests, 1).flatten(), torch.cat(reads, 1).flatten(0, 1), torch.cat(outputs, 1)
 
 
 @dataclass(frozen=True)

@@ -145,9 +145,9 @@ def _padded(heads: Sequence[Rows]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class AttentionObserver(Protocol):
-    """Sees what every layer attends with, while it does."""
+    """Sees what every layer attends with, and attends in its place."""
 
-    def see(
+    def attend(
         self,
         layer: int,
         query: Tensor,
@@ -155,9 +155,13 @@ class AttentionObserver(Protocol):
         value: Tensor,
         memory: RaggedBatch | None,
         scaling: float,
-    ) -> None:
-        """``query`` ``[batch, head, token, head_dim]``, ``key`` and ``value`` ``[batch, kv_head, attended
-        token, head_dim]``, all rotated. The rows of ``memory``, if any, come before those keys."""
+    ) -> Tensor:
+        """Returns what is read, shaped like ``query`` ``[batch, head, token, head_dim]``.
+
+        ``key`` and ``value`` are ``[batch, kv_head, attended token, head_dim]``; all are rotated. The rows of
+        ``memory``, if any, come before those keys. The last keys are those of the query's own tokens, each of
+        which sees the ones up to itself.
+        """
 
 
 def ragged_attention(
@@ -180,7 +184,8 @@ def ragged_attention(
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     layer = int(getattr(module, "layer_idx"))  # noqa: B009  # nn.Module types it as a tensor or module
     if observer is not None:
-        observer.see(layer, query, key, value, memory, scale)
+        seen = observer.attend(layer, query, key, value, memory, scale)
+        return seen.to(query.dtype).transpose(1, 2).contiguous(), None
     if memory is None:
         out: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
