@@ -30,7 +30,20 @@ for set in hotpot twowiki musique; do
 done
 evaluate qwen15-squality "$large" squality_dev_25.jsonl 4 full,none,rag --limit 5 --questions 2
 evaluate qwen15-squad-long "$large" squad_long_30.jsonl 4 full,none,rag --limit 10
-evaluate qwen15-longmemeval "$large" longmemeval_evidence.jsonl 4 full,none,rag --limit 20
+for size in 05 15; do
+    model=$small
+    [ "$size" = 05 ] || model=$large
+    evaluate "qwen$size-longmemeval" "$model" longmemeval_evidence.jsonl 4 full,none,rag --limit 20
+done
+
+# The gate: questions that a memory answers, that only sound like it, and that have nothing to do with any.
+if [ ! -s results/29-qwen05-router.json ]; then
+    head -40 "$data/unanswerable_200.jsonl" > build/unanswerable.jsonl
+    head -40 "$data/alpaca_eval_805.jsonl" > build/general.jsonl
+    "$bin/memkit" eval "$data/squad_dev_100.jsonl" --study router --compilers compact --model "$small" \
+        --embedder hybrid --unanswerable build/unanswerable.jsonl --unrelated build/general.jsonl \
+        --limit 14 --questions 3 --home build/router --json results/29-qwen05-router.json
+fi
 
 # What the form that SGLang serves costs, and fewer bits.
 evaluate qwen05-cap2 "$small" squad_dev_100.jsonl 4 full,none --limit 20 --option cap=2.0
