@@ -40,6 +40,7 @@ import torch
 from torch import nn
 
 from memkit.artifact.format import Artifact, Manifest, Provenance
+from memkit.artifact.manifest import JSON
 from memkit.artifact.quantization import Stored, Tensors, quantized
 from memkit.compilers.base import Compiled, Estimate, Progress, silent
 from memkit.compilers.compact.forms import kind_of, metrics_of, tensors_of
@@ -103,14 +104,7 @@ class LCC:
             kind=kind_of(config.form),
             compiler=self.name,
             compiler_version=self.version,
-            config={
-                **asdict(config),
-                "targets": list(config.targets),
-                "kinds": list(config.kinds),
-                "queries": Path(
-                    config.queries
-                ).name,  # not the path, which would reveal the machine's folders
-            },
+            config=_stored_settings(config),
             seed=config.seed,
             fingerprint=base.fingerprint,
             tokens=memory.tokens,
@@ -161,6 +155,12 @@ class LCC:
                 * meter.forward_flops(step_tokens, buffer_tokens(tokens, config.ratio))
             )
         return Estimate(total, kv_bytes(base.model, buffer_tokens(tokens, config.ratio)))
+
+
+def _stored_settings(config: LCCConfig) -> dict[str, JSON]:
+    """The settings as a manifest holds them: without the path of a file, which would reveal folders."""
+    lists = {"targets": list(config.targets), "kinds": list(config.kinds)}
+    return {**asdict(config), **lists, "queries": Path(config.queries).name}
 
 
 def buffer_tokens(context_tokens: int, ratio: float) -> int:

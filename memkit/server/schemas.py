@@ -263,7 +263,7 @@ class DifferenceOut(Given):
     newer: int
     added: list[str]
     removed: list[str]
-    figures: dict[str, tuple[float | None, float | None]]
+    figures: dict[str, Annotated[list[float | None], Field(min_length=2, max_length=2)]]  # older, newer
 
 
 class ReceiptOut(Given):

@@ -230,7 +230,7 @@ def test_eval(cli: Cli, records: Path, tmp_path: Path) -> None:
         ("lcc", 8.0, 2),
     ]
     assert sorted(path.name for path in tmp_path.iterdir() if "table" in path.name) == ["table.json"]
-    assert len(shown.err.splitlines()) < 12  # progress by phase, not by step
+    assert len(shown.err.splitlines()) < 24  # progress by phase, not by step
     printed = cli(*words, "--questions", "1", "--compilers", "lcc:pure", "--json", "-")
     assert [(r["method"], r["n"]) for r in printed.json["rows"]][2:] == [("lcc:pure", 1)] * 2
 

@@ -174,13 +174,17 @@ def test_a_budget_ends_in_the_middle_and_the_next_run_goes_on(
     steps = list[tuple[str, int]]()
 
     def look(task: Task) -> Callable[[Step], None]:
-        return lambda done: steps.append((done.phase, done.step))
+        def seen(done: Step) -> None:
+            if done.phase not in ("questions", "answers"):
+                steps.append((done.phase, done.step))
+
+        return seen
 
     clock = count()  # a second passes whenever somebody looks
     ticking = SimpleNamespace(time=clock.__next__, monotonic=time.monotonic)
     for module in (run_module, compile_job):
         monkeypatch.setattr(module, "time", ticking)
-    scope = Scope(advisor=ALWAYS, budget=3.5)
+    scope = Scope(advisor=ALWAYS, budget=7.5)  # three seconds of them for the study set
     report = recompile(plan(memory, scope), scope, InProcess(memory, look))
     assert statuses(report) == ["unfinished", "left"]
     assert not any(info.version or info.error for info in memory.bank.list("mira"))

@@ -186,7 +186,7 @@ def test_versions(server: LiveServer, client: httpx2.Client) -> None:
     diff = ok(client.get(f"/memories/{memory_id}/diff?older=1&newer=2"))
     assert "Tovin" in diff["added"][0]
     assert diff["removed"] == []
-    assert "fidelity" in diff["figures"]
+    assert len(diff["figures"]["fidelity"]) == 2
     assert client.get(f"/memories/{memory_id}/diff?older=1&newer=9").status_code == 404
     assert ok(client.post(f"/memories/{memory_id}/rollback", json={"version": 1}))["version"] == 1
     assert client.post(f"/memories/{memory_id}/rollback", json={"version": 7}).status_code == 404
