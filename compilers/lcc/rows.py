@@ -107,7 +107,7 @@ def train_rows(
             "no question is left to measure the memory by: raise self_study, phrases, cloze or agnostic"
         )
     minimise(
-        "rows",
+        "train",
         rows.parameters,
         lambda step: loss.step(rows.memory()),
         lambda: loss.measure(rows.memory()),
@@ -120,8 +120,8 @@ def train_rows(
     if not run.history.steps:
         spent = time.perf_counter() - started
         raise CompileError(
-            f"a budget of {config.budget:,.0f} seconds is too small: {spent:,.0f} passed without a step. "
-            f"Give at least {BUDGETS * spent:,.0f}"
+            f"a budget of {config.budget:g} seconds is too small: {spent:,.0f} passed without a step. "
+            f"Give at least {BUDGETS * spent:,.0f} seconds"
         )
     with torch.no_grad():
         return rows.memory()

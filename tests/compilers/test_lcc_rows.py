@@ -63,7 +63,7 @@ def test_the_trained_tensors_are_those_of_the_memory() -> None:
 
 def test_training_from_a_compact_memory_lowers_the_loss(tiny: LoadedModel) -> None:
     made = LCC(DENSE).compile(Document(TEXT), tiny, tenant="mira")
-    losses = [value for phase, _, value in made.curve if phase == "rows"]
+    losses = [value for phase, _, value in made.curve if phase == "train"]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
     assert made.flops < LCC(DENSE).estimate(len(tiny.tokenizer.encode(TEXT)), tiny).flops * 2
 
@@ -102,7 +102,7 @@ def test_an_interrupted_training_goes_on(
     monkeypatch.setattr("memkit.compilers.distillation.checkpoint.SAVE_INTERVAL", 0.0)
 
     def stop(step: Step) -> None:
-        if step.phase == "rows" and step.step == 25:
+        if step.phase == "train" and step.step == 25:
             raise KeyboardInterrupt
 
     file = tmp_path / "unfinished.pt"
@@ -114,7 +114,7 @@ def test_an_interrupted_training_goes_on(
         document,
         tiny,
         tenant="mira",
-        progress=lambda step: seen.append(step.step) if step.phase == "rows" else None,
+        progress=lambda step: seen.append(step.step) if step.phase == "train" else None,
         unfinished=file,
     )
     assert min(seen) > 20
@@ -169,7 +169,7 @@ def test_the_study_set_of_an_interrupted_run_is_not_made_again(
     tiny: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(step: Step) -> None:
-        if step.phase == "rows":
+        if step.phase == "train":
             raise KeyboardInterrupt
 
     file = tmp_path / "unfinished.pt"
@@ -203,7 +203,7 @@ def test_a_budget_holds_over_interruptions(
     file, steps = tmp_path / "unfinished.pt", list[int]()
 
     def stop(step: Step) -> None:
-        if step.phase == "rows":
+        if step.phase == "train":
             steps.append(step.step)
             if time.perf_counter() - started > 4:
                 raise KeyboardInterrupt
