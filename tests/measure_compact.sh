@@ -54,7 +54,9 @@ evaluate qwen05-int8 "$small" squad_dev_100.jsonl 4 full,none --limit 20 --optio
 evaluate qwen05-int4 "$small" squad_dev_100.jsonl 4 full,none --limit 20 --option stored=int4
 
 # What a compilation, a first token and an answer cost.
-for model in "$small" "$large"; do
-    file=results/28-$(basename "$model" .gguf)-compact.json
+for size in 05 15; do
+    model=$small
+    [ "$size" = 05 ] || model=$large
+    file=results/28-qwen$size-compact.json
     [ -s "$file" ] || "$bin/memkit" bench compact --model "$model" --tokens 300,2000,8000,20000 --json "$file"
 done
