@@ -28,6 +28,7 @@ evaluate smollm2-squad smollm2 squad_dev_100.jsonl 4,8 full,none,rag,kvpress --l
 for set in hotpot twowiki musique; do
     evaluate "qwen15-$set" "$large" "${set}_100.jsonl" 4,8 full,none,rag --limit 20 --max-tokens 1500
 done
+evaluate qwen05-twowiki "$small" twowiki_100.jsonl 4 full,none,rag --limit 20 --max-tokens 1500
 evaluate qwen15-squality "$large" squality_dev_25.jsonl 4 full,none,rag --limit 5 --questions 2
 evaluate qwen15-squad-long "$large" squad_long_30.jsonl 4 full,none,rag --limit 10
 for size in 05 15; do
