@@ -139,6 +139,18 @@ def _shown(value: object) -> str:
     return "a huge number" if type(value) is int and abs(value) >= _HUGE else f"{value!r:.40}"
 
 
+def stored_settings(config: Any) -> dict[str, Any]:
+    """A compiler's settings as its manifests hold them: sequences are lists.
+
+    The file of ``queries``, if there is such a setting, is there by its name alone, as its path would reveal
+    the machine's folders.
+    """
+    settings = dataclasses.asdict(config)
+    lists = {name: list(value) for name, value in settings.items() if isinstance(value, tuple)}
+    queries = {"queries": Path(settings["queries"]).name} if "queries" in settings else {}
+    return {**settings, **lists, **queries}
+
+
 def require_at_least(config: Any, minimum: int, *names: str) -> None:
     """Raise `ValueError` for the first of these fields that is less than ``minimum``, 0 or 1."""
     for name in names:

@@ -39,11 +39,11 @@ done
 
 # The gate: questions that a memory answers, that only sound like it, and that have nothing to do with any.
 if [ ! -s results/29-qwen05-router.json ]; then
-    head -40 "$data/unanswerable_200.jsonl" > build/unanswerable.jsonl
-    head -40 "$data/alpaca_eval_805.jsonl" > build/general.jsonl
+    head -24 "$data/unanswerable_200.jsonl" > build/unanswerable.jsonl
+    head -24 "$data/alpaca_eval_805.jsonl" > build/general.jsonl
     "$bin/memkit" eval "$data/squad_dev_100.jsonl" --study router --compilers compact --model "$small" \
         --embedder hybrid --unanswerable build/unanswerable.jsonl --unrelated build/general.jsonl \
-        --limit 14 --questions 3 --home build/router --json results/29-qwen05-router.json
+        --limit 10 --questions 4 --home build/router --json results/29-qwen05-router.json
 fi
 
 # What the form that SGLang serves costs, and fewer bits.

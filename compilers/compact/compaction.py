@@ -50,6 +50,11 @@ class Report:
         self.progress(Step(phase, self.done, self.steps, 0.0, time.perf_counter() - self.started))
 
 
+def obstacle_of(base: LoadedModel) -> str:
+    """Why a model cannot have compact memories, as far as its configuration and keys tell, or ""."""
+    return unsupported(base.model) or base.fixed_keys
+
+
 class Compaction:
     """The compaction of one text for ``base``, in reference passes of ``chunk`` tokens.
 
@@ -59,7 +64,7 @@ class Compaction:
     def __init__(self, base: LoadedModel, config: CompactConfig, chunk: int, report: Report) -> None:
         self.base, self.config, self.chunk, self.report = base, config, chunk, report
         self.meter, self.flops = FlopMeter(base.model), 0.0
-        obstacle = unsupported(base.model) or base.fixed_keys
+        obstacle = obstacle_of(base)
         if not obstacle:
             self.model: PreTrainedModel = with_ragged_attention(base.model)
             obstacle = unequal(base.model, self.model)

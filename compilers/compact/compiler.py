@@ -44,14 +44,13 @@ from transformers import PreTrainedModel
 
 from memkit.artifact.format import Artifact, Manifest, Provenance
 from memkit.compilers.base import Compiled, Estimate, Progress, silent
-from memkit.compilers.compact.compaction import Compaction, Report
+from memkit.compilers.compact.compaction import Compaction, Report, obstacle_of
 from memkit.compilers.compact.config import CompactConfig, parse_options
 from memkit.compilers.compact.forms import kind_of, metrics_of, tensors_of
 from memkit.compilers.compact.layout import Layout, Size
 from memkit.compilers.compact.refine import refine_flops
 from memkit.compilers.distillation.flops import FlopMeter
 from memkit.document import Document
-from memkit.engine.transformers.ragged import unsupported
 from memkit.models.chat import text_ids
 from memkit.models.kv_shape import kv_shape
 from memkit.models.loading import LoadedModel
@@ -75,7 +74,7 @@ class Compact:
         """Why a model cannot have its memories, or why another than the embedded engine cannot read them."""
         if not embedded:
             return "only the embedded engine reads its artifacts"
-        return unsupported(base.model) or base.fixed_keys
+        return obstacle_of(base)
 
     def compile(
         self,

@@ -180,10 +180,6 @@ class Teacher:
                 lines[line] = None
         return [line for line in lines if line.endswith("?")] or list(lines)
 
-    def questions(self, count: int, seed: int, temperature: float = 1.0, max_tokens: int = 48) -> list[str]:
-        """At most ``count`` distinct questions about the context, written by the model."""
-        return self.write(self.requests(count), seed, temperature, max_tokens)
-
     def requests(self, count: int, kinds: Sequence[QuestionKind] = ("factual",)) -> list[str]:
         """``count`` requests for questions of these kinds about the context."""
         return self.base.prompts.requests(self.text, count, kinds)

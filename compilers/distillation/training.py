@@ -225,7 +225,7 @@ class _Run:
         return self._before + time.perf_counter() - self._started
 
     @property
-    def _done(self) -> float:
+    def _passed(self) -> float:
         """The share of the phase's time that has passed."""
         return self.seconds / (self._before + self.schedule.seconds)
 
@@ -242,7 +242,7 @@ class _Run:
         """Take one optimizer step; returns its loss, the mean over problems."""
         schedule = self.schedule
         for group in self.optimizer.param_groups:
-            group["lr"] = schedule.lr * schedule.scale(self.step, self._done)
+            group["lr"] = schedule.lr * schedule.scale(self.step, self._passed)
         self.optimizer.zero_grad(set_to_none=True)
         parts = [_backward(losses, self.step, schedule.accumulate) for _ in range(schedule.accumulate)]
         totals = [math.fsum(values) for values in zip(*parts, strict=True)]

@@ -32,7 +32,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +40,8 @@ import torch
 from torch import nn
 
 from memkit.artifact.format import Artifact, Manifest, Provenance
-from memkit.artifact.manifest import JSON
 from memkit.artifact.quantization import Stored, Tensors, quantized
-from memkit.compilers.base import Compiled, Estimate, Progress, silent
+from memkit.compilers.base import Compiled, Estimate, Progress, silent, stored_settings
 from memkit.compilers.compact.forms import kind_of, metrics_of, tensors_of
 from memkit.compilers.distillation.checkpoint import Checkpoint, key_of
 from memkit.compilers.distillation.flops import FlopMeter, kv_bytes
@@ -104,7 +103,7 @@ class LCC:
             kind=kind_of(config.form),
             compiler=self.name,
             compiler_version=self.version,
-            config=_stored_settings(config),
+            config=stored_settings(config),
             seed=config.seed,
             fingerprint=base.fingerprint,
             tokens=memory.tokens,
@@ -134,7 +133,7 @@ class LCC:
         config, meter = self.config, FlopMeter(base.model)
         total = start_flops(base, config, tokens) if config.kv_init == "compact" else 0.0
         cuts = segments(base, config, tokens)
-        questions = config.self_study + config.phrases
+        questions = config.self_study + config.phrases + config.cloze + config.following
         batch = (config.self_study_batch if questions else 0) + (
             config.agnostic_batch if config.agnostic else 0
         )
@@ -155,12 +154,6 @@ class LCC:
                 * meter.forward_flops(step_tokens, buffer_tokens(tokens, config.ratio))
             )
         return Estimate(total, kv_bytes(base.model, buffer_tokens(tokens, config.ratio)))
-
-
-def _stored_settings(config: LCCConfig) -> dict[str, JSON]:
-    """The settings as a manifest holds them: without the path of a file, which would reveal folders."""
-    lists = {"targets": list(config.targets), "kinds": list(config.kinds)}
-    return {**asdict(config), **lists, "queries": Path(config.queries).name}
 
 
 def buffer_tokens(context_tokens: int, ratio: float) -> int:

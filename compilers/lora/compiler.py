@@ -35,12 +35,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from memkit.artifact.format import Artifact, Manifest, Provenance
-from memkit.compilers.base import Compiled, Estimate, Progress, silent
+from memkit.compilers.base import Compiled, Estimate, Progress, silent, stored_settings
 from memkit.compilers.distillation.agnostic_queries import queries_for
 from memkit.compilers.distillation.checkpoint import Checkpoint, key_of
 from memkit.compilers.distillation.flops import FlopMeter
@@ -178,14 +178,7 @@ class LoRA:
             kind="lora",
             compiler=self.name,
             compiler_version=self.version,
-            config={
-                **asdict(config),
-                "targets": list(config.targets),
-                "kinds": list(config.kinds),
-                "queries": Path(
-                    config.queries
-                ).name,  # not the path, which would reveal the machine's folders
-            },
+            config=stored_settings(config),
             seed=config.seed,
             fingerprint=base.fingerprint,
             tokens=0,

@@ -25,7 +25,6 @@ from memkit.cli.options import (
     load_config,
     open_bank,
     owner_option,
-    with_name,
 )
 from memkit.cli.output import Output
 from memkit.cli.sglang import server_checks
@@ -189,7 +188,7 @@ def _bank(config: Config, owner: Owner, fingerprint: str | None) -> Iterator[Che
         yield Check("bank", "fail", str(error))
         return
     compiled = sum(info.artifact_id is not None for info in memories)
-    summary = f"{len(memories)} memories of {with_name(owner)}, {compiled} of them compiled"
+    summary = f"{len(memories)} memories of {owner.words}, {compiled} of them compiled"
     yield Check("bank", "ok", f"{folder}: {summary}")
     yield from (Check("artifact", "fail", problem) for problem in problems)
     if foreign:

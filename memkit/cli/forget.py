@@ -19,7 +19,6 @@ from memkit.cli.options import (
     open_bank,
     open_memory,
     owner_option,
-    with_name,
 )
 from memkit.cli.output import Output
 from memkit.document import Span
@@ -85,7 +84,7 @@ def forget(
     with open_bank(home) as bank:
         memories = _memories_of(bank, owner) if memory_id is None else [bank.get(owner.name, memory_id)]
     if not memories:
-        raise NotFoundError(f"{with_name(owner)} has no memories")
+        raise NotFoundError(f"{owner.words} has no memories")
     if yes and memory_id is not None and memory_id != memories[0].id:
         raise ConfigError(
             f"{memory_id!r} is only the start of an id: with --yes give all of it, {memories[0].id}"
@@ -134,7 +133,7 @@ def _show(
 ) -> None:
     files = sum(receipt.artifacts_removed for receipt in receipts)
     what = "a part of 1 memory" if part else _count(len(receipts))
-    output.say(f"forgot {what} of {with_name(owner)}, artifacts: {files}")
+    output.say(f"forgot {what} of {owner.words}, artifacts: {files}")
     if part and receipts[-1].left:
         output.say(f"what remains is memory {receipts[-1].left}")
     if checks:
@@ -175,7 +174,7 @@ def _confirm(
         if not everything
         else f"all {_count(len(memories) - stored)}"
     )
-    what += f" of {with_name(owner)}"
+    what += f" of {owner.words}"
     if everything and stored:
         what += f", and the {stored} that agents keep in its stores"
     if matching is not None:

@@ -23,7 +23,6 @@ from memkit.cli.options import (
     open_memory,
     owner_option,
     users_option,
-    with_name,
 )
 from memkit.cli.output import Output, exit_code
 from memkit.cli.progress import compilation
@@ -50,7 +49,7 @@ def list_memories(
 
     def show() -> None:
         if not memories:
-            output.note(f"{with_name(owner)} has no memories")
+            output.note(f"{owner.words} has no memories")
             return
         output.table(
             ("id", "status", "version", "compiler", "characters", "artifact bytes", "created (UTC)", "title"),
@@ -147,7 +146,7 @@ def verify(
     with open_memory(home, model, owner) as memory:
         chosen = memory.list_memories() if memory_id is None else [memory.get(memory_id)]
         if not chosen:
-            raise NotFoundError(f"{with_name(owner)} has no memories")
+            raise NotFoundError(f"{owner.words} has no memories")
         if not every and chosen[0].artifact_id is None:
             raise NotFoundError(f"memory {chosen[0].id} has no artifact yet: compile it first")
         with compilation(output) if replay else nullcontext(silent) as progress:

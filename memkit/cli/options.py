@@ -148,11 +148,6 @@ def owner_option(user: str | None, tenant: str | None = None) -> Owner:
     return Owner(user or "", tenant or "")
 
 
-def with_name(owner: Owner) -> str:
-    """An owner as part of a sentence."""
-    return owner.words
-
-
 def users_option(name: str) -> tuple[str | None, str | None]:
     """The tenant and the user of an owner's name in the bank, for a table. A namespace follows the user."""
     from memkit.bank.owners import Owner

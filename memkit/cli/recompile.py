@@ -25,7 +25,6 @@ from memkit.cli.options import (
     owner_document,
     owner_option,
     users_option,
-    with_name,
 )
 from memkit.cli.output import InterruptError, Output
 from memkit.cli.progress import progress as showing
@@ -207,7 +206,7 @@ def _carry_out(
     with showing(output) as report:
 
         def compiling(task: Task) -> Progress:
-            label = f"{with_name(Owner.of(task.user))}: {task.title or task.memory_id}"
+            label = f"{Owner.of(task.user).words}: {task.title or task.memory_id}"
             return lambda step: report(
                 label, f"{step.phase} {state_of(step)}".rstrip(), step.step, step.steps
             )
@@ -267,7 +266,7 @@ def _show_report(output: Output, report: Report) -> None:
             ],
         )
         for user, receipts in report.expired.items():
-            output.say(f"forgotten for its age: of {with_name(Owner.of(user))}, in {len(receipts)} memories")
+            output.say(f"forgotten for its age: of {Owner.of(user).words}, in {len(receipts)} memories")
         _show_skipped(output, report.skipped, report.unchanged)
         counts = Counter(outcome.status for outcome in report.outcomes)
         words = ", ".join(f"{count} {status}" for status, count in counts.items()) or "nothing was due"
@@ -287,7 +286,7 @@ def _show_skipped(output: Output, skipped: Any, unchanged: int) -> None:
     from memkit.bank.owners import Owner
 
     for each in skipped:
-        whom = with_name(Owner.of(each.user))
+        whom = Owner.of(each.user).words
         output.say(f"left as it is: {each.memory_id} {each.title} of {whom}: {each.reason}")
     output.say(f"unchanged: {unchanged}")
 
@@ -302,7 +301,7 @@ def _owners(memory: Memory, users: list[str] | None, tenant: str | None) -> tupl
         return None
     names = [name for name in memory.bank.tenants() if Owner.of(name).tenant == tenant]
     if not names:
-        raise NotFoundError(f"{with_name(Owner(tenant=tenant))} has no memories")
+        raise NotFoundError(f"{Owner(tenant=tenant).words} has no memories")
     return tuple(names)
 
 

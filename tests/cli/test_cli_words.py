@@ -17,7 +17,7 @@ from memkit.bank import Bank
 from memkit.bank.owners import Owner
 from memkit.cli.command_table import COMMANDS
 from memkit.cli.lazy_loading import Group
-from memkit.cli.options import owner_option, users_option, with_name
+from memkit.cli.options import owner_option, users_option
 from memkit.cli.recompile import then
 from memkit.errors import ConfigError
 from memkit.testing import TEXT, TINY_OPTIONS
@@ -136,9 +136,9 @@ def test_whom_user_and_tenant_mean() -> None:
     assert owner_option("acme/mira").name != owner_option("mira", "acme").name
     with pytest.raises(ConfigError, match="empty"):
         owner_option("")
-    assert with_name(Owner("mira")) == "the user 'mira'"
-    assert with_name(Owner("mira", "acme")) == "the user 'mira' of 'acme'"
-    assert with_name(Owner(tenant="acme")) == "the tenant 'acme'"
+    assert Owner("mira").words == "the user 'mira'"
+    assert Owner("mira", "acme").words == "the user 'mira' of 'acme'"
+    assert Owner(tenant="acme").words == "the tenant 'acme'"
     assert users_option("acme/mira") == ("acme", "mira")
     assert users_option("acme/") == ("acme", None)
     assert users_option("mira") == (None, "mira")
@@ -188,9 +188,7 @@ def test_every_command_is_about_whom_it_is_told(cli: Cli, held: dict[str, str], 
                 assert cli(*command, *words).code == code, command
         assert cli("ask", "Where does Mira live?", "--json", *words).json["trace"]["memory_id"] == held[owner]
         checks = {check["name"]: check for check in cli("doctor", "--json", *words).json["checks"]}
-        assert checks["bank"]["detail"].endswith(
-            f"1 memories of {with_name(Owner.of(owner))}, 1 of them compiled"
-        )
+        assert checks["bank"]["detail"].endswith(f"1 memories of {Owner.of(owner).words}, 1 of them compiled")
     assert cli("list").err.strip() == "the user 'default' has no memories"
     shown = cli("show", held["acme/mira"], *WHOSE["acme/mira"]).out
     assert [row.split() for row in shown.splitlines()[2:4]] == [["tenant", "acme"], ["user", "mira"]]
